@@ -1,0 +1,51 @@
+"""Penstock: a bounded work queue for calling services that can say "too many requests".
+
+>>> import asyncio, penstock
+>>> async def main():
+...     async with penstock.WorkQueue(maxsize=100, concurrency_limit=5) as queue:
+...         await queue.process(print)
+...         return await queue.put("an item")
+>>> asyncio.run(main())
+an item
+True
+"""
+
+from penstock.config import QueueConfig
+from penstock.errors import (
+    APIClientError,
+    APITimeoutError,
+    CircuitBreakerOpenError,
+    DeadlineExceededError,
+    QueueEmptyError,
+    QueueError,
+    QueueFullError,
+    QueueStateError,
+    RateLimitError,
+)
+from penstock.events import Event, Execution, ExecutionStatus
+from penstock.executors import AsyncExecutor, Executor
+from penstock.queue import QueueStatistics
+from penstock.queue import BoundedQueue, QueueStatus
+from penstock.work_queue import WorkQueue
+
+__all__ = [
+    "APIClientError",
+    "APITimeoutError",
+    "AsyncExecutor",
+    "BoundedQueue",
+    "CircuitBreakerOpenError",
+    "DeadlineExceededError",
+    "Event",
+    "Execution",
+    "ExecutionStatus",
+    "Executor",
+    "QueueConfig",
+    "QueueEmptyError",
+    "QueueError",
+    "QueueFullError",
+    "QueueStateError",
+    "QueueStatistics",
+    "QueueStatus",
+    "RateLimitError",
+    "WorkQueue",
+]

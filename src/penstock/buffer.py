@@ -1,0 +1,271 @@
+"""What waits in a queue: accepted entries, putters that need room, takers that need an entry.
+
+One object holds all of it, so that the rules that are easy to break stand side by side:
+
+* The bound is exact: never more than ``maxsize`` entries, at no instant.
+* First come, first served. A slot that falls free goes to the putter that has waited longest. Its
+  entry takes its place in the line there and then, so no newcomer can get ahead of it.
+* A cancelled put leaves nothing behind. Until the putter has woken up and confirmed it, the entry
+  is only *granted*: no worker takes it, and a cancellation removes it and passes the slot on.
+* No lost wake-ups: for each entry that can be taken there is a taker on its way, or none waits.
+* What a cancelled worker gives back is kept apart from the line, is handed out before it, and
+  never makes the line longer than the bound.
+
+Nothing here knows of states, workers, counters or telemetry.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from bisect import insort
+from collections import OrderedDict, deque
+from contextvars import Context, copy_context
+from enum import Enum
+from typing import Any, Generic, TypeVar
+
+from penstock.calls import Entry, Ticket
+
+T = TypeVar("T")
+
+
+class Outcome(Enum):
+    """How a wait ended. (A putter is first granted a slot, and accepted when it confirms.)"""
+
+    ACCEPTED = "accepted"
+    TIMED_OUT = "timed out"
+    CLOSED = "closed"
+
+
+class _Putter(Generic[T]):
+    """A put that waits: what it will put, and the future that it waits on."""
+
+    __slots__ = ("context", "entry", "item", "ticket", "waiter")
+
+    def __init__(
+        self, item: T, context: Context, ticket: Ticket | None, waiter: asyncio.Future[Outcome]
+    ) -> None:
+        self.item = item
+        self.context = context
+        self.ticket = ticket
+        self.waiter = waiter
+        self.entry: Entry[T] | None = None
+
+
+class Buffer(Generic[T]):
+    """The line of one queue. Used from the thread of one event loop only."""
+
+    def __init__(self, maxsize: int) -> None:
+        self.maxsize = maxsize
+        self.closed = False
+        #: The most entries that ever stood in line.
+        self.peak = 0
+        self._entries: deque[Entry[T]] = deque()
+        self._returned: list[Entry[T]] = []
+        self._granted: dict[int, _Putter[T]] = {}
+        self._order = 0
+        self._withdrawn = 0
+        self._called = 0
+        # Ordered dicts, for removal from the middle in constant time.
+        self._putters: OrderedDict[_Putter[T], None] = OrderedDict()
+        self._takers: OrderedDict[asyncio.Future[bool], None] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    @property
+    def putters(self) -> int:
+        """How many puts wait for room."""
+        return len(self._putters) + len(self._granted)
+
+    @property
+    def accepted(self) -> int:
+        """How many entries were ever accepted."""
+        return self._order - self._withdrawn - len(self._granted)
+
+    @property
+    def ready(self) -> int:
+        """How many entries are accepted and in nobody's hands."""
+        return len(self._returned) + len(self._entries) - len(self._granted)
+
+    def snapshot(self) -> list[Entry[T]]:
+        """The entries that are accepted and in nobody's hands, those given back first."""
+        granted = self._granted
+        entries = list(self._entries)  # in one piece: a reader may be in another thread
+        return [*self._returned, *(entry for entry in entries if entry[0] not in granted)]
+
+    def discard(self, entry: Entry[T]) -> None:
+        """Remove one of the entries in :meth:`snapshot`."""
+        if entry in self._returned:
+            self._returned.remove(entry)
+        else:
+            self._entries.remove(entry)
+            self._grant()
+
+    # -- putting ------------------------------------------------------------------------------
+
+    def offer(self, item: T, ticket: Ticket | None) -> bool:
+        """Take the item in if there is room. Putters that wait imply that there is none."""
+        size = len(self._entries)
+        if size >= self.maxsize:
+            return False
+        if size >= self.peak:
+            self.peak = size + 1
+        self._order = order = self._order + 1
+        self._entries.append((order, item, copy_context(), ticket))
+        if self._takers and not self._called:
+            self._call(1)
+        return True
+
+    async def wait_for_room(self, item: T, ticket: Ticket | None, timeout: float | None) -> Outcome:
+        """Wait in line for a slot, at most ``timeout`` seconds, and fill it."""
+        loop = asyncio.get_running_loop()
+        waiter: asyncio.Future[Outcome] = loop.create_future()
+        putter = _Putter(item, copy_context(), ticket, waiter)
+        self._putters[putter] = None
+        timer = None if timeout is None else loop.call_later(timeout, self._expire, putter)
+        try:
+            outcome = await waiter
+        except BaseException:
+            self._withdraw(putter)
+            raise
+        finally:
+            if timer is not None:
+                timer.cancel()
+        if outcome is Outcome.ACCEPTED:
+            if putter.entry is None:  # closed between the grant and now
+                return Outcome.CLOSED
+            del self._granted[putter.entry[0]]
+            self.wake()  # it, or what stood behind it, may be the next to be taken
+        return outcome
+
+    def _grant(self) -> None:
+        """Give the slot that fell free to the putter that has waited longest, if one waits."""
+        while self._putters:
+            putter, _ = self._putters.popitem(last=False)
+            if putter.waiter.done():  # cancelled, and about to withdraw
+                continue
+            self._order = order = self._order + 1
+            putter.entry = (order, putter.item, putter.context, putter.ticket)
+            self._entries.append(putter.entry)
+            self._granted[order] = putter
+            putter.waiter.set_result(Outcome.ACCEPTED)
+            return
+
+    def _expire(self, putter: _Putter[T]) -> None:
+        if putter in self._putters and not putter.waiter.done():
+            del self._putters[putter]
+            putter.waiter.set_result(Outcome.TIMED_OUT)
+
+    def _withdraw(self, putter: _Putter[T]) -> None:
+        """The put was cancelled: leave nothing of it behind."""
+        if putter in self._putters:
+            del self._putters[putter]
+        elif putter.entry is not None:
+            del self._granted[putter.entry[0]]
+            self._entries.remove(putter.entry)
+            self._withdrawn += 1
+            if not putter.waiter.get_loop().is_closed():
+                self._grant()
+                self.wake()
+
+    # -- taking -------------------------------------------------------------------------------
+
+    def take(self) -> Entry[T] | None:
+        """The next entry, or None when there is none, or its putter has not confirmed it yet."""
+        if self._returned:
+            return self._returned.pop(0)
+        entries = self._entries
+        if not entries or (self._granted and entries[0][0] in self._granted):
+            return None
+        entry = entries.popleft()
+        if self._putters:
+            self._grant()
+        return entry
+
+    async def wait(self, timeout: float | None = None) -> bool:
+        """Wait until a look is worth it; False when closed, or after ``timeout`` seconds.
+
+        Takers are called one at a time: a burst of puts calls one of them, and if that one must
+        wait for something else with an entry in its hands it calls others, by :meth:`wake`, to
+        what it leaves behind. So workers that never wait do not wake each other for nothing.
+        """
+        if self.closed:
+            return False
+        loop = asyncio.get_running_loop()
+        waiter: asyncio.Future[bool] = loop.create_future()
+        self._takers[waiter] = None
+        timer = None if timeout is None else loop.call_later(timeout, self._give_up, waiter)
+        try:
+            called = await waiter
+        except BaseException:
+            if waiter in self._takers:
+                del self._takers[waiter]
+            elif not waiter.cancelled() and waiter.result():
+                self._called -= 1
+                self.wake()
+            raise
+        finally:
+            if timer is not None:
+                timer.cancel()
+        if called:
+            self._called -= 1
+        return called
+
+    def _give_up(self, waiter: asyncio.Future[bool]) -> None:
+        if waiter in self._takers and not waiter.done():
+            del self._takers[waiter]
+            waiter.set_result(False)
+
+    def give_back(self, entry: Entry[T]) -> None:
+        """Take back an entry from a worker that was cancelled; it is the next to be taken."""
+        insort(self._returned, entry, key=_order_of)
+        self.wake()
+
+    def wake(self) -> None:
+        """Call takers to the entries that nobody is on the way to."""
+        if self._takers:
+            self._call(len(self._entries) + len(self._returned) - self._called)
+
+    def wake_all(self) -> None:
+        """Call every taker: something other than an entry is news to it."""
+        self._call(len(self._takers))
+
+    def _call(self, count: int) -> None:
+        while self._takers and count > 0:
+            waiter, _ = self._takers.popitem(last=False)
+            if not waiter.done() and not waiter.get_loop().is_closed():
+                waiter.set_result(True)
+                self._called += 1
+                count -= 1
+
+    # -- opening and closing ------------------------------------------------------------------
+
+    def open(self) -> None:
+        """Let entries in. Whoever still waits does so on a loop that is gone: forget them."""
+        self._forget_putters()
+        self._takers.clear()
+        self._called = 0
+        self.closed = False
+
+    def close(self) -> None:
+        """Let no entry in: every putter that waits is told so, and every taker looks around."""
+        self.closed = True
+        for putter in self._forget_putters():
+            if not putter.waiter.done():
+                putter.waiter.set_result(Outcome.CLOSED)
+        self.wake_all()
+
+    def _forget_putters(self) -> list[_Putter[T]]:
+        waiting = list(self._putters)
+        self._putters.clear()
+        for putter in self._granted.values():
+            assert putter.entry is not None
+            self._entries.remove(putter.entry)
+            putter.entry = None
+        self._withdrawn += len(self._granted)
+        self._granted.clear()
+        return waiting
+
+
+def _order_of(entry: Entry[Any]) -> int:
+    return entry[0]

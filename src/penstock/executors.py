@@ -1,0 +1,360 @@
+"""Executors: calls with a bound on how many run at once, and events that keep their own state."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import sys
+from collections import deque
+from collections.abc import AsyncIterable, Awaitable, Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import aclosing
+from types import TracebackType
+from typing import Any, Generic, TypeVar, overload
+
+from penstock import _checks
+from penstock.calls import in_thread, is_async
+from penstock.config import QueueConfig
+from penstock.errors import QueueStateError
+from penstock.events import Event, ExecutionStatus
+from penstock.limits.limiter import WindowLimiter
+from penstock.results import each
+from penstock.work_queue import WorkQueue
+
+T = TypeVar("T")
+R = TypeVar("R")
+E = TypeVar("E", bound=Event)
+
+
+class AsyncExecutor:
+    """Runs calls, at most ``max_concurrency`` at once; the others wait, first come, first served.
+
+    Args:
+        max_concurrency: at least 1. ``None``: as many as there are.
+
+    Raises:
+        ValueError, TypeError: for a ``max_concurrency`` that is not allowed.
+    """
+
+    def __init__(self, max_concurrency: int | None = None) -> None:
+        if max_concurrency is not None:
+            max_concurrency = _checks.positive_int(
+                max_concurrency, "max_concurrency", "Maximum concurrency must be at least 1"
+            )
+        self.max_concurrency = max_concurrency
+        self._slots = asyncio.Semaphore(max_concurrency or sys.maxsize)
+        self._calls: set[asyncio.Task[Any]] = set()
+        self._cut_off: set[asyncio.Task[Any]] = set()
+        self._threads: ThreadPoolExecutor | None = None
+        self._closed = False
+
+    @overload
+    async def execute(
+        self, func: Callable[..., Awaitable[R]], /, *args: Any, **kwargs: Any
+    ) -> R: ...
+    @overload
+    async def execute(self, func: Callable[..., R], /, *args: Any, **kwargs: Any) -> R: ...
+    async def execute(self, func: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+        """Call ``func(*args, **kwargs)`` when its turn has come, and return what it returns.
+
+        ``func`` is ``async def``, or a plain function, which runs in a thread.
+
+        Raises:
+            QueueStateError: the executor is shut down, or was before the call was over.
+            TypeError: ``func`` cannot be called.
+            Exception: whatever ``func`` raises.
+
+        Cancelling this cancels the call. (A plain function goes on in its thread.)
+        """
+        _checks.plain_callable(func, "func")
+        if self._closed:
+            raise QueueStateError(
+                "Cannot execute calls when executor is stopped", current_state="stopped"
+            )
+        call = asyncio.create_task(self._call(func, args, kwargs))
+        self._calls.add(call)
+        try:
+            return await call
+        except asyncio.CancelledError:
+            if call in self._cut_off:
+                raise QueueStateError(
+                    "The executor was shut down before the call was over", current_state="stopped"
+                ) from None
+            raise
+        finally:
+            self._calls.discard(call)
+            self._cut_off.discard(call)
+
+    async def _call(
+        self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        async with self._slots:
+            if is_async(func):
+                return await func(*args, **kwargs)
+            if self._threads is None and self.max_concurrency is not None:
+                self._threads = ThreadPoolExecutor(self.max_concurrency, "penstock-executor")
+            return await in_thread(self._threads, func, *args, **kwargs)
+
+    async def map(
+        self,
+        func: Callable[[T], Awaitable[R]] | Callable[[T], R],
+        items: Iterable[T] | AsyncIterable[T],
+    ) -> list[R]:
+        """Call ``func`` on each item and return the results in the order of the items.
+
+        ``items`` is read lazily, no faster than calls start. The first exception cancels the
+        calls under way and is raised. Raises otherwise what :meth:`execute` raises.
+        """
+        _checks.items(items)
+        _checks.function(func, "func", "item")
+        turns = asyncio.Semaphore(self.max_concurrency or sys.maxsize)
+        calls: list[asyncio.Task[Any]] = []
+        failed = False
+
+        def on_done(call: asyncio.Task[Any]) -> None:
+            nonlocal failed
+            failed = failed or call.cancelled() or call.exception() is not None
+            turns.release()
+
+        try:
+            async with aclosing(each(items)) as source:
+                async for item in source:
+                    await turns.acquire()
+                    if failed:
+                        break
+                    calls.append(asyncio.create_task(self.execute(func, item)))
+                    calls[-1].add_done_callback(on_done)
+            return list(await asyncio.gather(*calls))
+        finally:
+            for call in calls:
+                call.cancel()
+            await asyncio.gather(*calls, return_exceptions=True)
+
+    async def shutdown(self, timeout: float | None = None) -> None:
+        """Start no more calls, and wait for those there are.
+
+        Args:
+            timeout: seconds after which they are cancelled; their callers get
+                ``QueueStateError``. ``None`` or ``math.inf``: never. ``0``: at once.
+
+        Raises:
+            QueueStateError: called from inside a call, which would wait for itself.
+            ValueError: the timeout is negative, NaN or no number.
+
+        No task is left when it returns. Cancelling it cancels the calls.
+        """
+        limit = _checks.optional_seconds(timeout)
+        if asyncio.current_task() in self._calls:
+            raise QueueStateError(
+                "Cannot call shutdown() from inside a call: it would wait for itself",
+                current_state="processing",
+            )
+        self._closed = True
+        try:
+            if self._calls:
+                await asyncio.wait(self._calls, timeout=limit)
+        finally:
+            calls = [*self._calls]
+            self._cut_off.update(calls)
+            for call in calls:
+                call.cancel()
+            if calls:
+                await asyncio.wait(calls)
+            if self._threads is not None:
+                self._threads.shutdown(wait=False)
+
+    async def __aenter__(self) -> AsyncExecutor:
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Wait for the calls; after an exception, cancel them."""
+        await self.shutdown(timeout=None if exc_type is None else 0)
+
+
+class Executor(Generic[E]):
+    """Runs events, objects with a state of their own, through a ``WorkQueue``.
+
+    Args:
+        event_type: a subclass of :class:`penstock.Event`; only such events are taken.
+        queue_config: how many events wait, how many run at once, and that at most
+            ``queue_capacity`` start in any stretch of ``capacity_refresh_time`` seconds.
+        logger, name: as for :class:`penstock.BoundedQueue`.
+
+    Raises:
+        TypeError: for an argument that is not allowed.
+
+    How an event went is in its ``execution``; a failure is there too, and is not logged.
+    """
+
+    def __init__(
+        self,
+        event_type: type[E],
+        queue_config: QueueConfig | None = None,
+        *,
+        logger: logging.Logger | None = None,
+        name: str | None = None,
+    ) -> None:
+        if not (isinstance(event_type, type) and issubclass(event_type, Event)):
+            raise TypeError(f"event_type must be a subclass of penstock.Event, got {event_type!r}")
+        if not is_async(event_type.invoke):
+            raise TypeError(f"{event_type.__qualname__}.invoke must be async def")
+        config = QueueConfig() if queue_config is None else queue_config
+        self.event_type = event_type
+        self.queue: WorkQueue[E] = WorkQueue.from_config(config, logger=logger, name=name)
+        self._limiter = WindowLimiter(config.queue_capacity, config.capacity_refresh_time)
+        self._logger = logging.getLogger("penstock") if logger is None else logger
+        self._events: dict[str, E] = {}
+        self._unsettled: set[str] = set()
+        self._unforwarded: deque[E] = deque()
+        self._forwarding = asyncio.Lock()
+
+    def append(self, event: E) -> None:
+        """Add an event; :meth:`forward` sends it on its way.
+
+        Raises:
+            TypeError: it is not an ``event_type``.
+            ValueError: it was appended before.
+        """
+        if not isinstance(event, self.event_type):
+            raise TypeError(f"event must be a {self.event_type.__qualname__}, got {event!r}")
+        if event.id in self._events:
+            raise ValueError(f"event {event.id} was appended before")
+        self._events[event.id] = event
+        self._unsettled.add(event.id)
+        self._unforwarded.append(event)
+
+    async def forward(self) -> None:
+        """Move all events that were appended into the queue, waiting for room where it is full.
+
+        Raises:
+            QueueStateError: the executor is not started, or stops meanwhile.
+
+        When this is cancelled, the events not yet moved are moved by the next call.
+        """
+        async with self._forwarding:
+            while self._unforwarded:
+                await self.queue.put(self._unforwarded[0], timeout=math.inf)
+                self._unforwarded.popleft()
+
+    async def wait(self) -> None:
+        """Forward what was appended, and return when all is processed.
+
+        Raises:
+            QueueStateError: the executor is not started, or stops before all is processed.
+        """
+        await self.forward()
+        await self.queue.join()
+
+    @property
+    def is_all_processed(self) -> bool:
+        """Whether every event has ended: completed, failed or cancelled."""
+        return not self._unsettled
+
+    @property
+    def pending(self) -> list[E]:
+        """Events that have not started."""
+        return self._in_status(ExecutionStatus.PENDING)
+
+    @property
+    def processing(self) -> list[E]:
+        """Events that are running."""
+        return self._in_status(ExecutionStatus.PROCESSING)
+
+    @property
+    def completed(self) -> list[E]:
+        """Events whose ``invoke`` returned."""
+        return self._in_status(ExecutionStatus.COMPLETED)
+
+    @property
+    def failed(self) -> list[E]:
+        """Events whose ``invoke`` raised."""
+        return self._in_status(ExecutionStatus.FAILED)
+
+    @property
+    def cancelled(self) -> list[E]:
+        """Events that were cancelled while they ran; the next ``start()`` runs them again."""
+        return self._in_status(ExecutionStatus.CANCELLED)
+
+    def _in_status(self, status: ExecutionStatus) -> list[E]:
+        return [event for event in self._events.values() if event.execution.status is status]
+
+    def forget_ended(self) -> list[E]:
+        """Stop holding completed and failed events, and return them; for executors that live long."""
+        ended = self.completed + self.failed
+        for event in ended:
+            del self._events[event.id]
+        return ended
+
+    async def start(self) -> None:
+        """Start the queue and its workers. Does nothing if they run.
+
+        Raises:
+            QueueStateError: it runs in another event loop.
+        """
+        await self.queue.start()
+        if not self.queue.worker_count:
+            await self.queue.process(self._run, error_handler=_recorded_already)
+
+    async def stop(self, timeout: float | None = None, *, drain: bool = True) -> bool:
+        """Stop as :meth:`penstock.BoundedQueue.stop` does; False if forwarded events are left.
+
+        Events that were never forwarded stay pending, and the log says how many.
+        """
+        if self._unforwarded:
+            self._logger.warning(
+                "Executor of %s stops with %d events that were not forwarded",
+                self.event_type.__qualname__,
+                len(self._unforwarded),
+            )
+        return await self.queue.stop(timeout, drain=drain)
+
+    async def __aenter__(self) -> Executor[E]:
+        await self.start()
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Process what was forwarded and stop; after an exception, cancel what runs and stop."""
+        if exc_type is None:
+            await self.stop()
+        else:
+            await self.stop(timeout=0, drain=False)
+
+    async def _run(self, event: E) -> None:
+        await self._limiter.acquire()
+        clock = asyncio.get_running_loop().time
+        execution = event.execution
+        started = clock()
+        execution.status = ExecutionStatus.PROCESSING
+        self._unsettled.add(event.id)
+        try:
+            result = await event.invoke()
+        except asyncio.CancelledError:
+            execution.status = ExecutionStatus.CANCELLED
+            raise
+        except BaseException as error:
+            execution.status = ExecutionStatus.FAILED
+            execution.error = error
+            raise
+        else:
+            execution.status = ExecutionStatus.COMPLETED
+            execution.error = None
+            # An event may have recorded its result itself.
+            execution.result = execution.result if result is None else result
+        finally:
+            execution.duration = clock() - started
+            self._unsettled.discard(event.id)
+
+
+def _recorded_already(error: Exception, event: Event) -> None:
+    """The error handler of an executor: the event holds the error, and whoever reads it decides."""

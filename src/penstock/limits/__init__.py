@@ -1,0 +1,1 @@
+"""How fast things may start. Decisions are pure (now in, wait out); what waits is a thin shell."""

@@ -1,0 +1,655 @@
+"""BoundedQueue: the bound, the lifecycle and the accounts of one queue in one event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+from asyncio import _get_running_loop
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from enum import Enum
+from types import TracebackType
+from typing import Any, Generic, NoReturn, TypeVar
+
+from penstock import _checks
+from penstock.accounts import Accounts
+from penstock.buffer import Buffer, Outcome
+from penstock.calls import AsyncCall, Entry, ErrorHandler, Ticket, WorkerFunc
+from penstock.errors import QueueEmptyError, QueueFullError, QueueStateError
+from penstock.workers import WorkerPool
+
+T = TypeVar("T")
+
+#: Seconds between two warnings about backpressure from one queue.
+WARN_EVERY = 1.0
+
+
+class QueueStatus(str, Enum):
+    """What a queue is doing. A member equals its value: ``QueueStatus.IDLE == "idle"``."""
+
+    #: Made, not started. Nothing can be put or taken.
+    IDLE = "idle"
+    #: Started. Items go in and out.
+    PROCESSING = "processing"
+    #: ``stop()`` is under way: nothing goes in; workers finish what was accepted.
+    STOPPING = "stopping"
+    #: Stopped. What is left is in ``unprocessed``, and ``start()`` takes it up again.
+    STOPPED = "stopped"
+
+
+@dataclass(frozen=True)
+class QueueStatistics:
+    """Everything that can be counted about a queue, at one instant."""
+
+    name: str
+    status: QueueStatus
+    #: Items that wait, and the most that may.
+    size: int
+    maxsize: int
+    #: The most that ever waited at once.
+    peak_size: int
+    #: Items accepted, and how many of these are done, well or badly.
+    enqueued: int
+    processed: int
+    #: Failures of worker functions.
+    errors: int
+    #: Puts refused for want of room, and puts that had to wait, whatever became of them.
+    backpressure_events: int
+    put_waits: int
+    #: Items in the hands of workers or of callers of ``get``.
+    inflight: int
+    #: Items accepted and not done: waiting, given back by cancelled workers, or in flight.
+    unfinished: int
+    worker_count: int
+    #: Puts that wait for room right now.
+    waiting_putters: int
+
+
+# What stands in for the loop of a queue that takes nothing, so that one comparison in put()
+# tells both the state and the loop. No running loop is ever equal to it.
+_CLOSED: Any = object()
+
+
+class BoundedQueue(Generic[T]):
+    """A bounded queue with backpressure, workers and an explicit lifecycle, for one event loop.
+
+    The promise: an item for which ``put`` returned True is handled by a worker (or the error
+    handler), or handed back in ``unprocessed``; exactly once, in one process. An item for which
+    it returned False, or raised, never runs.
+
+    Args:
+        maxsize: the most items that may wait, at least 1. Items in the hands of workers do not
+            count. What cancelled workers give back does not count either: it never waited twice.
+        timeout: seconds that a put waits for room unless it says otherwise: zero or more, or
+            ``math.inf``.
+        logger: gets state changes (INFO), refusals (WARNING, at most one a second) and errors of
+            worker functions that have no handler; ``logging.getLogger("penstock")`` by default.
+        name: what the queue is called in logs and telemetry. Queues of one name add up there.
+
+    Raises:
+        ValueError, TypeError: for an argument that is not allowed.
+
+    The queue is made anywhere and belongs to the event loop in which it is started. Everything
+    but reading its properties must happen there: another loop or thread gets a
+    ``QueueStateError``. To share a queue between threads, use ``penstock.sync``.
+    """
+
+    def __init__(
+        self,
+        maxsize: int = 100,
+        timeout: float = 0.1,
+        logger: logging.Logger | None = None,
+        *,
+        name: str | None = None,
+    ) -> None:
+        self._maxsize = _checks.positive_int(maxsize, "maxsize", "Queue maxsize must be at least 1")
+        self._timeout = _checks.seconds(timeout)
+        _checks.logger(logger)
+        self._logger = logging.getLogger("penstock") if logger is None else logger
+        self._name = "default" if name is None else _checks.label(name, "name")
+        self._status = QueueStatus.IDLE
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._open_on: Any = _CLOSED
+        self._buffer: Buffer[T] = Buffer(self._maxsize)
+        self._accounts = Accounts(self._buffer)
+        self._pool: WorkerPool[T] = WorkerPool(
+            self._buffer, self._accounts, self._name, self._logger
+        )
+        self._in_callers_hands = 0
+        self._put_waits = 0
+        self._backpressure_events = 0
+        self._warn_at = -math.inf
+
+    def __repr__(self) -> str:
+        return f"<BoundedQueue {self._name!r} {self._status.value} {self.size}/{self._maxsize}>"
+
+    # -- what it looks like: readable from anywhere -------------------------------------------
+
+    @property
+    def maxsize(self) -> int:
+        """The most items that may wait."""
+        return self._maxsize
+
+    @property
+    def timeout(self) -> float:
+        """Seconds that a put waits for room unless it says otherwise."""
+        return self._timeout
+
+    @property
+    def logger(self) -> logging.Logger:
+        """Where the queue logs."""
+        return self._logger
+
+    @property
+    def name(self) -> str:
+        """What the queue is called in logs and telemetry."""
+        return self._name
+
+    @property
+    def status(self) -> QueueStatus:
+        """What the queue is doing."""
+        return self._status
+
+    @property
+    def size(self) -> int:
+        """How many items wait, never more than ``maxsize``."""
+        return len(self._buffer)
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether no item waits."""
+        return not len(self._buffer)
+
+    @property
+    def is_full(self) -> bool:
+        """Whether there is no room for another item."""
+        return len(self._buffer) >= self._maxsize
+
+    @property
+    def worker_count(self) -> int:
+        """How many workers take items."""
+        return self._pool.count
+
+    @property
+    def unprocessed(self) -> list[T]:
+        """The accepted items that are in nobody's hands, in the order of their puts.
+
+        After ``stop()``: what was accepted and not finished. The next ``start()`` takes it up
+        again, in this order. What was in the hands of cancelled workers comes first.
+        """
+        return [entry[1] for entry in self._buffer.snapshot() if not _is_unwanted(entry)]
+
+    @property
+    def metrics(self) -> dict[str, int]:
+        """A new dict of four counts: enqueued, processed, errors, backpressure_events.
+
+        ``enqueued`` counts accepted items. ``processed`` counts items that are done: once each,
+        failed or not. ``errors`` counts failures. ``backpressure_events`` counts puts that were
+        refused because the queue was full.
+        """
+        return {
+            "enqueued": self._buffer.accepted,
+            "processed": self._accounts.processed,
+            "errors": self._accounts.errors,
+            "backpressure_events": self._backpressure_events,
+        }
+
+    def statistics(self) -> QueueStatistics:
+        """Everything that can be counted about the queue, at this instant."""
+        accounts, buffer = self._accounts, self._buffer
+        return QueueStatistics(
+            name=self._name,
+            status=self._status,
+            size=len(buffer),
+            maxsize=self._maxsize,
+            peak_size=buffer.peak,
+            enqueued=buffer.accepted,
+            processed=accounts.processed,
+            errors=accounts.errors,
+            backpressure_events=self._backpressure_events,
+            put_waits=self._put_waits,
+            inflight=accounts.unfinished - buffer.ready,
+            unfinished=accounts.unfinished,
+            worker_count=self._pool.count,
+            waiting_putters=buffer.putters,
+        )
+
+    # -- putting ------------------------------------------------------------------------------
+
+    async def put(self, item: T, timeout: float | None = None) -> bool:
+        """Offer an item; True when it is accepted, False when the queue stayed full.
+
+        Args:
+            item: anything. It will run in a copy of the caller's context.
+            timeout: seconds to wait for room. ``None``: the queue's own timeout. ``0``: do not
+                wait. ``math.inf``: as long as it takes.
+
+        Raises:
+            QueueStateError: the queue is not processing, or stopped while the put waited.
+            ValueError: the timeout is negative, NaN or no number.
+
+        False says that the item is not accepted and never will be; ``backpressure_events``
+        counts it. Puts that wait are served first come, first served. If the put is cancelled
+        and raises ``CancelledError``, the item is not in the queue and never runs.
+
+        A worker function that puts into its own queue waits for a worker to take something: if
+        all of them wait like that, each waits out its timeout and gets False, or, with
+        ``math.inf``, waits for ever.
+        """
+        if _get_running_loop() is not self._open_on:
+            self._refuse("put")
+        if timeout is not None:
+            timeout = _checks.seconds(timeout)
+        if self._buffer.offer(item, None):
+            return True
+        return await self._put_into_full(item, None, timeout)
+
+    def put_nowait(self, item: T) -> None:
+        """Like ``put(item, timeout=0)``, but raises ``QueueFullError`` instead of returning False.
+
+        Raises:
+            QueueFullError: there is no room.
+            QueueStateError: the queue is not processing.
+        """
+        if _get_running_loop() is not self._open_on:
+            self._refuse("put")
+        if not self._buffer.offer(item, None):
+            self._note_backpressure()
+            raise self._full_error()
+
+    async def submit(
+        self, item: T, *, timeout: float | None = None, call: AsyncCall[T] | None = None
+    ) -> asyncio.Future[Any]:
+        """Put an item and return a future of what the worker function makes of it.
+
+        Args:
+            item: as in :meth:`put`.
+            timeout: as in :meth:`put`.
+            call: an async function to call in place of the workers' own, for this item alone.
+
+        Raises:
+            QueueFullError: the queue stayed full.
+            QueueStateError, ValueError: as in :meth:`put`.
+
+        An exception of the worker function goes to the future and not to the error handler.
+        Cancelling the future of an item that still waits skips the item when its turn comes; one
+        that runs already runs on, and its result is dropped. If the queue stops before the item
+        is done, the future raises ``QueueStateError`` and the item is in ``unprocessed``.
+        """
+        if _get_running_loop() is not self._open_on:
+            self._refuse("put")
+        if timeout is not None:
+            timeout = _checks.seconds(timeout)
+        ticket = Ticket(asyncio.get_running_loop().create_future(), call)
+        if not (
+            self._buffer.offer(item, ticket) or await self._put_into_full(item, ticket, timeout)
+        ):
+            raise self._full_error()
+        return ticket.future
+
+    async def _put_into_full(self, item: T, ticket: Ticket | None, timeout: float | None) -> bool:
+        limit = self._timeout if timeout is None else timeout
+        if limit > 0:
+            self._put_waits += 1
+            outcome = await self._buffer.wait_for_room(
+                item, ticket, None if limit == math.inf else limit
+            )
+            if outcome is Outcome.ACCEPTED:
+                return True
+            if outcome is Outcome.CLOSED:
+                raise _state_error("put items", QueueStatus.STOPPING)
+        self._note_backpressure()
+        return False
+
+    def _note_backpressure(self) -> None:
+        self._backpressure_events += 1
+        assert self._loop is not None
+        now = self._loop.time()
+        if now >= self._warn_at:
+            self._warn_at = now + WARN_EVERY
+            self._logger.warning(
+                "Queue %s is full: %d items wait, %d puts refused so far",
+                self._name,
+                self._maxsize,
+                self._backpressure_events,
+            )
+
+    def _full_error(self) -> QueueFullError:
+        return QueueFullError(
+            f"Queue {self._name} is full: {self.size} of {self._maxsize} places are taken",
+            queue_size=self.size,
+            queue_capacity=self._maxsize,
+        )
+
+    # -- taking, without workers --------------------------------------------------------------
+
+    async def get(self, timeout: float | None = None) -> T:
+        """Take the item that has waited longest. Call ``task_done()`` when it is done.
+
+        Args:
+            timeout: seconds to wait for an item. ``None`` or ``math.inf``: as long as it takes.
+                ``0``: do not wait.
+
+        Raises:
+            QueueEmptyError: no item came in time.
+            QueueStateError: the queue is not processing, or stopped while the get waited.
+            ValueError: the timeout is negative, NaN or no number.
+
+        Cancelling a get loses nothing.
+        """
+        return (await self._take(timeout))[1]
+
+    def get_nowait(self) -> T:
+        """Like ``get(timeout=0)``, without ``await``.
+
+        Raises:
+            QueueEmptyError: no item waits.
+            QueueStateError: the queue is not processing.
+        """
+        return self._take_nowait()[1]
+
+    def task_done(self) -> None:
+        """Say that an item taken with ``get`` is done.
+
+        Raises:
+            ValueError: every item that was taken is done already.
+        """
+        self._check_loop("call task_done()")
+        if not self._in_callers_hands:
+            raise ValueError("task_done() called more often than items were taken with get()")
+        self._in_callers_hands -= 1
+        self._accounts.count_finished()
+
+    @asynccontextmanager
+    async def processing(self, timeout: float | None = None) -> AsyncIterator[T]:
+        """``async with queue.processing() as item``: a ``get`` and its ``task_done``.
+
+        An exception in the block counts in ``errors`` and goes on to the caller. When the block is
+        cancelled, the item is given back, as from a cancelled worker: it is the next to be taken.
+
+        Args:
+            timeout: as in :meth:`get`; so are the exceptions.
+        """
+        entry = await self._take(timeout)
+        try:
+            yield entry[1]
+        except (asyncio.CancelledError, GeneratorExit):
+            self._in_callers_hands -= 1
+            self._buffer.give_back(entry)
+            raise
+        except BaseException:
+            self._accounts.errors += 1
+            self.task_done()
+            raise
+        self.task_done()
+
+    async def _take(self, timeout: float | None) -> Entry[T]:
+        limit = _checks.optional_seconds(timeout)
+        deadline = None
+        while True:
+            try:
+                return self._take_nowait()
+            except QueueEmptyError:
+                if limit == 0:
+                    raise
+            assert self._loop is not None
+            if limit is not None:
+                now = self._loop.time()
+                deadline = now + limit if deadline is None else deadline
+                limit = max(0.0, deadline - now)
+            if not await self._buffer.wait(limit):
+                limit = 0.0
+
+    def _take_nowait(self) -> Entry[T]:
+        if _get_running_loop() is not self._open_on:
+            self._refuse("get")
+        while (entry := self._buffer.take()) is not None:
+            ticket = entry[3]
+            if _is_unwanted(entry):
+                self._accounts.count_finished()
+                continue
+            if ticket is not None:
+                ticket.fail(_state_error("tell the result of an item taken by get()", self._status))
+            self._in_callers_hands += 1
+            self._buffer.wake()
+            return entry
+        raise QueueEmptyError(f"Queue {self._name} is empty")
+
+    # -- workers ------------------------------------------------------------------------------
+
+    async def start_workers(
+        self,
+        worker_func: WorkerFunc[T, Any],
+        num_workers: int,
+        error_handler: ErrorHandler[T] | None = None,
+    ) -> None:
+        """Start ``num_workers`` workers that call ``worker_func`` on each item; start the queue too.
+
+        Args:
+            worker_func: takes an item; ``async def``, or a plain function, which runs in one of
+                ``num_workers`` threads. It runs in the context of the item's put.
+            num_workers: at least 1.
+            error_handler: called with the exception and the item when ``worker_func`` raised,
+                after the item was counted in ``errors``; ``async def`` or a plain function, which
+                runs on the loop. Without one the exception is logged. Also gets a
+                ``CancelledError`` that the function raised of its own accord.
+
+        Raises:
+            QueueStateError: the queue is stopping.
+            ValueError, TypeError: for an argument that is not allowed.
+
+        Called again, it replaces the workers at once: the old ones finish what they hold and take
+        no more, so for that long more than ``num_workers`` items can be in hand.
+
+        Nothing but ``KeyboardInterrupt`` and ``SystemExit`` out of an item ends a worker: those
+        end the program, as asyncio has it.
+        """
+        _checks.function(worker_func, "worker_func", "item")
+        size = _checks.positive_int(
+            num_workers, "num_workers", "Number of workers must be at least 1"
+        )
+        _checks.optional_function(error_handler, "error_handler", "exc", "item")
+        if self._status is QueueStatus.STOPPING:
+            raise _state_error("start workers", self._status)
+        await self.start()
+        self._pool.start(worker_func, size, error_handler)
+
+    async def stop_workers(self, timeout: float | None = None) -> None:
+        """Let the workers finish what they hold, and end them; the queue goes on.
+
+        Args:
+            timeout: seconds after which they are cancelled and their items given back. ``None``
+                or ``math.inf``: never. ``0``: at once.
+
+        Raises:
+            QueueStateError: called from inside a worker function.
+            ValueError: the timeout is negative, NaN or no number.
+
+        Cancelling this call cancels the workers at once.
+        """
+        limit = _checks.optional_seconds(timeout)
+        if self._pool.is_empty:
+            return
+        self._check_loop("stop workers")
+        self._check_not_worker("stop_workers")
+        self._pool.retire()
+        try:
+            await self._pool.wait(limit)
+        finally:
+            self._drop_unwanted()
+
+    # -- lifecycle ----------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Take items from now on, in the running event loop; what was left by a stop comes first.
+
+        Does nothing if the queue is processing. Waits for a stop under way.
+
+        Raises:
+            QueueStateError: the queue runs in another event loop.
+        """
+        loop = asyncio.get_running_loop()
+        self._leave_dead_loop()
+        while self._status in (QueueStatus.PROCESSING, QueueStatus.STOPPING):
+            self._check_loop("start")
+            if self._status is QueueStatus.PROCESSING:
+                return
+            self._check_not_worker("start")
+            await self._pool.wait(None)
+            self._end_stop()
+        self._loop = self._open_on = loop
+        self._buffer.open()
+        self._set_status(QueueStatus.PROCESSING)
+
+    async def stop(self, timeout: float | None = None, *, drain: bool = True) -> bool:
+        """Take no more items, finish what was accepted, end the workers.
+
+        Args:
+            timeout: seconds for the workers to finish; then they are cancelled. ``None`` or
+                ``math.inf``: as long as it takes. ``0``: cancel at once.
+            drain: have the workers process all that waits. With False, or without workers, what
+                waits stays, and the workers finish what they hold.
+
+        Returns:
+            True when nothing was left. False when something was: ``unprocessed`` lists it, and
+            the next ``start()`` takes it up again. Nothing is dropped.
+
+        Raises:
+            QueueStateError: called from inside a worker function, which would wait for itself.
+                There, use ``asyncio.create_task(queue.stop())``.
+            ValueError: the timeout is negative, NaN or no number.
+
+        Puts and gets that wait get ``QueueStateError``. A stop while another is under way joins
+        it; the shorter timeout counts. Cancelling a stop cancels the workers: the queue is stopped
+        when ``CancelledError`` comes out. A worker function that ignores its cancellation is
+        waited for one second more and then left to itself, its item in ``unprocessed``; a plain
+        function cannot be cancelled and may go on in its thread.
+        """
+        limit = _checks.optional_seconds(timeout)
+        self._leave_dead_loop()
+        if self._status is QueueStatus.IDLE:
+            self._set_status(QueueStatus.STOPPED)
+        if self._status is QueueStatus.STOPPED:
+            return not self.unprocessed
+        self._check_loop("stop")
+        self._check_not_worker("stop")
+        if self._status is QueueStatus.PROCESSING:
+            self._open_on = _CLOSED
+            self._set_status(QueueStatus.STOPPING)
+            self._buffer.close()
+        if not drain:
+            self._pool.retire()
+        try:
+            await self._pool.wait(limit)
+        finally:
+            self._end_stop()
+        return not self.unprocessed
+
+    def _end_stop(self) -> None:
+        """All workers are gone: settle what is left. (Whoever waited for them calls this.)"""
+        if self._status is not QueueStatus.STOPPING or not self._pool.is_empty:
+            return
+        self._set_status(QueueStatus.STOPPED)
+        self._drop_unwanted()
+        for entry in self._buffer.snapshot():
+            if entry[3] is not None:
+                entry[3].fail(
+                    QueueStateError(
+                        "The queue stopped before the item was processed",
+                        current_state=self._status.value,
+                    )
+                )
+        left = self._buffer.ready
+        if left:
+            self._logger.warning("Queue %s stopped with %d items unprocessed", self._name, left)
+            self._accounts.dismiss()
+
+    def _drop_unwanted(self) -> None:
+        for entry in self._buffer.snapshot():
+            if _is_unwanted(entry):
+                self._buffer.discard(entry)
+                self._accounts.count_finished()
+
+    async def join(self) -> None:
+        """Wait until every accepted item is done.
+
+        Raises:
+            QueueStateError: the queue stopped with items left; or the call comes from inside a
+                worker function, which would wait for itself.
+        """
+        if not self._accounts.unfinished:
+            return
+        self._check_loop("join")
+        self._check_not_worker("join")
+        left = self._buffer.ready
+        if (self._status is QueueStatus.STOPPED and left) or not await self._accounts.join():
+            raise QueueStateError(
+                f"Cannot join: the queue stopped with {self._buffer.ready} items unprocessed",
+                current_state=self._status.value,
+            )
+
+    async def __aenter__(self) -> BoundedQueue[T]:
+        await self.start()
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Drain and stop; after an exception, stop without draining and cancel the workers."""
+        if exc_type is None:
+            await self.stop()
+        else:
+            await self.stop(timeout=0, drain=False)
+
+    def _set_status(self, status: QueueStatus) -> None:
+        self._status = status
+        self._logger.info("Queue %s is %s", self._name, status.value)
+
+    def _leave_dead_loop(self) -> None:
+        """A loop that was closed without a stop: the queue is stopped, whatever it says."""
+        if (
+            self._status in (QueueStatus.PROCESSING, QueueStatus.STOPPING)
+            and self._loop is not None
+            and self._loop.is_closed()
+        ):
+            self._open_on = _CLOSED
+            self._pool.abandon()
+            self._set_status(QueueStatus.STOPPED)
+
+    def _check_loop(self, what: str) -> None:
+        if _get_running_loop() is not self._loop:
+            raise QueueStateError(
+                f"Cannot {what}: queue {self._name} belongs to another event loop or thread. "
+                "To share a queue between threads, use penstock.sync.WorkQueue",
+                current_state=self._status.value,
+            )
+
+    def _check_not_worker(self, what: str) -> None:
+        if self._pool.owns(asyncio.current_task()):
+            raise QueueStateError(
+                f"Cannot call {what}() from inside a worker function: it would wait for itself. "
+                f"Use asyncio.create_task(queue.{what}()) and do not await it there",
+                current_state=self._status.value,
+            )
+
+    def _refuse(self, verb: str) -> NoReturn:
+        if self._status is not QueueStatus.PROCESSING:
+            raise _state_error(f"{verb} items", self._status)
+        self._check_loop(f"{verb} items")
+        raise AssertionError("a queue that is open here refused nothing")
+
+
+def _is_unwanted(entry: Entry[Any]) -> bool:
+    """Whether somebody waited for the result of this item and no longer does."""
+    return entry[3] is not None and entry[3].future.cancelled()
+
+
+def _state_error(what: str, status: QueueStatus) -> QueueStateError:
+    return QueueStateError(
+        f"Cannot {what} when queue is {status.value}", current_state=status.value
+    )

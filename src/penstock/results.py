@@ -1,0 +1,108 @@
+"""The results of a queue's items, as they come or in the order of the items; behind ``map``."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import aclosing, asynccontextmanager
+from typing import Any, Generic, TypeVar
+
+from penstock.calls import AsyncCall, as_async
+from penstock.queue import BoundedQueue, QueueStatus
+
+T = TypeVar("T")
+
+
+async def each(items: Iterable[T] | AsyncIterable[T]) -> AsyncGenerator[T, None]:
+    """``async for`` over either kind of iterable."""
+    if isinstance(items, AsyncIterable):
+        async for item in items:
+            yield item
+    else:
+        for item in items:
+            yield item
+
+
+@asynccontextmanager
+async def workers_for(
+    queue: BoundedQueue[T], worker_func: Callable[[T], Any], size: int
+) -> AsyncIterator[AsyncCall[T] | None]:
+    """See that workers run on ``queue``; yield the call that they have to be told of, if any.
+
+    Workers that are there already do the work, but with ``worker_func``. If there are none,
+    ``size`` workers are started, and cancelled at the end.
+    """
+    if queue.worker_count:
+        threads = ThreadPoolExecutor(queue.worker_count, thread_name_prefix="penstock-map")
+        try:
+            yield as_async(worker_func, lambda: threads)
+        finally:
+            threads.shutdown(wait=False)
+    else:
+        await queue.start_workers(worker_func, size)
+        try:
+            yield None
+        finally:
+            if queue.status is QueueStatus.PROCESSING:
+                await queue.stop_workers(timeout=0)
+
+
+class ResultStream(Generic[T]):
+    """Feeds items into a queue and iterates over their futures, each of them done.
+
+    At most ``maxsize`` plus the number of workers items are fed whose futures were not read.
+    """
+
+    def __init__(self, queue: BoundedQueue[T], call: AsyncCall[T] | None, ordered: bool) -> None:
+        self._queue = queue
+        self._call = call
+        self._ordered = ordered
+        # One less, because the feeder takes its next turn only after an item is fed.
+        self._turns = asyncio.Semaphore(queue.maxsize + queue.worker_count - 1)
+        self._futures: asyncio.Queue[asyncio.Future[Any] | None] = asyncio.Queue()
+        self._unread: set[asyncio.Future[Any]] = set()
+        self._all_fed = False
+        self._reading = False
+
+    async def feed(self, items: Iterable[T] | AsyncIterable[T]) -> None:
+        """Put all ``items``; raises what iterating over them raises."""
+        try:
+            async with aclosing(each(items)) as source:
+                async for item in source:
+                    future = await self._queue.submit(item, timeout=math.inf, call=self._call)
+                    self._unread.add(future)
+                    if self._ordered:
+                        self._futures.put_nowait(future)
+                    else:
+                        future.add_done_callback(self._futures.put_nowait)
+                    await self._turns.acquire()
+        finally:
+            self._futures.put_nowait(None)
+
+    def __aiter__(self) -> ResultStream[T]:
+        return self
+
+    async def __anext__(self) -> asyncio.Future[Any]:
+        if self._reading:  # the reader came back for more: it is done with the one before
+            self._reading = False
+            self._turns.release()
+        while self._unread or not self._all_fed:
+            future = await self._futures.get()
+            if future is None:
+                self._all_fed = True
+                continue
+            if not future.done():
+                await asyncio.wait([future])
+            self._unread.discard(future)
+            self._reading = True
+            return future
+        raise StopAsyncIteration
+
+    def cancel(self) -> None:
+        """Nobody will read the rest."""
+        for future in self._unread:
+            if future.done() and not future.cancelled():
+                future.exception()  # read by us, so that asyncio does not complain
+            future.cancel()

@@ -1,0 +1,96 @@
+"""What one needs to test code that uses penstock: an event loop whose time is virtual."""
+
+from __future__ import annotations
+
+import asyncio
+import selectors
+from collections.abc import Callable, Coroutine
+from concurrent.futures import Executor
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+
+class DeadlockError(RuntimeError):
+    """Every task waits for another, and no timer, thread or socket will ever wake one of them."""
+
+
+class VirtualTimeLoop(asyncio.SelectorEventLoop):
+    """An event loop that does not wait: when nothing is ready, its clock jumps to the next timer.
+
+    ``asyncio.sleep(3600)`` takes no time, timeouts come in their exact order, and a test cannot
+    hang: when nothing can ever happen again, ``DeadlockError`` comes out of it. The clock stands
+    still while a function runs in a thread (``run_in_executor``, ``to_thread``, plain worker
+    functions) and sockets are waited for in real time, so that timers do not overtake them.
+
+    Use it as ``asyncio.Runner(loop_factory=VirtualTimeLoop)``, or :func:`run`, or as the loop
+    factory of your test framework.
+    """
+
+    def __init__(self) -> None:
+        self._now = 0.0
+        self._in_threads = 0
+        super().__init__(_VirtualTimeSelector(self))
+
+    def time(self) -> float:
+        """Virtual seconds since the loop was made."""
+        return self._now
+
+    def run_in_executor(  # type: ignore[override]
+        self, executor: Executor | None, func: Callable[..., Any], *args: Any
+    ) -> asyncio.Future[Any]:
+        """As any loop; the clock stands still until the function has returned."""
+        future = super().run_in_executor(executor, func, *args)
+        self._in_threads += 1
+        future.add_done_callback(self._left_thread)
+        return future
+
+    def _left_thread(self, future: asyncio.Future[Any]) -> None:
+        self._in_threads -= 1
+
+
+class _VirtualTimeSelector(selectors.DefaultSelector):
+    """Instead of sleeping, moves the clock of its loop."""
+
+    def __init__(self, loop: VirtualTimeLoop) -> None:
+        super().__init__()
+        self._loop = loop
+
+    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        # One file is the loop's own, by which other threads wake it.
+        waits_for_others = self._loop._in_threads or len(self.get_map()) > 1
+        if timeout is not None and timeout <= 0:
+            return super().select(0)
+        if waits_for_others:
+            return super().select(timeout)
+        events = super().select(0)
+        if events:
+            return events
+        if timeout is None:
+            raise DeadlockError("every task waits, and nothing is left that could wake one")
+        self._loop._now += timeout
+        return events
+
+
+def run(main: Coroutine[Any, Any, T]) -> T:
+    """``asyncio.run(main)`` in virtual time."""
+    loop = VirtualTimeLoop()
+    try:
+        asyncio.set_event_loop(loop)
+        return loop.run_until_complete(main)
+    finally:
+        try:
+            _cancel_all(loop)
+            loop.run_until_complete(loop.shutdown_asyncgens())
+            loop.run_until_complete(loop.shutdown_default_executor())
+        finally:
+            asyncio.set_event_loop(None)
+            loop.close()
+
+
+def _cancel_all(loop: asyncio.AbstractEventLoop) -> None:
+    tasks = asyncio.all_tasks(loop)
+    for task in tasks:
+        task.cancel()
+    if tasks:
+        loop.run_until_complete(asyncio.gather(*tasks, return_exceptions=True))

@@ -1,0 +1,470 @@
+"""WorkQueue: the friendly layer over a queue."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import signal
+from asyncio import CancelledError
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterable,
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Iterable,
+)
+from contextlib import aclosing, asynccontextmanager
+from functools import partial, wraps
+from types import TracebackType
+from typing import Any, Generic, Literal, TypeVar, overload
+
+from penstock import _checks
+from penstock._progress import progress_bar
+from penstock._signals import SignalStop
+from penstock.calls import ErrorHandler, WorkerFunc, is_async
+from penstock.config import QueueConfig
+from penstock.protocols import Queue
+from penstock.queue import BoundedQueue, QueueStatus
+from penstock.results import ResultStream, each, workers_for
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+class WorkQueue(Generic[T]):
+    """A queue with what one needs around it: process, batch_process, submit, map.
+
+    Args:
+        maxsize, timeout, logger, name: as for :class:`penstock.BoundedQueue`.
+        concurrency_limit: how many workers ``process``, ``batch_process`` and ``map`` start when
+            they are not told, at least 1. ``None``: one.
+        queue: a queue to use instead of a new ``BoundedQueue``; it has its own maxsize, timeout,
+            logger and name, so these must be left alone then.
+
+    Raises:
+        ValueError, TypeError: for an argument that is not allowed.
+
+    ``queue`` is a public attribute. What is not described here is passed on to it.
+    """
+
+    def __init__(
+        self,
+        maxsize: int = 100,
+        timeout: float = 0.1,
+        concurrency_limit: int | None = None,
+        logger: logging.Logger | None = None,
+        *,
+        name: str | None = None,
+        queue: Queue[T] | None = None,
+    ) -> None:
+        if concurrency_limit is not None:
+            concurrency_limit = _checks.positive_int(
+                concurrency_limit, "concurrency_limit", "Concurrency limit must be at least 1"
+            )
+        self.concurrency_limit = concurrency_limit
+        if queue is None:
+            queue = BoundedQueue(maxsize, timeout, logger, name=name)
+        else:
+            _checks.members(queue, "queue", Queue)
+            if (maxsize, timeout, logger, name) != (100, 0.1, None, None):
+                raise ValueError(
+                    f"queue={queue!r} has its own maxsize, timeout, logger and name; "
+                    "set them there and leave them out here"
+                )
+        self.queue: Queue[T] = queue
+        self._signal_stop: SignalStop | None = None
+
+    @classmethod
+    def from_config(
+        cls, config: QueueConfig, *, logger: logging.Logger | None = None, name: str | None = None
+    ) -> WorkQueue[T]:
+        """Make a queue of ``config.queue_capacity`` and ``config.concurrency_limit``.
+
+        Raises:
+            TypeError: ``config`` is not a ``QueueConfig``.
+        """
+        if not isinstance(config, QueueConfig):
+            raise TypeError(f"config must be a QueueConfig, got {config!r}")
+        return cls(
+            maxsize=config.queue_capacity,
+            concurrency_limit=config.concurrency_limit,
+            logger=logger,
+            name=name,
+        )
+
+    def __repr__(self) -> str:
+        return f"<WorkQueue over {self.queue!r}>"
+
+    # -- passed on to the queue ---------------------------------------------------------------
+
+    @property
+    def name(self) -> str:
+        """What the queue is called in logs and telemetry."""
+        return self.queue.name
+
+    @property
+    def maxsize(self) -> int:
+        """The most items that may wait."""
+        return self.queue.maxsize
+
+    @property
+    def size(self) -> int:
+        """How many items wait."""
+        return self.queue.size
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether no item waits."""
+        return self.queue.is_empty
+
+    @property
+    def is_full(self) -> bool:
+        """Whether there is no room for another item."""
+        return self.queue.is_full
+
+    @property
+    def status(self) -> QueueStatus:
+        """What the queue is doing."""
+        status: QueueStatus = self.queue.status
+        return status
+
+    @property
+    def worker_count(self) -> int:
+        """How many workers take items."""
+        return self.queue.worker_count
+
+    @property
+    def unprocessed(self) -> list[T]:
+        """Accepted items in nobody's hands: after a stop, what was left."""
+        return self.queue.unprocessed
+
+    @property
+    def metrics(self) -> dict[str, int]:
+        """A new dict of four counts: enqueued, processed, errors, backpressure_events."""
+        return self.queue.metrics
+
+    def statistics(self) -> Any:
+        """Everything that can be counted about the queue, at this instant."""
+        return self.queue.statistics()
+
+    async def start(self) -> None:
+        """See :meth:`penstock.BoundedQueue.start`."""
+        await self.queue.start()
+
+    async def stop(self, timeout: float | None = None, *, drain: bool = True) -> bool:
+        """See :meth:`penstock.BoundedQueue.stop`."""
+        options = {} if drain else {"drain": False}
+        try:
+            return await self.queue.stop(timeout=timeout, **options)
+        finally:
+            if self.queue.status == QueueStatus.STOPPED:
+                self._release_signals()
+
+    async def put(self, item: T, timeout: float | None = None) -> bool:
+        """See :meth:`penstock.BoundedQueue.put`."""
+        if timeout is None:
+            return await self.queue.put(item)
+        return await self.queue.put(item, timeout=timeout)
+
+    def put_nowait(self, item: T) -> None:
+        """See :meth:`penstock.BoundedQueue.put_nowait`."""
+        self.queue.put_nowait(item)
+
+    async def get(self, timeout: float | None = None) -> T:
+        """See :meth:`penstock.BoundedQueue.get`."""
+        if timeout is None:
+            return await self.queue.get()
+        return await self.queue.get(timeout=timeout)
+
+    def get_nowait(self) -> T:
+        """See :meth:`penstock.BoundedQueue.get_nowait`."""
+        return self.queue.get_nowait()
+
+    def task_done(self) -> None:
+        """See :meth:`penstock.BoundedQueue.task_done`."""
+        self.queue.task_done()
+
+    async def join(self) -> None:
+        """See :meth:`penstock.BoundedQueue.join`."""
+        await self.queue.join()
+
+    async def __aenter__(self) -> WorkQueue[T]:
+        await self.start()
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Drain and stop; after an exception, stop without draining and cancel the workers."""
+        if exc_type is None:
+            await self.stop()
+        else:
+            await self.stop(timeout=0, drain=False)
+
+    # -- workers ------------------------------------------------------------------------------
+
+    async def process(
+        self,
+        worker_func: WorkerFunc[T, Any],
+        num_workers: int | None = None,
+        error_handler: ErrorHandler[T] | None = None,
+    ) -> None:
+        """Start workers: ``num_workers``, or else ``concurrency_limit``, or else one.
+
+        See :meth:`penstock.BoundedQueue.start_workers` for the arguments and exceptions.
+        """
+        await self.queue.start_workers(
+            worker_func=worker_func,
+            num_workers=self._workers_wanted(num_workers),
+            error_handler=error_handler,
+        )
+
+    def _workers_wanted(self, num_workers: int | None) -> int:
+        if num_workers is None:
+            return self.concurrency_limit or 1
+        return _checks.positive_int(
+            num_workers, "num_workers", "Number of workers must be at least 1"
+        )
+
+    async def batch_process(
+        self,
+        items: Iterable[T] | AsyncIterable[T],
+        worker_func: WorkerFunc[T, Any],
+        num_workers: int | None = None,
+        error_handler: ErrorHandler[T] | None = None,
+        *,
+        progress: bool = False,
+    ) -> None:
+        """Process all ``items`` and return when the last one is done.
+
+        Args:
+            items: read lazily, as there is room: at most one more than ``maxsize`` waits.
+            worker_func, num_workers, error_handler: as for :meth:`process`.
+            progress: show a bar on standard error, with ``penstock[progress]``.
+
+        Raises:
+            QueueStateError: the queue was stopped before all was done, or is stopping.
+            ImportError: ``progress`` without the extra.
+            ValueError, TypeError: for an argument that is not allowed.
+
+        Starts the queue, and stops it at the end. On a queue that runs already it replaces the
+        workers, waits by ``join()``, and leaves queue and workers running. An exception of
+        ``worker_func`` does not end the batch; it goes to ``error_handler`` or the log. If the
+        batch is cancelled, or ``items`` raises, a queue that it started is stopped without
+        draining, and what was accepted and not done is in ``unprocessed``.
+        """
+        workers = self._check_job(items, worker_func, num_workers)
+        _checks.optional_function(error_handler, "error_handler", "exc", "item")
+        with progress_bar(progress, items) as advance:
+            func = worker_func if advance is None else _followed_by(advance, worker_func)
+            async with self._running():
+                await self.process(func, workers, error_handler)
+                async with aclosing(each(items)) as source:
+                    async for item in source:
+                        await self.queue.put(item, timeout=math.inf)
+                await self.queue.join()
+
+    def _check_job(self, items: Any, worker_func: Any, num_workers: int | None) -> int:
+        _checks.items(items)
+        _checks.function(worker_func, "worker_func", "item")
+        return self._workers_wanted(num_workers)
+
+    @asynccontextmanager
+    async def _running(self) -> AsyncIterator[None]:
+        """Start the queue and stop it, unless it runs already."""
+        if self.queue.status == QueueStatus.PROCESSING:
+            yield
+            return
+        await self.queue.start()
+        try:
+            yield
+        except BaseException:
+            await self.queue.stop(timeout=0, drain=False)
+            raise
+        await self.queue.stop()
+
+    # -- results ------------------------------------------------------------------------------
+
+    async def submit(self, item: T, *, timeout: float | None = None) -> asyncio.Future[Any]:
+        """Put an item and return a future of what the worker function makes of it.
+
+        See :meth:`penstock.BoundedQueue.submit`.
+
+        Raises:
+            QueueFullError: there was no room in time.
+            TypeError: the queue is not one in this process.
+        """
+        return await self._in_process("submit").submit(item, timeout=timeout)
+
+    @overload
+    def map(
+        self,
+        worker_func: Callable[[T], Awaitable[R]],
+        items: Iterable[T] | AsyncIterable[T],
+        *,
+        num_workers: int | None = None,
+        ordered: bool = True,
+        return_exceptions: Literal[False] = False,
+    ) -> AsyncGenerator[R, None]: ...
+    @overload
+    def map(
+        self,
+        worker_func: Callable[[T], R],
+        items: Iterable[T] | AsyncIterable[T],
+        *,
+        num_workers: int | None = None,
+        ordered: bool = True,
+        return_exceptions: Literal[False] = False,
+    ) -> AsyncGenerator[R, None]: ...
+    @overload
+    def map(
+        self,
+        worker_func: Callable[[T], Awaitable[R]],
+        items: Iterable[T] | AsyncIterable[T],
+        *,
+        num_workers: int | None = None,
+        ordered: bool = True,
+        return_exceptions: bool,
+    ) -> AsyncGenerator[R | BaseException, None]: ...
+    @overload
+    def map(
+        self,
+        worker_func: Callable[[T], R],
+        items: Iterable[T] | AsyncIterable[T],
+        *,
+        num_workers: int | None = None,
+        ordered: bool = True,
+        return_exceptions: bool,
+    ) -> AsyncGenerator[R | BaseException, None]: ...
+    def map(
+        self,
+        worker_func: Callable[[T], Any],
+        items: Iterable[T] | AsyncIterable[T],
+        *,
+        num_workers: int | None = None,
+        ordered: bool = True,
+        return_exceptions: bool = False,
+    ) -> AsyncGenerator[Any, None]:
+        """Iterate over the results of ``worker_func`` on each item.
+
+        Args:
+            worker_func: ``async def`` or a plain function.
+            items: read lazily.
+            num_workers: how many workers to start, as for :meth:`process`. On a queue that has
+                workers already these do the work, and this must be left out.
+            ordered: results in the order of the items; else as they come.
+            return_exceptions: yield what ``worker_func`` raises; else raise it, which ends all.
+
+        Raises:
+            QueueStateError: in the iteration, if the queue is stopped before all is done.
+            ValueError, TypeError: at the call, for an argument that is not allowed.
+
+        Bounded at both ends: at most ``maxsize`` plus the number of workers items are read whose
+        results have not been, so a slow reader slows down the reading of ``items``.
+
+        At its end, however it comes, it stops what it started: its workers, and the queue unless
+        it ran before. Items that still wait are skipped then; those in the hands of its own
+        workers are cancelled. After a ``break`` that happens when Python collects the iterator, a
+        moment later; ``async with contextlib.aclosing(queue.map(...)) as results`` waits for it.
+        """
+        workers = self._check_job(items, worker_func, num_workers)
+        queue = self._in_process("map")
+        if num_workers is not None and queue.worker_count:
+            raise ValueError(
+                f"num_workers={num_workers} cannot apply: {queue.worker_count} workers run on this "
+                "queue already and will do the work; leave it out"
+            )
+        return self._map(queue, worker_func, items, workers, ordered, return_exceptions)
+
+    async def _map(
+        self,
+        queue: BoundedQueue[T],
+        worker_func: Callable[[T], Any],
+        items: Iterable[T] | AsyncIterable[T],
+        workers: int,
+        ordered: bool,
+        return_exceptions: bool,
+    ) -> AsyncGenerator[Any, None]:
+        async with self._running(), workers_for(queue, worker_func, workers) as call:
+            results = ResultStream(queue, call, ordered)
+            feeder = asyncio.create_task(results.feed(items))
+            try:
+                async for future in results:
+                    error = future.exception() if not future.cancelled() else CancelledError()
+                    if error is None:
+                        yield future.result()
+                    elif return_exceptions:
+                        yield error
+                    else:
+                        raise error
+                await feeder
+            finally:
+                feeder.cancel()
+                results.cancel()
+                await asyncio.wait([feeder])
+
+    def _in_process(self, what: str) -> BoundedQueue[T]:
+        if not isinstance(self.queue, BoundedQueue):
+            raise TypeError(
+                f"{what}() needs a queue in this process, which can give results back; "
+                f"{self.queue!r} cannot. Use put() or batch_process()"
+            )
+        return self.queue
+
+    # -- signals ------------------------------------------------------------------------------
+
+    def stop_on_signals(self, *signals: int, timeout: float | None = None) -> None:
+        """Stop and drain on the first of ``signals``, cancel the workers on the second.
+
+        Args:
+            signals: SIGTERM and SIGINT if none are given.
+            timeout: seconds for draining, as for :meth:`stop`.
+
+        Raises:
+            RuntimeError: there is no running event loop.
+            ValueError: called outside the main thread; or one of ``signals`` is no signal, or
+                ``timeout`` no such number.
+
+        Opt-in, and until the queue stops: then the handlers that were there before come back.
+        Puts that wait get ``QueueStateError``, ``join()`` returns when all is drained, and your
+        main function goes on from there.
+        """
+        limit = _checks.optional_seconds(timeout)
+        self._release_signals()
+        self._signal_stop = SignalStop(
+            signals or (signal.SIGTERM, signal.SIGINT),
+            first=partial(self.stop, timeout=limit),
+            second=partial(self.stop, timeout=0),
+        )
+
+    def _release_signals(self) -> None:
+        if self._signal_stop is not None:
+            self._signal_stop.release()
+            self._signal_stop = None
+
+
+def _followed_by(advance: Callable[[], None], func: Callable[[T], Any]) -> Callable[[T], Any]:
+    """``func``, of the same kind, and ``advance()`` after each call."""
+    if is_async(func):
+
+        @wraps(func)
+        async def call(item: T) -> Any:
+            try:
+                return await func(item)
+            finally:
+                advance()
+    else:
+
+        @wraps(func)
+        def call(item: T) -> Any:
+            try:
+                return func(item)
+            finally:
+                advance()
+
+    return call

@@ -1,0 +1,406 @@
+"""The worker pool, over anything that hands out items.
+
+A pool knows nothing of bounds, putters or brokers: it draws entries from a :class:`Source`, calls
+the worker function on each, in the context of its put, and says how it went. Workers never poll.
+A worker with nothing to do waits in ``source.wait()``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sys
+import types
+from collections.abc import Generator
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import Context
+from functools import partial
+from inspect import isawaitable
+from typing import Any, Generic, Protocol, TypeVar
+
+from penstock.calls import (
+    FINISHED,
+    AsyncCall,
+    Entry,
+    ErrorHandler,
+    WorkerFunc,
+    as_async,
+)
+
+T = TypeVar("T")
+
+#: Seconds that a cancelled worker gets to clean up before it is given up.
+CANCEL_GRACE = 1.0
+
+
+class Source(Protocol[T]):
+    """Where a pool gets its entries."""
+
+    def take(self) -> Entry[T] | None:
+        """The next entry, or None when there is none right now."""
+
+    async def wait(self) -> bool:
+        """Return True when a look is worth it again, False when nothing will ever come."""
+
+    def wake(self) -> None:
+        """A worker ends, or waits with an entry in its hands: call others to what is there."""
+
+    def wake_all(self) -> None:
+        """Let every worker that waits look around: something other than an entry is news."""
+
+    def give_back(self, entry: Entry[T]) -> None:
+        """A worker was cancelled with the entry in its hands."""
+
+
+class Accounts(Protocol):
+    """Who counts."""
+
+    #: Items that are done, well or badly.
+    processed: int
+    #: Failures of worker functions. The item may still be done or given back.
+    errors: int
+    #: Who waits for all items to be done.
+    joiners: list[Any]
+
+    def settle(self) -> None:
+        """Tell the joiners, if all items are done. To be called after ``processed`` grew."""
+
+
+if sys.version_info >= (3, 11):
+    _WorkerTask = asyncio.Task
+    _cancel_requests = asyncio.Task.cancelling
+
+else:
+
+    class _WorkerTask(asyncio.Task[None]):
+        requests = 0
+
+        def cancel(self, msg: Any = None) -> bool:
+            self.requests += 1
+            return super().cancel(msg)
+
+    def _cancel_requests(task: asyncio.Task[None]) -> int:
+        return task.requests if isinstance(task, _WorkerTask) else 0
+
+
+class _Crew(Generic[T]):
+    """What the workers of one ``start`` share: the function, the error handler, the threads."""
+
+    def __init__(
+        self, func: WorkerFunc[T, Any], size: int, error_handler: ErrorHandler[T] | None
+    ) -> None:
+        self.call: AsyncCall[T] = as_async(func, self._get_threads)
+        self.label = getattr(func, "__qualname__", None) or type(func).__qualname__
+        self.error_handler = error_handler
+        self.retired = False
+        self._size = self._left = size
+        self._threads: ThreadPoolExecutor | None = None
+
+    @property
+    def is_threaded(self) -> bool:
+        return self._threads is not None
+
+    def _get_threads(self) -> ThreadPoolExecutor:
+        if self._threads is None:
+            self._threads = ThreadPoolExecutor(self._size, thread_name_prefix="penstock-worker")
+        return self._threads
+
+    def leave(self) -> None:
+        """One of the workers has ended; the last one closes the threads."""
+        self._left -= 1
+        if not self._left and self._threads is not None:
+            self._threads.shutdown(wait=False)
+
+
+# How an item runs in the context of its put, inside the task of the worker.
+#
+# A task per item would do it, at three to five times the cost. Instead the first step of the
+# coroutine is taken by hand, ``context.run(next, steps, FINISHED)``: an item that never waits is
+# done after it, with no exception and no suspension. One that waits goes on in ``_hold``, a step
+# each time that the loop resumes the worker. The worker's own task stays the current one
+# throughout, so that cancellation, ``asyncio.timeout`` and task groups inside the item work as
+# anywhere else.
+
+
+class _Worker(Generic[T]):
+    """One worker: a task that takes entries until it is retired or there will be no more."""
+
+    __slots__ = ("_accounts", "_logger", "_source", "cancelled", "crew", "entry", "task")
+
+    def __init__(
+        self, source: Source[T], accounts: Accounts, crew: _Crew[T], logger: logging.Logger
+    ) -> None:
+        self._source = source
+        self._accounts = accounts
+        self.crew = crew
+        self._logger = logger
+        self.task: asyncio.Task[None]
+        self.cancelled = False
+        #: What it holds while it is suspended; the pool takes it out of the hands of the stuck.
+        self.entry: Entry[T] | None = None
+
+    async def run(self) -> None:
+        source, accounts, crew = self._source, self._accounts, self.crew
+        call = crew.call
+        try:
+            while not crew.retired:
+                entry = source.take()
+                if entry is None:
+                    item = context = steps = awaited = None  # keep nothing alive while idle
+                    if await source.wait():
+                        continue
+                    return
+                _, item, context, ticket = entry
+                error: BaseException | None = None
+                try:
+                    coro = call(item) if ticket is None else ticket.run(call, item)
+                    steps = coro.__await__()
+                    awaited = context.run(next, steps, FINISHED)
+                except BaseException as raised:
+                    error = raised
+                else:
+                    if awaited is not FINISHED:
+                        error = await self._hold(entry, steps, awaited)
+                if error is not None:
+                    accounts.errors += 1
+                    error = await self._report(entry, error)
+                accounts.processed += 1
+                if accounts.joiners:
+                    accounts.settle()
+                if error is not None:
+                    try:
+                        raise error
+                    finally:
+                        error = None  # or frame and exception would keep each other alive
+        finally:
+            source.wake()
+
+    # An item that suspends in its first step comes here. A generator, because every level of
+    # ``await`` is one more to climb each time the loop resumes the worker.
+    @types.coroutine
+    def _hold(
+        self, entry: Entry[T], steps: Generator[Any, Any, Any], awaited: Any
+    ) -> Generator[Any, Any, BaseException | None]:
+        """See a suspended call to its end, and return what it raised, or None.
+
+        What is raised out of here is meant for the worker: CancelledError when it shall end, with
+        the entry given back, and GeneratorExit when its loop died. An item that raises
+        CancelledError of its own accord is an item that failed.
+        """
+        self.entry = entry
+        self._source.wake()
+        task = self.task
+        requests = _cancel_requests(task)
+        run = entry[2].run
+        error: BaseException | None = None
+        while awaited is not FINISHED:
+            thrown: BaseException | None = None
+            try:
+                yield awaited
+            except GeneratorExit:
+                self._let_go(entry)
+                run(steps.close)
+                raise
+            except BaseException as raised:
+                thrown = raised
+            try:
+                awaited = run(next, steps, FINISHED) if thrown is None else run(steps.throw, thrown)
+            except StopIteration:  # how throw() says that the coroutine returned
+                break
+            except BaseException as raised:
+                error = raised
+                break
+            finally:
+                thrown = None  # or frame and exception would keep each other alive
+        if self.entry is not entry:
+            raise asyncio.CancelledError("the pool gave this worker up and took its item")
+        if isinstance(error, asyncio.CancelledError) and (
+            self.cancelled or _cancel_requests(task) > requests
+        ):
+            self._let_go(entry)
+            try:
+                raise error
+            finally:
+                error = None
+        self.entry = None
+        return error
+
+    def _let_go(self, entry: Entry[T]) -> None:
+        if self.entry is not entry:  # the pool has taken it already
+            return
+        self.entry = None
+        self._source.give_back(entry)
+        if self.crew.is_threaded:
+            self._logger.warning(
+                "Worker function %s was cancelled but may still be running in its thread",
+                self.crew.label,
+            )
+
+    def give_up(self) -> None:
+        """Take the item from the hands of a worker that ignores its cancellation."""
+        if self.entry is not None:
+            entry, self.entry = self.entry, None
+            self._source.give_back(entry)
+            self._logger.error(
+                "Worker function %s ignored its cancellation and may still be running",
+                self.crew.label,
+            )
+
+    async def _report(self, entry: Entry[T], error: BaseException) -> BaseException | None:
+        """Hand a failed item to whoever waits for it, or the error handler, or the log.
+
+        Returns an exception that shall end the program, if one came up.
+        """
+        _, item, context, ticket = entry
+        awaited_by_somebody = ticket is not None and ticket.fail(error)
+        if isinstance(error, (KeyboardInterrupt, SystemExit)):
+            return error
+        if awaited_by_somebody:
+            return None
+        handler: Any = self.crew.error_handler
+        if handler is None:
+            self._logger.error("Worker function %s failed", self.crew.label, exc_info=error)
+            return None
+        failure: BaseException | None = None
+        awaited: Any = FINISHED
+        try:
+            result = context.run(handler, error, item)
+            if isawaitable(result):
+                steps: Any = result.__await__()
+                awaited = context.run(next, steps, FINISHED)
+        except BaseException as raised:
+            failure = raised
+        if awaited is not FINISHED:
+            failure = await self._hold(entry, steps, awaited)
+        if isinstance(failure, (KeyboardInterrupt, SystemExit)):
+            return failure
+        if failure is not None:
+            self._logger.error(
+                "Error handler failed on an error of worker function %s",
+                self.crew.label,
+                exc_info=failure,
+            )
+        return None
+
+
+class _Farewell:
+    """Somebody waits for some workers to leave, by their end or by being given up."""
+
+    def __init__(self, tasks: set[asyncio.Task[None]]) -> None:
+        self.tasks = tasks
+        self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def leave(self, task: asyncio.Task[None]) -> None:
+        self.tasks.discard(task)
+        if not self.tasks and not self.done.done():
+            self.done.set_result(None)
+
+
+class WorkerPool(Generic[T]):
+    """The workers of one queue. Its methods belong to the thread of the running loop."""
+
+    def __init__(
+        self, source: Source[T], accounts: Accounts, name: str, logger: logging.Logger
+    ) -> None:
+        self._source = source
+        self._accounts = accounts
+        self._name = name
+        self._logger = logger
+        self._crew: _Crew[T] | None = None
+        self._workers: dict[asyncio.Task[None], _Worker[T]] = {}
+        self._farewells: list[_Farewell] = []
+        self._made = 0
+
+    @property
+    def count(self) -> int:
+        """Workers that take items; those that only finish what they hold are not counted."""
+        return sum(1 for worker in self._workers.values() if not worker.crew.retired)
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether no worker is left, not even one that finishes what it holds."""
+        return not self._workers
+
+    def owns(self, task: asyncio.Task[Any] | None) -> bool:
+        """Whether ``task`` is one of the workers."""
+        return task in self._workers
+
+    def start(
+        self, func: WorkerFunc[T, Any], size: int, error_handler: ErrorHandler[T] | None
+    ) -> None:
+        """Replace the workers by ``size`` new ones, which begin at once."""
+        self.retire()
+        crew = self._crew = _Crew(func, size, error_handler)
+        loop = asyncio.get_running_loop()
+        for _ in range(size):
+            self._made += 1
+            worker = _Worker(self._source, self._accounts, crew, self._logger)
+            # In an empty context: a worker outlives the request that happened to start it, and
+            # must not carry that request's trace into the items of all others. Not through the
+            # loop's task factory: an eager one would run items before the pool knows the worker.
+            task = Context().run(
+                partial(_WorkerTask, worker.run(), loop=loop),
+                name=f"penstock-{self._name}-worker-{self._made}",
+            )
+            worker.task = task
+            self._workers[task] = worker
+            task.add_done_callback(partial(self._ended, worker))
+
+    def retire(self) -> None:
+        """Let the workers finish what they hold and take no more."""
+        if self._crew is not None:
+            self._crew.retired = True
+            self._crew = None
+            self._source.wake_all()
+
+    async def wait(self, timeout: float | None) -> None:
+        """Wait for the workers there are to end; cancel them after ``timeout`` seconds.
+
+        ``None`` waits as long as it takes. Cancelling this call cancels them at once. One that
+        is still there ``CANCEL_GRACE`` seconds after that, because its function ignores
+        cancellation, is given up and its item taken from it.
+        """
+        if not self._workers:
+            return
+        farewell = _Farewell(set(self._workers))
+        self._farewells.append(farewell)
+        try:
+            await asyncio.wait([farewell.done], timeout=timeout)
+        finally:
+            try:
+                await self._cancel(farewell)
+            finally:
+                self._farewells.remove(farewell)
+
+    async def _cancel(self, farewell: _Farewell) -> None:
+        for task in farewell.tasks:
+            worker = self._workers[task]
+            worker.cancelled = worker.crew.retired = True
+            task.cancel()
+        try:
+            if farewell.tasks:
+                await asyncio.wait([farewell.done], timeout=CANCEL_GRACE)
+        finally:
+            for task in [*farewell.tasks]:
+                self._workers[task].give_up()
+                self._leave(task)
+
+    def _leave(self, task: asyncio.Task[None]) -> None:
+        if self._workers.pop(task, None) is not None:
+            for farewell in self._farewells:
+                farewell.leave(task)
+
+    def abandon(self) -> None:
+        """Take all items back: the loop died under the workers, so they will never go on."""
+        self._crew = None
+        workers = [*self._workers.values()]
+        self._workers.clear()
+        for worker in workers:
+            worker.give_up()
+
+    def _ended(self, worker: _Worker[T], task: asyncio.Task[None]) -> None:
+        self._leave(task)
+        worker.crew.leave()
+        error = None if task.cancelled() else task.exception()
+        if isinstance(error, Exception):
+            self._logger.critical("A worker of queue %s died", self._name, exc_info=error)
