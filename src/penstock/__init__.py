@@ -24,8 +24,7 @@ from penstock.errors import (
 )
 from penstock.events import Event, Execution, ExecutionStatus
 from penstock.executors import AsyncExecutor, Executor
-from penstock.queue import QueueStatistics
-from penstock.queue import BoundedQueue, QueueStatus
+from penstock.queue import BoundedQueue, QueueStatistics, QueueStatus
 from penstock.work_queue import WorkQueue
 
 __all__ = [

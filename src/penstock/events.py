@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from uuid import uuid4
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 
 class ExecutionStatus(str, Enum):
@@ -47,7 +50,7 @@ class Event:
     id: str
     execution: Execution
 
-    def __new__(cls, *args: Any, **kwargs: Any) -> Event:  # noqa: PYI034 - Self is 3.11
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self:  # noqa: D102
         event = super().__new__(cls)
         event.id = str(uuid4())
         event.execution = Execution()

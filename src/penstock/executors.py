@@ -11,7 +11,7 @@ from collections.abc import AsyncIterable, Awaitable, Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from types import TracebackType
-from typing import Any, Generic, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 
 from penstock import _checks
 from penstock.calls import in_thread, is_async
@@ -21,6 +21,9 @@ from penstock.events import Event, ExecutionStatus
 from penstock.limits.limiter import WindowLimiter
 from penstock.results import each
 from penstock.work_queue import WorkQueue
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -164,7 +167,7 @@ class AsyncExecutor:
             if self._threads is not None:
                 self._threads.shutdown(wait=False)
 
-    async def __aenter__(self) -> AsyncExecutor:
+    async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(
@@ -285,7 +288,7 @@ class Executor(Generic[E]):
         return [event for event in self._events.values() if event.execution.status is status]
 
     def forget_ended(self) -> list[E]:
-        """Stop holding completed and failed events, and return them; for executors that live long."""
+        """Stop holding completed and failed events, and return them: a long life, bounded."""
         ended = self.completed + self.failed
         for event in ended:
             del self._events[event.id]
@@ -314,7 +317,7 @@ class Executor(Generic[E]):
             )
         return await self.queue.stop(timeout, drain=drain)
 
-    async def __aenter__(self) -> Executor[E]:
+    async def __aenter__(self) -> Self:
         await self.start()
         return self
 

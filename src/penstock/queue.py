@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from enum import Enum
 from types import TracebackType
-from typing import Any, Generic, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar
 
 from penstock import _checks
 from penstock.accounts import Accounts
@@ -19,6 +19,9 @@ from penstock.buffer import Buffer, Outcome
 from penstock.calls import AsyncCall, Entry, ErrorHandler, Ticket, WorkerFunc
 from penstock.errors import QueueEmptyError, QueueFullError, QueueStateError
 from penstock.workers import WorkerPool
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 T = TypeVar("T")
 
@@ -425,7 +428,7 @@ class BoundedQueue(Generic[T]):
         num_workers: int,
         error_handler: ErrorHandler[T] | None = None,
     ) -> None:
-        """Start ``num_workers`` workers that call ``worker_func`` on each item; start the queue too.
+        """Start workers that call ``worker_func`` on each item; start the queue too, if need be.
 
         Args:
             worker_func: takes an item; ``async def``, or a plain function, which runs in one of
@@ -590,7 +593,7 @@ class BoundedQueue(Generic[T]):
                 current_state=self._status.value,
             )
 
-    async def __aenter__(self) -> BoundedQueue[T]:
+    async def __aenter__(self) -> Self:
         await self.start()
         return self
 

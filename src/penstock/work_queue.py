@@ -18,7 +18,7 @@ from collections.abc import (
 from contextlib import aclosing, asynccontextmanager
 from functools import partial, wraps
 from types import TracebackType
-from typing import Any, Generic, Literal, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, overload
 
 from penstock import _checks
 from penstock._progress import progress_bar
@@ -28,6 +28,9 @@ from penstock.config import QueueConfig
 from penstock.protocols import Queue
 from penstock.queue import BoundedQueue, QueueStatus
 from penstock.results import ResultStream, each, workers_for
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -190,7 +193,7 @@ class WorkQueue(Generic[T]):
         """See :meth:`penstock.BoundedQueue.join`."""
         await self.queue.join()
 
-    async def __aenter__(self) -> WorkQueue[T]:
+    async def __aenter__(self) -> Self:
         await self.start()
         return self
 
@@ -450,21 +453,19 @@ class WorkQueue(Generic[T]):
 
 def _followed_by(advance: Callable[[], None], func: Callable[[T], Any]) -> Callable[[T], Any]:
     """``func``, of the same kind, and ``advance()`` after each call."""
-    if is_async(func):
 
-        @wraps(func)
-        async def call(item: T) -> Any:
-            try:
-                return await func(item)
-            finally:
-                advance()
-    else:
+    @wraps(func)
+    async def async_call(item: T) -> Any:
+        try:
+            return await func(item)
+        finally:
+            advance()
 
-        @wraps(func)
-        def call(item: T) -> Any:
-            try:
-                return func(item)
-            finally:
-                advance()
+    @wraps(func)
+    def plain_call(item: T) -> Any:
+        try:
+            return func(item)
+        finally:
+            advance()
 
-    return call
+    return async_call if is_async(func) else plain_call

@@ -41,6 +41,7 @@ class Source(Protocol[T]):
 
     async def wait(self) -> bool:
         """Return True when a look is worth it again, False when nothing will ever come."""
+        ...
 
     def wake(self) -> None:
         """A worker ends, or waits with an entry in its hands: call others to what is there."""
@@ -73,6 +74,8 @@ if sys.version_info >= (3, 11):
 else:
 
     class _WorkerTask(asyncio.Task[None]):
+        """Counts what ``cancelling()`` counts from Python 3.11 on."""
+
         requests = 0
 
         def cancel(self, msg: Any = None) -> bool:
@@ -262,11 +265,12 @@ class _Worker(Generic[T]):
             self._logger.error("Worker function %s failed", self.crew.label, exc_info=error)
             return None
         failure: BaseException | None = None
+        steps: Any = None
         awaited: Any = FINISHED
         try:
             result = context.run(handler, error, item)
             if isawaitable(result):
-                steps: Any = result.__await__()
+                steps = result.__await__()
                 awaited = context.run(next, steps, FINISHED)
         except BaseException as raised:
             failure = raised

@@ -23,6 +23,6 @@ class WindowLimiter:
         loop = asyncio.get_running_loop()
         async with self._turn:  # asyncio's lock is fair: whoever holds it is first in line
             # In a loop: a timer may fire a clock tick early, and that would be one too many.
-            while (wait := self._log.wait_time(loop.time())) > 0:
+            while (wait := self._log.wait_time(loop.time())) > 0:  # noqa: ASYNC110
                 await asyncio.sleep(wait)
             self._log.record(loop.time())
