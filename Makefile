@@ -1,0 +1,60 @@
+# Each target sets up all that it needs, on a machine that has only Python and make.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: help demo test lint format bench bench-quick examples test-all clean
+
+help:  ## Say what can be made
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV) || { echo "Python's venv module is missing (Debian: apt-get install python3-venv)"; exit 1; }
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade pip
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[cli,progress]' --group dev
+	touch $@
+
+demo: $(READY)  ## Send 500 HTTP requests through a queue to a server that pushes back
+	$(BIN)/python examples/demo.py
+
+test: $(READY)  ## Run all tests, with coverage
+	$(BIN)/python -m pytest --cov --cov-report=term
+
+lint: $(READY)  ## Check style and types
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/pyright
+
+format: $(READY)  ## Format the code
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+examples: $(READY)  ## Run every example
+	$(BIN)/python examples/run_all.py
+
+bench: $(READY)  ## Measure against peers and write benchmarks/README.md (about 5 minutes)
+	$(BIN)/python -m benchmarks.queue --write
+
+bench-quick: $(READY)  ## See that the benchmarks run
+	$(BIN)/python -m benchmarks.queue --quick
+
+# Every Python that runs here, one after the other, each in an environment of its own.
+PYTHONS ?= $(shell for p in python3.10 python3.11 python3.12 python3.13 python3.14; do $$p -c '' 2>/dev/null && echo $$p; done)
+
+test-all:  ## Run all tests under every Python that is installed
+	@for p in $(PYTHONS); do echo "== $$p" && $(MAKE) --no-print-directory test-one PYTHON=$$p VENV=.venv-$$p || exit 1; done
+
+.PHONY: test-one
+test-one: $(VENV)/.tests-ready
+	$(BIN)/python -m pytest -q
+
+$(VENV)/.tests-ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade pip
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[cli,progress]' --group test
+	touch $@
+
+clean:  ## Remove everything that was made
+	rm -rf .venv .venv-* build dist .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache .cache
