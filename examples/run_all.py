@@ -1,0 +1,28 @@
+"""Run every example in this folder that ends by itself, and say which failed."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+FOLDER = Path(__file__).parent
+#: Servers and helpers: others run them.
+NOT_BY_THEMSELVES = {"api_server.py", "demo.py", "make_requests.py", Path(__file__).name}
+
+
+def main() -> int:
+    """Run them one after the other; 1 if one failed."""
+    failed = []
+    for example in sorted(FOLDER.glob("*.py")):
+        if example.name in NOT_BY_THEMSELVES:
+            continue
+        print(f"== {example.name}", flush=True)
+        if subprocess.run([sys.executable, example], check=False, timeout=60).returncode:
+            failed.append(example.name)
+    print(f"failed: {', '.join(failed)}" if failed else "all examples ran")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
