@@ -6,13 +6,18 @@ import asyncio
 from typing import Any
 
 from penstock.buffer import Buffer
+from penstock.telemetry import names
 
 
 class Accounts:
-    """Counts what the workers do with the items of a buffer."""
+    """Counts what becomes of the items offered to a buffer. Knows nothing of the queue."""
 
     def __init__(self, buffer: Buffer[Any]) -> None:
         self._buffer = buffer
+        #: Puts that were refused for want of room, cancelled, or met by a stop while they waited.
+        self.full = self.cancelled = self.stopped = 0
+        #: Puts that had to wait, whatever became of them.
+        self.put_waits = 0
         #: Items that are done, well or badly, once each.
         self.processed = 0
         #: Failures of worker functions.
@@ -24,6 +29,16 @@ class Accounts:
     def unfinished(self) -> int:
         """Items accepted and not done."""
         return self._buffer.accepted - self.processed
+
+    def totals(self) -> dict[str, int]:
+        """What only grows, for telemetry; the names are its."""
+        return {
+            names.ACCEPTED: self._buffer.accepted,
+            names.FULL: self.full,
+            names.CANCELLED: self.cancelled,
+            names.STOPPED: self.stopped,
+            names.PROCESSED: self.processed,
+        }
 
     def count_finished(self) -> None:
         """An item is done. (Workers do the same in line.)"""

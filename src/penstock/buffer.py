@@ -19,7 +19,7 @@ from __future__ import annotations
 import asyncio
 from bisect import insort
 from collections import OrderedDict, deque
-from contextvars import Context, copy_context
+from contextvars import Context
 from enum import Enum
 from typing import Any, Generic, TypeVar
 
@@ -103,7 +103,7 @@ class Buffer(Generic[T]):
 
     # -- putting ------------------------------------------------------------------------------
 
-    def offer(self, item: T, ticket: Ticket | None) -> bool:
+    def offer(self, item: T, context: Context, ticket: Ticket | None) -> bool:
         """Take the item in if there is room. Putters that wait imply that there is none."""
         size = len(self._entries)
         if size >= self.maxsize:
@@ -111,16 +111,18 @@ class Buffer(Generic[T]):
         if size >= self.peak:
             self.peak = size + 1
         self._order = order = self._order + 1
-        self._entries.append((order, item, copy_context(), ticket))
+        self._entries.append((order, item, context, ticket))
         if self._takers and not self._called:
             self._call(1)
         return True
 
-    async def wait_for_room(self, item: T, ticket: Ticket | None, timeout: float | None) -> Outcome:
+    async def wait_for_room(
+        self, item: T, context: Context, ticket: Ticket | None, timeout: float | None
+    ) -> Outcome:
         """Wait in line for a slot, at most ``timeout`` seconds, and fill it."""
         loop = asyncio.get_running_loop()
         waiter: asyncio.Future[Outcome] = loop.create_future()
-        putter = _Putter(item, copy_context(), ticket, waiter)
+        putter = _Putter(item, context, ticket, waiter)
         self._putters[putter] = None
         timer = None if timeout is None else loop.call_later(timeout, self._expire, putter)
         try:

@@ -6,9 +6,12 @@ import asyncio
 import inspect
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Executor
+from contextlib import AbstractContextManager, nullcontext
 from contextvars import Context, copy_context
 from functools import partial
 from typing import Any, Final, TypeAlias, TypeVar
+
+from penstock.errors import QueueStateError
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -38,34 +41,59 @@ FINISHED: Final = _Finished()
 
 
 class Ticket:
-    """Somebody waits for the result of an item: the future, and perhaps a function of its own.
+    """What goes along with an item, where there is more than the item and its context.
 
-    ``call`` stands in for the function of whichever worker takes the item.
+    ``future``: somebody waits for the result. ``call``: stands in for the function of whichever
+    worker takes the item. Telemetry has a kind of ticket that observes what happens to the item.
     """
 
     __slots__ = ("call", "future")
 
-    def __init__(self, future: asyncio.Future[Any], call: AsyncCall[Any] | None = None) -> None:
+    def __init__(
+        self, future: asyncio.Future[Any] | None = None, call: AsyncCall[Any] | None = None
+    ) -> None:
         self.future = future
         self.call = call
 
+    @property
+    def is_unwanted(self) -> bool:
+        """Whether somebody waited for the result and no longer does."""
+        return self.future is not None and self.future.cancelled()
+
     async def run(self, call: AsyncCall[Any], item: Any) -> None:
-        """Call the function and pass on what it returns; skip it if nobody waits any more."""
-        if self.future.cancelled():
+        """Call the function and pass on what it returns; skip an item that is unwanted."""
+        if self.is_unwanted:
             return
-        result = await (self.call or call)(item)
-        if not self.future.done():
-            self.future.set_result(result)
+        self.succeed(await self._attempt(self.call or call, item))
+
+    def _attempt(self, call: AsyncCall[Any], item: Any) -> Awaitable[Any]:
+        return call(item)
 
     def fail(self, error: BaseException) -> bool:
-        """Pass on what the function raised; False if nobody waits any more."""
-        if self.future.done():
+        """Pass on what the function raised; False if nobody waits for it."""
+        if self.future is None or self.future.done():
             return False
         if isinstance(error, asyncio.CancelledError):
             self.future.cancel()  # to whoever awaits it this looks the same as the exception
         else:
             self.future.set_exception(error)
         return True
+
+    def handler_failed(self, error: BaseException) -> None:
+        """The error handler raised as well."""
+
+    def succeed(self, result: Any) -> None:
+        """Pass on a result, if somebody waits for it."""
+        if self.future is not None and not self.future.done():
+            self.future.set_result(result)
+
+    def taken_by_hand(self) -> None:
+        """The item was taken by ``get``, so no worker will tell its result."""
+        self.fail(QueueStateError("An item that is taken with get() has no result"))
+
+    def attempt(self, context: Context) -> AbstractContextManager[object]:
+        """What to process an item in that was taken by hand; ``context`` is that of its put."""
+        return nullcontext()
 
 
 def is_async(func: Callable[..., Any]) -> bool:

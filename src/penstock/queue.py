@@ -6,8 +6,8 @@ import asyncio
 import logging
 import math
 from asyncio import _get_running_loop
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, nullcontext
+from contextvars import Context, copy_context
 from dataclasses import dataclass
 from enum import Enum
 from types import TracebackType
@@ -18,6 +18,8 @@ from penstock.accounts import Accounts
 from penstock.buffer import Buffer, Outcome
 from penstock.calls import AsyncCall, Entry, ErrorHandler, Ticket, WorkerFunc
 from penstock.errors import QueueEmptyError, QueueFullError, QueueStateError
+from penstock.telemetry.api import Telemetry, default_telemetry
+from penstock.telemetry.spans import PutObservation
 from penstock.workers import WorkerPool
 
 if TYPE_CHECKING:
@@ -90,6 +92,8 @@ class BoundedQueue(Generic[T]):
         logger: gets state changes (INFO), refusals (WARNING, at most one a second) and errors of
             worker functions that have no handler; ``logging.getLogger("penstock")`` by default.
         name: what the queue is called in logs and telemetry. Queues of one name add up there.
+        telemetry: where its spans and metrics go, and which; by default OpenTelemetry's global
+            providers, and all.
 
     Raises:
         ValueError, TypeError: for an argument that is not allowed.
@@ -106,6 +110,7 @@ class BoundedQueue(Generic[T]):
         logger: logging.Logger | None = None,
         *,
         name: str | None = None,
+        telemetry: Telemetry | None = None,
     ) -> None:
         self._maxsize = _checks.positive_int(maxsize, "maxsize", "Queue maxsize must be at least 1")
         self._timeout = _checks.seconds(timeout)
@@ -120,9 +125,13 @@ class BoundedQueue(Generic[T]):
         self._pool: WorkerPool[T] = WorkerPool(
             self._buffer, self._accounts, self._name, self._logger
         )
+        if telemetry is None:
+            telemetry = default_telemetry()
+        elif not isinstance(telemetry, Telemetry):
+            raise TypeError(f"telemetry must be a penstock.telemetry.Telemetry, got {telemetry!r}")
+        self._probe = telemetry.watch(self, self._accounts.totals, self._buffer, self._maxsize)
+        self._is_observed = self._probe.is_on
         self._in_callers_hands = 0
-        self._put_waits = 0
-        self._backpressure_events = 0
         self._warn_at = -math.inf
 
     def __repr__(self) -> str:
@@ -196,7 +205,7 @@ class BoundedQueue(Generic[T]):
             "enqueued": self._buffer.accepted,
             "processed": self._accounts.processed,
             "errors": self._accounts.errors,
-            "backpressure_events": self._backpressure_events,
+            "backpressure_events": self._accounts.full,
         }
 
     def statistics(self) -> QueueStatistics:
@@ -211,8 +220,8 @@ class BoundedQueue(Generic[T]):
             enqueued=buffer.accepted,
             processed=accounts.processed,
             errors=accounts.errors,
-            backpressure_events=self._backpressure_events,
-            put_waits=self._put_waits,
+            backpressure_events=accounts.full,
+            put_waits=accounts.put_waits,
             inflight=accounts.unfinished - buffer.ready,
             unfinished=accounts.unfinished,
             worker_count=self._pool.count,
@@ -245,9 +254,12 @@ class BoundedQueue(Generic[T]):
             self._refuse("put")
         if timeout is not None:
             timeout = _checks.seconds(timeout)
-        if self._buffer.offer(item, None):
+        if self._is_observed():
+            return await self._put_observed(self._probe.observe_put(), item, timeout)
+        context = copy_context()
+        if self._buffer.offer(item, context, None):
             return True
-        return await self._put_into_full(item, None, timeout)
+        return await self._put_into_full(item, context, None, timeout)
 
     def put_nowait(self, item: T) -> None:
         """Like ``put(item, timeout=0)``, but raises ``QueueFullError`` instead of returning False.
@@ -258,7 +270,15 @@ class BoundedQueue(Generic[T]):
         """
         if _get_running_loop() is not self._open_on:
             self._refuse("put")
-        if not self._buffer.offer(item, None):
+        if self._is_observed():
+            with self._probe.observe_put() as put:
+                put.accepted = self._buffer.offer(item, put.context, put.ticket)
+                if not put.accepted:
+                    put.had_to_wait()
+            accepted = put.accepted
+        else:
+            accepted = self._buffer.offer(item, copy_context(), None)
+        if not accepted:
             self._note_backpressure()
             raise self._full_error()
 
@@ -285,29 +305,51 @@ class BoundedQueue(Generic[T]):
             self._refuse("put")
         if timeout is not None:
             timeout = _checks.seconds(timeout)
-        ticket = Ticket(asyncio.get_running_loop().create_future(), call)
-        if not (
-            self._buffer.offer(item, ticket) or await self._put_into_full(item, ticket, timeout)
-        ):
+        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        if self._is_observed():
+            put = self._probe.observe_put(future, call)
+            accepted = await self._put_observed(put, item, timeout)
+        else:
+            context, ticket = copy_context(), Ticket(future, call)
+            accepted = self._buffer.offer(item, context, ticket) or await self._put_into_full(
+                item, context, ticket, timeout
+            )
+        if not accepted:
             raise self._full_error()
-        return ticket.future
+        return future
 
-    async def _put_into_full(self, item: T, ticket: Ticket | None, timeout: float | None) -> bool:
+    async def _put_observed(self, put: PutObservation, item: T, timeout: float | None) -> bool:
+        with put:
+            put.accepted = self._buffer.offer(item, put.context, put.ticket)
+            if not put.accepted:
+                put.had_to_wait()
+                put.accepted = await self._put_into_full(item, put.context, put.ticket, timeout)
+            return put.accepted
+
+    async def _put_into_full(
+        self, item: T, context: Context, ticket: Ticket | None, timeout: float | None
+    ) -> bool:
         limit = self._timeout if timeout is None else timeout
         if limit > 0:
-            self._put_waits += 1
-            outcome = await self._buffer.wait_for_room(
-                item, ticket, None if limit == math.inf else limit
-            )
+            accounts = self._accounts
+            accounts.put_waits += 1
+            try:
+                outcome = await self._buffer.wait_for_room(
+                    item, context, ticket, None if limit == math.inf else limit
+                )
+            except asyncio.CancelledError:
+                accounts.cancelled += 1
+                raise
             if outcome is Outcome.ACCEPTED:
                 return True
             if outcome is Outcome.CLOSED:
+                accounts.stopped += 1
                 raise _state_error("put items", QueueStatus.STOPPING)
         self._note_backpressure()
         return False
 
     def _note_backpressure(self) -> None:
-        self._backpressure_events += 1
+        self._accounts.full += 1
         assert self._loop is not None
         now = self._loop.time()
         if now >= self._warn_at:
@@ -316,7 +358,7 @@ class BoundedQueue(Generic[T]):
                 "Queue %s is full: %d items wait, %d puts refused so far",
                 self._name,
                 self._maxsize,
-                self._backpressure_events,
+                self._accounts.full,
             )
 
     def _full_error(self) -> QueueFullError:
@@ -342,7 +384,7 @@ class BoundedQueue(Generic[T]):
 
         Cancelling a get loses nothing.
         """
-        return (await self._take(timeout))[1]
+        return self._into_callers_hands(await self._take(timeout))
 
     def get_nowait(self) -> T:
         """Like ``get(timeout=0)``, without ``await``.
@@ -351,7 +393,7 @@ class BoundedQueue(Generic[T]):
             QueueEmptyError: no item waits.
             QueueStateError: the queue is not processing.
         """
-        return self._take_nowait()[1]
+        return self._into_callers_hands(self._take_nowait())
 
     def task_done(self) -> None:
         """Say that an item taken with ``get`` is done.
@@ -365,9 +407,8 @@ class BoundedQueue(Generic[T]):
         self._in_callers_hands -= 1
         self._accounts.count_finished()
 
-    @asynccontextmanager
-    async def processing(self, timeout: float | None = None) -> AsyncIterator[T]:
-        """``async with queue.processing() as item``: a ``get`` and its ``task_done``.
+    def processing(self, timeout: float | None = None) -> AbstractAsyncContextManager[T]:
+        """``async with queue.processing() as item``: a ``get`` and its ``task_done``, traced.
 
         An exception in the block counts in ``errors`` and goes on to the caller. When the block is
         cancelled, the item is given back, as from a cancelled worker: it is the next to be taken.
@@ -375,18 +416,25 @@ class BoundedQueue(Generic[T]):
         Args:
             timeout: as in :meth:`get`; so are the exceptions.
         """
-        entry = await self._take(timeout)
-        try:
-            yield entry[1]
-        except (asyncio.CancelledError, GeneratorExit):
-            self._in_callers_hands -= 1
+        return _Processing(self, timeout)
+
+    def _into_callers_hands(self, entry: Entry[T]) -> T:
+        if entry[3] is not None:
+            entry[3].taken_by_hand()
+        return entry[1]
+
+    def _settle(self, entry: Entry[T], error: BaseException | None) -> None:
+        """The block in which an item was processed has ended, by ``error`` if that is one."""
+        self._in_callers_hands -= 1
+        ticket = entry[3]
+        if isinstance(error, (asyncio.CancelledError, GeneratorExit)):
             self._buffer.give_back(entry)
-            raise
-        except BaseException:
+            return
+        if error is not None:
             self._accounts.errors += 1
-            self.task_done()
-            raise
-        self.task_done()
+        if ticket is not None:
+            ticket.succeed(None) if error is None else ticket.fail(error)
+        self._accounts.count_finished()
 
     async def _take(self, timeout: float | None) -> Entry[T]:
         limit = _checks.optional_seconds(timeout)
@@ -409,12 +457,9 @@ class BoundedQueue(Generic[T]):
         if _get_running_loop() is not self._open_on:
             self._refuse("get")
         while (entry := self._buffer.take()) is not None:
-            ticket = entry[3]
             if _is_unwanted(entry):
                 self._accounts.count_finished()
                 continue
-            if ticket is not None:
-                ticket.fail(_state_error("tell the result of an item taken by get()", self._status))
             self._in_callers_hands += 1
             self._buffer.wake()
             return entry
@@ -647,9 +692,37 @@ class BoundedQueue(Generic[T]):
         raise AssertionError("a queue that is open here refused nothing")
 
 
+class _Processing(Generic[T]):
+    """The block of :meth:`BoundedQueue.processing`.
+
+    Not a generator: its span is the current one in the block, and the span that a generator makes
+    current before a ``yield`` cannot be put away properly after it.
+    """
+
+    def __init__(self, queue: BoundedQueue[T], timeout: float | None) -> None:
+        self._queue = queue
+        self._timeout = timeout
+
+    async def __aenter__(self) -> T:
+        self._entry = await self._queue._take(self._timeout)
+        _, item, context, ticket = self._entry
+        self._attempt = nullcontext() if ticket is None else ticket.attempt(context)
+        self._attempt.__enter__()
+        return item
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._attempt.__exit__(exc_type, exc, traceback)
+        self._queue._settle(self._entry, exc)
+
+
 def _is_unwanted(entry: Entry[Any]) -> bool:
     """Whether somebody waited for the result of this item and no longer does."""
-    return entry[3] is not None and entry[3].future.cancelled()
+    return entry[3] is not None and entry[3].is_unwanted
 
 
 def _state_error(what: str, status: QueueStatus) -> QueueStateError:

@@ -28,6 +28,7 @@ from penstock.config import QueueConfig
 from penstock.protocols import Queue
 from penstock.queue import BoundedQueue, QueueStatus
 from penstock.results import ResultStream, each, workers_for
+from penstock.telemetry import Telemetry
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -61,6 +62,7 @@ class WorkQueue(Generic[T]):
         *,
         name: str | None = None,
         queue: Queue[T] | None = None,
+        telemetry: Telemetry | None = None,
     ) -> None:
         if concurrency_limit is not None:
             concurrency_limit = _checks.positive_int(
@@ -68,7 +70,7 @@ class WorkQueue(Generic[T]):
             )
         self.concurrency_limit = concurrency_limit
         if queue is None:
-            queue = BoundedQueue(maxsize, timeout, logger, name=name)
+            queue = BoundedQueue(maxsize, timeout, logger, name=name, telemetry=telemetry)
         else:
             _checks.members(queue, "queue", Queue)
             if (maxsize, timeout, logger, name) != (100, 0.1, None, None):

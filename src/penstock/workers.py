@@ -96,7 +96,7 @@ class _Crew(Generic[T]):
         self.label = getattr(func, "__qualname__", None) or type(func).__qualname__
         self.error_handler = error_handler
         self.retired = False
-        self._size = self._left = size
+        self._size = self.left = size
         self._threads: ThreadPoolExecutor | None = None
 
     @property
@@ -110,8 +110,8 @@ class _Crew(Generic[T]):
 
     def leave(self) -> None:
         """One of the workers has ended; the last one closes the threads."""
-        self._left -= 1
-        if not self._left and self._threads is not None:
+        self.left -= 1
+        if not self.left and self._threads is not None:
             self._threads.shutdown(wait=False)
 
 
@@ -279,6 +279,8 @@ class _Worker(Generic[T]):
         if isinstance(failure, (KeyboardInterrupt, SystemExit)):
             return failure
         if failure is not None:
+            if ticket is not None:
+                ticket.handler_failed(failure)
             self._logger.error(
                 "Error handler failed on an error of worker function %s",
                 self.crew.label,
@@ -318,7 +320,8 @@ class WorkerPool(Generic[T]):
     @property
     def count(self) -> int:
         """Workers that take items; those that only finish what they hold are not counted."""
-        return sum(1 for worker in self._workers.values() if not worker.crew.retired)
+        crew = self._crew  # telemetry's reader asks from its own thread
+        return 0 if crew is None else crew.left
 
     @property
     def is_empty(self) -> bool:

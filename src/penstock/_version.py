@@ -1,0 +1,3 @@
+"""The version of penstock."""
+
+__version__ = "0.1.0"

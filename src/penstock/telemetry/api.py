@@ -1,0 +1,165 @@
+"""Telemetry: where the spans and metrics of queues go, and which there are."""
+
+from __future__ import annotations
+
+import logging
+import weakref
+from collections.abc import Callable, Sized
+from typing import Any, Final, Literal, get_args
+
+from opentelemetry import context as otel_context
+from opentelemetry import metrics, trace
+from opentelemetry.context import _SUPPRESS_INSTRUMENTATION_KEY
+from opentelemetry.metrics import MeterProvider
+from opentelemetry.trace import Span, Status, StatusCode, TracerProvider
+
+from penstock._version import __version__
+from penstock.telemetry import _sdk, names
+from penstock.telemetry.metrics import Instruments, Totals, Watched
+from penstock.telemetry.spans import Probe
+
+SpanMode = Literal["all", "process", "parent", "none"]
+Relation = Literal["parent", "link"]
+
+_logger = logging.getLogger("penstock")
+
+# One set of instruments for each meter, however many Telemetry objects share it: an SDK takes two
+# of one name for a mistake. The global one follows whatever provider is set later.
+_instruments: weakref.WeakKeyDictionary[MeterProvider, Instruments] = weakref.WeakKeyDictionary()
+_global_instruments: list[Instruments] = []
+
+
+def _instruments_of(provider: MeterProvider | None) -> Instruments:
+    if provider is None or provider is metrics.get_meter_provider():
+        if not _global_instruments:
+            meter = metrics.get_meter(names.SCOPE, __version__, schema_url=names.SCHEMA_URL)
+            _global_instruments.append(Instruments(meter))
+        return _global_instruments[0]
+    found = _instruments.get(provider)
+    if found is None:
+        meter = provider.get_meter(names.SCOPE, __version__, schema_url=names.SCHEMA_URL)
+        found = _instruments[provider] = Instruments(meter)
+    return found
+
+
+class Telemetry:
+    """Where the spans and metrics of queues go, and which there are.
+
+    Args:
+        tracer_provider, meter_provider: ``None``: the global ones, also when they are set after
+            the queue was made. Penstock itself never sets a global provider.
+        spans: ``"all"``; ``"process"``: no put spans; ``"parent"``: only under a sampled span;
+            ``"none"``.
+        relation: how the span of an attempt relates to that of the put. ``"parent"``: its child,
+            in the same trace. ``"link"``: a trace of its own. It is linked to the put either way.
+        record_exceptions: record the message and stack of what a worker function raises. With
+            False only its type is recorded: for messages that may hold what must not leave.
+
+    Raises:
+        ValueError, TypeError: for an argument that is not allowed.
+
+    Items themselves are never recorded. Telemetry never makes a put or a worker fail.
+    """
+
+    def __init__(
+        self,
+        tracer_provider: TracerProvider | None = None,
+        meter_provider: MeterProvider | None = None,
+        *,
+        spans: SpanMode = "all",
+        relation: Relation = "parent",
+        record_exceptions: bool = True,
+    ) -> None:
+        _check_provider(tracer_provider, TracerProvider, "tracer_provider")
+        _check_provider(meter_provider, MeterProvider, "meter_provider")
+        _check_choice(spans, SpanMode, "spans")
+        _check_choice(relation, Relation, "relation")
+        if not isinstance(record_exceptions, bool):
+            raise TypeError(f"record_exceptions must be a bool, got {record_exceptions!r}")
+        self.spans: Final = spans
+        self.relation: Final = relation
+        self.record_exceptions: Final = record_exceptions
+        self.tracer: Final = trace.get_tracer(
+            names.SCOPE, __version__, tracer_provider, names.SCHEMA_URL
+        )
+        self.instruments: Final = _instruments_of(meter_provider)
+        #: Asks whether anybody listens; asked at every put.
+        self.is_on: Final[Callable[[], bool]] = (
+            _sdk.is_set_up if tracer_provider is None and meter_provider is None else _yes
+        )
+        self._complained = False
+
+    def watch(self, queue: Watched, totals: Totals, line: Sized, capacity: int) -> Probe:
+        """Export the counts of ``queue`` while it lives; the probe observes its items."""
+        self.instruments.watch(queue, totals)
+        return Probe(self, queue.name, capacity, line)
+
+    # -- for the probes -----------------------------------------------------------------------
+
+    def is_suppressed(self, context: otel_context.Context | None = None) -> bool:
+        """Whether somebody, an exporter for one, asked that nothing be instrumented here."""
+        return bool(otel_context.get_value(_SUPPRESS_INSTRUMENTATION_KEY, context))
+
+    def wants_put_span(self) -> bool:
+        """Whether a put that is made now gets a span."""
+        if self.spans == "all":
+            return not self.is_suppressed()
+        return self.spans == "parent" and _is_sampled(None) and not self.is_suppressed()
+
+    def wants_process_span(self, context: otel_context.Context) -> bool:
+        """Whether an attempt whose item has this context gets a span."""
+        return self.spans in ("all", "process") or (self.spans == "parent" and _is_sampled(context))
+
+    def record_error(self, span: Span, error: BaseException) -> None:
+        """Mark ``span`` as failed by ``error``, as OpenTelemetry's conventions have it."""
+        span.set_attribute(names.ERROR_TYPE, names.error_type(error))
+        if self.record_exceptions:
+            span.record_exception(error)
+            span.set_status(Status(StatusCode.ERROR, str(error)))
+        else:
+            span.set_status(Status(StatusCode.ERROR))
+
+    def count_error(self, probe: Probe, error: BaseException) -> None:
+        """Count a failure of a worker function or an error handler."""
+        try:
+            self.instruments.worker_errors.add(
+                1, {**probe.attributes, names.ERROR_TYPE: names.error_type(error)}
+            )
+        except Exception:
+            self.complain()
+
+    def complain(self) -> None:
+        """Log the exception under way, the first time that telemetry fails."""
+        if not self._complained:
+            self._complained = True
+            _logger.error("Telemetry failed; the queue goes on. This is logged once", exc_info=True)
+
+
+def _yes() -> bool:
+    return True
+
+
+def _is_sampled(context: otel_context.Context | None) -> bool:
+    # Not is_recording(): a span that has ended says no, and the put has ended when its item runs.
+    return trace.get_current_span(context).get_span_context().trace_flags.sampled
+
+
+def _check_provider(value: Any, kind: type, name: str) -> None:
+    if value is not None and not isinstance(value, kind):
+        raise TypeError(f"{name} must be a {kind.__name__} or None, got {value!r}")
+
+
+def _check_choice(value: Any, choices: Any, name: str) -> None:
+    allowed = get_args(choices)
+    if value not in allowed:
+        raise ValueError(f"{name} must be one of {', '.join(map(repr, allowed))}, got {value!r}")
+
+
+_default: list[Telemetry] = []
+
+
+def default_telemetry() -> Telemetry:
+    """What a queue uses that is given none: the global providers, and every default."""
+    if not _default:
+        _default.append(Telemetry())
+    return _default[0]

@@ -1,0 +1,119 @@
+"""OpenTelemetry for programs that have not set it up themselves."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any, Literal
+from urllib.parse import urlsplit
+
+Protocol = Literal["grpc", "http/protobuf"]
+
+_done = False
+
+
+def setup(
+    service_name: str | None = None,
+    endpoint: str | None = None,
+    *,
+    protocol: Protocol | None = None,
+    headers: Mapping[str, str] | None = None,
+    resource_attributes: Mapping[str, Any] | None = None,
+) -> None:
+    """Send the traces and metrics of this program to an OTLP receiver.
+
+    Args:
+        service_name: what the program is called in Jaeger and Grafana; ``OTEL_SERVICE_NAME``
+            counts if it is left out.
+        endpoint: the URL of a collector or of Jaeger, ``http://localhost:4317`` for example.
+            Without it ``OTEL_EXPORTER_OTLP_ENDPOINT`` counts, and then OpenTelemetry's default.
+        protocol: ``"grpc"``, usually on port 4317, or ``"http/protobuf"``, usually on 4318. Without
+            it ``OTEL_EXPORTER_OTLP_PROTOCOL`` counts, then the endpoint's port, then gRPC.
+        headers: sent with every export, for a token perhaps.
+        resource_attributes: what else describes the program, ``{"deployment.environment.name":
+            "test"}`` for example; added to ``OTEL_RESOURCE_ATTRIBUTES``.
+
+    Raises:
+        RuntimeError: called a second time, or something else has set global providers: then
+            telemetry goes there already.
+        ImportError: without the extra: ``pip install 'penstock[otel]'``.
+        ValueError: for an argument that is not allowed.
+
+    Opt-in, and for programs: it sets the global providers, which a library should never do. Other
+    standard ``OTEL_*`` variables (sampler, batch sizes, export interval) are respected. What has
+    not been sent yet is sent when the interpreter exits.
+    """
+    global _done  # noqa: PLW0603 - the global providers can be set only once
+    _check_endpoint(endpoint)
+    chosen = _choose_protocol(protocol, endpoint)
+    try:
+        from opentelemetry import metrics, trace
+        from opentelemetry.sdk.metrics import MeterProvider
+        from opentelemetry.sdk.metrics.export import PeriodicExportingMetricReader
+        from opentelemetry.sdk.resources import SERVICE_NAME, Resource
+        from opentelemetry.sdk.trace import TracerProvider
+        from opentelemetry.sdk.trace.export import BatchSpanProcessor
+
+        span_exporter, metric_exporter = _exporters(chosen, endpoint, headers)
+    except ImportError as error:
+        raise ImportError(
+            "penstock.telemetry.setup() needs the OpenTelemetry SDK: "
+            f"pip install 'penstock[otel]' ({error})"
+        ) from None
+    from penstock.telemetry._sdk import is_set_up
+
+    if _done or is_set_up():
+        raise RuntimeError(
+            "OpenTelemetry is set up already; call penstock.telemetry.setup() once, or not at all "
+            "in a program that sets its own providers"
+        )
+    attributes = dict(resource_attributes or {})
+    if service_name is not None:
+        attributes[SERVICE_NAME] = service_name
+    resource = Resource.create(attributes)
+    tracer_provider = TracerProvider(resource=resource)
+    tracer_provider.add_span_processor(BatchSpanProcessor(span_exporter))
+    meter_provider = MeterProvider(
+        [PeriodicExportingMetricReader(metric_exporter)], resource=resource
+    )
+    trace.set_tracer_provider(tracer_provider)
+    metrics.set_meter_provider(meter_provider)
+    _done = True
+
+
+def _check_endpoint(endpoint: str | None) -> None:
+    if endpoint is None:
+        return
+    parts = urlsplit(endpoint)
+    if parts.scheme not in ("http", "https") or not parts.netloc:
+        raise ValueError(f"endpoint must be a URL like http://localhost:4317, got {endpoint!r}")
+
+
+def _choose_protocol(protocol: str | None, endpoint: str | None) -> str:
+    chosen = protocol or os.environ.get("OTEL_EXPORTER_OTLP_PROTOCOL")
+    if chosen is None:
+        port = None if endpoint is None else urlsplit(endpoint).port
+        return "http/protobuf" if port == 4318 else "grpc"
+    if chosen not in ("grpc", "http/protobuf"):
+        raise ValueError(f'protocol must be "grpc" or "http/protobuf", got {chosen!r}')
+    return chosen
+
+
+def _exporters(protocol: str, endpoint: str | None, headers: Mapping[str, str] | None) -> Any:
+    extra = None if headers is None else dict(headers)
+    if protocol == "grpc":
+        from opentelemetry.exporter.otlp.proto.grpc.metric_exporter import OTLPMetricExporter
+        from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
+
+        return (
+            OTLPSpanExporter(endpoint=endpoint, headers=extra),
+            OTLPMetricExporter(endpoint=endpoint, headers=extra),
+        )
+    from opentelemetry.exporter.otlp.proto.http import metric_exporter, trace_exporter
+
+    # Over HTTP an endpoint that is passed in is taken as it is: the paths are ours to add.
+    base = None if endpoint is None else endpoint.rstrip("/")
+    return (
+        trace_exporter.OTLPSpanExporter(endpoint=base and f"{base}/v1/traces", headers=extra),
+        metric_exporter.OTLPMetricExporter(endpoint=base and f"{base}/v1/metrics", headers=extra),
+    )

@@ -1,0 +1,66 @@
+"""Every name that penstock gives to a span, a metric or an attribute, once.
+
+The names are our own: OpenTelemetry's conventions for messaging are for brokers between processes,
+and say so. Their shapes are mirrored. Units are UCUM codes, as OpenTelemetry wants them.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+#: The version of OpenTelemetry's conventions that ``error.type`` and the shapes follow.
+SCHEMA_URL: Final = "https://opentelemetry.io/schemas/1.37.0"
+#: The name of the tracer and of the meter.
+SCOPE: Final = "penstock"
+
+# Spans: the operation, a space, the name of the queue.
+PUT: Final = "put"
+BACKPRESSURE: Final = "backpressure"
+PROCESS: Final = "process"
+
+# Attributes of spans; the first three are there when the span starts, for samplers.
+QUEUE_NAME: Final = "penstock.queue.name"
+OPERATION: Final = "penstock.operation"
+ATTEMPT: Final = "penstock.attempt"
+QUEUE_SIZE: Final = "penstock.queue.size"
+QUEUE_CAPACITY: Final = "penstock.queue.capacity"
+WAIT_TIME: Final = "penstock.wait_time"
+WORKER_ID: Final = "penstock.worker.id"
+PUT_OUTCOME: Final = "penstock.put.outcome"
+ERROR_TYPE: Final = "error.type"
+
+# Values of penstock.put.outcome.
+ACCEPTED: Final = "accepted"
+FULL: Final = "full"
+CANCELLED: Final = "cancelled"
+STOPPED: Final = "stopped"
+#: Beside the outcomes, what else only grows.
+PROCESSED: Final = "processed"
+OUTCOMES: Final = (ACCEPTED, FULL, CANCELLED, STOPPED)
+
+# Metrics.
+SIZE_METRIC: Final = "penstock.queue.size"
+CAPACITY_METRIC: Final = "penstock.queue.capacity"
+PUT_ITEMS_METRIC: Final = "penstock.put.items"
+BACKPRESSURE_EVENTS_METRIC: Final = "penstock.backpressure.events"
+BACKPRESSURE_WAIT_METRIC: Final = "penstock.backpressure.wait_time"
+ITEM_WAIT_METRIC: Final = "penstock.item.wait_time"
+DURATION_METRIC: Final = "penstock.process.duration"
+PROCESS_ITEMS_METRIC: Final = "penstock.process.items"
+WORKER_ERRORS_METRIC: Final = "penstock.worker.errors"
+INFLIGHT_METRIC: Final = "penstock.item.inflight"
+WORKER_COUNT_METRIC: Final = "penstock.worker.count"
+
+#: What the histograms advise: 0.1 ms to 10 s.
+SECONDS_BUCKETS: Final = (
+    0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5,
+    5.0, 10.0,
+)  # fmt: skip
+
+
+def error_type(error: BaseException) -> str:
+    """The value of ``error.type``: the qualified name of the class, bare for built-in ones."""
+    cls = type(error)
+    if cls.__module__ == "builtins":
+        return cls.__qualname__
+    return f"{cls.__module__}.{cls.__qualname__}"
