@@ -20,6 +20,7 @@ from penstock.errors import QueueStateError
 from penstock.events import Event, ExecutionStatus
 from penstock.limits.limiter import WindowLimiter
 from penstock.results import each
+from penstock.telemetry import Telemetry
 from penstock.work_queue import WorkQueue
 
 if TYPE_CHECKING:
@@ -187,7 +188,7 @@ class Executor(Generic[E]):
         event_type: a subclass of :class:`penstock.Event`; only such events are taken.
         queue_config: how many events wait, how many run at once, and that at most
             ``queue_capacity`` start in any stretch of ``capacity_refresh_time`` seconds.
-        logger, name: as for :class:`penstock.BoundedQueue`.
+        logger, name, telemetry: as for :class:`penstock.BoundedQueue`.
 
     Raises:
         TypeError: for an argument that is not allowed.
@@ -202,6 +203,7 @@ class Executor(Generic[E]):
         *,
         logger: logging.Logger | None = None,
         name: str | None = None,
+        telemetry: Telemetry | None = None,
     ) -> None:
         if not (isinstance(event_type, type) and issubclass(event_type, Event)):
             raise TypeError(f"event_type must be a subclass of penstock.Event, got {event_type!r}")
@@ -209,7 +211,9 @@ class Executor(Generic[E]):
             raise TypeError(f"{event_type.__qualname__}.invoke must be async def")
         config = QueueConfig() if queue_config is None else queue_config
         self.event_type = event_type
-        self.queue: WorkQueue[E] = WorkQueue.from_config(config, logger=logger, name=name)
+        self.queue: WorkQueue[E] = WorkQueue.from_config(
+            config, logger=logger, name=name, telemetry=telemetry
+        )
         self._limiter = WindowLimiter(config.queue_capacity, config.capacity_refresh_time)
         self._logger = logging.getLogger("penstock") if logger is None else logger
         self._events: dict[str, E] = {}

@@ -41,11 +41,11 @@ class WorkQueue(Generic[T]):
     """A queue with what one needs around it: process, batch_process, submit, map.
 
     Args:
-        maxsize, timeout, logger, name: as for :class:`penstock.BoundedQueue`.
+        maxsize, timeout, logger, name, telemetry: as for :class:`penstock.BoundedQueue`.
         concurrency_limit: how many workers ``process``, ``batch_process`` and ``map`` start when
             they are not told, at least 1. ``None``: one.
         queue: a queue to use instead of a new ``BoundedQueue``; it has its own maxsize, timeout,
-            logger and name, so these must be left alone then.
+            logger, name and telemetry, so these must be left out then.
 
     Raises:
         ValueError, TypeError: for an argument that is not allowed.
@@ -73,9 +73,9 @@ class WorkQueue(Generic[T]):
             queue = BoundedQueue(maxsize, timeout, logger, name=name, telemetry=telemetry)
         else:
             _checks.members(queue, "queue", Queue)
-            if (maxsize, timeout, logger, name) != (100, 0.1, None, None):
+            if (maxsize, timeout, logger, name, telemetry) != (100, 0.1, None, None, None):
                 raise ValueError(
-                    f"queue={queue!r} has its own maxsize, timeout, logger and name; "
+                    f"queue={queue!r} has its own maxsize, timeout, logger, name and telemetry; "
                     "set them there and leave them out here"
                 )
         self.queue: Queue[T] = queue
@@ -83,8 +83,13 @@ class WorkQueue(Generic[T]):
 
     @classmethod
     def from_config(
-        cls, config: QueueConfig, *, logger: logging.Logger | None = None, name: str | None = None
-    ) -> WorkQueue[T]:
+        cls,
+        config: QueueConfig,
+        *,
+        logger: logging.Logger | None = None,
+        name: str | None = None,
+        telemetry: Telemetry | None = None,
+    ) -> Self:
         """Make a queue of ``config.queue_capacity`` and ``config.concurrency_limit``.
 
         Raises:
@@ -97,6 +102,7 @@ class WorkQueue(Generic[T]):
             concurrency_limit=config.concurrency_limit,
             logger=logger,
             name=name,
+            telemetry=telemetry,
         )
 
     def __repr__(self) -> str:

@@ -31,9 +31,11 @@ class Watched(Protocol):
     @property
     def name(self) -> str:
         """What the queue is called."""
+        ...
 
     def statistics(self) -> Any:
         """A ``QueueStatistics``."""
+        ...
 
 
 class _Watch(NamedTuple):
