@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import threading
 from collections.abc import Callable, Coroutine
 from types import FrameType
 from typing import Any
@@ -27,10 +28,9 @@ class SignalStop:
         self._second = second
         self._tasks: list[asyncio.Task[Any]] = []
         self._before: dict[int, Any] = {}
-        wanted = [signal.Signals(number) for number in signals]
         # signal.signal and not loop.add_signal_handler, which would forget what was there before
         # (asyncio's own handling of Ctrl-C, for one) and does not exist on Windows.
-        for number in wanted:
+        for number in signals:
             self._before[number] = signal.signal(number, self._on_signal)
 
     def release(self) -> None:
@@ -58,3 +58,13 @@ class SignalStop:
             await self._first()
         finally:
             self.release()
+
+
+def check_signals(signals: tuple[int, ...]) -> None:
+    """Refuse what is no signal, one that nobody can catch, and the wrong thread to catch it in."""
+    uncatchable = {getattr(signal, name, None) for name in ("SIGKILL", "SIGSTOP")}
+    for number in signals:
+        if isinstance(number, bool) or number not in set(signal.Signals) - uncatchable:
+            raise ValueError(f"signals must be ones that can be caught, got {number!r}")
+    if threading.current_thread() is not threading.main_thread():
+        raise ValueError("signals can be caught in the main thread only")

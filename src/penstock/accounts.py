@@ -51,6 +51,10 @@ class Accounts:
         if not self.unfinished:
             self._wake_joiners(True)
 
+    def forget_joiners(self) -> None:
+        """Their loop was closed, so they will never go on."""
+        self.joiners = []
+
     def dismiss(self) -> None:
         """Tell the joiners that what is left will not be done."""
         self._wake_joiners(False)

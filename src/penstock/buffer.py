@@ -64,7 +64,8 @@ class Buffer(Generic[T]):
         self._granted: dict[int, _Putter[T]] = {}
         self._order = 0
         self._withdrawn = 0
-        self._called = 0
+        # Those called that have not arrived yet.
+        self._called: set[asyncio.Future[bool]] = set()
         # Ordered dicts, for removal from the middle in constant time.
         self._putters: OrderedDict[_Putter[T], None] = OrderedDict()
         self._takers: OrderedDict[asyncio.Future[bool], None] = OrderedDict()
@@ -198,20 +199,17 @@ class Buffer(Generic[T]):
         self._takers[waiter] = None
         timer = None if timeout is None else loop.call_later(timeout, self._give_up, waiter)
         try:
-            called = await waiter
+            return await waiter
         except BaseException:
-            if waiter in self._takers:
-                del self._takers[waiter]
-            elif not waiter.cancelled() and waiter.result():
-                self._called -= 1
+            self._takers.pop(waiter, None)
+            if waiter in self._called:
+                self._called.discard(waiter)
                 self.wake()
             raise
         finally:
+            self._called.discard(waiter)
             if timer is not None:
                 timer.cancel()
-        if called:
-            self._called -= 1
-        return called
 
     def _give_up(self, waiter: asyncio.Future[bool]) -> None:
         if waiter in self._takers and not waiter.done():
@@ -226,7 +224,7 @@ class Buffer(Generic[T]):
     def wake(self) -> None:
         """Call takers to the entries that nobody is on the way to."""
         if self._takers:
-            self._call(len(self._entries) + len(self._returned) - self._called)
+            self._call(len(self._entries) + len(self._returned) - len(self._called))
 
     def wake_all(self) -> None:
         """Call every taker: something other than an entry is news to it."""
@@ -237,17 +235,20 @@ class Buffer(Generic[T]):
             waiter, _ = self._takers.popitem(last=False)
             if not waiter.done() and not waiter.get_loop().is_closed():
                 waiter.set_result(True)
-                self._called += 1
+                self._called.add(waiter)
                 count -= 1
 
     # -- opening and closing ------------------------------------------------------------------
 
     def open(self) -> None:
-        """Let entries in. Whoever still waits does so on a loop that is gone: forget them."""
+        """Let entries in."""
+        self.closed = False
+
+    def forget_waiters(self) -> None:
+        """Forget putters and takers: their loop was closed, so they will never go on."""
         self._forget_putters()
         self._takers.clear()
-        self._called = 0
-        self.closed = False
+        self._called.clear()
 
     def close(self) -> None:
         """Let no entry in: every putter that waits is told so, and every taker looks around."""

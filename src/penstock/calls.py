@@ -69,6 +69,10 @@ class Ticket:
     def _attempt(self, call: AsyncCall[Any], item: Any) -> Awaitable[Any]:
         return call(item)
 
+    def forget_future(self) -> None:
+        """The loop of whoever waits was closed."""
+        self.future = None
+
     def fail(self, error: BaseException) -> bool:
         """Pass on what the function raised; False if nobody waits for it."""
         if self.future is None or self.future.done():
@@ -101,7 +105,7 @@ def is_async(func: Callable[..., Any]) -> bool:
     if inspect.iscoroutinefunction(func):
         return True
     return not inspect.isroutine(func) and inspect.iscoroutinefunction(
-        getattr(func, "__call__", None)  # noqa: B004 - the method, not whether it has one
+        getattr(type(func), "__call__", None)  # noqa: B004 - the method, not whether it has one
     )
 
 
@@ -117,7 +121,7 @@ def as_async(func: WorkerFunc[T, Any], threads: Callable[[], Executor | None]) -
 
 
 async def in_thread(
-    threads: Executor | None, func: Callable[..., Any], *args: Any, **kwargs: Any
+    threads: Executor | None, func: Callable[..., Any], /, *args: Any, **kwargs: Any
 ) -> Any:
     """Call a plain function in a thread, in a copy of the context.
 
@@ -125,14 +129,26 @@ async def in_thread(
     around an async function works.
     """
     loop = asyncio.get_running_loop()
-    call = partial(copy_context().run, _plain, func, *args, **kwargs)
-    result = await loop.run_in_executor(threads, call)
+    call = partial(copy_context().run, _outcome_of, func, *args, **kwargs)
+    result, error = await loop.run_in_executor(threads, call)
+    if error is not None:
+        try:
+            raise error
+        finally:
+            error = None  # or frame and exception would keep each other alive
     return await result if inspect.isawaitable(result) else result
 
 
-def _plain(func: Callable[..., R], *args: Any, **kwargs: Any) -> R:
+def _outcome_of(
+    func: Callable[..., Any], /, *args: Any, **kwargs: Any
+) -> tuple[Any, BaseException | None]:
+    # Handed over as a value: a future cannot hold a StopIteration, and would throw a GeneratorExit
+    # into whoever awaits it, as if it were being closed.
     try:
-        return func(*args, **kwargs)
+        return func(*args, **kwargs), None
     except StopIteration as error:
-        # No future can hold a StopIteration; an async function turns it into this as well.
-        raise RuntimeError("the function raised StopIteration") from error
+        substitute = RuntimeError("the function raised StopIteration")
+        substitute.__cause__ = error  # an async function turns it into the same
+        return None, substitute
+    except BaseException as error:  # noqa: BLE001 - raised again where it is awaited
+        return None, error

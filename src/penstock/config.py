@@ -28,6 +28,13 @@ class QueueConfig(BaseModel):
     capacity_refresh_time: float = Field(default=1.0, allow_inf_nan=False)
     concurrency_limit: int | None = None
 
+    @field_validator("*", mode="before")
+    @classmethod
+    def _refuse_bool(cls, value: object) -> object:
+        if isinstance(value, bool):  # which pydantic would take for 0 or 1
+            raise ValueError(f"must be a number, got {value}")
+        return value
+
     @field_validator("queue_capacity")
     @classmethod
     def _check_capacity(cls, value: int) -> int:

@@ -52,8 +52,9 @@ class Event:
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:  # noqa: D102
         event = super().__new__(cls)
-        event.id = str(uuid4())
-        event.execution = Execution()
+        # Around the class's own __setattr__, which may refuse: a frozen dataclass has one.
+        object.__setattr__(event, "id", str(uuid4()))
+        object.__setattr__(event, "execution", Execution())
         return event
 
     async def invoke(self) -> Any:

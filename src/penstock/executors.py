@@ -14,6 +14,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 
 from penstock import _checks
+from penstock._loop_local import LoopLocal
 from penstock.calls import in_thread, is_async
 from penstock.config import QueueConfig
 from penstock.errors import QueueStateError
@@ -47,7 +48,7 @@ class AsyncExecutor:
                 max_concurrency, "max_concurrency", "Maximum concurrency must be at least 1"
             )
         self.max_concurrency = max_concurrency
-        self._slots = asyncio.Semaphore(max_concurrency or sys.maxsize)
+        self._slots = LoopLocal(lambda: asyncio.Semaphore(max_concurrency or sys.maxsize))
         self._calls: set[asyncio.Task[Any]] = set()
         self._cut_off: set[asyncio.Task[Any]] = set()
         self._threads: ThreadPoolExecutor | None = None
@@ -79,13 +80,19 @@ class AsyncExecutor:
         call = asyncio.create_task(self._call(func, args, kwargs))
         self._calls.add(call)
         try:
-            return await call
+            await asyncio.wait([call])
         except asyncio.CancelledError:
-            if call in self._cut_off:
+            call.cancel()
+            await asyncio.wait([call])
+            if not call.cancelled():
+                call.exception()  # looked at, so that asyncio does not complain
+            raise
+        else:
+            if call.cancelled() and call in self._cut_off:
                 raise QueueStateError(
                     "The executor was shut down before the call was over", current_state="stopped"
-                ) from None
-            raise
+                )
+            return call.result()
         finally:
             self._calls.discard(call)
             self._cut_off.discard(call)
@@ -93,7 +100,7 @@ class AsyncExecutor:
     async def _call(
         self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
-        async with self._slots:
+        async with self._slots.get():
             if is_async(func):
                 return await func(*args, **kwargs)
             if self._threads is None and self.max_concurrency is not None:
@@ -114,26 +121,32 @@ class AsyncExecutor:
         _checks.function(func, "func", "item")
         turns = asyncio.Semaphore(self.max_concurrency or sys.maxsize)
         calls: list[asyncio.Task[Any]] = []
-        failed = False
+        failure: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
         def on_done(call: asyncio.Task[Any]) -> None:
-            nonlocal failed
-            failed = failed or call.cancelled() or call.exception() is not None
-            turns.release()
+            if not call.cancelled() and call.exception() is None:
+                turns.release()
+            elif not failure.done():  # and no turn for another
+                failure.set_result(None)
 
-        try:
+        async def feed() -> None:
             async with aclosing(each(items)) as source:
                 async for item in source:
                     await turns.acquire()
-                    if failed:
-                        break
                     calls.append(asyncio.create_task(self.execute(func, item)))
                     calls[-1].add_done_callback(on_done)
+
+        feeder = asyncio.create_task(feed())
+        try:
+            await asyncio.wait([feeder, failure], return_when=asyncio.FIRST_COMPLETED)
+            if not failure.done():
+                await feeder
             return list(await asyncio.gather(*calls))
         finally:
-            for call in calls:
-                call.cancel()
-            await asyncio.gather(*calls, return_exceptions=True)
+            everything = [feeder, *calls]
+            for task in everything:
+                task.cancel()
+            await asyncio.gather(*everything, return_exceptions=True)
 
     async def shutdown(self, timeout: float | None = None) -> None:
         """Start no more calls, and wait for those there are.
@@ -219,7 +232,7 @@ class Executor(Generic[E]):
         self._events: dict[str, E] = {}
         self._unsettled: set[str] = set()
         self._unforwarded: deque[E] = deque()
-        self._forwarding = asyncio.Lock()
+        self._forwarding = LoopLocal(asyncio.Lock)
 
     def append(self, event: E) -> None:
         """Add an event; :meth:`forward` sends it on its way.
@@ -244,7 +257,7 @@ class Executor(Generic[E]):
 
         When this is cancelled, the events not yet moved are moved by the next call.
         """
-        async with self._forwarding:
+        async with self._forwarding.get():
             while self._unforwarded:
                 await self.queue.put(self._unforwarded[0], timeout=math.inf)
                 self._unforwarded.popleft()
@@ -338,16 +351,18 @@ class Executor(Generic[E]):
             await self.stop(timeout=0, drain=False)
 
     async def _run(self, event: E) -> None:
-        await self._limiter.acquire()
         clock = asyncio.get_running_loop().time
         execution = event.execution
-        started = clock()
-        execution.status = ExecutionStatus.PROCESSING
         self._unsettled.add(event.id)
+        started: float | None = None
         try:
+            await self._limiter.acquire()
+            started = clock()
+            execution.status = ExecutionStatus.PROCESSING
             result = await event.invoke()
         except asyncio.CancelledError:
-            execution.status = ExecutionStatus.CANCELLED
+            if started is not None:
+                execution.status = ExecutionStatus.CANCELLED
             raise
         except BaseException as error:
             execution.status = ExecutionStatus.FAILED
@@ -359,8 +374,10 @@ class Executor(Generic[E]):
             # An event may have recorded its result itself.
             execution.result = execution.result if result is None else result
         finally:
-            execution.duration = clock() - started
-            self._unsettled.discard(event.id)
+            if started is not None:
+                execution.duration = clock() - started
+            if execution.status is not ExecutionStatus.PENDING:
+                self._unsettled.discard(event.id)
 
 
 def _recorded_already(error: Exception, event: Event) -> None:

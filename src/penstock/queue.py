@@ -132,6 +132,7 @@ class BoundedQueue(Generic[T]):
         self._probe = telemetry.watch(self, self._accounts.totals, self._buffer, self._maxsize)
         self._is_observed = self._probe.is_on
         self._in_callers_hands = 0
+        self._stops = 0
         self._warn_at = -math.inf
 
     def __repr__(self) -> str:
@@ -344,7 +345,7 @@ class BoundedQueue(Generic[T]):
                 return True
             if outcome is Outcome.CLOSED:
                 accounts.stopped += 1
-                raise _state_error("put items", QueueStatus.STOPPING)
+                raise self._stopped_meanwhile("put")
         self._note_backpressure()
         return False
 
@@ -401,7 +402,8 @@ class BoundedQueue(Generic[T]):
         Raises:
             ValueError: every item that was taken is done already.
         """
-        self._check_loop("call task_done()")
+        if self._loop is not None:
+            self._check_loop("call task_done()")
         if not self._in_callers_hands:
             raise ValueError("task_done() called more often than items were taken with get()")
         self._in_callers_hands -= 1
@@ -429,6 +431,8 @@ class BoundedQueue(Generic[T]):
         ticket = entry[3]
         if isinstance(error, (asyncio.CancelledError, GeneratorExit)):
             self._buffer.give_back(entry)
+            if self._status is QueueStatus.STOPPED:
+                self._hand_back()
             return
         if error is not None:
             self._accounts.errors += 1
@@ -439,6 +443,7 @@ class BoundedQueue(Generic[T]):
     async def _take(self, timeout: float | None) -> Entry[T]:
         limit = _checks.optional_seconds(timeout)
         deadline = None
+        stops = self._stops
         while True:
             try:
                 return self._take_nowait()
@@ -452,6 +457,8 @@ class BoundedQueue(Generic[T]):
                 limit = max(0.0, deadline - now)
             if not await self._buffer.wait(limit):
                 limit = 0.0
+            if self._stops != stops:
+                raise self._stopped_meanwhile("get")
 
     def _take_nowait(self) -> Entry[T]:
         if _get_running_loop() is not self._open_on:
@@ -499,6 +506,7 @@ class BoundedQueue(Generic[T]):
             num_workers, "num_workers", "Number of workers must be at least 1"
         )
         _checks.optional_function(error_handler, "error_handler", "exc", "item")
+        self._leave_dead_loop()
         if self._status is QueueStatus.STOPPING:
             raise _state_error("start workers", self._status)
         await self.start()
@@ -524,7 +532,7 @@ class BoundedQueue(Generic[T]):
         self._check_not_worker("stop_workers")
         self._pool.retire()
         try:
-            await self._pool.wait(limit)
+            await self._pool.end(limit)
         finally:
             self._drop_unwanted()
 
@@ -545,7 +553,7 @@ class BoundedQueue(Generic[T]):
             if self._status is QueueStatus.PROCESSING:
                 return
             self._check_not_worker("start")
-            await self._pool.wait(None)
+            await self._pool.wait()
             self._end_stop()
         self._loop = self._open_on = loop
         self._buffer.open()
@@ -585,12 +593,13 @@ class BoundedQueue(Generic[T]):
         self._check_not_worker("stop")
         if self._status is QueueStatus.PROCESSING:
             self._open_on = _CLOSED
+            self._stops += 1
             self._set_status(QueueStatus.STOPPING)
             self._buffer.close()
         if not drain:
             self._pool.retire()
         try:
-            await self._pool.wait(limit)
+            await self._pool.end(limit)
         finally:
             self._end_stop()
         return not self.unprocessed
@@ -601,7 +610,15 @@ class BoundedQueue(Generic[T]):
             return
         self._set_status(QueueStatus.STOPPED)
         self._drop_unwanted()
-        for entry in self._buffer.snapshot():
+        self._hand_back()
+        left = self._buffer.ready
+        if left:
+            self._logger.warning("Queue %s stopped with %d items unprocessed", self._name, left)
+
+    def _hand_back(self) -> None:
+        """The queue is stopped: tell whoever waits for the items that are left."""
+        entries = self._buffer.snapshot()
+        for entry in entries:
             if entry[3] is not None:
                 entry[3].fail(
                     QueueStateError(
@@ -609,9 +626,7 @@ class BoundedQueue(Generic[T]):
                         current_state=self._status.value,
                     )
                 )
-        left = self._buffer.ready
-        if left:
-            self._logger.warning("Queue %s stopped with %d items unprocessed", self._name, left)
+        if entries:
             self._accounts.dismiss()
 
     def _drop_unwanted(self) -> None:
@@ -666,7 +681,14 @@ class BoundedQueue(Generic[T]):
             and self._loop.is_closed()
         ):
             self._open_on = _CLOSED
+            self._stops += 1
+            self._buffer.forget_waiters()
             self._pool.abandon()
+            self._accounts.forget_joiners()
+            self._drop_unwanted()
+            for entry in self._buffer.snapshot():
+                if entry[3] is not None:
+                    entry[3].forget_future()
             self._set_status(QueueStatus.STOPPED)
 
     def _check_loop(self, what: str) -> None:
@@ -684,6 +706,12 @@ class BoundedQueue(Generic[T]):
                 f"Use asyncio.create_task(queue.{what}()) and do not await it there",
                 current_state=self._status.value,
             )
+
+    def _stopped_meanwhile(self, verb: str) -> QueueStateError:
+        status = self._status
+        if status is QueueStatus.PROCESSING:  # it was started again since
+            status = QueueStatus.STOPPING
+        return _state_error(f"{verb} items", status)
 
     def _refuse(self, verb: str) -> NoReturn:
         if self._status is not QueueStatus.PROCESSING:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import selectors
+import time
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Executor
 from typing import Any, TypeVar
@@ -21,7 +22,7 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
     ``asyncio.sleep(3600)`` takes no time, timeouts come in their exact order, and a test cannot
     hang: when nothing can ever happen again, ``DeadlockError`` comes out of it. The clock stands
     still while a function runs in a thread (``run_in_executor``, ``to_thread``, plain worker
-    functions) and sockets are waited for in real time, so that timers do not overtake them.
+    functions), and it goes with real time while a socket is open, so that timers overtake neither.
 
     Use it as ``asyncio.Runner(loop_factory=VirtualTimeLoop)``, or :func:`run`, or as the loop
     factory of your test framework.
@@ -45,6 +46,14 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
         future.add_done_callback(self._left_thread)
         return future
 
+    async def shutdown_default_executor(self, *args: Any) -> None:
+        """As any loop; it joins the threads in a thread of its own."""
+        self._in_threads += 1
+        try:
+            await super().shutdown_default_executor(*args)
+        finally:
+            self._in_threads -= 1
+
     def _left_thread(self, future: asyncio.Future[Any]) -> None:
         self._in_threads -= 1
 
@@ -57,18 +66,27 @@ class _VirtualTimeSelector(selectors.DefaultSelector):
         self._loop = loop
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
-        # One file is the loop's own, by which other threads wake it.
-        waits_for_others = self._loop._in_threads or len(self.get_map()) > 1
         if timeout is not None and timeout <= 0:
             return super().select(0)
-        if waits_for_others:
-            return super().select(timeout)
+        if self._loop._in_threads:
+            return super().select(None)  # a thread that is done wakes the loop
+        if len(self.get_map()) > 1:  # one file is the loop's own, by which threads wake it
+            return self._select_in_real_time(timeout)
         events = super().select(0)
         if events:
             return events
         if timeout is None:
             raise DeadlockError("every task waits, and nothing is left that could wake one")
         self._loop._now += timeout
+        return events
+
+    def _select_in_real_time(
+        self, timeout: float | None
+    ) -> list[tuple[selectors.SelectorKey, int]]:
+        began = time.monotonic()
+        events = super().select(timeout)
+        passed = time.monotonic() - began
+        self._loop._now += passed if events or timeout is None else max(passed, timeout)
         return events
 
 

@@ -17,12 +17,13 @@ from collections.abc import (
 )
 from contextlib import aclosing, asynccontextmanager
 from functools import partial, wraps
+from inspect import isawaitable
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, overload
 
 from penstock import _checks
 from penstock._progress import progress_bar
-from penstock._signals import SignalStop
+from penstock._signals import SignalStop, check_signals
 from penstock.calls import ErrorHandler, WorkerFunc, is_async
 from penstock.config import QueueConfig
 from penstock.protocols import Queue
@@ -277,7 +278,8 @@ class WorkQueue(Generic[T]):
                 await self.process(func, workers, error_handler)
                 async with aclosing(each(items)) as source:
                     async for item in source:
-                        await self.queue.put(item, timeout=math.inf)
+                        while not await self.queue.put(item, timeout=math.inf):
+                            pass  # another kind of queue may have a limit of its own
                 await self.queue.join()
 
     def _check_job(self, items: Any, worker_func: Any, num_workers: int | None) -> int:
@@ -295,9 +297,9 @@ class WorkQueue(Generic[T]):
         try:
             yield
         except BaseException:
-            await self.queue.stop(timeout=0, drain=False)
+            await self.stop(timeout=0, drain=False)
             raise
-        await self.queue.stop()
+        await self.stop()
 
     # -- results ------------------------------------------------------------------------------
 
@@ -446,6 +448,8 @@ class WorkQueue(Generic[T]):
         main function goes on from there.
         """
         limit = _checks.optional_seconds(timeout)
+        asyncio.get_running_loop()
+        check_signals(signals)
         self._release_signals()
         self._signal_stop = SignalStop(
             signals or (signal.SIGTERM, signal.SIGINT),
@@ -469,11 +473,22 @@ def _followed_by(advance: Callable[[], None], func: Callable[[T], Any]) -> Calla
         finally:
             advance()
 
+    async def finish(result: Awaitable[Any]) -> Any:
+        try:
+            return await result
+        finally:
+            advance()
+
     @wraps(func)
     def plain_call(item: T) -> Any:
         try:
-            return func(item)
-        finally:
+            result = func(item)
+        except BaseException:
             advance()
+            raise
+        if isawaitable(result):
+            return finish(result)
+        advance()
+        return result
 
     return async_call if is_async(func) else plain_call

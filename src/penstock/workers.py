@@ -11,7 +11,7 @@ import asyncio
 import logging
 import sys
 import types
-from collections.abc import Generator
+from collections.abc import Generator, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import Context
 from functools import partial
@@ -149,7 +149,7 @@ class _Worker(Generic[T]):
             while not crew.retired:
                 entry = source.take()
                 if entry is None:
-                    item = context = steps = awaited = None  # keep nothing alive while idle
+                    item = context = ticket = coro = steps = awaited = None  # keep nothing alive
                     if await source.wait():
                         continue
                     return
@@ -226,7 +226,10 @@ class _Worker(Generic[T]):
             finally:
                 error = None
         self.entry = None
-        return error
+        try:
+            return error
+        finally:
+            error = None
 
     def _let_go(self, entry: Entry[T]) -> None:
         if self.entry is not entry:  # the pool has taken it already
@@ -262,7 +265,9 @@ class _Worker(Generic[T]):
             return None
         handler: Any = self.crew.error_handler
         if handler is None:
-            self._logger.error("Worker function %s failed", self.crew.label, exc_info=error)
+            self._logger.exception(  # noqa: LOG004 - the exception is at hand, not under way
+                "Worker function %s failed", self.crew.label, exc_info=error
+            )
             return None
         failure: BaseException | None = None
         steps: Any = None
@@ -289,19 +294,6 @@ class _Worker(Generic[T]):
         return None
 
 
-class _Farewell:
-    """Somebody waits for some workers to leave, by their end or by being given up."""
-
-    def __init__(self, tasks: set[asyncio.Task[None]]) -> None:
-        self.tasks = tasks
-        self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-
-    def leave(self, task: asyncio.Task[None]) -> None:
-        self.tasks.discard(task)
-        if not self.tasks and not self.done.done():
-            self.done.set_result(None)
-
-
 class WorkerPool(Generic[T]):
     """The workers of one queue. Its methods belong to the thread of the running loop."""
 
@@ -314,7 +306,8 @@ class WorkerPool(Generic[T]):
         self._logger = logger
         self._crew: _Crew[T] | None = None
         self._workers: dict[asyncio.Task[None], _Worker[T]] = {}
-        self._farewells: list[_Farewell] = []
+        # Who waits for which workers to leave.
+        self._farewells: list[tuple[set[asyncio.Task[None]], asyncio.Future[None]]] = []
         self._made = 0
 
     @property
@@ -345,13 +338,14 @@ class WorkerPool(Generic[T]):
             # In an empty context: a worker outlives the request that happened to start it, and
             # must not carry that request's trace into the items of all others. Not through the
             # loop's task factory: an eager one would run items before the pool knows the worker.
-            task = Context().run(
+            empty = Context()
+            task = empty.run(
                 partial(_WorkerTask, worker.run(), loop=loop),
                 name=f"penstock-{self._name}-worker-{self._made}",
             )
             worker.task = task
             self._workers[task] = worker
-            task.add_done_callback(partial(self._ended, worker))
+            task.add_done_callback(self._ended, context=empty)
 
     def retire(self) -> None:
         """Let the workers finish what they hold and take no more."""
@@ -360,54 +354,73 @@ class WorkerPool(Generic[T]):
             self._crew = None
             self._source.wake_all()
 
-    async def wait(self, timeout: float | None) -> None:
-        """Wait for the workers there are to end; cancel them after ``timeout`` seconds.
+    async def wait(self, timeout: float | None = None) -> None:
+        """Wait until the workers there are now have left, at most ``timeout`` seconds."""
+        if not self._workers:
+            return
+        farewell: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._farewells.append((set(self._workers), farewell))
+        await asyncio.wait([farewell], timeout=timeout)
+
+    async def end(self, timeout: float | None) -> None:
+        """Wait for the workers there are now to leave; cancel them after ``timeout`` seconds.
 
         ``None`` waits as long as it takes. Cancelling this call cancels them at once. One that
         is still there ``CANCEL_GRACE`` seconds after that, because its function ignores
         cancellation, is given up and its item taken from it.
         """
-        if not self._workers:
-            return
-        farewell = _Farewell(set(self._workers))
-        self._farewells.append(farewell)
+        tasks = list(self._workers)
         try:
-            await asyncio.wait([farewell.done], timeout=timeout)
-        finally:
-            try:
-                await self._cancel(farewell)
-            finally:
-                self._farewells.remove(farewell)
+            await self.wait(timeout)
+        except asyncio.CancelledError:
+            await self._cancel(tasks)
+            raise
+        await self._cancel(tasks)
 
-    async def _cancel(self, farewell: _Farewell) -> None:
-        for task in farewell.tasks:
+    async def _cancel(self, tasks: list[asyncio.Task[None]]) -> None:
+        remaining = [task for task in tasks if task in self._workers]
+        if not remaining:
+            return
+        for task in remaining:
             worker = self._workers[task]
             worker.cancelled = worker.crew.retired = True
             task.cancel()
         try:
-            if farewell.tasks:
-                await asyncio.wait([farewell.done], timeout=CANCEL_GRACE)
-        finally:
-            for task in [*farewell.tasks]:
-                self._workers[task].give_up()
-                self._leave(task)
+            await asyncio.wait(remaining, timeout=CANCEL_GRACE)
+        except asyncio.CancelledError:
+            self._give_up(remaining)
+            raise
+        self._give_up(remaining)
 
-    def _leave(self, task: asyncio.Task[None]) -> None:
-        if self._workers.pop(task, None) is not None:
-            for farewell in self._farewells:
-                farewell.leave(task)
+    def _give_up(self, tasks: Iterable[asyncio.Task[None]]) -> None:
+        for task in tasks:
+            worker = self._workers.get(task)
+            if worker is not None and not task.done():
+                worker.give_up()
+            self._leave(task)
 
     def abandon(self) -> None:
-        """Take all items back: the loop died under the workers, so they will never go on."""
+        """Take all items back: the loop was closed, so the workers will never go on."""
         self._crew = None
-        workers = [*self._workers.values()]
-        self._workers.clear()
-        for worker in workers:
-            worker.give_up()
+        for task in [*self._workers]:
+            self._workers[task].give_up()
+            self._leave(task)
+        self._farewells.clear()
 
-    def _ended(self, worker: _Worker[T], task: asyncio.Task[None]) -> None:
-        self._leave(task)
+    def _leave(self, task: asyncio.Task[None]) -> None:
+        worker = self._workers.pop(task, None)
+        if worker is None:
+            return
         worker.crew.leave()
+        for staying, farewell in [*self._farewells]:
+            staying.discard(task)
+            if not staying:
+                self._farewells.remove((staying, farewell))
+                if not farewell.done() and not farewell.get_loop().is_closed():
+                    farewell.set_result(None)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._leave(task)
         error = None if task.cancelled() else task.exception()
         if isinstance(error, Exception):
             self._logger.critical("A worker of queue %s died", self._name, exc_info=error)
