@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import selectors
 import time
 from collections.abc import Callable, Coroutine
@@ -54,6 +55,12 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
         finally:
             self._in_threads -= 1
 
+    def _advance(self, seconds: float) -> None:
+        self._now += seconds
+        # A timer fires when its time is before now plus this; with the resolution of a real clock
+        # the sum is now itself, late enough, and the timer never fires.
+        self._clock_resolution = max(1e-9, math.ulp(self._now))
+
     def _left_thread(self, future: asyncio.Future[Any]) -> None:
         self._in_threads -= 1
 
@@ -69,7 +76,7 @@ class _VirtualTimeSelector(selectors.DefaultSelector):
         if timeout is not None and timeout <= 0:
             return super().select(0)
         if self._loop._in_threads:
-            return super().select(None)  # a thread that is done wakes the loop
+            return super().select(timeout)  # a thread that is done wakes the loop
         if len(self.get_map()) > 1:  # one file is the loop's own, by which threads wake it
             return self._select_in_real_time(timeout)
         events = super().select(0)
@@ -77,7 +84,7 @@ class _VirtualTimeSelector(selectors.DefaultSelector):
             return events
         if timeout is None:
             raise DeadlockError("every task waits, and nothing is left that could wake one")
-        self._loop._now += timeout
+        self._loop._advance(timeout)
         return events
 
     def _select_in_real_time(
@@ -86,7 +93,7 @@ class _VirtualTimeSelector(selectors.DefaultSelector):
         began = time.monotonic()
         events = super().select(timeout)
         passed = time.monotonic() - began
-        self._loop._now += passed if events or timeout is None else max(passed, timeout)
+        self._loop._advance(passed if events or timeout is None else max(passed, timeout))
         return events
 
 

@@ -356,11 +356,15 @@ class WorkerPool(Generic[T]):
 
     async def wait(self, timeout: float | None = None) -> None:
         """Wait until the workers there are now have left, at most ``timeout`` seconds."""
-        if not self._workers:
-            return
-        farewell: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._farewells.append((set(self._workers), farewell))
-        await asyncio.wait([farewell], timeout=timeout)
+        await self._wait_for(list(self._workers), timeout)
+
+    async def _wait_for(self, tasks: Iterable[asyncio.Task[None]], timeout: float | None) -> None:
+        # Not for the tasks: a worker that is given up leaves, though its task may never end.
+        staying = {task for task in tasks if task in self._workers}
+        if staying:
+            farewell: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._farewells.append((staying, farewell))
+            await asyncio.wait([farewell], timeout=timeout)
 
     async def end(self, timeout: float | None) -> None:
         """Wait for the workers there are now to leave; cancel them after ``timeout`` seconds.
@@ -386,7 +390,7 @@ class WorkerPool(Generic[T]):
             worker.cancelled = worker.crew.retired = True
             task.cancel()
         try:
-            await asyncio.wait(remaining, timeout=CANCEL_GRACE)
+            await self._wait_for(remaining, CANCEL_GRACE)
         except asyncio.CancelledError:
             self._give_up(remaining)
             raise
