@@ -9,18 +9,33 @@ from pathlib import Path
 
 import pytest
 
-README = Path(__file__).parents[1] / "README.md"
-BLOCKS = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
+from telemetry.receiver import Receiver
+
+README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+COLLECTOR = "http://localhost:4317"
+
+
+def run(code: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-X", "dev", "-W", "error", "-c", code]
+    return subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
 
 
 @pytest.mark.parametrize("code", BLOCKS, ids=range(1, len(BLOCKS) + 1))
 def test_block_runs_without_a_warning(code: str) -> None:
-    command = [sys.executable, "-X", "dev", "-W", "error", "-c", code]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+    with Receiver() as receiver:  # stands where the README has a collector, on a free port
+        done = run(code.replace(COLLECTOR, receiver.endpoint))
     assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_first_block_prints_what_the_readme_says() -> None:
-    command = [sys.executable, "-c", BLOCKS[0]]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True)
-    assert done.stdout.splitlines()[-1] in README.read_text(encoding="utf-8")
+    assert run(BLOCKS[0]).stdout.splitlines()[-1] in README
+
+
+def test_the_block_about_traces_sends_some() -> None:
+    (code,) = [block for block in BLOCKS if COLLECTOR in block]
+    with Receiver() as receiver:
+        run(code.replace(COLLECTOR, receiver.endpoint))
+        names = [span.data.name for span in receiver.spans]
+    assert sorted(set(names)) == ["process numbers", "put numbers"]
+    assert len(names) == 10

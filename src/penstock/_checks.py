@@ -25,12 +25,10 @@ def positive_int(value: Any, name: str, rule: str) -> int:
 
 def seconds(value: Any, name: str = "timeout") -> float:
     """``value`` as seconds: zero or more, ``math.inf`` included."""
-    if type(value) is not float and (
-        isinstance(value, bool) or not isinstance(value, numbers.Real)
-    ):
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
         raise ValueError(f"{name} must be a number of seconds, got {value!r}")
     number = float(value)
-    if math.isnan(number) or number < 0:
+    if not number >= 0:  # NaN is not either
         raise ValueError(f"{name} must be zero or more seconds (math.inf: no limit), got {value!r}")
     return number
 

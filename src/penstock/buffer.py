@@ -19,7 +19,7 @@ from __future__ import annotations
 import asyncio
 from bisect import insort
 from collections import OrderedDict, deque
-from contextvars import Context
+from contextvars import Context, copy_context
 from enum import Enum
 from typing import Any, Generic, TypeVar
 
@@ -59,7 +59,8 @@ class Buffer(Generic[T]):
         self.closed = False
         #: The most entries that ever stood in line.
         self.peak = 0
-        self._entries: deque[Entry[T]] = deque()
+        #: The entries, in order, those granted included; for a look at its length, no more.
+        self.line: deque[Entry[T]] = deque()
         self._returned: list[Entry[T]] = []
         self._granted: dict[int, _Putter[T]] = {}
         self._order = 0
@@ -71,7 +72,7 @@ class Buffer(Generic[T]):
         self._takers: OrderedDict[asyncio.Future[bool], None] = OrderedDict()
 
     def __len__(self) -> int:
-        return len(self._entries)
+        return len(self.line)
 
     @property
     def putters(self) -> int:
@@ -86,12 +87,12 @@ class Buffer(Generic[T]):
     @property
     def ready(self) -> int:
         """How many entries are accepted and in nobody's hands."""
-        return len(self._returned) + len(self._entries) - len(self._granted)
+        return len(self._returned) + len(self.line) - len(self._granted)
 
     def snapshot(self) -> list[Entry[T]]:
         """The entries that are accepted and in nobody's hands, those given back first."""
         granted = self._granted
-        entries = list(self._entries)  # in one piece: a reader may be in another thread
+        entries = list(self.line)  # in one piece: a reader may be in another thread
         return [*self._returned, *(entry for entry in entries if entry[0] not in granted)]
 
     def discard(self, entry: Entry[T]) -> None:
@@ -99,31 +100,38 @@ class Buffer(Generic[T]):
         if entry in self._returned:
             self._returned.remove(entry)
         else:
-            self._entries.remove(entry)
+            self.line.remove(entry)
             self._grant()
 
     # -- putting ------------------------------------------------------------------------------
 
-    def offer(self, item: T, context: Context, ticket: Ticket | None) -> bool:
-        """Take the item in if there is room. Putters that wait imply that there is none."""
-        size = len(self._entries)
+    def offer(self, item: T, ticket: Ticket | None = None, context: Context | None = None) -> bool:
+        """Take the item in if there is room. Putters that wait imply that there is none.
+
+        ``context`` is the one that the item shall run in; a copy of the caller's by default.
+        """
+        size = len(self.line)
         if size >= self.maxsize:
             return False
         if size >= self.peak:
             self.peak = size + 1
         self._order = order = self._order + 1
-        self._entries.append((order, item, context, ticket))
+        self.line.append((order, item, context or copy_context(), ticket))
         if self._takers and not self._called:
             self._call(1)
         return True
 
     async def wait_for_room(
-        self, item: T, context: Context, ticket: Ticket | None, timeout: float | None
+        self,
+        item: T,
+        timeout: float | None,
+        ticket: Ticket | None = None,
+        context: Context | None = None,
     ) -> Outcome:
-        """Wait in line for a slot, at most ``timeout`` seconds, and fill it."""
+        """Wait in line for a slot, at most ``timeout`` seconds, and fill it as :meth:`offer`."""
         loop = asyncio.get_running_loop()
         waiter: asyncio.Future[Outcome] = loop.create_future()
-        putter = _Putter(item, context, ticket, waiter)
+        putter = _Putter(item, context or copy_context(), ticket, waiter)
         self._putters[putter] = None
         timer = None if timeout is None else loop.call_later(timeout, self._expire, putter)
         try:
@@ -149,7 +157,7 @@ class Buffer(Generic[T]):
                 continue
             self._order = order = self._order + 1
             putter.entry = (order, putter.item, putter.context, putter.ticket)
-            self._entries.append(putter.entry)
+            self.line.append(putter.entry)
             self._granted[order] = putter
             putter.waiter.set_result(Outcome.ACCEPTED)
             return
@@ -165,7 +173,7 @@ class Buffer(Generic[T]):
             del self._putters[putter]
         elif putter.entry is not None:
             del self._granted[putter.entry[0]]
-            self._entries.remove(putter.entry)
+            self.line.remove(putter.entry)
             self._withdrawn += 1
             if not putter.waiter.get_loop().is_closed():
                 self._grant()
@@ -177,7 +185,7 @@ class Buffer(Generic[T]):
         """The next entry, or None when there is none, or its putter has not confirmed it yet."""
         if self._returned:
             return self._returned.pop(0)
-        entries = self._entries
+        entries = self.line
         if not entries or (self._granted and entries[0][0] in self._granted):
             return None
         entry = entries.popleft()
@@ -224,7 +232,7 @@ class Buffer(Generic[T]):
     def wake(self) -> None:
         """Call takers to the entries that nobody is on the way to."""
         if self._takers:
-            self._call(len(self._entries) + len(self._returned) - len(self._called))
+            self._call(len(self.line) + len(self._returned) - len(self._called))
 
     def wake_all(self) -> None:
         """Call every taker: something other than an entry is news to it."""
@@ -263,7 +271,7 @@ class Buffer(Generic[T]):
         self._putters.clear()
         for putter in self._granted.values():
             assert putter.entry is not None
-            self._entries.remove(putter.entry)
+            self.line.remove(putter.entry)
             putter.entry = None
         self._withdrawn += len(self._granted)
         self._granted.clear()

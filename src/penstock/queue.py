@@ -7,7 +7,7 @@ import logging
 import math
 from asyncio import _get_running_loop
 from contextlib import AbstractAsyncContextManager, nullcontext
-from contextvars import Context, copy_context
+from contextvars import Context
 from dataclasses import dataclass
 from enum import Enum
 from types import TracebackType
@@ -75,6 +75,8 @@ class QueueStatistics:
 # What stands in for the loop of a queue that takes nothing, so that one comparison in put()
 # tells both the state and the loop. No running loop is ever equal to it.
 _CLOSED: Any = object()
+# Timeouts of these types need no long look.
+_PLAIN_NUMBERS = (float, int)
 
 
 class BoundedQueue(Generic[T]):
@@ -121,6 +123,7 @@ class BoundedQueue(Generic[T]):
         self._loop: asyncio.AbstractEventLoop | None = None
         self._open_on: Any = _CLOSED
         self._buffer: Buffer[T] = Buffer(self._maxsize)
+        self._line = self._buffer.line
         self._accounts = Accounts(self._buffer)
         self._pool: WorkerPool[T] = WorkerPool(
             self._buffer, self._accounts, self._name, self._logger
@@ -133,7 +136,8 @@ class BoundedQueue(Generic[T]):
         self._is_observed = self._probe.is_on
         self._in_callers_hands = 0
         self._stops = 0
-        self._warn_at = -math.inf
+        self._is_quiet = False
+        self._quiet_timer: asyncio.TimerHandle | None = None
 
     def __repr__(self) -> str:
         return f"<BoundedQueue {self._name!r} {self._status.value} {self.size}/{self._maxsize}>"
@@ -253,14 +257,20 @@ class BoundedQueue(Generic[T]):
         """
         if _get_running_loop() is not self._open_on:
             self._refuse("put")
-        if timeout is not None:
+        if timeout is None:
+            timeout = self._timeout
+        elif type(timeout) not in _PLAIN_NUMBERS or not timeout >= 0:
             timeout = _checks.seconds(timeout)
         if self._is_observed():
             return await self._put_observed(self._probe.observe_put(), item, timeout)
-        context = copy_context()
-        if self._buffer.offer(item, context, None):
+        if not timeout and len(self._line) >= self._maxsize:  # a refusal is to cost nothing
+            self._accounts.full += 1
+            if not self._is_quiet:
+                self._warn()
+            return False
+        if self._buffer.offer(item):
             return True
-        return await self._put_into_full(item, context, None, timeout)
+        return await self._wait_for_room(item, timeout)
 
     def put_nowait(self, item: T) -> None:
         """Like ``put(item, timeout=0)``, but raises ``QueueFullError`` instead of returning False.
@@ -273,14 +283,13 @@ class BoundedQueue(Generic[T]):
             self._refuse("put")
         if self._is_observed():
             with self._probe.observe_put() as put:
-                put.accepted = self._buffer.offer(item, put.context, put.ticket)
-                if not put.accepted:
+                put.accepted = accepted = self._buffer.offer(item, put.ticket, put.context)
+                if not accepted:
                     put.had_to_wait()
-            accepted = put.accepted
         else:
-            accepted = self._buffer.offer(item, copy_context(), None)
+            accepted = self._buffer.offer(item)
         if not accepted:
-            self._note_backpressure()
+            self._turn_away()
             raise self._full_error()
 
     async def submit(
@@ -304,63 +313,74 @@ class BoundedQueue(Generic[T]):
         """
         if _get_running_loop() is not self._open_on:
             self._refuse("put")
-        if timeout is not None:
-            timeout = _checks.seconds(timeout)
+        timeout = self._timeout if timeout is None else _checks.seconds(timeout)
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         if self._is_observed():
             put = self._probe.observe_put(future, call)
             accepted = await self._put_observed(put, item, timeout)
         else:
-            context, ticket = copy_context(), Ticket(future, call)
-            accepted = self._buffer.offer(item, context, ticket) or await self._put_into_full(
-                item, context, ticket, timeout
+            ticket = Ticket(future, call)
+            accepted = self._buffer.offer(item, ticket) or await self._wait_for_room(
+                item, timeout, ticket
             )
         if not accepted:
             raise self._full_error()
         return future
 
-    async def _put_observed(self, put: PutObservation, item: T, timeout: float | None) -> bool:
+    async def _put_observed(self, put: PutObservation, item: T, timeout: float) -> bool:
         with put:
-            put.accepted = self._buffer.offer(item, put.context, put.ticket)
+            put.accepted = self._buffer.offer(item, put.ticket, put.context)
             if not put.accepted:
                 put.had_to_wait()
-                put.accepted = await self._put_into_full(item, put.context, put.ticket, timeout)
+                put.accepted = await self._wait_for_room(item, timeout, put.ticket, put.context)
             return put.accepted
 
-    async def _put_into_full(
-        self, item: T, context: Context, ticket: Ticket | None, timeout: float | None
+    async def _wait_for_room(
+        self,
+        item: T,
+        timeout: float,
+        ticket: Ticket | None = None,
+        context: Context | None = None,
     ) -> bool:
-        limit = self._timeout if timeout is None else timeout
-        if limit > 0:
-            accounts = self._accounts
-            accounts.put_waits += 1
-            try:
-                outcome = await self._buffer.wait_for_room(
-                    item, context, ticket, None if limit == math.inf else limit
-                )
-            except asyncio.CancelledError:
-                accounts.cancelled += 1
-                raise
-            if outcome is Outcome.ACCEPTED:
-                return True
-            if outcome is Outcome.CLOSED:
-                accounts.stopped += 1
-                raise self._stopped_meanwhile("put")
-        self._note_backpressure()
+        if not timeout:
+            return self._turn_away()
+        accounts = self._accounts
+        accounts.put_waits += 1
+        limit = None if timeout == math.inf else timeout
+        try:
+            outcome = await self._buffer.wait_for_room(item, limit, ticket, context)
+        except asyncio.CancelledError:
+            accounts.cancelled += 1
+            raise
+        if outcome is Outcome.CLOSED:
+            accounts.stopped += 1
+            raise self._stopped_meanwhile("put")
+        return outcome is Outcome.ACCEPTED or self._turn_away()
+
+    def _turn_away(self) -> bool:
+        """Count a put that is refused for want of room. Returns what ``put`` returns then."""
+        self._accounts.full += 1
+        if not self._is_quiet:
+            self._warn()
         return False
 
-    def _note_backpressure(self) -> None:
-        self._accounts.full += 1
+    def _warn(self) -> None:
+        self._logger.warning(
+            "Queue %s is full: %d items wait, %d puts refused so far",
+            self._name,
+            self._maxsize,
+            self._accounts.full,
+        )
         assert self._loop is not None
-        now = self._loop.time()
-        if now >= self._warn_at:
-            self._warn_at = now + WARN_EVERY
-            self._logger.warning(
-                "Queue %s is full: %d items wait, %d puts refused so far",
-                self._name,
-                self._maxsize,
-                self._accounts.full,
-            )
+        # A timer and a flag, because a look at the clock would double the cost of a refusal.
+        self._is_quiet = True
+        self._quiet_timer = self._loop.call_later(WARN_EVERY, self._end_quiet)
+
+    def _end_quiet(self) -> None:
+        self._is_quiet = False
+        if self._quiet_timer is not None:
+            self._quiet_timer.cancel()
+            self._quiet_timer = None
 
     def _full_error(self) -> QueueFullError:
         return QueueFullError(
@@ -671,6 +691,8 @@ class BoundedQueue(Generic[T]):
 
     def _set_status(self, status: QueueStatus) -> None:
         self._status = status
+        if status is QueueStatus.STOPPED:
+            self._end_quiet()
         self._logger.info("Queue %s is %s", self._name, status.value)
 
     def _leave_dead_loop(self) -> None:
