@@ -27,7 +27,10 @@ def seconds(value: Any, name: str = "timeout") -> float:
     """``value`` as seconds: zero or more, ``math.inf`` included."""
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         raise ValueError(f"{name} must be a number of seconds, got {value!r}")
-    number = float(value)
+    try:
+        number = float(value)
+    except OverflowError:  # an int or a fraction too large for a float
+        number = math.inf if value > 0 else -math.inf  # type: ignore[operator]
     if not number >= 0:  # NaN is not either
         raise ValueError(f"{name} must be zero or more seconds (math.inf: no limit), got {value!r}")
     return number
@@ -51,7 +54,11 @@ def plain_callable(value: Any, name: str) -> None:
         )
     if not callable(value):
         raise TypeError(f"{name} must be a function, got {value!r}")
-    if inspect.isgeneratorfunction(value) or inspect.isasyncgenfunction(value):
+    own_call = getattr(type(value), "__call__", None)  # noqa: B004 - of an object that has one
+    if any(
+        inspect.isgeneratorfunction(func) or inspect.isasyncgenfunction(func)
+        for func in (value, own_call)
+    ):
         raise TypeError(f"{name} must be a function that returns, got the generator {value!r}")
 
 
@@ -100,6 +107,8 @@ def label(value: Any, name: str) -> str:
 
 def members(value: Any, name: str, protocol: type) -> None:
     """Refuse what lacks a member that ``protocol`` names. (``isinstance`` would not say which.)"""
+    if isinstance(value, type):
+        raise TypeError(f"{name} must be an object, got the class {value!r}: call it")
     missing = [member for member in _members_of(protocol) if not hasattr(value, member)]
     if missing:
         raise TypeError(

@@ -64,7 +64,8 @@ def check_signals(signals: tuple[int, ...]) -> None:
     """Refuse what is no signal, one that nobody can catch, and the wrong thread to catch it in."""
     uncatchable = {getattr(signal, name, None) for name in ("SIGKILL", "SIGSTOP")}
     for number in signals:
-        if isinstance(number, bool) or number not in set(signal.Signals) - uncatchable:
+        is_int = isinstance(number, int) and not isinstance(number, bool)
+        if not is_int or number not in set(signal.Signals) - uncatchable:
             raise ValueError(f"signals must be ones that can be caught, got {number!r}")
     if threading.current_thread() is not threading.main_thread():
         raise ValueError("signals can be caught in the main thread only")

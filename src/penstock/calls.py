@@ -129,26 +129,40 @@ async def in_thread(
     around an async function works.
     """
     loop = asyncio.get_running_loop()
-    call = partial(copy_context().run, _outcome_of, func, *args, **kwargs)
-    result, error = await loop.run_in_executor(threads, call)
+    call: Any = partial(copy_context().run, _outcome_of, func, *args, **kwargs)
+    outcome: _Outcome = await loop.run_in_executor(threads, call)
+    # Taken out, or the frames in the exception's traceback and the exception would keep each
+    # other alive.
+    error, outcome.error = outcome.error, None
     if error is not None:
         try:
             raise error
         finally:
-            error = None  # or frame and exception would keep each other alive
+            error = None
+    result = outcome.result
     return await result if inspect.isawaitable(result) else result
 
 
-def _outcome_of(
-    func: Callable[..., Any], /, *args: Any, **kwargs: Any
-) -> tuple[Any, BaseException | None]:
-    # Handed over as a value: a future cannot hold a StopIteration, and would throw a GeneratorExit
-    # into whoever awaits it, as if it were being closed.
+class _Outcome:
+    """What a function returned, or what it raised.
+
+    Handed over as a value: a future cannot hold a StopIteration, and would throw a GeneratorExit
+    into whoever awaits it, as if it were being closed.
+    """
+
+    __slots__ = ("error", "result")
+
+    def __init__(self, result: Any = None, error: BaseException | None = None) -> None:
+        self.result = result
+        self.error = error
+
+
+def _outcome_of(func: Callable[..., Any], /, *args: Any, **kwargs: Any) -> _Outcome:
     try:
-        return func(*args, **kwargs), None
+        return _Outcome(func(*args, **kwargs))
     except StopIteration as error:
         substitute = RuntimeError("the function raised StopIteration")
         substitute.__cause__ = error  # an async function turns it into the same
-        return None, substitute
+        return _Outcome(error=substitute)
     except BaseException as error:  # noqa: BLE001 - raised again where it is awaited
-        return None, error
+        return _Outcome(error=error)

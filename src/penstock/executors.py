@@ -79,6 +79,7 @@ class AsyncExecutor:
             )
         call = asyncio.create_task(self._call(func, args, kwargs))
         self._calls.add(call)
+        call.add_done_callback(self._calls.discard)
         try:
             await asyncio.wait([call])
         except asyncio.CancelledError:
@@ -94,7 +95,6 @@ class AsyncExecutor:
                 )
             return call.result()
         finally:
-            self._calls.discard(call)
             self._cut_off.discard(call)
 
     async def _call(
@@ -107,11 +107,17 @@ class AsyncExecutor:
                 self._threads = ThreadPoolExecutor(self.max_concurrency, "penstock-executor")
             return await in_thread(self._threads, func, *args, **kwargs)
 
+    @overload
     async def map(
-        self,
-        func: Callable[[T], Awaitable[R]] | Callable[[T], R],
-        items: Iterable[T] | AsyncIterable[T],
-    ) -> list[R]:
+        self, func: Callable[[T], Awaitable[R]], items: Iterable[T] | AsyncIterable[T]
+    ) -> list[R]: ...
+    @overload
+    async def map(
+        self, func: Callable[[T], R], items: Iterable[T] | AsyncIterable[T]
+    ) -> list[R]: ...
+    async def map(
+        self, func: Callable[[T], Any], items: Iterable[T] | AsyncIterable[T]
+    ) -> list[Any]:
         """Call ``func`` on each item and return the results in the order of the items.
 
         ``items`` is read lazily, no faster than calls start. The first exception cancels the

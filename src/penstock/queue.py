@@ -77,6 +77,7 @@ class QueueStatistics:
 _CLOSED: Any = object()
 # Timeouts of these types need no long look.
 _PLAIN_NUMBERS = (float, int)
+_LONG = 1e9
 
 
 class BoundedQueue(Generic[T]):
@@ -136,6 +137,7 @@ class BoundedQueue(Generic[T]):
         self._is_observed = self._probe.is_on
         self._in_callers_hands = 0
         self._stops = 0
+        self._left = 0  # by the last stop
         self._is_quiet = False
         self._quiet_timer: asyncio.TimerHandle | None = None
 
@@ -259,7 +261,7 @@ class BoundedQueue(Generic[T]):
             self._refuse("put")
         if timeout is None:
             timeout = self._timeout
-        elif type(timeout) not in _PLAIN_NUMBERS or not timeout >= 0:
+        elif type(timeout) not in _PLAIN_NUMBERS or not 0 <= timeout < _LONG:
             timeout = _checks.seconds(timeout)
         if self._is_observed():
             return await self._put_observed(self._probe.observe_put(), item, timeout)
@@ -314,6 +316,8 @@ class BoundedQueue(Generic[T]):
         if _get_running_loop() is not self._open_on:
             self._refuse("put")
         timeout = self._timeout if timeout is None else _checks.seconds(timeout)
+        if call is not None:
+            _checks.plain_callable(call, "call")
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         if self._is_observed():
             put = self._probe.observe_put(future, call)
@@ -447,7 +451,6 @@ class BoundedQueue(Generic[T]):
 
     def _settle(self, entry: Entry[T], error: BaseException | None) -> None:
         """The block in which an item was processed has ended, by ``error`` if that is one."""
-        self._in_callers_hands -= 1
         ticket = entry[3]
         if isinstance(error, (asyncio.CancelledError, GeneratorExit)):
             self._buffer.give_back(entry)
@@ -478,6 +481,7 @@ class BoundedQueue(Generic[T]):
             if not await self._buffer.wait(limit):
                 limit = 0.0
             if self._stops != stops:
+                self._buffer.wake()  # it may have been called to an entry all the same
                 raise self._stopped_meanwhile("get")
 
     def _take_nowait(self) -> Entry[T]:
@@ -622,7 +626,7 @@ class BoundedQueue(Generic[T]):
             await self._pool.end(limit)
         finally:
             self._end_stop()
-        return not self.unprocessed
+        return not self._left
 
     def _end_stop(self) -> None:
         """All workers are gone: settle what is left. (Whoever waited for them calls this.)"""
@@ -631,9 +635,11 @@ class BoundedQueue(Generic[T]):
         self._set_status(QueueStatus.STOPPED)
         self._drop_unwanted()
         self._hand_back()
-        left = self._buffer.ready
-        if left:
-            self._logger.warning("Queue %s stopped with %d items unprocessed", self._name, left)
+        self._left = self._buffer.ready
+        if self._left:
+            self._logger.warning(
+                "Queue %s stopped with %d items unprocessed", self._name, self._left
+            )
 
     def _hand_back(self) -> None:
         """The queue is stopped: tell whoever waits for the items that are left."""
@@ -755,6 +761,7 @@ class _Processing(Generic[T]):
 
     async def __aenter__(self) -> T:
         self._entry = await self._queue._take(self._timeout)
+        self._queue._in_callers_hands -= 1  # it is in ours: task_done() is not for the caller
         _, item, context, ticket = self._entry
         self._attempt = nullcontext() if ticket is None else ticket.attempt(context)
         self._attempt.__enter__()

@@ -55,6 +55,10 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
         finally:
             self._in_threads -= 1
 
+    def _next_timer(self) -> float:
+        timers: list[asyncio.TimerHandle] = getattr(self, "_scheduled")  # noqa: B009
+        return timers[0].when()
+
     def _advance(self, seconds: float) -> None:
         self._now += seconds
         # A timer fires when its time is before now plus this; with the resolution of a real clock
@@ -82,7 +86,7 @@ class _VirtualTimeSelector(selectors.DefaultSelector):
         events = super().select(0)
         if events:
             return events
-        if timeout is None:
+        if timeout is None or self._loop._next_timer() == math.inf:
             raise DeadlockError("every task waits, and nothing is left that could wake one")
         self._loop._advance(timeout)
         return events

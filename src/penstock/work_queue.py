@@ -38,6 +38,10 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 
+#: Seconds before an item is offered again to a queue that refused it.
+_PAUSE = 0.1
+
+
 class WorkQueue(Generic[T]):
     """A queue with what one needs around it: process, batch_process, submit, map.
 
@@ -278,8 +282,9 @@ class WorkQueue(Generic[T]):
                 await self.process(func, workers, error_handler)
                 async with aclosing(each(items)) as source:
                     async for item in source:
-                        while not await self.queue.put(item, timeout=math.inf):
-                            pass  # another kind of queue may have a limit of its own
+                        # In a loop: another kind of queue may refuse all the same.
+                        while not await self.queue.put(item, timeout=math.inf):  # noqa: ASYNC110
+                            await asyncio.sleep(_PAUSE)
                 await self.queue.join()
 
     def _check_job(self, items: Any, worker_func: Any, num_workers: int | None) -> int:

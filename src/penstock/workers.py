@@ -128,7 +128,16 @@ class _Crew(Generic[T]):
 class _Worker(Generic[T]):
     """One worker: a task that takes entries until it is retired or there will be no more."""
 
-    __slots__ = ("_accounts", "_logger", "_source", "cancelled", "crew", "entry", "task")
+    __slots__ = (
+        "_accounts",
+        "_logger",
+        "_source",
+        "cancelled",
+        "crew",
+        "entry",
+        "requests",
+        "task",
+    )
 
     def __init__(
         self, source: Source[T], accounts: Accounts, crew: _Crew[T], logger: logging.Logger
@@ -139,6 +148,8 @@ class _Worker(Generic[T]):
         self._logger = logger
         self.task: asyncio.Task[None]
         self.cancelled = False
+        #: How many cancellations of the task are no reason to end.
+        self.requests = 0
         #: What it holds while it is suspended; the pool takes it out of the hands of the stuck.
         self.entry: Entry[T] | None = None
 
@@ -193,7 +204,6 @@ class _Worker(Generic[T]):
         self.entry = entry
         self._source.wake()
         task = self.task
-        requests = _cancel_requests(task)
         run = entry[2].run
         error: BaseException | None = None
         while awaited is not FINISHED:
@@ -202,7 +212,8 @@ class _Worker(Generic[T]):
                 yield awaited
             except GeneratorExit:
                 self._let_go(entry)
-                run(steps.close)
+                # In a copy: somebody may process the item again already, in the context itself.
+                entry[2].copy().run(steps.close)
                 raise
             except BaseException as raised:
                 thrown = raised
@@ -218,7 +229,7 @@ class _Worker(Generic[T]):
         if self.entry is not entry:
             raise asyncio.CancelledError("the pool gave this worker up and took its item")
         if isinstance(error, asyncio.CancelledError) and (
-            self.cancelled or _cancel_requests(task) > requests
+            self.cancelled or _cancel_requests(task) > self.requests
         ):
             self._let_go(entry)
             try:
@@ -226,6 +237,7 @@ class _Worker(Generic[T]):
             finally:
                 error = None
         self.entry = None
+        self.requests = _cancel_requests(task)  # those so far were the item's own business
         try:
             return error
         finally:
@@ -242,11 +254,16 @@ class _Worker(Generic[T]):
                 self.crew.label,
             )
 
-    def give_up(self) -> None:
-        """Take the item from the hands of a worker that ignores its cancellation."""
-        if self.entry is not None:
-            entry, self.entry = self.entry, None
+    def take_away(self) -> bool:
+        """Take the item from the hands of a worker that will not let go; False if it has none."""
+        entry, self.entry = self.entry, None
+        if entry is not None:
             self._source.give_back(entry)
+        return entry is not None
+
+    def give_up(self) -> None:
+        """The worker ignores its cancellation: go on without it."""
+        if self.take_away():
             self._logger.error(
                 "Worker function %s ignored its cancellation and may still be running",
                 self.crew.label,
@@ -291,6 +308,7 @@ class _Worker(Generic[T]):
                 self.crew.label,
                 exc_info=failure,
             )
+            failure = None  # or frame and exception would keep each other alive
         return None
 
 
@@ -407,7 +425,7 @@ class WorkerPool(Generic[T]):
         """Take all items back: the loop was closed, so the workers will never go on."""
         self._crew = None
         for task in [*self._workers]:
-            self._workers[task].give_up()
+            self._workers[task].take_away()
             self._leave(task)
         self._farewells.clear()
 

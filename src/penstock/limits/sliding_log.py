@@ -20,6 +20,8 @@ class SlidingLog:
 
     def wait_time(self, now: float) -> float:
         """Seconds from ``now`` until one more may start; 0 when it may start now."""
+        if self._starts and now < self._starts[-1]:
+            self._starts.clear()  # a clock that goes back is another clock, of another loop
         if len(self._starts) < self._maximum:
             return 0.0
         return max(0.0, self._starts[0] + self._period - now)
