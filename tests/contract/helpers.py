@@ -1,0 +1,94 @@
+"""What the tests of the contract have in common."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any, Protocol
+
+from penstock.protocols import Queue
+
+AnyQueue = Queue[Any]
+
+#: How much later than promised something may happen, where time is real.
+SLACK = 1.0
+
+NOT_SECONDS = [-1, -0.001, -math.inf, math.nan, "1", b"1", [], True, 1j]
+
+
+def now() -> float:
+    return asyncio.get_running_loop().time()
+
+
+class MakeQueue(Protocol):
+    """What a kind of queue gives: see conftest.py."""
+
+    def __call__(self, *, maxsize: int = ..., timeout: float = ...) -> AnyQueue: ...
+
+
+async def eventually(condition: Callable[[], bool]) -> None:
+    """Wait until something holds."""
+    give_up_at = now() + 10
+    while not condition():
+        assert now() < give_up_at, "this should have happened by now"
+        await asyncio.sleep(0.01)
+
+
+async def a_while() -> None:
+    """Time enough for something to happen that must not."""
+    await asyncio.sleep(0.05)
+
+
+class Recorder:
+    """A worker function that notes what it gets, and can be held up."""
+
+    def __init__(self, *, held: bool = False) -> None:
+        self.began: list[Any] = []
+        self.done: list[Any] = []
+        self.may_go_on = asyncio.Event()
+        if not held:
+            self.may_go_on.set()
+
+    async def work(self, item: Any) -> None:
+        self.began.append(item)
+        await self.may_go_on.wait()
+        self.done.append(item)
+
+
+async def put_all(queue: AnyQueue, *items: Any) -> None:
+    for item in items:
+        assert await queue.put(item, timeout=0) is True
+
+
+async def filled(make_queue: MakeQueue, *items: Any, timeout: float = 0.1) -> AnyQueue:
+    """A queue that runs and has no room left."""
+    queue = make_queue(maxsize=len(items), timeout=timeout)
+    await queue.start()
+    await put_all(queue, *items)
+    return queue
+
+
+@asynccontextmanager
+async def queue_that_is(state: str, make_queue: MakeQueue) -> AsyncIterator[AnyQueue]:
+    """A queue in this state; one that is stopping goes on to stop at the end."""
+    queue = make_queue(maxsize=2)
+    if state == "idle":
+        yield queue
+        return
+    await queue.start()
+    if state == "stopped":
+        await queue.stop()
+    if state != "stopping":
+        yield queue
+        return
+    recorder = Recorder(held=True)
+    await queue.start_workers(recorder.work, 1)
+    await put_all(queue, "in hand")
+    await eventually(lambda: recorder.began == ["in hand"])
+    stop = asyncio.create_task(queue.stop())
+    await eventually(lambda: queue.status == "stopping")
+    yield queue
+    recorder.may_go_on.set()
+    assert await stop is True

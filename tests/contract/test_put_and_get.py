@@ -1,0 +1,305 @@
+"""Putting, taking, and waiting until all is done."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import queue as stdlib_queue
+from fractions import Fraction
+from typing import Any
+
+import pytest
+
+from contract.helpers import (
+    NOT_SECONDS,
+    SLACK,
+    MakeQueue,
+    Recorder,
+    a_while,
+    filled,
+    now,
+    put_all,
+    queue_that_is,
+)
+from penstock import QueueEmptyError, QueueFullError, QueueStateError
+
+
+class TestPut:
+    async def test_true_says_that_it_is_in(self, make_queue: MakeQueue) -> None:
+        queue = make_queue()
+        await queue.start()
+        assert await queue.put("a") is True
+        assert queue.unprocessed == ["a"]
+        assert queue.metrics["enqueued"] == 1
+
+    async def test_false_says_that_it_never_will_be(self, make_queue: MakeQueue) -> None:
+        queue = await filled(make_queue, "a")
+        assert await queue.put("b") is False
+        recorder = Recorder()
+        await queue.start_workers(recorder.work, 1)
+        await queue.join()
+        await a_while()
+        assert recorder.began == ["a"]
+        assert queue.metrics["enqueued"] == 1
+        assert queue.metrics["backpressure_events"] == 1
+
+    @pytest.mark.parametrize("timeout", [0, 0.0, 0.25, 1, Fraction(1, 4)])
+    async def test_a_full_queue_refuses_after_the_timeout(
+        self, make_queue: MakeQueue, timeout: float
+    ) -> None:
+        queue = await filled(make_queue, "a", timeout=7)
+        began = now()
+        assert await queue.put("b", timeout=timeout) is False
+        assert timeout <= now() - began < timeout + SLACK
+
+    @pytest.mark.parametrize("arguments", [{}, {"timeout": None}])
+    async def test_without_a_timeout_the_queue_has_its_own(
+        self, make_queue: MakeQueue, arguments: dict[str, Any]
+    ) -> None:
+        queue = await filled(make_queue, "a", timeout=0.5)
+        began = now()
+        assert await queue.put("b", **arguments) is False
+        assert 0.5 <= now() - began < 0.5 + SLACK
+
+    async def test_infinity_waits_for_room(self, make_queue: MakeQueue) -> None:
+        queue = await filled(make_queue, "a", timeout=0)
+        put = asyncio.create_task(queue.put("b", timeout=math.inf))
+        await asyncio.sleep(1)
+        assert not put.done()
+        assert await queue.get() == "a"
+        queue.task_done()
+        assert await put is True
+        assert queue.unprocessed == ["b"]
+
+    async def test_room_in_time_is_taken(self, make_queue: MakeQueue) -> None:
+        queue = await filled(make_queue, "a")
+        put = asyncio.create_task(queue.put("b", timeout=5))
+        await a_while()
+        assert await queue.get() == "a"
+        queue.task_done()
+        assert await put is True
+        assert queue.metrics["backpressure_events"] == 0
+
+    @pytest.mark.parametrize("timeout", NOT_SECONDS)
+    async def test_what_is_no_timeout(self, make_queue: MakeQueue, timeout: Any) -> None:
+        queue = make_queue()
+        await queue.start()
+        with pytest.raises(ValueError, match="timeout"):
+            await queue.put("a", timeout=timeout)
+        assert queue.metrics["enqueued"] == 0
+        assert queue.is_empty
+
+    async def test_first_come_first_served(self, make_queue: MakeQueue) -> None:
+        queue = await filled(make_queue, "a")
+        puts = []
+        for item in ("b", "c", "d"):
+            puts.append(asyncio.create_task(queue.put(item, timeout=math.inf)))
+            await a_while()
+        recorder = Recorder()
+        await queue.start_workers(recorder.work, 1)
+        assert await asyncio.gather(*puts) == [True, True, True]
+        await queue.join()
+        assert recorder.done == ["a", "b", "c", "d"]
+
+    async def test_a_newcomer_does_not_overtake(self, make_queue: MakeQueue) -> None:
+        queue = await filled(make_queue, "a")
+        waiting = asyncio.create_task(queue.put("b", timeout=math.inf))
+        await a_while()
+        assert queue.get_nowait() == "a"
+        queue.task_done()
+        with pytest.raises(QueueFullError):
+            queue.put_nowait("newcomer")  # the room belongs to the put that waits
+        assert await waiting is True
+        assert queue.unprocessed == ["b"]
+
+    async def test_a_cancelled_put_leaves_nothing(self, make_queue: MakeQueue) -> None:
+        queue = await filled(make_queue, "a")
+        put = asyncio.create_task(queue.put("b", timeout=math.inf))
+        await a_while()
+        put.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await put
+        recorder = Recorder()
+        await queue.start_workers(recorder.work, 1)
+        await queue.join()
+        await a_while()
+        assert recorder.began == ["a"]
+        assert queue.metrics["enqueued"] == 1
+        assert queue.metrics["backpressure_events"] == 0
+
+    async def test_a_put_that_waits_is_told_of_a_stop(self, make_queue: MakeQueue) -> None:
+        queue = await filled(make_queue, "a")
+        put = asyncio.create_task(queue.put("b", timeout=math.inf))
+        await a_while()
+        await queue.stop()
+        with pytest.raises(QueueStateError, match="Cannot put items when queue is stop"):
+            await put
+        assert queue.unprocessed == ["a"]
+
+    async def test_put_nowait_into_a_full_queue(self, make_queue: MakeQueue) -> None:
+        queue = await filled(make_queue, "a", "b")
+        with pytest.raises(QueueFullError) as caught:
+            queue.put_nowait("c")
+        assert isinstance(caught.value, stdlib_queue.Full)
+        assert isinstance(caught.value, asyncio.QueueFull)
+        assert caught.value.queue_size == 2
+        assert caught.value.queue_capacity == 2
+        assert queue.metrics["backpressure_events"] == 1
+        assert queue.unprocessed == ["a", "b"]
+
+    async def test_falsy_and_equal_items_are_items(self, make_queue: MakeQueue) -> None:
+        queue = make_queue()
+        await queue.start()
+        items: list[Any] = [0, None, "", False, [], 0]
+        await put_all(queue, *items)
+        assert queue.unprocessed == items
+        assert [await queue.get() for _ in items] == items
+
+
+class TestGet:
+    async def test_in_the_order_of_the_puts(self, make_queue: MakeQueue) -> None:
+        queue = await filled(make_queue, "a", "b", "c")
+        assert [await queue.get(), queue.get_nowait(), await queue.get()] == ["a", "b", "c"]
+
+    async def test_it_waits_for_an_item(self, make_queue: MakeQueue) -> None:
+        queue = make_queue()
+        await queue.start()
+        get = asyncio.create_task(queue.get())
+        await asyncio.sleep(1)
+        assert not get.done()
+        await put_all(queue, "a")
+        assert await get == "a"
+
+    @pytest.mark.parametrize("timeout", [0, 0.25, 1])
+    async def test_no_item_in_time(self, make_queue: MakeQueue, timeout: float) -> None:
+        queue = make_queue()
+        await queue.start()
+        began = now()
+        with pytest.raises(QueueEmptyError) as caught:
+            await queue.get(timeout=timeout)
+        assert timeout <= now() - began < timeout + SLACK
+        assert isinstance(caught.value, stdlib_queue.Empty)
+        assert isinstance(caught.value, asyncio.QueueEmpty)
+
+    async def test_get_nowait_from_an_empty_queue(self, make_queue: MakeQueue) -> None:
+        queue = make_queue()
+        await queue.start()
+        with pytest.raises(QueueEmptyError) as caught:
+            queue.get_nowait()
+        assert isinstance(caught.value, stdlib_queue.Empty)
+        assert isinstance(caught.value, asyncio.QueueEmpty)
+
+    @pytest.mark.parametrize("timeout", NOT_SECONDS)
+    async def test_what_is_no_timeout(self, make_queue: MakeQueue, timeout: Any) -> None:
+        queue = await filled(make_queue, "a")
+        with pytest.raises(ValueError, match="timeout"):
+            await queue.get(timeout=timeout)
+        assert queue.unprocessed == ["a"]
+
+    async def test_a_cancelled_get_loses_nothing(self, make_queue: MakeQueue) -> None:
+        queue = make_queue()
+        await queue.start()
+        first = asyncio.create_task(queue.get())
+        await a_while()
+        second = asyncio.create_task(queue.get())
+        await a_while()
+        queue.put_nowait("a")
+        first.cancel()  # in the same step in which its item came
+        with pytest.raises(asyncio.CancelledError):
+            await first
+        assert await second == "a"
+
+    async def test_a_get_that_waits_is_told_of_a_stop(self, make_queue: MakeQueue) -> None:
+        queue = make_queue()
+        await queue.start()
+        get = asyncio.create_task(queue.get())
+        await a_while()
+        await queue.stop()
+        with pytest.raises(QueueStateError, match="Cannot get items when queue is stop"):
+            await get
+
+    async def test_a_get_that_waits_is_told_of_a_stop_before_the_next_start(
+        self, make_queue: MakeQueue
+    ) -> None:
+        queue = make_queue()
+        await queue.start()
+        get = asyncio.create_task(queue.get())
+        await a_while()
+        await queue.stop()
+        await queue.start()
+        await put_all(queue, "a")
+        with pytest.raises(QueueStateError, match="Cannot get items when queue is stop"):
+            await get
+        assert await queue.get() == "a"
+
+    async def test_task_done_once_too_often(self, make_queue: MakeQueue) -> None:
+        queue = await filled(make_queue, "a", "b")
+        await queue.get()
+        queue.task_done()
+        with pytest.raises(ValueError, match="task_done"):
+            queue.task_done()
+        assert queue.metrics["processed"] == 1
+
+
+class TestJoin:
+    @pytest.mark.parametrize("state", ["idle", "processing", "stopped"])
+    async def test_nothing_to_wait_for(self, make_queue: MakeQueue, state: str) -> None:
+        async with queue_that_is(state, make_queue) as queue:
+            await queue.join()
+
+    async def test_it_waits_for_the_last_item(self, make_queue: MakeQueue) -> None:
+        queue = await filled(make_queue, "a", "b")
+        joins = [asyncio.create_task(queue.join()) for _ in range(2)]
+        for _ in range(2):
+            await a_while()
+            assert not any(join.done() for join in joins)
+            await queue.get()
+            await a_while()
+            assert not any(join.done() for join in joins)
+            queue.task_done()
+        await asyncio.gather(*joins)
+
+    async def test_it_waits_for_workers(self, make_queue: MakeQueue) -> None:
+        queue = make_queue()
+        recorder = Recorder(held=True)
+        await queue.start_workers(recorder.work, 2)
+        await put_all(queue, "a", "b", "c")
+        join = asyncio.create_task(queue.join())
+        await a_while()
+        assert not join.done()
+        recorder.may_go_on.set()
+        await join
+        assert sorted(recorder.done) == ["a", "b", "c"]
+
+    async def test_a_stop_with_items_left_ends_it(self, make_queue: MakeQueue) -> None:
+        queue = await filled(make_queue, "a")
+        join = asyncio.create_task(queue.join())
+        await a_while()
+        assert await queue.stop() is False
+        with pytest.raises(QueueStateError):
+            await join
+        with pytest.raises(QueueStateError):
+            await queue.join()
+
+    async def test_a_stop_that_drains_lets_it_return(self, make_queue: MakeQueue) -> None:
+        queue = make_queue()
+        recorder = Recorder(held=True)
+        await queue.start_workers(recorder.work, 1)
+        await put_all(queue, "a", "b")
+        join = asyncio.create_task(queue.join())
+        stop = asyncio.create_task(queue.stop())
+        await a_while()
+        recorder.may_go_on.set()
+        await join
+        assert await stop is True
+
+    async def test_it_can_be_cancelled(self, make_queue: MakeQueue) -> None:
+        queue = await filled(make_queue, "a")
+        join = asyncio.create_task(queue.join())
+        await a_while()
+        join.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await join
+        await queue.get()
+        queue.task_done()
+        await queue.join()

@@ -1,0 +1,149 @@
+"""QueueConfig: what it takes, what it refuses, and how it reads the environment."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from penstock import QueueConfig
+
+
+def test_the_defaults_are_as_documented() -> None:
+    config = QueueConfig()
+    assert config.queue_capacity == 100
+    assert config.capacity_refresh_time == 1.0
+    assert config.concurrency_limit is None
+
+
+@pytest.mark.plan("UT-20")
+@pytest.mark.parametrize("value", [0, -1, -100])
+def test_a_capacity_below_one_is_refused(value: int) -> None:
+    with pytest.raises(ValueError, match="Queue capacity must be at least 1") as caught:
+        QueueConfig(queue_capacity=value)
+    assert f"input_value={value}" in str(caught.value)
+
+
+@pytest.mark.plan("UT-20")
+@pytest.mark.parametrize("value", [1, 2, 1_000_000])
+def test_a_capacity_of_one_or_more_is_taken(value: int) -> None:
+    assert QueueConfig(queue_capacity=value).queue_capacity == value
+
+
+@pytest.mark.plan("UT-21")
+@pytest.mark.parametrize("value", [0, 0.0, -0.001, -5])
+def test_a_refresh_time_that_is_not_positive_is_refused(value: float) -> None:
+    with pytest.raises(ValueError, match="Capacity refresh time must be positive") as caught:
+        QueueConfig(capacity_refresh_time=value)
+    assert f"input_value={value}" in str(caught.value)
+
+
+@pytest.mark.plan("UT-21")
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_a_refresh_time_that_is_no_finite_number_is_refused(value: float) -> None:
+    with pytest.raises(ValueError, match="capacity_refresh_time"):
+        QueueConfig(capacity_refresh_time=value)
+
+
+@pytest.mark.plan("UT-21")
+@pytest.mark.parametrize("value", [0.001, 1, 3600.0])
+def test_a_positive_refresh_time_is_taken(value: float) -> None:
+    assert QueueConfig(capacity_refresh_time=value).capacity_refresh_time == value
+
+
+@pytest.mark.plan("UT-22")
+@pytest.mark.parametrize("value", [0, -1])
+def test_a_concurrency_limit_below_one_is_refused(value: int) -> None:
+    with pytest.raises(ValueError, match="Concurrency limit must be at least 1") as caught:
+        QueueConfig(concurrency_limit=value)
+    assert f"input_value={value}" in str(caught.value)
+
+
+@pytest.mark.plan("UT-22")
+@pytest.mark.parametrize("value", [None, 1, 64])
+def test_a_concurrency_limit_of_one_or_more_or_none_is_taken(value: int | None) -> None:
+    assert QueueConfig(concurrency_limit=value).concurrency_limit == value
+
+
+FIELDS = ["queue_capacity", "capacity_refresh_time", "concurrency_limit"]
+
+
+@pytest.mark.parametrize("value", ["many", [], {}, object(), 1j], ids=repr)
+@pytest.mark.parametrize("field", FIELDS)
+def test_what_is_no_number_is_refused_by_name(field: str, value: Any) -> None:
+    with pytest.raises(ValidationError, match=field):
+        QueueConfig(**{field: value})
+
+
+@pytest.mark.parametrize("field", ["queue_capacity", "concurrency_limit"])
+@pytest.mark.parametrize("value", [1.5, math.nan, math.inf])
+def test_a_fraction_of_an_item_is_refused(field: str, value: float) -> None:
+    with pytest.raises(ValidationError, match=field):
+        QueueConfig(**{field: value})
+
+
+@pytest.mark.parametrize("field", FIELDS)
+def test_a_bool_is_no_number(field: str) -> None:
+    with pytest.raises(ValidationError, match=field):
+        QueueConfig(**{field: True})
+
+
+@pytest.mark.parametrize("field", ["queue_capacity", "capacity_refresh_time"])
+def test_none_is_no_number(field: str) -> None:
+    with pytest.raises(ValidationError, match=field):
+        QueueConfig(**{field: None})
+
+
+def test_a_misspelt_field_is_refused_by_name() -> None:
+    with pytest.raises(ValidationError, match="queue_capcity"):
+        QueueConfig(queue_capcity=5)  # type: ignore[call-arg]
+
+
+def test_a_config_cannot_be_changed() -> None:
+    config = QueueConfig()
+    with pytest.raises(ValidationError, match="frozen"):
+        config.queue_capacity = 5  # type: ignore[misc]
+    assert config.queue_capacity == 100
+
+
+def test_equal_configs_are_equal_and_hash_alike() -> None:
+    assert QueueConfig(queue_capacity=5) == QueueConfig(queue_capacity=5)
+    assert len({QueueConfig(), QueueConfig()}) == 1
+
+
+def test_the_environment_is_read_under_the_prefix() -> None:
+    environ = {
+        "PENSTOCK_QUEUE_CAPACITY": "7",
+        "PENSTOCK_CAPACITY_REFRESH_TIME": "2.5",
+        "PENSTOCK_CONCURRENCY_LIMIT": "3",
+    }
+    assert QueueConfig.from_env(environ=environ) == QueueConfig(
+        queue_capacity=7, capacity_refresh_time=2.5, concurrency_limit=3
+    )
+
+
+def test_os_environ_is_what_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("UPLOADS_QUEUE_CAPACITY", "9")
+    assert QueueConfig.from_env("UPLOADS_").queue_capacity == 9
+
+
+def test_missing_empty_and_foreign_variables_change_nothing() -> None:
+    environ = {"PENSTOCK_QUEUE_CAPACITY": "", "PENSTOCK_COLOUR": "blue", "QUEUE_CAPACITY": "9"}
+    assert QueueConfig.from_env(environ=environ) == QueueConfig()
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "complaint"),
+    [
+        ("QUEUE_CAPACITY", "0", "Queue capacity must be at least 1"),
+        ("QUEUE_CAPACITY", "many", "queue_capacity"),
+        ("CAPACITY_REFRESH_TIME", "-1", "Capacity refresh time must be positive"),
+        ("CAPACITY_REFRESH_TIME", "nan", "capacity_refresh_time"),
+        ("CONCURRENCY_LIMIT", "0", "Concurrency limit must be at least 1"),
+    ],
+)
+def test_a_bad_variable_is_refused(name: str, text: str, complaint: str) -> None:
+    with pytest.raises(ValueError, match=complaint):
+        QueueConfig.from_env(environ={f"PENSTOCK_{name}": text})

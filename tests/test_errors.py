@@ -1,0 +1,128 @@
+"""The exceptions: what they are besides, what they carry, and that they travel."""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import pickle
+import queue
+
+import pytest
+
+import penstock
+from penstock import (
+    APIClientError,
+    APITimeoutError,
+    CircuitBreakerOpenError,
+    DeadlineExceededError,
+    QueueEmptyError,
+    QueueError,
+    QueueFullError,
+    QueueStateError,
+    RateLimitError,
+)
+
+EXAMPLES = [
+    APIClientError("it went wrong"),
+    QueueError("no"),
+    QueueFullError(),
+    QueueFullError("no room", queue_size=3, queue_capacity=4),
+    QueueEmptyError(),
+    QueueEmptyError("nothing there"),
+    QueueStateError("not now", current_state="idle"),
+    QueueStateError("not now"),
+    RateLimitError(),
+    RateLimitError("slow down", retry_after=2.5),
+    CircuitBreakerOpenError("broken", retry_after=1.0),
+    APITimeoutError("too late"),
+    DeadlineExceededError("too late to begin"),
+]
+
+
+@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+@pytest.mark.parametrize("error", EXAMPLES, ids=repr)
+def test_an_error_pickles_with_all_it_carries(error: APIClientError, protocol: int) -> None:
+    twin = pickle.loads(pickle.dumps(error, protocol))
+    assert type(twin) is type(error)
+    assert twin.args == error.args
+    assert str(twin) == str(error) == error.message
+    assert vars(twin) == vars(error)
+
+
+@pytest.mark.parametrize("error", EXAMPLES, ids=repr)
+def test_an_error_copies_with_all_it_carries(error: APIClientError) -> None:
+    twin = copy.copy(error)
+    assert type(twin) is type(error)
+    assert twin is not error
+    assert vars(twin) == vars(error)
+
+
+class UploadError(RateLimitError):
+    """A user's own, with an ``__init__`` unlike that of its base."""
+
+    def __init__(self, file: str, *, part: int) -> None:
+        super().__init__(f"{file} was refused", retry_after=3.0)
+        self.file = file
+        self.part = part
+
+
+def test_an_error_derived_by_a_user_pickles_whatever_its_init_takes() -> None:
+    twin = pickle.loads(pickle.dumps(UploadError("a.txt", part=2)))
+    assert (str(twin), twin.file, twin.part, twin.retry_after) == (
+        "a.txt was refused",
+        "a.txt",
+        2,
+        3.0,
+    )
+
+
+def test_what_a_user_hangs_on_an_error_pickles_too() -> None:
+    error = QueueError("no")
+    error.request_id = "r1"  # type: ignore[attr-defined]
+    assert pickle.loads(pickle.dumps(error)).request_id == "r1"
+
+
+@pytest.mark.parametrize(
+    ("error", "bases"),
+    [
+        (APIClientError, {Exception}),
+        (QueueError, {APIClientError}),
+        (QueueFullError, {QueueError, queue.Full, asyncio.QueueFull}),
+        (QueueEmptyError, {QueueError, queue.Empty, asyncio.QueueEmpty}),
+        (QueueStateError, {QueueError, RuntimeError}),
+        (RateLimitError, {APIClientError}),
+        (CircuitBreakerOpenError, {APIClientError}),
+        (APITimeoutError, {APIClientError}),
+        (DeadlineExceededError, {APIClientError}),
+    ],
+)
+def test_handlers_written_for_its_bases_catch_an_error(
+    error: type[Exception], bases: set[type]
+) -> None:
+    for base in bases:
+        with pytest.raises(base):
+            raise error("why")
+
+
+def test_only_errors_of_the_queue_are_queue_errors() -> None:
+    for error in (RateLimitError, CircuitBreakerOpenError, APITimeoutError, DeadlineExceededError):
+        assert not issubclass(error, QueueError)
+
+
+def test_errors_say_something_by_themselves_where_there_is_one_thing_to_say() -> None:
+    assert str(QueueFullError()) == "Queue is full"
+    assert str(QueueEmptyError()) == "Queue is empty"
+    assert str(RateLimitError()) == "Rate limit exceeded"
+
+
+def test_what_is_not_known_is_none() -> None:
+    assert QueueFullError().queue_size is None
+    assert QueueFullError().queue_capacity is None
+    assert QueueStateError("no").current_state is None
+    assert RateLimitError().retry_after is None
+    assert CircuitBreakerOpenError("no").retry_after is None
+
+
+def test_every_error_is_offered_by_the_package_itself() -> None:
+    offered = {name for name in penstock.__all__ if name.endswith("Error")}
+    assert offered == {type(error).__name__ for error in EXAMPLES}

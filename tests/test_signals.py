@@ -1,0 +1,355 @@
+"""stop_on_signals: the first signal drains, the second cancels, and then all is as it was."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import signal
+import subprocess
+import sys
+import textwrap
+from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+
+import penstock.testing
+from penstock import QueueStatus, WorkQueue
+
+pytestmark = [
+    pytest.mark.real_time,
+    pytest.mark.skipif(sys.platform == "win32", reason="os.kill() ends the process there"),
+]
+
+STOPPED = QueueStatus.STOPPED
+SOON = 10  # seconds after which a test has failed; none takes that long
+
+
+def handlers() -> dict[int, Any]:
+    """Who handles what. (To be asked in the test itself: asyncio has a handler while it runs.)"""
+    watched = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+    return {number: signal.getsignal(number) for number in watched}
+
+
+@pytest.fixture(autouse=True)
+def put_handlers_back() -> Iterator[None]:
+    """A signal that nobody takes must not end the tests, nor one test spoil the next."""
+    before = handlers()
+    for number in (signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(number, lambda number, frame: None)
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+def raise_here(number: int) -> None:
+    os.kill(os.getpid(), number)
+
+
+class Gate:
+    """A worker function that holds each item until it is let through."""
+
+    def __init__(self) -> None:
+        self.begun = asyncio.Event()
+        self.open = asyncio.Event()
+        self.done: list[Any] = []
+
+    async def __call__(self, item: Any) -> None:
+        self.begun.set()
+        await self.open.wait()
+        self.done.append(item)
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Wait for something that is about to happen, one turn of the loop at a time."""
+
+    async def poll() -> None:
+        while not condition():  # noqa: ASYNC110 - a signal sets no event
+            await asyncio.sleep(0)
+
+    await asyncio.wait_for(poll(), SOON)
+
+
+@pytest.fixture
+async def gate() -> Gate:
+    return Gate()
+
+
+@pytest.fixture
+async def queue(gate: Gate) -> AsyncIterator[WorkQueue[int]]:
+    """A queue with three items, the first of them in hand."""
+    queue: WorkQueue[int] = WorkQueue()
+    await queue.process(gate)
+    for item in range(3):
+        await queue.put(item)
+    await asyncio.wait_for(gate.begun.wait(), SOON)
+    yield queue
+    await queue.stop(timeout=0)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+async def test_the_first_signal_stops_and_drains(
+    queue: WorkQueue[int], gate: Gate, number: int
+) -> None:
+    before = handlers()
+    queue.stop_on_signals()
+    raise_here(number)
+    await until(lambda: queue.status is QueueStatus.STOPPING)
+    gate.open.set()
+    await queue.join()
+    await until(lambda: queue.status is STOPPED)
+    assert gate.done == [0, 1, 2]
+    assert signal.getsignal(number) is before[number]
+
+
+@pytest.mark.parametrize("second", [signal.SIGTERM, signal.SIGINT])
+async def test_the_second_signal_cancels(queue: WorkQueue[int], gate: Gate, second: int) -> None:
+    before = handlers()
+    queue.stop_on_signals()
+    raise_here(signal.SIGTERM)
+    await until(lambda: queue.status is QueueStatus.STOPPING)
+    raise_here(second)
+    await until(lambda: queue.status is STOPPED)
+    assert gate.done == []
+    assert queue.unprocessed == [0, 1, 2]
+    assert signal.getsignal(second) is before[second]
+
+
+async def test_further_signals_change_nothing(queue: WorkQueue[int], gate: Gate) -> None:
+    queue.stop_on_signals(signal.SIGUSR1)
+    raise_here(signal.SIGUSR1)
+    await until(lambda: queue.status is QueueStatus.STOPPING)
+    for _ in range(3):
+        raise_here(signal.SIGUSR1)
+    await until(lambda: queue.status is STOPPED)
+    assert queue.unprocessed == [0, 1, 2]
+
+
+async def test_draining_after_a_signal_has_the_given_timeout(queue: WorkQueue[int]) -> None:
+    queue.stop_on_signals(signal.SIGUSR1, timeout=0.01)
+    raise_here(signal.SIGUSR1)
+    await until(lambda: queue.status is STOPPED)
+    assert queue.unprocessed == [0, 1, 2]
+
+
+async def test_only_the_signals_given_are_taken() -> None:
+    before = handlers()
+    async with WorkQueue[int]() as queue:
+        queue.stop_on_signals(signal.SIGUSR1)
+        assert signal.getsignal(signal.SIGUSR1) is not before[signal.SIGUSR1]
+        assert signal.getsignal(signal.SIGTERM) is before[signal.SIGTERM]
+        assert signal.getsignal(signal.SIGINT) is before[signal.SIGINT]
+
+
+async def test_a_stop_without_a_signal_puts_the_handlers_back() -> None:
+    before = handlers()
+    async with WorkQueue[int]() as queue:
+        queue.stop_on_signals()
+        assert signal.getsignal(signal.SIGTERM) is not before[signal.SIGTERM]
+    assert handlers() == before
+
+
+async def test_a_handler_of_ones_own_comes_back_too() -> None:
+    heard = []
+    signal.signal(signal.SIGUSR1, lambda number, frame: heard.append(number))
+    async with WorkQueue[int]() as queue:
+        queue.stop_on_signals(signal.SIGUSR1)
+    raise_here(signal.SIGUSR1)
+    assert heard == [signal.SIGUSR1]
+
+
+async def test_the_handlers_come_back_at_the_end_of_a_batch() -> None:
+    before = handlers()
+
+    async def worker(item: int) -> None:
+        pass
+
+    queue: WorkQueue[int] = WorkQueue()
+    queue.stop_on_signals(signal.SIGUSR1)
+    await queue.batch_process(range(3), worker)
+    assert queue.status is STOPPED
+    assert signal.getsignal(signal.SIGUSR1) is before[signal.SIGUSR1]
+
+
+async def test_asking_twice_is_asking_once(queue: WorkQueue[int]) -> None:
+    before = handlers()
+    queue.stop_on_signals(signal.SIGUSR1, signal.SIGTERM)
+    queue.stop_on_signals(signal.SIGUSR1)
+    assert signal.getsignal(signal.SIGTERM) is before[signal.SIGTERM]
+    await queue.stop(timeout=0)
+    assert signal.getsignal(signal.SIGUSR1) is before[signal.SIGUSR1]
+
+
+async def test_a_queue_not_yet_started_is_stopped_by_a_signal_too() -> None:
+    before = handlers()
+    queue: WorkQueue[int] = WorkQueue()
+    queue.stop_on_signals(signal.SIGUSR1)
+    raise_here(signal.SIGUSR1)
+    await until(lambda: queue.status is STOPPED)
+    assert signal.getsignal(signal.SIGUSR1) is before[signal.SIGUSR1]
+
+
+async def test_a_put_that_waits_is_told(queue: WorkQueue[int]) -> None:
+    small: WorkQueue[int] = WorkQueue(1)
+    await small.start()
+    await small.put(1)
+    small.stop_on_signals(signal.SIGUSR1)
+    waiting = asyncio.create_task(small.put(2, timeout=SOON))
+    await asyncio.sleep(0)
+    raise_here(signal.SIGUSR1)
+    with pytest.raises(penstock.QueueStateError, match="Cannot put items when queue is"):
+        await waiting
+
+
+def test_a_signal_after_the_loop_is_gone_goes_where_it_went_before() -> None:
+    heard = []
+    signal.signal(signal.SIGUSR1, lambda number, frame: heard.append(number))
+    queue: WorkQueue[int] = WorkQueue()
+
+    async def leave() -> None:
+        queue.stop_on_signals(signal.SIGUSR1)
+
+    penstock.testing.run(leave())
+    raise_here(signal.SIGUSR1)
+    assert heard == [signal.SIGUSR1]
+    raise_here(signal.SIGUSR1)
+    assert heard == [signal.SIGUSR1] * 2
+
+
+# -- bad arguments --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        "SIGTERM",
+        9999,
+        0,
+        -1,
+        1.5,
+        None,
+        15.0,
+        [],
+    ],
+    ids=repr,
+)
+async def test_what_is_no_signal_is_refused(bad: Any) -> None:
+    before = handlers()
+    async with WorkQueue[int]() as queue:
+        with pytest.raises(ValueError, match=re.escape(str(bad))):
+            queue.stop_on_signals(signal.SIGUSR1, bad)
+        assert handlers() == before
+
+
+async def test_a_bool_is_no_signal() -> None:
+    async with WorkQueue[int]() as queue:
+        with pytest.raises(ValueError, match="True"):
+            queue.stop_on_signals(True)
+
+
+async def test_a_signal_that_cannot_be_caught_is_refused_and_nothing_is_left() -> None:
+    before = handlers()
+    queue: WorkQueue[int] = WorkQueue()
+    with pytest.raises(ValueError, match="SIGKILL"):
+        queue.stop_on_signals(signal.SIGUSR1, signal.SIGKILL)
+    assert signal.getsignal(signal.SIGUSR1) is before[signal.SIGUSR1]
+
+
+async def test_a_refused_call_leaves_the_handlers_of_an_earlier_one() -> None:
+    before = handlers()
+    async with WorkQueue[int]() as queue:
+        queue.stop_on_signals(signal.SIGUSR1)
+        with pytest.raises(ValueError, match="9999"):
+            queue.stop_on_signals(9999)
+        assert signal.getsignal(signal.SIGUSR1) is not before[signal.SIGUSR1]
+
+
+@pytest.mark.parametrize("bad", [-1, float("nan"), "5", True])
+async def test_what_is_no_timeout_is_refused(bad: Any) -> None:
+    before = handlers()
+    async with WorkQueue[int]() as queue:
+        with pytest.raises(ValueError, match="timeout"):
+            queue.stop_on_signals(timeout=bad)
+        assert handlers() == before
+
+
+def test_without_a_running_loop_there_is_nothing_to_stop_in() -> None:
+    before = handlers()
+    with pytest.raises(RuntimeError, match="no running event loop"):
+        WorkQueue[int]().stop_on_signals()
+    assert handlers() == before
+
+
+async def test_outside_the_main_thread_python_has_no_signals() -> None:
+    async def attempt() -> None:
+        WorkQueue[int]().stop_on_signals()
+
+    with (
+        ThreadPoolExecutor(1) as thread,
+        pytest.raises(ValueError, match="main thread"),
+    ):
+        await asyncio.get_running_loop().run_in_executor(
+            thread, lambda: penstock.testing.run(attempt())
+        )
+
+
+# -- a whole program ------------------------------------------------------------------------------
+
+PROGRAM = """
+    import asyncio, sys
+    import penstock
+
+    async def main():
+        async def worker(item):
+            print("begin", item, flush=True)
+            await asyncio.sleep(float(sys.argv[1]))
+            print("end", item, flush=True)
+
+        async with penstock.WorkQueue() as queue:
+            queue.stop_on_signals()
+            await queue.process(worker)
+            for item in range(2):
+                await queue.put(item)
+            try:
+                await queue.join()
+            except penstock.QueueStateError as error:
+                print(error, flush=True)
+        print("left", queue.unprocessed, flush=True)
+
+    asyncio.run(main())
+"""
+
+
+def run_program(seconds: float, *signals: int) -> tuple[list[str], int]:
+    """Run it, send each signal after the line that shows that it is ready for it."""
+    program = subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(PROGRAM), str(seconds)],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    with program:
+        assert program.stdout is not None
+        lines = [program.stdout.readline().strip()]
+        for number in signals:
+            program.send_signal(number)
+        lines += program.stdout.read().splitlines()
+        return lines, program.wait(SOON)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_program_that_is_told_to_end_finishes_its_items_and_ends_well(number: int) -> None:
+    lines, code = run_program(0.05, number)
+    assert lines == ["begin 0", "end 0", "begin 1", "end 1", "left []"]
+    assert code == 0
+
+
+def test_a_program_that_is_told_twice_ends_at_once_and_knows_what_is_left() -> None:
+    lines, code = run_program(SOON * 10, signal.SIGTERM, signal.SIGINT)
+    assert lines == [
+        "begin 0",
+        "Cannot join: the queue stopped with 2 items unprocessed",
+        "left [0, 1]",
+    ]
+    assert code == 0

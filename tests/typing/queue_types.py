@@ -1,0 +1,151 @@
+"""What type checkers make of queues: the item's type goes in, the result's type comes out."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncGenerator, AsyncIterator
+from functools import partial
+from typing import Any
+
+from typing_extensions import assert_type
+
+from penstock import (
+    BoundedQueue,
+    QueueConfig,
+    QueueFullError,
+    QueueStateError,
+    QueueStatistics,
+    QueueStatus,
+    RateLimitError,
+    WorkQueue,
+)
+from penstock.limits.limiter import WindowLimiter
+from penstock.protocols import AsyncResourceManager, Queue, RateLimiter
+
+
+async def fetch(item: int) -> str:
+    return str(item)
+
+
+def compute(item: int) -> float:
+    return item / 2
+
+
+async def on_error(error: Exception, item: int) -> None:
+    pass
+
+
+def on_error_plainly(error: Exception, item: int) -> None:
+    pass
+
+
+class AsyncCallable:
+    async def __call__(self, item: int) -> bytes:
+        return bytes(item)
+
+
+async def numbers() -> AsyncIterator[int]:
+    yield 1
+
+
+async def bounded_queue() -> None:
+    queue = BoundedQueue[int](10, 0.5, logging.getLogger(), name="numbers")
+    assert_type(queue, BoundedQueue[int])
+    async with queue as entered:
+        assert_type(entered, BoundedQueue[int])
+    await queue.start()
+    assert_type(await queue.put(1), bool)
+    assert_type(await queue.put(1, timeout=0), bool)
+    assert_type(await queue.get(), int)
+    assert_type(queue.get_nowait(), int)
+    async with queue.processing(timeout=1) as item:
+        assert_type(item, int)
+    assert_type(await queue.submit(1), asyncio.Future[Any])
+    assert_type(await queue.stop(timeout=1, drain=False), bool)
+    assert_type(queue.unprocessed, list[int])
+    assert_type(queue.metrics, dict[str, int])
+    assert_type(queue.status, QueueStatus)
+    assert_type(queue.statistics(), QueueStatistics)
+    assert_type(queue.timeout, float)
+    assert_type(queue.logger, logging.Logger)
+    await queue.start_workers(fetch, 5)
+    await queue.start_workers(compute, num_workers=5, error_handler=on_error)
+    await queue.start_workers(AsyncCallable(), 5, on_error_plainly)
+
+
+async def work_queue() -> None:
+    queue = WorkQueue[int](maxsize=100, timeout=0.1, concurrency_limit=5)
+    assert_type(queue, WorkQueue[int])
+    assert_type(queue.queue, Queue[int])
+    assert_type(queue.concurrency_limit, int | None)
+    async with queue as entered:
+        assert_type(entered, WorkQueue[int])
+    assert_type(await queue.put(1), bool)
+    assert_type(await queue.get(), int)
+    assert_type(queue.unprocessed, list[int])
+    assert_type(queue.status, QueueStatus)
+    assert_type(await queue.stop(), bool)
+    await queue.process(fetch)
+    await queue.process(compute, num_workers=2, error_handler=on_error)
+    await queue.process(lambda item: item + 1)
+    await queue.batch_process([1, 2], fetch, progress=True)
+    await queue.batch_process(numbers(), compute, 3, on_error)
+
+    assert_type(WorkQueue(queue=BoundedQueue[str]()), WorkQueue[str])
+    config = QueueConfig(queue_capacity=5)
+    configured: WorkQueue[int] = WorkQueue.from_config(config)
+    assert_type(WorkQueue[int].from_config(config), WorkQueue[int])
+    assert_type(configured.maxsize, int)
+
+
+async def map_of_async_functions() -> None:
+    queue: WorkQueue[int] = WorkQueue()
+    assert_type(queue.map(fetch, [1]), AsyncGenerator[str, None])
+    async for text in queue.map(fetch, range(3), num_workers=2, ordered=False):
+        assert_type(text, str)
+    async for text in queue.map(fetch, numbers(), return_exceptions=False):
+        assert_type(text, str)
+    async for data in queue.map(AsyncCallable(), [1]):
+        assert_type(data, bytes)
+    async for text in queue.map(partial(fetch), [1]):
+        assert_type(text, str)
+    assert_type([text async for text in queue.map(fetch, [1])], list[str])
+
+
+async def map_of_plain_functions() -> None:
+    queue: WorkQueue[int] = WorkQueue()
+    assert_type(queue.map(compute, [1]), AsyncGenerator[float, None])
+    async for number in queue.map(compute, numbers()):
+        assert_type(number, float)
+    async for text in queue.map(str, [1]):
+        assert_type(text, str)
+
+
+async def map_that_returns_exceptions() -> None:
+    queue: WorkQueue[int] = WorkQueue()
+    async for text in queue.map(fetch, [1], return_exceptions=True):
+        assert_type(text, str | BaseException)
+    async for number in queue.map(compute, [1], return_exceptions=True):
+        assert_type(number, float | BaseException)
+
+
+async def wrong_items() -> None:
+    queue: WorkQueue[int] = WorkQueue()
+    await queue.put("text")  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
+    queue.put_nowait("text")  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
+
+
+def meets_its_protocols(
+    bounded: BoundedQueue[int], work: WorkQueue[int], limiter: WindowLimiter
+) -> tuple[Queue[int], AsyncResourceManager, AsyncResourceManager, RateLimiter]:
+    """A class meets a protocol when it may be returned for one."""
+    return bounded, bounded, work, limiter
+
+
+def errors(full: QueueFullError, state: QueueStateError, rate: RateLimitError) -> None:
+    assert_type(full.queue_size, int | None)
+    assert_type(full.queue_capacity, int | None)
+    assert_type(state.current_state, str | None)
+    assert_type(rate.retry_after, float | None)
+    assert_type(rate.message, str)
