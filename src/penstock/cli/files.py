@@ -1,0 +1,60 @@
+"""The files of a run: opened so that nothing is lost by mistake."""
+
+from __future__ import annotations
+
+import io
+import os
+import stat
+import sys
+
+STANDARD = "-"
+_PIECE = 1024 * 1024
+
+
+def open_requests(name: str) -> io.BufferedReader:
+    """Open the request file; ``-`` is standard input.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    if name != STANDARD:
+        return open(name, "rb")
+    if sys.stdin is None:
+        raise OSError("standard input is closed")
+    # Not sys.stdin.buffer: Python closes that one when it ends, and would wait for the reader.
+    return open(sys.stdin.fileno(), "rb", closefd=False)
+
+
+def count_lines(file: io.BufferedReader) -> int | None:
+    """How many lines a regular file has from here on; None if it is not one."""
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        return None
+    begin = file.tell()
+    lines, end = 0, b"\n"
+    while piece := file.read(_PIECE):
+        lines += piece.count(b"\n")
+        end = piece[-1:]
+    file.seek(begin)
+    return lines if end == b"\n" else lines + 1
+
+
+def open_results(name: str, requests: io.BufferedReader, overwrite: bool) -> io.FileIO:
+    """Open what the results go to; ``-`` is standard output.
+
+    Raises:
+        OSError: it cannot be written, exists already, or is the request file.
+    """
+    if name == STANDARD:
+        if sys.stdout is None:
+            raise OSError("standard output is closed")
+        return io.FileIO(sys.stdout.fileno(), "wb", closefd=False)
+    try:
+        there = os.stat(name)
+    except FileNotFoundError:
+        return io.FileIO(name, "xb")
+    if stat.S_ISREG(there.st_mode):  # not a device or a pipe, where nothing can be lost
+        if os.path.samestat(there, os.fstat(requests.fileno())):
+            raise OSError("it is the file that the requests are read from")
+        if not overwrite:
+            raise FileExistsError("it exists already; give another name, or --overwrite")
+    return io.FileIO(name, "wb")

@@ -1,0 +1,125 @@
+"""What became of the requests: one result each, and the totals of a run."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from array import array
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any, NewType
+
+from penstock.cli.requests import RequestId
+
+#: A value in the form that goes into the result file. Made once: what is nested as deeply as can
+#: be read might be too deep to be written from within something else.
+JsonText = NewType("JsonText", str)
+
+
+def to_json(value: Any) -> JsonText:
+    """``value`` on one line, as people read it.
+
+    Raises:
+        ValueError, RecursionError: JSON has no such number; it is nested too deeply.
+    """
+    return JsonText(json.dumps(value, ensure_ascii=False, allow_nan=False))
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why there is no good answer: a word to count by, a sentence, what the server sent."""
+
+    kind: str
+    message: str
+    body: JsonText | None = None
+
+
+@dataclass(frozen=True)
+class Result:
+    """What became of one line."""
+
+    id: RequestId
+    line: int
+    status: int | None = None
+    body: JsonText | None = None
+    failure: Failure | None = None
+    attempts: int = 0
+    seconds: float = 0.0
+
+    def to_line(self) -> bytes:
+        """The line for the result file."""
+        fields = {
+            "id": to_json(self.id),
+            "line": to_json(self.line),
+            "status": to_json(self.status),
+        }
+        if self.failure is None:
+            fields["body"] = self.body or to_json(None)
+        else:
+            error = {
+                "kind": to_json(self.failure.kind),
+                "message": to_json(self.failure.message),
+            }
+            if self.failure.body is not None:
+                error["body"] = self.failure.body
+            fields["error"] = _object(error)
+        fields["attempts"] = to_json(self.attempts)
+        fields["seconds"] = to_json(round(self.seconds, 6))
+        # Half a character (a lone surrogate) has no UTF-8 form. With a backslash it is the JSON
+        # escape that it came from.
+        return _object(fields).encode("utf-8", "backslashreplace") + b"\n"
+
+
+def _object(fields: dict[str, JsonText]) -> JsonText:
+    return JsonText("{" + ", ".join(f'"{key}": {value}' for key, value in fields.items()) + "}")
+
+
+@dataclass
+class Totals:
+    """The counts of a run, as it goes."""
+
+    #: Lines in the file, if that can be known.
+    expected: int | None = None
+    blank: int = 0
+    sent: int = 0
+    calls: int = 0
+    succeeded: int = 0
+    failed: Counter[str] = field(default_factory=Counter)
+    retries: Counter[str] = field(default_factory=Counter)
+    backpressure_waits: int = 0
+    queue_size: int = 0
+    queue_peak: int = 0
+    #: Seconds from the first attempt to the end, of each request that was sent.
+    latencies: array[float] = field(default_factory=lambda: array("d"))
+    began: float = field(default_factory=time.monotonic)
+
+    def add(self, result: Result) -> None:
+        """Count a result."""
+        if result.attempts:
+            self.calls += result.attempts
+            self.latencies.append(result.seconds)
+        if result.failure is None:
+            self.succeeded += 1
+        else:
+            self.failed[result.failure.kind] += 1
+
+    @property
+    def done(self) -> int:
+        """Lines that are dealt with, blank ones not counted."""
+        return self.succeeded + self.failed.total()
+
+    @property
+    def unfinished(self) -> int:
+        """Requests that were sent and have no result."""
+        return self.sent - len(self.latencies)
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds since the beginning."""
+        return time.monotonic() - self.began
+
+    def percentile(self, percent: float) -> float:
+        """The latency that ``percent`` of the requests did not exceed."""
+        rank = math.ceil(percent / 100 * len(self.latencies))
+        return sorted(self.latencies)[max(rank, 1) - 1]

@@ -1,0 +1,173 @@
+"""A run: requests go from the file through a work queue to the sender, results to their file."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import logging
+import math
+import signal
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import FrameType
+
+import httpx
+
+from penstock.cli.display import Display
+from penstock.cli.lines import LONGEST_LINE, LineReader, LineWriter
+from penstock.cli.requests import MalformedLineError, Request, parse_request
+from penstock.cli.results import Failure, Result, Totals
+from penstock.cli.sender import Sender
+from penstock.cli.tracing import mark_request_failed
+from penstock.work_queue import WorkQueue
+
+#: Seconds between two looks at the display.
+_TICK = 0.1
+#: Seconds that the end of a run waits for its files.
+_LAST_WRITES = 2.0
+
+# What the queue has to say is in the display and the summary.
+_logger = logging.getLogger("penstock.cli")
+_logger.addHandler(logging.NullHandler())
+
+
+class RunError(Exception):
+    """The run cannot go on; the message says why."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is to be done."""
+
+    requests: io.BufferedReader
+    results: io.FileIO
+    client: httpx.AsyncClient
+    base: str | None
+    concurrency: int
+    capacity: int
+    attempts: int
+    timeout: float
+
+
+class Run:
+    """One run. Never more in memory than the queue holds, the workers hold, and one line more."""
+
+    def __init__(self, job: Job, totals: Totals, display: Display) -> None:
+        self._job = job
+        self._totals = totals
+        self._display = display
+        self._queue = WorkQueue[Request](job.capacity, logger=_logger, name="requests")
+        self._sender = Sender(job.client, job.attempts, job.timeout, self._count_retry)
+        self._failure: BaseException | None = None
+        self._signal: int | None = None
+
+    async def __call__(self) -> int | None:
+        """Do it, and return the signal that interrupted it, if one did.
+
+        Raises:
+            RunError: a file could not be read or written to its end.
+        """
+        self._reader = LineReader(self._job.requests, self._count_blank)
+        self._writer = LineWriter(self._job.results)
+        async with self._job.client:
+            self._work = asyncio.create_task(self._send_all())
+            with _on_signals(self._interrupt):
+                while not self._work.done():
+                    await asyncio.wait([self._work], timeout=_TICK)
+                    self._totals.queue_size = self._queue.size
+                    self._display.tick()
+                await self._close_files()
+        if self._failure is None and not self._work.cancelled():
+            self._failure = self._work.exception()
+        if self._failure is not None:
+            raise self._failure
+        return self._signal if self._work.cancelled() else None
+
+    async def _close_files(self) -> None:
+        closing: list[asyncio.Future[None]] = [asyncio.ensure_future(self._writer.close())]
+        reader_closes = self._reader.close()
+        if not self._work.cancelled():  # or it may be in a read that never ends
+            closing.append(reader_closes)
+        await asyncio.wait(closing, timeout=_LAST_WRITES)
+
+    def _interrupt(self, number: int) -> None:
+        self._signal = number
+        self._work.cancel()
+
+    async def _send_all(self) -> None:
+        queue = self._queue
+        try:
+            async with queue:
+                await queue.process(self._handle, self._job.concurrency, self._give_up)
+                async for request in self._read():
+                    if not await queue.put(request, timeout=0):
+                        self._totals.backpressure_waits += 1
+                        await queue.put(request, timeout=math.inf)
+        finally:
+            self._totals.queue_peak = queue.statistics().peak_size
+
+    async def _read(self) -> AsyncIterator[Request]:
+        async for number, line in self._lines():
+            try:
+                if line is None:
+                    raise MalformedLineError(f"longer than {LONGEST_LINE // 2**20} MiB")
+                yield parse_request(number, line, self._job.base)
+            except MalformedLineError as error:
+                self._display.note(f"line {number}: {error}")
+                given_id = number if error.id is None else error.id
+                failure = Failure("malformed", str(error))
+                await self._record(Result(id=given_id, line=number, failure=failure))
+
+    async def _lines(self) -> AsyncIterator[tuple[int, bytes | None]]:
+        try:
+            async for numbered in self._reader:
+                yield numbered
+        except OSError as error:
+            raise RunError(f"cannot read the requests: {error.strerror or error}") from None
+
+    async def _handle(self, request: Request) -> None:
+        self._totals.sent += 1
+        result = await self._sender.send(request)
+        mark_request_failed("" if result.failure is None else result.failure.kind)
+        await self._record(result)
+
+    async def _record(self, result: Result) -> None:
+        self._totals.add(result)
+        # Counted and handed over in one go: if this is cancelled, it is both, and will be written.
+        written = self._writer.write(result.to_line())
+        try:
+            await written
+        except OSError as error:
+            raise RunError(f"cannot write the results: {error.strerror or error}") from None
+
+    def _give_up(self, error: Exception, request: Request) -> None:
+        """The sender takes all that can happen to a request, so this ends the run."""
+        self._failure = self._failure or error
+        self._work.cancel()
+
+    def _count_blank(self) -> None:
+        self._totals.blank += 1
+
+    def _count_retry(self, kind: str) -> None:
+        self._totals.retries[kind] += 1
+
+
+@contextmanager
+def _on_signals(call: Callable[[int], None]) -> Iterator[None]:
+    """Call ``call(signal)`` in the loop on the first Ctrl-C or SIGTERM; the next one insists."""
+    loop = asyncio.get_running_loop()
+    seen: list[int] = []
+
+    def react(number: int, frame: FrameType | None) -> None:
+        if seen:
+            raise KeyboardInterrupt
+        seen.append(number)
+        loop.call_soon_threadsafe(call, number)
+
+    before = {number: signal.signal(number, react) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,162 @@
+"""Wrong usage: one line that says what is wrong, exit code 2, and nothing touched."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from penstock.cli.app import run_command
+
+URL = ("--url", "http://127.0.0.1:9")
+NO_FULL_URL = (
+    "must be a full URL that starts with http:// or https://, "
+    "for example https://api.example.com/v1"
+)
+WRONG: list[tuple[list[str], str]] = [
+    (["missing.jsonl", "--out", "new"], "cannot read missing.jsonl: No such file or directory"),
+    (["folder", "--out", "new"], "cannot read folder: Is a directory"),
+    (
+        ["lines", "--out", "new", "--url", "example.com"],
+        f"--url {NO_FULL_URL}",
+    ),
+    (
+        ["lines", "--out", "new", "--url", "ftp://me:secret@example.com"],
+        f"--url {NO_FULL_URL}",
+    ),
+    (
+        ["lines", "--out", "new", "--url", "http://h:99999"],
+        "--url is not a valid URL: there is no port 99999",
+    ),
+    (
+        ["lines", "--out", "new", "--url", "http://h?a=1"],
+        "--url must have no '?' and no '#': put parameters into the lines",
+    ),
+    (["lines", "--out", "new", "--concurrency", "0"], "--concurrency must be at least 1, got 0"),
+    (["lines", "--out", "new", "--capacity", "-1"], "--capacity must be at least 1, got -1"),
+    (["lines", "--out", "new", "--attempts", "0"], "--attempts must be at least 1, got 0"),
+    (["lines", "--out", "new", "--timeout", "0"], "--timeout must be more than 0 seconds, got 0"),
+    (
+        ["lines", "--out", "new", "--timeout", "nan"],
+        "--timeout must be more than 0 seconds, got nan",
+    ),
+    (["lines", "--out", "no/new"], "cannot write --out no/new: No such file or directory"),
+    (["lines", "--out", "folder"], "cannot write --out folder: Is a directory"),
+    (
+        ["lines", "--out", "old"],
+        "cannot write --out old: it exists already; give another name, or --overwrite",
+    ),
+    (
+        ["lines", "--out", "lines", "--overwrite"],
+        "cannot write --out lines: it is the file that the requests are read from",
+    ),
+]
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "lines").write_text('{"path": "/"}\n')
+    (tmp_path / "old").write_text("results of a night\n")
+    return tmp_path
+
+
+def contents(folder: Path) -> dict[str, str | None]:
+    return {path.name: path.read_text() if path.is_file() else None for path in folder.iterdir()}
+
+
+@pytest.mark.parametrize(("arguments", "problem"), WRONG, ids=[problem for _, problem in WRONG])
+def test_wrong_usage(
+    folder: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], problem: str
+) -> None:
+    before = contents(folder)
+    assert run_command(["run", *URL, *arguments]) == 2
+    told = capsys.readouterr()
+    assert told.err == f"penstock: {problem}\n"
+    assert told.out == ""
+    assert contents(folder) == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "problem"),
+    [
+        ([], "Missing command"),
+        (["fly"], "fly"),
+        (["run"], "FILE"),
+        (["run", "lines"], "--out"),
+        (["run", "lines", "--out", "new", "--concurrency", "many"], "--concurrency"),
+        (["run", "lines", "--out", "new", "--sideways"], "--sideways"),
+    ],
+)
+def test_what_is_no_command(
+    folder: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], problem: str
+) -> None:
+    before = contents(folder)
+    assert run_command(arguments) == 2
+    told = capsys.readouterr().err
+    assert told.startswith("penstock: ")
+    assert problem in told
+    assert told.count("\n") == 1
+    assert contents(folder) == before
+
+
+def test_proxy_settings_that_cannot_be_used(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HTTP_PROXY", "nonsense://somewhere")
+    assert run_command(["run", "lines", "--out", "new", *URL]) == 2
+    told = capsys.readouterr().err
+    assert told.startswith("penstock: the proxy settings in the environment cannot be used: ")
+    assert not (folder / "new").exists()
+
+
+def test_help_tells_the_exit_codes(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_command(["run", "--help"]) == 0
+    told = " ".join(capsys.readouterr().out.split())
+    for code in ("0 every line has a successful result", "1 some have not", "2 wrong usage", "130"):
+        assert code in told
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_command(["--version"]) == 0
+    assert capsys.readouterr().out.startswith("penstock 0.")
+
+
+@pytest.mark.parametrize("package", ["typer", "tenacity"])
+def test_without_the_extra_it_says_what_to_install(package: str) -> None:
+    program = f"""
+import sys
+
+class Blocker:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] == {package!r}:
+            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
+
+sys.meta_path.insert(0, Blocker())
+from penstock.cli import main
+main()
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=30
+    )
+    assert done.returncode == 2
+    assert done.stderr == (
+        f"penstock: the command needs the package {package}: pip install 'penstock[cli]'\n"
+    )
+
+
+def test_a_package_of_our_own_that_is_missing_is_not_blamed_on_the_extra() -> None:
+    program = """
+import sys
+sys.modules["penstock.cli.run"] = None
+from penstock.cli import main
+main()
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=30
+    )
+    assert done.returncode == 1
+    assert "pip install" not in done.stderr
