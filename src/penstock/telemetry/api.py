@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 import weakref
 from collections.abc import Callable, Sized
 from typing import Any, Final, Literal, get_args
@@ -11,7 +12,7 @@ from opentelemetry import context as otel_context
 from opentelemetry import metrics, trace
 from opentelemetry.context import _SUPPRESS_INSTRUMENTATION_KEY
 from opentelemetry.metrics import MeterProvider
-from opentelemetry.trace import Span, Status, StatusCode, TracerProvider
+from opentelemetry.trace import Span, StatusCode, TracerProvider
 
 from penstock._version import __version__
 from penstock.telemetry import _sdk, names
@@ -23,23 +24,26 @@ Relation = Literal["parent", "link"]
 
 _logger = logging.getLogger("penstock")
 
-# One set of instruments for each meter, however many Telemetry objects share it: an SDK takes two
-# of one name for a mistake. The global one follows whatever provider is set later.
+# One set of instruments for each meter, however many Telemetry objects share it: an SDK does not
+# ask for the counts of a second one. The global one follows whatever provider is set later.
 _instruments: weakref.WeakKeyDictionary[MeterProvider, Instruments] = weakref.WeakKeyDictionary()
 _global_instruments: list[Instruments] = []
+_instruments_lock = threading.RLock()
 
 
 def _instruments_of(provider: MeterProvider | None) -> Instruments:
-    if provider is None or provider is metrics.get_meter_provider():
-        if not _global_instruments:
-            meter = metrics.get_meter(names.SCOPE, __version__, schema_url=names.SCHEMA_URL)
-            _global_instruments.append(Instruments(meter))
-        return _global_instruments[0]
-    found = _instruments.get(provider)
-    if found is None:
-        meter = provider.get_meter(names.SCOPE, __version__, schema_url=names.SCHEMA_URL)
-        found = _instruments[provider] = Instruments(meter)
-    return found
+    with _instruments_lock:
+        global_one = metrics.get_meter_provider()
+        provider = global_one if provider is None else provider
+        if provider is global_one and _global_instruments:
+            return _global_instruments[0]
+        found = _instruments.get(provider)
+        if found is None:
+            meter = provider.get_meter(names.SCOPE, __version__, schema_url=names.SCHEMA_URL)
+            found = _instruments[provider] = Instruments(meter)
+        if provider is global_one:
+            _global_instruments.append(found)
+        return found
 
 
 class Telemetry:
@@ -91,8 +95,7 @@ class Telemetry:
 
     def watch(self, queue: Watched, totals: Totals, line: Sized, capacity: int) -> Probe:
         """Export the counts of ``queue`` while it lives; the probe observes its items."""
-        self.instruments.watch(queue, totals)
-        return Probe(self, queue.name, capacity, line)
+        return Probe(self, queue.name, capacity, line, self.instruments.watch(queue, totals))
 
     # -- for the probes -----------------------------------------------------------------------
 
@@ -110,20 +113,25 @@ class Telemetry:
         """Whether an attempt whose item has this context gets a span."""
         return self.spans in ("all", "process") or (self.spans == "parent" and _is_sampled(context))
 
-    def record_error(self, span: Span, error: BaseException) -> None:
-        """Mark ``span`` as failed by ``error``, as OpenTelemetry's conventions have it."""
-        span.set_attribute(names.ERROR_TYPE, names.error_type(error))
-        if self.record_exceptions:
-            span.record_exception(error)
-            span.set_status(Status(StatusCode.ERROR, str(error)))
-        else:
-            span.set_status(Status(StatusCode.ERROR))
+    def end_span(self, span: Span, error: BaseException | None) -> None:
+        """End ``span``, as failed if there is an error, as OpenTelemetry's conventions have it."""
+        try:
+            if error is not None and span.is_recording():
+                span.set_attribute(names.ERROR_TYPE, names.error_type(error))
+                span.set_status(StatusCode.ERROR)  # even if the exception cannot tell its message
+                if self.record_exceptions:
+                    span.set_status(StatusCode.ERROR, str(error))
+                    span.record_exception(error)
+        finally:
+            span.end()
 
-    def count_error(self, probe: Probe, error: BaseException) -> None:
+    def count_error(
+        self, probe: Probe, error: BaseException, context: otel_context.Context | None = None
+    ) -> None:
         """Count a failure of a worker function or an error handler."""
         try:
             self.instruments.worker_errors.add(
-                1, {**probe.attributes, names.ERROR_TYPE: names.error_type(error)}
+                1, {**probe.attributes, names.ERROR_TYPE: names.error_type(error)}, context
             )
         except Exception:
             self.complain()

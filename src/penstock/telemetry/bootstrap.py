@@ -7,6 +7,9 @@ from collections.abc import Mapping
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
+from penstock import _checks
+from penstock.telemetry._sdk import is_set_up
+
 Protocol = Literal["grpc", "http/protobuf"]
 
 _done = False
@@ -37,15 +40,22 @@ def setup(
         RuntimeError: called a second time, or something else has set global providers: then
             telemetry goes there already.
         ImportError: without the extra: ``pip install 'penstock[otel]'``.
-        ValueError: for an argument that is not allowed.
+        ValueError, TypeError: for an argument that is not allowed.
 
     Opt-in, and for programs: it sets the global providers, which a library should never do. Other
     standard ``OTEL_*`` variables (sampler, batch sizes, export interval) are respected. What has
     not been sent yet is sent when the interpreter exits.
     """
     global _done  # noqa: PLW0603 - the global providers can be set only once
+    if service_name is not None:
+        _checks.label(service_name, "service_name")
     _check_endpoint(endpoint)
     chosen = _choose_protocol(protocol, endpoint)
+    if _done or is_set_up():
+        raise RuntimeError(
+            "OpenTelemetry is set up already; call penstock.telemetry.setup() once, or not at all "
+            "in a program that sets its own providers"
+        )
     try:
         from opentelemetry import metrics, trace
         from opentelemetry.sdk.metrics import MeterProvider
@@ -60,13 +70,6 @@ def setup(
             "penstock.telemetry.setup() needs the OpenTelemetry SDK: "
             f"pip install 'penstock[otel]' ({error})"
         ) from None
-    from penstock.telemetry._sdk import is_set_up
-
-    if _done or is_set_up():
-        raise RuntimeError(
-            "OpenTelemetry is set up already; call penstock.telemetry.setup() once, or not at all "
-            "in a program that sets its own providers"
-        )
     attributes = dict(resource_attributes or {})
     if service_name is not None:
         attributes[SERVICE_NAME] = service_name
@@ -84,23 +87,36 @@ def setup(
 def _check_endpoint(endpoint: str | None) -> None:
     if endpoint is None:
         return
-    parts = urlsplit(endpoint)
-    if parts.scheme not in ("http", "https") or not parts.netloc:
+    if not isinstance(endpoint, str):
+        raise TypeError(f"endpoint must be a str or None, got {endpoint!r}")
+    if not _is_url(endpoint):
         raise ValueError(f"endpoint must be a URL like http://localhost:4317, got {endpoint!r}")
 
 
+def _is_url(text: str) -> bool:
+    try:
+        parts = urlsplit(text)
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # a port that is no number, for example
+        return False
+
+
 def _choose_protocol(protocol: str | None, endpoint: str | None) -> str:
-    chosen = protocol or os.environ.get("OTEL_EXPORTER_OTLP_PROTOCOL")
+    name, chosen = "protocol", protocol
+    if chosen is None:  # OpenTelemetry takes a variable that is empty for one that is not set
+        name = "OTEL_EXPORTER_OTLP_PROTOCOL"
+        chosen = os.environ.get(name) or None
     if chosen is None:
-        port = None if endpoint is None else urlsplit(endpoint).port
-        return "http/protobuf" if port == 4318 else "grpc"
+        url = endpoint or os.environ.get("OTEL_EXPORTER_OTLP_ENDPOINT", "")
+        return "http/protobuf" if urlsplit(url).port == 4318 else "grpc"
     if chosen not in ("grpc", "http/protobuf"):
-        raise ValueError(f'protocol must be "grpc" or "http/protobuf", got {chosen!r}')
+        raise ValueError(f'{name} must be "grpc" or "http/protobuf", got {chosen!r}')
     return chosen
 
 
 def _exporters(protocol: str, endpoint: str | None, headers: Mapping[str, str] | None) -> Any:
-    extra = None if headers is None else dict(headers)
+    # gRPC knows header names in lower case only; to HTTP it is all the same.
+    extra = None if headers is None else {name.lower(): value for name, value in headers.items()}
     if protocol == "grpc":
         from opentelemetry.exporter.otlp.proto.grpc.metric_exporter import OTLPMetricExporter
         from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter

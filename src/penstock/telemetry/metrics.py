@@ -9,9 +9,9 @@ from __future__ import annotations
 import logging
 import threading
 import weakref
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 from opentelemetry.metrics import CallbackOptions, Meter, Observation
 
@@ -20,8 +20,8 @@ from penstock.telemetry import names
 _logger = logging.getLogger("penstock")
 
 
-#: What only grows: the counts of a queue, read from an object that may outlive it. The keys are
-#: the outcomes of puts, and ``names.PROCESSED``.
+#: What only grows: the counts of a queue. The keys are the outcomes of puts, and
+#: ``names.PROCESSED``.
 Totals = Callable[[], Mapping[str, int]]
 
 
@@ -38,9 +38,62 @@ class Watched(Protocol):
         ...
 
 
-class _Watch(NamedTuple):
-    name: str
-    totals: Totals
+class _Record:
+    """What is known of one queue. It keeps neither the queue alive nor anything that waits there.
+
+    That may refer to the queue again: an item does that is a call of one of its methods.
+    """
+
+    __slots__ = ("__weakref__", "_totals", "_watch", "name", "queue")
+
+    def __init__(self, queue: Watched, watch: Watch) -> None:
+        self.name = queue.name
+        self.queue = weakref.ref(queue)
+        self._watch = weakref.ref(watch)
+        self._totals: Counter[str] = Counter()
+
+    def now(self) -> Any:
+        """The statistics of one instant, or None when the queue is gone.
+
+        The loop goes on in its thread while we read in ours. What reads the same twice was so.
+        """
+        queue = self.queue()
+        if queue is None:
+            return None
+        now = queue.statistics()
+        for _ in range(10):
+            before, now = now, queue.statistics()
+            if now == before:
+                break
+        return now
+
+    def totals(self) -> Counter[str]:
+        """The counts, never less than they were; at last those that the queue died with."""
+        watch = self._watch()
+        if watch is not None:
+            self.note(watch.totals())
+        return self._totals
+
+    def note(self, totals: Mapping[str, int]) -> None:
+        """Remember the counts; where the loop changed them under our eyes, the greater ones."""
+        self._totals = self._totals | Counter(totals)
+
+
+class Watch:
+    """Belongs to a queue, dies with it, and then leaves its counts to the instruments."""
+
+    __slots__ = ("__weakref__", "_dead", "record", "totals")
+
+    def __init__(self, queue: Watched, totals: Totals, dead: deque[_Record]) -> None:
+        self.totals = totals
+        self.record = _Record(queue, self)
+        self._dead = dead
+
+    # Not the callback of a weak reference, which could not ask a queue that is gone. It may run in
+    # the middle of anything, so it takes no lock.
+    def __del__(self) -> None:
+        self.record.note(self.totals())
+        self._dead.append(self.record)
 
 
 _Value = Callable[[Any], int]
@@ -101,27 +154,28 @@ class Instruments:
             "{item}",
             "Items that are done, well or badly.",
         )
-        self._watches: dict[weakref.ref[Watched], _Watch] = {}
-        # What queues that are gone had counted, while another of their name lives: a sum over
-        # the living alone would go down when one of them dies.
+        self._records: set[_Record] = set()
+        # What queues that are gone had counted: a sum over the living alone would go down when
+        # one of them dies, and start again from nothing with the next queue of that name.
         self._gone: dict[str, Counter[str]] = {}
-        # Re-entrant: the garbage collector may run _forget in the middle of any line below.
+        self._dead: deque[_Record] = deque()
+        # Re-entrant: the garbage collector may run anything, in the middle of any line below.
         self._lock = threading.RLock()
         self._failed = False
 
-    def watch(self, queue: Watched, totals: Totals) -> None:
-        """Export this queue until it is garbage-collected. ``totals`` must not refer to it."""
-        reference = weakref.ref(queue, self._forget)
+    def watch(self, queue: Watched, totals: Totals) -> Watch:
+        """Export this queue until it is garbage-collected; it must hold what this returns."""
+        watch = Watch(queue, totals, self._dead)
         with self._lock:
-            self._watches[reference] = _Watch(queue.name, totals)
+            self._bury()
+            self._records.add(watch.record)
+        return watch
 
-    def _forget(self, reference: weakref.ref[Watched]) -> None:
-        with self._lock:
-            gone = self._watches.pop(reference)
-            if any(watch.name == gone.name for watch in self._watches.values()):
-                self._gone.setdefault(gone.name, Counter()).update(gone.totals())
-            else:
-                self._gone.pop(gone.name, None)
+    def _bury(self) -> None:
+        while self._dead:
+            record = self._dead.popleft()
+            self._records.discard(record)
+            self._gone.setdefault(record.name, Counter()).update(record.totals())
 
     def _safe(
         self, observe: Callable[..., Iterable[Observation]], *args: Any
@@ -139,12 +193,12 @@ class Instruments:
 
     def _observe_now(self, value: _Value) -> Iterable[Observation]:
         with self._lock:
-            living = list(self._watches)
+            records = list(self._records)
         sums: Counter[str] = Counter()
-        for reference in living:
-            queue = reference()
-            if queue is not None:
-                sums[queue.name] += value(queue.statistics())
+        for record in records:
+            now = record.now()
+            if now is not None:
+                sums[record.name] += value(now)
         return [Observation(total, {names.QUEUE_NAME: name}) for name, total in sums.items()]
 
     def _observe_total(self, key: str) -> Iterable[Observation]:
@@ -159,7 +213,13 @@ class Instruments:
 
     def _sums(self) -> dict[str, Counter[str]]:
         with self._lock:
-            sums = {name: Counter(totals) for name, totals in self._gone.items()}
-            for watch in self._watches.values():
-                sums.setdefault(watch.name, Counter()).update(watch.totals())
+            self._bury()
+            sums = {
+                record.name: Counter(self._gone.get(record.name))
+                for record in self._records
+                if record.queue() is not None
+            }
+            for record in self._records:
+                if record.name in sums:
+                    sums[record.name].update(record.totals())
         return sums

@@ -20,6 +20,7 @@ from opentelemetry.trace import INVALID_SPAN, Link, Span, SpanKind
 from penstock.calls import AsyncCall, Ticket
 from penstock.errors import QueueStateError
 from penstock.telemetry import names
+from penstock.telemetry.metrics import Watch
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -33,7 +34,9 @@ _clock = time.perf_counter
 class Probe:
     """The telemetry of one queue: what the queue holds, and asks when somebody listens."""
 
-    def __init__(self, telemetry: Telemetry, name: str, capacity: int, line: Sized) -> None:
+    def __init__(
+        self, telemetry: Telemetry, name: str, capacity: int, line: Sized, watch: Watch
+    ) -> None:
         self.telemetry = telemetry
         #: Asks whether anybody listens.
         self.is_on = telemetry.is_on
@@ -46,6 +49,7 @@ class Probe:
         self.process_attributes = {**self.attributes, names.OPERATION: names.PROCESS}
         self._capacity = capacity
         self._line = line
+        self._watch = watch  # dies with the probe, and so with the queue
 
     def observe_put(
         self, future: asyncio.Future[Any] | None = None, call: AsyncCall[Any] | None = None
@@ -131,24 +135,19 @@ class PutObservation:
 
     def _end(self, outcome: str, error: BaseException | None) -> None:
         probe, span = self._probe, self._span
-        telemetry = probe.telemetry
-        if self._waits_since is not None:
-            self._report_backpressure(*self._waits_since, outcome)
-        if span is None:
-            return
-        if span.is_recording():
-            span.set_attributes({**probe.size_attributes(), names.PUT_OUTCOME: outcome})
-            if error is not None and outcome != names.CANCELLED:
-                telemetry.record_error(span, error)
-        span.end()
+        try:
+            if span is not None and span.is_recording():
+                span.set_attributes({**probe.size_attributes(), names.PUT_OUTCOME: outcome})
+            if self._waits_since is not None:
+                self._report_backpressure(*self._waits_since, outcome)
+        finally:
+            if span is not None:
+                probe.telemetry.end_span(span, None if outcome == names.CANCELLED else error)
 
     def _report_backpressure(self, started: int, since: float, outcome: str) -> None:
         probe, span = self._probe, self._span
         waited = _clock() - since
         context = None if span is None else trace.set_span_in_context(span)
-        probe.telemetry.instruments.backpressure_wait.record(
-            waited, {**probe.attributes, names.PUT_OUTCOME: outcome}, context
-        )
         if span is not None and span.is_recording():
             wait = probe.start_span(
                 probe.wait_name,
@@ -166,6 +165,10 @@ class PutObservation:
                     }
                 )
                 wait.end()
+        if not probe.telemetry.is_suppressed():
+            probe.telemetry.instruments.backpressure_wait.record(
+                waited, {**probe.attributes, names.PUT_OUTCOME: outcome}, context
+            )
 
 
 def _outcome(accepted: bool, error: BaseException | None) -> str:
@@ -289,13 +292,14 @@ class Attempt:
         telemetry = probe.telemetry
         # A cancelled attempt neither succeeded nor failed.
         was_cancelled = isinstance(error, (asyncio.CancelledError, GeneratorExit))
-        if self._context is not None and not was_cancelled:
-            attributes = probe.attributes
-            if error is not None:
-                attributes = {**attributes, names.ERROR_TYPE: names.error_type(error)}
-                telemetry.count_error(probe, error)
-            telemetry.instruments.duration.record(_clock() - self._since, attributes, self._context)
-        if span is not None:
-            if error is not None and not was_cancelled and span.is_recording():
-                telemetry.record_error(span, error)
-            span.end()
+        took = _clock() - self._since
+        try:
+            if span is not None:
+                telemetry.end_span(span, None if was_cancelled else error)
+        finally:
+            if self._context is not None and not was_cancelled:
+                attributes = probe.attributes
+                if error is not None:
+                    attributes = {**attributes, names.ERROR_TYPE: names.error_type(error)}
+                    telemetry.count_error(probe, error, self._context)
+                telemetry.instruments.duration.record(took, attributes, self._context)

@@ -1,0 +1,1 @@
+"""What penstock costs, beside what else one could use. See ``README.md``."""

@@ -1,0 +1,170 @@
+"""What being seen costs: a queue with OpenTelemetry, against OpenTelemetry's own price.
+
+``python -m benchmarks.telemetry``. What each figure means is told in ``README.md``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from time import process_time
+
+if not __package__:
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+from opentelemetry import trace
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader
+from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
+from opentelemetry.sdk.trace.sampling import ALWAYS_ON, ParentBased, Sampler, TraceIdRatioBased
+from opentelemetry.trace import Link, SpanKind
+
+from benchmarks import harness
+from benchmarks.harness import Contest, Contestant
+from benchmarks.queue import Flow, asyncio_queue, do_nothing, in_loop
+from penstock import BoundedQueue
+from penstock.telemetry import Telemetry
+
+#: Items in a slice.
+MANY, FEW = 20_000, 2_000
+
+
+class Nowhere(SpanExporter):
+    """Spans are made, batched and dropped: sending them costs the same whoever made them."""
+
+    def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
+        return SpanExportResult.SUCCESS
+
+
+class Providers:
+    """An SDK of its own for each contest, never the global one."""
+
+    def __init__(self, sampler: Sampler) -> None:
+        self.traces = TracerProvider(sampler=sampler, shutdown_on_exit=False)
+        self.traces.add_span_processor(BatchSpanProcessor(Nowhere()))
+        self.metrics = MeterProvider([InMemoryMetricReader()], shutdown_on_exit=False)
+
+
+async def through_queue(telemetry: Telemetry | None, items: int) -> float:
+    async with BoundedQueue[int](telemetry=telemetry) as queue:
+        await queue.start_workers(do_nothing, 10)
+        begin = process_time()
+        for item in range(items):
+            while not await queue.put(item):
+                pass
+        await queue.join()
+        return process_time() - begin
+
+
+def bare_price(providers: Providers, items: int) -> float:
+    """The same spans and records by hand, and no queue at all: the floor."""
+    tracer = providers.traces.get_tracer("bare")
+    meter = providers.metrics.get_meter("bare")
+    waits, durations = (
+        meter.create_histogram("waits", "s"),
+        meter.create_histogram("durations", "s"),
+    )
+    name = {"penstock.queue.name": "default"}
+    put_start = {**name, "penstock.operation": "put"}
+    put_end: dict[str, str | int] = {
+        "penstock.queue.size": 1,
+        "penstock.queue.capacity": 1,
+        "penstock.put.outcome": "a",
+    }
+    process_start: dict[str, str | int] = {
+        **name,
+        "penstock.operation": "process",
+        "penstock.attempt": 1,
+    }
+    process_end: dict[str, str | int | float] = {
+        "penstock.queue.size": 1,
+        "penstock.queue.capacity": 1,
+        "penstock.wait_time": 0.1,
+        "penstock.worker.id": "worker",
+    }
+    begin = process_time()
+    for _ in range(items):
+        put = tracer.start_span("put default", kind=SpanKind.PRODUCER, attributes=put_start)
+        if put.is_recording():
+            put.set_attributes(put_end)
+        put.end()
+        attempt = tracer.start_span(
+            "process default",
+            trace.set_span_in_context(put),
+            SpanKind.CONSUMER,
+            process_start,
+            (Link(put.get_span_context()),),
+        )
+        if attempt.is_recording():
+            attempt.set_attributes(process_end)
+        context = trace.set_span_in_context(attempt)
+        waits.record(0.1, name, context)
+        durations.record(0.1, name, context)
+        attempt.end()
+    return process_time() - begin
+
+
+def contest(title: str, sampler: Sampler, goal: float) -> Contest:
+    providers = Providers(sampler)
+    telemetry = Telemetry(providers.traces, providers.metrics)
+    floor = "two spans and two records by hand"
+    return Contest(
+        title,
+        floor,
+        [
+            Contestant(floor, partial(bare_price, providers), FEW),
+            _queue("penstock", telemetry),
+            _queue("penstock, spans='process'", _with(providers, spans="process")),
+            _queue("penstock, spans='parent'", _with(providers, spans="parent")),
+            _queue("penstock, spans='none'", _with(providers, spans="none")),
+        ],
+        {"penstock": goal},
+    )
+
+
+def _with(providers: Providers, spans: str) -> Telemetry:
+    return Telemetry(providers.traces, providers.metrics, spans=spans)  # type: ignore[arg-type]
+
+
+def _queue(name: str, telemetry: Telemetry | None, items: int = FEW) -> Contestant:
+    return Contestant(
+        name, partial(in_loop, asyncio.new_event_loop, partial(through_queue, telemetry)), items
+    )
+
+
+def no_sdk() -> Contest:
+    base = "asyncio.Queue, plain workers"
+    bare: Callable[[int], float] = partial(
+        in_loop, asyncio.new_event_loop, partial(asyncio_queue, Flow(do_nothing))
+    )
+    return Contest(
+        "No SDK",
+        base,
+        [Contestant(base, bare, MANY), _queue("penstock", None, MANY)],
+        {"penstock": 1.0},
+    )
+
+
+def main() -> None:
+    options = harness.options(__doc__ or "", rounds=21)
+    contests = [
+        no_sdk(),
+        contest("SDK, 1 % sampled", ParentBased(TraceIdRatioBased(0.01)), 1.2),
+        contest("SDK, everything recorded", ALWAYS_ON, 1.2),
+    ]
+    for each in contests:
+        each.hold(2 if options.quick else options.rounds, 0.2 if options.quick else 1.0)
+    parts = [
+        harness.surroundings(["penstock", "opentelemetry-api", "opentelemetry-sdk"]) + ".",
+        harness.table(("contest", "goal", "measured", ""), harness.goals(contests)),
+    ]
+    parts += [f"**{each.title}**\n\n{each.table()}" for each in contests]
+    harness.publish("telemetry", "\n\n".join(parts), write=options.write)
+
+
+if __name__ == "__main__":
+    main()
