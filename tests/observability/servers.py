@@ -1,0 +1,165 @@
+"""Prometheus as a process, and what one needs to run servers on free ports of this machine."""
+
+from __future__ import annotations
+
+import math
+import os
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+import httpx
+import yaml
+
+from observability import shipped
+
+T = TypeVar("T")
+
+#: Seconds that a server may take to start, and to stop.
+START, STOP = 60.0, 15.0
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def wait_for(what: str, ask: Callable[[], T], timeout: float = 30.0) -> T:
+    """Ask again and again until the answer is true, and return it."""
+    deadline = time.monotonic() + timeout
+    while True:
+        answer = ask()
+        if answer:
+            return answer
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"{what}: not within {timeout:g} s")
+        time.sleep(0.1)
+
+
+def get(url: str, **parameters: Any) -> httpx.Response:
+    return httpx.get(url, params=parameters, trust_env=False, timeout=10)
+
+
+@contextmanager
+def running(
+    command: Sequence[str],
+    log: Path,
+    ready: str,
+    *,
+    environment: Mapping[str, str] | None = None,
+    cwd: Path | None = None,
+) -> Iterator[subprocess.Popen[bytes]]:
+    """Run a server until the block ends. It is ready when ``ready``, a URL, answers 200."""
+    name = Path(command[0]).name
+    with (
+        log.open("wb") as output,
+        subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env=os.environ | dict(environment or {}),
+            cwd=cwd,
+        ) as process,
+    ):
+        try:
+            wait_for(f"{name} to be ready", lambda: _is_ready(process, ready, log), START)
+            yield process
+        finally:
+            process.terminate()
+            try:
+                process.wait(STOP)
+            except subprocess.TimeoutExpired:
+                process.kill()
+
+
+def _is_ready(process: subprocess.Popen[bytes], url: str, log: Path) -> bool:
+    if process.poll() is not None:
+        tail = log.read_text(encoding="utf-8", errors="replace")[-3000:]
+        raise RuntimeError(f"it ended with code {process.returncode}:\n{tail}")
+    try:
+        return get(url).is_success
+    except httpx.TransportError:
+        return False
+
+
+class Sample(NamedTuple):
+    """A series at one instant."""
+
+    labels: dict[str, str]
+    value: float
+
+
+class Prometheus:
+    """The HTTP API of a running Prometheus."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+
+    def api(self, path: str, **parameters: Any) -> Any:
+        answer = get(f"{self.url}/api/v1/{path}", **parameters).json()
+        assert answer["status"] == "success", answer
+        return answer["data"]
+
+    def query(self, expression: str) -> list[Sample]:
+        """The series of an expression that have a number now."""
+        found = [
+            Sample(series["metric"], float(series["value"][1]))
+            for series in self.api("query", query=expression)["result"]
+        ]
+        return [sample for sample in found if not math.isnan(sample.value)]
+
+    def value(self, expression: str) -> float:
+        """The value of an expression that has one series; 0 if it has none."""
+        found = self.query(expression)
+        assert len(found) <= 1, found
+        return found[0].value if found else 0.0
+
+    def rules(self) -> list[dict[str, Any]]:
+        return [rule for group in self.api("rules")["groups"] for rule in group["rules"]]
+
+    def exemplars(self, expression: str) -> list[dict[str, Any]]:
+        now = time.time()
+        found = self.api("query_exemplars", query=expression, start=now - 3600, end=now + 60)
+        return [exemplar for series in found for exemplar in series["exemplars"]]
+
+
+@contextmanager
+def prometheus(folder: Path, targets: Mapping[str, str], every: str = "1s") -> Iterator[Prometheus]:
+    """Run Prometheus on the shipped configuration.
+
+    ``targets`` maps the addresses in it to those that are scraped in their place, and ``every``
+    is how often; jobs with none of these addresses are left out.
+    """
+    command = shutil.which("prometheus")
+    assert command, "prometheus is not installed"
+    config = shipped.read_yaml(shipped.FOLDER / "prometheus.yml")
+    config["global"] = {"scrape_interval": every, "evaluation_interval": every}
+    config["rule_files"] = [str(shipped.FOLDER / pattern) for pattern in config["rule_files"]]
+    config["scrape_configs"] = [
+        job for job in config["scrape_configs"] if _redirect(job["static_configs"], targets)
+    ]
+    (folder / "prometheus.yml").write_text(yaml.safe_dump(config), encoding="utf-8")
+    address = f"127.0.0.1:{free_port()}"
+    arguments = [
+        f"--config.file={folder / 'prometheus.yml'}",
+        f"--storage.tsdb.path={folder / 'data'}",
+        f"--web.listen-address={address}",
+        "--enable-feature=exemplar-storage",
+    ]
+    url = f"http://{address}"
+    with running([command, *arguments], folder / "prometheus.log", f"{url}/-/ready"):
+        yield Prometheus(url)
+
+
+def _redirect(static_configs: list[dict[str, Any]], targets: Mapping[str, str]) -> bool:
+    for static in static_configs:
+        static["targets"] = [targets[each] for each in static["targets"] if each in targets]
+    return any(static["targets"] for static in static_configs)

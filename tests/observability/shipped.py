@@ -1,0 +1,71 @@
+"""What ``examples/observability`` and ``otel-collector.yaml`` hold, read for the tests."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import yaml
+
+ROOT = Path(__file__).resolve().parents[2]
+FOLDER = ROOT / "examples" / "observability"
+COLLECTOR = ROOT / "otel-collector.yaml"
+DASHBOARD = FOLDER / "grafana" / "dashboards" / "penstock-queues.json"
+RULES = FOLDER / "rules" / "penstock.yml"
+
+#: What Grafana puts in place of its variables.
+_GRAFANA = {"$__rate_interval": "1m", "$job": ".*", "$queue": ".*"}
+
+
+class Query(NamedTuple):
+    """An expression, and where it stands."""
+
+    where: str
+    expression: str
+
+
+def read_yaml(path: Path) -> Any:
+    return yaml.safe_load(path.read_text(encoding="utf-8"))
+
+
+def dashboard() -> dict[str, Any]:
+    made: dict[str, Any] = json.loads(DASHBOARD.read_text(encoding="utf-8"))
+    return made
+
+
+def dashboard_queries() -> list[Query]:
+    return [
+        Query(f"{panel['title']} {target['refId']}", as_promql(target["expr"]))
+        for panel in dashboard()["panels"]
+        for target in panel["targets"]
+    ]
+
+
+def as_promql(expression: str) -> str:
+    """An expression of the dashboard with its variables filled in."""
+    for name, value in _GRAFANA.items():
+        expression = expression.replace(name, value)
+    assert "$" not in expression, expression
+    return expression
+
+
+def rules() -> list[dict[str, Any]]:
+    return [rule for group in read_yaml(RULES)["groups"] for rule in group["rules"]]
+
+
+def rule_queries(*, alerts: bool = True) -> list[Query]:
+    return [
+        Query(rule.get("record") or rule["alert"], rule["expr"])
+        for rule in rules()
+        if alerts or "record" in rule
+    ]
+
+
+def collector_version() -> str:
+    """The version that the collector's configuration says it is for."""
+    first = COLLECTOR.read_text(encoding="utf-8").splitlines()[0]
+    found = re.search(r"Collector Contrib (\d+\.\d+\.\d+)", first)
+    assert found, f"the first line of {COLLECTOR.name} names no version: {first}"
+    return found[1]
