@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help demo test lint format bench bench-quick examples test-all clean
+.PHONY: help demo test lint format bench bench-quick examples e2e test-all clean
 
 help:  ## Say what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -36,9 +36,16 @@ examples: $(READY)  ## Run every example
 
 bench: $(READY)  ## Measure against peers and write benchmarks/README.md (about 5 minutes)
 	$(BIN)/python -m benchmarks.queue --write
+	$(BIN)/python -m benchmarks.telemetry --write
 
 bench-quick: $(READY)  ## See that the benchmarks run
 	$(BIN)/python -m benchmarks.queue --quick
+	$(BIN)/python -m benchmarks.telemetry --quick
+
+# Needs Go and Debian's prometheus. Builds the collector and Jaeger in .cache the first time, which
+# takes a quarter of an hour; the rest takes some minutes.
+e2e: $(READY)  ## Send telemetry through the real collector, Jaeger and Prometheus, and look at it
+	$(BIN)/python -m pytest -q -s --no-header tests/e2e/checks.py tests/e2e/checks_demo.py
 
 # Every Python that runs here, one after the other, each in an environment of its own.
 PYTHONS ?= $(shell for p in python3.10 python3.11 python3.12 python3.13 python3.14; do $$p -c '' 2>/dev/null && echo $$p; done)

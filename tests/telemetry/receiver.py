@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 #: Seconds that a child process, or something to arrive, may take.
-LIMIT = 20.0
+LIMIT = 60.0
 
 
 @dataclass
