@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
+import threading
 import tracemalloc
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -27,15 +28,18 @@ class Item:
 
     alive = 0
     most = 0
+    lock = threading.RLock()  # they may die in any thread
 
     __slots__ = ()
 
     def __init__(self) -> None:
-        Item.alive += 1
-        Item.most = max(Item.most, Item.alive)
+        with Item.lock:
+            Item.alive += 1
+            Item.most = max(Item.most, Item.alive)
 
     def __del__(self) -> None:
-        Item.alive -= 1
+        with Item.lock:
+            Item.alive -= 1
 
 
 @pytest.fixture

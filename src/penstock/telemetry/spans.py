@@ -128,6 +128,8 @@ class PutObservation:
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        if self._waits_since is not None and self.accepted:
+            self.ticket.accepted_now()
         try:
             self._end(_outcome(self.accepted, exc), exc)
         except Exception:
@@ -190,6 +192,10 @@ class ObservedTicket(Ticket):
     ) -> None:
         super().__init__(future, call)
         self._probe = probe
+        self._put_at = _clock()
+
+    def accepted_now(self) -> None:
+        """It waited for room until now; that is backpressure, and not its own wait."""
         self._put_at = _clock()
 
     async def _attempt(self, call: AsyncCall[Any], item: Any) -> Any:
