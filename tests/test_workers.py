@@ -490,18 +490,33 @@ async def test_without_a_handler_an_error_goes_to_the_exception_method_of_the_lo
     logger.exception.assert_called_once()
 
 
-async def test_a_logger_that_fails_is_the_end_of_a_worker_and_no_secret() -> None:
+async def test_a_logger_that_fails_costs_no_worker_and_is_told_of_by_asyncio() -> None:
+    told = []
+    asyncio.get_running_loop().set_exception_handler(lambda loop, context: told.append(context))
     logger = Mock(spec=logging.Logger)
     logger.exception.side_effect = OSError("disk full")
-    queue: BoundedQueue[str] = BoundedQueue(logger=logger, name="uploads")
+    async with BoundedQueue[str](logger=logger) as queue:
+        await queue.start_workers(AsyncMock(side_effect=ValueError), 1)
+        for item in ("one", "two"):
+            await queue.put(item)
+        await queue.join()
+        assert queue.worker_count == 1
+    assert queue.metrics["processed"] == 2
+    assert [type(context["exception"]) for context in told] == [OSError, OSError]
+
+
+async def test_an_item_whose_failure_cannot_be_logged_is_not_lost() -> None:
+    logger = Mock(spec=logging.Logger)
+    logger.exception.side_effect = OSError("disk full")
+    queue: BoundedQueue[str] = BoundedQueue(logger=logger)
     await queue.start_workers(AsyncMock(side_effect=ValueError), 1)
     await queue.put("item")
     await settle()
-    assert queue.worker_count == 0
-    [died] = logger.critical.call_args_list
-    assert "uploads" in died.args
-    assert isinstance(died.kwargs["exc_info"], OSError)
-    await queue.stop(timeout=0)
+    nothing_left = await queue.stop(timeout=0)
+    assert (queue.metrics["processed"], queue.unprocessed, nothing_left) in [
+        (1, [], True),
+        (0, ["item"], False),
+    ]
 
 
 @pytest.mark.parametrize("how", HOW)

@@ -282,9 +282,7 @@ class _Worker(Generic[T]):
             return None
         handler: Any = self.crew.error_handler
         if handler is None:
-            self._logger.exception(  # noqa: LOG004 - the exception is at hand, not under way
-                "Worker function %s failed", self.crew.label, exc_info=error
-            )
+            self._log("Worker function %s failed", error)
             return None
         failure: BaseException | None = None
         steps: Any = None
@@ -303,13 +301,20 @@ class _Worker(Generic[T]):
         if failure is not None:
             if ticket is not None:
                 ticket.handler_failed(failure)
-            self._logger.error(
-                "Error handler failed on an error of worker function %s",
-                self.crew.label,
-                exc_info=failure,
-            )
+            self._log("Error handler failed on an error of worker function %s", failure)
             failure = None  # or frame and exception would keep each other alive
         return None
+
+    def _log(self, message: str, error: BaseException) -> None:
+        try:
+            self._logger.exception(  # noqa: LOG004 - the exception is at hand, not under way
+                message, self.crew.label, exc_info=error
+            )
+        except Exception as failure:
+            # A logger that raises must not cost a worker; asyncio says that it does, and why.
+            self.task.get_loop().call_exception_handler(
+                {"message": "penstock could not log an error", "exception": failure}
+            )
 
 
 class WorkerPool(Generic[T]):
