@@ -17,11 +17,12 @@ Nothing here knows of states, workers, counters or telemetry.
 from __future__ import annotations
 
 import asyncio
+import math
 from bisect import insort
 from collections import OrderedDict, deque
 from contextvars import Context, copy_context
 from enum import Enum
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeAlias, TypeVar
 
 from penstock.calls import Entry, Ticket
 
@@ -29,26 +30,17 @@ T = TypeVar("T")
 
 
 class Outcome(Enum):
-    """How a wait ended. (A putter is first granted a slot, and accepted when it confirms.)"""
+    """How a wait ended. (A putter is first granted an entry, and accepted when it confirms.)"""
 
     ACCEPTED = "accepted"
     TIMED_OUT = "timed out"
     CLOSED = "closed"
 
 
-class _Putter(Generic[T]):
-    """A put that waits: what it will put, and the future that it waits on."""
-
-    __slots__ = ("context", "entry", "item", "ticket", "waiter")
-
-    def __init__(
-        self, item: T, context: Context, ticket: Ticket | None, waiter: asyncio.Future[Outcome]
-    ) -> None:
-        self.item = item
-        self.context = context
-        self.ticket = ticket
-        self.waiter = waiter
-        self.entry: Entry[T] | None = None
+#: A put that waits: until when, and what it will put.
+_Bid: TypeAlias = "tuple[float, T, Context, Ticket | None]"
+#: What a putter waits on: the entry that it is granted, or why there is none.
+_Waiter: TypeAlias = "asyncio.Future[Entry[T] | Outcome]"
 
 
 class Buffer(Generic[T]):
@@ -62,14 +54,18 @@ class Buffer(Generic[T]):
         #: The entries, in order, those granted included; for a look at its length, no more.
         self.line: deque[Entry[T]] = deque()
         self._returned: list[Entry[T]] = []
-        self._granted: dict[int, _Putter[T]] = {}
+        self._granted: dict[int, Entry[T]] = {}
         self._order = 0
         self._withdrawn = 0
         # Those called that have not arrived yet.
         self._called: set[asyncio.Future[bool]] = set()
         # Ordered dicts, for removal from the middle in constant time.
-        self._putters: OrderedDict[_Putter[T], None] = OrderedDict()
+        self._putters: OrderedDict[_Waiter[T], _Bid[T]] = OrderedDict()
         self._takers: OrderedDict[asyncio.Future[bool], None] = OrderedDict()
+        # One timer for all putters, left alone when a putter is served: to set and cancel one for
+        # each would cost a busy queue more than all the rest of a put.
+        self._alarm: asyncio.TimerHandle | None = None
+        self._alarm_at = math.inf
 
     def __len__(self) -> int:
         return len(self.line)
@@ -116,7 +112,7 @@ class Buffer(Generic[T]):
         if size >= self.peak:
             self.peak = size + 1
         self._order = order = self._order + 1
-        self.line.append((order, item, context or copy_context(), ticket))
+        self.line.append((order, item, copy_context() if context is None else context, ticket))
         if self._takers and not self._called:
             self._call(1)
         return True
@@ -129,55 +125,72 @@ class Buffer(Generic[T]):
         context: Context | None = None,
     ) -> Outcome:
         """Wait in line for a slot, at most ``timeout`` seconds, and fill it as :meth:`offer`."""
+        if context is None:  # an empty one is false
+            context = copy_context()
         loop = asyncio.get_running_loop()
-        waiter: asyncio.Future[Outcome] = loop.create_future()
-        putter = _Putter(item, context or copy_context(), ticket, waiter)
-        self._putters[putter] = None
-        timer = None if timeout is None else loop.call_later(timeout, self._expire, putter)
+        waiter: _Waiter[T] = loop.create_future()
+        deadline = math.inf if timeout is None else loop.time() + timeout
+        self._putters[waiter] = deadline, item, context, ticket
+        if deadline < self._alarm_at:
+            self._set_alarm(loop, deadline)
         try:
-            outcome = await waiter
+            granted = await waiter
         except BaseException:
-            self._withdraw(putter)
+            self._withdraw(waiter)
             raise
-        finally:
-            if timer is not None:
-                timer.cancel()
-        if outcome is Outcome.ACCEPTED:
-            if putter.entry is None:  # closed between the grant and now
-                return Outcome.CLOSED
-            del self._granted[putter.entry[0]]
-            self.wake()  # it, or what stood behind it, may be the next to be taken
-        return outcome
+        if isinstance(granted, Outcome):
+            return granted
+        if self._granted.pop(granted[0], None) is None:  # closed between the grant and now
+            return Outcome.CLOSED
+        self.wake()  # it, or what stood behind it, may be the next to be taken
+        return Outcome.ACCEPTED
 
     def _grant(self) -> None:
         """Give the slot that fell free to the putter that has waited longest, if one waits."""
         while self._putters:
-            putter, _ = self._putters.popitem(last=False)
-            if putter.waiter.done():  # cancelled, and about to withdraw
+            waiter, (_, item, context, ticket) = self._putters.popitem(last=False)
+            if waiter.done():  # cancelled, and about to withdraw
                 continue
             self._order = order = self._order + 1
-            putter.entry = (order, putter.item, putter.context, putter.ticket)
-            self.line.append(putter.entry)
-            self._granted[order] = putter
-            putter.waiter.set_result(Outcome.ACCEPTED)
+            self._granted[order] = entry = (order, item, context, ticket)
+            self.line.append(entry)
+            waiter.set_result(entry)
             return
 
-    def _expire(self, putter: _Putter[T]) -> None:
-        if putter in self._putters and not putter.waiter.done():
-            del self._putters[putter]
-            putter.waiter.set_result(Outcome.TIMED_OUT)
-
-    def _withdraw(self, putter: _Putter[T]) -> None:
+    def _withdraw(self, waiter: _Waiter[T]) -> None:
         """The put was cancelled: leave nothing of it behind."""
-        if putter in self._putters:
-            del self._putters[putter]
-        elif putter.entry is not None:
-            del self._granted[putter.entry[0]]
-            self.line.remove(putter.entry)
-            self._withdrawn += 1
-            if not putter.waiter.get_loop().is_closed():
-                self._grant()
-                self.wake()
+        if self._putters.pop(waiter, None) is not None or not waiter.done() or waiter.cancelled():
+            return
+        granted = waiter.result()
+        if isinstance(granted, Outcome) or self._granted.pop(granted[0], None) is None:
+            return
+        self.line.remove(granted)
+        self._withdrawn += 1
+        if not waiter.get_loop().is_closed():
+            self._grant()
+            self.wake()
+
+    def _set_alarm(self, loop: asyncio.AbstractEventLoop, at: float) -> None:
+        self._clear_alarm()
+        self._alarm = loop.call_at(at, self._expire, loop)
+        self._alarm_at = at
+
+    def _clear_alarm(self) -> None:
+        if self._alarm is not None:
+            self._alarm.cancel()
+            self._alarm, self._alarm_at = None, math.inf
+
+    def _expire(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Send away the putters that have waited long enough; set the alarm for the next one."""
+        now = max(loop.time(), self._alarm_at)  # a loop calls a little early, by its clock's grain
+        self._alarm, self._alarm_at = None, math.inf
+        for waiter in [waiter for waiter, bid in self._putters.items() if bid[0] <= now]:
+            if not waiter.done():
+                del self._putters[waiter]
+                waiter.set_result(Outcome.TIMED_OUT)
+        first = min((bid[0] for bid in self._putters.values() if bid[0] > now), default=math.inf)
+        if first < math.inf:
+            self._set_alarm(loop, first)
 
     # -- taking -------------------------------------------------------------------------------
 
@@ -261,18 +274,17 @@ class Buffer(Generic[T]):
     def close(self) -> None:
         """Let no entry in: every putter that waits is told so, and every taker looks around."""
         self.closed = True
-        for putter in self._forget_putters():
-            if not putter.waiter.done():
-                putter.waiter.set_result(Outcome.CLOSED)
+        for waiter in self._forget_putters():
+            if not waiter.done():
+                waiter.set_result(Outcome.CLOSED)
         self.wake_all()
 
-    def _forget_putters(self) -> list[_Putter[T]]:
+    def _forget_putters(self) -> list[_Waiter[T]]:
+        self._clear_alarm()
         waiting = list(self._putters)
         self._putters.clear()
-        for putter in self._granted.values():
-            assert putter.entry is not None
-            self.line.remove(putter.entry)
-            putter.entry = None
+        for entry in self._granted.values():
+            self.line.remove(entry)
         self._withdrawn += len(self._granted)
         self._granted.clear()
         return waiting

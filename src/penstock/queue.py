@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import math
 from asyncio import _get_running_loop
 from contextlib import AbstractAsyncContextManager, nullcontext
 from contextvars import Context
@@ -76,7 +75,8 @@ class QueueStatistics:
 # tells both the state and the loop. No running loop is ever equal to it.
 _CLOSED: Any = object()
 # Timeouts of these types need no long look.
-_PLAIN_NUMBERS = (float, int)
+_PLAIN_NUMBERS = (int, float)
+# Thirty years of seconds: as good as no limit, and an int beyond a float's range is more than that.
 _LONG = 1e9
 
 
@@ -261,7 +261,7 @@ class BoundedQueue(Generic[T]):
             self._refuse("put")
         if timeout is None:
             timeout = self._timeout
-        elif type(timeout) not in _PLAIN_NUMBERS or not 0 <= timeout < _LONG:
+        elif type(timeout) not in _PLAIN_NUMBERS or not timeout >= 0:
             timeout = _checks.seconds(timeout)
         if self._is_observed():
             return await self._put_observed(self._probe.observe_put(), item, timeout)
@@ -350,7 +350,7 @@ class BoundedQueue(Generic[T]):
             return self._turn_away()
         accounts = self._accounts
         accounts.put_waits += 1
-        limit = None if timeout == math.inf else timeout
+        limit = None if timeout > _LONG else timeout
         try:
             outcome = await self._buffer.wait_for_room(item, limit, ticket, context)
         except asyncio.CancelledError:
@@ -455,6 +455,7 @@ class BoundedQueue(Generic[T]):
         if isinstance(error, (asyncio.CancelledError, GeneratorExit)):
             self._buffer.give_back(entry)
             if self._status is QueueStatus.STOPPED:
+                self._drop_unwanted()
                 self._hand_back()
             return
         if error is not None:

@@ -137,8 +137,15 @@ def wait_until_through(servers: Servers, service: str, span: str, count: int) ->
     ask = servers.prometheus.value
     sampling = "otelcol_processor_tail_sampling"
     decided = f"{sampling}_global_count_traces_sampled"
-    calls = f'traces_span_metrics_calls_total{{service_name="{service}", span_name="{span}"}}'
-    wait_for("the connectors to report", lambda: ask(f"sum({calls})") == count, THROUGH)
+    calls = "traces_span_metrics_calls_total"
+    of_it = f'{calls}{{service_name="{service}", span_name="{span}"}}'
+    wait_for("the program's spans to be counted", lambda: ask(f"sum({of_it})") == count, THROUGH)
+    # The connector begins a series with a zero, and tells its true value the next time.
+    wait_for(
+        "every span to be counted",
+        lambda: ask(f"sum({calls})") == ask("sum(otelcol_receiver_accepted_spans)"),
+        THROUGH,
+    )
     wait_for(
         "tail sampling to decide on every trace",
         lambda: ask(f"sum({decided})") == ask(f"sum({sampling}_new_trace_id_received)"),
