@@ -48,7 +48,7 @@ e2e: $(READY)  ## Send telemetry through the real collector, Jaeger and Promethe
 	$(BIN)/python -m pytest -q -s --no-header tests/e2e/checks.py tests/e2e/checks_demo.py
 
 # Every Python that runs here, one after the other, each in an environment of its own, with the
-# newest versions that suit it; but for the files in examples/observability, which one Python tests.
+# newest versions that suit it; but for what needs examples/observability, which one Python tests.
 PYTHONS ?= $(shell for p in python3.10 python3.11 python3.12 python3.13 python3.14; do $$p -c '' 2>/dev/null && echo $$p; done)
 
 test-all:  ## Run all tests under every Python that is installed
@@ -56,7 +56,7 @@ test-all:  ## Run all tests under every Python that is installed
 
 .PHONY: test-one
 test-one: $(VENV)/.tests-ready
-	$(BIN)/python -m pytest -q --ignore=tests/observability
+	$(BIN)/python -m pytest -q --ignore=tests/observability --ignore=tests/e2e
 
 $(VENV)/.tests-ready: pyproject.toml
 	$(PYTHON) -m venv $(VENV)

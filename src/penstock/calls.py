@@ -64,10 +64,7 @@ class Ticket:
         """Call the function and pass on what it returns; skip an item that is unwanted."""
         if self.is_unwanted:
             return
-        self.succeed(await self._attempt(self.call or call, item))
-
-    def _attempt(self, call: AsyncCall[Any], item: Any) -> Awaitable[Any]:
-        return call(item)
+        self.succeed(await (self.call or call)(item))
 
     def forget_future(self) -> None:
         """The loop of whoever waits was closed."""

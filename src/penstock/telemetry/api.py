@@ -101,13 +101,14 @@ class Telemetry:
 
     def is_suppressed(self, context: otel_context.Context | None = None) -> bool:
         """Whether somebody, an exporter for one, asked that nothing be instrumented here."""
-        return bool(otel_context.get_value(_SUPPRESS_INSTRUMENTATION_KEY, context))
+        around = otel_context.get_current() if context is None else context
+        return bool(around.get(_SUPPRESS_INSTRUMENTATION_KEY))
 
-    def wants_put_span(self) -> bool:
-        """Whether a put that is made now gets a span."""
-        if self.spans == "all":
-            return not self.is_suppressed()
-        return self.spans == "parent" and _is_sampled(None) and not self.is_suppressed()
+    def wants_put_span(self, context: otel_context.Context) -> bool:
+        """Whether a put that is made in this context gets a span."""
+        if self.spans == "all" or (self.spans == "parent" and _is_sampled(context)):
+            return not self.is_suppressed(context)
+        return False
 
     def wants_process_span(self, context: otel_context.Context) -> bool:
         """Whether an attempt whose item has this context gets a span."""

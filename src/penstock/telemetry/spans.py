@@ -46,7 +46,11 @@ class Probe:
         self.wait_name = f"{names.BACKPRESSURE} {name}"
         self.wait_attributes = {**self.attributes, names.OPERATION: names.BACKPRESSURE}
         self.process_name = f"{names.PROCESS} {name}"
-        self.process_attributes = {**self.attributes, names.OPERATION: names.PROCESS}
+        self.process_attributes = {
+            **self.attributes,
+            names.OPERATION: names.PROCESS,
+            names.ATTEMPT: 1,
+        }
         self._capacity = capacity
         self._line = line
         self._watch = watch  # dies with the probe, and so with the queue
@@ -108,11 +112,14 @@ class PutObservation:
         self._span: Span | None = None
         self._waits_since: tuple[int, float] | None = None
         self.accepted = False
-        if probe.telemetry.wants_put_span():
-            self._span = probe.start_span(probe.put_name, SpanKind.PRODUCER, probe.put_attributes)
+        around = otel_context.get_current()
+        if probe.telemetry.wants_put_span(around):
+            self._span = probe.start_span(
+                probe.put_name, SpanKind.PRODUCER, probe.put_attributes, context=around
+            )
         self.context: Context = copy_context()
         if self._span is not None:
-            self.context.run(otel_context.attach, trace.set_span_in_context(self._span))
+            self.context.run(otel_context.attach, trace.set_span_in_context(self._span, around))
         self.ticket = ObservedTicket(probe, future, call)
 
     def had_to_wait(self) -> None:
@@ -198,9 +205,13 @@ class ObservedTicket(Ticket):
         """It waited for room until now; that is backpressure, and not its own wait."""
         self._put_at = _clock()
 
-    async def _attempt(self, call: AsyncCall[Any], item: Any) -> Any:
+    async def run(self, call: AsyncCall[Any], item: Any) -> None:
+        """As any ticket, and the attempt is observed."""
+        if self.is_unwanted:
+            return
         with Attempt(self._probe, self._put_at, None):
-            return await call(item)
+            result = await (self.call or call)(item)
+        self.succeed(result)
 
     def attempt(self, context: Context) -> Attempt:
         """Watch the block in which an item is processed that was taken by hand."""
@@ -257,7 +268,7 @@ class Attempt:
         span = probe.start_span(
             probe.process_name,
             SpanKind.CONSUMER,
-            {**probe.process_attributes, names.ATTEMPT: 1},
+            probe.process_attributes,
             context=around,
             links=(Link(put_context),) if put_context.is_valid else (),
         )
@@ -297,7 +308,9 @@ class Attempt:
         probe, span = self._probe, self._span
         telemetry = probe.telemetry
         # A cancelled attempt neither succeeded nor failed.
-        was_cancelled = isinstance(error, (asyncio.CancelledError, GeneratorExit))
+        was_cancelled = error is not None and isinstance(
+            error, (asyncio.CancelledError, GeneratorExit)
+        )
         took = _clock() - self._since
         try:
             if span is not None:
