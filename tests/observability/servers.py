@@ -156,7 +156,11 @@ def prometheus(folder: Path, targets: Mapping[str, str], every: str = "1s") -> I
     ]
     url = f"http://{address}"
     with running([command, *arguments], folder / "prometheus.log", f"{url}/-/ready"):
-        yield Prometheus(url)
+        made = Prometheus(url)
+        # It begins some seconds after it says that it is ready; nothing shall happen before.
+        jobs = len(config["scrape_configs"])
+        wait_for("the first scrape", lambda: len(made.query("up == 1")) == jobs)
+        yield made
 
 
 def _redirect(static_configs: list[dict[str, Any]], targets: Mapping[str, str]) -> bool:

@@ -106,6 +106,10 @@ _NOW: tuple[tuple[str, str, str, _Value], ...] = (
 )
 
 
+#: Stands for all outcomes of puts where one sum is told from another.
+_PUTS = "puts"
+
+
 class Instruments:
     """Everything that penstock measures on one meter, made once for it."""
 
@@ -159,6 +163,11 @@ class Instruments:
         # one of them dies, and start again from nothing with the next queue of that name.
         self._gone: dict[str, Counter[str]] = {}
         self._dead: deque[_Record] = deque()
+        # The names of queues that died since each sum was last told: it is told once more, or a
+        # program whose queue is gone before the last export would take its last counts along.
+        self._last_words: dict[str, set[str]] = {
+            key: set() for key in (_PUTS, names.FULL, names.PROCESSED)
+        }
         # Re-entrant: the garbage collector may run anything, in the middle of any line below.
         self._lock = threading.RLock()
         self._failed = False
@@ -176,6 +185,8 @@ class Instruments:
             record = self._dead.popleft()
             self._records.discard(record)
             self._gone.setdefault(record.name, Counter()).update(record.totals())
+            for names_left in self._last_words.values():
+                names_left.add(record.name)
 
     def _safe(
         self, observe: Callable[..., Iterable[Observation]], *args: Any
@@ -202,23 +213,22 @@ class Instruments:
         return [Observation(total, {names.QUEUE_NAME: name}) for name, total in sums.items()]
 
     def _observe_total(self, key: str) -> Iterable[Observation]:
-        for name, totals in self._sums().items():
+        for name, totals in self._sums(key).items():
             yield Observation(totals[key], {names.QUEUE_NAME: name})
 
     def _observe_puts(self) -> Iterable[Observation]:
-        for name, totals in self._sums().items():
+        for name, totals in self._sums(_PUTS).items():
             for outcome in names.OUTCOMES:
                 attributes = {names.QUEUE_NAME: name, names.PUT_OUTCOME: outcome}
                 yield Observation(totals[outcome], attributes)
 
-    def _sums(self) -> dict[str, Counter[str]]:
+    def _sums(self, told_as: str) -> dict[str, Counter[str]]:
         with self._lock:
             self._bury()
-            sums = {
-                record.name: Counter(self._gone.get(record.name))
-                for record in self._records
-                if record.queue() is not None
-            }
+            living = {record.name for record in self._records if record.queue() is not None}
+            told = living | self._last_words[told_as]
+            self._last_words[told_as].clear()
+            sums = {name: Counter(self._gone.get(name)) for name in told}
             for record in self._records:
                 if record.name in sums:
                     sums[record.name].update(record.totals())
