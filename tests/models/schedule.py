@@ -320,15 +320,7 @@ class Schedule:
             CURRENT.reset(token)
 
     def cancel_result(self) -> None:
-        # BUG: an item in a block of processing() whose future is cancelled, and whose block is
-        # cancelled after a stop, stays for ever: neither done nor in unprocessed.
-        pending = [
-            item
-            for item in self.model.items
-            if item.future is not None
-            and not item.future.done()
-            and not (item.taken_by_get and item.state == "held")
-        ]
+        pending = [i for i in self.model.items if i.future is not None and not i.future.done()]
         if pending:
             item = self.random.choice(pending)
             assert item.future is not None
@@ -611,6 +603,9 @@ class Schedule:
             await asyncio.sleep(0)
         if rng.random() < 0.6:
             self.start_soon()
+            if rng.random() < 0.5:
+                self.get_soon()
+                self.put_soon()
         if rng.random() < 0.5:
             self.cancel_one(("process",))
 
