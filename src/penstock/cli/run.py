@@ -101,11 +101,11 @@ class Run:
             async with queue:
                 await queue.process(self._handle, self._job.concurrency, self._give_up)
                 async for request in self._read():
-                    if not await queue.put(request, timeout=0):
-                        self._totals.backpressure_waits += 1
-                        await queue.put(request, timeout=math.inf)
+                    await queue.put(request, timeout=math.inf)
         finally:
-            self._totals.queue_peak = queue.statistics().peak_size
+            statistics = queue.statistics()
+            self._totals.queue_peak = statistics.peak_size
+            self._totals.backpressure_waits = statistics.put_waits
 
     async def _read(self) -> AsyncIterator[Request]:
         async for number, line in self._lines():
