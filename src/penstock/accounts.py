@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from typing import Any, Literal
 
-from penstock.buffer import Buffer
+from penstock.line import Storage
 from penstock.telemetry import names
+
+Field = Literal["full", "cancelled", "stopped", "put_waits", "processed", "errors"]
 
 
 class Accounts:
-    """Counts what becomes of the items offered to a buffer. Knows nothing of the queue."""
+    """Counts what becomes of the items offered to a queue. For one thread; knows no queue."""
 
-    def __init__(self, buffer: Buffer[Any]) -> None:
+    def __init__(self, buffer: Storage[Any]) -> None:
         self._buffer = buffer
         #: Puts that were refused for want of room, cancelled, or met by a stop while they waited.
         self.full = self.cancelled = self.stopped = 0
@@ -22,13 +24,45 @@ class Accounts:
         self.processed = 0
         #: Failures of worker functions.
         self.errors = 0
+        #: Items in the hands of callers of ``get``.
+        self.in_callers_hands = 0
         #: Who waits for all items to be done.
         self.joiners: list[asyncio.Future[bool]] = []
+
+    # What follows is all that others change or sum up, so that a kind of accounts that several
+    # threads share has few methods to guard.
+
+    def add(self, field: Field) -> None:
+        """One more of this. (Where a call would cost too much, the same is done in line.)"""
+        setattr(self, field, getattr(self, field) + 1)
+
+    def lend(self) -> None:
+        """An item goes into the hands of a caller of ``get``."""
+        self.in_callers_hands += 1
+
+    def settle_loan(self) -> bool:
+        """It is out of them again; False if nobody had one."""
+        if not self.in_callers_hands:
+            return False
+        self.in_callers_hands -= 1
+        return True
+
+    @property
+    def all_processed(self) -> int:
+        """Items that are done, whoever counted them."""
+        return self.processed
+
+    @property
+    def all_errors(self) -> int:
+        """Failures of worker functions, whoever counted them."""
+        return self.errors
 
     @property
     def unfinished(self) -> int:
         """Items accepted and not done."""
-        return self._buffer.accepted - self.processed
+        # In this order: where other threads go on meanwhile, zero is only read if it was true.
+        processed = self.all_processed
+        return self._buffer.accepted - processed
 
     def totals(self) -> dict[str, int]:
         """What only grows, for telemetry; the names are its."""
@@ -37,30 +71,33 @@ class Accounts:
             names.FULL: self.full,
             names.CANCELLED: self.cancelled,
             names.STOPPED: self.stopped,
-            names.PROCESSED: self.processed,
+            names.PROCESSED: self.all_processed,
         }
+
+    # -- joining ------------------------------------------------------------------------------
 
     def count_finished(self) -> None:
         """An item is done. (Workers do the same in line.)"""
-        self.processed += 1
+        self.add("processed")
         if self.joiners:
             self.settle()
 
     def settle(self) -> None:
         """Tell the joiners, if all items are done."""
         if not self.unfinished:
-            self._wake_joiners(True)
+            self._tell_joiners(True)
 
     def forget_joiners(self) -> None:
         """Their loop was closed, so they will never go on."""
-        self.joiners = []
+        self.joiners.clear()
 
     def dismiss(self) -> None:
         """Tell the joiners that what is left will not be done."""
-        self._wake_joiners(False)
+        self._tell_joiners(False)
 
-    def _wake_joiners(self, finished: bool) -> None:
-        joiners, self.joiners = self.joiners, []
+    def _tell_joiners(self, finished: bool) -> None:
+        joiners = self.joiners[:]
+        self.joiners.clear()
         for joiner in joiners:
             if not joiner.done():
                 joiner.set_result(finished)
@@ -69,6 +106,7 @@ class Accounts:
         """Wait until all items are done (True), or will not be (False)."""
         joiner: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         self.joiners.append(joiner)
+        self.settle()  # the last one may be done since the caller looked
         try:
             return await joiner
         finally:

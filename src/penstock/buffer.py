@@ -18,23 +18,15 @@ from __future__ import annotations
 
 import asyncio
 import math
-from bisect import insort
 from collections import OrderedDict, deque
 from contextvars import Context, copy_context
-from enum import Enum
-from typing import Any, Generic, TypeAlias, TypeVar
+from typing import TypeAlias, TypeVar
 
 from penstock.calls import Entry, Ticket
+from penstock.line import Line, Outcome
+from penstock.takers import Takers
 
 T = TypeVar("T")
-
-
-class Outcome(Enum):
-    """How a wait ended. (A putter is first granted an entry, and accepted when it confirms.)"""
-
-    ACCEPTED = "accepted"
-    TIMED_OUT = "timed out"
-    CLOSED = "closed"
 
 
 #: A put that waits: until when, and what it will put.
@@ -43,32 +35,20 @@ _Bid: TypeAlias = "tuple[float, T, Context, Ticket | None]"
 _Waiter: TypeAlias = "asyncio.Future[Entry[T] | Outcome]"
 
 
-class Buffer(Generic[T]):
+class Buffer(Line[T], Takers):
     """The line of one queue. Used from the thread of one event loop only."""
 
     def __init__(self, maxsize: int) -> None:
-        self.maxsize = maxsize
-        self.closed = False
-        #: The most entries that ever stood in line.
-        self.peak = 0
-        #: The entries, in order, those granted included; for a look at its length, no more.
-        self.line: deque[Entry[T]] = deque()
-        self._returned: list[Entry[T]] = []
+        Line.__init__(self, maxsize, deque())
+        Takers.__init__(self)
+        # A putter is first granted an entry, in the line already, and accepted when it confirms.
         self._granted: dict[int, Entry[T]] = {}
-        self._order = 0
-        self._withdrawn = 0
-        # Those called that have not arrived yet.
-        self._called: set[asyncio.Future[bool]] = set()
-        # Ordered dicts, for removal from the middle in constant time.
+        # An ordered dict, for removal from the middle in constant time.
         self._putters: OrderedDict[_Waiter[T], _Bid[T]] = OrderedDict()
-        self._takers: OrderedDict[asyncio.Future[bool], None] = OrderedDict()
         # One timer for all putters, left alone when a putter is served: to set and cancel one for
         # each would cost a busy queue more than all the rest of a put.
         self._alarm: asyncio.TimerHandle | None = None
         self._alarm_at = math.inf
-
-    def __len__(self) -> int:
-        return len(self.line)
 
     @property
     def putters(self) -> int:
@@ -78,18 +58,18 @@ class Buffer(Generic[T]):
     @property
     def accepted(self) -> int:
         """How many entries were ever accepted."""
-        return self._order - self._withdrawn - len(self._granted)
+        return super().accepted - len(self._granted)
 
     @property
     def ready(self) -> int:
         """How many entries are accepted and in nobody's hands."""
-        return len(self._returned) + len(self.line) - len(self._granted)
+        return super().ready - len(self._granted)
 
     def snapshot(self) -> list[Entry[T]]:
         """The entries that are accepted and in nobody's hands, those given back first."""
         granted = self._granted
-        entries = list(self.line)  # in one piece: a reader may be in another thread
-        return [*self._returned, *(entry for entry in entries if entry[0] not in granted)]
+        entries = super().snapshot()
+        return [entry for entry in entries if entry[0] not in granted] if granted else entries
 
     def discard(self, entry: Entry[T]) -> None:
         """Remove one of the entries in :meth:`snapshot`."""
@@ -207,57 +187,18 @@ class Buffer(Generic[T]):
         return entry
 
     async def wait(self, timeout: float | None = None) -> bool:
-        """Wait until a look is worth it; False when closed, or after ``timeout`` seconds.
-
-        Takers are called one at a time: a burst of puts calls one of them, and if that one must
-        wait for something else with an entry in its hands it calls others, by :meth:`wake`, to
-        what it leaves behind. So workers that never wait do not wake each other for nothing.
-        """
+        """Wait until a look is worth it; False when closed, or after ``timeout`` seconds."""
         if self.closed:
             return False
-        loop = asyncio.get_running_loop()
-        waiter: asyncio.Future[bool] = loop.create_future()
-        self._takers[waiter] = None
-        timer = None if timeout is None else loop.call_later(timeout, self._give_up, waiter)
-        try:
-            return await waiter
-        except BaseException:
-            self._takers.pop(waiter, None)
-            if waiter in self._called:
-                self._called.discard(waiter)
-                self.wake()
-            raise
-        finally:
-            self._called.discard(waiter)
-            if timer is not None:
-                timer.cancel()
+        return await self._be_called(self._register(), timeout)
 
-    def _give_up(self, waiter: asyncio.Future[bool]) -> None:
-        if waiter in self._takers and not waiter.done():
-            del self._takers[waiter]
-            waiter.set_result(False)
+    def _at_hand(self) -> int:
+        return len(self.line) + len(self._returned)
 
     def give_back(self, entry: Entry[T]) -> None:
         """Take back an entry from a worker that was cancelled; it is the next to be taken."""
-        insort(self._returned, entry, key=_order_of)
+        self._keep(entry)
         self.wake()
-
-    def wake(self) -> None:
-        """Call takers to the entries that nobody is on the way to."""
-        if self._takers:
-            self._call(len(self.line) + len(self._returned) - len(self._called))
-
-    def wake_all(self) -> None:
-        """Call every taker: something other than an entry is news to it."""
-        self._call(len(self._takers))
-
-    def _call(self, count: int) -> None:
-        while self._takers and count > 0:
-            waiter, _ = self._takers.popitem(last=False)
-            if not waiter.done() and not waiter.get_loop().is_closed():
-                waiter.set_result(True)
-                self._called.add(waiter)
-                count -= 1
 
     # -- opening and closing ------------------------------------------------------------------
 
@@ -268,8 +209,7 @@ class Buffer(Generic[T]):
     def forget_waiters(self) -> None:
         """Forget putters and takers: their loop was closed, so they will never go on."""
         self._forget_putters()
-        self._takers.clear()
-        self._called.clear()
+        self._forget_takers()
 
     def close(self) -> None:
         """Let no entry in: every putter that waits is told so, and every taker looks around."""
@@ -288,7 +228,3 @@ class Buffer(Generic[T]):
         self._withdrawn += len(self._granted)
         self._granted.clear()
         return waiting
-
-
-def _order_of(entry: Entry[Any]) -> int:
-    return entry[0]

@@ -6,6 +6,7 @@ import asyncio
 import inspect
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Executor
+from concurrent.futures import Future as ThreadFuture
 from contextlib import AbstractContextManager, nullcontext
 from contextvars import Context, copy_context
 from functools import partial
@@ -24,6 +25,8 @@ ErrorHandler: TypeAlias = (
 )
 #: Either kind of worker function, made ready for the loop.
 AsyncCall: TypeAlias = "Callable[[T], Awaitable[Any]]"
+#: What somebody waits on for the result of an item, in an event loop or in a thread.
+AnyFuture: TypeAlias = "asyncio.Future[Any] | ThreadFuture[Any]"
 #: An accepted item: its place in the order of puts, the item, the context that it runs in, and
 #: a ticket if somebody waits for its result. A tuple, because one is made for every item and
 #: a class would cost as much as the whole rest of a put.
@@ -49,9 +52,7 @@ class Ticket:
 
     __slots__ = ("call", "future")
 
-    def __init__(
-        self, future: asyncio.Future[Any] | None = None, call: AsyncCall[Any] | None = None
-    ) -> None:
+    def __init__(self, future: AnyFuture | None = None, call: AsyncCall[Any] | None = None) -> None:
         self.future = future
         self.call = call
 
@@ -62,9 +63,19 @@ class Ticket:
 
     async def run(self, call: AsyncCall[Any], item: Any) -> None:
         """Call the function and pass on what it returns; skip an item that is unwanted."""
-        if self.is_unwanted:
+        if not self.claim():
             return
         self.succeed(await (self.call or call)(item))
+
+    def claim(self) -> bool:
+        """Whether the item is to run. A future of another thread can't be cancelled from here on.
+
+        (Or it could be, between a look at it and the setting of its result.)
+        """
+        future = self.future
+        if isinstance(future, ThreadFuture) and not (future.running() or future.done()):
+            return future.set_running_or_notify_cancel()
+        return not self.is_unwanted
 
     def forget_future(self) -> None:
         """The loop of whoever waits was closed."""
@@ -74,7 +85,7 @@ class Ticket:
         """Pass on what the function raised; False if nobody waits for it."""
         if self.future is None or self.future.done():
             return False
-        if isinstance(error, asyncio.CancelledError):
+        if isinstance(error, asyncio.CancelledError) and isinstance(self.future, asyncio.Future):
             self.future.cancel()  # to whoever awaits it this looks the same as the exception
         else:
             self.future.set_exception(error)

@@ -1,4 +1,4 @@
-"""BoundedQueue: the bound, the lifecycle and the accounts of one queue in one event loop."""
+"""BoundedQueue: a bounded queue with backpressure, workers and a lifecycle, in one event loop."""
 
 from __future__ import annotations
 
@@ -6,81 +6,34 @@ import asyncio
 import logging
 from asyncio import _get_running_loop
 from contextlib import AbstractAsyncContextManager, nullcontext
-from contextvars import Context
-from dataclasses import dataclass
-from enum import Enum
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from penstock import _checks
 from penstock.accounts import Accounts
-from penstock.buffer import Buffer, Outcome
-from penstock.calls import AsyncCall, Entry, ErrorHandler, Ticket, WorkerFunc
-from penstock.errors import QueueEmptyError, QueueFullError, QueueStateError
-from penstock.telemetry.api import Telemetry, default_telemetry
-from penstock.telemetry.spans import PutObservation
+from penstock.buffer import Buffer
+from penstock.calls import AsyncCall, ErrorHandler, Ticket, WorkerFunc
+from penstock.core import QueueCore
+from penstock.line import Storage
+from penstock.states import QueueStatistics, QueueStatus
+from penstock.telemetry.api import Telemetry
 from penstock.workers import WorkerPool
 
 if TYPE_CHECKING:
     from typing_extensions import Self
+
+__all__ = ["BoundedQueue", "QueueStatistics", "QueueStatus"]
 
 T = TypeVar("T")
 
 #: Seconds between two warnings about backpressure from one queue.
 WARN_EVERY = 1.0
 
-
-class QueueStatus(str, Enum):
-    """What a queue is doing. A member equals its value: ``QueueStatus.IDLE == "idle"``."""
-
-    #: Made, not started. Nothing can be put or taken.
-    IDLE = "idle"
-    #: Started. Items go in and out.
-    PROCESSING = "processing"
-    #: ``stop()`` is under way: nothing goes in; workers finish what was accepted.
-    STOPPING = "stopping"
-    #: Stopped. What is left is in ``unprocessed``, and ``start()`` takes it up again.
-    STOPPED = "stopped"
-
-
-@dataclass(frozen=True)
-class QueueStatistics:
-    """Everything that can be counted about a queue, at one instant."""
-
-    name: str
-    status: QueueStatus
-    #: Items that wait, and the most that may.
-    size: int
-    maxsize: int
-    #: The most that ever waited at once.
-    peak_size: int
-    #: Items accepted, and how many of these are done, well or badly.
-    enqueued: int
-    processed: int
-    #: Failures of worker functions.
-    errors: int
-    #: Puts refused for want of room, and puts that had to wait, whatever became of them.
-    backpressure_events: int
-    put_waits: int
-    #: Items in the hands of workers or of callers of ``get``.
-    inflight: int
-    #: Items accepted and not done: waiting, given back by cancelled workers, or in flight.
-    unfinished: int
-    worker_count: int
-    #: Puts that wait for room right now.
-    waiting_putters: int
-
-
-# What stands in for the loop of a queue that takes nothing, so that one comparison in put()
-# tells both the state and the loop. No running loop is ever equal to it.
-_CLOSED: Any = object()
 # Timeouts of these types need no long look.
 _PLAIN_NUMBERS = (int, float)
-# Thirty years of seconds: as good as no limit, and an int beyond a float's range is more than that.
-_LONG = 1e9
 
 
-class BoundedQueue(Generic[T]):
+class BoundedQueue(QueueCore[T]):
     """A bounded queue with backpressure, workers and an explicit lifecycle, for one event loop.
 
     The promise: an item for which ``put`` returned True is handled by a worker (or the error
@@ -115,125 +68,15 @@ class BoundedQueue(Generic[T]):
         name: str | None = None,
         telemetry: Telemetry | None = None,
     ) -> None:
-        self._maxsize = _checks.positive_int(maxsize, "maxsize", "Queue maxsize must be at least 1")
-        self._timeout = _checks.seconds(timeout)
-        _checks.logger(logger)
-        self._logger = logging.getLogger("penstock") if logger is None else logger
-        self._name = "default" if name is None else _checks.label(name, "name")
-        self._status = QueueStatus.IDLE
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._open_on: Any = _CLOSED
-        self._buffer: Buffer[T] = Buffer(self._maxsize)
-        self._line = self._buffer.line
-        self._accounts = Accounts(self._buffer)
-        self._pool: WorkerPool[T] = WorkerPool(
-            self._buffer, self._accounts, self._name, self._logger
-        )
-        if telemetry is None:
-            telemetry = default_telemetry()
-        elif not isinstance(telemetry, Telemetry):
-            raise TypeError(f"telemetry must be a penstock.telemetry.Telemetry, got {telemetry!r}")
-        self._probe = telemetry.watch(self, self._accounts.totals, self._buffer, self._maxsize)
-        self._is_observed = self._probe.is_on
-        self._in_callers_hands = 0
-        self._stops = 0
-        self._left = 0  # by the last stop
+        super().__init__(maxsize, timeout, logger, name, telemetry)
         self._is_quiet = False
         self._quiet_timer: asyncio.TimerHandle | None = None
 
-    def __repr__(self) -> str:
-        return f"<BoundedQueue {self._name!r} {self._status.value} {self.size}/{self._maxsize}>"
-
-    # -- what it looks like: readable from anywhere -------------------------------------------
-
-    @property
-    def maxsize(self) -> int:
-        """The most items that may wait."""
-        return self._maxsize
-
-    @property
-    def timeout(self) -> float:
-        """Seconds that a put waits for room unless it says otherwise."""
-        return self._timeout
-
-    @property
-    def logger(self) -> logging.Logger:
-        """Where the queue logs."""
-        return self._logger
-
-    @property
-    def name(self) -> str:
-        """What the queue is called in logs and telemetry."""
-        return self._name
-
-    @property
-    def status(self) -> QueueStatus:
-        """What the queue is doing."""
-        return self._status
-
-    @property
-    def size(self) -> int:
-        """How many items wait, never more than ``maxsize``."""
-        return len(self._buffer)
-
-    @property
-    def is_empty(self) -> bool:
-        """Whether no item waits."""
-        return not len(self._buffer)
-
-    @property
-    def is_full(self) -> bool:
-        """Whether there is no room for another item."""
-        return len(self._buffer) >= self._maxsize
-
-    @property
-    def worker_count(self) -> int:
-        """How many workers take items."""
-        return self._pool.count
-
-    @property
-    def unprocessed(self) -> list[T]:
-        """The accepted items that are in nobody's hands, in the order of their puts.
-
-        After ``stop()``: what was accepted and not finished. The next ``start()`` takes it up
-        again, in this order. What was in the hands of cancelled workers comes first.
-        """
-        return [entry[1] for entry in self._buffer.snapshot() if not _is_unwanted(entry)]
-
-    @property
-    def metrics(self) -> dict[str, int]:
-        """A new dict of four counts: enqueued, processed, errors, backpressure_events.
-
-        ``enqueued`` counts accepted items. ``processed`` counts items that are done: once each,
-        failed or not. ``errors`` counts failures. ``backpressure_events`` counts puts that were
-        refused because the queue was full.
-        """
-        return {
-            "enqueued": self._buffer.accepted,
-            "processed": self._accounts.processed,
-            "errors": self._accounts.errors,
-            "backpressure_events": self._accounts.full,
-        }
-
-    def statistics(self) -> QueueStatistics:
-        """Everything that can be counted about the queue, at this instant."""
-        accounts, buffer = self._accounts, self._buffer
-        return QueueStatistics(
-            name=self._name,
-            status=self._status,
-            size=len(buffer),
-            maxsize=self._maxsize,
-            peak_size=buffer.peak,
-            enqueued=buffer.accepted,
-            processed=accounts.processed,
-            errors=accounts.errors,
-            backpressure_events=accounts.full,
-            put_waits=accounts.put_waits,
-            inflight=accounts.unfinished - buffer.ready,
-            unfinished=accounts.unfinished,
-            worker_count=self._pool.count,
-            waiting_putters=buffer.putters,
-        )
+    def _make_parts(self) -> tuple[Storage[T], Accounts, WorkerPool[T]]:
+        buffer: Buffer[T] = Buffer(self._maxsize)
+        self._line = buffer.line
+        accounts = Accounts(buffer)
+        return buffer, accounts, WorkerPool(buffer, accounts, self._name, self._logger)
 
     # -- putting ------------------------------------------------------------------------------
 
@@ -268,7 +111,7 @@ class BoundedQueue(Generic[T]):
         if not timeout and len(self._line) >= self._maxsize:  # a refusal is to cost nothing
             self._accounts.full += 1
             if not self._is_quiet:
-                self._warn()
+                self._complain_of_fullness()
             return False
         if self._buffer.offer(item):
             return True
@@ -331,50 +174,10 @@ class BoundedQueue(Generic[T]):
             raise self._full_error()
         return future
 
-    async def _put_observed(self, put: PutObservation, item: T, timeout: float) -> bool:
-        with put:
-            put.accepted = self._buffer.offer(item, put.ticket, put.context)
-            if not put.accepted:
-                put.had_to_wait()
-                put.accepted = await self._wait_for_room(item, timeout, put.ticket, put.context)
-            return put.accepted
-
-    async def _wait_for_room(
-        self,
-        item: T,
-        timeout: float,
-        ticket: Ticket | None = None,
-        context: Context | None = None,
-    ) -> bool:
-        if not timeout:
-            return self._turn_away()
-        accounts = self._accounts
-        accounts.put_waits += 1
-        limit = None if timeout > _LONG else timeout
-        try:
-            outcome = await self._buffer.wait_for_room(item, limit, ticket, context)
-        except asyncio.CancelledError:
-            accounts.cancelled += 1
-            raise
-        if outcome is Outcome.CLOSED:
-            accounts.stopped += 1
-            raise self._stopped_meanwhile("put")
-        return outcome is Outcome.ACCEPTED or self._turn_away()
-
-    def _turn_away(self) -> bool:
-        """Count a put that is refused for want of room. Returns what ``put`` returns then."""
-        self._accounts.full += 1
-        if not self._is_quiet:
-            self._warn()
-        return False
-
-    def _warn(self) -> None:
-        self._logger.warning(
-            "Queue %s is full: %d items wait, %d puts refused so far",
-            self._name,
-            self._maxsize,
-            self._accounts.full,
-        )
+    def _complain_of_fullness(self) -> None:
+        if self._is_quiet:
+            return
+        self._log_fullness()
         assert self._loop is not None
         # A timer and a flag, because a look at the clock would double the cost of a refusal.
         self._is_quiet = True
@@ -385,13 +188,6 @@ class BoundedQueue(Generic[T]):
         if self._quiet_timer is not None:
             self._quiet_timer.cancel()
             self._quiet_timer = None
-
-    def _full_error(self) -> QueueFullError:
-        return QueueFullError(
-            f"Queue {self._name} is full: {self.size} of {self._maxsize} places are taken",
-            queue_size=self.size,
-            queue_capacity=self._maxsize,
-        )
 
     # -- taking, without workers --------------------------------------------------------------
 
@@ -428,10 +224,7 @@ class BoundedQueue(Generic[T]):
         """
         if self._loop is not None:
             self._check_loop("call task_done()")
-        if not self._in_callers_hands:
-            raise ValueError("task_done() called more often than items were taken with get()")
-        self._in_callers_hands -= 1
-        self._accounts.count_finished()
+        self._settle_loan()
 
     def processing(self, timeout: float | None = None) -> AbstractAsyncContextManager[T]:
         """``async with queue.processing() as item``: a ``get`` and its ``task_done``, traced.
@@ -444,58 +237,9 @@ class BoundedQueue(Generic[T]):
         """
         return _Processing(self, timeout)
 
-    def _into_callers_hands(self, entry: Entry[T]) -> T:
-        if entry[3] is not None:
-            entry[3].taken_by_hand()
-        return entry[1]
-
-    def _settle(self, entry: Entry[T], error: BaseException | None) -> None:
-        """The block in which an item was processed has ended, by ``error`` if that is one."""
-        ticket = entry[3]
-        if isinstance(error, (asyncio.CancelledError, GeneratorExit)):
-            self._buffer.give_back(entry)
-            if self._status is QueueStatus.STOPPED:
-                self._drop_unwanted()
-                self._hand_back()
-            return
-        if error is not None:
-            self._accounts.errors += 1
-        if ticket is not None:
-            ticket.succeed(None) if error is None else ticket.fail(error)
-        self._accounts.count_finished()
-
-    async def _take(self, timeout: float | None) -> Entry[T]:
-        limit = _checks.optional_seconds(timeout)
-        deadline = None
-        stops = self._stops
-        while True:
-            try:
-                return self._take_nowait()
-            except QueueEmptyError:
-                if limit == 0:
-                    raise
-            assert self._loop is not None
-            if limit is not None:
-                now = self._loop.time()
-                deadline = now + limit if deadline is None else deadline
-                limit = max(0.0, deadline - now)
-            if not await self._buffer.wait(limit):
-                limit = 0.0
-            if self._stops != stops:
-                self._buffer.wake()  # it may have been called to an entry all the same
-                raise self._stopped_meanwhile("get")
-
-    def _take_nowait(self) -> Entry[T]:
-        if _get_running_loop() is not self._open_on:
-            self._refuse("get")
-        while (entry := self._buffer.take()) is not None:
-            if _is_unwanted(entry):
-                self._accounts.count_finished()
-                continue
-            self._in_callers_hands += 1
-            self._buffer.wake()
-            return entry
-        raise QueueEmptyError(f"Queue {self._name} is empty")
+    def _now(self) -> float:
+        assert self._loop is not None
+        return self._loop.time()
 
     # -- workers ------------------------------------------------------------------------------
 
@@ -531,11 +275,7 @@ class BoundedQueue(Generic[T]):
             num_workers, "num_workers", "Number of workers must be at least 1"
         )
         _checks.optional_function(error_handler, "error_handler", "exc", "item")
-        self._leave_dead_loop()
-        if self._status is QueueStatus.STOPPING:
-            raise _state_error("start workers", self._status)
-        await self.start()
-        self._pool.start(worker_func, size, error_handler)
+        await self._start_workers(worker_func, size, error_handler)
 
     async def stop_workers(self, timeout: float | None = None) -> None:
         """Let the workers finish what they hold, and end them; the queue goes on.
@@ -550,16 +290,7 @@ class BoundedQueue(Generic[T]):
 
         Cancelling this call cancels the workers at once.
         """
-        limit = _checks.optional_seconds(timeout)
-        if self._pool.is_empty:
-            return
-        self._check_loop("stop workers")
-        self._check_not_worker("stop_workers")
-        self._pool.retire()
-        try:
-            await self._pool.end(limit)
-        finally:
-            self._drop_unwanted()
+        await self._stop_workers(_checks.optional_seconds(timeout))
 
     # -- lifecycle ----------------------------------------------------------------------------
 
@@ -571,18 +302,7 @@ class BoundedQueue(Generic[T]):
         Raises:
             QueueStateError: the queue runs in another event loop.
         """
-        loop = asyncio.get_running_loop()
-        self._leave_dead_loop()
-        while self._status in (QueueStatus.PROCESSING, QueueStatus.STOPPING):
-            self._check_loop("start")
-            if self._status is QueueStatus.PROCESSING:
-                return
-            self._check_not_worker("start")
-            await self._pool.wait()
-            self._end_stop()
-        self._loop = self._open_on = loop
-        self._buffer.open()
-        self._set_status(QueueStatus.PROCESSING)
+        await self._start()
 
     async def stop(self, timeout: float | None = None, *, drain: bool = True) -> bool:
         """Take no more items, finish what was accepted, end the workers.
@@ -608,59 +328,7 @@ class BoundedQueue(Generic[T]):
         waited for one second more and then left to itself, its item in ``unprocessed``; a plain
         function cannot be cancelled and may go on in its thread.
         """
-        limit = _checks.optional_seconds(timeout)
-        self._leave_dead_loop()
-        if self._status is QueueStatus.IDLE:
-            self._set_status(QueueStatus.STOPPED)
-        if self._status is QueueStatus.STOPPED:
-            return not self.unprocessed
-        self._check_loop("stop")
-        self._check_not_worker("stop")
-        if self._status is QueueStatus.PROCESSING:
-            self._open_on = _CLOSED
-            self._stops += 1
-            self._set_status(QueueStatus.STOPPING)
-            self._buffer.close()
-        if not drain:
-            self._pool.retire()
-        try:
-            await self._pool.end(limit)
-        finally:
-            self._end_stop()
-        return not self._left
-
-    def _end_stop(self) -> None:
-        """All workers are gone: settle what is left. (Whoever waited for them calls this.)"""
-        if self._status is not QueueStatus.STOPPING or not self._pool.is_empty:
-            return
-        self._set_status(QueueStatus.STOPPED)
-        self._drop_unwanted()
-        self._hand_back()
-        self._left = self._buffer.ready
-        if self._left:
-            self._logger.warning(
-                "Queue %s stopped with %d items unprocessed", self._name, self._left
-            )
-
-    def _hand_back(self) -> None:
-        """The queue is stopped: tell whoever waits for the items that are left."""
-        entries = self._buffer.snapshot()
-        for entry in entries:
-            if entry[3] is not None:
-                entry[3].fail(
-                    QueueStateError(
-                        "The queue stopped before the item was processed",
-                        current_state=self._status.value,
-                    )
-                )
-        if entries:
-            self._accounts.dismiss()
-
-    def _drop_unwanted(self) -> None:
-        for entry in self._buffer.snapshot():
-            if _is_unwanted(entry):
-                self._buffer.discard(entry)
-                self._accounts.count_finished()
+        return await self._stop(_checks.optional_seconds(timeout), drain)
 
     async def join(self) -> None:
         """Wait until every accepted item is done.
@@ -669,16 +337,7 @@ class BoundedQueue(Generic[T]):
             QueueStateError: the queue stopped with items left; or the call comes from inside a
                 worker function, which would wait for itself.
         """
-        if not self._accounts.unfinished:
-            return
-        self._check_loop("join")
-        self._check_not_worker("join")
-        left = self._buffer.ready
-        if (self._status is QueueStatus.STOPPED and left) or not await self._accounts.join():
-            raise QueueStateError(
-                f"Cannot join: the queue stopped with {self._buffer.ready} items unprocessed",
-                current_state=self._status.value,
-            )
+        await self._join()
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -697,56 +356,9 @@ class BoundedQueue(Generic[T]):
             await self.stop(timeout=0, drain=False)
 
     def _set_status(self, status: QueueStatus) -> None:
-        self._status = status
         if status is QueueStatus.STOPPED:
             self._end_quiet()
-        self._logger.info("Queue %s is %s", self._name, status.value)
-
-    def _leave_dead_loop(self) -> None:
-        """A loop that was closed without a stop: the queue is stopped, whatever it says."""
-        if (
-            self._status in (QueueStatus.PROCESSING, QueueStatus.STOPPING)
-            and self._loop is not None
-            and self._loop.is_closed()
-        ):
-            self._open_on = _CLOSED
-            self._stops += 1
-            self._buffer.forget_waiters()
-            self._pool.abandon()
-            self._accounts.forget_joiners()
-            self._drop_unwanted()
-            for entry in self._buffer.snapshot():
-                if entry[3] is not None:
-                    entry[3].forget_future()
-            self._set_status(QueueStatus.STOPPED)
-
-    def _check_loop(self, what: str) -> None:
-        if _get_running_loop() is not self._loop:
-            raise QueueStateError(
-                f"Cannot {what}: queue {self._name} belongs to another event loop or thread. "
-                "To share a queue between threads, use penstock.sync.WorkQueue",
-                current_state=self._status.value,
-            )
-
-    def _check_not_worker(self, what: str) -> None:
-        if self._pool.owns(asyncio.current_task()):
-            raise QueueStateError(
-                f"Cannot call {what}() from inside a worker function: it would wait for itself. "
-                f"Use asyncio.create_task(queue.{what}()) and do not await it there",
-                current_state=self._status.value,
-            )
-
-    def _stopped_meanwhile(self, verb: str) -> QueueStateError:
-        status = self._status
-        if status is QueueStatus.PROCESSING:  # it was started again since
-            status = QueueStatus.STOPPING
-        return _state_error(f"{verb} items", status)
-
-    def _refuse(self, verb: str) -> NoReturn:
-        if self._status is not QueueStatus.PROCESSING:
-            raise _state_error(f"{verb} items", self._status)
-        self._check_loop(f"{verb} items")
-        raise AssertionError("a queue that is open here refused nothing")
+        super()._set_status(status)
 
 
 class _Processing(Generic[T]):
@@ -762,7 +374,7 @@ class _Processing(Generic[T]):
 
     async def __aenter__(self) -> T:
         self._entry = await self._queue._take(self._timeout)
-        self._queue._in_callers_hands -= 1  # it is in ours: task_done() is not for the caller
+        self._queue._accounts.settle_loan()  # it is in ours: task_done() is not for the caller
         _, item, context, ticket = self._entry
         self._attempt = nullcontext() if ticket is None else ticket.attempt(context)
         self._attempt.__enter__()
@@ -776,14 +388,3 @@ class _Processing(Generic[T]):
     ) -> None:
         self._attempt.__exit__(exc_type, exc, traceback)
         self._queue._settle(self._entry, exc)
-
-
-def _is_unwanted(entry: Entry[Any]) -> bool:
-    """Whether somebody waited for the result of this item and no longer does."""
-    return entry[3] is not None and entry[3].is_unwanted
-
-
-def _state_error(what: str, status: QueueStatus) -> QueueStateError:
-    return QueueStateError(
-        f"Cannot {what} when queue is {status.value}", current_state=status.value
-    )

@@ -82,17 +82,25 @@ else:
             self.requests += 1
             return super().cancel(msg)
 
-    def _cancel_requests(task: asyncio.Task[None]) -> int:
+    def _cancel_requests(task: asyncio.Task[Any]) -> int:
         return task.requests if isinstance(task, _WorkerTask) else 0
 
 
-class _Crew(Generic[T]):
+class Crew(Generic[T]):
     """What the workers of one ``start`` share: the function, the error handler, the threads."""
 
     def __init__(
-        self, func: WorkerFunc[T, Any], size: int, error_handler: ErrorHandler[T] | None
+        self,
+        func: WorkerFunc[T, Any],
+        size: int,
+        error_handler: ErrorHandler[T] | None,
+        *,
+        call: AsyncCall[T] | None = None,
+        can_end_program: bool = True,
     ) -> None:
-        self.call: AsyncCall[T] = as_async(func, self._get_threads)
+        self.call: AsyncCall[T] = as_async(func, self._get_threads) if call is None else call
+        #: Whether a KeyboardInterrupt or SystemExit out of an item ends the program.
+        self.can_end_program = can_end_program
         self.label = getattr(func, "__qualname__", None) or type(func).__qualname__
         self.error_handler = error_handler
         self.retired = False
@@ -125,7 +133,7 @@ class _Crew(Generic[T]):
 # anywhere else.
 
 
-class _Worker(Generic[T]):
+class Worker(Generic[T]):
     """One worker: a task that takes entries until it is retired or there will be no more."""
 
     __slots__ = (
@@ -140,13 +148,14 @@ class _Worker(Generic[T]):
     )
 
     def __init__(
-        self, source: Source[T], accounts: Accounts, crew: _Crew[T], logger: logging.Logger
+        self, source: Source[T], accounts: Accounts, crew: Crew[T], logger: logging.Logger
     ) -> None:
         self._source = source
         self._accounts = accounts
         self.crew = crew
         self._logger = logger
-        self.task: asyncio.Task[None]
+        #: Done when the worker has left; to be cancelled if it won't.
+        self.task: asyncio.Future[None]
         self.cancelled = False
         #: How many cancellations of the task are no reason to end.
         self.requests = 0
@@ -203,7 +212,7 @@ class _Worker(Generic[T]):
         """
         self.entry = entry
         self._source.wake()
-        task = self.task
+        task: Any = self.task  # only a worker that is a task holds anything here
         run = entry[2].run
         error: BaseException | None = None
         while awaited is not FINISHED:
@@ -254,6 +263,10 @@ class _Worker(Generic[T]):
                 self.crew.label,
             )
 
+    def cancel(self) -> None:
+        """Break off what it does; the item goes back to its source."""
+        self.task.cancel()
+
     def take_away(self) -> bool:
         """Take the item from the hands of a worker that will not let go; False if it has none."""
         entry, self.entry = self.entry, None
@@ -274,13 +287,14 @@ class _Worker(Generic[T]):
 
         Returns an exception that shall end the program, if one came up.
         """
+        crew = self.crew
         _, item, context, ticket = entry
         awaited_by_somebody = ticket is not None and ticket.fail(error)
-        if isinstance(error, (KeyboardInterrupt, SystemExit)):
+        if crew.can_end_program and isinstance(error, (KeyboardInterrupt, SystemExit)):
             return error
         if awaited_by_somebody:
             return None
-        handler: Any = self.crew.error_handler
+        handler: Any = crew.error_handler
         if handler is None:
             self._log("Worker function %s failed", error)
             return None
@@ -296,7 +310,7 @@ class _Worker(Generic[T]):
             failure = raised
         if awaited is not FINISHED:
             failure = await self._hold(entry, steps, awaited)
-        if isinstance(failure, (KeyboardInterrupt, SystemExit)):
+        if crew.can_end_program and isinstance(failure, (KeyboardInterrupt, SystemExit)):
             return failure
         if failure is not None:
             if ticket is not None:
@@ -327,10 +341,10 @@ class WorkerPool(Generic[T]):
         self._accounts = accounts
         self._name = name
         self._logger = logger
-        self._crew: _Crew[T] | None = None
-        self._workers: dict[asyncio.Task[None], _Worker[T]] = {}
+        self._crew: Crew[T] | None = None
+        self._workers: dict[asyncio.Future[None], Worker[T]] = {}
         # Who waits for which workers to leave.
-        self._farewells: list[tuple[set[asyncio.Task[None]], asyncio.Future[None]]] = []
+        self._farewells: list[tuple[set[asyncio.Future[None]], asyncio.Future[None]]] = []
         self._made = 0
 
     @property
@@ -353,22 +367,30 @@ class WorkerPool(Generic[T]):
     ) -> None:
         """Replace the workers by ``size`` new ones, which begin at once."""
         self.retire()
-        crew = self._crew = _Crew(func, size, error_handler)
-        loop = asyncio.get_running_loop()
+        crew = self._crew = self._recruit(func, size, error_handler)
+        empty = Context()
         for _ in range(size):
             self._made += 1
-            worker = _Worker(self._source, self._accounts, crew, self._logger)
-            # In an empty context: a worker outlives the request that happened to start it, and
-            # must not carry that request's trace into the items of all others. Not through the
-            # loop's task factory: an eager one would run items before the pool knows the worker.
-            empty = Context()
-            task = empty.run(
-                partial(_WorkerTask, worker.run(), loop=loop),
-                name=f"penstock-{self._name}-worker-{self._made}",
-            )
-            worker.task = task
-            self._workers[task] = worker
-            task.add_done_callback(self._ended, context=empty)
+            worker = self._make_worker(crew)
+            worker.task = self._launch(worker, f"penstock-{self._name}-worker-{self._made}")
+            self._workers[worker.task] = worker
+            worker.task.add_done_callback(self._ended, context=empty)
+
+    def _recruit(
+        self, func: WorkerFunc[T, Any], size: int, error_handler: ErrorHandler[T] | None
+    ) -> Crew[T]:
+        return Crew(func, size, error_handler)
+
+    def _make_worker(self, crew: Crew[T]) -> Worker[T]:
+        return Worker(self._source, self._accounts, crew, self._logger)
+
+    def _launch(self, worker: Worker[T], name: str) -> asyncio.Future[None]:
+        """Let the worker begin; return what is done when it has left."""
+        # In an empty context: a worker outlives the request that happened to start it, and must
+        # not carry that request's trace into the items of all others. Not through the loop's task
+        # factory: an eager one would run items before the pool knows the worker.
+        make = partial(_WorkerTask, worker.run(), loop=asyncio.get_running_loop(), name=name)
+        return Context().run(make)
 
     def retire(self) -> None:
         """Let the workers finish what they hold and take no more."""
@@ -381,7 +403,7 @@ class WorkerPool(Generic[T]):
         """Wait until the workers there are now have left, at most ``timeout`` seconds."""
         await self._wait_for(list(self._workers), timeout)
 
-    async def _wait_for(self, tasks: Iterable[asyncio.Task[None]], timeout: float | None) -> None:
+    async def _wait_for(self, tasks: Iterable[asyncio.Future[None]], timeout: float | None) -> None:
         # Not for the tasks: a worker that is given up leaves, though its task may never end.
         staying = {task for task in tasks if task in self._workers}
         if staying:
@@ -404,14 +426,14 @@ class WorkerPool(Generic[T]):
             raise
         await self._cancel(tasks)
 
-    async def _cancel(self, tasks: list[asyncio.Task[None]]) -> None:
+    async def _cancel(self, tasks: list[asyncio.Future[None]]) -> None:
         remaining = [task for task in tasks if task in self._workers]
         if not remaining:
             return
         for task in remaining:
             worker = self._workers[task]
             worker.cancelled = worker.crew.retired = True
-            task.cancel()
+            worker.cancel()
         try:
             await self._wait_for(remaining, CANCEL_GRACE)
         except asyncio.CancelledError:
@@ -419,7 +441,7 @@ class WorkerPool(Generic[T]):
             raise
         self._give_up(remaining)
 
-    def _give_up(self, tasks: Iterable[asyncio.Task[None]]) -> None:
+    def _give_up(self, tasks: Iterable[asyncio.Future[None]]) -> None:
         for task in tasks:
             worker = self._workers.get(task)
             if worker is not None and not task.done():
@@ -434,7 +456,7 @@ class WorkerPool(Generic[T]):
             self._leave(task)
         self._farewells.clear()
 
-    def _leave(self, task: asyncio.Task[None]) -> None:
+    def _leave(self, task: asyncio.Future[None]) -> None:
         worker = self._workers.pop(task, None)
         if worker is None:
             return
@@ -446,7 +468,7 @@ class WorkerPool(Generic[T]):
                 if not farewell.done() and not farewell.get_loop().is_closed():
                     farewell.set_result(None)
 
-    def _ended(self, task: asyncio.Task[None]) -> None:
+    def _ended(self, task: asyncio.Future[None]) -> None:
         self._leave(task)
         error = None if task.cancelled() else task.exception()
         if isinstance(error, Exception):

@@ -7,6 +7,7 @@ once and otherwise as good as absent.
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections.abc import Mapping, Sequence, Sized
 from contextvars import Context, copy_context
@@ -17,7 +18,7 @@ from opentelemetry import context as otel_context
 from opentelemetry import trace
 from opentelemetry.trace import INVALID_SPAN, Link, Span, SpanKind
 
-from penstock.calls import AsyncCall, Ticket
+from penstock.calls import AnyFuture, AsyncCall, Ticket
 from penstock.errors import QueueStateError
 from penstock.telemetry import names
 from penstock.telemetry.metrics import Watch
@@ -56,7 +57,7 @@ class Probe:
         self._watch = watch  # dies with the probe, and so with the queue
 
     def observe_put(
-        self, future: asyncio.Future[Any] | None = None, call: AsyncCall[Any] | None = None
+        self, future: AnyFuture | None = None, call: AsyncCall[Any] | None = None
     ) -> PutObservation:
         """Watch a put, by ``with``. ``future`` and ``call`` are those of the item's ticket."""
         return PutObservation(self, future, call)
@@ -105,7 +106,7 @@ class PutObservation:
     def __init__(
         self,
         probe: Probe,
-        future: asyncio.Future[Any] | None,
+        future: AnyFuture | None,
         call: AsyncCall[Any] | None,
     ) -> None:
         self._probe = probe
@@ -186,6 +187,14 @@ def _outcome(accepted: bool, error: BaseException | None) -> str:
     return names.STOPPED if isinstance(error, QueueStateError) else names.CANCELLED
 
 
+def _worker_id() -> str:
+    try:
+        task = asyncio.current_task()
+    except RuntimeError:  # no event loop: the worker is a thread
+        return threading.current_thread().name
+    return "" if task is None else task.get_name()
+
+
 class ObservedTicket(Ticket):
     """Goes along with an item whose put was observed, and has each attempt observed too."""
 
@@ -194,7 +203,7 @@ class ObservedTicket(Ticket):
     def __init__(
         self,
         probe: Probe,
-        future: asyncio.Future[Any] | None,
+        future: AnyFuture | None,
         call: AsyncCall[Any] | None,
     ) -> None:
         super().__init__(future, call)
@@ -207,7 +216,7 @@ class ObservedTicket(Ticket):
 
     async def run(self, call: AsyncCall[Any], item: Any) -> None:
         """As any ticket, and the attempt is observed."""
-        if self.is_unwanted:
+        if not self.claim():
             return
         with Attempt(self._probe, self._put_at, None):
             result = await (self.call or call)(item)
@@ -277,12 +286,11 @@ class Attempt:
         self._span = span
         self._context = trace.set_span_in_context(span, around)
         if span.is_recording():
-            task = asyncio.current_task()
             span.set_attributes(
                 {
                     **probe.size_attributes(),
                     names.WAIT_TIME: waited,
-                    names.WORKER_ID: "" if task is None else task.get_name(),
+                    names.WORKER_ID: _worker_id(),
                 }
             )
 

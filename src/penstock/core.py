@@ -1,0 +1,451 @@
+"""What every queue in this process has: its states, its counts, its refusals, its lifecycle.
+
+``BoundedQueue`` is its face for one event loop, ``penstock.sync`` has the one for threads. They
+differ in what holds the entries, in who counts, and in how a caller waits. The rest is here, once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from asyncio import _get_running_loop
+from contextvars import Context
+from typing import Any, Generic, NoReturn, TypeVar
+
+from penstock import _checks
+from penstock.accounts import Accounts
+from penstock.calls import Entry, ErrorHandler, Ticket, WorkerFunc
+from penstock.errors import QueueEmptyError, QueueFullError, QueueStateError
+from penstock.line import Outcome, Storage
+from penstock.states import QueueStatistics, QueueStatus, state_error
+from penstock.telemetry.api import Telemetry, default_telemetry
+from penstock.telemetry.spans import PutObservation
+from penstock.workers import WorkerPool
+
+T = TypeVar("T")
+
+# What stands in for the loop of a queue that takes nothing, so that one comparison in put()
+# tells both the state and the loop. No running loop is ever equal to it.
+CLOSED: Any = object()
+# Thirty years of seconds: as good as no limit, and an int beyond a float's range is more than that.
+_LONG = 1e9
+
+
+class QueueCore(Generic[T]):
+    """The parts of a queue. Its coroutines run in the event loop of the workers."""
+
+    def __init__(
+        self,
+        maxsize: int,
+        timeout: float,
+        logger: logging.Logger | None,
+        name: str | None,
+        telemetry: Telemetry | None,
+    ) -> None:
+        self._maxsize = _checks.positive_int(maxsize, "maxsize", "Queue maxsize must be at least 1")
+        self._timeout = _checks.seconds(timeout)
+        _checks.logger(logger)
+        self._logger = logging.getLogger("penstock") if logger is None else logger
+        self._name = "default" if name is None else _checks.label(name, "name")
+        self._status = QueueStatus.IDLE
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._open_on: Any = CLOSED
+        self._buffer, self._accounts, self._pool = self._make_parts()
+        if telemetry is None:
+            telemetry = default_telemetry()
+        elif not isinstance(telemetry, Telemetry):
+            raise TypeError(f"telemetry must be a penstock.telemetry.Telemetry, got {telemetry!r}")
+        self._probe = telemetry.watch(self, self._accounts.totals, self._buffer, self._maxsize)
+        self._is_observed = self._probe.is_on
+        self._stops = 0
+        self._left = 0  # by the last stop
+
+    def _make_parts(self) -> tuple[Storage[T], Accounts, WorkerPool[T]]:
+        """What holds the entries, what counts them, and who processes them."""
+        raise NotImplementedError
+
+    def __repr__(self) -> str:
+        name = type(self).__name__
+        return f"<{name} {self._name!r} {self._status.value} {self.size}/{self._maxsize}>"
+
+    # -- what it looks like: readable from anywhere -------------------------------------------
+
+    @property
+    def maxsize(self) -> int:
+        """The most items that may wait."""
+        return self._maxsize
+
+    @property
+    def timeout(self) -> float:
+        """Seconds that a put waits for room unless it says otherwise."""
+        return self._timeout
+
+    @property
+    def logger(self) -> logging.Logger:
+        """Where the queue logs."""
+        return self._logger
+
+    @property
+    def name(self) -> str:
+        """What the queue is called in logs and telemetry."""
+        return self._name
+
+    @property
+    def status(self) -> QueueStatus:
+        """What the queue is doing."""
+        return self._status
+
+    @property
+    def size(self) -> int:
+        """How many items wait, never more than ``maxsize``."""
+        return len(self._buffer)
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether no item waits."""
+        return not len(self._buffer)
+
+    @property
+    def is_full(self) -> bool:
+        """Whether there is no room for another item."""
+        return len(self._buffer) >= self._maxsize
+
+    @property
+    def worker_count(self) -> int:
+        """How many workers take items."""
+        return self._pool.count
+
+    @property
+    def unprocessed(self) -> list[T]:
+        """The accepted items that are in nobody's hands, in the order of their puts.
+
+        After ``stop()``: what was accepted and not finished. The next ``start()`` takes it up
+        again, in this order. What was in the hands of cancelled workers comes first.
+        """
+        return [entry[1] for entry in self._buffer.snapshot() if not _is_unwanted(entry)]
+
+    @property
+    def metrics(self) -> dict[str, int]:
+        """A new dict of four counts: enqueued, processed, errors, backpressure_events.
+
+        ``enqueued`` counts accepted items. ``processed`` counts items that are done: once each,
+        failed or not. ``errors`` counts failures. ``backpressure_events`` counts puts that were
+        refused because the queue was full.
+        """
+        return {
+            "enqueued": self._buffer.accepted,
+            "processed": self._accounts.all_processed,
+            "errors": self._accounts.all_errors,
+            "backpressure_events": self._accounts.full,
+        }
+
+    def statistics(self) -> QueueStatistics:
+        """Everything that can be counted about the queue, at this instant."""
+        accounts, buffer = self._accounts, self._buffer
+        return QueueStatistics(
+            name=self._name,
+            status=self._status,
+            size=len(buffer),
+            maxsize=self._maxsize,
+            peak_size=buffer.peak,
+            enqueued=buffer.accepted,
+            processed=accounts.all_processed,
+            errors=accounts.all_errors,
+            backpressure_events=accounts.full,
+            put_waits=accounts.put_waits,
+            inflight=accounts.unfinished - buffer.ready,
+            unfinished=accounts.unfinished,
+            worker_count=self._pool.count,
+            waiting_putters=buffer.putters,
+        )
+
+    # -- putting: what follows when there is no room at once ------------------------------------
+
+    async def _put_observed(self, put: PutObservation, item: T, timeout: float) -> bool:
+        with put:
+            put.accepted = self._buffer.offer(item, put.ticket, put.context)
+            if not put.accepted:
+                put.had_to_wait()
+                put.accepted = await self._wait_for_room(item, timeout, put.ticket, put.context)
+            return put.accepted
+
+    async def _wait_for_room(
+        self,
+        item: T,
+        timeout: float,
+        ticket: Ticket | None = None,
+        context: Context | None = None,
+    ) -> bool:
+        if not timeout:
+            return self._turn_away()
+        self._accounts.add("put_waits")
+        limit = None if timeout > _LONG else timeout
+        try:
+            outcome = await self._buffer.wait_for_room(item, limit, ticket, context)
+        except BaseException:  # a cancellation, or a KeyboardInterrupt where a thread waits
+            self._accounts.add("cancelled")
+            raise
+        if outcome is Outcome.CLOSED:
+            self._accounts.add("stopped")
+            raise self._stopped_meanwhile("put")
+        return outcome is Outcome.ACCEPTED or self._turn_away()
+
+    def _turn_away(self) -> bool:
+        """Count a put that is refused for want of room. Returns what ``put`` returns then."""
+        if self._buffer.closed:  # where other threads stop the queue in the middle of a put
+            self._accounts.add("stopped")
+            raise self._stopped_meanwhile("put")
+        self._accounts.add("full")
+        self._complain_of_fullness()
+        return False
+
+    def _complain_of_fullness(self) -> None:
+        """Log a refusal, unless another one was logged a moment ago."""
+        raise NotImplementedError
+
+    def _log_fullness(self) -> None:
+        self._logger.warning(
+            "Queue %s is full: %d items wait, %d puts refused so far",
+            self._name,
+            self._maxsize,
+            self._accounts.full,
+        )
+
+    def _full_error(self) -> QueueFullError:
+        return QueueFullError(
+            f"Queue {self._name} is full: {self.size} of {self._maxsize} places are taken",
+            queue_size=self.size,
+            queue_capacity=self._maxsize,
+        )
+
+    # -- taking -------
+
+    def _into_callers_hands(self, entry: Entry[T]) -> T:
+        if entry[3] is not None:
+            entry[3].taken_by_hand()
+        return entry[1]
+
+    def _settle(self, entry: Entry[T], error: BaseException | None) -> None:
+        """The block in which an item was processed has ended, by ``error`` if that is one."""
+        ticket = entry[3]
+        if isinstance(error, (asyncio.CancelledError, GeneratorExit)):
+            self._buffer.give_back(entry)
+            if self._status is QueueStatus.STOPPED:
+                self._drop_unwanted()
+                self._hand_back()
+            return
+        if error is not None:
+            self._accounts.add("errors")
+        if ticket is not None:
+            ticket.succeed(None) if error is None else ticket.fail(error)
+        self._accounts.count_finished()
+
+    async def _take(self, timeout: float | None) -> Entry[T]:
+        limit = _checks.optional_seconds(timeout)
+        deadline = None
+        stops = self._stops
+        while True:
+            try:
+                return self._take_nowait()
+            except QueueEmptyError:
+                if limit == 0:
+                    raise
+            if limit is not None:
+                now = self._now()
+                deadline = now + limit if deadline is None else deadline
+                limit = max(0.0, deadline - now)
+            if not await self._buffer.wait(limit):
+                limit = 0.0
+            if self._stops != stops:
+                self._buffer.wake()  # it may have been called to an entry all the same
+                raise self._stopped_meanwhile("get")
+
+    def _take_nowait(self) -> Entry[T]:
+        if _get_running_loop() is not self._open_on:
+            self._refuse("get")
+        while (entry := self._buffer.take()) is not None:
+            if _is_unwanted(entry):
+                self._accounts.count_finished()
+                continue
+            self._accounts.lend()
+            self._buffer.wake()
+            return entry
+        raise QueueEmptyError(f"Queue {self._name} is empty")
+
+    def _now(self) -> float:
+        """Seconds, by the clock of those who wait."""
+        raise NotImplementedError
+
+    def _settle_loan(self) -> None:
+        if not self._accounts.settle_loan():
+            raise ValueError("task_done() called more often than items were taken with get()")
+        self._accounts.count_finished()
+
+    # -- workers ------------------------------------------------------------------------------
+
+    async def _start_workers(
+        self, worker_func: WorkerFunc[T, Any], size: int, error_handler: ErrorHandler[T] | None
+    ) -> None:
+        self._leave_dead_loop()
+        if self._status is QueueStatus.STOPPING:
+            raise state_error("start workers", self._status)
+        await self._start()
+        self._pool.start(worker_func, size, error_handler)
+
+    async def _stop_workers(self, limit: float | None) -> None:
+        if self._pool.is_empty:
+            return
+        self._check_loop("stop workers")
+        self._check_not_worker("stop_workers")
+        self._pool.retire()
+        try:
+            await self._pool.end(limit)
+        finally:
+            self._drop_unwanted()
+
+    # -- lifecycle ----------------------------------------------------------------------------
+
+    async def _start(self) -> None:
+        loop = asyncio.get_running_loop()
+        self._leave_dead_loop()
+        while self._status in (QueueStatus.PROCESSING, QueueStatus.STOPPING):
+            self._check_loop("start")
+            if self._status is QueueStatus.PROCESSING:
+                return
+            self._check_not_worker("start")
+            await self._pool.wait()
+            self._end_stop()
+        self._loop = loop
+        self._buffer.open()
+        self._open_on = self._callers_loop(loop)
+        self._set_status(QueueStatus.PROCESSING)
+
+    def _callers_loop(self, loop: asyncio.AbstractEventLoop) -> asyncio.AbstractEventLoop | None:
+        """In which loop, or in none, the callers of put and get must be."""
+        return loop
+
+    async def _stop(self, limit: float | None, drain: bool) -> bool:
+        self._leave_dead_loop()
+        if self._status is QueueStatus.IDLE:
+            self._set_status(QueueStatus.STOPPED)
+        if self._status is QueueStatus.STOPPED:
+            return not self.unprocessed
+        self._check_loop("stop")
+        self._check_not_worker("stop")
+        if self._status is QueueStatus.PROCESSING:
+            self._close(QueueStatus.STOPPING)
+        if not drain:
+            self._pool.retire()
+        try:
+            await self._pool.end(limit)
+        finally:
+            self._end_stop()
+        return not self._left
+
+    def _close(self, status: QueueStatus) -> None:
+        self._open_on = CLOSED
+        self._stops += 1
+        self._set_status(status)
+        self._buffer.close()
+
+    def _end_stop(self) -> None:
+        """All workers are gone: settle what is left. (Whoever waited for them calls this.)"""
+        if self._status is not QueueStatus.STOPPING or not self._pool.is_empty:
+            return
+        self._set_status(QueueStatus.STOPPED)
+        self._drop_unwanted()
+        self._hand_back()
+        self._left = self._buffer.ready
+        if self._left:
+            self._logger.warning(
+                "Queue %s stopped with %d items unprocessed", self._name, self._left
+            )
+
+    def _hand_back(self) -> None:
+        """The queue is stopped: tell whoever waits for the items that are left."""
+        entries = self._buffer.snapshot()
+        for entry in entries:
+            if entry[3] is not None:
+                entry[3].fail(self._not_processed())
+        if entries:
+            self._accounts.dismiss()
+
+    def _not_processed(self) -> QueueStateError:
+        return QueueStateError(
+            "The queue stopped before the item was processed", current_state=self._status.value
+        )
+
+    def _drop_unwanted(self) -> None:
+        for entry in self._buffer.snapshot():
+            if _is_unwanted(entry):
+                self._buffer.discard(entry)
+                self._accounts.count_finished()
+
+    async def _join(self) -> None:
+        if not self._accounts.unfinished:
+            return
+        self._check_loop("join")
+        self._check_not_worker("join")
+        left = self._buffer.ready
+        if (self._status is QueueStatus.STOPPED and left) or not await self._accounts.join():
+            raise QueueStateError(
+                f"Cannot join: the queue stopped with {self._buffer.ready} items unprocessed",
+                current_state=self._status.value,
+            )
+
+    def _set_status(self, status: QueueStatus) -> None:
+        self._status = status
+        self._logger.info("Queue %s is %s", self._name, status.value)
+
+    def _leave_dead_loop(self) -> None:
+        """A loop that was closed without a stop: the queue is stopped, whatever it says."""
+        if (
+            self._status in (QueueStatus.PROCESSING, QueueStatus.STOPPING)
+            and self._loop is not None
+            and self._loop.is_closed()
+        ):
+            self._open_on = CLOSED
+            self._stops += 1
+            self._buffer.forget_waiters()
+            self._pool.abandon()
+            self._accounts.forget_joiners()
+            self._drop_unwanted()
+            for entry in self._buffer.snapshot():
+                if entry[3] is not None:
+                    entry[3].forget_future()
+            self._set_status(QueueStatus.STOPPED)
+
+    # -- refusals -----------------------------------------------------------------------------
+
+    def _check_loop(self, what: str) -> None:
+        if _get_running_loop() is not self._loop:
+            raise QueueStateError(
+                f"Cannot {what}: queue {self._name} belongs to another event loop or thread. "
+                "To share a queue between threads, use penstock.sync.WorkQueue",
+                current_state=self._status.value,
+            )
+
+    def _check_not_worker(self, what: str) -> None:
+        if self._pool.owns(asyncio.current_task()):
+            raise QueueStateError(
+                f"Cannot call {what}() from inside a worker function: it would wait for itself. "
+                f"Use asyncio.create_task(queue.{what}()) and do not await it there",
+                current_state=self._status.value,
+            )
+
+    def _stopped_meanwhile(self, verb: str) -> QueueStateError:
+        status = self._status
+        if status is QueueStatus.PROCESSING:  # it was started again since
+            status = QueueStatus.STOPPING
+        return state_error(f"{verb} items", status)
+
+    def _refuse(self, verb: str) -> NoReturn:
+        if self._status is not QueueStatus.PROCESSING:
+            raise state_error(f"{verb} items", self._status)
+        self._check_loop(f"{verb} items")
+        raise AssertionError("a queue that is open here refused nothing")
+
+
+def _is_unwanted(entry: Entry[Any]) -> bool:
+    """Whether somebody waited for the result of this item and no longer does."""
+    return entry[3] is not None and entry[3].is_unwanted
