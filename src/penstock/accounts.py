@@ -102,10 +102,13 @@ class Accounts:
             if not joiner.done():
                 joiner.set_result(finished)
 
+    def _enlist(self, joiner: asyncio.Future[bool]) -> None:
+        self.joiners.append(joiner)
+
     async def join(self) -> bool:
         """Wait until all items are done (True), or will not be (False)."""
         joiner: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
-        self.joiners.append(joiner)
+        self._enlist(joiner)
         self.settle()  # the last one may be done since the caller looked
         try:
             return await joiner

@@ -14,7 +14,7 @@ from typing import Any, Generic, NoReturn, TypeVar
 
 from penstock import _checks
 from penstock.accounts import Accounts
-from penstock.calls import Entry, ErrorHandler, Ticket, WorkerFunc
+from penstock.calls import AnyFuture, AsyncCall, Entry, ErrorHandler, Ticket, WorkerFunc
 from penstock.errors import QueueEmptyError, QueueFullError, QueueStateError
 from penstock.line import Outcome, Storage
 from penstock.states import QueueStatistics, QueueStatus, state_error
@@ -28,7 +28,9 @@ T = TypeVar("T")
 # tells both the state and the loop. No running loop is ever equal to it.
 CLOSED: Any = object()
 # Thirty years of seconds: as good as no limit, and an int beyond a float's range is more than that.
-_LONG = 1e9
+LONG = 1e9
+#: Seconds between two warnings about backpressure from one queue.
+WARN_EVERY = 1.0
 
 
 class QueueCore(Generic[T]):
@@ -161,6 +163,32 @@ class QueueCore(Generic[T]):
 
     # -- putting: what follows when there is no room at once ------------------------------------
 
+    def _put_nowait(self, item: T) -> None:
+        if self._is_observed():
+            with self._probe.observe_put() as put:
+                put.accepted = accepted = self._buffer.offer(item, put.ticket, put.context)
+                if not accepted:
+                    put.had_to_wait()
+        else:
+            accepted = self._buffer.offer(item)
+        if not accepted:
+            self._turn_away()
+            raise self._full_error()
+
+    async def _submit(
+        self, item: T, timeout: float, future: AnyFuture, call: AsyncCall[T] | None
+    ) -> None:
+        if self._is_observed():
+            put = self._probe.observe_put(future, call)
+            accepted = await self._put_observed(put, item, timeout)
+        else:
+            ticket = Ticket(future, call)
+            accepted = self._buffer.offer(item, ticket) or await self._wait_for_room(
+                item, timeout, ticket
+            )
+        if not accepted:
+            raise self._full_error()
+
     async def _put_observed(self, put: PutObservation, item: T, timeout: float) -> bool:
         with put:
             put.accepted = self._buffer.offer(item, put.ticket, put.context)
@@ -179,7 +207,7 @@ class QueueCore(Generic[T]):
         if not timeout:
             return self._turn_away()
         self._accounts.add("put_waits")
-        limit = None if timeout > _LONG else timeout
+        limit = None if timeout > LONG else timeout
         try:
             outcome = await self._buffer.wait_for_room(item, limit, ticket, context)
         except BaseException:  # a cancellation, or a KeyboardInterrupt where a thread waits
@@ -282,6 +310,15 @@ class QueueCore(Generic[T]):
         self._accounts.count_finished()
 
     # -- workers ------------------------------------------------------------------------------
+
+    @staticmethod
+    def check_workers(worker_func: Any, num_workers: Any, error_handler: Any) -> int:
+        """Refuse what is not allowed; return the number of workers."""
+        _checks.function(worker_func, "worker_func", "item")
+        _checks.optional_function(error_handler, "error_handler", "exc", "item")
+        return _checks.positive_int(
+            num_workers, "num_workers", "Number of workers must be at least 1"
+        )
 
     async def _start_workers(
         self, worker_func: WorkerFunc[T, Any], size: int, error_handler: ErrorHandler[T] | None

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from penstock import _checks
 from penstock.accounts import Accounts
 from penstock.buffer import Buffer
-from penstock.calls import AsyncCall, ErrorHandler, Ticket, WorkerFunc
-from penstock.core import QueueCore
+from penstock.calls import AsyncCall, ErrorHandler, WorkerFunc
+from penstock.core import WARN_EVERY, QueueCore
 from penstock.line import Storage
 from penstock.states import QueueStatistics, QueueStatus
 from penstock.telemetry.api import Telemetry
@@ -25,9 +25,6 @@ if TYPE_CHECKING:
 __all__ = ["BoundedQueue", "QueueStatistics", "QueueStatus"]
 
 T = TypeVar("T")
-
-#: Seconds between two warnings about backpressure from one queue.
-WARN_EVERY = 1.0
 
 # Timeouts of these types need no long look.
 _PLAIN_NUMBERS = (int, float)
@@ -126,16 +123,7 @@ class BoundedQueue(QueueCore[T]):
         """
         if _get_running_loop() is not self._open_on:
             self._refuse("put")
-        if self._is_observed():
-            with self._probe.observe_put() as put:
-                put.accepted = accepted = self._buffer.offer(item, put.ticket, put.context)
-                if not accepted:
-                    put.had_to_wait()
-        else:
-            accepted = self._buffer.offer(item)
-        if not accepted:
-            self._turn_away()
-            raise self._full_error()
+        self._put_nowait(item)
 
     async def submit(
         self, item: T, *, timeout: float | None = None, call: AsyncCall[T] | None = None
@@ -162,16 +150,7 @@ class BoundedQueue(QueueCore[T]):
         if call is not None:
             _checks.plain_callable(call, "call")
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        if self._is_observed():
-            put = self._probe.observe_put(future, call)
-            accepted = await self._put_observed(put, item, timeout)
-        else:
-            ticket = Ticket(future, call)
-            accepted = self._buffer.offer(item, ticket) or await self._wait_for_room(
-                item, timeout, ticket
-            )
-        if not accepted:
-            raise self._full_error()
+        await self._submit(item, timeout, future, call)
         return future
 
     def _complain_of_fullness(self) -> None:
@@ -270,11 +249,7 @@ class BoundedQueue(QueueCore[T]):
         Nothing but ``KeyboardInterrupt`` and ``SystemExit`` out of an item ends a worker: those
         end the program, as asyncio has it.
         """
-        _checks.function(worker_func, "worker_func", "item")
-        size = _checks.positive_int(
-            num_workers, "num_workers", "Number of workers must be at least 1"
-        )
-        _checks.optional_function(error_handler, "error_handler", "exc", "item")
+        size = self.check_workers(worker_func, num_workers, error_handler)
         await self._start_workers(worker_func, size, error_handler)
 
     async def stop_workers(self, timeout: float | None = None) -> None:

@@ -19,13 +19,13 @@ from contextlib import aclosing, asynccontextmanager
 from functools import partial, wraps
 from inspect import isawaitable
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
 from penstock import _checks
 from penstock._progress import progress_bar
 from penstock._signals import SignalStop, check_signals
 from penstock.calls import ErrorHandler, WorkerFunc, is_async
-from penstock.config import QueueConfig
+from penstock.face import Face
 from penstock.protocols import Queue
 from penstock.queue import BoundedQueue, QueueStatus
 from penstock.results import ResultStream, each, workers_for
@@ -42,7 +42,7 @@ R = TypeVar("R")
 _PAUSE = 0.1
 
 
-class WorkQueue(Generic[T]):
+class WorkQueue(Face[T]):
     """A queue with what one needs around it: process, batch_process, submit, map.
 
     Args:
@@ -69,101 +69,19 @@ class WorkQueue(Generic[T]):
         queue: Queue[T] | None = None,
         telemetry: Telemetry | None = None,
     ) -> None:
-        if concurrency_limit is not None:
-            concurrency_limit = _checks.positive_int(
-                concurrency_limit, "concurrency_limit", "Concurrency limit must be at least 1"
-            )
-        self.concurrency_limit = concurrency_limit
-        if queue is None:
-            queue = BoundedQueue(maxsize, timeout, logger, name=name, telemetry=telemetry)
-        else:
-            _checks.members(queue, "queue", Queue)
-            if (maxsize, timeout, logger, name, telemetry) != (100, 0.1, None, None, None):
-                raise ValueError(
-                    f"queue={queue!r} has its own maxsize, timeout, logger, name and telemetry; "
-                    "set them there and leave them out here"
-                )
-        self.queue: Queue[T] = queue
+        settings: dict[str, Any] = {
+            "maxsize": maxsize,
+            "timeout": timeout,
+            "logger": logger,
+            "name": name,
+            "telemetry": telemetry,
+        }
+        self.queue: Queue[T]
+        if self._set_up(concurrency_limit, queue, settings):
+            self.queue = BoundedQueue(**settings)
         self._signal_stop: SignalStop | None = None
 
-    @classmethod
-    def from_config(
-        cls,
-        config: QueueConfig,
-        *,
-        logger: logging.Logger | None = None,
-        name: str | None = None,
-        telemetry: Telemetry | None = None,
-    ) -> Self:
-        """Make a queue of ``config.queue_capacity`` and ``config.concurrency_limit``.
-
-        Raises:
-            TypeError: ``config`` is not a ``QueueConfig``.
-        """
-        if not isinstance(config, QueueConfig):
-            raise TypeError(f"config must be a QueueConfig, got {config!r}")
-        return cls(
-            maxsize=config.queue_capacity,
-            concurrency_limit=config.concurrency_limit,
-            logger=logger,
-            name=name,
-            telemetry=telemetry,
-        )
-
-    def __repr__(self) -> str:
-        return f"<WorkQueue over {self.queue!r}>"
-
     # -- passed on to the queue ---------------------------------------------------------------
-
-    @property
-    def name(self) -> str:
-        """What the queue is called in logs and telemetry."""
-        return self.queue.name
-
-    @property
-    def maxsize(self) -> int:
-        """The most items that may wait."""
-        return self.queue.maxsize
-
-    @property
-    def size(self) -> int:
-        """How many items wait."""
-        return self.queue.size
-
-    @property
-    def is_empty(self) -> bool:
-        """Whether no item waits."""
-        return self.queue.is_empty
-
-    @property
-    def is_full(self) -> bool:
-        """Whether there is no room for another item."""
-        return self.queue.is_full
-
-    @property
-    def status(self) -> QueueStatus:
-        """What the queue is doing."""
-        status: QueueStatus = self.queue.status
-        return status
-
-    @property
-    def worker_count(self) -> int:
-        """How many workers take items."""
-        return self.queue.worker_count
-
-    @property
-    def unprocessed(self) -> list[T]:
-        """Accepted items in nobody's hands: after a stop, what was left."""
-        return self.queue.unprocessed
-
-    @property
-    def metrics(self) -> dict[str, int]:
-        """A new dict of four counts: enqueued, processed, errors, backpressure_events."""
-        return self.queue.metrics
-
-    def statistics(self) -> Any:
-        """Everything that can be counted about the queue, at this instant."""
-        return self.queue.statistics()
 
     async def start(self) -> None:
         """See :meth:`penstock.BoundedQueue.start`."""
@@ -184,23 +102,11 @@ class WorkQueue(Generic[T]):
             return await self.queue.put(item)
         return await self.queue.put(item, timeout=timeout)
 
-    def put_nowait(self, item: T) -> None:
-        """See :meth:`penstock.BoundedQueue.put_nowait`."""
-        self.queue.put_nowait(item)
-
     async def get(self, timeout: float | None = None) -> T:
         """See :meth:`penstock.BoundedQueue.get`."""
         if timeout is None:
             return await self.queue.get()
         return await self.queue.get(timeout=timeout)
-
-    def get_nowait(self) -> T:
-        """See :meth:`penstock.BoundedQueue.get_nowait`."""
-        return self.queue.get_nowait()
-
-    def task_done(self) -> None:
-        """See :meth:`penstock.BoundedQueue.task_done`."""
-        self.queue.task_done()
 
     async def join(self) -> None:
         """See :meth:`penstock.BoundedQueue.join`."""
@@ -238,13 +144,6 @@ class WorkQueue(Generic[T]):
             worker_func=worker_func,
             num_workers=self._workers_wanted(num_workers),
             error_handler=error_handler,
-        )
-
-    def _workers_wanted(self, num_workers: int | None) -> int:
-        if num_workers is None:
-            return self.concurrency_limit or 1
-        return _checks.positive_int(
-            num_workers, "num_workers", "Number of workers must be at least 1"
         )
 
     async def batch_process(
@@ -286,11 +185,6 @@ class WorkQueue(Generic[T]):
                         while not await self.queue.put(item, timeout=math.inf):  # noqa: ASYNC110
                             await asyncio.sleep(_PAUSE)
                 await self.queue.join()
-
-    def _check_job(self, items: Any, worker_func: Any, num_workers: int | None) -> int:
-        _checks.items(items)
-        _checks.function(worker_func, "worker_func", "item")
-        return self._workers_wanted(num_workers)
 
     @asynccontextmanager
     async def _running(self) -> AsyncIterator[None]:

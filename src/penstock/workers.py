@@ -109,6 +109,7 @@ class Crew(Generic[T]):
 
     @property
     def is_threaded(self) -> bool:
+        """Whether the function runs in threads."""
         return self._threads is not None
 
     def _get_threads(self) -> ThreadPoolExecutor:
@@ -163,6 +164,7 @@ class Worker(Generic[T]):
         self.entry: Entry[T] | None = None
 
     async def run(self) -> None:
+        """Take entries, and process each, until there are no more."""
         source, accounts, crew = self._source, self._accounts, self.crew
         call = crew.call
         try:
@@ -281,6 +283,10 @@ class Worker(Generic[T]):
                 "Worker function %s ignored its cancellation and may still be running",
                 self.crew.label,
             )
+
+    def leave(self) -> None:
+        """It has ended, or is gone on without."""
+        self.crew.leave()
 
     async def _report(self, entry: Entry[T], error: BaseException) -> BaseException | None:
         """Hand a failed item to whoever waits for it, or the error handler, or the log.
@@ -460,7 +466,7 @@ class WorkerPool(Generic[T]):
         worker = self._workers.pop(task, None)
         if worker is None:
             return
-        worker.crew.leave()
+        worker.leave()
         for staying, farewell in [*self._farewells]:
             staying.discard(task)
             if not staying:

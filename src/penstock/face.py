@@ -1,0 +1,157 @@
+"""What the WorkQueue for one event loop and the one for threads have in common."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+from penstock import _checks
+from penstock.config import QueueConfig
+from penstock.protocols import Queue
+from penstock.states import QueueStatus
+from penstock.telemetry import Telemetry
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+T = TypeVar("T")
+
+_DEFAULTS = {"maxsize": 100, "timeout": 0.1}
+
+
+class Face(Generic[T]):
+    """Holds a queue in ``queue``, tells what it looks like, and passes on what never waits."""
+
+    queue: Any
+    concurrency_limit: int | None
+
+    def _set_up(self, concurrency_limit: int | None, queue: Any, settings: dict[str, Any]) -> bool:
+        """Check the arguments; True if a queue is to be made of ``settings``."""
+        if concurrency_limit is not None:
+            concurrency_limit = _checks.positive_int(
+                concurrency_limit, "concurrency_limit", "Concurrency limit must be at least 1"
+            )
+        self.concurrency_limit = concurrency_limit
+        if queue is None:
+            return True
+        _checks.members(queue, "queue", Queue)
+        if any(value != _DEFAULTS.get(name) for name, value in settings.items()):
+            raise ValueError(
+                f"queue={queue!r} has its own {', '.join(settings)}; "
+                "set them there and leave them out here"
+            )
+        self.queue = queue
+        return False
+
+    @classmethod
+    def from_config(
+        cls,
+        config: QueueConfig,
+        *,
+        logger: logging.Logger | None = None,
+        name: str | None = None,
+        telemetry: Telemetry | None = None,
+    ) -> Self:
+        """Make a queue of ``config.queue_capacity`` and ``config.concurrency_limit``.
+
+        Raises:
+            TypeError: ``config`` is not a ``QueueConfig``.
+        """
+        if not isinstance(config, QueueConfig):
+            raise TypeError(f"config must be a QueueConfig, got {config!r}")
+        make: Any = cls  # whose arguments subclasses have, and not this
+        queue: Self = make(
+            maxsize=config.queue_capacity,
+            concurrency_limit=config.concurrency_limit,
+            logger=logger,
+            name=name,
+            telemetry=telemetry,
+        )
+        return queue
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} over {self.queue!r}>"
+
+    @property
+    def _view(self) -> Queue[T]:
+        """The queue, as far as it neither waits nor blocks."""
+        queue: Queue[T] = self.queue
+        return queue
+
+    # -- passed on to the queue ---------------------------------------------------------------
+
+    @property
+    def name(self) -> str:
+        """What the queue is called in logs and telemetry."""
+        return self._view.name
+
+    @property
+    def maxsize(self) -> int:
+        """The most items that may wait."""
+        return self._view.maxsize
+
+    @property
+    def size(self) -> int:
+        """How many items wait."""
+        return self._view.size
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether no item waits."""
+        return self._view.is_empty
+
+    @property
+    def is_full(self) -> bool:
+        """Whether there is no room for another item."""
+        return self._view.is_full
+
+    @property
+    def status(self) -> QueueStatus:
+        """What the queue is doing."""
+        status: QueueStatus = self._view.status
+        return status
+
+    @property
+    def worker_count(self) -> int:
+        """How many workers take items."""
+        return self._view.worker_count
+
+    @property
+    def unprocessed(self) -> list[T]:
+        """Accepted items in nobody's hands: after a stop, what was left."""
+        return self._view.unprocessed
+
+    @property
+    def metrics(self) -> dict[str, int]:
+        """A new dict of four counts: enqueued, processed, errors, backpressure_events."""
+        return self._view.metrics
+
+    def statistics(self) -> Any:
+        """Everything that can be counted about the queue, at this instant."""
+        return self._view.statistics()
+
+    def put_nowait(self, item: T) -> None:
+        """See :meth:`penstock.BoundedQueue.put_nowait`."""
+        self._view.put_nowait(item)
+
+    def get_nowait(self) -> T:
+        """See :meth:`penstock.BoundedQueue.get_nowait`."""
+        return self._view.get_nowait()
+
+    def task_done(self) -> None:
+        """See :meth:`penstock.BoundedQueue.task_done`."""
+        self._view.task_done()
+
+    # -- checks -------------------------------------------------------------------------------
+
+    def _workers_wanted(self, num_workers: int | None) -> int:
+        if num_workers is None:
+            return self.concurrency_limit or 1
+        return _checks.positive_int(
+            num_workers, "num_workers", "Number of workers must be at least 1"
+        )
+
+    def _check_job(self, items: Any, worker_func: Any, num_workers: int | None) -> int:
+        _checks.items(items)
+        _checks.function(worker_func, "worker_func", "item")
+        return self._workers_wanted(num_workers)

@@ -1,0 +1,90 @@
+"""The accounts of a queue that many threads use."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+from penstock.accounts import Accounts, Field
+from penstock.line import Storage
+
+if TYPE_CHECKING:
+    from penstock.sync.desks import Desk
+
+
+class SharedAccounts(Accounts):
+    """Accounts that any thread may change; each worker counts at its own desk."""
+
+    def __init__(self, buffer: Storage[Any]) -> None:
+        super().__init__(buffer)
+        self._lock = threading.RLock()
+        self._desks: set[Desk[Any]] = set()
+
+    def open_desk(self, desk: Desk[Any]) -> None:
+        """Add up what this worker counts."""
+        with self._lock:
+            self._desks.add(desk)
+
+    def close_desk(self, desk: Desk[Any], processed: int) -> None:
+        """The worker has finished ``processed`` items; what it counts from now on does not."""
+        with self._lock:
+            if desk in self._desks:
+                self._desks.remove(desk)
+                self.processed += processed
+                self.errors += desk.errors
+
+    def add(self, field: Field) -> None:
+        """One more of this."""
+        with self._lock:
+            super().add(field)
+
+    def lend(self) -> None:
+        """An item goes into the hands of a caller of ``get``."""
+        with self._lock:
+            super().lend()
+
+    def settle_loan(self) -> bool:
+        """It is out of them again; False if nobody had one."""
+        with self._lock:
+            return super().settle_loan()
+
+    @property
+    def all_processed(self) -> int:
+        """Items that are done, whoever counted them."""
+        with self._lock:
+            return self.processed + sum(desk.processed for desk in self._desks)
+
+    @property
+    def all_errors(self) -> int:
+        """Failures of worker functions, whoever counted them."""
+        with self._lock:
+            return self.errors + sum(desk.errors for desk in self._desks)
+
+    # -- joining ------------------------------------------------------------------------------
+
+    def settle(self) -> None:
+        """Tell the joiners, if all items are done."""
+        if self._buffer.ready:  # most often the answer, at no cost
+            return
+        with self._lock:
+            if not self.unfinished:
+                self._tell_joiners(True)
+
+    def _enlist(self, joiner: asyncio.Future[bool]) -> None:
+        with self._lock:
+            super()._enlist(joiner)
+
+    def _tell_joiners(self, finished: bool) -> None:
+        with self._lock:
+            joiners = self.joiners[:]
+            self.joiners.clear()
+        for joiner in joiners:
+            with suppress(RuntimeError):  # its loop is closed
+                joiner.get_loop().call_soon_threadsafe(_tell, joiner, finished)
+
+
+def _tell(joiner: asyncio.Future[bool], finished: bool) -> None:
+    if not joiner.done():
+        joiner.set_result(finished)

@@ -1,0 +1,293 @@
+"""What waits in a queue that threads put into: the entries, the putters, and those who take.
+
+The rules are those of ``penstock.buffer``, for any number of threads:
+
+* janus's queue is the one storage, and keeps the bound.
+* First come, first served. A slot that falls free is filled there and then with the entry of the
+  putter that has waited longest, by whoever made the room. Its thread only has to wake up and say
+  so; it need not win a race for the slot, and no newcomer can get ahead of it.
+* A putter is told by its own gate, a worker on the event loop by the loop: one call for however
+  many entries come before the loop answers. janus's own waiting does neither, and a getter of its
+  that is cancelled can lose a wake-up on Python 3.12 and older (cpython#112202).
+
+Every change is made under one lock, which is never held while anybody waits.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict, deque
+from contextvars import Context, copy_context
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import janus
+
+from penstock.calls import Entry, Ticket
+from penstock.line import Line, Outcome
+from penstock.sync.loop_side import LoopSide
+
+if TYPE_CHECKING:
+    from penstock.sync.desks import Desk
+
+T = TypeVar("T")
+
+_ABSENT: Any = object()
+
+
+class _Storage(janus.Queue[Entry[T]]):
+    """janus's queue, by the methods that it has for that, with its deque in the open."""
+
+    line: deque[Entry[T]]
+
+    def _init(self, maxsize: int) -> None:
+        self.line = deque()
+
+    def _qsize(self) -> int:
+        return len(self.line)
+
+    def _put(self, item: Entry[T]) -> None:
+        self.line.append(item)
+
+    def _get(self) -> Entry[T]:
+        return self.line.popleft()
+
+
+class _Gate:
+    """What one thread waits at, once."""
+
+    __slots__ = ("_lock",)
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._lock.acquire()
+
+    def wait(self, timeout: float | None) -> bool:
+        """Whether it was opened, in so many seconds."""
+        if timeout is None:
+            return self._lock.acquire()
+        return self._lock.acquire(timeout=min(timeout, threading.TIMEOUT_MAX))
+
+    def open(self) -> None:
+        self._lock.release()
+
+
+class _Bid(_Gate):
+    """A put that waits, and what became of it."""
+
+    __slots__ = ("context", "entry", "item", "outcome", "ticket")
+
+    def __init__(self, item: Any, context: Context, ticket: Ticket | None) -> None:
+        super().__init__()
+        self.item = item
+        self.context = context
+        self.ticket = ticket
+        self.entry: Entry[Any] | None = None
+        self.outcome = Outcome.TIMED_OUT
+
+
+class Bridge(Line[T]):
+    """The line of one queue, for threads and for one event loop at a time.
+
+    Its two coroutine functions never suspend: they block the calling thread. So the code above
+    them is the same as for a queue in one loop.
+    """
+
+    def __init__(self, maxsize: int) -> None:
+        storage: _Storage[T] = _Storage(maxsize)
+        super().__init__(maxsize, storage.line)
+        self.lock = threading.Lock()
+        self._put_nowait = storage.sync_q.put_nowait
+        self._get_nowait = storage.sync_q.get_nowait
+        # Ordered dicts, for removal from the middle in constant time.
+        self._bids: OrderedDict[_Bid, None] = OrderedDict()
+        self._takers: OrderedDict[_Gate, None] = OrderedDict()
+        #: Where workers in the event loop wait, while there is one.
+        self.loop_side: LoopSide | None = None
+
+    @property
+    def putters(self) -> int:
+        """How many puts wait for room."""
+        return len(self._bids)
+
+    @property
+    def at_hand(self) -> int:
+        """How many entries there are to be taken."""
+        return len(self.line) + len(self._returned)
+
+    def snapshot(self) -> list[Entry[T]]:
+        """The entries that are in nobody's hands, those given back first."""
+        with self.lock:
+            return super().snapshot()
+
+    def discard(self, entry: Entry[T]) -> None:
+        """Remove one of the entries in :meth:`snapshot`, if it is still there."""
+        with self.lock:
+            if entry in self._returned:
+                self._returned.remove(entry)
+            elif entry in self.line:
+                self.line.remove(entry)
+                self._grant()
+
+    # -- putting ------------------------------------------------------------------------------
+
+    def offer(self, item: T, ticket: Ticket | None = None, context: Context | None = None) -> bool:
+        """Take the item in if there is room. Putters that wait imply that there is none.
+
+        ``context`` is the one that the item shall run in; a copy of the caller's by default.
+        """
+        if context is None:  # an empty one is false
+            context = copy_context()
+        with self.lock:
+            if len(self.line) >= self.maxsize or self.closed:
+                return False
+            self._admit(item, context, ticket)
+            return True
+
+    def _admit(self, item: T, context: Context, ticket: Ticket | None) -> Entry[T]:
+        self._order = order = self._order + 1
+        entry: Entry[T] = (order, item, context, ticket)
+        self._put_nowait(entry)
+        size = len(self.line)
+        self.peak = max(self.peak, size)
+        self._call(1)
+        return entry
+
+    async def wait_for_room(
+        self,
+        item: T,
+        timeout: float | None,
+        ticket: Ticket | None = None,
+        context: Context | None = None,
+    ) -> Outcome:
+        """Block until there is a slot, at most ``timeout`` seconds, and fill it as :meth:`offer`.
+
+        A KeyboardInterrupt leaves nothing behind, unless a worker has the item in hand already.
+        """
+        bid = _Bid(item, copy_context() if context is None else context, ticket)
+        try:
+            with self.lock:
+                if self.closed:
+                    return Outcome.CLOSED
+                self._bids[bid] = None
+                self._grant()  # there may be room since the caller looked
+            if not bid.wait(timeout):
+                with self.lock:
+                    self._bids.pop(bid, None)
+            return bid.outcome
+        except BaseException:
+            self._withdraw(bid)
+            raise
+
+    def _grant(self) -> None:
+        """Fill the slots that fell free for the putters that have waited longest."""
+        while self._bids and len(self.line) < self.maxsize:
+            bid, _ = self._bids.popitem(last=False)
+            bid.entry = self._admit(bid.item, bid.context, bid.ticket)
+            bid.outcome = Outcome.ACCEPTED
+            bid.open()
+
+    def _withdraw(self, bid: _Bid) -> None:
+        with self.lock:
+            self._bids.pop(bid, None)
+            if bid.entry is not None and bid.entry in self.line:
+                self.line.remove(bid.entry)
+                self._withdrawn += 1
+                self._grant()
+
+    # -- taking -------------------------------------------------------------------------------
+
+    def take(self, desk: Desk[T] | None = None) -> Entry[T] | None:
+        """The next entry, or None. Whose ``desk`` it is on now is noted in the same instant."""
+        with self.lock:
+            if self._returned:
+                entry = self._returned.pop(0)
+            elif self.line:
+                entry = self._get_nowait()
+                if self._bids:
+                    self._grant()
+            else:
+                return None
+            if desk is not None:
+                desk.entry = entry
+                desk.taken += 1
+            return entry
+
+    async def wait(self, timeout: float | None = None) -> bool:
+        """Block until a look is worth it; False when closed, or after ``timeout`` seconds."""
+        gate = _Gate()
+        try:
+            with self.lock:
+                if self.closed or self.at_hand:
+                    return not self.closed
+                self._takers[gate] = None
+            if gate.wait(timeout):
+                return True
+            with self.lock:
+                return self._takers.pop(gate, _ABSENT) is _ABSENT  # called at the last moment
+        except BaseException:
+            with self.lock:
+                if self._takers.pop(gate, _ABSENT) is _ABSENT:
+                    self._call(self.at_hand)  # somebody else must go where this one was called
+            raise
+
+    def give_back(self, entry: Entry[T]) -> None:
+        """Take back an entry from a worker that was cancelled; it is the next to be taken."""
+        with self.lock:
+            self.keep(entry)
+
+    def keep(self, entry: Entry[T]) -> None:
+        """The same, with the lock held."""
+        self._keep(entry)
+        self._call(1)
+
+    def wake(self) -> None:
+        """Call those who wait to the entries that are there."""
+        if self.at_hand and (self._takers or self.loop_side is not None):
+            with self.lock:
+                self._call(self.at_hand)
+
+    def wake_threads(self) -> None:
+        """Call those of them that are threads; most often there are none."""
+        if self._takers:
+            self.wake()
+
+    def wake_all(self) -> None:
+        """Let everyone who waits look around."""
+        with self.lock:
+            self._call_all()
+
+    def _call(self, count: int) -> None:
+        while count > 0 and self._takers:
+            gate, _ = self._takers.popitem(last=False)
+            gate.open()
+            count -= 1
+        if count > 0 and self.loop_side is not None:
+            self.loop_side.ring()
+
+    def _call_all(self) -> None:
+        self._call(len(self._takers))
+        if self.loop_side is not None:
+            self.loop_side.ring(for_all=True)
+
+    # -- opening and closing ------------------------------------------------------------------
+
+    def open(self) -> None:
+        """Let entries in. To be called in the event loop of the workers."""
+        with self.lock:
+            self.loop_side = LoopSide(self)
+            self.closed = False
+
+    def close(self) -> None:
+        """Let no entry in: every putter that waits is told so, and every taker looks around."""
+        with self.lock:
+            self.closed = True
+            while self._bids:
+                bid, _ = self._bids.popitem(last=False)
+                bid.outcome = Outcome.CLOSED
+                bid.open()
+            self._call_all()
+
+    def forget_waiters(self) -> None:
+        """The loop is gone: nobody waits in it any more."""
+        self.loop_side = None
+        self.close()

@@ -1,0 +1,106 @@
+"""Desks: where one worker takes its entries, and counts what becomes of them.
+
+Workers run in several threads, so no two write the same number. And a desk knows at every instant
+what its worker holds: one more taken than finished. So the item can be taken back from a worker
+that is stuck, in a thread or in the event loop, and what that one counts later does not matter.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+from penstock.calls import Entry
+from penstock.sync.bridge import Bridge
+from penstock.sync.loop_side import LoopSide
+
+if TYPE_CHECKING:
+    from penstock.sync.accounts import SharedAccounts
+
+T = TypeVar("T")
+
+
+class Desk(Generic[T]):
+    """The source and the accounts of one worker."""
+
+    def __init__(self, bridge: Bridge[T], accounts: SharedAccounts) -> None:
+        self._bridge = bridge
+        self._accounts = accounts
+        self.processed = 0
+        self.errors = 0
+        self.joiners = accounts.joiners
+        self.settle = accounts.settle
+        #: Entries that went into the worker's hands, and the last of them; the bridge writes them.
+        self.taken = 0
+        self.entry: Entry[T] | None = None
+        #: Whether the worker lost the item that it holds, and nothing that it does counts.
+        self.is_lost = False
+        accounts.open_desk(self)
+
+    def take(self) -> Entry[T] | None:
+        """The next entry, or None when there is none right now."""
+        return self._bridge.take(self)
+
+    def give_back(self, entry: Entry[T]) -> None:
+        """The worker was cancelled with the entry in its hands."""
+        with self._bridge.lock:
+            self.taken -= 1
+            self._bridge.keep(entry)
+
+    def surrender(self) -> bool:
+        """Take back what the worker holds, if it holds anything."""
+        with self._bridge.lock:
+            if self.is_lost:
+                return False
+            self.is_lost = True
+            # The worker goes on meanwhile, but it can neither take anything now nor finish twice.
+            holds_one = self.taken > self.processed
+            self._accounts.close_desk(self, self.taken - holds_one)
+            if holds_one and self.entry is not None:
+                self._bridge.keep(self.entry)
+            return holds_one
+
+    def close(self) -> None:
+        """The worker has left."""
+        self._accounts.close_desk(self, self.processed)
+
+
+class LoopDesk(Desk[T]):
+    """The desk of a worker in the event loop."""
+
+    def __init__(self, bridge: Bridge[T], accounts: SharedAccounts) -> None:
+        super().__init__(bridge, accounts)
+        assert bridge.loop_side is not None
+        self._side: LoopSide = bridge.loop_side
+
+    def take(self) -> Entry[T] | None:
+        """The next entry, or None when there is none, or it is somebody else's turn in the loop."""
+        return self._bridge.take(self) if self._side.may_take() else None
+
+    async def wait(self) -> bool:
+        """Wait until a look is worth it; False when the queue is closed."""
+        return await self._side.wait()
+
+    def wake(self) -> None:
+        """Call others to what is there."""
+        self._side.wake()
+        self._bridge.wake_threads()
+
+    def wake_all(self) -> None:
+        """Let every worker look around."""
+        self._bridge.wake_all()
+
+
+class ThreadDesk(Desk[T]):
+    """The desk of a worker that is a thread."""
+
+    async def wait(self) -> bool:
+        """Block until a look is worth it; False when the queue is closed."""
+        return await self._bridge.wait()
+
+    def wake(self) -> None:
+        """Call others to what is there."""
+        self._bridge.wake()
+
+    def wake_all(self) -> None:
+        """Let every worker look around."""
+        self._bridge.wake_all()

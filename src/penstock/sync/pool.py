@@ -1,0 +1,190 @@
+"""The workers of a queue for threads: tasks in the event loop, or threads that pull themselves."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import logging
+import threading
+from asyncio import _get_running_loop
+from collections.abc import Awaitable, Callable, Iterator
+from concurrent.futures import Executor
+from contextlib import contextmanager, suppress
+from contextvars import Context
+from inspect import isawaitable
+from typing import Any, TypeVar
+
+from penstock.calls import AsyncCall, Entry, ErrorHandler, WorkerFunc, in_thread, is_async
+from penstock.errors import QueueStateError
+from penstock.sync.accounts import SharedAccounts
+from penstock.sync.blocking import drive
+from penstock.sync.bridge import Bridge
+from penstock.sync.desks import Desk, LoopDesk, ThreadDesk
+from penstock.sync.loop_thread import LoopThread
+from penstock.workers import Crew, Worker, WorkerPool
+
+T = TypeVar("T")
+
+
+class _DeskWorker(Worker[T]):
+    """A worker in the event loop, with a desk."""
+
+    __slots__ = ("desk",)
+
+    def __init__(self, desk: Desk[T], crew: Crew[T], logger: logging.Logger) -> None:
+        super().__init__(desk, desk, crew, logger)  # type: ignore[arg-type]
+        self.desk = desk
+
+    def take_away(self) -> bool:
+        self.entry = None
+        return self.desk.surrender()
+
+    def leave(self) -> None:
+        super().leave()
+        self.desk.close()
+
+    async def _report(self, entry: Entry[T], error: BaseException) -> BaseException | None:
+        if self.desk.is_lost:  # the item was handed back already: this is nobody's business now
+            return None
+        return await super()._report(entry, error)
+
+
+class _ThreadWorker(_DeskWorker[T]):
+    """A worker that is a thread. The loop knows it by a future, done when it has left."""
+
+    __slots__ = ()
+
+    def cancel(self) -> None:
+        """A function in a thread cannot be broken off; take its item and go on without it."""
+        self.give_up()
+        if not self.task.done():
+            self.task.set_result(None)
+
+    def work(self, threads: set[int]) -> None:
+        """Be the thread."""
+        me = threading.get_ident()
+        threads.add(me)
+        error: BaseException | None = None
+        try:
+            drive(self.run())
+        except BaseException as raised:  # noqa: BLE001 - told by whoever supervises the workers
+            error = raised
+        finally:
+            threads.discard(me)
+            with suppress(RuntimeError):  # the loop is closed: nobody waits for this any more
+                self.task.get_loop().call_soon_threadsafe(self._tell, error)
+
+    def _tell(self, error: BaseException | None) -> None:
+        if self.task.done():
+            return
+        if error is None:
+            self.task.set_result(None)
+        else:
+            self.task.set_exception(error)
+
+
+class BridgePool(WorkerPool[T]):
+    """Workers over a bridge. All but what is said to be for any thread belongs to the loop's."""
+
+    def __init__(
+        self, bridge: Bridge[T], accounts: SharedAccounts, name: str, logger: logging.Logger
+    ) -> None:
+        super().__init__(bridge, accounts, name, logger)
+        self._bridge = bridge
+        self._shared = accounts
+        #: The thread of the loop, while there is one.
+        self.home: LoopThread | None = None
+        #: The threads of workers.
+        self.threads: set[int] = set()
+        # How many of them wait for the result of an item of this queue.
+        self._waiting = 0
+        self._waiting_lock = threading.Lock()
+        #: Whether this is a forked child.
+        self.is_inherited = False
+
+    def owns_this_thread(self) -> bool:
+        """Whether the caller is one of the workers, or something that it called. For any thread."""
+        return threading.get_ident() in self.threads
+
+    @contextmanager
+    def one_waits(self, call: str) -> Iterator[None]:
+        """Wait, in a worker's thread, for a result of this queue. For any thread."""
+        with self._waiting_lock:
+            if self._waiting + 1 >= len(self.threads):
+                raise QueueStateError(
+                    f"Cannot call {call}() without a timeout from inside the last worker function "
+                    "that does not wait yet: nobody would be left to process the item"
+                )
+            self._waiting += 1
+        try:
+            yield
+        finally:
+            with self._waiting_lock:
+                self._waiting -= 1
+
+    def _recruit(
+        self, func: WorkerFunc[T, Any], size: int, error_handler: ErrorHandler[T] | None
+    ) -> Crew[T]:
+        # can_end_program: to end the loop's thread would end no program, but strand everybody.
+        if is_async(func):
+            return Crew(func, size, error_handler, can_end_program=False)
+        return _ThreadCrew(
+            func,
+            size,
+            None if error_handler is None else functools.partial(self._finish, error_handler),
+            call=self._in_this_thread(func),
+            can_end_program=False,
+        )
+
+    def _make_worker(self, crew: Crew[T]) -> Worker[T]:
+        if isinstance(crew, _ThreadCrew):
+            return _ThreadWorker(ThreadDesk(self._bridge, self._shared), crew, self._logger)
+        return _DeskWorker(LoopDesk(self._bridge, self._shared), crew, self._logger)
+
+    def _launch(self, worker: Worker[T], name: str) -> asyncio.Future[None]:
+        if not isinstance(worker, _ThreadWorker):
+            return super()._launch(worker, name)
+        worker.task = asyncio.get_running_loop().create_future()
+        threading.Thread(
+            target=Context().run, args=(worker.work, self.threads), name=name, daemon=True
+        ).start()
+        return worker.task
+
+    def _in_this_thread(self, func: Callable[[T], Any]) -> AsyncCall[T]:
+        async def call(item: T) -> Any:
+            return self._finish(func, item)
+
+        return call
+
+    def _finish(self, func: Callable[..., Any], *args: Any) -> Any:
+        """Call a function; what it returns is awaited in the loop if it can be."""
+        result = func(*args)
+        if not isawaitable(result):
+            return result
+        assert self.home is not None
+        return self.home.call(_await, result)
+
+    def either_way(self, func: Callable[[T], Any], threads: Callable[[], Executor]) -> AsyncCall[T]:
+        """A call of ``func`` for whichever kind of worker comes to it."""
+        in_this_thread = self._in_this_thread(func)
+
+        async def call(item: T) -> Any:
+            if _get_running_loop() is None:
+                return await in_this_thread(item)
+            if is_async(func):
+                return await func(item)
+            return await in_thread(threads(), func, item)
+
+        return call
+
+
+class _ThreadCrew(Crew[T]):
+    """Workers that are threads."""
+
+    @property
+    def is_threaded(self) -> bool:
+        return True
+
+
+async def _await(awaitable: Awaitable[Any]) -> Any:
+    return await awaitable

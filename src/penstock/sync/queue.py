@@ -1,0 +1,348 @@
+"""BlockingQueue: the queue behind ``penstock.sync.WorkQueue``."""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import logging
+import sys
+import threading
+import time
+import warnings
+from asyncio import _get_running_loop
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import Any, NoReturn, TypeVar
+
+from penstock import _checks
+from penstock.calls import AsyncCall, ErrorHandler, WorkerFunc
+from penstock.core import CLOSED, LONG, WARN_EVERY, QueueCore
+from penstock.errors import QueueStateError
+from penstock.line import Storage
+from penstock.states import QueueStatistics, QueueStatus, state_error
+from penstock.sync import _exit, _fork
+from penstock.sync.accounts import SharedAccounts
+from penstock.sync.blocking import drive, refuse_in_loop
+from penstock.sync.bridge import Bridge
+from penstock.sync.loop_thread import LoopThread
+from penstock.sync.pool import BridgePool
+from penstock.sync.result import Result
+from penstock.telemetry.api import Telemetry
+
+T = TypeVar("T")
+
+#: Seconds that a loop gets to show that it turns, when a stop has taken longer than it should.
+PATIENCE = 0.25
+
+
+class BlockingQueue(QueueCore[T]):
+    """A bounded queue for threads. ``penstock.sync.WorkQueue`` documents its methods.
+
+    Puts and gets happen in the calling thread. Lifecycle and workers belong to an event loop on a
+    thread of its own, where calls from many threads come one after the other.
+    """
+
+    _buffer: Bridge[T]
+    _pool: BridgePool[T]
+
+    def __init__(
+        self,
+        maxsize: int = 100,
+        timeout: float = 0.1,
+        logger: logging.Logger | None = None,
+        *,
+        name: str | None = None,
+        telemetry: Telemetry | None = None,
+        loop_thread: LoopThread | None = None,
+    ) -> None:
+        super().__init__(maxsize, timeout, logger, name, telemetry)
+        if loop_thread is not None and not isinstance(loop_thread, LoopThread):
+            raise TypeError(
+                f"loop_thread must be a penstock.sync.LoopThread or None, got {loop_thread!r}"
+            )
+        self._given_home = loop_thread
+        self._home: LoopThread | None = None
+        self._visitors = 0
+        self._coming_and_going = threading.Lock()
+        self._warn_after = 0.0
+        # Why nothing works any more: the loop's thread died, or stayed behind in a forked parent.
+        self._dead: str | None = None
+        self._is_inherited = False
+        _fork.watch(self)
+
+    def _make_parts(self) -> tuple[Storage[T], SharedAccounts, BridgePool[T]]:
+        bridge: Bridge[T] = Bridge(self._maxsize)
+        accounts = SharedAccounts(bridge)
+        return bridge, accounts, BridgePool(bridge, accounts, self._name, self._logger)
+
+    def statistics(self) -> QueueStatistics:
+        """Everything that can be counted about the queue, at this instant."""
+        if self._is_inherited:  # whoever held the lock at the fork holds it for ever
+            return super().statistics()
+        with self._buffer.lock:
+            return super().statistics()
+
+    # -- putting and taking, in the calling thread --------------------------------------------
+
+    def put(self, item: T, timeout: float | None = None) -> bool:
+        """Offer an item; True when it is accepted, False when the queue stayed full."""
+        if _get_running_loop() is not self._open_on:
+            self._refuse("put")
+        timeout = self._timeout if timeout is None else _checks.seconds(timeout)
+        if self._is_observed():
+            return drive(self._put_observed(self._probe.observe_put(), item, timeout))
+        return self._buffer.offer(item) or drive(self._wait_for_room(item, timeout))
+
+    def put_nowait(self, item: T) -> None:
+        """Like ``put(item, timeout=0)``, but raises ``QueueFullError``; allowed anywhere."""
+        if self._open_on is CLOSED:
+            self._refuse("put")
+        self._put_nowait(item)
+
+    def submit(
+        self, item: T, *, timeout: float | None = None, call: AsyncCall[T] | None = None
+    ) -> Result:
+        """Put an item and return a future of what the worker function makes of it."""
+        if _get_running_loop() is not self._open_on:
+            self._refuse("submit")
+        limit = self._timeout if timeout is None else _checks.seconds(timeout)
+        future = Result(self._pool)
+        drive(self._submit(item, limit, future, call))
+        return future
+
+    async def _wait_for_room(self, item: T, timeout: float, *args: Any) -> bool:
+        if timeout > LONG and self._pool.owns_this_thread() and not self._buffer.closed:
+            raise QueueStateError(
+                f"Cannot wait for room in queue {self._name} from inside its own worker function: "
+                "if all workers did, none would ever make room. Use a timeout, put_nowait(), or a "
+                "queue of its own for what workers put",
+                current_state=self._status.value,
+            )
+        return await super()._wait_for_room(item, timeout, *args)
+
+    def get(self, timeout: float | None = None) -> T:
+        """Take the item that has waited longest."""
+        return self._into_callers_hands(drive(self._take(timeout)))
+
+    def get_nowait(self) -> T:
+        """Like ``get(timeout=0)``."""
+        return self._into_callers_hands(self._take_nowait())
+
+    def task_done(self) -> None:
+        """An item that was taken with ``get`` is done."""
+        self._check_alive()
+        self._settle_loan()
+
+    def _callers_loop(self, loop: asyncio.AbstractEventLoop) -> None:
+        return None
+
+    def _now(self) -> float:
+        return time.monotonic()
+
+    def _complain_of_fullness(self) -> None:
+        now = time.monotonic()
+        if now >= self._warn_after:
+            self._warn_after = now + WARN_EVERY
+            self._log_fullness()
+
+    # -- lifecycle and workers, in the loop ---------------------------------------------------
+
+    def start(self) -> None:
+        """Take items from now on."""
+        self._check_caller("start")
+        with self._visiting() as home:
+            home.call(self._start)
+
+    def start_workers(
+        self,
+        worker_func: WorkerFunc[T, Any],
+        num_workers: int,
+        error_handler: ErrorHandler[T] | None = None,
+    ) -> None:
+        """Start workers that call ``worker_func`` on each item; start the queue too, if need be."""
+        size = self.check_workers(worker_func, num_workers, error_handler)
+        self._check_alive()
+        refuse_in_loop("process")  # but not in a worker: to replace the workers is no wait
+        with self._visiting() as home:
+            home.call(self._start_workers, worker_func, size, error_handler)
+
+    def stop_workers(self, timeout: float | None = None) -> None:
+        """Let the workers finish what they hold, and end them; the queue goes on."""
+        limit = _checks.optional_seconds(timeout)
+        self._check_caller("stop_workers")
+        if not self._pool.is_empty:
+            with self._visiting() as home:
+                home.call(self._stop_workers, limit)
+
+    def stop(self, timeout: float | None = None, *, drain: bool = True) -> bool:
+        """Take no more items, finish what was accepted, end the workers."""
+        limit = _checks.optional_seconds(timeout)
+        self._check_caller("stop")
+        with self._coming_and_going:
+            if self._home is None:
+                return drive(self._stop(limit, drain))
+        with self._visiting() as home:
+            visit = home.send(self._stop, limit, drain)
+            wait = None if limit is None else limit + PATIENCE
+            while True:
+                try:
+                    return visit.result(wait)
+                except BaseException as error:
+                    if visit.done():
+                        raise
+                    if not isinstance(error, (TimeoutError, concurrent.futures.TimeoutError)):
+                        home.withdraw(visit)
+                        raise
+                if not home.responds(PATIENCE) and not visit.done():
+                    self._leave_blocked_loop(home)
+                    return not self._left
+                wait = PATIENCE
+
+    def join(self, timeout: float | None = None) -> bool:
+        """Wait until every accepted item is done; False if that takes longer than ``timeout``."""
+        limit = _checks.optional_seconds(timeout)
+        self._check_caller("join")
+        if not self._accounts.unfinished:
+            return True
+        with self._visiting() as home:
+            visit = home.send(self._join)
+            try:
+                visit.result(limit)
+            except BaseException as error:
+                if visit.done():
+                    raise
+                home.withdraw(visit)
+                if isinstance(error, (TimeoutError, concurrent.futures.TimeoutError)):
+                    return False
+                raise
+            return True
+
+    @contextmanager
+    def _visiting(self) -> Iterator[LoopThread]:
+        """Have a loop thread for a call; it ends with the last call that leaves a stopped queue."""
+        with self._coming_and_going:
+            if self._home is None:
+                home = LoopThread() if self._given_home is None else self._given_home
+                home.start()
+                home.tell_of_death(self._on_death)
+                self._home = self._pool.home = home
+                _exit.drain_at_exit(self)
+            home = self._home
+            self._visitors += 1
+        try:
+            yield home
+        finally:
+            with self._coming_and_going:
+                self._visitors -= 1
+                is_idle = self._status in (QueueStatus.IDLE, QueueStatus.STOPPED)
+                is_last = is_idle and not self._visitors and self._home is home
+                if is_last:
+                    self._home = None
+            if is_last and home is not self._given_home:
+                home.close()
+
+    def _leave_blocked_loop(self, home: LoopThread) -> None:
+        """A worker function does not let its event loop turn, and a stop cannot wait for it."""
+        with self._coming_and_going:
+            if self._home is not home:
+                return
+            self._home = None
+            self._logger.error(
+                "The event loop of queue %s is blocked by a worker function and was given up",
+                self._name,
+            )
+            self._break_off()
+        if home is not self._given_home:
+            home.give_up()
+
+    def _on_death(self, message: str) -> None:
+        """The loop's thread is about to end, and nobody asked it to. In that thread."""
+        self._dead = f"Queue {self._name} has lost its event loop: {message}"
+        self._break_off()
+
+    def _break_off(self) -> None:
+        """Stop without the workers' help."""
+        self._close(QueueStatus.STOPPING)
+        self._pool.abandon()
+        self._end_stop()
+
+    def drain_at_exit(self) -> None:
+        """The interpreter ends: have all that was accepted processed."""
+        if self._home is not None and not self._is_inherited and self._dead is None:
+            self.stop()
+
+    # -- refusals -----------------------------------------------------------------------------
+
+    def _check_loop(self, what: str) -> None:
+        """Lifecycle calls are sent to the right loop; callers are checked before that."""
+
+    def _check_alive(self) -> None:
+        if self._is_inherited:
+            raise QueueStateError(
+                f"Queue {self._name} belongs to the process that this one was forked from: make "
+                "and start queues after the fork",
+                current_state=self._status.value,
+            )
+        if self._dead is not None:
+            raise QueueStateError(self._dead, current_state=self._status.value)
+
+    def _check_caller(self, call: str) -> None:
+        """Refuse a call that would wait for ever, or make others wait."""
+        self._check_alive()
+        refuse_in_loop(call)
+        if self._pool.owns_this_thread():
+            raise QueueStateError(
+                f"Cannot call {call}() from inside a worker function: it would wait for itself. "
+                f"Use threading.Thread(target=queue.{call}).start() and do not join it there",
+                current_state=self._status.value,
+            )
+
+    def _refuse(self, verb: str) -> NoReturn:
+        self._check_alive()
+        if self._status is not QueueStatus.PROCESSING:
+            raise state_error(f"{'put' if verb == 'submit' else verb} items", self._status)
+        refuse_in_loop(verb)
+        raise state_error(f"{verb} items", QueueStatus.STOPPING)  # in this very instant
+
+    def _not_processed(self) -> QueueStateError:
+        if self._dead is not None:
+            return QueueStateError(self._dead, current_state=self._status.value)
+        return super()._not_processed()
+
+    def _stopped_meanwhile(self, verb: str) -> QueueStateError:
+        if self._dead is not None:
+            return QueueStateError(self._dead, current_state=self._status.value)
+        return super()._stopped_meanwhile(verb)
+
+    def disown(self) -> Any:
+        """This is a forked child: nothing here is ours."""
+        self._is_inherited = self._pool.is_inherited = True
+        self._open_on = CLOSED
+        return (self._home, self._pool)
+
+    def __reduce__(self) -> Any:
+        raise TypeError(f"{self!r} cannot be sent to another process: make a queue there")
+
+    def __del__(self) -> None:
+        home: LoopThread | None = getattr(self, "_home", None)
+        if home is None or self._is_inherited or self._dead is not None or sys.is_finalizing():
+            return
+        if self._status is not QueueStatus.STOPPED:
+            warnings.warn(
+                f"{self!r} was not stopped; it processes what it has accepted and ends",
+                ResourceWarning,
+                source=self,
+                stacklevel=2,
+            )
+        if home.thread is not None and home is not self._given_home:
+            _exit.wait_at_exit(home.thread)
+        with suppress(QueueStateError):
+            home.send(self._drain_and_leave, home)
+
+    async def _drain_and_leave(self, home: LoopThread) -> None:
+        try:
+            await self._stop(None, True)
+        finally:
+            self._home = None
+            if home is not self._given_home:
+                home.leave()
