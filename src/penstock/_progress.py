@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Sized
+from collections.abc import Awaitable, Callable, Iterator, Sized
 from contextlib import contextmanager
-from typing import Any
+from functools import wraps
+from inspect import isawaitable
+from typing import Any, TypeVar
+
+from penstock.calls import is_async
+
+T = TypeVar("T")
 
 
 @contextmanager
@@ -28,3 +34,34 @@ def progress_bar(wanted: bool, items: Any) -> Iterator[Callable[[], None] | None
                 bar.update()
 
         yield advance
+
+
+def followed_by(advance: Callable[[], None], func: Callable[[T], Any]) -> Callable[[T], Any]:
+    """``func``, of the same kind, and ``advance()`` after each call."""
+
+    @wraps(func)
+    async def async_call(item: T) -> Any:
+        try:
+            return await func(item)
+        finally:
+            advance()
+
+    async def finish(result: Awaitable[Any]) -> Any:
+        try:
+            return await result
+        finally:
+            advance()
+
+    @wraps(func)
+    def plain_call(item: T) -> Any:
+        try:
+            result = func(item)
+        except BaseException:
+            advance()
+            raise
+        if isawaitable(result):
+            return finish(result)
+        advance()
+        return result
+
+    return async_call if is_async(func) else plain_call

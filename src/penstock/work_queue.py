@@ -16,15 +16,14 @@ from collections.abc import (
     Iterable,
 )
 from contextlib import aclosing, asynccontextmanager
-from functools import partial, wraps
-from inspect import isawaitable
+from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
 from penstock import _checks
-from penstock._progress import progress_bar
+from penstock._progress import followed_by, progress_bar
 from penstock._signals import SignalStop, check_signals
-from penstock.calls import ErrorHandler, WorkerFunc, is_async
+from penstock.calls import ErrorHandler, WorkerFunc
 from penstock.face import Face
 from penstock.protocols import Queue
 from penstock.queue import BoundedQueue, QueueStatus
@@ -176,7 +175,7 @@ class WorkQueue(Face[T]):
         workers = self._check_job(items, worker_func, num_workers)
         _checks.optional_function(error_handler, "error_handler", "exc", "item")
         with progress_bar(progress, items) as advance:
-            func = worker_func if advance is None else _followed_by(advance, worker_func)
+            func = worker_func if advance is None else followed_by(advance, worker_func)
             async with self._running():
                 await self.process(func, workers, error_handler)
                 async with aclosing(each(items)) as source:
@@ -360,34 +359,3 @@ class WorkQueue(Face[T]):
         if self._signal_stop is not None:
             self._signal_stop.release()
             self._signal_stop = None
-
-
-def _followed_by(advance: Callable[[], None], func: Callable[[T], Any]) -> Callable[[T], Any]:
-    """``func``, of the same kind, and ``advance()`` after each call."""
-
-    @wraps(func)
-    async def async_call(item: T) -> Any:
-        try:
-            return await func(item)
-        finally:
-            advance()
-
-    async def finish(result: Awaitable[Any]) -> Any:
-        try:
-            return await result
-        finally:
-            advance()
-
-    @wraps(func)
-    def plain_call(item: T) -> Any:
-        try:
-            result = func(item)
-        except BaseException:
-            advance()
-            raise
-        if isawaitable(result):
-            return finish(result)
-        advance()
-        return result
-
-    return async_call if is_async(func) else plain_call

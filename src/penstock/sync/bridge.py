@@ -34,7 +34,7 @@ T = TypeVar("T")
 _ABSENT: Any = object()
 
 
-class _Storage(janus.Queue[Entry[T]]):
+class _Storage(janus.Queue["Entry[T]"]):
     """janus's queue, by the methods that it has for that, with its deque in the open."""
 
     line: deque[Entry[T]]

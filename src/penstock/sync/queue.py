@@ -6,11 +6,11 @@ import asyncio
 import concurrent.futures
 import logging
 import sys
-import threading
 import time
 import warnings
 from asyncio import _get_running_loop
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import Executor
 from contextlib import contextmanager, suppress
 from typing import Any, NoReturn, TypeVar
 
@@ -24,6 +24,7 @@ from penstock.sync import _exit, _fork
 from penstock.sync.accounts import SharedAccounts
 from penstock.sync.blocking import drive, refuse_in_loop
 from penstock.sync.bridge import Bridge
+from penstock.sync.house import House
 from penstock.sync.loop_thread import LoopThread
 from penstock.sync.pool import BridgePool
 from penstock.sync.result import Result
@@ -56,14 +57,7 @@ class BlockingQueue(QueueCore[T]):
         loop_thread: LoopThread | None = None,
     ) -> None:
         super().__init__(maxsize, timeout, logger, name, telemetry)
-        if loop_thread is not None and not isinstance(loop_thread, LoopThread):
-            raise TypeError(
-                f"loop_thread must be a penstock.sync.LoopThread or None, got {loop_thread!r}"
-            )
-        self._given_home = loop_thread
-        self._home: LoopThread | None = None
-        self._visitors = 0
-        self._coming_and_going = threading.Lock()
+        self._house = House(loop_thread, self._is_at_rest)
         self._warn_after = 0.0
         # Why nothing works any more: the loop's thread died, or stayed behind in a forked parent.
         self._dead: str | None = None
@@ -178,9 +172,8 @@ class BlockingQueue(QueueCore[T]):
         """Take no more items, finish what was accepted, end the workers."""
         limit = _checks.optional_seconds(timeout)
         self._check_caller("stop")
-        with self._coming_and_going:
-            if self._home is None:
-                return drive(self._stop(limit, drain))
+        if not self._house.is_open and self._status is not QueueStatus.PROCESSING:
+            return drive(self._stop(limit, drain))
         with self._visiting() as home:
             visit = home.send(self._stop, limit, drain)
             wait = None if limit is None else limit + PATIENCE
@@ -217,43 +210,28 @@ class BlockingQueue(QueueCore[T]):
                 raise
             return True
 
+    def _is_at_rest(self) -> bool:
+        return self._status in (QueueStatus.IDLE, QueueStatus.STOPPED)
+
     @contextmanager
     def _visiting(self) -> Iterator[LoopThread]:
-        """Have a loop thread for a call; it ends with the last call that leaves a stopped queue."""
-        with self._coming_and_going:
-            if self._home is None:
-                home = LoopThread() if self._given_home is None else self._given_home
-                home.start()
+        with self._house.visiting() as home:
+            if self._pool.home is not home:
                 home.tell_of_death(self._on_death)
-                self._home = self._pool.home = home
+                self._pool.home = home
                 _exit.drain_at_exit(self)
-            home = self._home
-            self._visitors += 1
-        try:
             yield home
-        finally:
-            with self._coming_and_going:
-                self._visitors -= 1
-                is_idle = self._status in (QueueStatus.IDLE, QueueStatus.STOPPED)
-                is_last = is_idle and not self._visitors and self._home is home
-                if is_last:
-                    self._home = None
-            if is_last and home is not self._given_home:
-                home.close()
 
     def _leave_blocked_loop(self, home: LoopThread) -> None:
         """A worker function does not let its event loop turn, and a stop cannot wait for it."""
-        with self._coming_and_going:
-            if self._home is not home:
-                return
-            self._home = None
-            self._logger.error(
-                "The event loop of queue %s is blocked by a worker function and was given up",
-                self._name,
-            )
-            self._break_off()
-        if home is not self._given_home:
-            home.give_up()
+        if not self._house.abandon(home):
+            return  # another thread was faster
+        self._logger.error(
+            "The event loop of queue %s is blocked by a worker function and was given up",
+            self._name,
+        )
+        self._break_off()
+        self._house.give_up(home)
 
     def _on_death(self, message: str) -> None:
         """The loop's thread is about to end, and nobody asked it to. In that thread."""
@@ -266,9 +244,18 @@ class BlockingQueue(QueueCore[T]):
         self._pool.abandon()
         self._end_stop()
 
+    def either_way(self, func: Callable[[T], Any], threads: Executor) -> AsyncCall[T]:
+        """A call of ``func`` for whichever kind of worker comes to it."""
+        return self._pool.either_way(func, lambda: threads)
+
+    @property
+    def is_inherited(self) -> bool:
+        """Whether this is a forked child of the process that made the queue."""
+        return self._is_inherited
+
     def drain_at_exit(self) -> None:
         """The interpreter ends: have all that was accepted processed."""
-        if self._home is not None and not self._is_inherited and self._dead is None:
+        if self._house.is_open and not self._is_inherited and self._dead is None:
             self.stop()
 
     # -- refusals -----------------------------------------------------------------------------
@@ -318,31 +305,23 @@ class BlockingQueue(QueueCore[T]):
         """This is a forked child: nothing here is ours."""
         self._is_inherited = self._pool.is_inherited = True
         self._open_on = CLOSED
-        return (self._home, self._pool)
+        return (self._house, self._pool)
 
     def __reduce__(self) -> Any:
         raise TypeError(f"{self!r} cannot be sent to another process: make a queue there")
 
     def __del__(self) -> None:
-        home: LoopThread | None = getattr(self, "_home", None)
-        if home is None or self._is_inherited or self._dead is not None or sys.is_finalizing():
+        house: House | None = getattr(self, "_house", None)
+        if house is None or not house.is_open:
             return
-        if self._status is not QueueStatus.STOPPED:
+        if self._is_inherited or self._dead is not None or sys.is_finalizing():
+            return
+        if not self._is_at_rest():
             warnings.warn(
                 f"{self!r} was not stopped; it processes what it has accepted and ends",
                 ResourceWarning,
                 source=self,
                 stacklevel=2,
             )
-        if home.thread is not None and home is not self._given_home:
-            _exit.wait_at_exit(home.thread)
         with suppress(QueueStateError):
-            home.send(self._drain_and_leave, home)
-
-    async def _drain_and_leave(self, home: LoopThread) -> None:
-        try:
-            await self._stop(None, True)
-        finally:
-            self._home = None
-            if home is not self._given_home:
-                home.leave()
+            house.leave_after(self._stop, None, True)

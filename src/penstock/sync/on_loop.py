@@ -1,0 +1,111 @@
+"""An asynchronous queue, used from threads: each call is made in an event loop of its own."""
+
+from __future__ import annotations
+
+import concurrent.futures
+from collections.abc import Callable
+from typing import Any, NoReturn, TypeVar
+
+from penstock import _checks
+from penstock.protocols import Queue
+from penstock.states import QueueStatus
+from penstock.sync.blocking import refuse_in_loop
+from penstock.sync.house import House
+from penstock.sync.loop_thread import LoopThread
+
+T = TypeVar("T")
+
+
+class QueueOnLoop:
+    """The blocking calls of :class:`penstock.sync.WorkQueue` over any ``protocols.Queue``.
+
+    For queues on a broker, where a call is a matter of the network. A queue in this process has a
+    faster way: leave ``queue`` out.
+    """
+
+    def __init__(self, queue: Queue[Any], loop_thread: LoopThread | None) -> None:
+        self._queue = queue
+        self._house = House(loop_thread, self._is_at_rest)
+
+    def _is_at_rest(self) -> bool:
+        return self._queue.status in (QueueStatus.IDLE, QueueStatus.STOPPED)
+
+    def _call(self, name: str, *args: Any, **kwargs: Any) -> Any:
+        refuse_in_loop(name)
+
+        async def call() -> Any:
+            result = getattr(self._queue, name)(*args, **kwargs)
+            return await result if hasattr(result, "__await__") else result
+
+        with self._house.visiting() as home:
+            return home.call(call)
+
+    def start(self) -> None:
+        """Take items from now on."""
+        self._call("start")
+
+    def stop(self, timeout: float | None = None, *, drain: bool = True) -> bool:
+        """Take no more items, finish what was accepted, end the workers."""
+        options = {} if drain else {"drain": False}
+        return bool(self._call("stop", timeout=timeout, **options))
+
+    def start_workers(
+        self, worker_func: Callable[[Any], Any], num_workers: int, error_handler: Any = None
+    ) -> None:
+        """Start workers."""
+        self._call(
+            "start_workers",
+            worker_func=worker_func,
+            num_workers=num_workers,
+            error_handler=error_handler,
+        )
+
+    def stop_workers(self, timeout: float | None = None) -> None:
+        """Let the workers finish what they hold, and end them."""
+        self._call("stop_workers", timeout=timeout)
+
+    def put(self, item: Any, timeout: float | None = None) -> bool:
+        """Offer an item."""
+        if timeout is None:
+            return bool(self._call("put", item))
+        return bool(self._call("put", item, timeout=timeout))
+
+    def put_nowait(self, item: Any) -> None:
+        """Offer an item without waiting for room."""
+        self._call("put_nowait", item)
+
+    def get(self, timeout: float | None = None) -> Any:
+        """Take an item."""
+        return self._call("get") if timeout is None else self._call("get", timeout=timeout)
+
+    def get_nowait(self) -> Any:
+        """Take an item that is there."""
+        return self._call("get_nowait")
+
+    def task_done(self) -> None:
+        """An item that was taken is done."""
+        self._call("task_done")
+
+    def join(self, timeout: float | None = None) -> bool:
+        """Wait until every accepted item is done."""
+        limit = _checks.optional_seconds(timeout)
+        refuse_in_loop("join")
+        with self._house.visiting() as home:
+            visit = home.send(self._queue.join)
+            try:
+                visit.result(limit)
+            except BaseException as error:
+                if visit.done():
+                    raise
+                home.withdraw(visit)
+                if isinstance(error, (TimeoutError, concurrent.futures.TimeoutError)):
+                    return False
+                raise
+            return True
+
+    def submit(self, item: Any, *, timeout: float | None = None, call: Any = None) -> NoReturn:
+        """Refuse: the queue gives no results back."""
+        raise TypeError(
+            "submit() and map() need a queue in this process, which can give results back; "
+            f"{self._queue!r} cannot. Use put() or batch_process()"
+        )
