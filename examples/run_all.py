@@ -8,7 +8,13 @@ from pathlib import Path
 
 FOLDER = Path(__file__).parent
 #: Servers and helpers: others run them.
-NOT_BY_THEMSELVES = {"api_server.py", "demo.py", "make_requests.py", Path(__file__).name}
+NOT_BY_THEMSELVES = {
+    "api_server.py",
+    "demo.py",
+    "gunicorn_conf.py",
+    "make_requests.py",
+    Path(__file__).name,
+}
 
 
 def main() -> int:

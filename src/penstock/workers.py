@@ -457,6 +457,8 @@ class WorkerPool(Generic[T]):
     def abandon(self) -> None:
         """Take all items back: the loop was closed, so the workers will never go on."""
         self._crew = None
+        for worker in [*self._workers.values()]:
+            worker.crew.retired = True
         for task in [*self._workers]:
             self._workers[task].take_away()
             self._leave(task)

@@ -1,35 +1,77 @@
 """The kinds of queue that the contract is held against.
 
-A kind is a context manager that gives ``make(maxsize=..., timeout=...)``. To add one, write it
-and list it in ``KINDS``; the tests use nothing but what ``penstock.protocols.Queue`` names. A kind
-that needs real time, sockets or threads is listed with ``marks=pytest.mark.real_time``.
+A kind gives ``make(maxsize=..., timeout=...)``, by a context manager, and says what it cannot do.
+To add one, write it and list it in ``KINDS``; the tests use nothing but what
+``penstock.protocols.Queue`` names. A kind that needs real time, sockets or threads is listed with
+``marks=pytest.mark.real_time``.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import pytest
 
 from contract.helpers import MakeQueue
+from contract.threads import blocking_queues
 from penstock import BoundedQueue
 from penstock.protocols import Queue
 
 
-@contextmanager
-def bounded_queues() -> Iterator[MakeQueue]:
+@dataclass(frozen=True)
+class Kind:
+    """A kind of queue."""
+
+    factory: Callable[[], AbstractAsyncContextManager[MakeQueue]]
+    #: Whether a call that waits can be cancelled: a thread that blocks cannot.
+    calls_are_cancellable: bool = True
+    #: Whether a worker function can be broken off: a plain one in a thread cannot.
+    workers_are_cancellable: bool = True
+    #: Whether workers call their functions in the order of the items; threads race to do so.
+    is_in_order: bool = True
+    #: What a worker hears that would wait for itself.
+    in_worker: str = "inside a worker"
+
+
+@asynccontextmanager
+async def bounded_queues() -> AsyncIterator[MakeQueue]:
     yield BoundedQueue
 
 
-KINDS = [pytest.param(bounded_queues, id="BoundedQueue")]
+#: penstock.sync.WorkQueue, where its workers are tasks in its event loop.
+BLOCKING = Kind(
+    partial(blocking_queues, plain=False),
+    calls_are_cancellable=False,
+    in_worker="in a running event loop",
+)
+#: The same, where they are threads.
+BLOCKING_PLAIN = Kind(
+    partial(blocking_queues, plain=True),
+    calls_are_cancellable=False,
+    workers_are_cancellable=False,
+    is_in_order=False,
+)
+
+KINDS = [
+    pytest.param(Kind(bounded_queues), id="BoundedQueue"),
+    pytest.param(BLOCKING, id="sync.WorkQueue", marks=pytest.mark.real_time),
+    pytest.param(BLOCKING_PLAIN, id="sync.WorkQueue-plain", marks=pytest.mark.real_time),
+]
 
 
 @pytest.fixture(params=KINDS)
-async def make_queue(request: pytest.FixtureRequest) -> AsyncIterator[MakeQueue]:
+def kind(request: pytest.FixtureRequest) -> Kind:
+    kind: Kind = request.param
+    return kind
+
+
+@pytest.fixture
+async def make_queue(kind: Kind) -> AsyncIterator[MakeQueue]:
     """Makes queues, and stops them at the end."""
-    kind: Callable[[], AbstractContextManager[MakeQueue]] = request.param
     made: list[Queue[Any]] = []
 
     def make(*, maxsize: int = 100, timeout: float = 0.1) -> Queue[Any]:
@@ -37,7 +79,27 @@ async def make_queue(request: pytest.FixtureRequest) -> AsyncIterator[MakeQueue]
         made.append(queue)
         return queue
 
-    with kind() as factory:
+    async with kind.factory() as factory:
         yield make
         for queue in made:
             await queue.stop(timeout=0, drain=False)
+
+
+@pytest.fixture
+def cancellable_calls(kind: Kind) -> None:
+    """For tests that cancel a put, a get, a join, a start or a stop."""
+    if not kind.calls_are_cancellable:
+        pytest.skip("a call that blocks a thread cannot be cancelled")
+
+
+@pytest.fixture
+def cancellable_workers(kind: Kind) -> None:
+    """For tests that rely on it that a worker function does not go on after its cancellation."""
+    if not kind.workers_are_cancellable:
+        pytest.skip("a plain function in a thread cannot be broken off")
+
+
+@pytest.fixture
+def in_order(kind: Kind) -> Callable[[list[Any]], list[Any]]:
+    """What several workers noted: as it is where their order is certain, else sorted."""
+    return list if kind.is_in_order else sorted

@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 from typing import Any, Protocol
 
 from penstock.protocols import Queue
+from penstock.testing import VirtualTimeLoop
 
 AnyQueue = Queue[Any]
 
@@ -39,6 +40,11 @@ async def eventually(condition: Callable[[], bool]) -> None:
 async def a_while() -> None:
     """Time enough for something to happen that must not."""
     await asyncio.sleep(0.05)
+
+
+async def quite_a_while() -> None:
+    """The same where it costs nothing to be more certain."""
+    await asyncio.sleep(1 if isinstance(asyncio.get_running_loop(), VirtualTimeLoop) else 0.2)
 
 
 class Recorder:

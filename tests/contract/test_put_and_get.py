@@ -19,6 +19,7 @@ from contract.helpers import (
     filled,
     now,
     put_all,
+    quite_a_while,
     queue_that_is,
 )
 from penstock import QueueEmptyError, QueueFullError, QueueStateError
@@ -64,7 +65,7 @@ class TestPut:
     async def test_infinity_waits_for_room(self, make_queue: MakeQueue) -> None:
         queue = await filled(make_queue, "a", timeout=0)
         put = asyncio.create_task(queue.put("b", timeout=math.inf))
-        await asyncio.sleep(1)
+        await quite_a_while()
         assert not put.done()
         assert await queue.get() == "a"
         queue.task_done()
@@ -112,6 +113,7 @@ class TestPut:
         assert await waiting is True
         assert queue.unprocessed == ["b"]
 
+    @pytest.mark.usefixtures("cancellable_calls")
     async def test_a_cancelled_put_leaves_nothing(self, make_queue: MakeQueue) -> None:
         queue = await filled(make_queue, "a")
         put = asyncio.create_task(queue.put("b", timeout=math.inf))
@@ -165,7 +167,7 @@ class TestGet:
         queue = make_queue()
         await queue.start()
         get = asyncio.create_task(queue.get())
-        await asyncio.sleep(1)
+        await quite_a_while()
         assert not get.done()
         await put_all(queue, "a")
         assert await get == "a"
@@ -196,6 +198,7 @@ class TestGet:
             await queue.get(timeout=timeout)
         assert queue.unprocessed == ["a"]
 
+    @pytest.mark.usefixtures("cancellable_calls")
     async def test_a_cancelled_get_loses_nothing(self, make_queue: MakeQueue) -> None:
         queue = make_queue()
         await queue.start()
@@ -293,6 +296,7 @@ class TestJoin:
         await join
         assert await stop is True
 
+    @pytest.mark.usefixtures("cancellable_calls")
     async def test_it_can_be_cancelled(self, make_queue: MakeQueue) -> None:
         queue = await filled(make_queue, "a")
         join = asyncio.create_task(queue.join())

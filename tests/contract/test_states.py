@@ -121,6 +121,7 @@ class TestStates:
         await start
         assert queue.status == QueueStatus.PROCESSING
 
+    @pytest.mark.usefixtures("cancellable_calls")
     async def test_a_start_that_is_cancelled_leaves_the_stop_alone(
         self, make_queue: MakeQueue
     ) -> None:

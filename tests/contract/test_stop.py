@@ -108,6 +108,7 @@ class TestStop:
         assert await asyncio.gather(*stops) == [False, False, False]
         assert 0.5 <= now() - began < 0.5 + SLACK
 
+    @pytest.mark.usefixtures("cancellable_calls")
     async def test_cancelling_it_stops_at_once(self, make_queue: MakeQueue) -> None:
         queue = make_queue()
         recorder = Recorder(held=True)

@@ -159,6 +159,7 @@ class TestWorkers:
         assert queue.status is QueueStatus.PROCESSING
         assert queue.unprocessed == ["b"]
 
+    @pytest.mark.usefixtures("cancellable_workers")
     async def test_stop_workers_cancels_them_in_the_end(self, make_queue: MakeQueue) -> None:
         queue = make_queue()
         recorder = Recorder(held=True)

@@ -199,6 +199,8 @@ class Bridge(Line[T]):
     def take(self, desk: Desk[T] | None = None) -> Entry[T] | None:
         """The next entry, or None. Whose ``desk`` it is on now is noted in the same instant."""
         with self.lock:
+            if desk is not None and desk.is_lost:
+                return None
             if self._returned:
                 entry = self._returned.pop(0)
             elif self.line:

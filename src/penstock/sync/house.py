@@ -11,6 +11,9 @@ from typing import Any
 from penstock.sync import _exit
 from penstock.sync.loop_thread import LoopThread
 
+#: Seconds that the last visitor waits for the thread to end.
+PATIENCE = 0.25
+
 
 class House:
     """Has a loop thread while there is something to do in it.
@@ -59,8 +62,10 @@ class House:
                 )
                 if is_last:
                     self._home = None
-            if is_last and home is not self._given:
-                home.close()
+            if is_last and home is not self._given and not home.close(PATIENCE):
+                # Tasks that a worker function left behind take their time; nobody need wait here.
+                assert home.thread is not None
+                _exit.wait_at_exit(home.thread)
 
     def abandon(self, home: LoopThread) -> bool:
         """Use another thread from now on; False if this is not the one in use."""

@@ -1,0 +1,251 @@
+"""The blocking queue, as the contract's tests want it: with the interface of an asynchronous one.
+
+Each blocking call is made in a thread of its own. The tests' ``async def`` functions run in the
+tests' own event loop, because their events belong to it; the queue's workers wait for them. Plain
+functions are passed on as they are.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import threading
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import Future
+from contextlib import asynccontextmanager
+from contextvars import ContextVar
+from inspect import iscoroutinefunction
+from queue import SimpleQueue
+from types import TracebackType
+from typing import Any
+
+import penstock.sync
+from contract.helpers import MakeQueue
+
+#: Seconds after which a call is taken to hang.
+HANGS = 30
+
+Call = Callable[[], Any]
+
+#: Inside a worker function: how to have something called in the thread of its worker.
+IN_WORKER: ContextVar[Callable[[Call], Any] | None] = ContextVar("IN_WORKER", default=None)
+
+
+class Visit:
+    """A function of the test, run in the test's loop for a worker that is elsewhere."""
+
+    def __init__(
+        self,
+        stage: Stage,
+        func: Callable[..., Any],
+        args: tuple[Any, ...],
+        in_worker: Callable[[Call], Any],
+    ) -> None:
+        #: What it returned and what it raised, once it has ended.
+        self.ended: Future[tuple[Any, BaseException | None]] = Future()
+        self._stage = stage
+        self._task: asyncio.Task[Any] | None = None
+        stage.loop.call_soon_threadsafe(self._begin, func, args, in_worker)
+
+    def _begin(
+        self, func: Callable[..., Any], args: tuple[Any, ...], in_worker: Callable[[Call], Any]
+    ) -> None:
+        async def run() -> Any:
+            IN_WORKER.set(in_worker)
+            return await func(*args)
+
+        self._task = self._stage.loop.create_task(run())
+        self._stage.visits.add(self._task)
+        self._task.add_done_callback(self._end)
+
+    def _end(self, task: asyncio.Task[Any]) -> None:
+        self._stage.visits.discard(task)
+        if task.cancelled():
+            self.ended.set_result((None, asyncio.CancelledError()))
+        elif (error := task.exception()) is not None:
+            self.ended.set_result((None, error))
+        else:
+            self.ended.set_result((task.result(), None))
+
+    def cancel(self) -> None:
+        """From any thread."""
+        self._stage.loop.call_soon_threadsafe(lambda: self._task and self._task.cancel())
+
+    def outcome(self) -> Any:
+        result, error = self.ended.result(timeout=0)
+        if error is None:
+            return result
+        try:
+            raise error
+        finally:
+            del error
+
+
+class Stage:
+    """The event loop of one test, and what goes on in it for the workers of the test's queues."""
+
+    def __init__(self) -> None:
+        self.loop = asyncio.get_running_loop()
+        self.visits: set[asyncio.Task[Any]] = set()
+
+    def for_loop(self, func: Callable[..., Any]) -> Callable[..., Any]:
+        """An async function for workers in the queue's loop, cancelled with its worker."""
+
+        async def work(*args: Any) -> Any:
+            visit = Visit(self, func, args, asyncio.get_running_loop().call_soon_threadsafe)
+            ended = asyncio.wrap_future(visit.ended)
+            while not ended.done():
+                try:
+                    await asyncio.wait([ended])
+                except asyncio.CancelledError:
+                    visit.cancel()
+            return visit.outcome()
+
+        return work
+
+    def for_threads(self, func: Callable[..., Any]) -> Callable[..., Any]:
+        """A plain function, whose thread can be called meanwhile."""
+
+        def work(*args: Any) -> Any:
+            calls: SimpleQueue[Call | None] = SimpleQueue()
+            visit = Visit(self, func, args, calls.put)
+            visit.ended.add_done_callback(lambda _: calls.put(None))
+            while (call := calls.get()) is not None:
+                call()
+            return visit.outcome()
+
+        return work
+
+    async def clear(self) -> None:
+        """End what was left behind by workers that were given up."""
+        for task in self.visits:
+            task.cancel()
+        if self.visits:
+            _, staying = await asyncio.wait(self.visits, timeout=HANGS)
+            assert not staying
+
+
+async def in_thread(func: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """Call something that blocks: in a thread of its own, or in a worker that of the worker."""
+    outcome: Future[Any] = Future()
+    outcome.set_running_or_notify_cancel()  # so nobody can cancel it
+
+    def call() -> None:
+        try:
+            result = func(*args, **kwargs)
+        except BaseException as error:
+            outcome.set_exception(error)
+        else:
+            outcome.set_result(result)
+
+    in_worker = IN_WORKER.get()
+    if in_worker is not None:
+        in_worker(call)
+    else:
+        context = contextvars.copy_context()
+        threading.Thread(target=context.run, args=(call,), daemon=True).start()
+    return await asyncio.wait_for(asyncio.wrap_future(outcome), HANGS)
+
+
+def _look(name: str) -> Any:
+    return property(lambda self: getattr(self.blocking, name))
+
+
+class QueueInThreads:
+    """``penstock.protocols.Queue`` over ``penstock.sync.WorkQueue``."""
+
+    def __init__(self, stage: Stage, plain: bool, maxsize: int, timeout: float) -> None:
+        self.blocking: penstock.sync.WorkQueue[Any] = penstock.sync.WorkQueue(maxsize, timeout)
+        self._stage = stage
+        #: Whether the tests' async worker functions are given to it as plain ones.
+        self._plain = plain
+
+    maxsize = _look("maxsize")
+    name = _look("name")
+    status = _look("status")
+    size = _look("size")
+    is_empty = _look("is_empty")
+    is_full = _look("is_full")
+    worker_count = _look("worker_count")
+    unprocessed = _look("unprocessed")
+    metrics = _look("metrics")
+
+    def statistics(self) -> Any:
+        return self.blocking.statistics()
+
+    async def start(self) -> None:
+        await in_thread(self.blocking.start)
+
+    async def stop(self, *args: Any, **kwargs: Any) -> bool:
+        stopped: bool = await in_thread(self.blocking.stop, *args, **kwargs)
+        return stopped
+
+    async def put(self, *args: Any, **kwargs: Any) -> bool:
+        accepted: bool = await in_thread(self.blocking.put, *args, **kwargs)
+        return accepted
+
+    async def get(self, *args: Any, **kwargs: Any) -> Any:
+        return await in_thread(self.blocking.get, *args, **kwargs)
+
+    async def join(self) -> None:
+        assert await in_thread(self.blocking.join) is True
+
+    def put_nowait(self, item: Any) -> None:
+        self.blocking.put_nowait(item)  # allowed in an event loop
+
+    def get_nowait(self) -> Any:
+        return self._at_once(self.blocking.get_nowait)
+
+    def task_done(self) -> None:
+        self._at_once(self.blocking.task_done)
+
+    @staticmethod
+    def _at_once(func: Call) -> Any:
+        """Call what does not wait for anybody, but must be called outside an event loop."""
+        outcome: Future[Any] = Future()
+
+        def call() -> None:
+            try:
+                outcome.set_result(func())
+            except BaseException as error:
+                outcome.set_exception(error)
+
+        threading.Thread(target=call, daemon=True).start()
+        return outcome.result(timeout=HANGS)
+
+    async def start_workers(
+        self, worker_func: Any, num_workers: int, error_handler: Any = None
+    ) -> None:
+        stage = self._stage
+        if iscoroutinefunction(worker_func):
+            wrap = stage.for_threads if self._plain else stage.for_loop
+            worker_func = wrap(worker_func)
+        if iscoroutinefunction(error_handler):
+            error_handler = stage.for_loop(error_handler)
+        await in_thread(self.blocking.process, worker_func, num_workers, error_handler)
+
+    async def stop_workers(self, timeout: float | None = None) -> None:
+        await in_thread(self.blocking.queue.stop_workers, timeout)
+
+    async def __aenter__(self) -> QueueInThreads:
+        assert await in_thread(self.blocking.__enter__) is self.blocking
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await in_thread(self.blocking.__exit__, exc_type, exc, traceback)
+
+
+@asynccontextmanager
+async def blocking_queues(*, plain: bool) -> AsyncIterator[MakeQueue]:
+    stage = Stage()
+
+    def make(*, maxsize: int = 100, timeout: float = 0.1) -> QueueInThreads:
+        return QueueInThreads(stage, plain, maxsize, timeout)
+
+    yield make
+    await stage.clear()

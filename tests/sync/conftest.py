@@ -1,0 +1,19 @@
+"""Tests of the blocking face: real threads, real time."""
+
+from __future__ import annotations
+
+import gc
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+from sync.helpers import eventually
+
+
+@pytest.fixture(autouse=True)
+def no_thread_is_left() -> Iterator[None]:
+    """Whatever a test does, the threads of its queues are gone after it."""
+    yield
+    gc.collect()
+    eventually(lambda: not [t.name for t in threading.enumerate() if "penstock" in t.name])

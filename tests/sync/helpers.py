@@ -1,0 +1,75 @@
+"""What tests with threads have in common. Every wait has a bound."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import Any
+
+#: Seconds after which something that should have happened has not.
+BOUND = 20.0
+
+
+def in_thread(func: Callable[..., Any], *args: Any, **kwargs: Any) -> Future[Any]:
+    """Call ``func`` in a thread of its own."""
+    future: Future[Any] = Future()
+
+    def run() -> None:
+        try:
+            future.set_result(func(*args, **kwargs))
+        except BaseException as error:
+            future.set_exception(error)
+
+    threading.Thread(target=run, name="test", daemon=True).start()
+    return future
+
+
+def eventually(condition: Callable[[], Any]) -> None:
+    """Wait until something holds."""
+    give_up_at = time.monotonic() + BOUND
+    while not condition():
+        assert time.monotonic() < give_up_at, "this should have happened by now"
+        time.sleep(0.001)
+
+
+class Held:
+    """A worker function that notes what it gets and can be held up: plain, or async by ``work``."""
+
+    def __init__(self) -> None:
+        self.began: list[Any] = []
+        self.done: list[Any] = []
+        self.may_go_on = threading.Event()
+
+    def __call__(self, item: Any) -> Any:
+        self.began.append(item)
+        assert self.may_go_on.wait(BOUND)
+        self.done.append(item)
+        return item
+
+    async def work(self, item: Any) -> Any:
+        import asyncio
+
+        self.began.append(item)
+        while not self.may_go_on.is_set():  # noqa: ASYNC110
+            await asyncio.sleep(0.001)
+        self.done.append(item)
+        return item
+
+
+def run_program(
+    source: str, *, timeout: float = 60, **options: Any
+) -> subprocess.CompletedProcess[str]:
+    """Run a program in an interpreter of its own, with every warning an error."""
+    return subprocess.run(
+        [sys.executable, "-X", "dev", "-W", "error", "-c", textwrap.dedent(source)],
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        check=False,
+        **options,
+    )
