@@ -11,6 +11,7 @@ import random
 import threading
 import time
 import weakref
+from contextlib import suppress
 from contextvars import ContextVar
 from typing import Any
 
@@ -225,7 +226,7 @@ def test_a_worker_that_would_be_the_last_to_wait_for_a_result_is_told_so() -> No
 def test_a_worker_cannot_wait_for_itself(kind: str, call: str) -> None:
     with WorkQueue[str]() as queue:
         queue.process(kind_of(kind, lambda item: getattr(queue, call)()))
-        with pytest.raises(QueueStateError, match="inside a worker|running event loop"):
+        with pytest.raises(QueueStateError, match=r"inside a worker|running event loop"):
             queue.submit("a").result(BOUND)
 
 
@@ -302,10 +303,8 @@ class TestAStuckWorker:
         async def ignores(item: str) -> None:
             held.began.append(item)
             while not held.may_go_on.is_set():
-                try:
+                with suppress(asyncio.CancelledError):
                     await asyncio.sleep(0.01)
-                except asyncio.CancelledError:
-                    pass
             held.done.append(item)
 
         async def blocks(item: str) -> None:
@@ -378,7 +377,7 @@ class TestCollection:
         for number in range(3):
             queue.put(number)
         collected = weakref.ref(queue)
-        with pytest.warns(ResourceWarning, match="was not stopped"):
+        with pytest.warns(ResourceWarning, match="was not stopped"):  # noqa: PT031
             queue = None
             gc.collect()
         assert collected() is None
@@ -468,7 +467,7 @@ class TestDeathOfTheLoop:
 
         assert thread.loop is not None
         asyncio.run_coroutine_threadsafe(die(), thread.loop)
-        with pytest.raises(QueueStateError, match="lost its event loop.*by force"):
+        with pytest.raises(QueueStateError, match=r"lost its event loop.*by force"):
             put.result(BOUND)
 
     def test_plain_workers_end_with_it(self) -> None:
@@ -679,11 +678,9 @@ def test_a_busy_loop_still_hears_of_a_stop() -> None:
     halt = threading.Event()
 
     def produce() -> None:
-        while not halt.is_set():
-            try:
+        with suppress(QueueStateError):
+            while not halt.is_set():
                 queue.put(0, timeout=math.inf)
-            except QueueStateError:
-                return
 
     producers = [in_thread(produce) for _ in range(4)]
     eventually(lambda: queue.metrics["processed"] > 1000)
@@ -699,7 +696,7 @@ def test_a_lambda_around_an_async_function_is_awaited_in_the_loop() -> None:
         return item * 2
 
     with WorkQueue[int]() as queue:
-        queue.process(lambda item: double(item), 2)
+        queue.process(lambda item: double(item), 2)  # noqa: PLW0108
         assert queue.submit(21).result(BOUND) == 42
 
 

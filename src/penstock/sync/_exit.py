@@ -7,6 +7,7 @@ import concurrent.futures.thread  # noqa: F401 - see below
 import logging
 import threading
 import weakref
+from collections.abc import Callable
 from typing import Protocol
 
 _logger = logging.getLogger("penstock")
@@ -15,8 +16,12 @@ _logger = logging.getLogger("penstock")
 class Drainable(Protocol):
     """What is drained when the interpreter ends."""
 
-    def drain_at_exit(self) -> None:
-        """Have all that was accepted processed, and return when it is."""
+    def join_at_exit(self) -> bool:
+        """Wait until all that was accepted is processed; False if there was nothing to wait for."""
+        ...
+
+    def stop_at_exit(self) -> None:
+        """Let nothing in any more, and end."""
 
 
 _running: weakref.WeakSet[Drainable] = weakref.WeakSet()
@@ -35,17 +40,22 @@ def wait_at_exit(thread: threading.Thread) -> None:
 
 
 def _drain_all() -> None:
-    for queue in list(_running):
-        _drain(queue)
+    queues = list(_running)
+    # All are empty before any is stopped: the workers of one may put into another.
+    while any([_safely(queue.join_at_exit) for queue in queues]):
+        pass
+    for queue in queues:
+        _safely(queue.stop_at_exit)
     for thread in list(_leaving):
         thread.join()
 
 
-def _drain(queue: Drainable) -> None:
+def _safely(call: Callable[[], bool | None]) -> bool | None:
     try:
-        queue.drain_at_exit()
+        return call()
     except Exception:
-        _logger.exception("%r could not be drained", queue)
+        _logger.exception("A queue could not be drained")
+        return False
 
 
 # Before the interpreter waits for its threads, and before daemons are frozen, which is what comes

@@ -253,10 +253,21 @@ class BlockingQueue(QueueCore[T]):
         """Whether this is a forked child of the process that made the queue."""
         return self._is_inherited
 
-    def drain_at_exit(self) -> None:
-        """The interpreter ends: have all that was accepted processed."""
-        if self._house.is_open and not self._is_inherited and self._dead is None:
+    def join_at_exit(self) -> bool:
+        """The interpreter ends: wait for what workers have to do; False if they have nothing."""
+        accounts = self._accounts
+        if self._can_exit() or not accounts.unfinished or not self._pool.count:
+            return False
+        # An item that somebody took with get() may never be done.
+        return not accounts.in_callers_hands and self.join()
+
+    def stop_at_exit(self) -> None:
+        """The interpreter ends, and all queues are empty."""
+        if not self._can_exit():
             self.stop()
+
+    def _can_exit(self) -> bool:
+        return not self._house.is_open or self._is_inherited or self._dead is not None
 
     # -- refusals -----------------------------------------------------------------------------
 

@@ -26,11 +26,16 @@ class SignalStop:
         for number in signals:
             self._before[number] = signal.signal(number, self._on_signal)
 
-    def release(self) -> None:
-        """Put the earlier handlers back: now, in the main thread; else with the next signal."""
+    def release(self) -> bool:
+        """Put the earlier handlers back, and return True, in the main thread.
+
+        No other thread may: there it returns False, and they are put back with the next signal.
+        """
         self._is_released = True
-        if threading.current_thread() is threading.main_thread():
-            self._put_back()
+        if threading.current_thread() is not threading.main_thread():
+            return False
+        self._put_back()
+        return True
 
     def _put_back(self) -> None:
         while self._before:

@@ -143,8 +143,7 @@ class WorkQueue(Face[T]):
         try:
             return self._blocking.stop(timeout, drain=drain)
         finally:
-            if self.queue.status == QueueStatus.STOPPED:
-                self._release_signals()
+            self._release_signals_if_stopped()
 
     def join(self, timeout: float | None = None) -> bool:
         """Wait until every accepted item is done.
@@ -159,7 +158,10 @@ class WorkQueue(Face[T]):
             QueueStateError: the queue stopped with items left; or as for :meth:`stop`.
             ValueError: the timeout is negative, NaN or no number.
         """
-        return self._blocking.join(timeout)
+        try:
+            return self._blocking.join(timeout)
+        finally:
+            self._release_signals_if_stopped()
 
     def __enter__(self) -> Self:
         self.start()
@@ -470,9 +472,12 @@ class WorkQueue(Face[T]):
             second=lambda: self.stop(timeout=0),
         )
 
+    def _release_signals_if_stopped(self) -> None:
+        if self.queue.status == QueueStatus.STOPPED:
+            self._release_signals()
+
     def _release_signals(self) -> None:
-        if self._signal_stop is not None:
-            self._signal_stop.release()
+        if self._signal_stop is not None and self._signal_stop.release():
             self._signal_stop = None
 
     def __reduce__(self) -> Any:

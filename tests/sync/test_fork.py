@@ -1,0 +1,191 @@
+"""Forked children: they get clear errors and disturb nobody."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from sync.helpers import run_program
+
+pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
+
+PRELUDE = """
+import gc, math, os, sys, threading, time, traceback, warnings
+warnings.simplefilter("ignore", DeprecationWarning)  # of forking with threads, which is the point
+import logging
+import penstock.sync
+from penstock import QueueStateError
+logging.getLogger("penstock").setLevel(logging.ERROR)
+
+done = []
+async def work(item):
+    done.append(item)
+    return item
+
+def in_child(func):
+    pid = os.fork()
+    if not pid:
+        try:
+            func()
+        except BaseException:
+            traceback.print_exc()
+            os._exit(1)
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+
+def is_refused(call):
+    try:
+        call()
+    except QueueStateError as error:
+        assert "fork" in str(error), error
+    else:
+        raise AssertionError(f"{call} was not refused")
+"""
+
+
+def check(program: str) -> None:
+    import textwrap
+
+    outcome = run_program(PRELUDE + textwrap.dedent(program))
+    assert outcome.returncode == 0, outcome.stderr
+    assert outcome.stderr == ""
+
+
+@pytest.mark.parametrize("workers", ["work", "done.append"])
+def test_every_call_is_refused_and_the_parent_goes_on(workers: str) -> None:
+    check(f"""
+        queue = penstock.sync.WorkQueue(10)
+        queue.process({workers}, 2)
+        assert queue.submit("before").result(10) in ("before", None)
+        held = penstock.sync.WorkQueue(10)
+        held.start()
+        pending = held.submit("pending")
+
+        def child():
+            for call in (
+                lambda: queue.put("a"), lambda: queue.put_nowait("a"), lambda: queue.submit("a"),
+                queue.get, queue.get_nowait, queue.task_done, queue.join, queue.start, queue.stop,
+                lambda: queue.process(print), lambda: list(queue.map(print, "a")),
+                lambda: queue.batch_process("a", print), pending.result, pending.exception,
+                lambda: queue.queue.stop_workers(),
+            ):
+                is_refused(call)
+            assert repr(queue) and queue.size == 0 and queue.statistics() and queue.metrics
+
+        in_child(child)
+        assert queue.submit("after").result(10) in ("after", None)
+        assert queue.stop() is True and held.stop() is False
+        assert done == ["before", "after"]
+    """)
+
+
+def test_a_child_that_collects_or_leaves_it_disturbs_nothing() -> None:
+    check("""
+        queue = penstock.sync.WorkQueue(10)
+        queue.process(work)
+        queue.submit("before").result(10)
+
+        def collect():
+            global queue
+            queue = None
+            gc.collect()
+
+        in_child(collect)
+        for _ in range(3):
+            queue.submit("after").result(10)
+
+        def leave():
+            try:
+                with queue:
+                    pass
+            except QueueStateError:
+                pass
+            try:
+                queue.__exit__(SystemExit, SystemExit(), None)
+            finally:
+                collect()
+
+        in_child(leave)
+        queue.submit("and after").result(10)
+
+        def exit_in_the_middle():
+            sys.exit(0)  # runs what is registered for the end of the interpreter
+
+        pid = os.fork()
+        if not pid:
+            sys.exit(0)
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+        queue.submit("at last").result(10)
+        assert queue.stop() is True
+    """)
+
+
+def test_a_fork_while_other_threads_put_is_no_deadlock_in_the_child() -> None:
+    check("""
+        queue = penstock.sync.WorkQueue(10)
+        queue.process(work, 2)
+        halt = threading.Event()
+
+        def produce():
+            while not halt.is_set():
+                queue.put(1, timeout=math.inf)
+
+        threads = [threading.Thread(target=produce) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+
+        def child():
+            is_refused(lambda: queue.put(1))
+            is_refused(queue.stop)
+            fresh = penstock.sync.WorkQueue(10)
+            fresh.process(work)
+            assert fresh.submit("mine").result(10) == "mine"
+            assert fresh.stop() is True
+
+        for _ in range(20):
+            in_child(child)
+        halt.set()
+        for thread in threads:
+            thread.join(10)
+        assert queue.stop() is True
+    """)
+
+
+def test_one_made_before_and_started_after_the_fork_is_the_childs() -> None:
+    check("""
+        made = penstock.sync.WorkQueue(10)
+
+        def child():
+            is_refused(made.start)
+            mine = penstock.sync.WorkQueue(10)
+            with mine:
+                mine.process(work)
+                assert mine.submit("a").result(10) == "a"
+
+        in_child(child)
+        with made:
+            made.process(work)
+            made.put("parent")
+        assert done == ["parent"]
+    """)
+
+
+def test_a_loop_thread_is_the_parents_too() -> None:
+    check("""
+        thread = penstock.sync.LoopThread()
+        thread.start()
+
+        def child():
+            is_refused(thread.start)
+            is_refused(penstock.sync.WorkQueue(loop_thread=thread).start)
+            assert thread.close() is True
+            assert not thread.is_running
+
+        in_child(child)
+        assert thread.is_running
+        with penstock.sync.WorkQueue(loop_thread=thread) as queue:
+            queue.process(work)
+            assert queue.submit(1).result(10) == 1
+        assert thread.close(10) is True
+    """)

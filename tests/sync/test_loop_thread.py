@@ -1,0 +1,190 @@
+"""The event loop on a thread of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import threading
+from contextvars import ContextVar
+from typing import Any
+
+import pytest
+
+from penstock import QueueStateError
+from penstock.sync import LoopThread
+from sync.helpers import BOUND, eventually
+
+variable: ContextVar[str] = ContextVar("variable", default="unset")
+
+
+async def whoami() -> threading.Thread:
+    return threading.current_thread()
+
+
+def test_it_starts_and_ends() -> None:
+    thread = LoopThread(name="mine")
+    assert repr(thread) == "<LoopThread 'mine' not running>"
+    with thread:
+        assert repr(thread) == "<LoopThread 'mine' running>"
+        assert thread.call(whoami) is thread.thread
+        assert thread.thread is not None
+        assert thread.thread.name == "mine"
+        assert thread.thread.daemon
+        thread.start()  # again: nothing
+    assert not thread.is_running
+    assert thread.close() is True
+    assert thread.loop is not None
+    assert thread.loop.is_closed()
+    for call in (thread.start, lambda: thread.call(whoami)):
+        with pytest.raises(QueueStateError, match="mine is closed"):
+            call()
+
+
+def test_before_its_start_it_does_nothing() -> None:
+    with pytest.raises(QueueStateError, match="is not started"):
+        LoopThread().call(whoami)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error"), [({"loop_factory": 5}, TypeError), ({"name": ""}, ValueError)]
+)
+def test_bad_arguments(arguments: dict[str, Any], error: type[Exception]) -> None:
+    with pytest.raises(error):
+        LoopThread(**arguments)
+
+
+def test_a_factory_that_raises_raises_at_the_start() -> None:
+    def fail() -> asyncio.AbstractEventLoop:
+        raise KeyError("no loop today")
+
+    with pytest.raises(KeyError, match="no loop today"):
+        LoopThread(loop_factory=fail).start()
+
+
+def test_its_context_is_empty_and_a_call_brings_its_own() -> None:
+    async def look() -> str:
+        return variable.get()
+
+    async def look_from_a_callback() -> str:
+        seen: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        seen.set_result(variable.get())
+        return await seen
+
+    token = variable.set("of the caller")
+    try:
+        with LoopThread() as thread:
+            assert thread.call(look) == "of the caller"
+            variable.reset(token)
+            token = variable.set("later")
+            assert thread.call(look_from_a_callback) == "later"
+            assert thread.thread is not None
+    finally:
+        variable.reset(token)
+
+
+def test_what_a_call_raises_comes_out() -> None:
+    async def fail(error: BaseException) -> None:
+        raise error
+
+    with LoopThread() as thread:
+        for error in (KeyError("why"), TimeoutError("its own"), asyncio.CancelledError()):
+            with pytest.raises(type(error)):
+                thread.call(fail, error, timeout=BOUND)
+
+
+def test_a_call_that_takes_too_long_is_cancelled() -> None:
+    cancelled = threading.Event()
+
+    async def forever() -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            cancelled.set()
+
+    with LoopThread() as thread:
+        with pytest.raises(TimeoutError):
+            thread.call(forever, timeout=0.01)
+        assert cancelled.wait(BOUND)
+        assert thread.responds(BOUND)
+
+
+def test_a_loop_that_is_blocked_does_not_respond() -> None:
+    may_go_on = threading.Event()
+
+    async def block() -> None:
+        may_go_on.wait(BOUND)
+
+    with LoopThread() as thread:
+        visit = thread.send(block)
+        assert thread.responds(0.01) is False
+        assert thread.close(timeout=0.01) is False
+        may_go_on.set()
+        assert visit.result(BOUND) is None
+        assert thread.close(BOUND) is True
+        assert thread.responds(0.01) is True  # that it has ended is another thing
+
+
+def test_closing_cancels_what_is_left_and_tells_who_waits() -> None:
+    ended: list[str] = []
+
+    async def linger() -> None:
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            await asyncio.sleep(0)
+            ended.append("cleaned up")
+            raise
+
+    async def begin() -> None:
+        tasks.append(asyncio.create_task(linger()))
+        await asyncio.sleep(0)
+
+    tasks: list[asyncio.Task[None]] = []
+    thread = LoopThread()
+    thread.start()
+    thread.call(begin)
+    visit = thread.send(linger)
+    thread.call(begin)
+    assert thread.close(BOUND) is True
+    assert ended == ["cleaned up"] * 3
+    with pytest.raises(QueueStateError, match="closed"):
+        visit.result(BOUND)
+
+
+def test_a_death_is_told_to_those_who_still_exist() -> None:
+    class Listener:
+        def __init__(self) -> None:
+            self.heard: list[str] = []
+
+        def hear(self, message: str) -> None:
+            self.heard.append(message)
+
+    async def die() -> None:
+        raise SystemExit("by force")
+
+    thread = LoopThread(name="mortal")
+    thread.start()
+    there, gone = Listener(), Listener()
+    thread.tell_of_death(there.hear)
+    thread.tell_of_death(there.hear)
+    thread.tell_of_death(gone.hear)
+    del gone
+    visit = thread.send(die)
+    with pytest.raises(QueueStateError, match=r"mortal died: SystemExit\('by force'\)"):
+        visit.result(BOUND)
+    eventually(lambda: there.heard)
+    assert len(there.heard) == 1
+    with pytest.raises(QueueStateError, match="mortal died"):
+        thread.call(whoami)
+
+
+def test_one_that_nobody_holds_ends() -> None:
+    thread: LoopThread | None = LoopThread(name="penstock-forgotten")
+    assert thread is not None
+    thread.start()
+    real = thread.thread
+    assert real is not None
+    thread = None
+    gc.collect()
+    real.join(BOUND)
+    assert not real.is_alive()
