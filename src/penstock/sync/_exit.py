@@ -42,7 +42,7 @@ def wait_at_exit(thread: threading.Thread) -> None:
 def _drain_all() -> None:
     queues = list(_running)
     # All are empty before any is stopped: the workers of one may put into another.
-    while any([_safely(queue.join_at_exit) for queue in queues]):
+    while [queue for queue in queues if _safely(queue.join_at_exit)]:
         pass
     for queue in queues:
         _safely(queue.stop_at_exit)

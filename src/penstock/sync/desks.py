@@ -56,7 +56,9 @@ class Desk(Generic[T]):
             holds_one = self.taken > self.processed
             self._accounts.close_desk(self, self.taken - holds_one)
             if holds_one and self.entry is not None:
-                self._bridge.keep(self.entry)
+                order, item, context, ticket = self.entry
+                # A copy: the worker may be in the context itself, and only one can be.
+                self._bridge.keep((order, item, context.copy(), ticket))
             return holds_one
 
     def close(self) -> None:
