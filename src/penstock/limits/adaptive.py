@@ -15,13 +15,11 @@ from __future__ import annotations
 import math
 
 from penstock import _checks
+from penstock.limits.cuts import CUT, SlowCuts
 from penstock.limits.estimate import Ewma, LogSample
 
-#: What is left of the limit after a cut. (TCP halves; CUBIC, RFC 9438, keeps 0.7.)
-_CUT = 0.7
-
 #: A round is slow when its latency is surely more than so many times the baseline. Less than
-#: ``1 / _CUT``: then one cut takes away the whole queue that made it slow, and what follows shows
+#: ``1 / CUT``: then one cut takes away the whole queue that made it slow, and what follows shows
 #: the service without one.
 _SLOW = math.log(1.35)
 
@@ -44,9 +42,6 @@ _SHORTEST = 0.001
 #: A limit at which a call was rejected is tried again after so many successes, and so many for each
 #: call that may be under way. It bounds the rejections per success, however small the limit is.
 _PROBE_AFTER, _PROBE_AFTER_TRIPS = 50, 10
-
-#: So many cuts in a row that did not help show that the slowness is not of our making.
-_FUTILE_CUTS = 3
 
 
 class AdaptiveConcurrency:
@@ -99,7 +94,7 @@ class AdaptiveConcurrency:
         self._baseline: float | None = None
         self._round_trip: float | None = None
         self._variance = Ewma(_VARIANCE_WEIGHT)
-        self._slow_cuts = _SlowCuts()
+        self._slow_cuts = SlowCuts()
         self._peak: int
         self._new_round(-math.inf)
 
@@ -168,7 +163,7 @@ class AdaptiveConcurrency:
         self._successes = 0
         self._doubling = False
         if may_cut:
-            self._slow_cuts = _SlowCuts()
+            self._slow_cuts = SlowCuts()
             self._cut(now, self._exact)
 
     def _let_go(self, now: float) -> None:
@@ -224,7 +219,7 @@ class AdaptiveConcurrency:
         elif self._after_cut or self._doubling or not used:
             known = min(1.0, self._answers.count / self._answers_against_noise())
             self._baseline = baseline + _BASELINE_WEIGHT * known * (latency - baseline)
-        self._slow_cuts = _SlowCuts()
+        self._slow_cuts = SlowCuts()
         if used:
             self._grow()
         self._new_round(now)
@@ -233,7 +228,7 @@ class AdaptiveConcurrency:
         if self.limit == self._min or self._slow_cuts.were_futile(latency):
             self._baseline = latency
             self._exact = max(self._exact, self._slow_cuts.before)
-            self._slow_cuts = _SlowCuts()
+            self._slow_cuts = SlowCuts()
             self._new_round(now)
             return
         self._slow_cuts.add(self._exact, latency)
@@ -255,7 +250,7 @@ class AdaptiveConcurrency:
 
     def _cut(self, now: float, limit: float) -> None:
         self._before_cut = limit
-        self._exact = max(float(self._min), _CUT * limit)
+        self._exact = max(float(self._min), CUT * limit)
         self._last_cut = now
         self._cuts += 1
         self._new_round(now)
@@ -275,37 +270,3 @@ class AdaptiveConcurrency:
 
 def _whole(limit: float) -> int:
     return math.floor(limit + 0.5)
-
-
-class _SlowCuts:
-    """Cuts in a row because of latency: did they help?"""
-
-    __slots__ = ("_cuts", "_reference", "before")
-
-    def __init__(self) -> None:
-        self.before = 0.0  # the limit before the first of them
-        self._cuts = 0
-        self._reference = 0.0
-
-    def add(self, limit: float, latency: float) -> None:
-        """``limit`` is cut, as a round took ``latency`` seconds."""
-        if self._cuts == 0:
-            self.before = limit
-            self._cuts = 1
-        elif latency > self._reference:
-            # The first round that lies wholly after what happened, or it gets even worse.
-            self._reference = latency
-            self._cuts = 2
-        else:
-            self._cuts += 1
-
-    def were_futile(self, latency: float) -> bool:
-        """Whether latency is nearer to unchanged than to in proportion with the limit.
-
-        A queue of our own calls gets shorter with every cut, and so does the time spent in it. A
-        service that has become slower does not mind.
-        """
-        if self._cuts < _FUTILE_CUTS:
-            return False
-        in_proportion: float = _CUT ** (self._cuts - 1)
-        return latency > self._reference * (1 + in_proportion) / 2
