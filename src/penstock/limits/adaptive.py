@@ -187,7 +187,15 @@ class AdaptiveConcurrency:
         excess = self._excess(self._baseline) - _SLOW
         if count < max(self.limit, _ANSWERS):
             return count >= _FEWEST_ANSWERS and excess > _VERY_SURE * self._error()
-        return excess < -self._error() or count >= self._answers_against_noise()
+        if count >= self._answers_against_noise():
+            return True
+        # Enough to grow is not enough to learn a baseline from: what ends early, or is over when
+        # it looks good, is on the fast side.
+        return excess < -self._error() and not self._teaches()
+
+    def _teaches(self) -> bool:
+        """Whether there should be no queue in this round, so that it shows the baseline."""
+        return self._after_cut or self._doubling or self._peak < self.limit
 
     def _excess(self, baseline: float) -> float:
         """Latency in this round over the baseline, as a logarithm."""
@@ -214,11 +222,8 @@ class AdaptiveConcurrency:
             self._doubling = False
             self._slow_round(now, latency)
             return
-        if excess < -surely:
-            self._baseline = latency  # the service became faster
-        elif self._after_cut or self._doubling or not used:
-            known = min(1.0, self._answers.count / self._answers_against_noise())
-            self._baseline = baseline + _BASELINE_WEIGHT * known * (latency - baseline)
+        if self._teaches() or excess < -surely:  # or the service became faster
+            self._baseline = baseline + _BASELINE_WEIGHT * (latency - baseline)
         self._slow_cuts = SlowCuts()
         if used:
             self._grow()
