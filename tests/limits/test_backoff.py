@@ -7,7 +7,7 @@ import random
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from penstock.errors import CircuitBreakerOpenError, RateLimitError
@@ -56,11 +56,13 @@ def test_without_jitter_it_is_the_exponential() -> None:
     ]
 
 
+@settings(deadline=None)
 @given(attempt=st.integers(1, 10**6), factor=st.floats(1, 1e6))
 def test_it_is_never_more_than_the_maximum(attempt: int, factor: float) -> None:
     assert 0 <= Backoff(factor=factor).wait(attempt, ERROR, random.Random(1)) <= 20
 
 
+@settings(deadline=None)
 @given(wait=st.floats(0, 100), asked=st.floats(0, 100))
 def test_it_is_never_earlier_than_the_service_said_and_not_much_later(
     wait: float, asked: float

@@ -7,7 +7,7 @@ import threading
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from penstock.errors import CircuitBreakerOpenError, RateLimitError
@@ -45,6 +45,7 @@ def test_a_retry_that_succeeds_gives_back_what_it_cost_and_a_first_attempt_one()
     assert budget.tokens == 96
 
 
+@settings(deadline=None)
 @given(st.lists(st.sampled_from(["take", "first", "retried"]), max_size=300))
 def test_there_are_never_fewer_than_none_nor_more_than_at_first(steps: list[str]) -> None:
     budget = RetryBudget(tokens=50)

@@ -8,7 +8,7 @@ from collections import deque
 from dataclasses import dataclass, field
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from limits import simulator
@@ -35,6 +35,7 @@ def test_an_item_is_hopeless_when_it_cannot_be_served_in_time(
     assert is_hopeless(deadline_at, now, expected) is hopeless
 
 
+@settings(deadline=None)
 @given(deadline_at=times, now=times, expected=st.floats(0, 1e6), later=st.floats(0, 1e6))
 def test_hopeless_stays_hopeless(
     deadline_at: float, now: float, expected: float, later: float
@@ -148,7 +149,7 @@ class Overload:
 
 
 @pytest.mark.parametrize("sigma", [0.0, 0.3])
-@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("seed", range(3))
 def test_dropping_what_is_hopeless_keeps_the_rest_in_time(seed: int, sigma: float) -> None:
     run = Overload(seed, drops=True, sigma=sigma)
     assert run.started_late == 0

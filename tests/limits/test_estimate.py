@@ -6,7 +6,7 @@ import math
 import statistics
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from penstock.limits.estimate import Ewma, LogSample
@@ -25,6 +25,7 @@ def test_the_first_values_count_alike() -> None:
     assert average.value == pytest.approx(30)
 
 
+@settings(deadline=None)
 @given(st.lists(positive, min_size=1, max_size=50), st.floats(0.01, 1))
 def test_an_average_lies_within_what_was_added(values: list[float], weight: float) -> None:
     average = Ewma(weight)
@@ -55,6 +56,7 @@ def test_the_weight_is_a_share(weight: float) -> None:
         Ewma(weight)
 
 
+@settings(deadline=None)
 @given(st.lists(positive, min_size=2, max_size=50))
 def test_mean_and_variance_are_those_of_the_logarithms(values: list[float]) -> None:
     sample = LogSample()

@@ -95,6 +95,7 @@ class AdaptiveConcurrency:
         self._round_trip: float | None = None
         self._variance = Ewma(_VARIANCE_WEIGHT)
         self._slow_cuts = SlowCuts()
+        self._limit: int
         self._peak: int
         self._new_round(-math.inf)
 
@@ -114,7 +115,7 @@ class AdaptiveConcurrency:
     @property
     def limit(self) -> int:
         """How many calls may be under way now."""
-        return max(self._min, int(min(_whole(self._exact), self._held)))
+        return self._limit
 
     @property
     def baseline(self) -> float | None:
@@ -165,10 +166,12 @@ class AdaptiveConcurrency:
         if may_cut:
             self._slow_cuts = SlowCuts()
             self._cut(now, self._exact)
+        self._set_limit()
 
     def _let_go(self, now: float) -> None:
-        if now >= self._held_until:
+        if self._held < math.inf and now >= self._held_until:
             self._held = math.inf
+            self._set_limit()
 
     def _answered(self, now: float, latency: float, inflight: int) -> None:
         if now < self._round_began:
@@ -265,7 +268,11 @@ class AdaptiveConcurrency:
         self._round_began = now
         self._after_cut = False
         self._answers = LogSample()
+        self._set_limit()
         self._peak = 0  # the most calls that were seen under way in this round
+
+    def _set_limit(self) -> None:
+        self._limit = max(self._min, int(min(_whole(self._exact), self._held)))
 
     def _new_clock(self) -> None:
         """Time went back: it is that of another event loop."""
