@@ -1,0 +1,208 @@
+"""Whether an item that failed is tried again, and when."""
+
+from __future__ import annotations
+
+import inspect
+import math
+import random
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from penstock import _checks
+from penstock.limits.backoff import Backoff, not_before
+from penstock.limits.budget import RetryBudget
+from penstock.limits.failures import Which, as_predicate, worth_retrying
+
+if TYPE_CHECKING:
+    from tenacity import RetryCallState
+
+#: Stand for "not given".
+_STANDARD_BACKOFF = Backoff()
+_OWN_BUDGET = RetryBudget()
+
+_NOTE = "penstock: given up after "
+
+_default_rng = random.Random()  # noqa: S311 - spreads load, keeps no secret
+
+
+@dataclass(frozen=True)
+class RetryPolicy:
+    """Which errors are worth another attempt, how many, when, and at whose cost.
+
+    It decides (:meth:`next_wait`), and others wait. It is frozen; the budget in it is not, so one
+    policy given to several queues is one budget for all of them.
+
+    Args:
+        attempts: Calls of the worker function for one item, the first one included; at least 1. Or
+            a ``stop_...`` object of tenacity.
+        on: Which errors: an exception class, several, or a function from the error to a bool.
+            Unless given: :func:`penstock.limits.failures.worth_retrying`. What is no ``Exception``
+            (``CancelledError``, ``KeyboardInterrupt``, ``SystemExit``) is never retried.
+        backoff: A :class:`Backoff`, a function ``(attempt, error) -> seconds``, or a ``wait_...``
+            object of tenacity (that is, anything that takes one argument, a ``RetryCallState``).
+            It never makes a retry earlier than an error's ``retry_after`` says.
+        budget: What retries cost; ``None``: nothing. Unless given, a :class:`RetryBudget` of this
+            policy's own.
+
+    Raises:
+        TypeError: A setting is of the wrong type.
+        ImportError: An object of tenacity is given, and tenacity is not installed.
+        ValueError: One is out of its range, or settings contradict each other: with ``attempts=1``
+            there is nothing for a backoff or a budget to do.
+    """
+
+    attempts: int | Callable[[RetryCallState], bool] = 3
+    on: Which = worth_retrying
+    backoff: Backoff | Callable[[int, Exception], float] | Callable[[RetryCallState], float] = (
+        _STANDARD_BACKOFF
+    )
+    budget: RetryBudget | None = _OWN_BUDGET
+
+    _most: float = field(init=False, repr=False, compare=False)
+    _is_worth_it: Callable[[Exception], bool] = field(init=False, repr=False, compare=False)
+    _waits_by_state: bool = field(init=False, repr=False, compare=False)
+    _state: Callable[[int, Exception, float, float], RetryCallState] | None = field(
+        init=False, repr=False, compare=False
+    )
+
+    def __post_init__(self) -> None:
+        most: float
+        if callable(self.attempts):
+            _no_class(self.attempts, "attempts")
+            _checks.function(self.attempts, "attempts", "retry_state")
+            most = math.inf
+        else:
+            most = _checks.positive_int(self.attempts, "attempts", "attempts must be at least 1")
+        if most == 1:
+            for name, given in (
+                ("backoff", self.backoff is not _STANDARD_BACKOFF),
+                ("budget", self.budget is not _OWN_BUDGET and self.budget is not None),
+            ):
+                if given:
+                    raise ValueError(f"attempts=1 means no retries, so {name} makes no sense")
+        by_state = not isinstance(self.backoff, Backoff) and _takes_state(self.backoff)
+        budget: Any = self.budget
+        if budget is not None and not isinstance(budget, RetryBudget):
+            raise TypeError(f"budget must be a RetryBudget or None, got {budget!r}")
+        if budget is _OWN_BUDGET:
+            object.__setattr__(self, "budget", RetryBudget())
+        state: Callable[[int, Exception, float, float], RetryCallState] | None = None
+        if by_state or callable(self.attempts):  # nothing else needs tenacity
+            from penstock.limits._tenacity import retry_state
+
+            state = retry_state
+        object.__setattr__(self, "_state", state)
+        object.__setattr__(self, "_most", most)
+        object.__setattr__(self, "_is_worth_it", as_predicate(self.on, "on"))
+        object.__setattr__(self, "_waits_by_state", by_state)
+
+    def next_wait(
+        self,
+        attempt: int,
+        error: BaseException,
+        *,
+        elapsed: float = 0.0,
+        rng: random.Random | None = None,
+    ) -> float | None:
+        """Seconds to wait before the next attempt; ``None``: give up.
+
+        ``attempt`` is the number of the one that ended with ``error``, from 1; ``elapsed`` the
+        seconds since the first one began. A wait has been paid for from the budget.
+
+        What it raises comes from the settings: an ``on``, ``backoff`` or ``attempts`` function
+        that raised, or a backoff that returned no seconds (``ValueError``). It has ``error`` as its
+        cause. The item is to be given up with that, and nothing has been paid.
+        """
+        if not isinstance(error, Exception) or attempt >= self._most:
+            return None
+        rng = rng or _default_rng
+        try:
+            if not self._is_worth_it(error):
+                return None
+            wait = not_before(self._backoff(attempt, error, elapsed, rng), error, rng)
+            if callable(self.attempts):
+                assert self._state is not None
+                if self.attempts(self._state(attempt, error, elapsed, wait)):
+                    return None
+        except Exception as broken:
+            if broken is error:
+                raise
+            raise broken from error
+        if self.budget is not None and not self.budget.take(error):
+            return None
+        return wait
+
+    def succeeded(self, attempt: int, last_error: BaseException | None = None) -> None:
+        """Attempt number ``attempt`` succeeded; ``last_error`` ended the one before it."""
+        if self.budget is not None:
+            self.budget.succeeded(last_error if attempt > 1 else None)
+
+    def _backoff(self, attempt: int, error: Exception, elapsed: float, rng: random.Random) -> float:
+        backoff: Any = self.backoff
+        if isinstance(backoff, Backoff):
+            return backoff.wait(attempt, error, rng)
+        if self._waits_by_state:
+            assert self._state is not None
+            wait = backoff(self._state(attempt, error, elapsed, 0.0))
+        else:
+            wait = backoff(attempt, error)
+        seconds = _checks.seconds(wait, "what backoff returns")
+        if seconds == math.inf:
+            raise ValueError("what backoff returns must be finite, got inf")
+        return seconds
+
+
+def note_attempts(error: BaseException, attempts: int) -> None:
+    """Write on an error how many attempts were made before it was final.
+
+    As the attribute ``penstock_attempts``, for :func:`attempts_made`, and where there were several
+    as a note in its traceback (Python 3.11 and later). An error that takes neither has neither.
+    """
+    try:
+        error.penstock_attempts = attempts  # type: ignore[attr-defined]
+        notes = getattr(error, "__notes__", None)
+        if isinstance(notes, list):  # it failed for good before, and was put back since
+            notes[:] = [note for note in notes if not _is_ours(note)]
+        add_note = getattr(error, "add_note", None)
+        if attempts > 1 and add_note is not None:
+            add_note(f"{_NOTE}{attempts} attempts")
+    except (AttributeError, TypeError):  # a class with __slots__, or frozen
+        return
+
+
+def attempts_made(error: BaseException) -> int:
+    """How many attempts were made before ``error`` was final; 1 where nothing says otherwise."""
+    attempts = getattr(error, "penstock_attempts", 1)
+    return attempts if isinstance(attempts, int) else 1
+
+
+def _is_ours(note: object) -> bool:
+    return isinstance(note, str) and note.startswith(_NOTE)
+
+
+def _no_class(value: Any, name: str) -> None:
+    if isinstance(value, type):
+        raise TypeError(f"{name} must be an object, got the class {value.__name__}: call it")
+
+
+def _takes_state(backoff: Any) -> bool:
+    """Whether a backoff takes one argument, a ``RetryCallState``; two are attempt and error."""
+    _no_class(backoff, "backoff")
+    _checks.plain_callable(backoff, "backoff")
+    if inspect.iscoroutinefunction(backoff):
+        raise TypeError(f"backoff must be a plain function, got the async function {backoff!r}")
+    try:
+        signature = inspect.signature(backoff)
+    except (TypeError, ValueError):  # some built-in functions have none to show
+        return False
+    for count in (2, 1):
+        try:
+            signature.bind(*range(count))
+        except TypeError:
+            continue
+        return count == 1
+    raise TypeError(
+        "backoff must accept attempt and error as positional arguments (or, like tenacity's, a "
+        f"retry_state), got {backoff!r} with {signature}"
+    )
