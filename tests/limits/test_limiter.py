@@ -7,7 +7,8 @@ import random
 
 import pytest
 
-from penstock.limits.limiter import WindowLimiter
+from penstock.limits.limit import Limit
+from penstock.limits.limiter import Limiter
 
 
 def now() -> float:
@@ -17,7 +18,7 @@ def now() -> float:
 class Caller:
     """Notes who was let through, and when."""
 
-    def __init__(self, limiter: WindowLimiter) -> None:
+    def __init__(self, limiter: Limiter) -> None:
         self.limiter = limiter
         self.through: list[tuple[object, float]] = []
 
@@ -27,13 +28,13 @@ class Caller:
 
 
 async def test_as_many_as_allowed_go_through_at_once_and_the_others_wait() -> None:
-    caller = Caller(WindowLimiter(2, 10))
+    caller = Caller(Limiter([Limit(2, 10)]))
     await asyncio.gather(*(caller(name) for name in range(5)))
     assert caller.through == [(0, 0), (1, 0), (2, 10), (3, 10), (4, 20)]
 
 
 async def test_callers_are_served_first_come_first_served() -> None:
-    caller = Caller(WindowLimiter(1, 0.3))
+    caller = Caller(Limiter([Limit(1, 0.3)]))
     tasks = []
     for name in range(20):
         tasks.append(asyncio.ensure_future(caller(name)))
@@ -43,7 +44,7 @@ async def test_callers_are_served_first_come_first_served() -> None:
 
 
 async def test_a_caller_cancelled_while_it_waits_uses_nothing_up() -> None:
-    caller = Caller(WindowLimiter(1, 10))
+    caller = Caller(Limiter([Limit(1, 10)]))
     await caller("first")
     first_in_line = asyncio.ensure_future(caller("first in line"))
     cancelled = asyncio.ensure_future(caller("cancelled"))
@@ -56,7 +57,7 @@ async def test_a_caller_cancelled_while_it_waits_uses_nothing_up() -> None:
 
 
 async def test_a_caller_cancelled_in_the_tick_of_its_turn_uses_nothing_up() -> None:
-    caller = Caller(WindowLimiter(1, 10))
+    caller = Caller(Limiter([Limit(1, 10)]))
     await caller("first")
     unlucky = asyncio.ensure_future(caller("unlucky"))
     last = asyncio.ensure_future(caller("last"))
@@ -69,7 +70,7 @@ async def test_a_caller_cancelled_in_the_tick_of_its_turn_uses_nothing_up() -> N
 
 async def test_no_window_holds_more_than_allowed_whatever_the_callers_do() -> None:
     rng = random.Random(7)
-    limiter = WindowLimiter(10, 1)
+    limiter = Limiter([Limit(10, 1)])
     caller = Caller(limiter)
 
     async def customer() -> None:
@@ -88,7 +89,7 @@ async def test_no_window_holds_more_than_allowed_whatever_the_callers_do() -> No
 
 @pytest.mark.real_time
 async def test_in_real_time_the_clock_that_counts_is_that_of_the_loop() -> None:
-    caller = Caller(WindowLimiter(5, 0.02))
+    caller = Caller(Limiter([Limit(5, 0.02)]))
     await asyncio.gather(*(caller(name) for name in range(20)))
     times = [at for _, at in caller.through]
     assert all(b - a >= 0.02 - 1e-6 for a, b in zip(times, times[5:], strict=False))

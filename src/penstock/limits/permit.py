@@ -1,0 +1,115 @@
+"""What a call took from its limits, and how the call itself finds it again."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any
+
+from penstock.limits.sliding_log import Exact, Record, checked_cost
+
+if TYPE_CHECKING:
+    from penstock.limits.limit import Limit, Meter
+    from penstock.limits.limiter import Limiter
+
+#: Those that the code that runs was let through with, the innermost last.
+_current: ContextVar[tuple[Permit, ...]] = ContextVar("penstock_permits", default=())
+
+
+class Permit:
+    """A call may start, and has been counted. Made by a :class:`Limiter`."""
+
+    __slots__ = ("_free", "_taken", "limiter")
+
+    def __init__(
+        self,
+        limiter: Limiter,
+        taken: list[tuple[Meter, Record]],
+        free: tuple[tuple[Limit, Hashable], ...] = (),
+    ) -> None:
+        self.limiter = limiter
+        self._taken = taken
+        #: Limits that it passed at no cost, with its keys.
+        self._free = free
+
+    def settle(self, limit: Limit | str, actual: float) -> None:
+        """The call cost ``actual`` of ``limit`` (or the limit of that name) in truth.
+
+        The difference is given back, or charged, as of when the call started; what started longer
+        ago than the limit looks back stays as it is. May be called again with a better figure,
+        from any thread.
+
+        Raises:
+            ValueError, TypeError: ``actual`` is not a number of zero or more.
+            KeyError: the limiter has no such limit.
+        """
+        chosen = self.limiter.limit(limit)
+        cost = checked_cost(actual, f"the actual cost under the limit {chosen.name!r}")
+        self.limiter._settle(self, chosen, cost)
+
+    def settle_at(self, now: float, limit: Limit, cost: Exact) -> Meter | None:
+        """For the limiter: write it down, and say where there may be more room now."""
+        for meter, record in self._taken:
+            if meter.limit is limit:
+                meter.log.settle(record, cost)
+                return meter
+        for free, key in self._free:
+            if free is limit and cost:
+                meter = limit.meter(key, now)
+                self._taken.append((meter, meter.log.record(now, cost)))
+        return None
+
+    @contextmanager
+    def applied(self) -> Iterator[Permit]:
+        """Make this the permit that ``limit.settle(actual)`` finds, within the ``with`` block."""
+        token = _current.set((*_current.get(), self))
+        try:
+            yield self
+        finally:
+            _current.reset(token)
+
+
+def current_permits() -> tuple[Permit, ...]:
+    """The permits of the call under way, the innermost last."""
+    return _current.get()
+
+
+def enter(permit: Permit) -> None:
+    """Make it current until :func:`leave`."""
+    _current.set((*_current.get(), permit))
+
+
+def leave(limiter: Limiter) -> None:
+    """The innermost permit of this limiter is current no longer."""
+    permits = _current.get()
+    for index in range(len(permits) - 1, -1, -1):
+        if permits[index].limiter is limiter:
+            _current.set(permits[:index] + permits[index + 1 :])
+            return
+
+
+class PermitContext:
+    """A permit for the time of a ``with`` or ``async with`` block, in which it is current."""
+
+    __slots__ = ("_item", "_limiter")
+
+    def __init__(self, limiter: Limiter, item: Any) -> None:
+        self._limiter = limiter
+        self._item = item
+
+    async def __aenter__(self) -> Permit:
+        permit = await self._limiter.acquire(self._item)
+        enter(permit)
+        return permit
+
+    async def __aexit__(self, *_: object) -> None:
+        leave(self._limiter)
+
+    def __enter__(self) -> Permit:
+        permit = self._limiter.acquire_blocking(self._item)
+        enter(permit)
+        return permit
+
+    def __exit__(self, *_: object) -> None:
+        leave(self._limiter)
