@@ -19,7 +19,7 @@ class Gate:
     most. After that it is as if it had never been closed.
     """
 
-    __slots__ = ("_closed_until", "_random", "_spread_until", "closures", "opens_at")
+    __slots__ = ("_closed_until", "_random", "_spread_until", "closures", "opens_at", "spreads")
 
     def __init__(self, rng: random.Random | None = None) -> None:
         self._random = random.random if rng is None else rng.random
@@ -31,6 +31,8 @@ class Gate:
         self._closed_until = self._spread_until = -math.inf
         #: From when on the next one may pass.
         self.opens_at = -math.inf
+        #: Whether it wants to know who passes.
+        self.spreads = False
 
     def close(self, now: float, seconds: float, waiting: int = 0) -> None:
         """Closed for so many seconds from ``now``; the later of two closings wins."""
@@ -42,6 +44,7 @@ class Gate:
         self._closed_until = until
         self._spread_until = until + min(seconds * SPREAD_SHARE, SPREAD_MOST)
         self.opens_at = self._after(until, waiting)
+        self.spreads = True
 
     def closed_for(self, now: float) -> float:
         """Seconds until it opens; 0 when it is open."""
@@ -49,7 +52,8 @@ class Gate:
 
     def passed(self, now: float, waiting: int) -> None:
         """One passed at ``now``, and so many wait to pass."""
-        if now < self._spread_until:
+        self.spreads = now < self._spread_until
+        if self.spreads:
             self.opens_at = self._after(now, waiting)
 
     def _after(self, now: float, waiting: int) -> float:

@@ -6,21 +6,17 @@ import asyncio
 import math
 import random
 import time
-from collections.abc import Hashable, Iterable
-from typing import Any, TypeAlias
+from collections.abc import Iterable
+from typing import Any
 
 from penstock import _checks
 from penstock.limits import headers as _headers
 from penstock.limits.counts import LimiterStatistics
-from penstock.limits.limit import Limit, Meter
+from penstock.limits.limit import Limit
 from penstock.limits.line import Needs
-from penstock.limits.permit import Permit, PermitContext, enter, leave
-from penstock.limits.sliding_log import Exact, Record
+from penstock.limits.permit import Permit, PermitContext, Price, enter, leave
 from penstock.limits.turnstile import Turnstile, running_loop
 from penstock.limits.waiting import LONGEST, LoopWaiter, ThreadWaiter
-
-#: What an item needs, before it is known where that is counted.
-Price: TypeAlias = "tuple[Limit, Hashable, Exact]"
 
 
 class Limiter(Turnstile):
@@ -84,10 +80,12 @@ class Limiter(Turnstile):
         running = asyncio.get_running_loop()
         prices = None if self._fixed is not None else self._prices(item)
         with self._lock:
-            now = self._now(running)
-            needs = self._needs(prices, now)
-            if self._line.may_start(now, needs):
-                return self._started(now, needs, prices)
+            now = self._clock() if running is self._clock_of else self._now(running)
+            needs = self._fixed or self._needs(prices, now)
+            records = self._line.start(now, needs)
+            if records is not None:
+                self._grants += 1
+                return Permit(self, needs, records, prices)
             waiter = LoopWaiter(needs, running)
             self._enter(waiter)
             self._turn(now, running)
@@ -128,8 +126,10 @@ class Limiter(Turnstile):
         with self._lock:
             now = self._now(None)
             needs = self._needs(prices, now)
-            if self._line.may_start(now, needs):
-                return self._started(now, needs, prices)
+            records = self._line.start(now, needs)
+            if records is not None:
+                self._grants += 1
+                return Permit(self, needs, records, prices)
             waiter = ThreadWaiter(needs)
         deadline = now + patience
         try:
@@ -162,7 +162,11 @@ class Limiter(Turnstile):
             needs = self._needs(prices, now)
             if self._line.waiting:
                 self._turn(now, running_loop())
-            return self._started(now, needs, prices) if self._line.may_start(now, needs) else None
+            records = self._line.start(now, needs)
+            if records is None:
+                return None
+            self._grants += 1
+            return Permit(self, needs, records, prices)
 
     def wait_time(self, item: Any = None) -> float:
         """Seconds until :meth:`try_acquire` is worth a try; 0: now. Takes nothing.
@@ -275,22 +279,11 @@ class Limiter(Turnstile):
                 raise limit.too_much(cost)
         return tuple([(limit.meter(key, now), cost) for limit, key, cost in prices if cost])
 
-    def _started(self, now: float, needs: Needs, prices: list[Price] | None) -> Permit:
-        self._grants += 1
-        if self._gate.opens_at > -math.inf:
-            self._gate.passed(now, self._line.waiting)
-        return self._permit([(meter, meter.log.record(now, cost)) for meter, cost in needs], prices)
-
     def _confirmed(
         self, now: float, waiter: LoopWaiter | ThreadWaiter, prices: list[Price] | None
     ) -> Permit:
-        assert waiter.records is not None
-        self._grants += 1
         records = waiter.records
+        assert records is not None
+        self._grants += 1
         self._start_now(now, waiter)
-        taken = [(need[0], record) for need, record in zip(waiter.needs, records, strict=True)]
-        return self._permit(taken, prices)
-
-    def _permit(self, taken: list[tuple[Meter, Record]], prices: list[Price] | None) -> Permit:
-        free = [(limit, key) for limit, key, cost in prices if not cost] if prices else ()
-        return Permit(self, taken, tuple(free))
+        return Permit(self, waiter.needs, records, prices)

@@ -72,14 +72,28 @@ class Line:
         #: Groups to look at later: (when, a number, group, how often it had been looked at).
         self._due: list[tuple[float, int, Group, int]] = []
 
+    def start(self, now: float, needs: Needs) -> list[Record] | None:
+        """Start a newcomer, if there is room and it overtakes nobody."""
+        gate = self.gate
+        if gate.opens_at > now or self._todo or (self._groups and self._overtakes(needs)):
+            return None
+        if len(needs) > 1:
+            for meter, cost in needs[1:]:
+                if meter.log.free_at(now, cost) > now:
+                    return None
+        records = []
+        for meter, cost in needs:
+            record = meter.log.take(now, cost)
+            if record is None:  # only the first can have no room, and nothing is taken then
+                return None
+            records.append(record)
+        if gate.spreads:
+            gate.passed(now, self.waiting)
+        return records
+
     def may_start(self, now: float, needs: Needs) -> bool:
-        """Whether a newcomer may start at ``now``: there is room, and it overtakes nobody."""
-        if self.gate.opens_at > now or self._todo:
-            return False
-        if self._groups and (
-            any(meter.blockers for meter, _ in needs)
-            or tuple([meter for meter, _ in needs]) in self._groups
-        ):
+        """Whether :meth:`start` would start it: there is room, and it overtakes nobody."""
+        if self.gate.opens_at > now or self._todo or (self._groups and self._overtakes(needs)):
             return False
         return all(meter.log.free_at(now, cost) <= now for meter, cost in needs)
 
@@ -184,6 +198,12 @@ class Line:
         return max(when, self.gate.opens_at)
 
     # -- within -----------------------------------------------------------------------------------
+
+    def _overtakes(self, needs: Needs) -> bool:
+        return (
+            any(meter.blockers for meter, _ in needs)
+            or tuple([meter for meter, _ in needs]) in self._groups
+        )
 
     def _look(self, group: Group, now: float) -> bool:
         """Whether the head of the group may start; if not, note what it waits for."""

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator
+from collections.abc import Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from penstock.limits.sliding_log import Exact, Record, checked_cost
 
 if TYPE_CHECKING:
     from penstock.limits.limit import Limit, Meter
     from penstock.limits.limiter import Limiter
+    from penstock.limits.line import Needs
+
+#: What an item needs, before it is known where that is counted.
+Price: TypeAlias = "tuple[Limit, Hashable, Exact]"
 
 #: Those that the code that runs was let through with, the innermost last.
 _current: ContextVar[tuple[Permit, ...]] = ContextVar("penstock_permits", default=())
@@ -20,18 +24,20 @@ _current: ContextVar[tuple[Permit, ...]] = ContextVar("penstock_permits", defaul
 class Permit:
     """A call may start, and has been counted. Made by a :class:`Limiter`."""
 
-    __slots__ = ("_free", "_taken", "limiter")
+    __slots__ = ("_needs", "_prices", "_records", "limiter")
 
     def __init__(
         self,
         limiter: Limiter,
-        taken: list[tuple[Meter, Record]],
-        free: tuple[tuple[Limit, Hashable], ...] = (),
+        needs: Needs,
+        records: Sequence[Record],
+        prices: list[Price] | None,
     ) -> None:
         self.limiter = limiter
-        self._taken = taken
-        #: Limits that it passed at no cost, with its keys.
-        self._free = free
+        self._needs = needs
+        self._records = records
+        #: What the item was to take from each limit; None: the same as all others.
+        self._prices = prices
 
     def settle(self, limit: Limit | str, actual: float) -> None:
         """The call cost ``actual`` of ``limit`` (or the limit of that name) in truth.
@@ -50,14 +56,15 @@ class Permit:
 
     def settle_at(self, now: float, limit: Limit, cost: Exact) -> Meter | None:
         """For the limiter: write it down, and say where there may be more room now."""
-        for meter, record in self._taken:
+        for (meter, _), record in zip(self._needs, self._records, strict=True):
             if meter.limit is limit:
                 meter.log.settle(record, cost)
                 return meter
-        for free, key in self._free:
-            if free is limit and cost:
+        for passed, key, _ in self._prices or ():  # it cost nothing then
+            if passed is limit and cost:
                 meter = limit.meter(key, now)
-                self._taken.append((meter, meter.log.record(now, cost)))
+                self._needs = (*self._needs, (meter, cost))
+                self._records = (*self._records, meter.log.record(now, cost))
         return None
 
     @contextmanager

@@ -74,11 +74,13 @@ class SlidingLog:
         "_open_from",
         "_period",
         "_records",
+        "_room",
         "_total",
     )
 
     def __init__(self, maximum: float, period: float, *, forgotten: float = -math.inf) -> None:
         self._maximum = exact(maximum)
+        self._room = max(1, int(maximum))  # for records
         self._period = period
         self._records: deque[Record] = deque()
         self._total: Exact = 0  # of the records, and of what is reserved
@@ -116,8 +118,25 @@ class SlidingLog:
 
     def record(self, now: float, cost: float | Fraction = 1) -> Record:
         """Something that costs so much, more than zero, starts at ``now``."""
-        record = self.reserve(cost)
-        self.confirm(record, now)
+        record = Record(now, exact(cost))
+        self._total += record.cost
+        self._append(now, record)
+        return record
+
+    def take(self, now: float, cost: Exact) -> Record | None:
+        """:meth:`record` it if :meth:`free_at` says that it has room now. (Both in one: quick.)"""
+        records = self._records
+        if records and (now >= self._first_ends or now < records[-1].at):
+            self._forget(now)
+        total = self._total + cost
+        if total > self._maximum or now < self._open_from:
+            return None
+        self._total = total
+        record = Record(now, cost)
+        if records and len(records) < self._room:
+            records.append(record)
+        else:
+            self._append(now, record)
         return record
 
     def reserve(self, cost: float | Fraction = 1) -> Record:
@@ -128,16 +147,8 @@ class SlidingLog:
 
     def confirm(self, record: Record, now: float) -> None:
         """What was reserved starts at ``now``: only from here does its time in the log run."""
-        records = self._records
-        if records and now < records[-1].at:
-            self._forget(now)
         record.at = now
-        if not records:
-            self._first_ends = _end(now, self._period)
-        records.append(record)
-        if len(records) > 1 and len(records) > self._maximum:
-            self._forget(now)
-            self._keep_small()
+        self._append(now, record)
 
     def settle(self, record: Record, actual: float | Fraction) -> None:
         """It cost ``actual`` (zero or more) instead: the difference is given back, or charged.
@@ -165,6 +176,7 @@ class SlidingLog:
         """From now on ``maximum`` or ``period`` is another."""
         if maximum is not None:
             self._maximum = exact(maximum)
+            self._room = max(1, int(maximum))
         if period is not None:
             self._period = period
             self._open_from = _end(self._forgotten, period)
@@ -183,14 +195,31 @@ class SlidingLog:
         self._forget(now)
         return self._total == 0 and not self._records and now >= self._open_from
 
+    def _append(self, now: float, record: Record) -> None:
+        records = self._records
+        if not records:
+            self._first_ends = _end(now, self._period)
+        elif now < records[-1].at:
+            self._forget(now)
+        records.append(record)
+        if len(records) > self._room:
+            self._forget(now)
+            self._keep_small()
+
     def _forget(self, now: float) -> None:
+        """Drop what has left the window."""
         records = self._records
         if records and now < records[-1].at:
             self.clear()  # a clock that goes back is another clock, of another loop
-        while records and now >= _end(records[0].at, self._period):
+        ends = math.inf
+        while records:
+            ends = _end(records[0].at, self._period)
+            if now < ends:
+                break
             self._forgotten = max(self._forgotten, records[0].at)
             self._drop_first()
-        self._see_first()
+            ends = math.inf
+        self._first_ends = ends
 
     def _drop_first(self) -> None:
         record = self._records.popleft()
@@ -212,7 +241,7 @@ class SlidingLog:
 
     def _keep_small(self) -> None:
         """If there are too many records: those that cost nothing go, then neighbours become one."""
-        room = max(1, int(self._maximum))
+        room = self._room
         if len(self._records) <= room:
             return
         kept: deque[Record] = deque()
