@@ -189,16 +189,18 @@ class Limit:
         elif self.key is not None:
             self._meters.move_to_end(key)
         if self.key is not None:
-            self._forget_idle(now)
+            self._forget_idle(now, meter)
         return meter
 
-    def _forget_idle(self, now: float) -> None:
+    def _forget_idle(self, now: float, in_use: Meter) -> None:
         # Two for each one that may be new: so they become fewer, at a constant price.
         for _ in range(2):
             key, oldest = next(iter(self._meters.items()))
+            if oldest is in_use:
+                return
             if oldest.groups:  # somebody waits for it: it will be used
                 self._meters.move_to_end(key)
-            elif len(self._meters) > 1 and oldest.log.is_idle(now):
+            elif oldest.log.is_idle(now):
                 self._forgotten = max(self._forgotten, oldest.log.forgotten)
                 del self._meters[key]
 

@@ -279,5 +279,8 @@ class Line:
             del self._groups[group.meters]
             for meter in group.meters:
                 meter.groups -= 1
+            if not self._groups:  # nobody waits: what is left here is of those who did
+                self._todo.clear()
+                self._due.clear()
         for meter in group.meters:
             self._let_next_look(meter)

@@ -59,9 +59,10 @@ class SlidingLog:
     a leaky bucket lets a burst through on top of its rate.) Windows are half open: two starts that
     are exactly ``period`` apart lie in no common window. Takes the time; reads no clock.
 
-    It holds at most ``maximum`` records. Costs below one, and costs that were given back, could
-    make them more: then neighbours are merged and count from the later of them, which errs by at
-    most two ``maximum``-ths of the period, to the safe side.
+    It holds at most ``maximum`` records (the old one, just after that was lowered). Costs below
+    one, and costs that were given back, could make them more: then neighbours are merged and count
+    from the later of them, which errs by at most two ``maximum``-ths of the period, to the safe
+    side.
 
     When the maximum or the period changes, what started before the change counts as well. What was
     already forgotten and would lie in the longer period is taken to have filled the limit.
@@ -181,7 +182,6 @@ class SlidingLog:
             self._period = period
             self._open_from = _end(self._forgotten, period)
             self._see_first()
-        self._keep_small()
 
     def clear(self) -> None:
         """Forget all starts: the clock is another one."""

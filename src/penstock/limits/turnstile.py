@@ -41,6 +41,7 @@ class Turnstile:
         self._line = Line(self._gate)
         self._clock: Callable[[], float] = time.monotonic
         self._clock_of: asyncio.AbstractEventLoop | None = None
+        self._clock_was_read = False
         self._alarms: dict[asyncio.AbstractEventLoop, Alarm] = {}
         self._threads: dict[ThreadWaiter, None] = {}
         #: Waiters whose tasks were thrown away.
@@ -53,13 +54,19 @@ class Turnstile:
             clock = _clock_of(running)
             if clock != self._clock:
                 self._clock = clock
-                self._gate.reopen()
-                for limit in self._limits:
-                    limit.use_another_clock()
-                self._line.reconsider()
+                if self._clock_was_read:
+                    self._start_anew()
         elif running is None and self._clock_of is not None and self._clock_of.is_closed():
             self._clock_of, self._clock = None, time.monotonic
+        self._clock_was_read = True
         return self._clock()
+
+    def _start_anew(self) -> None:
+        """Times of another clock mean nothing."""
+        self._gate.reopen()
+        for limit in self._limits:
+            limit.use_another_clock()
+        self._line.reconsider()
 
     def _enter(self, waiter: LoopWaiter | ThreadWaiter) -> None:
         if isinstance(waiter, ThreadWaiter):
