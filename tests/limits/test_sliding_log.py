@@ -229,8 +229,10 @@ def test_records_that_were_merged_can_be_settled() -> None:
         log.settle(record, 0)
     assert log.is_idle(1)
     for record in records:
-        log.settle(record, 5)
-    assert log.is_idle(1), "what was given back in full is gone"
+        log.settle(record, 1)
+    assert len(log) <= 10
+    assert log.free_at(1, 1) > 10, "they count again, as of their start"
+    assert log.is_idle(11)
 
 
 def test_starts_that_are_taken_back_do_not_pile_up() -> None:

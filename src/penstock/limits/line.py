@@ -128,6 +128,7 @@ class Line:
         for (meter, _), record in zip(waiter.needs, waiter.records, strict=True):
             meter.log.confirm(record, now)
             self._look_again(meter, only_unknown=True)
+        waiter.records = None  # it can no longer be given back
 
     def give_back(self, waiter: Waiter) -> None:
         """One that was let through does not start after all; then comes a :meth:`turn`."""

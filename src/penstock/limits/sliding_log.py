@@ -44,11 +44,13 @@ class Record:
     def __init__(self, at: float, cost: Exact) -> None:
         self.at = at
         self.cost = cost
-        #: The record that this one was merged into; ``_GONE``: it no longer counts.
+        #: The record that this one was merged into. ``_GONE``: it no longer counts. ``_FREE``: it
+        #: is not kept, since it costs nothing.
         self.into: Record | None = None
 
 
 _GONE = Record(-math.inf, 0)
+_FREE = Record(-math.inf, 0)
 
 
 class SlidingLog:
@@ -159,17 +161,20 @@ class SlidingLog:
         cost = exact(actual)
         difference = cost - record.cost
         counted = _counted(record)
-        if counted is _GONE:
+        if counted is _GONE or not difference:
             return
         self._total += difference
         record.cost = cost
-        if counted is not record:
+        if counted is _FREE:
+            self._keep_again(record)
+            self._keep_small()
+        elif counted is not record:
             counted.cost += difference
         self._drop_free()
 
     def give_back(self, record: Record) -> None:
-        """What was reserved does not start after all."""
-        if record.into is None:
+        """What was reserved does not start after all. Does nothing once it is confirmed."""
+        if record.into is None and record.at == math.inf:
             self._total -= record.cost
             record.into = _GONE
 
@@ -234,10 +239,18 @@ class SlidingLog:
         """Those at either end that cost nothing any more need not be kept."""
         records = self._records
         while records and not records[-1].cost:
-            records.pop().into = _GONE
+            records.pop().into = _FREE
         while records and not records[0].cost:
-            records.popleft().into = _GONE
+            records.popleft().into = _FREE
         self._see_first()
+
+    def _keep_again(self, record: Record) -> None:
+        """One that cost nothing costs something after all: it is put where it was."""
+        record.into = None
+        place = len(self._records)
+        while place and self._records[place - 1].at > record.at:
+            place -= 1
+        self._records.insert(place, record)
 
     def _keep_small(self) -> None:
         """If there are too many records: those that cost nothing go, then neighbours become one."""
@@ -249,7 +262,7 @@ class SlidingLog:
             if record.cost:
                 kept.append(record)
             else:
-                record.into = _GONE
+                record.into = _FREE
         if len(kept) > room:
             kept = _merge(kept, 2 * max(self._period, kept[-1].at - kept[0].at) / room)
         self._records = kept
@@ -272,7 +285,7 @@ def _merge(records: deque[Record], span: float) -> deque[Record]:
 
 
 def _counted(record: Record) -> Record:
-    """The record in the log that this one is part of, or ``_GONE``."""
+    """The record in the log that this one is part of, or ``_GONE`` or ``_FREE``."""
     last = record
     while last.into is not None:
         last = last.into
