@@ -79,7 +79,7 @@ class Limiter(Turnstile):
         """
         running = asyncio.get_running_loop()
         prices = None if self._fixed is not None else self._prices(item)
-        with self._lock:
+        with self._lock:  # not acquire() and try: Ctrl-C could come between the two
             now = self._clock() if running is self._clock_of else self._now(running)
             needs = self._fixed or self._needs(prices, now)
             records = self._line.start(now, needs)

@@ -77,16 +77,17 @@ class Line:
         gate = self.gate
         if gate.opens_at > now or self._todo or (self._groups and self._overtakes(needs)):
             return None
-        if len(needs) > 1:
-            for meter, cost in needs[1:]:
+        if len(needs) == 1:  # most often, and quick
+            meter, cost = needs[0]
+            record = meter.log.take(now, cost)
+            if record is None:
+                return None
+            records = [record]
+        else:
+            for meter, cost in needs:
                 if meter.log.free_at(now, cost) > now:
                     return None
-        records = []
-        for meter, cost in needs:
-            record = meter.log.take(now, cost)
-            if record is None:  # only the first can have no room, and nothing is taken then
-                return None
-            records.append(record)
+            records = [meter.log.record(now, cost) for meter, cost in needs]
         if gate.spreads:
             gate.passed(now, self.waiting)
         return records

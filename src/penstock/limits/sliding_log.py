@@ -129,17 +129,19 @@ class SlidingLog:
     def take(self, now: float, cost: Exact) -> Record | None:
         """:meth:`record` it if :meth:`free_at` says that it has room now. (Both in one: quick.)"""
         records = self._records
-        if records and (now >= self._first_ends or now < records[-1].at):
-            self._forget(now)
         total = self._total + cost
-        if total > self._maximum or now < self._open_from:
-            return None
+        if (
+            not records
+            or now >= self._first_ends
+            or now < records[-1].at
+            or total > self._maximum
+            or len(records) >= self._room
+            or now < self._open_from
+        ):
+            return None if self.free_at(now, cost) > now else self.record(now, cost)
         self._total = total
         record = Record(now, cost)
-        if records and len(records) < self._room:
-            records.append(record)
-        else:
-            self._append(now, record)
+        records.append(record)
         return record
 
     def reserve(self, cost: float | Fraction = 1) -> Record:
