@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from penstock.limits.sliding_log import SlidingLog, exact
+from penstock.limits.exact import exact
+from penstock.limits.sliding_log import SlidingLog
 
 
 def test_a_new_log_lets_as_many_through_at_once_as_it_may() -> None:

@@ -97,7 +97,7 @@ def parse(headers: Any, now_wall: float) -> Feedback:
 def _pairs(headers: Any) -> Iterable[tuple[str, str]]:
     if headers is None:
         return
-    multi = getattr(headers, "multi_items", None)  # httpx: all of those that were sent twice
+    multi: Any = getattr(headers, "multi_items", None)  # httpx: all of those that were sent twice
     if callable(multi):
         items: Iterable[Any] = multi()
     else:

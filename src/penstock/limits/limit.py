@@ -9,8 +9,9 @@ from collections.abc import Callable, Hashable
 from typing import TYPE_CHECKING, Any
 
 from penstock import _checks
+from penstock.limits.exact import Exact, checked_cost, is_number
 from penstock.limits.permit import current_permits
-from penstock.limits.sliding_log import Exact, SlidingLog, checked_cost, is_number
+from penstock.limits.sliding_log import SlidingLog
 
 if TYPE_CHECKING:
     from penstock.limits.limiter import Limiter
@@ -68,7 +69,8 @@ class Limit:
         _checks.optional_function(key, "key", "item")
         self.cost = cost
         self.key = key
-        self._name = None if name is None else _checks.label(name, "name")
+        default = f"{self._max:g} per {self._per:g} s"
+        self._name = default if name is None else _checks.label(name, "name")
         #: By key, the one that was used longest ago first.
         self._meters: OrderedDict[Hashable, Meter] = OrderedDict()
         self._forgotten = -math.inf
@@ -86,8 +88,8 @@ class Limit:
 
     @property
     def name(self) -> str:
-        """What it is called."""
-        return f"{self._max:g} per {self._per:g} s" if self._name is None else self._name
+        """What it is called; stays when the rate changes."""
+        return self._name
 
     @property
     def limiter(self) -> Limiter | None:

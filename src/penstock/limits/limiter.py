@@ -15,6 +15,7 @@ from penstock.limits.counts import LimiterStatistics
 from penstock.limits.limit import Limit
 from penstock.limits.line import Needs
 from penstock.limits.permit import Permit, PermitContext, Price, enter, leave
+from penstock.limits.sliding_log import SlidingLog
 from penstock.limits.turnstile import Turnstile, running_loop
 from penstock.limits.waiting import LONGEST, LoopWaiter, ThreadWaiter
 
@@ -63,7 +64,10 @@ class Limiter(Turnstile):
         super().__init__(self.limits, rng)
         self._grants = 0
         self._ignored_headers = 0
+        #: What every item needs, where no limit looks at the item.
         self._fixed: Needs | None = None
+        #: The log in which that is written, where there is just one limit.
+        self._only: SlidingLog | None = None
         self._rates_changed()
 
     # -- what users call --------------------------------------------------------------------------
@@ -81,7 +85,13 @@ class Limiter(Turnstile):
         prices = None if self._fixed is not None else self._prices(item)
         with self._lock:  # not acquire() and try: Ctrl-C could come between the two
             now = self._clock() if running is self._clock_of else self._now(running)
-            needs = self._fixed or self._needs(prices, now)
+            only = self._only
+            if only is not None and not self._line.waiting and not self._gate.spreads:
+                record = only.take(now, 1)  # the same as below, and quicker
+                if record is not None:
+                    self._grants += 1
+                    return Permit(self, self._fixed or (), (record,), None)
+            needs = self._needs(prices, now)
             records = self._line.start(now, needs)
             if records is not None:
                 self._grants += 1
@@ -242,17 +252,13 @@ class Limiter(Turnstile):
             )
 
     async def __aenter__(self) -> Permit:
-        permit = await self.acquire()
-        enter(permit)
-        return permit
+        return enter(await self.acquire())
 
     async def __aexit__(self, *_: object) -> None:
         leave(self)
 
     def __enter__(self) -> Permit:
-        permit = self.acquire_blocking()
-        enter(permit)
-        return permit
+        return enter(self.acquire_blocking())
 
     def __exit__(self, *_: object) -> None:
         leave(self)
@@ -264,9 +270,10 @@ class Limiter(Turnstile):
         looks = any(limit.cost or limit.key or limit.max < 1 for limit in self.limits)
         meters = () if looks else [limit.meter(None, -math.inf) for limit in self.limits]
         self._fixed = None if looks else tuple((meter, 1) for meter in meters)
+        self._only = meters[0].log if len(meters) == 1 else None
 
     def _prices(self, item: Any) -> list[Price]:
-        # Not under the lock: these are functions of the user's.
+        # Not under the lock: these functions are the user's.
         return [(limit, limit.key_of(item), limit.price(item)) for limit in self.limits]
 
     def _needs(self, prices: list[Price] | None, now: float) -> Needs:

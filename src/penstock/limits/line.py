@@ -8,9 +8,10 @@ from collections import OrderedDict
 from itertools import count
 from typing import TypeAlias
 
+from penstock.limits.exact import Exact
 from penstock.limits.gate import Gate
 from penstock.limits.limit import Meter
-from penstock.limits.sliding_log import Exact, Record
+from penstock.limits.sliding_log import Record
 
 #: What one needs: so much of each of these meters.
 Needs: TypeAlias = "tuple[tuple[Meter, Exact], ...]"
@@ -74,23 +75,11 @@ class Line:
 
     def start(self, now: float, needs: Needs) -> list[Record] | None:
         """Start a newcomer, if there is room and it overtakes nobody."""
-        gate = self.gate
-        if gate.opens_at > now or self._todo or (self._groups and self._overtakes(needs)):
+        if not self.may_start(now, needs):
             return None
-        if len(needs) == 1:  # most often, and quick
-            meter, cost = needs[0]
-            record = meter.log.take(now, cost)
-            if record is None:
-                return None
-            records = [record]
-        else:
-            for meter, cost in needs:
-                if meter.log.free_at(now, cost) > now:
-                    return None
-            records = [meter.log.record(now, cost) for meter, cost in needs]
-        if gate.spreads:
-            gate.passed(now, self.waiting)
-        return records
+        if self.gate.spreads:
+            self.gate.passed(now, self.waiting)
+        return [meter.log.record(now, cost) for meter, cost in needs]
 
     def may_start(self, now: float, needs: Needs) -> bool:
         """Whether :meth:`start` would start it: there is room, and it overtakes nobody."""

@@ -7,7 +7,8 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from penstock.limits.sliding_log import Exact, Record, checked_cost
+from penstock.limits.exact import Exact, checked_cost
+from penstock.limits.sliding_log import Record
 
 if TYPE_CHECKING:
     from penstock.limits.limit import Limit, Meter
@@ -82,9 +83,10 @@ def current_permits() -> tuple[Permit, ...]:
     return _current.get()
 
 
-def enter(permit: Permit) -> None:
+def enter(permit: Permit) -> Permit:
     """Make it current until :func:`leave`."""
     _current.set((*_current.get(), permit))
+    return permit
 
 
 def leave(limiter: Limiter) -> None:
@@ -106,17 +108,13 @@ class PermitContext:
         self._item = item
 
     async def __aenter__(self) -> Permit:
-        permit = await self._limiter.acquire(self._item)
-        enter(permit)
-        return permit
+        return enter(await self._limiter.acquire(self._item))
 
     async def __aexit__(self, *_: object) -> None:
         leave(self._limiter)
 
     def __enter__(self) -> Permit:
-        permit = self._limiter.acquire_blocking(self._item)
-        enter(permit)
-        return permit
+        return enter(self._limiter.acquire_blocking(self._item))
 
     def __exit__(self, *_: object) -> None:
         leave(self._limiter)

@@ -10,11 +10,11 @@ import time
 from collections import deque
 from collections.abc import Callable
 
+from penstock.limits.exact import Exact
 from penstock.limits.gate import Gate
 from penstock.limits.limit import Limit
 from penstock.limits.line import Line
 from penstock.limits.permit import Permit
-from penstock.limits.sliding_log import Exact
 from penstock.limits.waiting import Alarm, LoopWaiter, ThreadWaiter
 
 
