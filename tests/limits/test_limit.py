@@ -22,7 +22,7 @@ def test_numbers_above_zero_are_limits(max_: Any, per: Any) -> None:
     assert limit.per == pytest.approx(float(per))
 
 
-@pytest.mark.parametrize("wrong", [0, -1, -0.1, math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("wrong", [0, -1, -0.1, math.nan, math.inf, -math.inf, 10**400])
 @pytest.mark.parametrize("which", ["max", "per"])
 def test_what_is_no_limit_is_refused(which: str, wrong: float) -> None:
     arguments = {"max": 1, "per": 1, which: wrong}
@@ -64,6 +64,7 @@ COSTS = [
     (lambda _: -1, ValueError, "must be finite and zero or more, got -1"),
     (lambda _: math.nan, ValueError, "must be finite and zero or more, got nan"),
     (lambda _: math.inf, ValueError, "must be finite and zero or more, got inf"),
+    (lambda _: 10**400, ValueError, "must be finite and zero or more, got 1000"),
     (lambda _: "3", TypeError, "must be a number, got '3'"),
     (lambda _: None, TypeError, "must be a number, got None"),
     (lambda _: True, TypeError, "must be a number, got True"),

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import math
 import numbers
+import sys
 from fractions import Fraction
 from typing import Any, TypeAlias
 
@@ -26,10 +26,10 @@ def is_number(value: Any) -> bool:
 
 def checked_cost(value: Any, what: str) -> Exact:
     """``value`` as an exact cost; ``TypeError`` or ``ValueError`` that begins with ``what``."""
-    if type(value) is int and value >= 0:
+    if type(value) is int and 0 <= value <= sys.maxsize:
         return value
     if not is_number(value):
         raise TypeError(f"{what} must be a number, got {value!r}")
-    if not 0 <= value < math.inf:
+    if not 0 <= value <= sys.float_info.max:
         raise ValueError(f"{what} must be finite and zero or more, got {value!r}")
     return exact(value)

@@ -99,7 +99,7 @@ def _pairs(headers: Any) -> Iterable[tuple[str, str]]:
         return
     multi: Any = getattr(headers, "multi_items", None)  # httpx: all of those that were sent twice
     if callable(multi):
-        items: Iterable[Any] = multi()
+        items: Any = multi()
     else:
         items = headers.items() if isinstance(headers, Mapping) else headers
     for name, value in items:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
@@ -69,7 +70,7 @@ class Limit:
         _checks.optional_function(key, "key", "item")
         self.cost = cost
         self.key = key
-        default = f"{self._max:g} per {self._per:g} s"
+        default = f"{float(self._max):g} per {self._per:g} s"
         self._name = default if name is None else _checks.label(name, "name")
         #: By key, the one that was used longest ago first.
         self._meters: OrderedDict[Hashable, Meter] = OrderedDict()
@@ -97,7 +98,7 @@ class Limit:
         return None if self._limiter is None else self._limiter()
 
     def __repr__(self) -> str:
-        return f"<Limit {self.name!r}: {self._max:g} per {self._per:g} s>"
+        return f"<Limit {self.name!r}: {float(self._max):g} per {self._per:g} s>"
 
     def change(
         self,
@@ -161,7 +162,7 @@ class Limit:
         """The error for a cost that can never pass."""
         return ValueError(
             f"a cost of {float(cost):g} can never pass the limit {self.name!r}, "
-            f"whose max is {self._max:g}"
+            f"whose max is {float(self._max):g}"
         )
 
     def key_of(self, item: Any) -> Hashable:
@@ -235,7 +236,7 @@ class Limit:
 def _positive(value: Any, name: str) -> float:
     if not is_number(value):
         raise TypeError(f"{name} must be a number, got {value!r}")
-    if not 0 < value < math.inf:
+    if not 0 < value <= sys.float_info.max:
         raise ValueError(f"{name} must be more than zero and finite, got {value!r}")
     number: float = value
     return number
