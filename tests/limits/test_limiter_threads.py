@@ -232,6 +232,27 @@ def test_a_loop_that_was_closed_with_waiters_does_not_hold_up_threads() -> None:
         task._log_destroy_pending = False  # type: ignore[attr-defined]
 
 
+@pytest.mark.real_time
+async def test_a_loop_that_stands_still_is_told_once_of_a_new_time() -> None:
+    limit = Limit(1, 1000)
+    limiter = Limiter([limit])
+    await limiter.acquire()
+    task = asyncio.ensure_future(limiter.acquire())
+    await asyncio.sleep(0)
+
+    def change_much() -> None:
+        for per in range(999, 500, -1):
+            limit.change(per=per)
+
+    thread = threading.Thread(target=change_much)
+    thread.start()
+    thread.join(PATIENCE)  # which blocks this loop
+    loop: Any = asyncio.get_running_loop()
+    assert len(loop._ready) < 10
+    limit.change(per=0.01)
+    await asyncio.wait_for(task, PATIENCE)
+
+
 def test_a_waiter_that_is_thrown_away_holds_nobody_up() -> None:
     limiter = Limiter([Limit(1, 0.05)])
     loop = asyncio.new_event_loop()

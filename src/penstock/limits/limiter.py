@@ -190,10 +190,10 @@ class Limiter(Turnstile):
             needs = self._needs(prices, now)
             if self._line.may_start(now, needs):
                 return 0.0
-            free_at = [meter.log.free_at(now, cost) for meter, cost in needs]
-            when = max(free_at, default=-math.inf)
-            when = self._line.next_turn(now) if when <= now else max(when, self._gate.opens_at)
-            return max(0.0, when - now)
+            when = max([meter.log.free_at(now, cost) for meter, cost in needs], default=-math.inf)
+            if when <= now and self._line.waiting:  # others come first
+                when = self._line.next_turn(now)
+            return max(0.0, max(when, self._gate.opens_at) - now)
 
     def permit(self, item: Any = None) -> PermitContext:
         """``async with limiter.permit(item):``, or ``with`` in a thread."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import math
 import threading
 from collections.abc import Callable
@@ -59,12 +60,13 @@ class ThreadWaiter(Waiter):
 class Alarm:
     """The one timer of an event loop in which somebody waits."""
 
-    __slots__ = ("_handle", "_ring", "loop", "waiters", "when")
+    __slots__ = ("_asked", "_handle", "_ring", "loop", "waiters", "when")
 
     def __init__(self, loop: asyncio.AbstractEventLoop, ring: Callable[[Alarm], None]) -> None:
         self.loop = loop
         self._ring = ring
         self._handle: asyncio.TimerHandle | None = None
+        self._asked = False
         #: When it rings.
         self.when = math.inf
         #: Those of this loop that wait, or were let through and have not noticed yet.
@@ -79,11 +81,11 @@ class Alarm:
             self._handle = self.loop.call_later(delay, self._rings)
 
     def set_soon(self) -> None:
-        """Have it set anew, from another thread; whoever waits in a closed loop waits no more."""
-        try:
-            self.loop.call_soon_threadsafe(self._ring, self)
-        except RuntimeError:
-            self.when = math.inf
+        """Have it set anew in its loop, from elsewhere. Once: a loop that stalls is not flooded."""
+        if not self._asked:
+            self._asked = True
+            with contextlib.suppress(RuntimeError):  # in a closed loop nobody waits any more
+                self.loop.call_soon_threadsafe(self._answers)
 
     def cancel(self) -> None:
         """Do not ring; to be called in its loop."""
@@ -95,4 +97,8 @@ class Alarm:
     def _rings(self) -> None:
         self._handle = None
         self.when = math.inf
+        self._ring(self)
+
+    def _answers(self) -> None:
+        self._asked = False
         self._ring(self)
