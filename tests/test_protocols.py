@@ -12,7 +12,8 @@ import pytest
 
 from penstock import AsyncExecutor, BoundedQueue, Executor, QueueStatus, WorkQueue, protocols
 from penstock.events import Event
-from penstock.limits.limiter import WindowLimiter
+from penstock.limits.limit import Limit
+from penstock.limits.limiter import Limiter
 
 T = TypeVar("T")
 
@@ -26,7 +27,7 @@ T = TypeVar("T")
         (AsyncExecutor(), protocols.Executor),
         (AsyncExecutor(), protocols.AsyncResourceManager),
         (Executor(Event), protocols.AsyncResourceManager),
-        (WindowLimiter(1, 1), protocols.RateLimiter),
+        (Limiter([Limit(1, 1)]), protocols.RateLimiter),
     ],
     ids=lambda value: getattr(value, "__name__", None) or type(value).__name__,
 )
@@ -164,7 +165,7 @@ def test_a_queue_that_lacks_methods_is_refused_by_their_names() -> None:
 
 
 async def test_the_limiter_is_used_through_its_protocol() -> None:
-    limiter: protocols.RateLimiter = WindowLimiter(1, 5)
+    limiter: protocols.RateLimiter = Limiter([Limit(1, 5)])
     await limiter.acquire()
     await limiter.acquire()
     assert asyncio.get_running_loop().time() == pytest.approx(5)

@@ -19,7 +19,8 @@ from penstock.calls import in_thread, is_async
 from penstock.config import QueueConfig
 from penstock.errors import QueueStateError
 from penstock.events import Event, ExecutionStatus
-from penstock.limits.limiter import WindowLimiter
+from penstock.limits.limit import Limit
+from penstock.limits.limiter import Limiter
 from penstock.results import each
 from penstock.telemetry import Telemetry
 from penstock.work_queue import WorkQueue
@@ -233,7 +234,7 @@ class Executor(Generic[E]):
         self.queue: WorkQueue[E] = WorkQueue.from_config(
             config, logger=logger, name=name, telemetry=telemetry
         )
-        self._limiter = WindowLimiter(config.queue_capacity, config.capacity_refresh_time)
+        self._limiter = Limiter([Limit(config.queue_capacity, config.capacity_refresh_time)])
         self._logger = logging.getLogger("penstock") if logger is None else logger
         self._events: dict[str, E] = {}
         self._unsettled: set[str] = set()

@@ -79,5 +79,5 @@ class Executor(AsyncResourceManager, Protocol):
 class RateLimiter(Protocol):
     """What lets calls start no faster than allowed."""
 
-    async def acquire(self) -> None:
-        """Wait until one more call may start."""
+    async def acquire(self) -> Any:
+        """Wait until one more call may start. What it returns is not looked at."""

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import math
+from fractions import Fraction
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from penstock.limits.exact import exact
 from penstock.limits.sliding_log import SlidingLog
 
 
@@ -75,3 +80,169 @@ def test_whoever_never_pauses_gets_the_whole_rate(maximum: int, period: float, c
         now += log.wait_time(now)
         log.record(now)
     assert now == pytest.approx((count - 1) // maximum * period)
+
+
+costs = st.one_of(st.integers(1, 5), st.floats(0.01, 5), st.fractions(0, 5).filter(bool))
+
+
+@given(
+    maximum=st.one_of(st.integers(5, 12), st.floats(5, 12)),
+    period=st.floats(0.001, 1000),
+    begin=st.floats(0, 1e6),
+    starts=st.lists(st.tuples(st.floats(0, 1), costs), max_size=60),
+)
+def test_no_window_costs_more_than_the_maximum_to_the_last_bit(
+    maximum: float, period: float, begin: float, starts: list[tuple[float, Any]]
+) -> None:
+    log = SlidingLog(maximum, period)
+    now, done = begin, []
+    for pause, cost in starts:
+        now = max(now + pause * period, log.free_at(now + pause * period, exact(cost)))
+        log.record(now, cost)
+        done.append((now, exact(cost)))
+        within = [c for at, c in done if Fraction(now) - Fraction(at) < Fraction(period)]
+        assert sum(within) <= maximum
+        assert len(log) <= maximum
+
+
+@given(maximum=st.integers(1, 5), period=st.floats(0.001, 1000), begin=st.floats(0, 1e6))
+def test_the_wait_is_not_a_float_longer_than_it_must_be(
+    maximum: int, period: float, begin: float
+) -> None:
+    log = SlidingLog(maximum, period)
+    for _ in range(maximum):
+        log.record(begin)
+    free_at = log.free_at(begin)
+    assert Fraction(free_at) - Fraction(begin) >= Fraction(period)
+    assert Fraction(math.nextafter(free_at, 0)) - Fraction(begin) < Fraction(period)
+
+
+def test_a_large_cost_waits_until_enough_has_left() -> None:
+    log = SlidingLog(10, 10)
+    for at in range(5):
+        log.record(at, 2)
+    assert [log.free_at(5, cost) for cost in (1, 2, 3, 10)] == [10, 10, 11, 14]
+    assert log.free_at(5, 11) == math.inf
+
+
+def test_what_is_settled_gives_back_or_charges_the_difference_in_place() -> None:
+    log = SlidingLog(100, 10)
+    record = log.record(0, 80)
+    assert log.free_at(1, 50) == 10
+    log.settle(record, 30)
+    assert log.free_at(1, 50) <= 1
+    assert log.free_at(1, 71) == 10
+    log.settle(record, 95)
+    assert log.free_at(1, 6) == 10, "it counts as of its start"
+    log.settle(record, 250)
+    assert log.free_at(1, 1) == 10, "a charge may go beyond the maximum"
+    assert log.free_at(10, 100) <= 10
+    log.settle(record, 0)
+    assert log.free_at(10, 100) <= 10, "and what has left the window does not come back"
+    assert len(log) == 0
+
+
+def test_fractions_add_up_without_drift() -> None:
+    log = SlidingLog(1, 10)
+    for at in range(1000):
+        record = log.record(at / 1000, 0.1)
+        log.settle(record, 0.3)
+        log.settle(record, 0)
+    assert log.free_at(1, 1) <= 1
+    assert log.is_idle(1)
+
+
+def test_what_is_reserved_counts_until_confirmed_and_from_then_for_a_period() -> None:
+    log = SlidingLog(2, 10)
+    one, other = log.reserve(), log.reserve()
+    assert log.free_at(1000) == math.inf
+    log.give_back(other)
+    log.confirm(one, 2000)
+    assert log.free_at(2000) <= 2000
+    assert log.free_at(2000, 2) == 2010
+    log.give_back(other)
+    assert log.free_at(2000, 2) == 2010, "given back once"
+
+
+def test_a_lower_maximum_counts_what_has_started() -> None:
+    log = SlidingLog(4, 10)
+    for at in range(4):
+        log.record(at)
+    log.change(maximum=2)
+    assert log.free_at(4) == 12, "three of them have to leave"
+    log.change(maximum=6)
+    assert log.free_at(4, 2) <= 4
+    log.change(period=2)
+    assert log.free_at(4, 5) <= 4
+
+
+def test_a_longer_period_takes_what_was_forgotten_for_as_much_as_there_may_have_been() -> None:
+    log = SlidingLog(2, 1)
+    for at in (0, 0, 1, 2):
+        log.record(at)
+    log.change(period=10)
+    assert log.free_at(3) == 11, "two at 0 are forgotten, and one of 1"
+    log.change(period=1)
+    assert log.free_at(3, 2) <= 3
+
+
+def test_a_longer_period_of_a_log_that_forgot_nothing_is_exact() -> None:
+    log = SlidingLog(3, 10)
+    log.record(0)
+    log.record(5)
+    log.change(period=20)
+    assert log.free_at(11, 1) <= 11
+    assert log.free_at(11, 2) == 20
+
+
+def test_a_clock_that_goes_back_is_another_clock() -> None:
+    log = SlidingLog(1, 10)
+    record = log.record(1000)
+    assert log.free_at(5) <= 5
+    log.record(5)
+    log.settle(record, 0)
+    assert log.free_at(6) == 15, "the record of the other clock is gone"
+
+
+@pytest.mark.parametrize("maximum", [1, 2, 3, 10, 100])
+def test_costs_below_one_do_not_make_the_log_longer_than_the_maximum(maximum: int) -> None:
+    log = SlidingLog(maximum, 10)
+    done: list[float] = []
+    now = 0.0
+    while len(done) < 2000:
+        now = max(now + 0.001, log.free_at(now + 0.001, Fraction(1, 16)))
+        log.record(now, Fraction(1, 16))
+        done.append(now)
+        assert len(log) <= maximum
+    for first, too_soon in zip(done, done[16 * maximum :], strict=False):
+        assert too_soon - first >= 10 - 1e-9
+    if maximum >= 10:
+        allowed = now / 10 * 16 * maximum
+        assert len(done) >= allowed * 0.7, "and merging does not cost much"
+
+
+def test_records_that_were_merged_can_be_settled() -> None:
+    log = SlidingLog(10, 10)
+    records = [log.record(at / 100, 0.25) for at in range(40)]
+    assert len(log) <= 10
+    assert log.free_at(1, 1) > 1
+    for record in records:
+        log.settle(record, 0)
+    assert log.is_idle(1)
+    for record in records:
+        log.settle(record, 1)
+    assert len(log) <= 10
+    assert log.free_at(1, 1) > 10, "they count again, as of their start"
+    assert log.is_idle(11)
+
+
+def test_starts_that_are_taken_back_do_not_pile_up() -> None:
+    log = SlidingLog(5, 10)
+    kept = log.record(0)
+    for at in range(1000):
+        taken_back, stays = log.record(1 + at / 1000), log.record(1 + at / 1000)
+        log.settle(taken_back, 0)
+        log.settle(stays, 0.001)
+        assert len(log) <= 5
+    log.settle(kept, 0)
+    assert log.free_at(2, 3) <= 2

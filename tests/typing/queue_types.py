@@ -20,7 +20,7 @@ from penstock import (
     RateLimitError,
     WorkQueue,
 )
-from penstock.limits.limiter import WindowLimiter
+from penstock.limits.limiter import Limiter
 from penstock.protocols import AsyncResourceManager, Queue, RateLimiter
 
 
@@ -137,7 +137,7 @@ async def wrong_items() -> None:
 
 
 def meets_its_protocols(
-    bounded: BoundedQueue[int], work: WorkQueue[int], limiter: WindowLimiter
+    bounded: BoundedQueue[int], work: WorkQueue[int], limiter: Limiter
 ) -> tuple[Queue[int], AsyncResourceManager, AsyncResourceManager, RateLimiter]:
     """A class meets a protocol when it may be returned for one."""
     return bounded, bounded, work, limiter

@@ -1,29 +1,296 @@
-"""Waiting for a limit, first in, first out."""
+"""Several limits taken as one, for tasks and for threads."""
 
 from __future__ import annotations
 
 import asyncio
+import math
+import random
+import time
+from collections.abc import Iterable
+from typing import Any
 
-from penstock._loop_local import LoopLocal
+from penstock import _checks
+from penstock.limits import headers as _headers
+from penstock.limits.counts import LimiterStatistics
+from penstock.limits.limit import Limit
+from penstock.limits.line import Needs
+from penstock.limits.permit import Permit, PermitContext, Price, enter, leave
 from penstock.limits.sliding_log import SlidingLog
+from penstock.limits.turnstile import Turnstile, running_loop
+from penstock.limits.waiting import LONGEST, LoopWaiter, ThreadWaiter
 
 
-class WindowLimiter:
-    """Lets at most ``maximum`` callers through in any window of ``period`` seconds.
+class Limiter(Turnstile):
+    """Lets calls start as soon as all of its limits allow, first come, first served.
 
-    Callers are let through in the order in which they came. A caller that is cancelled while it
-    waits uses nothing up. For one event loop at a time.
+    Args:
+        limits: the limits. A call takes from all of them at once, or waits and takes from none.
+        name: what to call it in telemetry.
+        rng: draws the gaps after a closure of the gate.
+
+    Raises:
+        TypeError: for what is not a :class:`Limit`.
+        ValueError: two limits have the same name, or a limit is part of another limiter.
+
+    One limiter serves any number of event loops and threads at once. A call that cannot start yet
+    waits behind all older ones that lack something it needs too; a waiter that is cancelled, or
+    runs out of time, has used nothing up. A start counts from the moment in which the caller goes
+    on, so a loop that stalls does not let calls through in the wrong window.
+
+    The clock is the monotonic one; in an event loop with a clock of its own, as
+    :class:`penstock.testing.VirtualTimeLoop`, it is that one.
     """
 
-    def __init__(self, maximum: int, period: float) -> None:
-        self._log = SlidingLog(maximum, period)
-        self._turn = LoopLocal(asyncio.Lock)
+    def __init__(
+        self,
+        limits: Iterable[Limit],
+        *,
+        name: str | None = None,
+        rng: random.Random | None = None,
+    ) -> None:
+        if not isinstance(limits, Iterable):
+            raise TypeError(f"limits must be an iterable of Limit, got {limits!r}")
+        self.limits: tuple[Limit, ...] = tuple(limits)
+        self._by_name: dict[str, Limit] = {}
+        for limit in self.limits:
+            if not isinstance(limit, Limit):
+                raise TypeError(f"limits must be an iterable of Limit, got {limit!r} in it")
+            if limit.name in self._by_name:
+                raise ValueError(f"two limits are called {limit.name!r}: give them names")
+            self._by_name[limit.name] = limit
+        for limit in self.limits:
+            limit.belong_to(self)
+        self.name = "default" if name is None else _checks.label(name, "name")
+        super().__init__(self.limits, rng)
+        self._grants = 0
+        self._ignored_headers = 0
+        #: What every item needs, where no limit looks at the item.
+        self._fixed: Needs | None = None
+        #: The log in which that is written, where there is just one limit.
+        self._only: SlidingLog | None = None
+        self._rates_changed()
 
-    async def acquire(self) -> None:
-        """Wait until one more may start, and count it as started."""
-        clock = asyncio.get_running_loop().time
-        async with self._turn.get():  # asyncio's lock is fair: whoever holds it is first in line
-            # In a loop: a timer may fire a clock tick early, and that would be one too many.
-            while (wait := self._log.wait_time(clock())) > 0:  # noqa: ASYNC110
-                await asyncio.sleep(wait)
-            self._log.record(clock())
+    # -- what users call --------------------------------------------------------------------------
+
+    async def acquire(self, item: Any = None) -> Permit:
+        """Wait until a call for ``item`` may start, and count it as started.
+
+        Raises:
+            ValueError, TypeError: what a cost or key function says cannot be, or the cost is above
+                the ``max`` of its limit, which may be lowered while this waits.
+
+        Cancelling it uses nothing up. With room it does not suspend.
+        """
+        running = asyncio.get_running_loop()
+        prices = None if self._fixed is not None else self._prices(item)
+        with self._lock:  # not acquire() and try: Ctrl-C could come between the two
+            now = self._clock() if running is self._clock_of else self._now(running)
+            only = self._only
+            if only is not None and not self._line.waiting and not self._gate.spreads:
+                record = only.take(now, 1)  # the same as below, and quicker
+                if record is not None:
+                    self._grants += 1
+                    return Permit(self, self._fixed or (), (record,), None)
+            needs = self._needs(prices, now)
+            records = self._line.start(now, needs)
+            if records is not None:
+                self._grants += 1
+                return Permit(self, needs, records, prices)
+            waiter = LoopWaiter(needs, running)
+            self._enter(waiter)
+            self._turn(now, running)
+            if waiter.records is not None:
+                return self._confirmed(now, waiter, prices)
+        try:
+            await waiter.future
+        except GeneratorExit:
+            self._abandon(waiter)
+            raise
+        except BaseException:
+            with self._lock:
+                self._withdraw(waiter)
+            raise
+        with self._lock:
+            if waiter.error is not None:
+                self._withdraw(waiter)
+                raise waiter.error
+            return self._confirmed(self._now(running), waiter, prices)
+
+    def acquire_blocking(self, item: Any = None, timeout: float | None = None) -> Permit:
+        """As :meth:`acquire`, for threads. ``timeout``: seconds to wait at most.
+
+        Raises:
+            TimeoutError: it could not start in time; nothing was used up.
+            RuntimeError: an event loop runs in this thread, and would stand still.
+            ValueError, TypeError: as :meth:`acquire`.
+
+        Ctrl-C gets out of it at once, and uses nothing up.
+        """
+        patience = _checks.seconds(math.inf if timeout is None else timeout)
+        if running_loop() is not None:
+            raise RuntimeError(
+                "acquire_blocking would block the event loop that runs in this thread:"
+                " use `await limiter.acquire()` or `async with limiter:` instead"
+            )
+        prices = None if self._fixed is not None else self._prices(item)
+        with self._lock:
+            now = self._now(None)
+            needs = self._needs(prices, now)
+            records = self._line.start(now, needs)
+            if records is not None:
+                self._grants += 1
+                return Permit(self, needs, records, prices)
+            waiter = ThreadWaiter(needs)
+        deadline = now + patience
+        try:
+            with self._lock:
+                self._enter(waiter)
+            while True:
+                with self._lock:
+                    now = self._now(None)
+                    self._turn(now, None)
+                    if waiter.error is not None:
+                        raise waiter.error
+                    if waiter.records is not None:
+                        return self._confirmed(now, waiter, prices)
+                    if now >= deadline:
+                        raise TimeoutError(f"no call could start within {patience:g} seconds")
+                    minds = next(iter(self._threads)) is waiter
+                    waiter.until = self._line.next_turn(now) if minds else math.inf
+                    pause = min(waiter.until, deadline) - now
+                    waiter.signal.clear()
+                waiter.signal.wait(min(max(0.0, pause), LONGEST))
+        finally:
+            with self._lock:
+                self._withdraw(waiter)
+
+    def try_acquire(self, item: Any = None) -> Permit | None:
+        """As :meth:`acquire`, but ``None`` where that would wait. From any thread."""
+        prices = None if self._fixed is not None else self._prices(item)
+        with self._lock:
+            now = self._now(running_loop())
+            needs = self._needs(prices, now)
+            if self._line.waiting:
+                self._turn(now, running_loop())
+            records = self._line.start(now, needs)
+            if records is None:
+                return None
+            self._grants += 1
+            return Permit(self, needs, records, prices)
+
+    def wait_time(self, item: Any = None) -> float:
+        """Seconds until :meth:`try_acquire` is worth a try; 0: now. Takes nothing.
+
+        It may be earlier, when something is given back or a limit grows, and later, when others
+        take the room. ``math.inf``: not before something happens.
+        """
+        prices = None if self._fixed is not None else self._prices(item)
+        with self._lock:
+            now = self._now(running_loop())
+            needs = self._needs(prices, now)
+            if self._line.may_start(now, needs):
+                return 0.0
+            when = max([meter.log.free_at(now, cost) for meter, cost in needs], default=-math.inf)
+            if when <= now and self._line.waiting:  # others come first
+                when = self._line.next_turn(now)
+            return max(0.0, max(when, self._gate.opens_at) - now)
+
+    def permit(self, item: Any = None) -> PermitContext:
+        """``async with limiter.permit(item):``, or ``with`` in a thread."""
+        return PermitContext(self, item)
+
+    def close_for(self, seconds: float) -> None:
+        """Let nobody start for so many seconds. The later of two closings wins.
+
+        When it opens again, those who waited start one after the other, spread over a tenth of
+        that time, one second at most. From any thread.
+
+        Raises:
+            ValueError: ``seconds`` is not a finite number of zero or more.
+        """
+        pause = _checks.seconds(seconds, "seconds")
+        if pause == math.inf:
+            raise ValueError("seconds must be finite, got inf")
+        with self._lock:
+            running = running_loop()
+            now = self._now(running)
+            self._gate.close(now, pause, self._line.waiting)
+            self._turn(now, running)
+
+    def observe(self, headers: Any) -> _headers.Feedback:
+        """Read the headers of a response, and close the gate if they say so.
+
+        It closes for the time of ``Retry-After``, or else until the latest reset of what has
+        nothing remaining; :mod:`penstock.limits.headers` lists the forms. ``headers``: any mapping
+        or list of pairs, of str or bytes. What makes no sense is ignored, counted, never raised.
+        """
+        feedback = _headers.parse(headers, time.time())
+        with self._lock:
+            self._ignored_headers += feedback.ignored
+        if feedback.wait > 0:
+            self.close_for(feedback.wait)
+        return feedback
+
+    def limit(self, which: Limit | str) -> Limit:
+        """The limit of that name: ``KeyError`` if there is none."""
+        limit = self._by_name.get(which) if isinstance(which, str) else which
+        if limit not in self.limits:
+            names = ", ".join(map(repr, self._by_name)) or "none"
+            raise KeyError(f"the limiter has no limit {which!r}; its limits are {names}")
+        assert limit is not None
+        return limit
+
+    def statistics(self) -> LimiterStatistics:
+        """What it has done so far, and who waits."""
+        with self._lock:
+            return LimiterStatistics(
+                waiting=self._line.waiting,
+                grants=self._grants,
+                closures=self._gate.closures,
+                closed_for=self._gate.closed_for(self._now(running_loop())),
+                ignored_headers=self._ignored_headers,
+            )
+
+    async def __aenter__(self) -> Permit:
+        return enter(await self.acquire())
+
+    async def __aexit__(self, *_: object) -> None:
+        leave(self)
+
+    def __enter__(self) -> Permit:
+        return enter(self.acquire_blocking())
+
+    def __exit__(self, *_: object) -> None:
+        leave(self)
+
+    # -- within -----------------------------------------------------------------------------------
+
+    def _rates_changed(self) -> None:
+        """Where no limit looks at the item, all items need the same: then it is said here."""
+        looks = any(limit.cost or limit.key or limit.max < 1 for limit in self.limits)
+        meters = () if looks else [limit.meter(None, -math.inf) for limit in self.limits]
+        self._fixed = None if looks else tuple((meter, 1) for meter in meters)
+        self._only = meters[0].log if len(meters) == 1 else None
+
+    def _prices(self, item: Any) -> list[Price]:
+        # Not under the lock: these functions are the user's.
+        return [(limit, limit.key_of(item), limit.price(item)) for limit in self.limits]
+
+    def _needs(self, prices: list[Price] | None, now: float) -> Needs:
+        if prices is None:
+            if self._fixed is not None:
+                return self._fixed
+            prices = self._prices(None)  # a max was lowered below 1 in this moment
+        for limit, _, cost in prices:
+            if cost > limit.max:
+                raise limit.too_much(cost)
+        return tuple([(limit.meter(key, now), cost) for limit, key, cost in prices if cost])
+
+    def _confirmed(
+        self, now: float, waiter: LoopWaiter | ThreadWaiter, prices: list[Price] | None
+    ) -> Permit:
+        records = waiter.records
+        assert records is not None
+        self._grants += 1
+        self._start_now(now, waiter)
+        return Permit(self, waiter.needs, records, prices)

@@ -1,31 +1,280 @@
-"""At most so many starts in any stretch of so many seconds."""
+"""At most so much started in any stretch of so many seconds."""
 
 from __future__ import annotations
 
+import math
 from collections import deque
+from fractions import Fraction
+
+from penstock.limits.exact import Exact, exact
+
+
+class Record:
+    """A start, or some that are kept as one; what :meth:`SlidingLog.settle` corrects."""
+
+    __slots__ = ("at", "cost", "into")
+
+    def __init__(self, at: float, cost: Exact) -> None:
+        self.at = at
+        self.cost = cost
+        #: The record that this one was merged into. ``_GONE``: it no longer counts. ``_FREE``: it
+        #: is not kept, since it costs nothing.
+        self.into: Record | None = None
+
+
+_GONE = Record(-math.inf, 0)
+_FREE = Record(-math.inf, 0)
 
 
 class SlidingLog:
     """The exact form of "``maximum`` per ``period``": it remembers when the last starts were.
 
-    In no window of ``period`` seconds, wherever it begins, lie more than ``maximum`` starts. (A
-    counter that is reset every period lets twice as many through around the reset; a leaky bucket
-    lets a burst through on top of its rate.) Takes the time and gives a wait; reads no clock.
+    In no window of ``period`` seconds, wherever it begins, do the starts cost more than
+    ``maximum``. (A counter that is reset every period lets twice as many through around the reset;
+    a leaky bucket lets a burst through on top of its rate.) Windows are half open: two starts that
+    are exactly ``period`` apart lie in no common window. Takes the time; reads no clock.
+
+    It holds at most ``maximum`` records (the old one, just after that was lowered). Costs below
+    one, and costs that were given back, could make them more: then neighbours are merged and count
+    from the later of them, which errs by at most two ``maximum``-ths of the period, to the safe
+    side.
+
+    When the maximum or the period changes, what started before the change counts as well. What was
+    already forgotten and would lie in the longer period is taken to have filled the limit.
     """
 
-    def __init__(self, maximum: int, period: float) -> None:
-        self._starts: deque[float] = deque(maxlen=maximum)
-        self._maximum = maximum
+    __slots__ = (
+        "_first_ends",
+        "_forgotten",
+        "_maximum",
+        "_open_from",
+        "_period",
+        "_records",
+        "_room",
+        "_total",
+    )
+
+    def __init__(self, maximum: float, period: float, *, forgotten: float = -math.inf) -> None:
+        self._maximum = exact(maximum)
+        self._room = max(1, int(maximum))  # for records
         self._period = period
+        self._records: deque[Record] = deque()
+        self._total: Exact = 0  # of the records, and of what is reserved
+        self._first_ends = math.inf  # when the oldest record leaves the window
+        self._forgotten = forgotten  # the latest start that is no longer in the log
+        self._open_from = _end(forgotten, period)
 
-    def wait_time(self, now: float) -> float:
-        """Seconds from ``now`` until one more may start; 0 when it may start now."""
-        if self._starts and now < self._starts[-1]:
-            self._starts.clear()  # a clock that goes back is another clock, of another loop
-        if len(self._starts) < self._maximum:
-            return 0.0
-        return max(0.0, self._starts[0] + self._period - now)
+    def __len__(self) -> int:
+        return len(self._records)
 
-    def record(self, now: float) -> None:
-        """One starts at ``now``."""
-        self._starts.append(now)
+    @property
+    def forgotten(self) -> float:
+        """When the latest start was of those that the log no longer holds."""
+        return self._forgotten
+
+    def free_at(self, now: float, cost: Exact = 1) -> float:
+        """The time from which ``cost`` has room, as far as is known; ``now`` or less: it has.
+
+        ``math.inf``: not before something reserved is confirmed or given back.
+        """
+        if self._records and (now >= self._first_ends or now < self._records[-1].at):
+            self._forget(now)
+        missing = self._total + cost - self._maximum
+        if missing <= 0:
+            return self._open_from
+        for record in self._records:
+            missing -= record.cost
+            if missing <= 0:
+                return max(_end(record.at, self._period), self._open_from)
+        return math.inf
+
+    def wait_time(self, now: float, cost: float | Fraction = 1) -> float:
+        """Seconds from ``now`` until ``cost`` has room; 0 when it has now."""
+        return max(0.0, self.free_at(now, exact(cost)) - now)
+
+    def record(self, now: float, cost: float | Fraction = 1) -> Record:
+        """Something that costs so much, more than zero, starts at ``now``."""
+        record = Record(now, exact(cost))
+        self._total += record.cost
+        self._append(now, record)
+        return record
+
+    def take(self, now: float, cost: Exact) -> Record | None:
+        """:meth:`record` it if :meth:`free_at` says that it has room now. (Both in one: quick.)"""
+        records = self._records
+        total = self._total + cost
+        if (
+            not records
+            or now >= self._first_ends
+            or now < records[-1].at
+            or total > self._maximum
+            or len(records) >= self._room
+            or now < self._open_from
+        ):
+            return None if self.free_at(now, cost) > now else self.record(now, cost)
+        self._total = total
+        record = Record(now, cost)
+        records.append(record)
+        return record
+
+    def reserve(self, cost: float | Fraction = 1) -> Record:
+        """Something that costs so much will start soon. It counts from now on until confirmed."""
+        record = Record(math.inf, exact(cost))
+        self._total += record.cost
+        return record
+
+    def confirm(self, record: Record, now: float) -> None:
+        """What was reserved starts at ``now``: only from here does its time in the log run."""
+        record.at = now
+        self._append(now, record)
+
+    def settle(self, record: Record, actual: float | Fraction) -> None:
+        """It cost ``actual`` (zero or more) instead: the difference is given back, or charged.
+
+        What is no longer in the log is left as it was.
+        """
+        cost = exact(actual)
+        difference = cost - record.cost
+        counted = _counted(record)
+        if counted is _GONE or not difference:
+            return
+        self._total += difference
+        record.cost = cost
+        if counted is _FREE:
+            self._keep_again(record)
+            self._keep_small()
+        elif counted is not record:
+            counted.cost += difference
+        self._drop_free()
+
+    def give_back(self, record: Record) -> None:
+        """What was reserved does not start after all. Does nothing once it is confirmed."""
+        if record.into is None and record.at == math.inf:
+            self._total -= record.cost
+            record.into = _GONE
+
+    def change(self, maximum: float | None = None, period: float | None = None) -> None:
+        """From now on ``maximum`` or ``period`` is another."""
+        if maximum is not None:
+            self._maximum = exact(maximum)
+            self._room = max(1, int(maximum))
+        if period is not None:
+            self._period = period
+            self._open_from = _end(self._forgotten, period)
+            self._see_first()
+
+    def clear(self) -> None:
+        """Forget all starts: the clock is another one."""
+        while self._records:
+            self._drop_first()
+        self._forgotten = self._open_from = -math.inf
+        self._see_first()
+
+    def is_idle(self, now: float) -> bool:
+        """Whether it is as good as new at ``now``: nothing counts, nothing is reserved."""
+        self._forget(now)
+        return self._total == 0 and not self._records and now >= self._open_from
+
+    def _append(self, now: float, record: Record) -> None:
+        records = self._records
+        if not records:
+            self._first_ends = _end(now, self._period)
+        elif now < records[-1].at:
+            self._forget(now)
+        records.append(record)
+        if len(records) > self._room:
+            self._forget(now)
+            self._keep_small()
+
+    def _forget(self, now: float) -> None:
+        """Drop what has left the window."""
+        records = self._records
+        if records and now < records[-1].at:
+            self.clear()  # a clock that goes back is another clock, of another loop
+        ends = math.inf
+        while records:
+            ends = _end(records[0].at, self._period)
+            if now < ends:
+                break
+            self._forgotten = max(self._forgotten, records[0].at)
+            self._drop_first()
+            ends = math.inf
+        self._first_ends = ends
+
+    def _drop_first(self) -> None:
+        record = self._records.popleft()
+        self._total -= record.cost
+        record.into = _GONE
+
+    def _see_first(self) -> None:
+        first = self._records[0].at if self._records else math.inf
+        self._first_ends = _end(first, self._period)
+
+    def _drop_free(self) -> None:
+        """Those at either end that cost nothing any more need not be kept."""
+        records = self._records
+        while records and not records[-1].cost:
+            records.pop().into = _FREE
+        while records and not records[0].cost:
+            records.popleft().into = _FREE
+        self._see_first()
+
+    def _keep_again(self, record: Record) -> None:
+        """One that cost nothing costs something after all: it is put where it was."""
+        record.into = None
+        place = len(self._records)
+        while place and self._records[place - 1].at > record.at:
+            place -= 1
+        self._records.insert(place, record)
+
+    def _keep_small(self) -> None:
+        """If there are too many records: those that cost nothing go, then neighbours become one."""
+        room = self._room
+        if len(self._records) <= room:
+            return
+        kept: deque[Record] = deque()
+        for record in self._records:
+            if record.cost:
+                kept.append(record)
+            else:
+                record.into = _FREE
+        if len(kept) > room:
+            kept = _merge(kept, 2 * max(self._period, kept[-1].at - kept[0].at) / room)
+        self._records = kept
+        self._see_first()
+
+
+def _merge(records: deque[Record], span: float) -> deque[Record]:
+    """One record for all those that lie within ``span`` of the first of them, and so on."""
+    merged: deque[Record] = deque()
+    first = -math.inf
+    for record in records:
+        if not merged or record.at >= first + span:
+            first = record.at
+            merged.append(Record(record.at, 0))
+        group = merged[-1]
+        group.at = record.at  # the latest: none of them leaves the window too early
+        group.cost += record.cost
+        record.into = group
+    return merged
+
+
+def _counted(record: Record) -> Record:
+    """The record in the log that this one is part of, or ``_GONE`` or ``_FREE``."""
+    last = record
+    while last.into is not None:
+        last = last.into
+    while (into := record.into) is not None and into is not last:
+        record.into, record = last, into  # shorten the way for the next time
+    return last
+
+
+def _end(start: float, period: float) -> float:
+    """The first moment that is no longer within ``period`` of ``start``.
+
+    That is their sum, but a sum of floats may be rounded down, and then it would be too early.
+    """
+    end = start + period
+    part = end - start
+    lost = (start - (end - part)) + (period - part)  # what rounding took, exactly (Knuth's TwoSum)
+    return math.nextafter(end, math.inf) if lost > 0 else end

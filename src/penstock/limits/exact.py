@@ -1,0 +1,35 @@
+"""Costs as numbers without rounding."""
+
+from __future__ import annotations
+
+import numbers
+import sys
+from fractions import Fraction
+from typing import Any, TypeAlias
+
+#: A number without rounding: sums of costs neither drift nor depend on the order.
+Exact: TypeAlias = "int | Fraction"
+
+
+def exact(value: float | Fraction) -> Exact:
+    """A finite number without rounding; an int where it is a whole one, since those are quick."""
+    if type(value) is int:
+        return value
+    fraction = Fraction(value)
+    return fraction.numerator if fraction.denominator == 1 else fraction
+
+
+def is_number(value: Any) -> bool:
+    """Whether it is a real number, of whatever type; True and False are not."""
+    return isinstance(value, numbers.Real) and not isinstance(value, bool)
+
+
+def checked_cost(value: Any, what: str) -> Exact:
+    """``value`` as an exact cost; ``TypeError`` or ``ValueError`` that begins with ``what``."""
+    if type(value) is int and 0 <= value <= sys.maxsize:
+        return value
+    if not is_number(value):
+        raise TypeError(f"{what} must be a number, got {value!r}")
+    if not 0 <= value <= sys.float_info.max:
+        raise ValueError(f"{what} must be finite and zero or more, got {value!r}")
+    return exact(value)

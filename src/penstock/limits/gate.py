@@ -1,0 +1,62 @@
+"""A gate that is closed for a while, and lets those behind it go on one after the other."""
+
+from __future__ import annotations
+
+import math
+import random
+
+#: After a closure of so many seconds, this share of them, at most so many seconds, is what those
+#: who waited are spread over.
+SPREAD_SHARE = 0.1
+SPREAD_MOST = 1.0
+
+
+class Gate:
+    """Says when the next one may pass. Takes the time; reads no clock.
+
+    When it opens, those who waited do not pass in the same moment: each is followed by a gap,
+    drawn so that all of them pass within a tenth of the time that it was closed, one second at
+    most. After that it is as if it had never been closed.
+    """
+
+    __slots__ = ("_closed_until", "_random", "_spread_until", "closures", "opens_at", "spreads")
+
+    def __init__(self, rng: random.Random | None = None) -> None:
+        self._random = random.random if rng is None else rng.random
+        self.closures = 0
+        self.reopen()
+
+    def reopen(self) -> None:
+        """Open it at once."""
+        self._closed_until = self._spread_until = -math.inf
+        #: From when on the next one may pass.
+        self.opens_at = -math.inf
+        #: Whether it wants to know who passes.
+        self.spreads = False
+
+    def close(self, now: float, seconds: float, waiting: int = 0) -> None:
+        """Closed for so many seconds from ``now``; the later of two closings wins."""
+        until = now + seconds
+        if until <= max(now, self._closed_until):
+            return
+        if now >= self._closed_until:
+            self.closures += 1  # and what makes a closure longer is not another one
+        self._closed_until = until
+        self._spread_until = until + min(seconds * SPREAD_SHARE, SPREAD_MOST)
+        self.opens_at = self._after(until, waiting)
+        self.spreads = True
+
+    def closed_for(self, now: float) -> float:
+        """Seconds until it opens; 0 when it is open."""
+        return max(0.0, self._closed_until - now)
+
+    def passed(self, now: float, waiting: int) -> None:
+        """One passed at ``now``, and so many wait to pass."""
+        self.spreads = now < self._spread_until
+        if self.spreads:
+            self.opens_at = self._after(now, waiting)
+
+    def _after(self, now: float, waiting: int) -> float:
+        # So many gaps fill the rest of the time on average: this is a mean, times 0 to 2.
+        mean = (self._spread_until - now) / (waiting + 1)
+        return min(self._spread_until, now + self._random() * 2 * mean)
