@@ -25,6 +25,7 @@ ORDER = (
     "events",
     "config",
     "limits",
+    "governor",
     "calls",
     "telemetry",
     "states",

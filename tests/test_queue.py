@@ -182,6 +182,12 @@ async def test_statistics_tell_everything_at_one_instant() -> None:
             "unfinished": 3,
             "worker_count": 1,
             "waiting_putters": 1,
+            "retries": 0,
+            "retrying": 0,
+            "dead_letters": 0,
+            "concurrency_limit": None,
+            "gate_closures": 0,
+            "breaker_state": None,
         }
         gate.open.set()
         assert await waiting

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Any, Literal
 
 from penstock.line import Storage
@@ -26,6 +27,8 @@ class Accounts:
         self.errors = 0
         #: Items in the hands of callers of ``get``.
         self.in_callers_hands = 0
+        #: Tells how often the gate of the limits was closed.
+        self.closures: Callable[[], int] = int
         #: Who waits for all items to be done.
         self.joiners: list[asyncio.Future[bool]] = []
 
@@ -72,6 +75,7 @@ class Accounts:
             names.CANCELLED: self.cancelled,
             names.STOPPED: self.stopped,
             names.PROCESSED: self.all_processed,
+            names.CLOSURES: self.closures(),
         }
 
     # -- joining ------------------------------------------------------------------------------

@@ -49,6 +49,8 @@ class Buffer(Line[T], Takers):
         # each would cost a busy queue more than all the rest of a put.
         self._alarm: asyncio.TimerHandle | None = None
         self._alarm_at = math.inf
+        # The timer of what is postponed.
+        self._ripening: asyncio.TimerHandle | None = None
 
     @property
     def putters(self) -> int:
@@ -73,11 +75,8 @@ class Buffer(Line[T], Takers):
 
     def discard(self, entry: Entry[T]) -> None:
         """Remove one of the entries in :meth:`snapshot`."""
-        if entry in self._returned:
-            self._returned.remove(entry)
-        else:
-            self.line.remove(entry)
-            self._grant()
+        self._remove(entry)
+        self._grant()
 
     # -- putting ------------------------------------------------------------------------------
 
@@ -87,7 +86,7 @@ class Buffer(Line[T], Takers):
         ``context`` is the one that the item shall run in; a copy of the caller's by default.
         """
         size = len(self.line)
-        if size >= self.maxsize:
+        if size >= self.room:
             return False
         if size >= self.peak:
             self.peak = size + 1
@@ -126,8 +125,8 @@ class Buffer(Line[T], Takers):
         return Outcome.ACCEPTED
 
     def _grant(self) -> None:
-        """Give the slot that fell free to the putter that has waited longest, if one waits."""
-        while self._putters:
+        """Give the slots that fell free to the putters that have waited longest, if any wait."""
+        while self._putters and len(self.line) < self.room:
             waiter, (_, item, context, ticket) = self._putters.popitem(last=False)
             if waiter.done():  # cancelled, and about to withdraw
                 continue
@@ -135,7 +134,6 @@ class Buffer(Line[T], Takers):
             self._granted[order] = entry = (order, item, context, ticket)
             self.line.append(entry)
             waiter.set_result(entry)
-            return
 
     def _withdraw(self, waiter: _Waiter[T]) -> None:
         """The put was cancelled: leave nothing of it behind."""
@@ -177,7 +175,11 @@ class Buffer(Line[T], Takers):
     def take(self) -> Entry[T] | None:
         """The next entry, or None when there is none, or its putter has not confirmed it yet."""
         if self._returned:
-            return self._returned.pop(0)
+            entry = self._returned.pop(0)
+            if self._again:
+                self._make_room(entry)
+                self._grant()
+            return entry
         entries = self.line
         if not entries or (self._granted and entries[0][0] in self._granted):
             return None
@@ -187,8 +189,8 @@ class Buffer(Line[T], Takers):
         return entry
 
     async def wait(self, timeout: float | None = None) -> bool:
-        """Wait until a look is worth it; False when closed, or after ``timeout`` seconds."""
-        if self.closed:
+        """Wait until a look is worth it; False when it is over, or after ``timeout`` seconds."""
+        if self.closed and not self._postponed:
             return False
         return await self._be_called(self._register(), timeout)
 
@@ -200,16 +202,40 @@ class Buffer(Line[T], Takers):
         self._keep(entry)
         self.wake()
 
+    def postpone(self, entry: Entry[T], delay: float) -> None:
+        """Take an entry back from a worker, and hand it out again in ``delay`` seconds."""
+        loop = asyncio.get_running_loop()
+        self._postpone(entry, loop.time() + delay)
+        self._set_ripening(loop)
+        self.wake()
+
+    def _set_ripening(self, loop: asyncio.AbstractEventLoop) -> None:
+        if self._ripening is not None:
+            self._ripening.cancel()
+            self._ripening = None
+        if self._postponed:
+            self._ripening = loop.call_at(self._postponed[0][0], self._now_ripe, loop)
+
+    def _now_ripe(self, loop: asyncio.AbstractEventLoop) -> None:
+        # A loop calls a little early, by its clock's grain.
+        self._ripen(max(loop.time(), self._postponed[0][0]) if self._postponed else 0.0)
+        self._set_ripening(loop)
+        self.wake()
+        if self.is_over:
+            self.wake_all()
+
     # -- opening and closing ------------------------------------------------------------------
 
     def open(self) -> None:
-        """Let entries in."""
+        """Let entries in. What was postponed is due: the times were those of another loop."""
         self.closed = False
+        self._ripen(math.inf)
 
     def forget_waiters(self) -> None:
         """Forget putters and takers: their loop was closed, so they will never go on."""
         self._forget_putters()
         self._forget_takers()
+        self._ripening = None
 
     def close(self) -> None:
         """Let no entry in: every putter that waits is told so, and every taker looks around."""
@@ -218,6 +244,13 @@ class Buffer(Line[T], Takers):
             if not waiter.done():
                 waiter.set_result(Outcome.CLOSED)
         self.wake_all()
+
+    def end(self) -> None:
+        """All workers have left a closed line: nothing more is to happen by itself."""
+        self._ripen(math.inf)
+        if self._ripening is not None:
+            self._ripening.cancel()
+            self._ripening = None
 
     def _forget_putters(self) -> list[_Waiter[T]]:
         self._clear_alarm()

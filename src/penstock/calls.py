@@ -9,10 +9,12 @@ from concurrent.futures import Executor
 from concurrent.futures import Future as ThreadFuture
 from contextlib import AbstractContextManager, nullcontext
 from contextvars import Context, copy_context
+from copy import copy
 from functools import partial
 from typing import Any, Final, TypeAlias, TypeVar
 
 from penstock.errors import QueueStateError
+from penstock.governor import Course
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -47,14 +49,22 @@ class Ticket:
     """What goes along with an item, where there is more than the item and its context.
 
     ``future``: somebody waits for the result. ``call``: stands in for the function of whichever
-    worker takes the item. Telemetry has a kind of ticket that observes what happens to the item.
+    worker takes the item. ``course``: the item keeps to rules. Telemetry has a kind of ticket that
+    observes what happens to the item.
     """
 
-    __slots__ = ("call", "future")
+    __slots__ = ("call", "course", "future", "is_void")
 
-    def __init__(self, future: AnyFuture | None = None, call: AsyncCall[Any] | None = None) -> None:
+    def __init__(
+        self,
+        future: AnyFuture | None = None,
+        call: AsyncCall[Any] | None = None,
+        course: Course | None = None,
+    ) -> None:
         self.future = future
         self.call = call
+        self.course = course
+        self.is_void = False
 
     @property
     def is_unwanted(self) -> bool:
@@ -65,7 +75,30 @@ class Ticket:
         """Call the function and pass on what it returns; skip an item that is unwanted."""
         if not self.claim():
             return
-        self.succeed(await (self.call or call)(item))
+        call = self.call or call
+        if self.course is None:
+            self.succeed(await call(item))
+            return
+        await self._admit(self.course, item)
+        self.succeed(await self.course.run(call, item))
+
+    async def _admit(self, course: Course, item: Any) -> None:
+        await course.admit(item)
+        if self.is_void:  # a thread waited for this, and its item was taken from it meanwhile
+            course.give_up()
+            raise asyncio.CancelledError("somebody else has the item now")
+
+    def verdict(self, error: BaseException, item: Any) -> tuple[float | None, BaseException]:
+        """In how many seconds the item is tried again, or None; and the error that counts."""
+        if self.course is None:
+            return None, error
+        return self.course.verdict(error, item, has_future=self.future is not None)
+
+    def reissue(self) -> Ticket:
+        """The same, for whoever processes the item next; this one is void from now on."""
+        new = copy(self)
+        self.future, self.is_void = None, True
+        return new
 
     def claim(self) -> bool:
         """Whether the item is to run. A future of another thread can't be cancelled from here on.

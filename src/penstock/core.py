@@ -16,6 +16,9 @@ from penstock import _checks
 from penstock.accounts import Accounts
 from penstock.calls import AnyFuture, AsyncCall, Entry, ErrorHandler, Ticket, WorkerFunc
 from penstock.errors import QueueEmptyError, QueueFullError, QueueStateError
+from penstock.governor import Course, DeadLetter, Governor, Rules
+from penstock.limits.adaptive import AdaptiveConcurrency
+from penstock.limits.limiter import Limiter
 from penstock.line import Outcome, Storage
 from penstock.states import QueueStatistics, QueueStatus, state_error
 from penstock.telemetry.api import Telemetry, default_telemetry
@@ -43,6 +46,7 @@ class QueueCore(Generic[T]):
         logger: logging.Logger | None,
         name: str | None,
         telemetry: Telemetry | None,
+        rules: Rules | None,
     ) -> None:
         self._maxsize = _checks.positive_int(maxsize, "maxsize", "Queue maxsize must be at least 1")
         self._timeout = _checks.seconds(timeout)
@@ -58,9 +62,22 @@ class QueueCore(Generic[T]):
         elif not isinstance(telemetry, Telemetry):
             raise TypeError(f"telemetry must be a penstock.telemetry.Telemetry, got {telemetry!r}")
         self._probe = telemetry.watch(self, self._accounts.totals, self._buffer, self._maxsize)
-        self._is_observed = self._probe.is_on
+        #: What keeps its items to rules, if there are any.
+        self._governor: Governor | None = None
+        # Whether more is to be done for a put than to put: asked at every one.
+        self._is_special = self._probe.is_on
+        if rules is not None:
+            self._govern(rules)
         self._stops = 0
         self._left = 0  # by the last stop
+
+    def _govern(self, rules: Rules) -> Governor:
+        """Keep all items from now on to rules, if only to have them counted."""
+        if self._governor is None:
+            self._governor = governor = Governor(rules, self._probe)
+            self._accounts.closures = lambda: governor.limiter.statistics().closures
+            self._is_special = _yes
+        return self._governor
 
     def _make_parts(self) -> tuple[Storage[T], Accounts, WorkerPool[T]]:
         """What holds the entries, what counts them, and who processes them."""
@@ -110,7 +127,7 @@ class QueueCore(Generic[T]):
     @property
     def is_full(self) -> bool:
         """Whether there is no room for another item."""
-        return len(self._buffer) >= self._maxsize
+        return len(self._buffer) >= self._buffer.room
 
     @property
     def worker_count(self) -> int:
@@ -159,34 +176,70 @@ class QueueCore(Generic[T]):
             unfinished=accounts.unfinished,
             worker_count=self._pool.count,
             waiting_putters=buffer.putters,
+            retrying=buffer.retrying,
+            **_figures_of(self._governor),
         )
+
+    @property
+    def limiter(self) -> Limiter:
+        """What all workers ask before they call: ``limits``, and the gate that a service closes."""
+        return self._govern(Rules()).limiter
+
+    @property
+    def dead_letters(self) -> list[DeadLetter[T]]:
+        """The items that failed for good, with retries configured; the oldest first.
+
+        Items whose result somebody waits for are not among them.
+        """
+        return [] if self._governor is None else list(self._governor.dead_letters)
 
     # -- putting: what follows when there is no room at once ------------------------------------
 
-    def _put_nowait(self, item: T) -> None:
-        if self._is_observed():
-            with self._probe.observe_put() as put:
+    async def _put_specially(
+        self,
+        item: T,
+        timeout: float,
+        deadline: float | None = None,
+        future: AnyFuture | None = None,
+        call: AsyncCall[T] | None = None,
+    ) -> bool:
+        """A put that is observed, or of an item that keeps to rules or has a result."""
+        course = self._course(item, deadline)
+        if self._probe.is_on():
+            put = self._probe.observe_put(future, call, course)
+            return await self._put_observed(put, item, timeout)
+        ticket = Ticket(future, call, course)
+        return self._buffer.offer(item, ticket) or await self._wait_for_room(item, timeout, ticket)
+
+    def _course(self, item: T, deadline: float | None) -> Course | None:
+        if deadline is not None:
+            deadline = _checks.seconds(deadline, "deadline")
+            return self._govern(Rules()).course(item, deadline)
+        return None if self._governor is None else self._governor.course(item, None)
+
+    def _put_nowait(self, item: T, deadline: float | None) -> None:
+        course = self._course(item, deadline)
+        if self._probe.is_on():
+            with self._probe.observe_put(course=course) as put:
                 put.accepted = accepted = self._buffer.offer(item, put.ticket, put.context)
                 if not accepted:
                     put.had_to_wait()
         else:
-            accepted = self._buffer.offer(item)
+            ticket = None if course is None else Ticket(course=course)
+            accepted = self._buffer.offer(item, ticket)
         if not accepted:
             self._turn_away()
             raise self._full_error()
 
     async def _submit(
-        self, item: T, timeout: float, future: AnyFuture, call: AsyncCall[T] | None
+        self,
+        item: T,
+        timeout: float,
+        deadline: float | None,
+        future: AnyFuture,
+        call: AsyncCall[T] | None,
     ) -> None:
-        if self._is_observed():
-            put = self._probe.observe_put(future, call)
-            accepted = await self._put_observed(put, item, timeout)
-        else:
-            ticket = Ticket(future, call)
-            accepted = self._buffer.offer(item, ticket) or await self._wait_for_room(
-                item, timeout, ticket
-            )
-        if not accepted:
+        if not await self._put_specially(item, timeout, deadline, future, call):
             raise self._full_error()
 
     async def _put_observed(self, put: PutObservation, item: T, timeout: float) -> bool:
@@ -312,22 +365,36 @@ class QueueCore(Generic[T]):
     # -- workers ------------------------------------------------------------------------------
 
     @staticmethod
-    def check_workers(worker_func: Any, num_workers: Any, error_handler: Any) -> int:
+    def check_workers(
+        worker_func: Any, num_workers: Any, error_handler: Any
+    ) -> int | AdaptiveConcurrency:
         """Refuse what is not allowed; return the number of workers."""
         _checks.function(worker_func, "worker_func", "item")
         _checks.optional_function(error_handler, "error_handler", "exc", "item")
+        if isinstance(num_workers, AdaptiveConcurrency):
+            return num_workers
         return _checks.positive_int(
             num_workers, "num_workers", "Number of workers must be at least 1"
         )
 
     async def _start_workers(
-        self, worker_func: WorkerFunc[T, Any], size: int, error_handler: ErrorHandler[T] | None
+        self,
+        worker_func: WorkerFunc[T, Any],
+        size: int | AdaptiveConcurrency,
+        error_handler: ErrorHandler[T] | None,
     ) -> None:
         self._leave_dead_loop()
         if self._status is QueueStatus.STOPPING:
             raise state_error("start workers", self._status)
         await self._start()
-        self._pool.start(worker_func, size, error_handler)
+        if isinstance(size, AdaptiveConcurrency):
+            governor = self._govern(Rules())
+            governor.adaptive, governor.on_limit = size, self._pool.follow
+            self._pool.start(worker_func, size.limit, error_handler, resizable=True)
+        else:
+            if self._governor is not None:
+                self._governor.adaptive = None
+            self._pool.start(worker_func, size, error_handler)
 
     async def _stop_workers(self, limit: float | None) -> None:
         if self._pool.is_empty:
@@ -390,6 +457,7 @@ class QueueCore(Generic[T]):
         if self._status is not QueueStatus.STOPPING or not self._pool.is_empty:
             return
         self._set_status(QueueStatus.STOPPED)
+        self._buffer.end()
         self._drop_unwanted()
         self._hand_back()
         self._left = self._buffer.ready
@@ -481,6 +549,30 @@ class QueueCore(Generic[T]):
             raise state_error(f"{verb} items", self._status)
         self._check_loop(f"{verb} items")
         raise AssertionError("a queue that is open here refused nothing")
+
+
+def _yes() -> bool:
+    return True
+
+
+def _figures_of(governor: Governor | None) -> dict[str, Any]:
+    """What a governor adds to the statistics of its queue."""
+    if governor is None:
+        return {
+            "retries": 0,
+            "dead_letters": 0,
+            "concurrency_limit": None,
+            "gate_closures": 0,
+            "breaker_state": None,
+        }
+    adaptive = governor.adaptive
+    return {
+        "retries": governor.retries,
+        "dead_letters": len(governor.dead_letters),
+        "concurrency_limit": None if adaptive is None else adaptive.limit,
+        "gate_closures": governor.limiter.statistics().closures,
+        "breaker_state": governor.breaker_state,
+    }
 
 
 def _is_unwanted(entry: Entry[Any]) -> bool:

@@ -6,6 +6,7 @@ from bisect import insort
 from collections import deque
 from contextvars import Context
 from enum import Enum
+from heapq import heapify, heappop, heappush
 from typing import Any, Generic, Protocol, TypeVar
 
 from penstock.calls import Entry, Ticket
@@ -22,10 +23,14 @@ class Outcome(Enum):
 
 
 class Line(Generic[T]):
-    """The entries of one queue: a line with a bound, and what cancelled workers gave back.
+    """The entries of one queue: a line with a bound, what was given back, and what is postponed.
 
-    What is given back is kept apart from the line, is handed out before it, and never makes the
-    line longer than the bound.
+    What cancelled workers give back is kept apart from the line, is handed out before it, and
+    never makes the line longer than the bound.
+
+    What is postponed, for another attempt or until a limit allows it, is handed out at its time,
+    before the line too: it was there first. Until it is taken again it takes up room, or a service
+    that fails would let the queue grow without end.
     """
 
     def __init__(self, maxsize: int, line: deque[Entry[T]]) -> None:
@@ -35,7 +40,13 @@ class Line(Generic[T]):
         self.peak = 0
         #: The entries, in order; for a look at its length, no more.
         self.line = line
+        #: How long the line may be: ``maxsize`` less what was postponed and not taken again.
+        self.room = maxsize
         self._returned: list[Entry[T]] = []
+        # A heap, by the time at which each is due; and the orders of those and of the ones that
+        # were due since and have not been taken.
+        self._postponed: list[tuple[float, int, Entry[T]]] = []
+        self._again: set[int] = set()
         self._order = 0
         self._withdrawn = 0
 
@@ -50,15 +61,59 @@ class Line(Generic[T]):
     @property
     def ready(self) -> int:
         """How many entries are accepted and in nobody's hands."""
-        return len(self._returned) + len(self.line)
+        return len(self._returned) + len(self._postponed) + len(self.line)
+
+    @property
+    def retrying(self) -> int:
+        """How many entries were postponed and not taken again."""
+        return len(self._again)
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing will come any more."""
+        return self.closed and not self._postponed
 
     def snapshot(self) -> list[Entry[T]]:
-        """The entries that are accepted and in nobody's hands, those given back first."""
+        """The entries that are accepted and in nobody's hands, those that came first first."""
         # Each list is copied in one piece: a reader may be in another thread.
-        return [*self._returned, *list(self.line)]
+        line = list(self.line)
+        if not self._postponed:
+            return [*self._returned, *line]
+        postponed = [entry for _, _, entry in list(self._postponed)]
+        return [*sorted([*self._returned, *postponed], key=_order_of), *line]
+
+    def _remove(self, entry: Entry[T]) -> None:
+        """Remove one of the entries in :meth:`snapshot`, if it is still there."""
+        if entry in self._returned:
+            self._returned.remove(entry)
+        elif entry in self.line:
+            self.line.remove(entry)
+        elif entry[0] in self._again:
+            self._postponed = [one for one in self._postponed if one[1] != entry[0]]
+            heapify(self._postponed)
+        self._make_room(entry)
 
     def _keep(self, entry: Entry[T]) -> None:
         insort(self._returned, entry, key=_order_of)
+
+    # -- postponing ---------------------------------------------------------------------------
+
+    def _postpone(self, entry: Entry[T], due: float) -> None:
+        order = entry[0]
+        heappush(self._postponed, (due, order, entry))
+        self._again.add(order)
+        self.room = self.maxsize - len(self._again)
+
+    def _make_room(self, entry: Entry[T]) -> None:
+        """The entry is not, or no longer, one that was postponed."""
+        if entry[0] in self._again:
+            self._again.discard(entry[0])
+            self.room = self.maxsize - len(self._again)
+
+    def _ripen(self, now: float) -> None:
+        """Keep what is due by now with what was given back."""
+        while self._postponed and self._postponed[0][0] <= now:
+            self._keep(heappop(self._postponed)[2])
 
 
 class Storage(Protocol[T]):
@@ -67,6 +122,7 @@ class Storage(Protocol[T]):
     maxsize: int
     closed: bool
     peak: int
+    room: int
     line: deque[Entry[T]]
 
     def __len__(self) -> int: ...
@@ -76,6 +132,8 @@ class Storage(Protocol[T]):
     def ready(self) -> int: ...
     @property
     def putters(self) -> int: ...
+    @property
+    def retrying(self) -> int: ...
     def snapshot(self) -> list[Entry[T]]: ...
     def discard(self, entry: Entry[T]) -> None: ...
     def offer(
@@ -94,6 +152,7 @@ class Storage(Protocol[T]):
     def wake(self) -> None: ...
     def open(self) -> None: ...
     def close(self) -> None: ...
+    def end(self) -> None: ...
     def forget_waiters(self) -> None: ...
 
 

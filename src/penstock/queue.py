@@ -14,6 +14,8 @@ from penstock.accounts import Accounts
 from penstock.buffer import Buffer
 from penstock.calls import AsyncCall, ErrorHandler, WorkerFunc
 from penstock.core import WARN_EVERY, QueueCore
+from penstock.governor import Rules
+from penstock.limits.adaptive import AdaptiveConcurrency
 from penstock.line import Storage
 from penstock.states import QueueStatistics, QueueStatus
 from penstock.telemetry.api import Telemetry
@@ -47,6 +49,7 @@ class BoundedQueue(QueueCore[T]):
         name: what the queue is called in logs and telemetry. Queues of one name add up there.
         telemetry: where its spans and metrics go, and which; by default OpenTelemetry's global
             providers, and all.
+        rules: limits, retries and the like; ``WorkQueue`` has an argument for each.
 
     Raises:
         ValueError, TypeError: for an argument that is not allowed.
@@ -64,8 +67,9 @@ class BoundedQueue(QueueCore[T]):
         *,
         name: str | None = None,
         telemetry: Telemetry | None = None,
+        rules: Rules | None = None,
     ) -> None:
-        super().__init__(maxsize, timeout, logger, name, telemetry)
+        super().__init__(maxsize, timeout, logger, name, telemetry, rules)
         self._is_quiet = False
         self._quiet_timer: asyncio.TimerHandle | None = None
 
@@ -77,17 +81,22 @@ class BoundedQueue(QueueCore[T]):
 
     # -- putting ------------------------------------------------------------------------------
 
-    async def put(self, item: T, timeout: float | None = None) -> bool:
+    async def put(
+        self, item: T, timeout: float | None = None, *, deadline: float | None = None
+    ) -> bool:
         """Offer an item; True when it is accepted, False when the queue stayed full.
 
         Args:
             item: anything. It will run in a copy of the caller's context.
             timeout: seconds to wait for room. ``None``: the queue's own timeout. ``0``: do not
                 wait. ``math.inf``: as long as it takes.
+            deadline: seconds from now in which the item is to be done. If its call could not end
+                in time it is not made, and the item fails with ``DeadlineExceededError``.
 
         Raises:
             QueueStateError: the queue is not processing, or stopped while the put waited.
-            ValueError: the timeout is negative, NaN or no number.
+            ValueError: the timeout or deadline is negative, NaN or no number; or a limit can never
+                let the item pass.
 
         False says that the item is not accepted and never will be; ``backpressure_events``
         counts it. Puts that wait are served first come, first served. If the put is cancelled
@@ -103,8 +112,8 @@ class BoundedQueue(QueueCore[T]):
             timeout = self._timeout
         elif type(timeout) not in _PLAIN_NUMBERS or not timeout >= 0:
             timeout = _checks.seconds(timeout)
-        if self._is_observed():
-            return await self._put_observed(self._probe.observe_put(), item, timeout)
+        if deadline is not None or self._is_special():
+            return await self._put_specially(item, timeout, deadline)
         if not timeout and len(self._line) >= self._maxsize:  # a refusal is to cost nothing
             self._accounts.full += 1
             if not self._is_quiet:
@@ -114,7 +123,7 @@ class BoundedQueue(QueueCore[T]):
             return True
         return await self._wait_for_room(item, timeout)
 
-    def put_nowait(self, item: T) -> None:
+    def put_nowait(self, item: T, *, deadline: float | None = None) -> None:
         """Like ``put(item, timeout=0)``, but raises ``QueueFullError`` instead of returning False.
 
         Raises:
@@ -123,16 +132,21 @@ class BoundedQueue(QueueCore[T]):
         """
         if _get_running_loop() is not self._open_on:
             self._refuse("put")
-        self._put_nowait(item)
+        self._put_nowait(item, deadline)
 
     async def submit(
-        self, item: T, *, timeout: float | None = None, call: AsyncCall[T] | None = None
+        self,
+        item: T,
+        *,
+        timeout: float | None = None,
+        deadline: float | None = None,
+        call: AsyncCall[T] | None = None,
     ) -> asyncio.Future[Any]:
         """Put an item and return a future of what the worker function makes of it.
 
         Args:
             item: as in :meth:`put`.
-            timeout: as in :meth:`put`.
+            timeout, deadline: as in :meth:`put`.
             call: an async function to call in place of the workers' own, for this item alone.
 
         Raises:
@@ -150,7 +164,7 @@ class BoundedQueue(QueueCore[T]):
         if call is not None:
             _checks.plain_callable(call, "call")
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        await self._submit(item, timeout, future, call)
+        await self._submit(item, timeout, deadline, future, call)
         return future
 
     def _complain_of_fullness(self) -> None:
@@ -225,7 +239,7 @@ class BoundedQueue(QueueCore[T]):
     async def start_workers(
         self,
         worker_func: WorkerFunc[T, Any],
-        num_workers: int,
+        num_workers: int | AdaptiveConcurrency,
         error_handler: ErrorHandler[T] | None = None,
     ) -> None:
         """Start workers that call ``worker_func`` on each item; start the queue too, if need be.
@@ -233,7 +247,7 @@ class BoundedQueue(QueueCore[T]):
         Args:
             worker_func: takes an item; ``async def``, or a plain function, which runs in one of
                 ``num_workers`` threads. It runs in the context of the item's put.
-            num_workers: at least 1.
+            num_workers: at least 1; or an ``AdaptiveConcurrency``, which finds the number out.
             error_handler: called with the exception and the item when ``worker_func`` raised,
                 after the item was counted in ``errors``; ``async def`` or a plain function, which
                 runs on the loop. Without one the exception is logged. Also gets a

@@ -47,6 +47,18 @@ class QueueStatistics:
     worker_count: int
     #: Puts that wait for room right now.
     waiting_putters: int
+    #: Attempts that failed and were followed by another, or will be.
+    retries: int
+    #: Items that wait for another attempt, or for the limit of their key to allow one.
+    retrying: int
+    #: Items that failed for good and are kept, for ``redrive()``.
+    dead_letters: int
+    #: Calls that may be under way, where that is found out; else None.
+    concurrency_limit: int | None
+    #: Times that the service's answer closed the gate for all workers.
+    gate_closures: int
+    #: "closed", "open" or "half_open"; None without a circuit breaker.
+    breaker_state: str | None
 
 
 def state_error(what: str, status: QueueStatus) -> QueueStateError:

@@ -11,7 +11,7 @@ import asyncio
 import logging
 import sys
 import types
-from collections.abc import Generator, Iterable
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import Context
 from functools import partial
@@ -51,6 +51,9 @@ class Source(Protocol[T]):
 
     def give_back(self, entry: Entry[T]) -> None:
         """A worker was cancelled with the entry in its hands."""
+
+    def postpone(self, entry: Entry[T], delay: float) -> None:
+        """The entry is to be handed out again in ``delay`` seconds."""
 
 
 class Accounts(Protocol):
@@ -163,7 +166,7 @@ class Worker(Generic[T]):
         #: What it holds while it is suspended; the pool takes it out of the hands of the stuck.
         self.entry: Entry[T] | None = None
 
-    async def run(self) -> None:
+    async def run(self) -> None:  # noqa: PLR0912 - in one piece, for speed
         """Take entries, and process each, until there are no more."""
         source, accounts, crew = self._source, self._accounts, self.crew
         call = crew.call
@@ -187,6 +190,11 @@ class Worker(Generic[T]):
                     if awaited is not FINISHED:
                         error = await self._hold(entry, steps, awaited)
                 if error is not None:
+                    if ticket is not None:
+                        delay, error = ticket.verdict(error, item)
+                        if delay is not None:
+                            source.postpone(entry, delay)
+                            continue
                     accounts.errors += 1
                     error = await self._report(entry, error)
                 accounts.processed += 1
@@ -347,7 +355,9 @@ class WorkerPool(Generic[T]):
         self._accounts = accounts
         self._name = name
         self._logger = logger
-        self._crew: Crew[T] | None = None
+        # Those who take items: one crew, or where their number changes, one for each worker.
+        self._crews: list[Crew[T]] = []
+        self._recruit_one: Callable[[], Crew[T]] | None = None
         self._workers: dict[asyncio.Future[None], Worker[T]] = {}
         # Who waits for which workers to leave.
         self._farewells: list[tuple[set[asyncio.Future[None]], asyncio.Future[None]]] = []
@@ -356,8 +366,7 @@ class WorkerPool(Generic[T]):
     @property
     def count(self) -> int:
         """Workers that take items; those that only finish what they hold are not counted."""
-        crew = self._crew  # telemetry's reader asks from its own thread
-        return 0 if crew is None else crew.left
+        return sum(crew.left for crew in self._crews[:])  # telemetry asks from its own thread
 
     @property
     def is_empty(self) -> bool:
@@ -369,11 +378,39 @@ class WorkerPool(Generic[T]):
         return task in self._workers
 
     def start(
-        self, func: WorkerFunc[T, Any], size: int, error_handler: ErrorHandler[T] | None
+        self,
+        func: WorkerFunc[T, Any],
+        size: int,
+        error_handler: ErrorHandler[T] | None,
+        *,
+        resizable: bool = False,
     ) -> None:
         """Replace the workers by ``size`` new ones, which begin at once."""
         self.retire()
-        crew = self._crew = self._recruit(func, size, error_handler)
+        if resizable:
+            self._recruit_one = partial(self._recruit, func, 1, error_handler)
+            self.resize(size)
+        else:
+            self._add(self._recruit(func, size, error_handler), size)
+
+    def resize(self, size: int) -> None:
+        """Let there be so many workers, if they were started to be resizable."""
+        if self._recruit_one is None:
+            return
+        while len(self._crews) < size:
+            self._add(self._recruit_one(), 1)
+        if len(self._crews) > size:
+            for crew in self._crews[size:]:
+                crew.retired = True
+            del self._crews[size:]
+            self._source.wake_all()
+
+    def follow(self, size: int) -> None:
+        """:meth:`resize`, from the thread of a worker."""
+        self.resize(size)
+
+    def _add(self, crew: Crew[T], size: int) -> None:
+        self._crews.append(crew)
         empty = Context()
         for _ in range(size):
             self._made += 1
@@ -400,9 +437,11 @@ class WorkerPool(Generic[T]):
 
     def retire(self) -> None:
         """Let the workers finish what they hold and take no more."""
-        if self._crew is not None:
-            self._crew.retired = True
-            self._crew = None
+        self._recruit_one = None
+        if self._crews:
+            for crew in self._crews:
+                crew.retired = True
+            self._crews.clear()
             self._source.wake_all()
 
     async def wait(self, timeout: float | None = None) -> None:
@@ -440,6 +479,7 @@ class WorkerPool(Generic[T]):
             worker = self._workers[task]
             worker.cancelled = worker.crew.retired = True
             worker.cancel()
+        self._source.wake_all()  # a thread that waits for what was postponed cannot be cancelled
         try:
             await self._wait_for(remaining, CANCEL_GRACE)
         except asyncio.CancelledError:
@@ -456,7 +496,8 @@ class WorkerPool(Generic[T]):
 
     def abandon(self) -> None:
         """Take all items back: the loop was closed, so the workers will never go on."""
-        self._crew = None
+        self._crews.clear()
+        self._recruit_one = None
         for worker in [*self._workers.values()]:
             worker.crew.retired = True
         for task in [*self._workers]:

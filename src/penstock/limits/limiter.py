@@ -195,6 +195,17 @@ class Limiter(Turnstile):
                 when = self._line.next_turn(now)
             return max(0.0, max(when, self._gate.opens_at) - now)
 
+    def check(self, item: Any) -> None:
+        """Raise what :meth:`acquire` would raise for an item that can never pass. Takes nothing.
+
+        Raises:
+            ValueError, TypeError: as :meth:`acquire`.
+        """
+        if self._fixed is None:
+            for limit, _, cost in self._prices(item):
+                if cost > limit.max:
+                    raise limit.too_much(cost)
+
     def permit(self, item: Any = None) -> PermitContext:
         """``async with limiter.permit(item):``, or ``with`` in a thread."""
         return PermitContext(self, item)

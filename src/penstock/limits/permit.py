@@ -55,6 +55,11 @@ class Permit:
         cost = checked_cost(actual, f"the actual cost under the limit {chosen.name!r}")
         self.limiter._settle(self, chosen, cost)
 
+    def give_back(self) -> None:
+        """The call will not be made after all: it cost nothing of any limit."""
+        for limit in self.limiter.limits:
+            self.limiter._settle(self, limit, 0)
+
     def settle_at(self, now: float, limit: Limit, cost: Exact) -> Meter | None:
         """For the limiter: write it down, and say where there may be more room now."""
         for (meter, _), record in zip(self._needs, self._records, strict=True):

@@ -15,7 +15,9 @@ Every change is made under one lock, which is never held while anybody waits.
 
 from __future__ import annotations
 
+import math
 import threading
+import time
 from collections import OrderedDict, deque
 from contextvars import Context, copy_context
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -122,11 +124,8 @@ class Bridge(Line[T]):
     def discard(self, entry: Entry[T]) -> None:
         """Remove one of the entries in :meth:`snapshot`, if it is still there."""
         with self.lock:
-            if entry in self._returned:
-                self._returned.remove(entry)
-            elif entry in self.line:
-                self.line.remove(entry)
-                self._grant()
+            self._remove(entry)
+            self._grant()
 
     # -- putting ------------------------------------------------------------------------------
 
@@ -138,7 +137,7 @@ class Bridge(Line[T]):
         if context is None:  # an empty one is false
             context = copy_context()
         with self.lock:
-            if len(self.line) >= self.maxsize or self.closed:
+            if len(self.line) >= self.room or self.closed:
                 return False
             self._admit(item, context, ticket)
             return True
@@ -180,7 +179,7 @@ class Bridge(Line[T]):
 
     def _grant(self) -> None:
         """Fill the slots that fell free for the putters that have waited longest."""
-        while self._bids and len(self.line) < self.maxsize:
+        while self._bids and len(self.line) < self.room:
             bid, _ = self._bids.popitem(last=False)
             bid.entry = self._admit(bid.item, bid.context, bid.ticket)
             bid.outcome = Outcome.ACCEPTED
@@ -203,6 +202,9 @@ class Bridge(Line[T]):
                 return None
             if self._returned:
                 entry = self._returned.pop(0)
+                if self._again:
+                    self._make_room(entry)
+                    self._grant()
             elif self.line:
                 entry = self._get_nowait()
                 if self._bids:
@@ -215,12 +217,12 @@ class Bridge(Line[T]):
             return entry
 
     async def wait(self, timeout: float | None = None) -> bool:
-        """Block until a look is worth it; False when closed, or after ``timeout`` seconds."""
+        """Block until a look is worth it; False when it is over, or after ``timeout`` seconds."""
         gate = _Gate()
         try:
             with self.lock:
-                if self.closed or self.at_hand:
-                    return not self.closed
+                if self.at_hand or self.is_over:
+                    return bool(self.at_hand)
                 self._takers[gate] = None
             if gate.wait(timeout):
                 return True
@@ -241,6 +243,21 @@ class Bridge(Line[T]):
         """The same, with the lock held."""
         self._keep(entry)
         self._call(1)
+
+    def postpone(self, entry: Entry[T], delay: float) -> None:
+        """With the lock held: take an entry back, and hand it out again in ``delay`` seconds."""
+        self._postpone(entry, time.monotonic() + delay)
+        if self.loop_side is not None:
+            self.loop_side.set_ripening()
+
+    def ripen(self) -> float | None:
+        """Hand out what is due; return in how many seconds the next one is, if there is one."""
+        with self.lock:
+            self._ripen(time.monotonic())
+            self._call(self.at_hand)
+            if self.is_over:
+                self._call_all()
+            return max(0.0, self._postponed[0][0] - time.monotonic()) if self._postponed else None
 
     def wake(self) -> None:
         """Call those who wait to the entries that are there."""
@@ -278,6 +295,7 @@ class Bridge(Line[T]):
         with self.lock:
             self.loop_side = LoopSide(self)
             self.closed = False
+            self._ripen(math.inf)
 
     def close(self) -> None:
         """Let no entry in: every putter that waits is told so, and every taker looks around."""
@@ -288,6 +306,11 @@ class Bridge(Line[T]):
                 bid.outcome = Outcome.CLOSED
                 bid.open()
             self._call_all()
+
+    def end(self) -> None:
+        """All workers have left a closed line: nothing more is to happen by itself."""
+        with self.lock:
+            self._ripen(math.inf)
 
     def forget_waiters(self) -> None:
         """The loop is gone: nobody waits in it any more."""

@@ -46,6 +46,13 @@ class Desk(Generic[T]):
             self.taken -= 1
             self._bridge.keep(entry)
 
+    def postpone(self, entry: Entry[T], delay: float) -> None:
+        """The entry is to be handed out again in ``delay`` seconds."""
+        with self._bridge.lock:
+            if not self.is_lost:  # else it was handed back already
+                self.taken -= 1
+                self._bridge.postpone(entry, delay)
+
     def surrender(self) -> bool:
         """Take back what the worker holds, if it holds anything."""
         with self._bridge.lock:
@@ -57,8 +64,10 @@ class Desk(Generic[T]):
             self._accounts.close_desk(self, self.taken - holds_one)
             if holds_one and self.entry is not None:
                 order, item, context, ticket = self.entry
-                # A copy: the worker may be in the context itself, and only one can be.
-                self._bridge.keep((order, item, context.copy(), ticket))
+                # A copy: the worker may be in the context itself, and only one can be. And what
+                # it makes of the item is nobody's result any more.
+                new = None if ticket is None else ticket.reissue()
+                self._bridge.keep((order, item, context.copy(), new))
             return holds_one
 
     def close(self) -> None:
@@ -79,7 +88,7 @@ class LoopDesk(Desk[T]):
         return self._bridge.take(self) if self._side.may_take() else None
 
     async def wait(self) -> bool:
-        """Wait until a look is worth it; False when the queue is closed."""
+        """Wait until a look is worth it; False when nothing will come any more."""
         return await self._side.wait()
 
     def wake(self) -> None:
@@ -96,7 +105,7 @@ class ThreadDesk(Desk[T]):
     """The desk of a worker that is a thread."""
 
     async def wait(self) -> bool:
-        """Block until a look is worth it; False when the queue is closed."""
+        """Block until a look is worth it; False when nothing will come any more."""
         return await self._bridge.wait()
 
     def wake(self) -> None:

@@ -26,6 +26,7 @@ class LoopSide(Takers):
         self._rung = False
         self._for_all = False
         self._left = ENTRIES_PER_TURN
+        self._ripening: asyncio.TimerHandle | None = None
 
     # -- from any thread, with the bridge's lock held -----------------------------------------
 
@@ -37,6 +38,11 @@ class LoopSide(Takers):
             with suppress(RuntimeError):  # the loop is closed: nobody waits in it
                 self._loop.call_soon_threadsafe(self._answer)
 
+    def set_ripening(self) -> None:
+        """There is something new among what is postponed: have the loop look at it in time."""
+        with suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(self._ripen)
+
     # -- in the loop --------------------------------------------------------------------------
 
     def _answer(self) -> None:
@@ -47,6 +53,14 @@ class LoopSide(Takers):
         else:
             self.wake()
 
+    def _ripen(self) -> None:
+        if self._ripening is not None:
+            self._ripening.cancel()
+            self._ripening = None
+        delay = self._bridge.ripen()
+        if delay is not None:
+            self._ripening = self._loop.call_later(delay, self._ripen)
+
     def _at_hand(self) -> int:
         return self._bridge.at_hand
 
@@ -56,7 +70,7 @@ class LoopSide(Takers):
         return self._left >= 0
 
     async def wait(self) -> bool:
-        """Wait until a look is worth it; False when the queue is closed."""
+        """Wait until a look is worth it; False when nothing will come any more."""
         if self._left < 0:
             await asyncio.sleep(0)
             self._left = ENTRIES_PER_TURN
@@ -64,8 +78,9 @@ class LoopSide(Takers):
         bridge = self._bridge
         waiter = self._register()
         with bridge.lock:  # what came before this did not see us wait
-            has_news = bridge.closed or bridge.at_hand
-        if has_news:
+            is_news = bridge.at_hand > 0
+            is_over = bridge.is_over
+        if is_news or is_over:
             self._takers.pop(waiter, None)
-            return not bridge.closed
+            return is_news
         return await self._be_called(waiter)

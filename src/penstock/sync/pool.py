@@ -136,6 +136,14 @@ class BridgePool(WorkerPool[T]):
             can_end_program=False,
         )
 
+    def follow(self, size: int) -> None:
+        """Let there be so many workers; from any thread."""
+        home = self.home
+        loop = None if home is None else home.loop
+        if loop is not None:
+            with suppress(RuntimeError):  # it is closed: there are no workers
+                loop.call_soon_threadsafe(self.resize, size)
+
     def _make_worker(self, crew: Crew[T]) -> Worker[T]:
         if isinstance(crew, _ThreadCrew):
             return _ThreadWorker(ThreadDesk(self._bridge, self._shared), crew, self._logger)

@@ -18,6 +18,8 @@ from penstock import _checks
 from penstock.calls import AsyncCall, ErrorHandler, WorkerFunc
 from penstock.core import CLOSED, LONG, WARN_EVERY, QueueCore
 from penstock.errors import QueueStateError
+from penstock.governor import Rules
+from penstock.limits.adaptive import AdaptiveConcurrency
 from penstock.line import Storage
 from penstock.states import QueueStatistics, QueueStatus, state_error
 from penstock.sync import _exit, _fork
@@ -54,9 +56,10 @@ class BlockingQueue(QueueCore[T]):
         *,
         name: str | None = None,
         telemetry: Telemetry | None = None,
+        rules: Rules | None = None,
         loop_thread: LoopThread | None = None,
     ) -> None:
-        super().__init__(maxsize, timeout, logger, name, telemetry)
+        super().__init__(maxsize, timeout, logger, name, telemetry, rules)
         self._house = House(loop_thread, self._is_at_rest)
         self._warn_after = 0.0
         # Why nothing works any more: the loop's thread died, or stayed behind in a forked parent.
@@ -78,30 +81,35 @@ class BlockingQueue(QueueCore[T]):
 
     # -- putting and taking, in the calling thread --------------------------------------------
 
-    def put(self, item: T, timeout: float | None = None) -> bool:
+    def put(self, item: T, timeout: float | None = None, *, deadline: float | None = None) -> bool:
         """Offer an item; True when it is accepted, False when the queue stayed full."""
         if _get_running_loop() is not self._open_on:
             self._refuse("put")
         timeout = self._timeout if timeout is None else _checks.seconds(timeout)
-        if self._is_observed():
-            return drive(self._put_observed(self._probe.observe_put(), item, timeout))
+        if deadline is not None or self._is_special():
+            return drive(self._put_specially(item, timeout, deadline))
         return self._buffer.offer(item) or drive(self._wait_for_room(item, timeout))
 
-    def put_nowait(self, item: T) -> None:
+    def put_nowait(self, item: T, *, deadline: float | None = None) -> None:
         """Like ``put(item, timeout=0)``, but raises ``QueueFullError``; allowed anywhere."""
         if self._open_on is CLOSED:
             self._refuse("put")
-        self._put_nowait(item)
+        self._put_nowait(item, deadline)
 
     def submit(
-        self, item: T, *, timeout: float | None = None, call: AsyncCall[T] | None = None
+        self,
+        item: T,
+        *,
+        timeout: float | None = None,
+        deadline: float | None = None,
+        call: AsyncCall[T] | None = None,
     ) -> Result:
         """Put an item and return a future of what the worker function makes of it."""
         if _get_running_loop() is not self._open_on:
             self._refuse("submit")
         limit = self._timeout if timeout is None else _checks.seconds(timeout)
         future = Result(self._pool)
-        drive(self._submit(item, limit, future, call))
+        drive(self._submit(item, limit, deadline, future, call))
         return future
 
     async def _wait_for_room(self, item: T, timeout: float, *args: Any) -> bool:
@@ -150,7 +158,7 @@ class BlockingQueue(QueueCore[T]):
     def start_workers(
         self,
         worker_func: WorkerFunc[T, Any],
-        num_workers: int,
+        num_workers: int | AdaptiveConcurrency,
         error_handler: ErrorHandler[T] | None = None,
     ) -> None:
         """Start workers that call ``worker_func`` on each item; start the queue too, if need be."""

@@ -96,13 +96,40 @@ class Watch:
         self._dead.append(self.record)
 
 
-_Value = Callable[[Any], int]
+_Value = Callable[[Any], int | None]
 
+#: The values of penstock.breaker.state; a queue without a breaker has none.
+_BREAKER_STATES = {"closed": 0, "half_open": 1, "open": 2}
+
+
+def _breaker_state(now: Any) -> int | None:
+    return None if now.breaker_state is None else _BREAKER_STATES[now.breaker_state]
+
+
+#: What is None is not told.
 _NOW: tuple[tuple[str, str, str, _Value], ...] = (
     (names.SIZE_METRIC, "{item}", "Items that wait.", lambda now: now.size),
     (names.CAPACITY_METRIC, "{item}", "The most items that may wait.", lambda now: now.maxsize),
     (names.INFLIGHT_METRIC, "{item}", "Items in hand.", lambda now: now.inflight),
     (names.WORKER_COUNT_METRIC, "{worker}", "Workers at work.", lambda now: now.worker_count),
+    (
+        names.RETRYING_METRIC,
+        "{item}",
+        "Items that wait for another attempt, or for a limit of their key.",
+        lambda now: now.retrying,
+    ),
+    (
+        names.CONCURRENCY_LIMIT_METRIC,
+        "{call}",
+        "Calls that may be under way, where that is found out.",
+        lambda now: now.concurrency_limit,
+    ),
+    (
+        names.BREAKER_STATE_METRIC,
+        "1",
+        "What the circuit breaker does: 0 closed, 1 half-open, 2 open.",
+        _breaker_state,
+    ),
 )
 
 
@@ -136,6 +163,19 @@ class Instruments:
             unit="{error}",
             description="Failures of worker functions and error handlers.",
         )
+        self.limit_wait = histogram(
+            names.LIMIT_WAIT_METRIC, "How long items waited for rate limits."
+        )
+        self.retries = meter.create_counter(
+            names.RETRIES_METRIC,
+            unit="{retry}",
+            description="Attempts that failed and are followed by another.",
+        )
+        self.dead_letters = meter.create_counter(
+            names.DEAD_LETTERS_METRIC,
+            unit="{item}",
+            description="Items that failed for good and were kept as dead letters.",
+        )
         for name, unit, description, value in _NOW:
             meter.create_observable_up_down_counter(
                 name, [self._safe(self._observe_now, value)], unit, description
@@ -158,6 +198,12 @@ class Instruments:
             "{item}",
             "Items that are done, well or badly.",
         )
+        meter.create_observable_counter(
+            names.GATE_CLOSURES_METRIC,
+            [self._safe(self._observe_total, names.CLOSURES)],
+            "{closure}",
+            "Times that the service's answer closed the gate for all workers.",
+        )
         self._records: set[_Record] = set()
         # What queues that are gone had counted: a sum over the living alone would go down when
         # one of them dies, and start again from nothing with the next queue of that name.
@@ -166,7 +212,7 @@ class Instruments:
         # The names of queues that died since each sum was last told: it is told once more, or a
         # program whose queue is gone before the last export would take its last counts along.
         self._last_words: dict[str, set[str]] = {
-            key: set() for key in (_PUTS, names.FULL, names.PROCESSED)
+            key: set() for key in (_PUTS, names.FULL, names.PROCESSED, names.CLOSURES)
         }
         # Re-entrant: the garbage collector may run anything, in the middle of any line below.
         self._lock = threading.RLock()
@@ -208,8 +254,9 @@ class Instruments:
         sums: Counter[str] = Counter()
         for record in records:
             now = record.now()
-            if now is not None:
-                sums[record.name] += value(now)
+            amount = None if now is None else value(now)
+            if amount is not None:
+                sums[record.name] += amount
         return [Observation(total, {names.QUEUE_NAME: name}) for name, total in sums.items()]
 
     def _observe_total(self, key: str) -> Iterable[Observation]:

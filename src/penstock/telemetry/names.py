@@ -27,6 +27,8 @@ QUEUE_CAPACITY: Final = "penstock.queue.capacity"
 WAIT_TIME: Final = "penstock.wait_time"
 WORKER_ID: Final = "penstock.worker.id"
 PUT_OUTCOME: Final = "penstock.put.outcome"
+LIMIT_WAIT_TIME: Final = "penstock.limit.wait_time"
+LIMIT_NAME: Final = "penstock.limit.name"
 ERROR_TYPE: Final = "error.type"
 
 # Values of penstock.put.outcome.
@@ -36,6 +38,7 @@ CANCELLED: Final = "cancelled"
 STOPPED: Final = "stopped"
 #: Beside the outcomes, what else only grows.
 PROCESSED: Final = "processed"
+CLOSURES: Final = "closures"
 OUTCOMES: Final = (ACCEPTED, FULL, CANCELLED, STOPPED)
 
 # Metrics.
@@ -50,6 +53,13 @@ PROCESS_ITEMS_METRIC: Final = "penstock.process.items"
 WORKER_ERRORS_METRIC: Final = "penstock.worker.errors"
 INFLIGHT_METRIC: Final = "penstock.item.inflight"
 WORKER_COUNT_METRIC: Final = "penstock.worker.count"
+RETRIES_METRIC: Final = "penstock.item.retries"
+RETRYING_METRIC: Final = "penstock.item.retrying"
+DEAD_LETTERS_METRIC: Final = "penstock.item.dead_letters"
+LIMIT_WAIT_METRIC: Final = "penstock.limit.wait_time"
+GATE_CLOSURES_METRIC: Final = "penstock.limit.gate.closures"
+CONCURRENCY_LIMIT_METRIC: Final = "penstock.concurrency.limit"
+BREAKER_STATE_METRIC: Final = "penstock.breaker.state"
 
 #: What the histograms advise: 0.1 ms to 10 s.
 SECONDS_BUCKETS: Final = (

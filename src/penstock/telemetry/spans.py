@@ -16,10 +16,12 @@ from typing import TYPE_CHECKING, Any
 
 from opentelemetry import context as otel_context
 from opentelemetry import trace
+from opentelemetry.metrics import Counter
 from opentelemetry.trace import INVALID_SPAN, Link, Span, SpanKind
 
 from penstock.calls import AnyFuture, AsyncCall, Ticket
 from penstock.errors import QueueStateError
+from penstock.governor import Course
 from penstock.telemetry import names
 from penstock.telemetry.metrics import Watch
 
@@ -57,14 +59,42 @@ class Probe:
         self._watch = watch  # dies with the probe, and so with the queue
 
     def observe_put(
-        self, future: AnyFuture | None = None, call: AsyncCall[Any] | None = None
+        self,
+        future: AnyFuture | None = None,
+        call: AsyncCall[Any] | None = None,
+        course: Course | None = None,
     ) -> PutObservation:
-        """Watch a put, by ``with``. ``future`` and ``call`` are those of the item's ticket."""
-        return PutObservation(self, future, call)
+        """Watch a put, by ``with``. The arguments are those of the item's ticket."""
+        return PutObservation(self, ObservedTicket(self, future, call, course))
 
     def size_attributes(self) -> dict[str, int]:
         """How full the queue is."""
         return {names.QUEUE_SIZE: len(self._line), names.QUEUE_CAPACITY: self._capacity}
+
+    def retried(self, error: BaseException) -> None:
+        """An attempt failed, and another one will be made."""
+        self._count(self.telemetry.instruments.retries, error)
+
+    def died(self, error: BaseException) -> None:
+        """An item became a dead letter."""
+        self._count(self.telemetry.instruments.dead_letters, error)
+
+    def _count(self, counter: Counter, error: BaseException) -> None:
+        if self.is_on():
+            try:
+                counter.add(1, {**self.attributes, names.ERROR_TYPE: names.error_type(error)})
+            except Exception:
+                self.telemetry.complain()
+
+    def waited(self, name: str, seconds: float) -> None:
+        """An item waited so long for a limit."""
+        if self.is_on():
+            try:
+                self.telemetry.instruments.limit_wait.record(
+                    seconds, {**self.attributes, names.LIMIT_NAME: name}
+                )
+            except Exception:
+                self.telemetry.complain()
 
     def record_wait(self, seconds: float) -> None:
         """An item waited that long and was taken."""
@@ -103,13 +133,9 @@ class PutObservation:
 
     __slots__ = ("_probe", "_span", "_waits_since", "accepted", "context", "ticket")
 
-    def __init__(
-        self,
-        probe: Probe,
-        future: AnyFuture | None,
-        call: AsyncCall[Any] | None,
-    ) -> None:
+    def __init__(self, probe: Probe, ticket: ObservedTicket) -> None:
         self._probe = probe
+        self.ticket = ticket
         self._span: Span | None = None
         self._waits_since: tuple[int, float] | None = None
         self.accepted = False
@@ -121,7 +147,6 @@ class PutObservation:
         self.context: Context = copy_context()
         if self._span is not None:
             self.context.run(otel_context.attach, trace.set_span_in_context(self._span, around))
-        self.ticket = ObservedTicket(probe, future, call)
 
     def had_to_wait(self) -> None:
         """There was no room: from here on it is backpressure."""
@@ -205,8 +230,9 @@ class ObservedTicket(Ticket):
         probe: Probe,
         future: AnyFuture | None,
         call: AsyncCall[Any] | None,
+        course: Course | None,
     ) -> None:
-        super().__init__(future, call)
+        super().__init__(future, call, course)
         self._probe = probe
         self._put_at = _clock()
 
@@ -218,8 +244,14 @@ class ObservedTicket(Ticket):
         """As any ticket, and the attempt is observed."""
         if not self.claim():
             return
-        with Attempt(self._probe, self._put_at, None):
-            result = await (self.call or call)(item)
+        call, course = self.call or call, self.course
+        if course is None:
+            with Attempt(self._probe, self._put_at, None):
+                result = await call(item)
+        else:
+            await self._admit(course, item)
+            with Attempt(self._probe, self._put_at, None, course):
+                result = await course.run(call, item)
         self.succeed(result)
 
     def attempt(self, context: Context) -> Attempt:
@@ -244,7 +276,13 @@ class Attempt:
 
     __slots__ = ("_context", "_probe", "_since", "_span", "_token")
 
-    def __init__(self, probe: Probe, put_at: float, item_context: Context | None) -> None:
+    def __init__(
+        self,
+        probe: Probe,
+        put_at: float,
+        item_context: Context | None,
+        course: Course | None = None,
+    ) -> None:
         self._probe = probe
         self._token: Any = None
         self._span: Span | None = None
@@ -261,23 +299,28 @@ class Attempt:
                 return
             self._context = around
             if telemetry.wants_process_span(around):
-                self._start_span(around, self._since - put_at)
+                self._start_span(around, self._since - put_at, course)
             telemetry.instruments.item_wait.record(
                 self._since - put_at, probe.attributes, self._context
             )
         except Exception:
             telemetry.complain()
 
-    def _start_span(self, around: otel_context.Context, waited: float) -> None:
+    def _start_span(
+        self, around: otel_context.Context, waited: float, course: Course | None
+    ) -> None:
         probe = self._probe
         put = trace.get_current_span(around)
         put_context = put.get_span_context()
         if probe.telemetry.relation == "link":  # a new trace, but the same baggage
             around = trace.set_span_in_context(INVALID_SPAN, around)
+        attributes: dict[str, Any] = probe.process_attributes
+        if course is not None and course.attempts:
+            attributes = {**attributes, names.ATTEMPT: course.attempts + 1}
         span = probe.start_span(
             probe.process_name,
             SpanKind.CONSUMER,
-            probe.process_attributes,
+            attributes,
             context=around,
             links=(Link(put_context),) if put_context.is_valid else (),
         )
@@ -293,6 +336,8 @@ class Attempt:
                     names.WORKER_ID: _worker_id(),
                 }
             )
+            if course is not None and course.governor.limiter.limits:
+                span.set_attribute(names.LIMIT_WAIT_TIME, course.waited)
 
     def __enter__(self) -> Self:
         if self._span is not None and self._context is not None:
