@@ -24,12 +24,17 @@ def is_number(value: Any) -> bool:
     return isinstance(value, numbers.Real) and not isinstance(value, bool)
 
 
-def checked_cost(value: Any, what: str) -> Exact:
-    """``value`` as an exact cost; ``TypeError`` or ``ValueError`` that begins with ``what``."""
+def checked_cost(value: Any, what: str, *parts: Any) -> Exact:
+    """``value`` as an exact cost; or an error about ``what``, with ``parts`` formatted into it.
+
+    Raises:
+        TypeError: it is no number.
+        ValueError: it is negative, NaN or not finite.
+    """
     if type(value) is int and 0 <= value <= sys.maxsize:
         return value
     if not is_number(value):
-        raise TypeError(f"{what} must be a number, got {value!r}")
+        raise TypeError(f"{what.format(*parts)} must be a number, got {value!r}")
     if not 0 <= value <= sys.float_info.max:
-        raise ValueError(f"{what} must be finite and zero or more, got {value!r}")
+        raise ValueError(f"{what.format(*parts)} must be finite and zero or more, got {value!r}")
     return exact(value)

@@ -156,7 +156,7 @@ class Limit:
             raise ValueError(
                 f"the cost function of the limit {self.name!r} raised for {item!r}: {error!r}"
             ) from error
-        return checked_cost(value, f"the cost of {item!r} under the limit {self.name!r}")
+        return checked_cost(value, "the cost of {!r} under the limit {!r}", item, self._name)
 
     def too_much(self, cost: Exact) -> ValueError:
         """The error for a cost that can never pass."""
@@ -186,6 +186,8 @@ class Limit:
     def meter(self, key: Hashable, now: float) -> Meter:
         """The meter of a key; forgets some that are idle."""
         meter = self._meters.get(key)
+        if self.key is None and meter is not None:
+            return meter
         if meter is None:
             log = SlidingLog(self._max, self._per, forgotten=self._forgotten)
             meter = self._meters[key] = Meter(self, key, log)

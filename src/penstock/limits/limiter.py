@@ -294,7 +294,7 @@ class Limiter(Turnstile):
             prices = self._prices(None)  # a max was lowered below 1 in this moment
         for limit, _, cost in prices:
             if cost > limit.max:
-                raise limit.too_much(cost)
+                raise limit.too_much(cost)  # before any key is remembered
         return tuple([(limit.meter(key, now), cost) for limit, key, cost in prices if cost])
 
     def _confirmed(
