@@ -24,20 +24,36 @@ from penstock.errors import (
 )
 from penstock.events import Event, Execution, ExecutionStatus
 from penstock.executors import AsyncExecutor, Executor
+from penstock.governor import DeadLetter
+from penstock.limits import (
+    AdaptiveConcurrency,
+    Backoff,
+    CircuitBreaker,
+    Limit,
+    Limiter,
+    RetryBudget,
+    RetryPolicy,
+)
 from penstock.queue import BoundedQueue, QueueStatistics, QueueStatus
 from penstock.work_queue import WorkQueue
 
 __all__ = [
     "APIClientError",
     "APITimeoutError",
+    "AdaptiveConcurrency",
     "AsyncExecutor",
+    "Backoff",
     "BoundedQueue",
+    "CircuitBreaker",
     "CircuitBreakerOpenError",
+    "DeadLetter",
     "DeadlineExceededError",
     "Event",
     "Execution",
     "ExecutionStatus",
     "Executor",
+    "Limit",
+    "Limiter",
     "QueueConfig",
     "QueueEmptyError",
     "QueueError",
@@ -46,5 +62,7 @@ __all__ = [
     "QueueStatistics",
     "QueueStatus",
     "RateLimitError",
+    "RetryBudget",
+    "RetryPolicy",
     "WorkQueue",
 ]

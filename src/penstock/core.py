@@ -193,6 +193,28 @@ class QueueCore(Generic[T]):
         """
         return [] if self._governor is None else list(self._governor.dead_letters)
 
+    async def _redrive(self, timeout: float | None) -> int:
+        """Put the dead letters back; return how many. What finds no room stays one."""
+        governor = self._governor
+        if governor is None:
+            return 0
+        limit = self._timeout if timeout is None else _checks.seconds(timeout)
+        count = 0
+        for _ in range(len(governor.dead_letters)):  # and not those that come meanwhile
+            letter = governor.dig_up()
+            if letter is None:
+                break
+            accepted = False
+            try:
+                accepted = await self._put_specially(letter.item, limit)
+            finally:
+                if not accepted:
+                    governor.put_back(letter)
+            if not accepted:
+                break
+            count += 1
+        return count
+
     # -- putting: what follows when there is no room at once ------------------------------------
 
     async def _put_specially(

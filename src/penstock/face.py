@@ -7,6 +7,9 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from penstock import _checks
 from penstock.config import QueueConfig
+from penstock.governor import MAX_DEAD_LETTERS, DeadLetter, make_rules
+from penstock.limits.adaptive import AdaptiveConcurrency
+from penstock.limits.limiter import Limiter
 from penstock.protocols import Queue
 from penstock.states import QueueStatus
 from penstock.telemetry import Telemetry
@@ -16,7 +19,13 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-_DEFAULTS = {"maxsize": 100, "timeout": 0.1}
+_DEFAULTS = {
+    "maxsize": 100,
+    "timeout": 0.1,
+    "limits": (),
+    "max_dead_letters": MAX_DEAD_LETTERS,
+}
+_RULES = ("limits", "retry", "breaker", "deadline", "max_dead_letters")
 
 
 class Face(Generic[T]):
@@ -33,6 +42,7 @@ class Face(Generic[T]):
             )
         self.concurrency_limit = concurrency_limit
         if queue is None:
+            settings["rules"] = make_rules(*[settings.pop(name) for name in _RULES])
             return True
         _checks.members(queue, "queue", Queue)
         if any(value != _DEFAULTS.get(name) for name, value in settings.items()):
@@ -142,16 +152,46 @@ class Face(Generic[T]):
         """See :meth:`penstock.BoundedQueue.task_done`."""
         self._view.task_done()
 
+    # -- rules --------------------------------------------------------------------------------
+
+    @property
+    def limits(self) -> Limiter:
+        """What all workers ask before each call; ``limits.observe(headers)`` tells it more.
+
+        There is one also where no limits were given: its gate is closed when the service says so.
+        """
+        limiter: Limiter = self._has_rules("limits").limiter
+        return limiter
+
+    @property
+    def dead_letters(self) -> list[DeadLetter[T]]:
+        """The items that failed for good, with ``retry`` given; the oldest first.
+
+        At most ``max_dead_letters``, the oldest go then. Items whose result somebody waits for,
+        with ``submit`` or ``map``, are not among them.
+        """
+        letters: list[DeadLetter[T]] = self._has_rules("dead_letters").dead_letters
+        return letters
+
+    def _has_rules(self, what: str) -> Any:
+        if not hasattr(self.queue, "dead_letters"):
+            raise TypeError(f"{what} is for queues that have it, and {self.queue!r} has not")
+        return self.queue
+
     # -- checks -------------------------------------------------------------------------------
 
-    def _workers_wanted(self, num_workers: int | None) -> int:
+    def _workers_wanted(self, num_workers: Any) -> int | AdaptiveConcurrency:
         if num_workers is None:
             return self.concurrency_limit or 1
+        if isinstance(num_workers, AdaptiveConcurrency):
+            return num_workers
         return _checks.positive_int(
             num_workers, "num_workers", "Number of workers must be at least 1"
         )
 
-    def _check_job(self, items: Any, worker_func: Any, num_workers: int | None) -> int:
+    def _check_job(
+        self, items: Any, worker_func: Any, num_workers: Any
+    ) -> int | AdaptiveConcurrency:
         _checks.items(items)
         _checks.function(worker_func, "worker_func", "item")
         return self._workers_wanted(num_workers)

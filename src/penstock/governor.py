@@ -16,16 +16,21 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
+from penstock import _checks
 from penstock.errors import CircuitBreakerOpenError, DeadlineExceededError
 from penstock.limits.adaptive import AdaptiveConcurrency
 from penstock.limits.breaker import CircuitBreaker
 from penstock.limits.deadline import ServiceTime, is_hopeless
 from penstock.limits.failures import is_throttle, retry_after
+from penstock.limits.limit import Limit
 from penstock.limits.limiter import Limiter
 from penstock.limits.permit import Permit
 from penstock.limits.retry import RetryPolicy, note_attempts
 
 T = TypeVar("T")
+
+#: How many dead letters are kept unless it is said.
+MAX_DEAD_LETTERS = 1000
 
 #: The least seconds for which an item is put off that cannot start yet.
 _SHORTEST = 0.001
@@ -41,7 +46,37 @@ class Rules:
     #: Seconds in which each item is to be done, from its put.
     deadline: float | None = None
     #: The most items that failed for good which are kept.
-    max_dead_letters: int = 1000
+    max_dead_letters: int = MAX_DEAD_LETTERS
+
+
+def make_rules(
+    limits: Any, retry: Any, breaker: Any, deadline: Any, max_dead_letters: Any
+) -> Rules | None:
+    """Rules of what a user gave; None where that is nothing.
+
+    Raises:
+        TypeError, ValueError: for what is not allowed.
+    """
+    if isinstance(limits, Limit):
+        raise TypeError(f"limits must be a list of Limit, or a Limiter: write limits=[{limits!r}]")
+    limiter = limits if isinstance(limits, Limiter) else None
+    if limiter is None and limits is not None:
+        listed = Limiter(limits)
+        limiter = listed if listed.limits else None
+    for value, kind, name in (
+        (retry, RetryPolicy, "retry"),
+        (breaker, CircuitBreaker, "breaker"),
+    ):
+        if value is not None and not isinstance(value, kind):
+            raise TypeError(f"{name} must be a {kind.__name__} or None, got {value!r}")
+    if deadline is not None:
+        deadline = _checks.seconds(deadline, "deadline")
+    if isinstance(max_dead_letters, bool) or not isinstance(max_dead_letters, int):
+        raise TypeError(f"max_dead_letters must be an int, got {max_dead_letters!r}")
+    if max_dead_letters < 0:
+        raise ValueError(f"max_dead_letters must be zero or more, got {max_dead_letters}")
+    rules = Rules(limiter, retry, breaker, deadline, max_dead_letters)
+    return None if rules == Rules(max_dead_letters=max_dead_letters) else rules
 
 
 @dataclass(frozen=True)
@@ -246,6 +281,16 @@ class Governor:
             self.retries += 1
         self.listener.retried(error)
         return wait
+
+    def dig_up(self) -> DeadLetter[Any] | None:
+        """Take the oldest of those that failed for good."""
+        with self._lock:
+            return self.dead_letters.popleft() if self.dead_letters else None
+
+    def put_back(self, letter: DeadLetter[Any]) -> None:
+        """Keep it all the same, as the oldest."""
+        with self._lock:
+            self.dead_letters.appendleft(letter)
 
     def bury(self, letter: DeadLetter[Any]) -> None:
         """Keep an item that failed for good; the oldest goes when there are too many."""

@@ -134,6 +134,23 @@ class BoundedQueue(QueueCore[T]):
             self._refuse("put")
         self._put_nowait(item, deadline)
 
+    async def redrive(self, timeout: float | None = None) -> int:
+        """Put the items of ``dead_letters`` back, the oldest first, as if they were new.
+
+        Args:
+            timeout: seconds that each may wait for room, as in :meth:`put`.
+
+        Returns:
+            How many were put. At the first that finds no room it ends; that one and those after it
+            are still in ``dead_letters``.
+
+        Raises:
+            QueueStateError, ValueError: as in :meth:`put`; no item is lost.
+        """
+        if _get_running_loop() is not self._open_on:
+            self._refuse("put")
+        return await self._redrive(timeout)
+
     async def submit(
         self,
         item: T,

@@ -10,6 +10,7 @@ from contextlib import aclosing, asynccontextmanager
 from typing import Any, Generic, TypeVar
 
 from penstock.calls import AsyncCall, as_async
+from penstock.limits import AdaptiveConcurrency
 from penstock.queue import BoundedQueue, QueueStatus
 
 T = TypeVar("T")
@@ -27,7 +28,7 @@ async def each(items: Iterable[T] | AsyncIterable[T]) -> AsyncGenerator[T, None]
 
 @asynccontextmanager
 async def workers_for(
-    queue: BoundedQueue[T], worker_func: Callable[[T], Any], size: int
+    queue: BoundedQueue[T], worker_func: Callable[[T], Any], size: int | AdaptiveConcurrency
 ) -> AsyncIterator[AsyncCall[T] | None]:
     """See that workers run on ``queue``; yield the call that they have to be told of, if any.
 

@@ -25,6 +25,14 @@ from penstock._progress import followed_by, progress_bar
 from penstock._signals import SignalStop, check_signals
 from penstock.calls import ErrorHandler, WorkerFunc
 from penstock.face import Face
+from penstock.governor import MAX_DEAD_LETTERS
+from penstock.limits import (
+    AdaptiveConcurrency,
+    CircuitBreaker,
+    Limit,
+    Limiter,
+    RetryPolicy,
+)
 from penstock.protocols import Queue
 from penstock.queue import BoundedQueue, QueueStatus
 from penstock.results import ResultStream, each, workers_for
@@ -47,9 +55,18 @@ class WorkQueue(Face[T]):
     Args:
         maxsize, timeout, logger, name, telemetry: as for :class:`penstock.BoundedQueue`.
         concurrency_limit: how many workers ``process``, ``batch_process`` and ``map`` start when
-            they are not told, at least 1. ``None``: one.
+            they are not told, at least 1, or an :class:`penstock.AdaptiveConcurrency`, which finds
+            the number out. ``None``: one.
         queue: a queue to use instead of a new ``BoundedQueue``; it has its own maxsize, timeout,
             logger, name and telemetry, so these must be left out then.
+        limits: how fast calls may start: a list of :class:`penstock.Limit`, or a
+            :class:`penstock.Limiter` that others share.
+        retry: what happens to an item that failed: a :class:`penstock.RetryPolicy`. ``None``: it
+            goes to the error handler at once.
+        breaker: a :class:`penstock.CircuitBreaker`. ``None``: none.
+        deadline: seconds from its put in which each item is to be done; one that cannot be in time
+            any more is not attempted, and fails with ``DeadlineExceededError``. ``None``: none.
+        max_dead_letters: how many of the items that failed for good are kept, zero or more.
 
     Raises:
         ValueError, TypeError: for an argument that is not allowed.
@@ -61,11 +78,16 @@ class WorkQueue(Face[T]):
         self,
         maxsize: int = 100,
         timeout: float = 0.1,
-        concurrency_limit: int | None = None,
+        concurrency_limit: int | AdaptiveConcurrency | None = None,
         logger: logging.Logger | None = None,
         *,
         name: str | None = None,
         queue: Queue[T] | None = None,
+        limits: Iterable[Limit] | Limiter = (),
+        retry: RetryPolicy | None = None,
+        breaker: CircuitBreaker | None = None,
+        deadline: float | None = None,
+        max_dead_letters: int = MAX_DEAD_LETTERS,
         telemetry: Telemetry | None = None,
     ) -> None:
         settings: dict[str, Any] = {
@@ -74,6 +96,11 @@ class WorkQueue(Face[T]):
             "logger": logger,
             "name": name,
             "telemetry": telemetry,
+            "limits": limits,
+            "retry": retry,
+            "breaker": breaker,
+            "deadline": deadline,
+            "max_dead_letters": max_dead_letters,
         }
         self.queue: Queue[T]
         if self._set_up(concurrency_limit, queue, settings):
@@ -95,11 +122,14 @@ class WorkQueue(Face[T]):
             if self.queue.status == QueueStatus.STOPPED:
                 self._release_signals()
 
-    async def put(self, item: T, timeout: float | None = None) -> bool:
+    async def put(
+        self, item: T, timeout: float | None = None, *, deadline: float | None = None
+    ) -> bool:
         """See :meth:`penstock.BoundedQueue.put`."""
-        if timeout is None:
-            return await self.queue.put(item)
-        return await self.queue.put(item, timeout=timeout)
+        options: dict[str, Any] = {} if timeout is None else {"timeout": timeout}
+        if deadline is not None:
+            options["deadline"] = deadline
+        return await self.queue.put(item, **options)
 
     async def get(self, timeout: float | None = None) -> T:
         """See :meth:`penstock.BoundedQueue.get`."""
@@ -132,7 +162,7 @@ class WorkQueue(Face[T]):
     async def process(
         self,
         worker_func: WorkerFunc[T, Any],
-        num_workers: int | None = None,
+        num_workers: int | AdaptiveConcurrency | None = None,
         error_handler: ErrorHandler[T] | None = None,
     ) -> None:
         """Start workers: ``num_workers``, or else ``concurrency_limit``, or else one.
@@ -149,7 +179,7 @@ class WorkQueue(Face[T]):
         self,
         items: Iterable[T] | AsyncIterable[T],
         worker_func: WorkerFunc[T, Any],
-        num_workers: int | None = None,
+        num_workers: int | AdaptiveConcurrency | None = None,
         error_handler: ErrorHandler[T] | None = None,
         *,
         progress: bool = False,
@@ -201,7 +231,14 @@ class WorkQueue(Face[T]):
 
     # -- results ------------------------------------------------------------------------------
 
-    async def submit(self, item: T, *, timeout: float | None = None) -> asyncio.Future[Any]:
+    async def redrive(self, timeout: float | None = None) -> int:
+        """See :meth:`penstock.BoundedQueue.redrive`."""
+        count: int = await self._has_rules("redrive").redrive(timeout)
+        return count
+
+    async def submit(
+        self, item: T, *, timeout: float | None = None, deadline: float | None = None
+    ) -> asyncio.Future[Any]:
         """Put an item and return a future of what the worker function makes of it.
 
         See :meth:`penstock.BoundedQueue.submit`.
@@ -210,7 +247,7 @@ class WorkQueue(Face[T]):
             QueueFullError: there was no room in time.
             TypeError: the queue is not one in this process.
         """
-        return await self._in_process("submit").submit(item, timeout=timeout)
+        return await self._in_process("submit").submit(item, timeout=timeout, deadline=deadline)
 
     @overload
     def map(
@@ -218,7 +255,7 @@ class WorkQueue(Face[T]):
         worker_func: Callable[[T], Awaitable[R]],
         items: Iterable[T] | AsyncIterable[T],
         *,
-        num_workers: int | None = None,
+        num_workers: int | AdaptiveConcurrency | None = None,
         ordered: bool = True,
         return_exceptions: Literal[False] = False,
     ) -> AsyncGenerator[R, None]: ...
@@ -228,7 +265,7 @@ class WorkQueue(Face[T]):
         worker_func: Callable[[T], R],
         items: Iterable[T] | AsyncIterable[T],
         *,
-        num_workers: int | None = None,
+        num_workers: int | AdaptiveConcurrency | None = None,
         ordered: bool = True,
         return_exceptions: Literal[False] = False,
     ) -> AsyncGenerator[R, None]: ...
@@ -238,7 +275,7 @@ class WorkQueue(Face[T]):
         worker_func: Callable[[T], Awaitable[R]],
         items: Iterable[T] | AsyncIterable[T],
         *,
-        num_workers: int | None = None,
+        num_workers: int | AdaptiveConcurrency | None = None,
         ordered: bool = True,
         return_exceptions: bool,
     ) -> AsyncGenerator[R | BaseException, None]: ...
@@ -248,7 +285,7 @@ class WorkQueue(Face[T]):
         worker_func: Callable[[T], R],
         items: Iterable[T] | AsyncIterable[T],
         *,
-        num_workers: int | None = None,
+        num_workers: int | AdaptiveConcurrency | None = None,
         ordered: bool = True,
         return_exceptions: bool,
     ) -> AsyncGenerator[R | BaseException, None]: ...
@@ -257,7 +294,7 @@ class WorkQueue(Face[T]):
         worker_func: Callable[[T], Any],
         items: Iterable[T] | AsyncIterable[T],
         *,
-        num_workers: int | None = None,
+        num_workers: int | AdaptiveConcurrency | None = None,
         ordered: bool = True,
         return_exceptions: bool = False,
     ) -> AsyncGenerator[Any, None]:
@@ -297,7 +334,7 @@ class WorkQueue(Face[T]):
         queue: BoundedQueue[T],
         worker_func: Callable[[T], Any],
         items: Iterable[T] | AsyncIterable[T],
-        workers: int,
+        workers: int | AdaptiveConcurrency,
         ordered: bool,
         return_exceptions: bool,
     ) -> AsyncGenerator[Any, None]:

@@ -1,1 +1,28 @@
-"""How fast things may start. Decisions are pure (now in, wait out); what waits is a thin shell."""
+"""How fast calls may start, how many at once, and what becomes of those that fail.
+
+Decisions are pure (now in, wait out); what waits is a thin shell.
+"""
+
+from penstock.limits.adaptive import AdaptiveConcurrency
+from penstock.limits.backoff import Backoff
+from penstock.limits.breaker import BreakerState, CircuitBreaker
+from penstock.limits.budget import RetryBudget
+from penstock.limits.headers import Feedback
+from penstock.limits.limit import Limit
+from penstock.limits.limiter import Limiter
+from penstock.limits.permit import Permit
+from penstock.limits.retry import RetryPolicy, attempts_made
+
+__all__ = [
+    "AdaptiveConcurrency",
+    "Backoff",
+    "BreakerState",
+    "CircuitBreaker",
+    "Feedback",
+    "Limit",
+    "Limiter",
+    "Permit",
+    "RetryBudget",
+    "RetryPolicy",
+    "attempts_made",
+]

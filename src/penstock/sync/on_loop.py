@@ -50,7 +50,7 @@ class QueueOnLoop:
         return bool(self._call("stop", timeout=timeout, **options))
 
     def start_workers(
-        self, worker_func: Callable[[Any], Any], num_workers: int, error_handler: Any = None
+        self, worker_func: Callable[[Any], Any], num_workers: Any, error_handler: Any = None
     ) -> None:
         """Start workers."""
         self._call(
@@ -64,11 +64,14 @@ class QueueOnLoop:
         """Let the workers finish what they hold, and end them."""
         self._call("stop_workers", timeout=timeout)
 
-    def put(self, item: Any, timeout: float | None = None) -> bool:
+    def put(
+        self, item: Any, timeout: float | None = None, *, deadline: float | None = None
+    ) -> bool:
         """Offer an item."""
-        if timeout is None:
-            return bool(self._call("put", item))
-        return bool(self._call("put", item, timeout=timeout))
+        options = {} if timeout is None else {"timeout": timeout}
+        if deadline is not None:
+            options["deadline"] = deadline
+        return bool(self._call("put", item, **options))
 
     def put_nowait(self, item: Any) -> None:
         """Offer an item without waiting for room."""
@@ -103,7 +106,7 @@ class QueueOnLoop:
                 raise
             return True
 
-    def submit(self, item: Any, *, timeout: float | None = None, call: Any = None) -> NoReturn:
+    def submit(self, item: Any, **options: Any) -> NoReturn:
         """Refuse: the queue gives no results back."""
         raise TypeError(
             "submit() and map() need a queue in this process, which can give results back; "

@@ -96,6 +96,12 @@ class BlockingQueue(QueueCore[T]):
             self._refuse("put")
         self._put_nowait(item, deadline)
 
+    def redrive(self, timeout: float | None = None) -> int:
+        """Put the items of ``dead_letters`` back, as if they were new."""
+        if _get_running_loop() is not self._open_on:
+            self._refuse("put")
+        return drive(self._redrive(timeout))
+
     def submit(
         self,
         item: T,

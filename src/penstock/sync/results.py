@@ -11,6 +11,7 @@ from queue import SimpleQueue
 from typing import Any, TypeVar
 
 from penstock.calls import AsyncCall
+from penstock.limits import AdaptiveConcurrency
 from penstock.states import QueueStatus
 from penstock.sync.queue import BlockingQueue
 from penstock.sync.result import Result
@@ -20,7 +21,7 @@ T = TypeVar("T")
 
 @contextmanager
 def workers_for(
-    queue: BlockingQueue[T], worker_func: Callable[[T], Any], size: int
+    queue: BlockingQueue[T], worker_func: Callable[[T], Any], size: int | AdaptiveConcurrency
 ) -> Iterator[AsyncCall[T] | None]:
     """See that workers run on ``queue``; yield the call that they have to be told of, if any.
 
@@ -46,7 +47,7 @@ def results_of(
     queue: BlockingQueue[T],
     worker_func: Callable[[T], Any],
     items: Iterable[T],
-    size: int,
+    size: int | AdaptiveConcurrency,
     ordered: bool,
 ) -> Generator[Result, None, None]:
     """Put all ``items`` and iterate over their futures, each of them done.

@@ -17,6 +17,14 @@ from penstock._progress import followed_by, progress_bar
 from penstock._signals import check_signals
 from penstock.calls import ErrorHandler, WorkerFunc
 from penstock.face import Face
+from penstock.governor import MAX_DEAD_LETTERS
+from penstock.limits import (
+    AdaptiveConcurrency,
+    CircuitBreaker,
+    Limit,
+    Limiter,
+    RetryPolicy,
+)
 from penstock.protocols import Queue
 from penstock.states import QueueStatus
 from penstock.sync.loop_thread import LoopThread
@@ -54,7 +62,8 @@ class WorkQueue(Face[T]):
         timeout: seconds that a put waits for room unless it says otherwise: zero or more, or
             ``math.inf``.
         concurrency_limit: how many workers ``process``, ``batch_process`` and ``map`` start when
-            they are not told, at least 1. ``None``: one.
+            they are not told, at least 1, or an :class:`penstock.AdaptiveConcurrency`, which finds
+            the number out. ``None``: one.
         logger: gets state changes (INFO), refusals (WARNING, at most one a second) and errors of
             worker functions that have no handler; ``logging.getLogger("penstock")`` by default.
         name: what the queue is called in logs and telemetry. Queues of one name add up there.
@@ -62,6 +71,14 @@ class WorkQueue(Face[T]):
             process. It has its own maxsize, timeout, logger, name and telemetry.
         telemetry: where its spans and metrics go, and which; by default OpenTelemetry's global
             providers, and all.
+        limits: how fast calls may start: a list of :class:`penstock.Limit`, or a
+            :class:`penstock.Limiter` that others share.
+        retry: what happens to an item that failed: a :class:`penstock.RetryPolicy`. ``None``: it
+            goes to the error handler at once.
+        breaker: a :class:`penstock.CircuitBreaker`. ``None``: none.
+        deadline: seconds from its put in which each item is to be done; one that cannot be in time
+            any more is not attempted, and fails with ``DeadlineExceededError``. ``None``: none.
+        max_dead_letters: how many of the items that failed for good are kept, zero or more.
         loop_thread: the event loop thread to use, which several queues can share; by default one
             of its own, from ``start()`` to ``stop()``.
 
@@ -80,11 +97,16 @@ class WorkQueue(Face[T]):
         self,
         maxsize: int = 100,
         timeout: float = 0.1,
-        concurrency_limit: int | None = None,
+        concurrency_limit: int | AdaptiveConcurrency | None = None,
         logger: logging.Logger | None = None,
         *,
         name: str | None = None,
         queue: Queue[T] | None = None,
+        limits: Iterable[Limit] | Limiter = (),
+        retry: RetryPolicy | None = None,
+        breaker: CircuitBreaker | None = None,
+        deadline: float | None = None,
+        max_dead_letters: int = MAX_DEAD_LETTERS,
         telemetry: Telemetry | None = None,
         loop_thread: LoopThread | None = None,
     ) -> None:
@@ -95,6 +117,11 @@ class WorkQueue(Face[T]):
             "logger": logger,
             "name": name,
             "telemetry": telemetry,
+            "limits": limits,
+            "retry": retry,
+            "breaker": breaker,
+            "deadline": deadline,
+            "max_dead_letters": max_dead_letters,
         }
         self._blocking: BlockingQueue[T] | QueueOnLoop
         if self._set_up(concurrency_limit, queue, settings):
@@ -181,13 +208,15 @@ class WorkQueue(Face[T]):
 
     # -- putting and taking -------------------------------------------------------------------
 
-    def put(self, item: T, timeout: float | None = None) -> bool:
+    def put(self, item: T, timeout: float | None = None, *, deadline: float | None = None) -> bool:
         """Offer an item; True when it is accepted, False when the queue stayed full.
 
         Args:
             item: anything. It will run in a copy of the calling thread's context.
             timeout: seconds to wait for room. ``None``: the queue's own timeout. ``0``: do not
                 wait. ``math.inf``: as long as it takes.
+            deadline: seconds from now in which the item is to be done. If its call could not end
+                in time it is not made, and the item fails with ``DeadlineExceededError``.
 
         Raises:
             QueueStateError: the queue is not processing, or stopped while the put waited; the call
@@ -200,7 +229,7 @@ class WorkQueue(Face[T]):
         are served first come, first served. Ctrl-C in a put that waits leaves nothing behind,
         unless a worker has the item already in that very instant; then it is processed and counted.
         """
-        return self._blocking.put(item, timeout)
+        return self._blocking.put(item, timeout, deadline=deadline)
 
     def put_nowait(self, item: T) -> None:
         """Like ``put(item, timeout=0)``, but raises ``QueueFullError`` instead of returning False.
@@ -247,7 +276,7 @@ class WorkQueue(Face[T]):
     def process(
         self,
         worker_func: WorkerFunc[T, Any],
-        num_workers: int | None = None,
+        num_workers: int | AdaptiveConcurrency | None = None,
         error_handler: ErrorHandler[T] | None = None,
     ) -> None:
         """Start workers that call ``worker_func`` on each item; start the queue too, if need be.
@@ -277,7 +306,7 @@ class WorkQueue(Face[T]):
         self,
         items: Iterable[T],
         worker_func: WorkerFunc[T, Any],
-        num_workers: int | None = None,
+        num_workers: int | AdaptiveConcurrency | None = None,
         error_handler: ErrorHandler[T] | None = None,
         *,
         progress: bool = False,
@@ -310,7 +339,9 @@ class WorkQueue(Face[T]):
                         time.sleep(_PAUSE)  # another kind of queue may refuse all the same
                 self.join()
 
-    def _check_blocking_job(self, items: Any, worker_func: Any, num_workers: int | None) -> int:
+    def _check_blocking_job(
+        self, items: Any, worker_func: Any, num_workers: Any
+    ) -> int | AdaptiveConcurrency:
         if not isinstance(items, Iterable):
             raise TypeError(f"items must be an iterable, got {items!r}")
         return self._check_job(items, worker_func, num_workers)
@@ -331,7 +362,25 @@ class WorkQueue(Face[T]):
 
     # -- results ------------------------------------------------------------------------------
 
-    def submit(self, item: T, *, timeout: float | None = None) -> Result:
+    def redrive(self, timeout: float | None = None) -> int:
+        """Put the items of ``dead_letters`` back, the oldest first, as if they were new.
+
+        Args:
+            timeout: seconds that each may wait for room, as in :meth:`put`.
+
+        Returns:
+            How many were put. At the first that finds no room it ends; that one and those after it
+            are still in ``dead_letters``.
+
+        Raises:
+            QueueStateError, ValueError: as for :meth:`put`; no item is lost.
+        """
+        count: int = self._has_rules("redrive").redrive(timeout)
+        return count
+
+    def submit(
+        self, item: T, *, timeout: float | None = None, deadline: float | None = None
+    ) -> Result:
         """Put an item and return a future of what the worker function makes of it.
 
         The future is a ``concurrent.futures.Future``. An exception of the worker function goes
@@ -345,7 +394,7 @@ class WorkQueue(Face[T]):
             QueueStateError, ValueError: as for :meth:`put`.
             TypeError: the queue is not one in this process.
         """
-        return self._blocking.submit(item, timeout=timeout)
+        return self._blocking.submit(item, timeout=timeout, deadline=deadline)
 
     @overload
     def map(
@@ -353,7 +402,7 @@ class WorkQueue(Face[T]):
         worker_func: Callable[[T], Awaitable[R]],
         items: Iterable[T],
         *,
-        num_workers: int | None = None,
+        num_workers: int | AdaptiveConcurrency | None = None,
         ordered: bool = True,
         return_exceptions: Literal[False] = False,
     ) -> Generator[R, None, None]: ...
@@ -363,7 +412,7 @@ class WorkQueue(Face[T]):
         worker_func: Callable[[T], R],
         items: Iterable[T],
         *,
-        num_workers: int | None = None,
+        num_workers: int | AdaptiveConcurrency | None = None,
         ordered: bool = True,
         return_exceptions: Literal[False] = False,
     ) -> Generator[R, None, None]: ...
@@ -373,7 +422,7 @@ class WorkQueue(Face[T]):
         worker_func: Callable[[T], Awaitable[R]],
         items: Iterable[T],
         *,
-        num_workers: int | None = None,
+        num_workers: int | AdaptiveConcurrency | None = None,
         ordered: bool = True,
         return_exceptions: bool,
     ) -> Generator[R | BaseException, None, None]: ...
@@ -383,7 +432,7 @@ class WorkQueue(Face[T]):
         worker_func: Callable[[T], R],
         items: Iterable[T],
         *,
-        num_workers: int | None = None,
+        num_workers: int | AdaptiveConcurrency | None = None,
         ordered: bool = True,
         return_exceptions: bool,
     ) -> Generator[R | BaseException, None, None]: ...
@@ -392,7 +441,7 @@ class WorkQueue(Face[T]):
         worker_func: Callable[[T], Any],
         items: Iterable[T],
         *,
-        num_workers: int | None = None,
+        num_workers: int | AdaptiveConcurrency | None = None,
         ordered: bool = True,
         return_exceptions: bool = False,
     ) -> Generator[Any, None, None]:
@@ -432,7 +481,7 @@ class WorkQueue(Face[T]):
         queue: BlockingQueue[T],
         worker_func: Callable[[T], Any],
         items: Iterable[T],
-        workers: int,
+        workers: int | AdaptiveConcurrency,
         ordered: bool,
         return_exceptions: bool,
     ) -> Generator[Any, None, None]:
