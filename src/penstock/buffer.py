@@ -71,13 +71,14 @@ class Buffer(Line[T], Takers):
         entries = super().snapshot()
         return [entry for entry in entries if entry[0] not in granted] if granted else entries
 
-    def discard(self, entry: Entry[T]) -> None:
-        """Remove one of the entries in :meth:`snapshot`."""
+    def discard(self, entry: Entry[T]) -> bool:
+        """Remove one of the entries in :meth:`snapshot`; False if it is not there any more."""
         if entry in self._returned:
             self._returned.remove(entry)
         else:
             self.line.remove(entry)
             self._grant()
+        return True
 
     # -- putting ------------------------------------------------------------------------------
 

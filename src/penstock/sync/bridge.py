@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict, deque
+from collections.abc import Callable
 from contextvars import Context, copy_context
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -32,6 +33,10 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _ABSENT: Any = object()
+
+
+def _never() -> bool:
+    return False
 
 
 class _Storage(janus.Queue["Entry[T]"]):
@@ -119,14 +124,17 @@ class Bridge(Line[T]):
         with self.lock:
             return super().snapshot()
 
-    def discard(self, entry: Entry[T]) -> None:
-        """Remove one of the entries in :meth:`snapshot`, if it is still there."""
+    def discard(self, entry: Entry[T]) -> bool:
+        """Remove one of the entries in :meth:`snapshot`; False if somebody has taken it since."""
         with self.lock:
             if entry in self._returned:
                 self._returned.remove(entry)
             elif entry in self.line:
                 self.line.remove(entry)
                 self._grant()
+            else:
+                return False
+            return True
 
     # -- putting ------------------------------------------------------------------------------
 
@@ -214,11 +222,19 @@ class Bridge(Line[T]):
                 desk.taken += 1
             return entry
 
-    async def wait(self, timeout: float | None = None) -> bool:
-        """Block until a look is worth it; False when closed, or after ``timeout`` seconds."""
+    async def wait(
+        self, timeout: float | None = None, is_retired: Callable[[], bool] = _never
+    ) -> bool:
+        """Block until a look is worth it; False when closed, or after ``timeout`` seconds.
+
+        ``is_retired`` is asked at the last moment: whoever retires a worker wakes it up after that,
+        if it waits by then.
+        """
         gate = _Gate()
         try:
             with self.lock:
+                if is_retired():
+                    return True
                 if self.closed or self.at_hand:
                     return not self.closed
                 self._takers[gate] = None
