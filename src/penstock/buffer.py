@@ -73,10 +73,11 @@ class Buffer(Line[T], Takers):
         entries = super().snapshot()
         return [entry for entry in entries if entry[0] not in granted] if granted else entries
 
-    def discard(self, entry: Entry[T]) -> None:
-        """Remove one of the entries in :meth:`snapshot`."""
-        self._remove(entry)
+    def discard(self, entry: Entry[T]) -> bool:
+        """Remove one of the entries in :meth:`snapshot`; False if it is not there any more."""
+        was_there = self._remove(entry)
         self._grant()
+        return was_there
 
     # -- putting ------------------------------------------------------------------------------
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import inspect
 from collections.abc import Awaitable, Callable
-from concurrent.futures import Executor
+from concurrent.futures import Executor, InvalidStateError
 from concurrent.futures import Future as ThreadFuture
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from contextvars import Context, copy_context
 from copy import copy
 from functools import partial
@@ -121,7 +121,10 @@ class Ticket:
         if isinstance(error, asyncio.CancelledError) and isinstance(self.future, asyncio.Future):
             self.future.cancel()  # to whoever awaits it this looks the same as the exception
         else:
-            self.future.set_exception(error)
+            try:
+                self.future.set_exception(error)
+            except InvalidStateError:  # another thread was faster
+                return False
         return True
 
     def handler_failed(self, error: BaseException) -> None:
@@ -130,7 +133,8 @@ class Ticket:
     def succeed(self, result: Any) -> None:
         """Pass on a result, if somebody waits for it."""
         if self.future is not None and not self.future.done():
-            self.future.set_result(result)
+            with suppress(InvalidStateError):  # another thread was faster
+                self.future.set_result(result)
 
     def taken_by_hand(self) -> None:
         """The item was taken by ``get``, so no worker will tell its result."""

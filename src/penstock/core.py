@@ -504,8 +504,7 @@ class QueueCore(Generic[T]):
 
     def _drop_unwanted(self) -> None:
         for entry in self._buffer.snapshot():
-            if _is_unwanted(entry):
-                self._buffer.discard(entry)
+            if _is_unwanted(entry) and self._buffer.discard(entry):
                 self._accounts.count_finished()
 
     async def _join(self) -> None:

@@ -32,11 +32,11 @@ class Face(Generic[T]):
     """Holds a queue in ``queue``, tells what it looks like, and passes on what never waits."""
 
     queue: Any
-    concurrency_limit: int | None
+    concurrency_limit: int | AdaptiveConcurrency | None
 
-    def _set_up(self, concurrency_limit: int | None, queue: Any, settings: dict[str, Any]) -> bool:
-        """Check the arguments; True if a queue is to be made of ``settings``."""
-        if concurrency_limit is not None:
+    def _set_up(self, concurrency_limit: Any, queue: Any, settings: dict[str, Any]) -> bool:
+        """Check the arguments; True if a queue is to be made of ``settings``, with its rules."""
+        if concurrency_limit is not None and not isinstance(concurrency_limit, AdaptiveConcurrency):
             concurrency_limit = _checks.positive_int(
                 concurrency_limit, "concurrency_limit", "Concurrency limit must be at least 1"
             )

@@ -82,16 +82,19 @@ class Line(Generic[T]):
         postponed = [entry for _, _, entry in list(self._postponed)]
         return [*sorted([*self._returned, *postponed], key=_order_of), *line]
 
-    def _remove(self, entry: Entry[T]) -> None:
-        """Remove one of the entries in :meth:`snapshot`, if it is still there."""
+    def _remove(self, entry: Entry[T]) -> bool:
+        """Remove one of the entries in :meth:`snapshot`; False if it is not there any more."""
         if entry in self._returned:
             self._returned.remove(entry)
         elif entry in self.line:
             self.line.remove(entry)
-        elif entry[0] in self._again:
+        elif any(order == entry[0] for _, order, _ in self._postponed):
             self._postponed = [one for one in self._postponed if one[1] != entry[0]]
             heapify(self._postponed)
+        else:
+            return False
         self._make_room(entry)
+        return True
 
     def _keep(self, entry: Entry[T]) -> None:
         insort(self._returned, entry, key=_order_of)
@@ -135,7 +138,7 @@ class Storage(Protocol[T]):
     @property
     def retrying(self) -> int: ...
     def snapshot(self) -> list[Entry[T]]: ...
-    def discard(self, entry: Entry[T]) -> None: ...
+    def discard(self, entry: Entry[T]) -> bool: ...
     def offer(
         self, item: T, ticket: Ticket | None = None, context: Context | None = None
     ) -> bool: ...

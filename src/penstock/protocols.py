@@ -59,7 +59,7 @@ class Queue(AsyncResourceManager, Protocol[T]):
     async def start_workers(
         self,
         worker_func: Callable[[T], Any],
-        num_workers: int,
+        num_workers: Any,  # an int, or for some an AdaptiveConcurrency
         error_handler: Callable[[Exception, T], Any] | None = None,
     ) -> None: ...
     async def stop_workers(self, timeout: float | None = None) -> None: ...

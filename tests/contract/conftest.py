@@ -8,7 +8,8 @@ To add one, write it and list it in ``KINDS``; the tests use nothing but what
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+import asyncio
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -16,10 +17,28 @@ from typing import Any
 
 import pytest
 
-from contract.helpers import MakeQueue
+from contract.helpers import InOrder, MakeQueue
 from contract.threads import blocking_queues
 from penstock import BoundedQueue
 from penstock.protocols import Queue
+from penstock.testing import VirtualTimeLoop
+
+_items: list[pytest.Item] = []
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    _items[:] = [item]
+
+
+def pytest_asyncio_loop_factories() -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
+    """pytest-asyncio asks once for all kinds; which one it is shows when a loop is made."""
+    return {"of its kind": _make_loop}
+
+
+def _make_loop() -> asyncio.AbstractEventLoop:
+    is_real = _items[0].get_closest_marker("real_time") is not None
+    return asyncio.new_event_loop() if is_real else VirtualTimeLoop()
 
 
 @dataclass(frozen=True)
@@ -34,7 +53,7 @@ class Kind:
     #: Whether workers call their functions in the order of the items; threads race to do so.
     is_in_order: bool = True
     #: What a worker hears that would wait for itself.
-    in_worker: str = "inside a worker"
+    refusal_in_worker: str = "inside a worker"
 
 
 @asynccontextmanager
@@ -46,7 +65,7 @@ async def bounded_queues() -> AsyncIterator[MakeQueue]:
 BLOCKING = Kind(
     partial(blocking_queues, plain=False),
     calls_are_cancellable=False,
-    in_worker="in a running event loop",
+    refusal_in_worker="in a running event loop",
 )
 #: The same, where they are threads.
 BLOCKING_PLAIN = Kind(
@@ -100,6 +119,12 @@ def cancellable_workers(kind: Kind) -> None:
 
 
 @pytest.fixture
-def in_order(kind: Kind) -> Callable[[list[Any]], list[Any]]:
-    """What several workers noted: as it is where their order is certain, else sorted."""
+def refusal_in_worker(kind: Kind) -> str:
+    """Part of what a worker hears that would wait for itself."""
+    return kind.refusal_in_worker
+
+
+@pytest.fixture
+def in_order(kind: Kind) -> InOrder:
+    """See there."""
     return list if kind.is_in_order else sorted

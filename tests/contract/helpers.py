@@ -23,6 +23,10 @@ def now() -> float:
     return asyncio.get_running_loop().time()
 
 
+#: What several workers noted: as it is where their order is certain, else sorted.
+InOrder = Callable[[list[Any]], list[Any]]
+
+
 class MakeQueue(Protocol):
     """What a kind of queue gives: see conftest.py."""
 

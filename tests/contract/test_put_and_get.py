@@ -19,8 +19,8 @@ from contract.helpers import (
     filled,
     now,
     put_all,
-    quite_a_while,
     queue_that_is,
+    quite_a_while,
 )
 from penstock import QueueEmptyError, QueueFullError, QueueStateError
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from contract.helpers import SLACK, MakeQueue, Recorder, a_while, eventually, now, put_all
+from contract.helpers import SLACK, InOrder, MakeQueue, Recorder, a_while, eventually, now, put_all
 from penstock import QueueStatus
 
 
@@ -30,14 +30,16 @@ class TestWorkers:
         }
 
     @pytest.mark.parametrize("workers", [1, 3])
-    async def test_so_many_at_once(self, make_queue: MakeQueue, workers: int) -> None:
+    async def test_so_many_at_once(
+        self, make_queue: MakeQueue, in_order: InOrder, workers: int
+    ) -> None:
         queue = make_queue()
         recorder = Recorder(held=True)
         await queue.start_workers(recorder.work, workers)
         await put_all(queue, *range(5))
         await eventually(lambda: len(recorder.began) == workers)
         await a_while()
-        assert recorder.began == list(range(workers))
+        assert in_order(recorder.began) == list(range(workers))
         assert queue.worker_count == workers
         recorder.may_go_on.set()
         await queue.join()
@@ -125,7 +127,9 @@ class TestWorkers:
         assert queue.metrics["errors"] == 2
         assert queue.metrics["processed"] == 3
 
-    async def test_new_workers_replace_the_old(self, make_queue: MakeQueue) -> None:
+    async def test_new_workers_replace_the_old(
+        self, make_queue: MakeQueue, in_order: InOrder
+    ) -> None:
         queue = make_queue()
         old, new = Recorder(held=True), Recorder()
         await queue.start_workers(old.work, 2)
@@ -139,7 +143,7 @@ class TestWorkers:
         await queue.join()
         await put_all(queue, "e")
         await queue.join()
-        assert old.done == ["a", "b"]
+        assert in_order(old.done) == ["a", "b"]
         assert new.done == ["c", "d", "e"]
 
     async def test_stop_workers_lets_them_finish(self, make_queue: MakeQueue) -> None:

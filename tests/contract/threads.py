@@ -17,10 +17,13 @@ from contextvars import ContextVar
 from inspect import iscoroutinefunction
 from queue import SimpleQueue
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import penstock.sync
 from contract.helpers import MakeQueue
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 #: Seconds after which a call is taken to hang.
 HANGS = 30
@@ -67,9 +70,16 @@ class Visit:
         else:
             self.ended.set_result((task.result(), None))
 
-    def cancel(self) -> None:
-        """From any thread."""
-        self._stage.loop.call_soon_threadsafe(lambda: self._task and self._task.cancel())
+    async def see_to(self, ended: asyncio.Future[Any]) -> None:
+        """Wait; and who is cancelled here is cancelled there, which may be ignored."""
+        try:
+            await asyncio.wait([ended])
+        except asyncio.CancelledError:
+            self._stage.loop.call_soon_threadsafe(self._cancel)
+
+    def _cancel(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
 
     def outcome(self) -> Any:
         result, error = self.ended.result(timeout=0)
@@ -95,10 +105,7 @@ class Stage:
             visit = Visit(self, func, args, asyncio.get_running_loop().call_soon_threadsafe)
             ended = asyncio.wrap_future(visit.ended)
             while not ended.done():
-                try:
-                    await asyncio.wait([ended])
-                except asyncio.CancelledError:
-                    visit.cancel()
+                await visit.see_to(ended)
             return visit.outcome()
 
         return work
@@ -227,7 +234,7 @@ class QueueInThreads:
     async def stop_workers(self, timeout: float | None = None) -> None:
         await in_thread(self.blocking.queue.stop_workers, timeout)
 
-    async def __aenter__(self) -> QueueInThreads:
+    async def __aenter__(self) -> Self:
         assert await in_thread(self.blocking.__enter__) is self.blocking
         return self
 

@@ -209,16 +209,33 @@ def test_a_plain_worker_can_put_into_its_own_queue_where_there_is_room() -> None
         assert answers == [True, False]
 
 
-def test_a_worker_that_would_be_the_last_to_wait_for_a_result_is_told_so() -> None:
+def test_a_worker_waits_for_results_of_its_own_queue_with_a_timeout_only() -> None:
     with WorkQueue[int](10) as queue:
 
         def work(item: int) -> int:
-            return item if item == 0 else 1 + queue.submit(item - 1).result()
+            if item == 0:
+                return 0
+            future = queue.submit(item - 1)
+            if item == 3:
+                return int(future.result())
+            return 1 + int(future.result(BOUND))
 
-        queue.process(work, 3)
+        queue.process(work, 4)
         assert queue.submit(2).result(BOUND) == 2
         with pytest.raises(QueueStateError, match="nobody would be left"):
             queue.submit(3).result(BOUND)
+
+
+def test_what_a_plain_function_returns_may_raise_anything_when_it_is_awaited() -> None:
+    async def fail(item: str) -> None:
+        raise SystemExit(item)
+
+    with WorkQueue[str]() as queue:
+        queue.process(lambda item: fail(item), 1, lambda exc, item: fail(item))  # noqa: PLW0108
+        assert type(queue.submit("a").exception(BOUND)) is SystemExit
+        queue.put("b")
+        assert queue.join(BOUND)
+        assert queue.metrics["errors"] == 2
 
 
 @pytest.mark.parametrize("call", ["stop", "join", "start"])

@@ -19,6 +19,7 @@ import math
 import threading
 import time
 from collections import OrderedDict, deque
+from collections.abc import Callable
 from contextvars import Context, copy_context
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -34,6 +35,10 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _ABSENT: Any = object()
+
+
+def _never() -> bool:
+    return False
 
 
 class _Storage(janus.Queue["Entry[T]"]):
@@ -121,11 +126,12 @@ class Bridge(Line[T]):
         with self.lock:
             return super().snapshot()
 
-    def discard(self, entry: Entry[T]) -> None:
-        """Remove one of the entries in :meth:`snapshot`, if it is still there."""
+    def discard(self, entry: Entry[T]) -> bool:
+        """Remove one of the entries in :meth:`snapshot`; False if somebody has taken it since."""
         with self.lock:
-            self._remove(entry)
+            was_there = self._remove(entry)
             self._grant()
+            return was_there
 
     # -- putting ------------------------------------------------------------------------------
 
@@ -216,11 +222,19 @@ class Bridge(Line[T]):
                 desk.taken += 1
             return entry
 
-    async def wait(self, timeout: float | None = None) -> bool:
-        """Block until a look is worth it; False when it is over, or after ``timeout`` seconds."""
+    async def wait(
+        self, timeout: float | None = None, is_retired: Callable[[], bool] = _never
+    ) -> bool:
+        """Block until a look is worth it; False when it is over, or after ``timeout`` seconds.
+
+        ``is_retired`` is asked at the last moment: whoever retires a worker wakes it up after that,
+        if it waits by then.
+        """
         gate = _Gate()
         try:
             with self.lock:
+                if is_retired():
+                    return True
                 if self.at_hand or self.is_over:
                     return bool(self.at_hand)
                 self._takers[gate] = None

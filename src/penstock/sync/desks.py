@@ -7,6 +7,7 @@ that is stuck, in a thread or in the event loop, and what that one counts later 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from penstock.calls import Entry
@@ -104,9 +105,15 @@ class LoopDesk(Desk[T]):
 class ThreadDesk(Desk[T]):
     """The desk of a worker that is a thread."""
 
+    def __init__(
+        self, bridge: Bridge[T], accounts: SharedAccounts, is_retired: Callable[[], bool]
+    ) -> None:
+        super().__init__(bridge, accounts)
+        self._is_retired = is_retired
+
     async def wait(self) -> bool:
         """Block until a look is worth it; False when nothing will come any more."""
-        return await self._bridge.wait()
+        return await self._bridge.wait(None, self._is_retired)
 
     def wake(self) -> None:
         """Call others to what is there."""

@@ -40,6 +40,12 @@ class House:
         return self._home is not None
 
     @contextmanager
+    def closed(self) -> Iterator[bool]:
+        """Whether there is no loop thread; none comes or goes within the block."""
+        with self._lock:
+            yield self._home is None
+
+    @contextmanager
     def visiting(self) -> Iterator[LoopThread]:
         """Have a loop thread for a call."""
         with self._lock:

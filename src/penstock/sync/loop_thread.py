@@ -37,6 +37,14 @@ class Visit(concurrent.futures.Future[R]):
     task: asyncio.Task[R] | None = None
     withdrawn = False
 
+    def ends_within(self, timeout: float | None) -> bool:
+        """Wait for it, at most so many seconds; whether it has ended, well or badly."""
+        try:
+            self.exception(timeout)
+        except (TimeoutError, concurrent.futures.TimeoutError):
+            return self.done()
+        return True
+
 
 class _Home:
     """What the thread itself holds: all but the ``LoopThread``, which must be collectable."""
@@ -239,11 +247,17 @@ class LoopThread:
         cancelled, but not waited for.
         """
         visit = self.send(func, *args)
+        if not self.see(visit, timeout):
+            self.withdraw(visit)
+            raise TimeoutError(f"a call in {self.name} took longer than {timeout} seconds")
+        return visit.result()
+
+    def see(self, visit: Visit[Any], timeout: float | None) -> bool:
+        """Wait for a visit to end; Ctrl-C cancels it."""
         try:
-            return visit.result(timeout)
+            return visit.ends_within(timeout)
         except BaseException:
-            if not visit.done():
-                self.withdraw(visit)
+            self.withdraw(visit)
             raise
 
     def withdraw(self, visit: Visit[Any]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import concurrent.futures
 from collections.abc import Callable
 from typing import Any, NoReturn, TypeVar
 
@@ -95,15 +94,10 @@ class QueueOnLoop:
         refuse_in_loop("join")
         with self._house.visiting() as home:
             visit = home.send(self._queue.join)
-            try:
-                visit.result(limit)
-            except BaseException as error:
-                if visit.done():
-                    raise
+            if not home.see(visit, limit):
                 home.withdraw(visit)
-                if isinstance(error, (TimeoutError, concurrent.futures.TimeoutError)):
-                    return False
-                raise
+                return False
+            visit.result()
             return True
 
     def submit(self, item: Any, **options: Any) -> NoReturn:

@@ -7,15 +7,14 @@ import functools
 import logging
 import threading
 from asyncio import _get_running_loop
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from concurrent.futures import Executor
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from contextvars import Context
 from inspect import isawaitable
 from typing import Any, TypeVar
 
 from penstock.calls import AsyncCall, Entry, ErrorHandler, WorkerFunc, in_thread, is_async
-from penstock.errors import QueueStateError
 from penstock.sync.accounts import SharedAccounts
 from penstock.sync.blocking import drive
 from penstock.sync.bridge import Bridge
@@ -96,31 +95,12 @@ class BridgePool(WorkerPool[T]):
         self.home: LoopThread | None = None
         #: The threads of workers.
         self.threads: set[int] = set()
-        # How many of them wait for the result of an item of this queue.
-        self._waiting = 0
-        self._waiting_lock = threading.Lock()
         #: Whether this is a forked child.
         self.is_inherited = False
 
     def owns_this_thread(self) -> bool:
         """Whether the caller is one of the workers, or something that it called. For any thread."""
         return threading.get_ident() in self.threads
-
-    @contextmanager
-    def one_waits(self, call: str) -> Iterator[None]:
-        """Wait, in a worker's thread, for a result of this queue. For any thread."""
-        with self._waiting_lock:
-            if self._waiting + 1 >= len(self.threads):
-                raise QueueStateError(
-                    f"Cannot call {call}() without a timeout from inside the last worker function "
-                    "that does not wait yet: nobody would be left to process the item"
-                )
-            self._waiting += 1
-        try:
-            yield
-        finally:
-            with self._waiting_lock:
-                self._waiting -= 1
 
     def _recruit(
         self, func: WorkerFunc[T, Any], size: int, error_handler: ErrorHandler[T] | None
@@ -146,7 +126,8 @@ class BridgePool(WorkerPool[T]):
 
     def _make_worker(self, crew: Crew[T]) -> Worker[T]:
         if isinstance(crew, _ThreadCrew):
-            return _ThreadWorker(ThreadDesk(self._bridge, self._shared), crew, self._logger)
+            desk = ThreadDesk(self._bridge, self._shared, lambda: crew.retired)
+            return _ThreadWorker(desk, crew, self._logger)
         return _DeskWorker(LoopDesk(self._bridge, self._shared), crew, self._logger)
 
     def _launch(self, worker: Worker[T], name: str) -> asyncio.Future[None]:
@@ -170,7 +151,13 @@ class BridgePool(WorkerPool[T]):
         if not isawaitable(result):
             return result
         assert self.home is not None
-        return self.home.call(_await, result)
+        value, error = self.home.call(_await, result)
+        if error is None:
+            return value
+        try:
+            raise error
+        finally:
+            error = None  # or frame and exception would keep each other alive
 
     def either_way(self, func: Callable[[T], Any], threads: Callable[[], Executor]) -> AsyncCall[T]:
         """A call of ``func`` for whichever kind of worker comes to it."""
@@ -194,5 +181,11 @@ class _ThreadCrew(Crew[T]):
         return True
 
 
-async def _await(awaitable: Awaitable[Any]) -> Any:
-    return await awaitable
+async def _await(awaitable: Awaitable[Any]) -> tuple[Any, BaseException | None]:
+    # The error as a value: a task that raises SystemExit or KeyboardInterrupt ends its loop.
+    try:
+        return await awaitable, None
+    except asyncio.CancelledError:
+        raise
+    except BaseException as error:  # noqa: BLE001 - raised again where it is waited for
+        return None, error

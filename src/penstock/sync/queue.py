@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import concurrent.futures
 import logging
 import sys
 import time
@@ -186,24 +185,18 @@ class BlockingQueue(QueueCore[T]):
         """Take no more items, finish what was accepted, end the workers."""
         limit = _checks.optional_seconds(timeout)
         self._check_caller("stop")
-        if not self._house.is_open and self._status is not QueueStatus.PROCESSING:
-            return drive(self._stop(limit, drain))
+        with self._house.closed() as is_closed:
+            if is_closed and self._is_at_rest():
+                return drive(self._stop(limit, drain))
         with self._visiting() as home:
             visit = home.send(self._stop, limit, drain)
             wait = None if limit is None else limit + PATIENCE
-            while True:
-                try:
-                    return visit.result(wait)
-                except BaseException as error:
-                    if visit.done():
-                        raise
-                    if not isinstance(error, (TimeoutError, concurrent.futures.TimeoutError)):
-                        home.withdraw(visit)
-                        raise
+            while not home.see(visit, wait):
                 if not home.responds(PATIENCE) and not visit.done():
                     self._leave_blocked_loop(home)
                     return not self._left
                 wait = PATIENCE
+            return visit.result()
 
     def join(self, timeout: float | None = None) -> bool:
         """Wait until every accepted item is done; False if that takes longer than ``timeout``."""
@@ -213,15 +206,10 @@ class BlockingQueue(QueueCore[T]):
             return True
         with self._visiting() as home:
             visit = home.send(self._join)
-            try:
-                visit.result(limit)
-            except BaseException as error:
-                if visit.done():
-                    raise
+            if not home.see(visit, limit):
                 home.withdraw(visit)
-                if isinstance(error, (TimeoutError, concurrent.futures.TimeoutError)):
-                    return False
-                raise
+                return False
+            visit.result()
             return True
 
     def _is_at_rest(self) -> bool:

@@ -17,7 +17,7 @@ class Result(concurrent.futures.Future[Any]):
     """A ``concurrent.futures.Future`` whose waits cannot deadlock in silence.
 
     ``result`` and ``exception`` raise ``QueueStateError`` where they would wait in a running event
-    loop, in a forked child, or in the last worker of the item's queue that does not wait yet.
+    loop, in a forked child, or without a timeout in a worker of the item's own queue.
     """
 
     def __init__(self, pool: BridgePool[Any]) -> None:
@@ -52,8 +52,9 @@ class Result(concurrent.futures.Future[Any]):
             )
         if _get_running_loop() is not None:
             refuse_in_loop(call)
-        if timeout is not None or not pool.owns_this_thread():
-            yield
-            return
-        with pool.one_waits(call):
-            yield
+        if timeout is None and pool.owns_this_thread():
+            raise QueueStateError(
+                f"Cannot call {call}() without a timeout from inside a worker function of the same "
+                "queue: if all workers did, nobody would be left to process the items"
+            )
+        yield

@@ -1,0 +1,755 @@
+"""One random program of real threads around one ``penstock.sync.WorkQueue``, made from a seed.
+
+The seed fixes what each thread does, not how they meet. So nothing is compared step by step, as in
+``model.py``. Everything is noted, and in the end it must all add up, by identity.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import faulthandler
+import logging
+import math
+import random
+import sys
+import tempfile
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import CancelledError, Future
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar, copy_context
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, NoReturn
+
+from penstock import QueueEmptyError, QueueFullError, QueueStateError, QueueStatus
+from penstock.sync import LoopThread, WorkQueue
+
+SILENT = logging.getLogger("tests.models")
+SILENT.setLevel(logging.CRITICAL + 1)
+
+#: Seconds after which a call, or the whole program, is taken to hang.
+HANGS = 20.0
+#: Seconds by which a timeout may be overshot, on a machine that does other things as well.
+SLACK = 2.0
+
+#: Seconds from the end of a function to when its worker has told the queue so, at the latest; and
+#: from when a thread takes an item to when the function begins.
+MARGIN = 0.25
+
+MOMENTS = (0.0, 0.0, 0.0005, 0.001, 0.003, 0.01)
+TIMEOUTS = (None, 0, 0, 0.001, 0.005, 0.02, math.inf, math.inf)
+END_TIMEOUTS = (None, None, 0, 0, 0.001, 0.01, 0.03)
+
+#: The item that the running code belongs to.
+CURRENT: ContextVar[Any] = ContextVar("CURRENT", default=None)
+
+
+class ItemError(Exception):
+    """A worker function failed."""
+
+
+class OddError(BaseException):
+    """A worker function failed oddly."""
+
+
+ERRORS = (ItemError, ItemError, OddError, SystemExit, KeyboardInterrupt, GeneratorExit)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a worker function does with an item, the first time."""
+
+    sleep: float | None = None
+    error: type[BaseException] | None = None
+    #: Put another item on the way.
+    puts: bool = False
+    #: Try a call that would wait for itself.
+    refused: str = ""
+
+
+@dataclass(eq=False)
+class Turn:
+    """One time that an item was handed out: to a worker, or to a caller of ``get``."""
+
+    item: Item
+    crew: Crew | None
+    began: float
+    ended: float = math.inf
+    #: When its worker took another item, and so had told the queue that this one is done.
+    settled: float = math.inf
+    cancelled: bool = False
+    error: BaseException | None = None
+
+
+@dataclass(eq=False)
+class Crew:
+    """The workers of one ``process``, or the thread of somebody who calls ``get``."""
+
+    kind: str
+    size: int
+    has_handler: bool = False
+    turns: list[Turn] = field(default_factory=list)
+    at_work: int = 0
+    #: The last turn of each worker.
+    last: dict[Any, Turn] = field(default_factory=dict)
+
+
+@dataclass(eq=False)
+class Item:
+    """Something to put."""
+
+    producer: int
+    number: int
+    plan: Plan
+    state: str = "offered"
+    future: Future[Any] | None = None
+    turns: list[Turn] = field(default_factory=list)
+    #: Set before the worker function ends, or before ``task_done``.
+    is_done: bool = False
+
+    def __eq__(self, other: object) -> NoReturn:
+        raise AssertionError("the queue compared items, which can be anything")
+
+    def __hash__(self) -> int:
+        return id(self)
+
+    def __bool__(self) -> bool:
+        return self.number % 2 == 0
+
+    def __repr__(self) -> str:
+        return f"item {self.producer}.{self.number}"
+
+    @property
+    def unwanted(self) -> bool:
+        return self.future is not None and self.future.cancelled()
+
+
+class HangError(AssertionError):
+    """Somebody waits for ever."""
+
+
+def stacks() -> str:
+    """What every thread is doing."""
+    with tempfile.TemporaryFile("w+") as file:
+        faulthandler.dump_traceback(file, all_threads=True)
+        file.seek(0)
+        return file.read()
+
+
+class Program:
+    """``run()`` raises ``AssertionError`` when the queue breaks a promise."""
+
+    def __init__(self, seed: int) -> None:
+        self.random = rng = random.Random(seed)
+        self.maxsize = rng.choice((1, 1, 2, 3, 10))
+        self.own_timeout = rng.choice((0, 0.001, 0.02))
+        self.loop_thread = LoopThread() if rng.random() < 0.2 else None
+        self.queue: WorkQueue[Item] = WorkQueue(
+            self.maxsize, self.own_timeout, logger=SILENT, loop_thread=self.loop_thread
+        )
+        self.started_at = time.monotonic()
+        self.log: deque[tuple[float, str, tuple[Any, ...]]] = deque(maxlen=400)
+        self.items: list[Item] = []  # all that follow are only appended to, by many threads
+        self.accepted: list[Item] = []
+        self.refused: list[Item] = []
+        self.turns: list[Turn] = []
+        self.crews: list[Crew] = []
+        self.handled: list[tuple[Item, BaseException]] = []
+        self.rough: list[tuple[float, float]] = []
+        self.failures: list[BaseException] = []
+        self.lock = threading.Lock()
+        self.producers = 0
+        self.is_ending = False
+        self.is_calm = False
+        # With one thread for start and stop, what these say can be checked at once.
+        self.masters = rng.choice((1, 1, 2, 3))
+        self.gentle = rng.random() < 0.3  # no worker is ever broken off
+
+    def note(self, *what: Any) -> None:
+        name = threading.current_thread().name
+        self.log.append((time.monotonic() - self.started_at, name, what))
+
+    def story(self) -> str:
+        """What happened, to read after a failure."""
+        return f"{self.queue.statistics()}\n" + "\n".join(
+            f"{at * 1000:9.3f} ms {name:22} " + " ".join(map(str, what))
+            for at, name, what in sorted(self.log, key=lambda entry: entry[0])
+        )
+
+    # -- the program --------------------------------------------------------------------------
+
+    def run(self) -> None:
+        """All of it, in a thread, so that a hang is found whoever hangs."""
+        before = set(threading.enumerate())
+        driver = self.make_thread("driver", self.drive)
+        driver.start()
+        driver.join(3 * HANGS)
+        if driver.is_alive():
+            raise HangError(f"the program hangs\n{stacks()}")
+        if self.failures:
+            raise self.failures[0]
+        self.check_threads(before)
+
+    def make_thread(self, name: str, func: Callable[..., None], *args: Any) -> threading.Thread:
+        def run() -> None:
+            try:
+                func(*args)
+            except BaseException as error:
+                self.note("FAILED:", repr(error))
+                self.failures.append(error)
+
+        return threading.Thread(target=run, name=name, daemon=True)
+
+    def drive(self) -> None:
+        rng, queue = self.random, self.queue
+
+        def some(name: str, count: int, func: Callable[..., None]) -> list[threading.Thread]:
+            return [
+                self.make_thread(f"{name}-{n}", func, random.Random(rng.random()))
+                for n in range(count)
+            ]
+
+        if rng.random() < 0.9:
+            queue.start()
+        if rng.random() < 0.7:
+            self.process(rng)
+        producers = some("producer", rng.choice((1, 2, 4, 8)), self.produce)
+        masters = some("master", self.masters, self.rule)
+        others = some("getter", rng.choice((0, 0, 1, 3)), self.consume)
+        others += some("joiner", rng.choice((0, 1, 2)), self.wait_for_all)
+        others += some("sampler", 1, self.sample)
+        threads = producers + masters + others
+        rng.shuffle(threads)
+        for thread in threads:
+            thread.start()
+        self.wait_for(masters)
+        self.let_finish(producers)
+        self.is_ending = True
+        self.stop(rng, rng.choice((None, 0, 0.01)), drain=rng.random() < 0.5)
+        self.wait_for(others)
+        self.wait_until(lambda: all(turn.ended < math.inf for turn in self.turns), "still at work")
+        self.check_state()
+        self.finish()
+        self.check_end()
+        if self.loop_thread is not None:
+            assert self.loop_thread.close(timeout=HANGS)
+
+    def wait_for(self, threads: list[threading.Thread]) -> None:
+        give_up_at = time.monotonic() + HANGS
+        for thread in threads:
+            thread.join(max(0.0, give_up_at - time.monotonic()))
+            if thread.is_alive():
+                raise HangError(f"{thread.name} hangs\n{stacks()}")
+        if self.failures:
+            raise self.failures[0]
+
+    def wait_until(self, condition: Callable[[], bool], what: str) -> None:
+        give_up_at = time.monotonic() + HANGS
+        while not condition():
+            if time.monotonic() > give_up_at:
+                raise HangError(f"{what}\n{stacks()}")
+            time.sleep(0.001)
+
+    def let_finish(self, producers: list[threading.Thread]) -> None:
+        """See that there is room again for those who wait for it, whatever the masters left."""
+        self.is_calm = True
+        self.process(self.random)
+        self.wait_for(producers)
+
+    def finish(self) -> None:
+        """A good crew takes up what was left."""
+        queue = self.queue
+        self.process(self.random)
+        assert queue.join(timeout=HANGS) is True, f"join hangs: {queue.statistics()}\n{stacks()}"
+        assert queue.stop(timeout=HANGS) is True, f"left: {queue.unprocessed}"
+        assert queue.unprocessed == []
+
+    def give_up(self) -> None:
+        """After a failure: end what can be ended."""
+        with suppress(Exception):
+            self.queue.stop(timeout=0, drain=False)
+
+    # -- producers ----------------------------------------------------------------------------
+
+    def produce(self, rng: random.Random) -> None:
+        with self.lock:
+            self.producers += 1
+            me = self.producers
+        mine: list[Item] = []
+        haste = rng.choice((0.3, 0.8, 1.0))
+        hows = rng.choice((("put", "put", "put", "nowait", "submit"), ("put", "submit", "submit")))
+        for number in range(rng.choice((3, 10, 30))):
+            item = Item(me, number, self.make_plan(rng))
+            self.items.append(item)
+            mine.append(item)
+            self.put(item, rng.choice(hows), rng)
+            if rng.random() < 0.2:
+                self.cancel(rng.choice(mine[-5:]))
+            if rng.random() > haste:
+                time.sleep(rng.choice(MOMENTS))
+
+    def make_plan(self, rng: random.Random) -> Plan:
+        kind = rng.random()
+        sleep = rng.choice((None, None, *MOMENTS))
+        if kind < 0.6:
+            return Plan(sleep)
+        if kind < 0.8:
+            return Plan(sleep, error=rng.choice(ERRORS))
+        if kind < 0.85:
+            return Plan(sleep, error=asyncio.CancelledError)
+        if kind < 0.92:
+            return Plan(sleep, puts=True)
+        return Plan(sleep, refused=rng.choice(("stop", "join", "start")))
+
+    def put(self, item: Item, how: str, rng: random.Random) -> None:
+        queue = self.queue
+        timeout = 0 if how == "nowait" else rng.choice(TIMEOUTS)
+        limit = self.own_timeout if timeout is None else timeout
+        self.note(how, item, "timeout", timeout)
+        context = copy_context()  # what is set in that of an item, its next turn may see
+        context.run(CURRENT.set, item)
+        began = time.monotonic()
+        accepted = True
+        try:
+            if how == "submit":
+                item.future = context.run(partial(queue.submit, item, timeout=timeout))
+            elif how == "nowait":
+                context.run(queue.put_nowait, item)
+            else:
+                accepted = context.run(queue.put, item, timeout)
+        except QueueFullError:
+            accepted = False
+        except QueueStateError as error:
+            item.state = "not open"
+            self.note(item, error)
+            return
+        waited = time.monotonic() - began
+        self.note(item, "accepted" if accepted else "refused")
+        if accepted is True:
+            item.state = "accepted"
+            self.accepted.append(item)
+        elif accepted is False:
+            item.state = "refused"
+            self.refused.append(item)
+            assert limit <= waited + 0.001, f"{item} was refused after {waited} s, not {limit}"
+        else:
+            raise AssertionError(f"put returned {accepted!r}")
+        assert waited < limit + SLACK, f"put took {waited} s instead of {limit}"
+
+    def cancel(self, item: Item) -> None:
+        if item.future is not None and item.future.cancel():
+            self.note("cancelled the future of", item)
+
+    # -- consumers ----------------------------------------------------------------------------
+
+    def consume(self, rng: random.Random) -> None:
+        crew = Crew("get", 1)
+        self.crews.append(crew)
+        while not self.is_ending:
+            try:
+                if rng.random() < 0.3:
+                    item = self.queue.get_nowait()
+                else:
+                    item = self.queue.get(rng.choice((None, 0, 0.001, 0.01)))
+            except QueueEmptyError:
+                time.sleep(0.0005)
+                continue
+            except QueueStateError:
+                time.sleep(0.001)
+                continue
+            turn = self.begin(item, crew)
+            time.sleep(rng.choice(MOMENTS))
+            self.end(turn)
+            self.queue.task_done()
+
+    def wait_for_all(self, rng: random.Random) -> None:
+        while not self.is_ending:
+            timeout = rng.choice((None, 0, 0.001, 0.02, math.inf))
+            accepted = self.accepted[:]
+            began = time.monotonic()
+            try:
+                finished = self.queue.join(timeout)
+            except QueueStateError as error:
+                self.note("join:", error)
+            else:
+                self.note("join:", finished)
+                if finished:
+                    for item in accepted:
+                        done = item.is_done or item.unwanted
+                        assert done, f"join returned before {item} was done"
+                else:
+                    limit = math.inf if timeout is None else timeout
+                    waited = time.monotonic() - began
+                    assert limit <= waited + 0.001, f"join gave up after {waited} s"
+            time.sleep(rng.choice(MOMENTS))
+
+    def sample(self, rng: random.Random) -> None:
+        queue = self.queue
+        last = queue.metrics
+        while not self.is_ending:
+            size = queue.size
+            assert size <= self.maxsize, f"{size} items wait, of at most {self.maxsize}"
+            stats = queue.statistics()
+            assert 0 <= stats.size <= stats.peak_size <= self.maxsize, stats
+            metrics = queue.metrics
+            for name, count in metrics.items():
+                assert count >= last[name], f"{name} fell from {last[name]} to {count}"
+            last = metrics
+            time.sleep(0.0005)
+
+    # -- workers ------------------------------------------------------------------------------
+
+    def process(self, rng: random.Random) -> None:
+        crew = Crew(
+            rng.choice(("async", "async", "plain", "plain", "mixed")),
+            rng.choice((1, 1, 2, 4, 8)),
+            has_handler=rng.random() < 0.6,
+        )
+        self.crews.append(crew)
+        work: Callable[[Item], Any] = {
+            "async": lambda: self.async_worker(crew),
+            "plain": lambda: self.plain_worker(crew),
+            "mixed": lambda: self.mixed_worker(crew),
+        }[crew.kind]()
+        handler = self.make_handler(rng.random() < 0.5) if crew.has_handler else None
+        try:
+            self.queue.process(work, crew.size, handler)
+        except QueueStateError as error:
+            self.note("no crew:", error)
+            assert self.masters > 1, "nobody else stopped it"
+        else:
+            self.note("crew of", crew.size, crew.kind)
+
+    def begin(self, item: Item, crew: Crew) -> Turn:
+        turn = Turn(item, crew, time.monotonic())
+        item.turns.append(turn)
+        crew.turns.append(turn)
+        self.turns.append(turn)
+        self.note(crew.kind, "begins", item)
+        return turn
+
+    def end(self, turn: Turn) -> None:
+        turn.item.is_done = True
+        turn.ended = time.monotonic()
+        self.note("ends", turn.item)
+
+    def check_context(self, item: Item) -> None:
+        if CURRENT.get() is not item:
+            self.failures.append(AssertionError(f"{item} runs in the context of {CURRENT.get()}"))
+
+    @contextmanager
+    def at_work(self, item: Item, crew: Crew) -> Iterator[Plan]:
+        """A worker function, but for its sleep."""
+        self.check_context(item)
+        turn = self.begin(item, crew)
+        worker = current_task() or threading.current_thread()
+        if worker in crew.last:
+            crew.last[worker].settled = turn.began
+        crew.last[worker] = turn
+        with self.lock:
+            crew.at_work += 1
+            if crew.at_work > crew.size:
+                self.failures.append(
+                    AssertionError(f"{crew.at_work} items in the hands of {crew.size} workers")
+                )
+        plan = Plan() if self.is_calm or len(item.turns) > 1 else item.plan
+        try:
+            yield plan
+            self.check_context(item)
+            if plan.error is not None:
+                turn.error = plan.error(repr(item))
+        except asyncio.CancelledError:
+            turn.cancelled = True
+            turn.ended = time.monotonic()
+            self.note("breaks off", item)
+            raise
+        except BaseException as error:
+            self.failures.append(error)
+            raise
+        finally:
+            with self.lock:
+                crew.at_work -= 1
+        self.end(turn)
+        if turn.error is not None:
+            raise turn.error
+
+    def async_worker(self, crew: Crew) -> Callable[[Item], Any]:
+        async def work(item: Item) -> Item:
+            with self.at_work(item, crew) as plan:
+                if plan.sleep is not None:
+                    await asyncio.sleep(plan.sleep)
+                if plan.puts:
+                    self.put(self.make_child(item), "nowait", random.Random(0))
+                if plan.refused:
+                    self.try_what_is_refused(plan.refused)
+            return item
+
+        return work
+
+    def mixed_worker(self, crew: Crew) -> Callable[[Item], Any]:
+        work = self.async_worker(crew)
+
+        def call(item: Item) -> Any:  # not async, for all that anybody can see
+            return work(item)
+
+        return call
+
+    def plain_worker(self, crew: Crew) -> Callable[[Item], Any]:
+        def work(item: Item) -> Item:
+            with self.at_work(item, crew) as plan:
+                if plan.sleep is not None:
+                    time.sleep(plan.sleep)
+                if plan.puts:
+                    how = "put" if item.number % 3 else "nowait"
+                    self.put(self.make_child(item), how, ShortOfTime(item.number))
+                if plan.refused:
+                    self.try_what_is_refused(plan.refused)
+            return item
+
+        return work
+
+    def make_child(self, item: Item) -> Item:
+        with self.lock:
+            self.producers += 1
+            child = Item(self.producers, 0, Plan())
+        self.items.append(child)
+        return child
+
+    def try_what_is_refused(self, call: str) -> None:
+        """In a worker function: what would wait for itself."""
+        try:
+            getattr(self.queue, call)()
+        except QueueStateError:
+            return
+        self.failures.append(AssertionError(f"{call}() was allowed in a worker function"))
+
+    def make_handler(self, is_async: bool) -> Callable[[BaseException, Item], Any]:
+        @contextmanager
+        def handling(error: BaseException, item: Item) -> Iterator[None]:
+            self.note("handled", item, repr(error))
+            self.handled.append((item, error))
+            turns = [turn for turn in item.turns if is_same(turn.error, error)]
+            for turn in turns:
+                turn.ended = math.inf
+            yield
+            for turn in turns:
+                turn.ended = time.monotonic()
+
+        def handle(error: BaseException, item: Item) -> None:
+            with handling(error, item):
+                pass
+
+        async def handle_slowly(error: BaseException, item: Item) -> None:
+            with handling(error, item), suppress(asyncio.CancelledError):
+                await asyncio.sleep(0.0005)
+                return
+            raise asyncio.CancelledError
+
+        return handle_slowly if is_async else handle
+
+    # -- lifecycle ----------------------------------------------------------------------------
+
+    def rule(self, rng: random.Random) -> None:
+        """Start, stop and replace, at random."""
+        queue = self.queue
+        weights = {
+            "process": 3,
+            "stop": rng.choice((0, 1, 3)),
+            "stop workers": rng.choice((0, 1, 3)),
+            "start": 1,
+            "pause": 2,
+        }
+        for _ in range(rng.choice((1, 5, 10))):
+            what = rng.choices([*weights], [*weights.values()])[0]
+            if what == "process":
+                self.process(rng)
+            elif what == "stop":
+                self.stop(rng, rng.choice(END_TIMEOUTS), drain=rng.random() < 0.6)
+            elif what == "stop workers":
+                timeout = None if self.gentle else rng.choice(END_TIMEOUTS)
+                self.note("stop workers, timeout", timeout)
+                with self.maybe_rough(timeout), suppress(QueueStateError):
+                    queue.queue.stop_workers(timeout)
+                self.note("stopped workers")
+            elif what == "start":
+                queue.start()
+                self.note("started")
+            time.sleep(rng.choice(MOMENTS))
+
+    def stop(self, rng: random.Random, timeout: float | None, *, drain: bool) -> None:
+        if self.gentle:
+            timeout = None
+        self.note("stop, timeout", timeout, "drain", drain)
+        began = time.monotonic()
+        with self.maybe_rough(timeout):
+            clean = self.queue.stop(timeout, drain=drain)
+        took = time.monotonic() - began
+        self.note("stopped, clean:", clean)
+        if timeout is not None:
+            assert took < timeout + SLACK, f"stop took {took} s instead of {timeout}"
+        if self.masters == 1:
+            assert self.queue.status is QueueStatus.STOPPED
+            left = self.queue.unprocessed
+            assert not (clean and left), f"stop returned True, but left {left}"
+
+    @contextmanager
+    def maybe_rough(self, timeout: float | None) -> Iterator[None]:
+        """Workers may be broken off meanwhile, if there is a timeout."""
+        began = time.monotonic()
+        if timeout is not None:
+            self.rough.append((began, math.inf))
+        yield
+        if timeout is not None:
+            self.rough.append((began, time.monotonic()))
+            self.rough.remove((began, math.inf))
+
+    # -- what must hold -----------------------------------------------------------------------
+
+    def is_excused(self, turn: Turn) -> bool:
+        """Whether the item may have been taken back from whoever held it."""
+        if turn.crew is None or turn.crew.kind == "get":
+            return False
+        until = min(turn.settled, turn.ended + MARGIN)
+        since = turn.began
+        if turn.crew.kind != "async":  # the thread may be given up on its way to the function
+            since -= MARGIN
+        return any(began <= until and since <= ended for began, ended in self.rough)
+
+    def check_state(self) -> None:
+        """The queue is stopped and everybody gone: what it says must be what was noted."""
+        queue = self.queue
+        metrics, stats, left = queue.metrics, queue.statistics(), queue.unprocessed
+        assert queue.status is QueueStatus.STOPPED
+        assert queue.worker_count == 0
+        assert len({*left}) == len(left), f"twice in unprocessed: {left}"
+        accepted = {*self.accepted}
+        assert {*left} <= accepted, "something is left that was never accepted"
+        assert metrics["enqueued"] == len(self.accepted) == len(accepted)
+        assert metrics["backpressure_events"] == len(self.refused)
+        assert metrics["processed"] + len(left) == len(accepted), (
+            f"{metrics}, {len(left)} left, {len(accepted)} accepted"
+        )
+        assert stats.inflight == 0, stats
+        assert stats.waiting_putters == 0, stats
+        assert stats.peak_size <= self.maxsize
+        for item in accepted - {*left}:
+            assert item.is_done or item.unwanted, f"{item} is lost"
+        for item in left:
+            assert all(map(self.is_excused, item.turns)), f"{item} is left, and was done"
+        for item in self.items:
+            if item.future is not None:
+                assert item.future.done(), f"the future of {item} is pending"
+
+    def check_end(self) -> None:
+        """All that was accepted was processed, each item once."""
+        metrics = self.queue.metrics
+        assert metrics["enqueued"] == metrics["processed"] == len(self.accepted)
+        for item in self.items:
+            self.check_item(item)
+        failed = [turn for turn in self.turns if turn.error is not None]
+        sure = [turn for turn in failed if not self.is_excused(turn)]
+        stray = sum(1 for t in self.turns if t.cancelled and not self.is_excused(t))
+        assert not stray, f"{stray} items were broken off for no reason"
+        assert len(sure) <= metrics["errors"] <= len(failed), (
+            f"{metrics}, but {len(sure)} to {len(failed)} failed"
+        )
+        self.check_handled(failed)
+        if not self.rough:
+            for crew in self.crews:
+                if crew.size == 1:
+                    self.check_order(crew)
+
+    def check_item(self, item: Item) -> None:
+        turns = sorted(item.turns, key=lambda turn: turn.began)
+        if item.state != "accepted":
+            assert not turns, f"{item} was {item.state}, and was handed out"
+            return
+        if item.unwanted and all(turn.crew.kind != "get" for turn in turns if turn.crew):
+            assert not turns, f"{item} ran although its future was cancelled"
+            return
+        assert item.unwanted or turns, f"{item} was accepted and never ran"
+        for turn in turns[:-1]:
+            assert self.is_excused(turn), f"{item} ran {len(turns)} times"
+        assert not turns or not turns[-1].cancelled, f"{item} was broken off and never done"
+        if item.future is not None and not item.unwanted:
+            self.check_result(item, item.future, turns)
+
+    def check_result(self, item: Item, future: Future[Any], turns: list[Turn]) -> None:
+        try:
+            error = future.exception(timeout=0)
+        except CancelledError:  # as the function raised it
+            error = asyncio.CancelledError()
+        if error is None:
+            assert future.result() is item
+            assert any(turn.error is None and not turn.cancelled for turn in turns)
+        elif isinstance(error, QueueStateError):
+            assert "stopped before" in str(error) or "taken with get" in str(error), error
+        else:
+            is_known = any(is_same(turn.error, error) for turn in turns)
+            assert is_known, f"the future of {item} holds {error!r}"
+
+    def check_handled(self, failed: list[Turn]) -> None:
+        """Whoever has an error handler hears of each failure, unless somebody waits for it."""
+        handled = [error for _, error in self.handled]
+        assert len({*map(id, handled)}) == len(handled), "handled twice"
+        for turn in failed:
+            if turn.crew is None or not turn.crew.has_handler or self.is_excused(turn):
+                continue
+            if turn.item.future is None:
+                is_handled = any(is_same(turn.error, error) for error in handled)
+                assert is_handled, f"nobody heard of the failure of {turn.item}"
+        for item, error in self.handled:
+            is_known = any(is_same(turn.error, error) for turn in item.turns)
+            assert is_known, f"the handler got {error!r} for {item}"
+
+    def check_order(self, crew: Crew) -> None:
+        """One worker, and nothing was given back: the items of a producer come in their order."""
+        last: dict[int, int] = {}
+        for turn in crew.turns:
+            item = turn.item
+            assert last.get(item.producer, -1) < item.number, f"{item} was overtaken"
+            last[item.producer] = item.number
+
+    def check_threads(self, before: set[threading.Thread]) -> None:
+        def left() -> set[threading.Thread]:
+            return {*threading.enumerate()} - before
+
+        give_up_at = time.monotonic() + 5
+        while left() and time.monotonic() < give_up_at:
+            time.sleep(0.001)
+        assert not left(), f"threads are left: {left()}\n{stacks()}"
+
+
+class ShortOfTime(random.Random):
+    """Chooses no timeout that a worker function may not use on its own queue."""
+
+    def choice(self, seq: Any) -> Any:
+        return super().choice([one for one in seq if one != math.inf])
+
+
+def current_task() -> asyncio.Task[Any] | None:
+    try:
+        return asyncio.current_task()
+    except RuntimeError:
+        return None
+
+
+def is_same(raised: BaseException | None, told: BaseException) -> bool:
+    """Whether an exception arrived. A CancelledError may have gone through a task's state."""
+    if isinstance(told, asyncio.CancelledError):
+        return isinstance(raised, asyncio.CancelledError)
+    return raised is told
+
+
+@contextmanager
+def switching_every(seconds: float) -> Iterator[None]:
+    """Have the interpreter switch threads so often."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(seconds)
+    try:
+        yield
+    finally:
+        sys.setswitchinterval(before)
