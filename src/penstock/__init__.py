@@ -23,7 +23,7 @@ from penstock.errors import (
     RateLimitError,
 )
 from penstock.events import Event, Execution, ExecutionStatus
-from penstock.executors import AsyncExecutor, Executor
+from penstock.executors import AsyncExecutor, Executor, RateLimitedExecutor
 from penstock.governor import DeadLetter
 from penstock.limits import (
     AdaptiveConcurrency,
@@ -62,6 +62,7 @@ __all__ = [
     "QueueStatistics",
     "QueueStatus",
     "RateLimitError",
+    "RateLimitedExecutor",
     "RetryBudget",
     "RetryPolicy",
     "WorkQueue",

@@ -1,11 +1,105 @@
-"""The configuration of a queue, checked by pydantic."""
+"""The configuration of a queue, checked by pydantic, as plain values."""
 
 from __future__ import annotations
 
+import json
 import os
+import re
 from collections.abc import Mapping
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+_UNITS = {"s": 1, "sec": 1, "second": 1, "min": 60, "minute": 60, "h": 3600, "hour": 3600}
+_UNITS |= {"m": 60, "d": 86_400, "day": 86_400}
+_RATE = re.compile(r"\s*([0-9_.]+)\s*/\s*([0-9.]*)\s*([a-z]+)\s*")
+
+
+def parse_rate(text: str) -> tuple[float, float]:
+    """``"500/min"`` as so much in so many seconds: ``(500.0, 60.0)``. Also ``20/s``, ``9e2/10s``.
+
+    The units are s, min, h and d, and their long names.
+
+    Raises:
+        ValueError: it is no such text, or not more than zero.
+    """
+    found = _RATE.fullmatch(text.lower())
+    try:
+        if found is None:
+            raise ValueError
+        amount, count, unit = found.groups()
+        rate = float(amount), float(count or 1) * _UNITS[unit.removesuffix("s") or "s"]
+        if not (rate[0] > 0 and rate[1] > 0):
+            raise ValueError
+    except (KeyError, ValueError):
+        raise ValueError(f"a rate must look like 500/min, 20/s or 100/10s, got {text!r}") from None
+    return rate
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class LimitConfig(_Frozen):
+    """At most ``max`` starts in any ``per`` seconds; also written as ``"500/min"``."""
+
+    max: float = Field(gt=0)
+    per: float = Field(gt=0)
+    name: str | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_text(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            maximum, per = parse_rate(value)
+            return {"max": maximum, "per": per}
+        return value
+
+
+class RetryConfig(_Frozen):
+    """Calls for each item at most, and the seconds of the first and of the longest pause.
+
+    Also written as the number of attempts.
+    """
+
+    attempts: int = Field(default=3, ge=1)
+    base: float = Field(default=0.05, gt=0)
+    max: float = Field(default=20.0, gt=0)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_number(cls, value: Any) -> Any:
+        return {"attempts": value} if isinstance(value, (int, str)) else value
+
+
+class AdaptiveConfig(_Frozen):
+    """Between how many and how many calls at once; also written as ``"1-50"``."""
+
+    min: int = Field(default=1, ge=1)
+    max: int = Field(default=1000, ge=1)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_text(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            low, _, high = value.partition("-")
+            return {"min": low, "max": high}
+        return value
+
+    @model_validator(mode="after")
+    def _check_order(self) -> AdaptiveConfig:
+        if self.min > self.max:
+            raise ValueError(f"min must not be above max, got {self.min} and {self.max}")
+        return self
+
+
+class BreakerConfig(_Frozen):
+    """The circuit breaker: see :class:`penstock.CircuitBreaker`. ``open_for`` in seconds."""
+
+    failure_share: float = Field(default=0.5, gt=0, le=1)
+    window: int = Field(default=20, ge=1)
+    open_for: float = Field(default=30.0, gt=0)
+    probes: int = Field(default=1, ge=1)
 
 
 class QueueConfig(BaseModel):
@@ -20,6 +114,13 @@ class QueueConfig(BaseModel):
             has no use for it.
         concurrency_limit: how many items are processed at once, at least 1. ``None``: one, or
             what ``process`` is told.
+        limits: how fast items may start, for example ``["500/min", "20/s"]``.
+        retry: what becomes of items that failed, for example ``{"attempts": 5}``. ``None``: they
+            go to the error handler.
+        adaptive: find out how many items are processed at once, between two numbers; then there
+            is no ``concurrency_limit``.
+        breaker: leave a service alone that fails. ``None``: never.
+        deadline: seconds in which each item is to be done, more than 0. ``None``: no matter.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -27,6 +128,24 @@ class QueueConfig(BaseModel):
     queue_capacity: int = 100
     capacity_refresh_time: float = Field(default=1.0, allow_inf_nan=False)
     concurrency_limit: int | None = None
+    limits: tuple[LimitConfig, ...] = ()
+    retry: RetryConfig | None = None
+    adaptive: AdaptiveConfig | None = None
+    breaker: BreakerConfig | None = None
+    deadline: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+
+    @field_validator("limits", mode="before")
+    @classmethod
+    def _read_limits(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            return [part.strip() for part in value.split(",") if part.strip()]
+        return value
+
+    @model_validator(mode="after")
+    def _check_one_concurrency(self) -> QueueConfig:
+        if self.adaptive is not None and self.concurrency_limit is not None:
+            raise ValueError("concurrency_limit and adaptive contradict each other: give one")
+        return self
 
     @field_validator("*", mode="before")
     @classmethod
@@ -66,11 +185,22 @@ class QueueConfig(BaseModel):
             prefix: what stands before the field's name in capitals.
             environ: read this instead of ``os.environ``.
 
-        A variable that is missing or empty leaves the default. Other variables are not looked at.
+        Limits are written as ``500/min, 20/s``, a retry as the number of attempts, ``adaptive`` as
+        ``1-50``; what has more to say, as JSON. A variable that is missing or empty leaves the
+        default. Other variables are not looked at.
 
         Raises:
             ValidationError: a value is not allowed.
         """
         source = os.environ if environ is None else environ
         found = {name: source.get(prefix + name.upper(), "") for name in cls.model_fields}
-        return cls.model_validate({name: text for name, text in found.items() if text})
+        return cls.model_validate({name: _read(text) for name, text in found.items() if text})
+
+
+def _read(text: str) -> Any:
+    if text.lstrip()[:1] not in ("{", "["):
+        return text
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text  # which the field refuses, by its name

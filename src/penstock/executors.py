@@ -17,8 +17,9 @@ from penstock import _checks
 from penstock._loop_local import LoopLocal
 from penstock.calls import in_thread, is_async
 from penstock.config import QueueConfig
-from penstock.errors import QueueStateError
+from penstock.errors import QueueStateError, RateLimitError
 from penstock.events import Event, ExecutionStatus
+from penstock.limits.failures import retry_after
 from penstock.limits.limit import Limit
 from penstock.limits.limiter import Limiter
 from penstock.results import each
@@ -102,11 +103,16 @@ class AsyncExecutor:
         self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
         async with self._slots.get():
-            if is_async(func):
-                return await func(*args, **kwargs)
-            if self._threads is None and self.max_concurrency is not None:
-                self._threads = ThreadPoolExecutor(self.max_concurrency, "penstock-executor")
-            return await in_thread(self._threads, func, *args, **kwargs)
+            return await self._invoke(func, args, kwargs)
+
+    async def _invoke(
+        self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        if is_async(func):
+            return await func(*args, **kwargs)
+        if self._threads is None and self.max_concurrency is not None:
+            self._threads = ThreadPoolExecutor(self.max_concurrency, "penstock-executor")
+        return await in_thread(self._threads, func, *args, **kwargs)
 
     @overload
     async def map(
@@ -199,6 +205,41 @@ class AsyncExecutor:
     ) -> None:
         """Wait for the calls; after an exception, cancel them."""
         await self.shutdown(timeout=None if exc_type is None else 0)
+
+
+class RateLimitedExecutor(AsyncExecutor):
+    """Runs calls no faster than limits allow, and at most ``max_concurrency`` at once.
+
+    Args:
+        limits: a list of :class:`penstock.Limit`, or a :class:`penstock.Limiter` that others, such
+            as queues, share. What ``cost`` and ``key`` functions get is the first argument of the
+            call, or None.
+        max_concurrency: as for :class:`AsyncExecutor`.
+
+    Raises:
+        ValueError, TypeError: for an argument that is not allowed.
+
+    A call that raises ``RateLimitError`` with ``retry_after`` holds up all others for so long.
+    """
+
+    def __init__(
+        self, limits: Iterable[Limit] | Limiter, max_concurrency: int | None = None
+    ) -> None:
+        super().__init__(max_concurrency)
+        #: What each call asks before it starts; ``limits.observe(headers)`` tells it more.
+        self.limits = limits if isinstance(limits, Limiter) else Limiter(limits)
+
+    async def _invoke(
+        self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        async with self.limits.permit(args[0] if args else None):
+            try:
+                return await super()._invoke(func, args, kwargs)
+            except RateLimitError as error:
+                pause = retry_after(error)
+                if pause:
+                    self.limits.close_for(pause)
+                raise
 
 
 class Executor(Generic[E]):

@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from penstock import _checks
-from penstock.config import QueueConfig
+from penstock.config import QueueConfig, RetryConfig
 from penstock.governor import MAX_DEAD_LETTERS, DeadLetter, make_rules
-from penstock.limits.adaptive import AdaptiveConcurrency
-from penstock.limits.limiter import Limiter
+from penstock.limits import (
+    AdaptiveConcurrency,
+    Backoff,
+    CircuitBreaker,
+    Limit,
+    Limiter,
+    RetryPolicy,
+)
 from penstock.protocols import Queue
 from penstock.states import QueueStatus
 from penstock.telemetry import Telemetry
@@ -61,8 +68,9 @@ class Face(Generic[T]):
         logger: logging.Logger | None = None,
         name: str | None = None,
         telemetry: Telemetry | None = None,
+        limits: Iterable[Limit] = (),
     ) -> Self:
-        """Make a queue of ``config.queue_capacity`` and ``config.concurrency_limit``.
+        """Make a queue of what ``config`` says; ``limits`` come in addition to its own.
 
         Raises:
             TypeError: ``config`` is not a ``QueueConfig``.
@@ -72,10 +80,20 @@ class Face(Generic[T]):
         make: Any = cls  # whose arguments subclasses have, and not this
         queue: Self = make(
             maxsize=config.queue_capacity,
-            concurrency_limit=config.concurrency_limit,
+            concurrency_limit=(
+                config.concurrency_limit
+                if config.adaptive is None
+                else AdaptiveConcurrency(config.adaptive.min, config.adaptive.max)
+            ),
             logger=logger,
             name=name,
             telemetry=telemetry,
+            limits=[*(Limit(one.max, one.per, name=one.name) for one in config.limits), *limits],
+            retry=None if config.retry is None else _retry_policy(config.retry),
+            breaker=None
+            if config.breaker is None
+            else CircuitBreaker(**config.breaker.model_dump()),
+            deadline=config.deadline,
         )
         return queue
 
@@ -195,3 +213,9 @@ class Face(Generic[T]):
         _checks.items(items)
         _checks.function(worker_func, "worker_func", "item")
         return self._workers_wanted(num_workers)
+
+
+def _retry_policy(config: RetryConfig) -> RetryPolicy:
+    if config.attempts == 1:
+        return RetryPolicy(attempts=1)
+    return RetryPolicy(attempts=config.attempts, backoff=Backoff(config.base, max=config.max))

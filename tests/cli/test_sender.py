@@ -12,9 +12,10 @@ from typing import Any
 import httpx
 import pytest
 
+from penstock import WorkQueue
 from penstock.cli.requests import Request
 from penstock.cli.results import Result
-from penstock.cli.sender import Sender, retry_after
+from penstock.cli.sender import Pending, Sender, TransientError, retry_after, retry_policy
 
 REQUEST = Request(1, "a", "POST", "http://host/x", {"X-Key": "secret"}, b"{}")
 
@@ -37,9 +38,22 @@ async def send(*answers: Any, attempts: int = 5, timeout: float = 30.0) -> tuple
         return answer
 
     transport = httpx.MockTransport(handle)
+    results: list[Result] = []
     async with httpx.AsyncClient(transport=transport, follow_redirects=True) as client:
-        result = await Sender(client, attempts, timeout, retries.append).send(REQUEST)
+        sender = Sender(client, attempts, timeout)
+
+        async def work(pending: Pending) -> None:
+            answer = await sender.send(pending)
+            if sender.may_pass(pending, answer):
+                retries.append(answer.kind)
+                raise TransientError(answer)
+            results.append(sender.result(pending, answer))
+
+        async with WorkQueue[Pending](retry=retry_policy(attempts)) as queue:
+            await queue.process(work)
+            await queue.put(Pending(REQUEST))
     assert not left, "it was tried less often than expected"
+    (result,) = results
     return result, retries
 
 

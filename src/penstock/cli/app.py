@@ -19,6 +19,7 @@ from penstock.cli.requests import KEYS, parse_base
 from penstock.cli.results import Totals
 from penstock.cli.run import Job, Run, RunError
 from penstock.cli.sender import open_client
+from penstock.config import parse_rate
 from penstock.telemetry import setup
 
 # typer brings a click of its own or uses the one that is there, by version. What their usage
@@ -34,7 +35,8 @@ also sent as X-Request-Id. Nothing but {", ".join(KEYS)}. Blank lines are skippe
 line is told, counts as failed, and the run goes on.
 
 Answers of 429, 500, 502, 503 and 504, broken connections and timeouts are tried again, whatever
-the method: after what Retry-After says, or else after a random and growing pause. Redirects are
+the method: after what Retry-After says, or else after a random and growing pause. When an answer
+says how long to wait, or that nothing remains of a rate limit, all requests wait. Redirects are
 followed. A status of 2xx is a success, and any other a failure.
 
 Each result is a line, written as it comes: "id", "line", "status", "body" or "error" ("kind",
@@ -115,7 +117,25 @@ def run(
     ] = None,
     concurrency: Annotated[int, typer.Option(help="Requests that run at once.")] = 10,
     capacity: Annotated[int, typer.Option(help="Requests that wait at most.")] = 100,
-    attempts: Annotated[int, typer.Option(help="Attempts for each request at most.")] = 5,
+    rate: Annotated[
+        str | None, typer.Option(metavar="N/TIME", help="Requests at most, as in 500/min.")
+    ] = None,
+    tokens: Annotated[
+        str | None, typer.Option(metavar="N/TIME", help="Tokens at most, as in 90000/min.")
+    ] = None,
+    cost: Annotated[
+        str | None,
+        typer.Option(metavar="PATH", help="Where an answer says its tokens (usage.total_tokens)."),
+    ] = None,
+    adaptive: Annotated[
+        bool, typer.Option(help="Find out how many at once, up to --concurrency.")
+    ] = False,
+    retry: Annotated[
+        int | None, typer.Option(metavar="N", help="Retries of each request at most (4).")
+    ] = None,
+    attempts: Annotated[
+        int | None, typer.Option(metavar="N", help="The same, and the first attempt with them.")
+    ] = None,
     timeout: Annotated[float, typer.Option(help="Seconds for each attempt at most.")] = 30.0,
     overwrite: Annotated[bool, typer.Option(help="Replace RESULTS if it exists.")] = False,
     otlp: Annotated[
@@ -129,7 +149,8 @@ def run(
     """Check everything, then carry it out."""
     _check_at_least_one("--concurrency", concurrency)
     _check_at_least_one("--capacity", capacity)
-    _check_at_least_one("--attempts", attempts)
+    most_attempts = _attempts(retry, attempts)
+    limits = _limits(rate, tokens, cost)
     if math.isnan(timeout) or timeout <= 0:
         _refuse(f"--timeout must be more than 0 seconds, got {timeout:g}")
     base = None
@@ -155,8 +176,50 @@ def run(
         except OSError as error:
             _refuse(f"cannot write --out {out}: {error.strerror or error}")
         opened.pop_all()  # from here on the run closes them
-    job = Job(requests, results, client, base, concurrency, capacity, attempts, timeout)
+    job = Job(
+        requests,
+        results,
+        client,
+        base,
+        concurrency,
+        capacity,
+        most_attempts,
+        timeout,
+        *limits,
+        cost=cost or "usage.total_tokens",
+        is_adaptive=adaptive,
+    )
     return _carry_out(job, expected, out)
+
+
+def _attempts(retry: int | None, attempts: int | None) -> int:
+    if retry is not None and attempts is not None:
+        _refuse("--retry and --attempts say the same in two ways: give one")
+    if retry is not None:
+        if retry < 0:
+            _refuse(f"--retry must be at least 0, got {retry}")
+        return retry + 1
+    if attempts is not None:
+        _check_at_least_one("--attempts", attempts)
+        return attempts
+    return 5
+
+
+def _limits(
+    rate: str | None, tokens: str | None, cost: str | None
+) -> tuple[tuple[float, float] | None, tuple[float, float] | None]:
+    if cost is not None and tokens is None:
+        _refuse("--cost says where the --tokens of a request are told: give --tokens too")
+    if cost is not None and not all(cost.split(".")):
+        _refuse(f"--cost must be a path such as usage.total_tokens, got {cost!r}")
+    return _rate("--rate", rate), _rate("--tokens", tokens)
+
+
+def _rate(name: str, text: str | None) -> tuple[float, float] | None:
+    try:
+        return None if text is None else parse_rate(text)
+    except ValueError as error:
+        _refuse(f"{name}: {error}")
 
 
 def _set_up_telemetry(endpoint: str, service_name: str | None) -> None:

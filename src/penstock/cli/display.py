@@ -149,6 +149,10 @@ def summary(totals: Totals, capacity: int, results: str) -> str:
             f"{totals.backpressure_waits} waits; at most {totals.queue_peak} of {capacity} queued",
         ),
     ]
+    if totals.held_up:
+        rows.append(("held up", f"{totals.held_up} times, as the server asked"))
+    if totals.tokens is not None:
+        rows.append(("tokens", f"{totals.tokens:,.0f}"))
     if answered:
         rows += [
             (

@@ -90,6 +90,10 @@ class Totals:
     backpressure_waits: int = 0
     queue_size: int = 0
     queue_peak: int = 0
+    #: How often the server's answer held up all requests.
+    held_up: int = 0
+    #: What the answers say that they cost, if that was asked for.
+    tokens: float | None = None
     #: Seconds from the first attempt to the end, of each request that was sent.
     latencies: array[float] = field(default_factory=lambda: array("d"))
     began: float = field(default_factory=time.monotonic)

@@ -18,8 +18,10 @@ from penstock.cli.display import Display
 from penstock.cli.lines import LONGEST_LINE, LineReader, LineWriter
 from penstock.cli.requests import MalformedLineError, Request, parse_request
 from penstock.cli.results import Failure, Result, Totals
-from penstock.cli.sender import Sender
+from penstock.cli.sender import Pending, Sender, TransientError, retry_policy
+from penstock.cli.tokens import TokenLimit
 from penstock.cli.tracing import mark_request_failed
+from penstock.limits import AdaptiveConcurrency, Limit
 from penstock.work_queue import WorkQueue
 
 #: Seconds between two looks at the display.
@@ -48,6 +50,13 @@ class Job:
     capacity: int
     attempts: int
     timeout: float
+    #: So many requests in so many seconds.
+    rate: tuple[float, float] | None = None
+    #: So many tokens in so many seconds, and where an answer says how many it was.
+    tokens: tuple[float, float] | None = None
+    cost: str = ""
+    #: Find out how many requests run at once, up to ``concurrency``.
+    is_adaptive: bool = False
 
 
 class Run:
@@ -57,8 +66,22 @@ class Run:
         self._job = job
         self._totals = totals
         self._display = display
-        self._queue = WorkQueue[Request](job.capacity, logger=_logger, name="requests")
-        self._sender = Sender(job.client, job.attempts, job.timeout, self._count_retry)
+        limits = [] if job.rate is None else [Limit(*job.rate, name="requests")]
+        self._tokens: TokenLimit | None = None
+        if job.tokens is not None:
+            self._tokens = TokenLimit(*job.tokens, job.cost, job.concurrency)
+            limits.append(self._tokens.limit)
+        self._queue = WorkQueue[Pending](
+            job.capacity,
+            concurrency_limit=(
+                AdaptiveConcurrency(1, job.concurrency) if job.is_adaptive else job.concurrency
+            ),
+            logger=_logger,
+            name="requests",
+            limits=limits,
+            retry=retry_policy(job.attempts),
+        )
+        self._sender = Sender(job.client, job.attempts, job.timeout)
         self._failure: BaseException | None = None
         self._signal: int | None = None
 
@@ -99,13 +122,15 @@ class Run:
         queue = self._queue
         try:
             async with queue:
-                await queue.process(self._handle, self._job.concurrency, self._give_up)
+                await queue.process(self._handle, error_handler=self._give_up)
                 async for request in self._read():
-                    await queue.put(request, timeout=math.inf)
+                    await queue.put(Pending(request), timeout=math.inf)
         finally:
             statistics = queue.statistics()
             self._totals.queue_peak = statistics.peak_size
             self._totals.backpressure_waits = statistics.put_waits
+            self._totals.held_up = statistics.gate_closures
+            self._totals.tokens = None if self._tokens is None else self._tokens.total
 
     async def _read(self) -> AsyncIterator[Request]:
         async for number, line in self._lines():
@@ -126,9 +151,18 @@ class Run:
         except OSError as error:
             raise RunError(f"cannot read the requests: {error.strerror or error}") from None
 
-    async def _handle(self, request: Request) -> None:
-        self._totals.sent += 1
-        result = await self._sender.send(request)
+    async def _handle(self, pending: Pending) -> None:
+        if not pending.attempts:
+            self._totals.sent += 1
+        answer = await self._sender.send(pending)
+        if answer.response is not None:
+            self._queue.limits.observe(answer.response.headers)
+        if self._tokens is not None:
+            self._tokens.settle(answer.response)
+        if self._sender.may_pass(pending, answer):
+            self._totals.retries[answer.kind] += 1
+            raise TransientError(answer)  # the queue makes another attempt, in time
+        result = self._sender.result(pending, answer)
         mark_request_failed("" if result.failure is None else result.failure.kind)
         await self._record(result)
 
@@ -141,16 +175,13 @@ class Run:
         except OSError as error:
             raise RunError(f"cannot write the results: {error.strerror or error}") from None
 
-    def _give_up(self, error: Exception, request: Request) -> None:
+    def _give_up(self, error: Exception, pending: Pending) -> None:
         """The sender takes all that can happen to a request, so this ends the run."""
         self._failure = self._failure or error
         self._work.cancel()
 
     def _count_blank(self) -> None:
         self._totals.blank += 1
-
-    def _count_retry(self, kind: str) -> None:
-        self._totals.retries[kind] += 1
 
 
 @contextmanager

@@ -1,13 +1,11 @@
-"""Sending one request, as often as it takes: httpx sends, tenacity repeats."""
+"""Sending one request: an attempt, what came of it, and whether another is worth it."""
 
 from __future__ import annotations
 
 import asyncio
 import json
 import math
-import random
 import re
-from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from email.utils import parsedate_to_datetime
@@ -15,17 +13,12 @@ from http.cookiejar import CookieJar, DefaultCookiePolicy
 from importlib.metadata import version
 
 import httpx
-from tenacity import (
-    AsyncRetrying,
-    RetryCallState,
-    retry_if_result,
-    stop_after_attempt,
-    wait_random_exponential,
-)
+from tenacity import wait_random_exponential
 
 from penstock.cli.requests import Request
 from penstock.cli.results import Failure, JsonText, Result, to_json
 from penstock.cli.tracing import attempt_span
+from penstock.limits import RetryPolicy
 
 #: Statuses that say "not now".
 _TRANSIENT_STATUSES = frozenset({429, 500, 502, 503, 504})
@@ -37,7 +30,7 @@ _backoff = wait_random_exponential(multiplier=0.5, max=30)
 
 
 @dataclass(frozen=True)
-class _Answer:
+class Answer:
     """How one attempt went: a response, or why there is none."""
 
     response: httpx.Response | None = None
@@ -62,58 +55,73 @@ def open_client(concurrency: int) -> httpx.AsyncClient:
     )
 
 
-class Sender:
-    """Sends requests, each in up to ``attempts`` attempts of up to ``timeout`` seconds."""
+class TransientError(Exception):
+    """An attempt failed in a way that may pass."""
 
-    def __init__(
-        self,
-        client: httpx.AsyncClient,
-        attempts: int,
-        timeout: float,
-        on_retry: Callable[[str], None],
-    ) -> None:
+    def __init__(self, answer: Answer) -> None:
+        super().__init__(answer.message)
+        response = answer.response
+        asked = None if response is None else retry_after(response.headers.get("Retry-After", ""))
+        #: Seconds that the server asks for; the queue waits no less.
+        self.retry_after = asked
+
+
+def retry_policy(attempts: int) -> RetryPolicy | None:
+    """Up to ``attempts`` attempts for each request; None where there is to be but one."""
+    if attempts == 1:
+        return None
+    # No budget: whoever sends a file of requests said how often.
+    return RetryPolicy(attempts, TransientError, _backoff, budget=None)
+
+
+@dataclass
+class Pending:
+    """A request on its way."""
+
+    request: Request
+    attempts: int = 0
+    #: When the first attempt began, by the clock of the loop.
+    began: float = 0.0
+
+
+class Sender:
+    """Sends requests, each attempt in up to ``timeout`` seconds."""
+
+    def __init__(self, client: httpx.AsyncClient, attempts: int, timeout: float) -> None:
         self._client = client
         self._attempts = attempts
         self._timeout = timeout
-        self._on_retry = on_retry
 
-    async def send(self, request: Request) -> Result:
-        """Send it and say what became of it; nothing that can happen to it raises."""
-        retrying = AsyncRetrying(
-            sleep=asyncio.sleep,
-            stop=stop_after_attempt(self._attempts),
-            wait=_pause,
-            retry=retry_if_result(lambda answer: answer.is_transient),
-            before_sleep=lambda state: self._on_retry(_answer_of(state).kind),
-            retry_error_callback=_answer_of,
-        )
-        attempts = 0
-
-        async def attempt() -> _Answer:
-            nonlocal attempts
-            attempts += 1
-            with attempt_span(request, attempts) as span:
-                answer = await self._attempt(request, span.headers)
-                span.end(answer.response, answer.kind)
-                return answer
-
+    async def send(self, pending: Pending) -> Answer:
+        """Make the next attempt. Nothing that can happen to it raises."""
         clock = asyncio.get_running_loop().time
-        began = clock()
-        answer: _Answer = await retrying(attempt)
-        seconds = clock() - began
+        pending.attempts += 1
+        if pending.attempts == 1:
+            pending.began = clock()
+        with attempt_span(pending.request, pending.attempts) as span:
+            answer = await self._attempt(pending.request, span.headers)
+            span.end(answer.response, answer.kind)
+        return answer
+
+    def may_pass(self, pending: Pending, answer: Answer) -> bool:
+        """Whether another attempt is to be made."""
+        return answer.is_transient and pending.attempts < self._attempts
+
+    def result(self, pending: Pending, answer: Answer) -> Result:
+        """What became of a request whose last attempt gave this answer."""
         body = None if answer.response is None else _body(answer.response)
         failure = Failure(answer.kind, answer.message, body) if answer.kind else None
         return Result(
-            id=request.id,
-            line=request.line,
+            id=pending.request.id,
+            line=pending.request.line,
             status=None if answer.response is None else answer.response.status_code,
             body=body,
             failure=failure,
-            attempts=attempts,
-            seconds=seconds,
+            attempts=pending.attempts,
+            seconds=asyncio.get_running_loop().time() - pending.began,
         )
 
-    async def _attempt(self, request: Request, headers: dict[str, str]) -> _Answer:
+    async def _attempt(self, request: Request, headers: dict[str, str]) -> Answer:
         call = self._client.request(
             request.method, request.url, headers=headers, content=request.content
         )
@@ -123,42 +131,26 @@ class Sender:
             )
         except (asyncio.TimeoutError, httpx.TimeoutException):
             message = f"no complete answer within {self._timeout:g} s"
-            return _Answer(None, "timeout", message, is_transient=True)
+            return Answer(None, "timeout", message, is_transient=True)
         except Exception as error:  # noqa: BLE001 - one request must not end the run
             return _unanswered(error)
         if response.is_success:
-            return _Answer(response)
+            return Answer(response)
         status = response.status_code
         message = f"{status} {response.reason_phrase}".rstrip()
-        return _Answer(response, f"http_{status}", message, status in _TRANSIENT_STATUSES)
+        return Answer(response, f"http_{status}", message, status in _TRANSIENT_STATUSES)
 
 
-def _unanswered(error: Exception) -> _Answer:
+def _unanswered(error: Exception) -> Answer:
     name = type(error).__name__
     if isinstance(error, (httpx.UnsupportedProtocol, httpx.LocalProtocolError)):
-        return _Answer(None, "protocol", f"cannot be sent ({name})")  # the rest may be a secret
+        return Answer(None, "protocol", f"cannot be sent ({name})")  # the rest may be a secret
     message = f"{name}: {error}" if str(error) else name
     if isinstance(error, httpx.TransportError):
-        return _Answer(None, "connection", message, is_transient=True)
+        return Answer(None, "connection", message, is_transient=True)
     if isinstance(error, httpx.RequestError):  # redirected in circles, or an answer in no code
-        return _Answer(None, "protocol", message)
-    return _Answer(None, "unexpected", message)
-
-
-def _answer_of(state: RetryCallState) -> _Answer:
-    assert state.outcome is not None
-    answer: _Answer = state.outcome.result()
-    return answer
-
-
-def _pause(state: RetryCallState) -> float:
-    """Seconds before the next attempt: what the server asks for, or else our own backoff."""
-    response = _answer_of(state).response
-    asked = None if response is None else retry_after(response.headers.get("Retry-After", ""))
-    if asked is None:
-        return float(_backoff(state))
-    # A little later than asked, or all who were told the same would be back at the same instant.
-    return asked + random.uniform(0, min(0.1 * asked, 1.0))  # noqa: S311 - not a secret
+        return Answer(None, "protocol", message)
+    return Answer(None, "unexpected", message)
 
 
 def retry_after(value: str) -> float | None:

@@ -13,6 +13,8 @@ from penstock.limits.failures import is_throttle, retry_after
 
 #: What was told to wait until the same moment comes back spread over so much more of the wait.
 _SPREAD = 0.1
+#: And so many seconds at most, as the gate has it.
+_MOST_SPREAD = 1.0
 
 #: Seconds.
 _THROTTLE_BASE = 1.0
@@ -75,4 +77,4 @@ class Backoff:
 def not_before(wait: float, error: BaseException, rng: random.Random) -> float:
     """``wait``, or as long as the service asked for where that is longer, and a little more."""
     asked = retry_after(error)
-    return wait if wait > asked else asked + rng.uniform(0, _SPREAD * asked)
+    return wait if wait > asked else asked + rng.uniform(0, min(_SPREAD * asked, _MOST_SPREAD))
