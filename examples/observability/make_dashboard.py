@@ -241,6 +241,60 @@ def workers() -> Panel:
     )
 
 
+def retries() -> Panel:
+    """Attempts that are repeated, and items that are given up."""
+    return (
+        panel(
+            "Retries and dead letters",
+            "What is tried again, and what is given up for good? A retry costs a call and a wait;"
+            " a dead letter is an item for redrive().",
+            "ops",
+            8,
+        )
+        .with_target(
+            query(
+                "A",
+                summed(rate("penstock_item_retries_total"), "error_type"),
+                f"{QUEUE}: {{{{error_type}}}} tried again",
+            )
+        )
+        .with_target(
+            query(
+                "B",
+                summed(rate("penstock_item_dead_letters_total"), "error_type"),
+                f"{QUEUE}: {{{{error_type}}}} given up",
+            )
+        )
+    )
+
+
+def adaptation() -> Panel:
+    """What the service's answers made of the pace."""
+    return (
+        panel(
+            "Concurrency, gate and breaker",
+            "What do the service's answers make of the pace? The limit of adaptive concurrency; how"
+            " often a minute the service closed the gate for all; the circuit breaker: 0 closed,"
+            " 1 half-open, 2 open.",
+            "short",
+            8,
+        )
+        .with_target(
+            query("A", summed(f"penstock_concurrency_limit{CHOSEN}"), f"{QUEUE}: at once")
+        )
+        .with_target(
+            query(
+                "B",
+                f"60 * {summed(rate('penstock_limit_gate_closures_total'))}",
+                f"{QUEUE}: gate closed, per minute",
+            )
+        )
+        .with_target(
+            query("C", f"max by ({BY}) (penstock_breaker_state{CHOSEN})", f"{QUEUE}: breaker")
+        )
+    )
+
+
 def variable(name: str, label: str, values: str) -> QueryVariable:
     """A choice at the top of the dashboard: several, or all."""
     return (
@@ -276,6 +330,14 @@ def panels() -> list[Panel]:
         ),
         errors(),
         workers(),
+        percentiles(
+            "Waiting for limits",
+            "How long do items that a worker has in hand wait for rate limits? What is held back"
+            " here cannot be answered 429. Dots are single items: each leads to its trace.",
+            "penstock_limit_wait_time_seconds",
+        ),
+        retries(),
+        adaptation(),
     ]
 
 

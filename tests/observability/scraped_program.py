@@ -32,6 +32,18 @@ async def produce(queue: penstock.WorkQueue[int]) -> None:
             await asyncio.sleep(0.001)
 
 
+def limited_queue() -> penstock.WorkQueue[int]:
+    """One that has all the rules there are."""
+    return penstock.WorkQueue[int](
+        maxsize=10,
+        concurrency_limit=penstock.AdaptiveConcurrency(2, 5),
+        name="limited",
+        limits=[penstock.Limit(50, per=1, name="requests")],
+        retry=penstock.RetryPolicy(attempts=2, on=ValueError, backoff=penstock.Backoff(0.01)),
+        breaker=penstock.CircuitBreaker(failure_share=1),
+    )
+
+
 async def next_line() -> str:
     return await asyncio.get_running_loop().run_in_executor(None, sys.stdin.readline)
 
@@ -39,10 +51,13 @@ async def next_line() -> str:
 async def main() -> None:
     overloaded = penstock.WorkQueue[int](maxsize=10, concurrency_limit=2, name="overloaded")
     abandoned = penstock.WorkQueue[int](name="abandoned")
-    async with overloaded, abandoned:
+    limited = limited_queue()
+    async with overloaded, abandoned, limited:
         await overloaded.process(work, error_handler=lambda error, item: None)
         await abandoned.process(work)
+        await limited.process(work, error_handler=lambda error, item: None)
         producers = [asyncio.create_task(produce(overloaded)) for _ in range(3)]
+        producers.append(asyncio.create_task(produce(limited)))
         await next_line()
         await abandoned.queue.stop_workers()
         for number in range(3):
@@ -52,6 +67,7 @@ async def main() -> None:
             producer.cancel()
         await overloaded.stop(drain=False)
         await abandoned.stop(drain=False)
+        await limited.stop(timeout=0, drain=False)
 
 
 if __name__ == "__main__":

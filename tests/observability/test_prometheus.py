@@ -45,7 +45,7 @@ def server(
     with prometheus(folder, {"otel-collector:8889": address}, every="500ms") as started:
         wait_for(
             "the workers of both queues to be seen",
-            lambda: len(started.query("penstock_worker_count > 0")) == 2,
+            lambda: len(started.query("penstock_worker_count > 0")) == 3,
         )
         assert process.stdin is not None
         process.stdin.write("the workers of one may go\n")
@@ -79,7 +79,7 @@ def test_the_choices_at_the_top_of_the_dashboard_have_values(server: Prometheus)
     queues = server.api(
         "label/penstock_queue_name/values", **{"match[]": "penstock_queue_capacity"}
     )
-    assert queues == ["abandoned", "overloaded"]
+    assert queues == ["abandoned", "limited", "overloaded"]
     assert server.api("label/job/values", **{"match[]": "penstock_queue_capacity"}) == ["penstock"]
 
 
