@@ -71,13 +71,16 @@ async def post(client: httpx.AsyncClient, item: Item) -> httpx.Response:
 
 
 async def penstock(
-    work: Work, *, margin: float = 0.0, adapt: Callable[[int], AdaptiveConcurrency] | None = None
+    work: Work, *, margin: float = 0.0, adapt: Callable[[int], AdaptiveConcurrency] | None = None,
+    even: bool = False,
 ) -> None:
     told = work.told
     per = told.per * (1 + margin)
     limits = [Limit(told.calls, per=per, name="calls")]
     if told.tokens is not None:
         limits.append(Limit(told.tokens, per=per, cost=lambda item: item.tokens, name="tokens"))
+    if even:
+        limits.append(Limit(1, per=told.per / told.calls, name="even"))
     queue = WorkQueue[Item](
         concurrency_limit=told.at_once if adapt is None else adapt(told.at_once),
         limits=limits,

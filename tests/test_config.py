@@ -8,7 +8,10 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+import penstock
+import penstock.sync
 from penstock import QueueConfig
+from penstock.config import parse_rate
 
 
 def test_the_defaults_are_as_documented() -> None:
@@ -147,3 +150,75 @@ def test_missing_empty_and_foreign_variables_change_nothing() -> None:
 def test_a_bad_variable_is_refused(name: str, text: str, complaint: str) -> None:
     with pytest.raises(ValueError, match=complaint):
         QueueConfig.from_env(environ={f"PENSTOCK_{name}": text})
+
+
+@pytest.mark.parametrize(
+    ("text", "rate"),
+    [
+        ("500/min", (500, 60)),
+        ("20/s", (20, 1)),
+        ("90_000 / minute", (90_000, 60)),
+        ("100/10s", (100, 10)),
+        ("0.5/hours", (0.5, 3600)),
+        ("7/d", (7, 86_400)),
+    ],
+)
+def test_a_rate_as_people_write_it(text: str, rate: tuple[float, float]) -> None:
+    assert parse_rate(text) == rate
+    (limit,) = QueueConfig(limits=[text]).limits  # type: ignore[list-item, arg-type]
+    assert (limit.max, limit.per) == rate
+
+
+@pytest.mark.parametrize("text", ["500", "x/s", "0/s", "-1/s", "5/0s", "1/week", "1//s", "", "/s"])
+def test_what_is_no_rate(text: str) -> None:
+    with pytest.raises(ValueError, match="a rate must look like 500/min"):
+        parse_rate(text)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"limits": ["500"]}, "a rate must look like"),
+        ({"limits": [{"max": 0, "per": 1}]}, "greater than 0"),
+        ({"limits": [{"max": 1, "per": math.inf}]}, "finite"),
+        ({"retry": 0}, "greater than or equal to 1"),
+        ({"retry": {"attempts": 2, "base": -1}}, "greater than 0"),
+        ({"adaptive": "5-2"}, "min must not be above max, got 5 and 2"),
+        ({"adaptive": "5"}, "adaptive.max"),
+        ({"adaptive": "1-5", "concurrency_limit": 2}, "contradict each other"),
+        ({"breaker": {"failure_share": 2}}, "less than or equal to 1"),
+        ({"deadline": 0}, "greater than 0"),
+        ({"deadline": math.nan}, "finite"),
+    ],
+)
+def test_rules_that_are_refused(fields: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        QueueConfig(**fields)
+
+
+def test_rules_from_the_environment_make_a_queue_that_keeps_to_them() -> None:
+    config = QueueConfig.from_env(
+        environ={
+            "PENSTOCK_LIMITS": "500/min, 20/s",
+            "PENSTOCK_RETRY": "4",
+            "PENSTOCK_ADAPTIVE": "2-50",
+            "PENSTOCK_DEADLINE": "30",
+            "PENSTOCK_BREAKER": '{"window": 5}',
+        }
+    )
+    for kind in (penstock.WorkQueue, penstock.sync.WorkQueue):
+        tokens = penstock.Limit(1000, per=60, cost=len, name="tokens")
+        queue = kind.from_config(config, limits=[tokens])
+        assert [(limit.max, limit.per) for limit in queue.limits.limits] == [
+            (500, 60),
+            (20, 1),
+            (1000, 60),
+        ]
+        assert isinstance(queue.concurrency_limit, penstock.AdaptiveConcurrency)
+        assert (queue.concurrency_limit.min, queue.concurrency_limit.max) == (2, 50)
+        assert queue.statistics().breaker_state == "closed"
+
+
+def test_json_that_is_none_is_told_by_the_name_of_its_field() -> None:
+    with pytest.raises(ValidationError, match="breaker"):
+        QueueConfig.from_env(environ={"PENSTOCK_BREAKER": "{window: 5}"})

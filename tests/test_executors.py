@@ -24,9 +24,13 @@ from penstock import (
     Event,
     ExecutionStatus,
     Executor,
+    Limit,
+    Limiter,
     QueueConfig,
     QueueStateError,
     QueueStatus,
+    RateLimitedExecutor,
+    RateLimitError,
     WorkQueue,
 )
 
@@ -1160,3 +1164,79 @@ async def test_executors_and_task_groups_go_together() -> None:
     async with AsyncExecutor(2) as executor, asyncio.TaskGroup() as group:
         tasks = [group.create_task(executor.execute(Meter(), item)) for item in range(4)]
     assert [task.result() for task in tasks] == [0, 1, 2, 3]
+
+
+class TestRateLimitedExecutor:
+    async def test_calls_start_no_faster_than_the_limits_allow(self) -> None:
+        started: list[float] = []
+
+        async def call(number: int) -> int:
+            started.append(asyncio.get_running_loop().time())
+            return number
+
+        async with RateLimitedExecutor([Limit(3, per=10)], max_concurrency=5) as executor:
+            assert await executor.map(call, range(8)) == list(range(8))
+        assert started == [0, 0, 0, 10, 10, 10, 20, 20]
+
+    async def test_what_a_call_costs_is_said_by_its_first_argument(self) -> None:
+        tokens = Limit(10, per=1, cost=lambda size: size, name="tokens")
+        async with RateLimitedExecutor([tokens]) as executor:
+
+            async def call(size: int, settled: int) -> float:
+                tokens.settle(settled)
+                return asyncio.get_running_loop().time()
+
+            assert await executor.execute(call, 8, 2) == 0
+            assert await executor.execute(call, 8, 8) == 0
+            assert await executor.execute(call, 8, 8) == 1
+            with pytest.raises(ValueError, match="can never pass"):
+                await executor.execute(call, 11, 0)
+
+    async def test_one_limiter_for_an_executor_and_a_queue(self) -> None:
+        limiter = Limiter([Limit(2, per=1)])
+        times: list[float] = []
+
+        async def call(item: Any) -> None:
+            times.append(asyncio.get_running_loop().time())
+
+        async with (
+            RateLimitedExecutor(limiter) as executor,
+            WorkQueue[int](limits=limiter, concurrency_limit=3) as queue,
+        ):
+            await queue.process(call)
+            await asyncio.gather(*(executor.execute(call, n) for n in range(3)))
+            for number in range(3):
+                await queue.put(number)
+            await queue.join()
+        assert times == [0, 0, 1, 1, 2, 2]
+
+    async def test_a_rate_limit_error_holds_up_all(self) -> None:
+        times: list[float] = []
+
+        async def call(number: int) -> None:
+            times.append(asyncio.get_running_loop().time())
+            if number == 0:
+                raise RateLimitError(retry_after=10)
+
+        async with RateLimitedExecutor([]) as executor:
+            with pytest.raises(RateLimitError):
+                await executor.execute(call, 0)
+            await executor.execute(call, 1)
+        assert times[0] == 0
+        assert 10 <= times[1] <= 11
+
+    async def test_a_cancelled_call_uses_nothing_up(self) -> None:
+        async def call() -> float:
+            return asyncio.get_running_loop().time()
+
+        async with RateLimitedExecutor([Limit(1, per=10)]) as executor:
+            assert await executor.execute(call) == 0
+            waiting = asyncio.create_task(executor.execute(call))
+            await asyncio.sleep(5)
+            waiting.cancel()
+            assert await executor.execute(call) == 10
+
+    @pytest.mark.parametrize("limits", [None, 5, [5], [Limit(1, 1), Limit(1, 1)]])
+    def test_what_are_no_limits(self, limits: Any) -> None:
+        with pytest.raises((TypeError, ValueError), match="limits"):
+            RateLimitedExecutor(limits)

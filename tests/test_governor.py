@@ -409,7 +409,9 @@ async def test_a_cancelled_error_out_of_an_item_is_not_tried_again() -> None:
     assert handler.kinds == [("a", asyncio.CancelledError)]
 
 
-@pytest.mark.xfail(reason="a call that raised CancelledError by itself is told as no attempt")
+@pytest.mark.xfail(
+    strict=True, reason="a call that raised CancelledError by itself is told as no attempt"
+)
 async def test_and_it_was_an_attempt() -> None:
     handler = Handler()
     async with queue_of(retry=every(10)) as queue:
@@ -642,9 +644,7 @@ async def test_queues_and_others_share_one_limiter() -> None:
             async with limiter:
                 await service(f"other {number}")
 
-    await asyncio.gather(
-        other(), *[queue.batch_process(range(10), service, 3) for queue in queues]
-    )
+    await asyncio.gather(other(), *[queue.batch_process(range(10), service, 3) for queue in queues])
     times = [at for _, at in service.calls]
     assert times == [at for at in range(0, 60, 10) for _ in range(5)]
     assert queues[0].limits is queues[1].limits is limiter
@@ -676,10 +676,10 @@ async def test_settle_charges_what_the_estimate_missed() -> None:
     assert [at for _, at in service.calls] == [0, 10, 20]
 
 
-@pytest.mark.parametrize("limits", [[], [Limit(1000, 1)]])
-async def test_headers_close_the_gate_for_all_workers(limits: list[Limit]) -> None:
+@pytest.mark.parametrize("limited", [True, False])
+async def test_headers_close_the_gate_for_all_workers(limited: bool) -> None:
     service = Service(takes=1)
-    queue = queue_of(limits=limits, retry=every(1))
+    queue = queue_of(limits=[Limit(1000, 1)] if limited else [], retry=every(1))
 
     async def call(item: int) -> None:
         await service(item)
@@ -831,31 +831,34 @@ async def test_an_item_cancelled_while_it_waits_for_a_limit_uses_nothing_up() ->
 
 
 class Elastic:
-    """A service that answers in a second up to its capacity, and then queues or rejects."""
+    """A service that takes some 0.2 seconds up to its capacity, and then queues or rejects."""
 
     def __init__(self, capacity: int, *, rejects: bool) -> None:
         self.capacity = capacity
         self.rejects = rejects
-        self.under_way = 0
-        self.rejected = self.served = 0
+        self.under_way = self.served = 0
+        self._random = random.Random(1)
         self._free_at: list[float] = []
 
     async def __call__(self, item: Any) -> None:
         self.under_way += 1
         try:
             if self.rejects and self.under_way > self.capacity:
-                await asyncio.sleep(0.05)
-                self.rejected += 1
+                await asyncio.sleep(0.01)
                 raise RateLimitError
-            now = clock()
-            self._free_at = sorted(at for at in self._free_at if at > now)
-            busy = len(self._free_at)
-            start = now if busy < self.capacity else self._free_at[busy - self.capacity]
-            self._free_at.append(start + 1)
-            await asyncio.sleep(start + 1 - now)
+            await asyncio.sleep(self._begin() - clock())
             self.served += 1
         finally:
             self.under_way -= 1
+
+    def _begin(self) -> float:
+        """Take the next place that falls free; return when the call ends."""
+        self._free_at = sorted(at for at in self._free_at if at > clock())
+        ahead = len(self._free_at) - self.capacity
+        start = clock() if ahead < 0 else self._free_at[ahead]
+        end = start + 0.2 * self._random.lognormvariate(-0.045, 0.3)
+        self._free_at.append(end)
+        return end
 
 
 async def feed(queue: WorkQueue[Any], seconds: float) -> None:
@@ -864,26 +867,46 @@ async def feed(queue: WorkQueue[Any], seconds: float) -> None:
         await queue.put(0, timeout=until - clock())
 
 
-@pytest.mark.parametrize("rejects", [True, False])
+RUNS_AWAY = pytest.mark.xfail(
+    strict=True, reason="after a cut, the workers that stay begin new calls before the others leave"
+)
+
+
+@pytest.mark.parametrize("rejects", [True, pytest.param(False, marks=RUNS_AWAY)])
 async def test_the_workers_follow_the_capacity_of_the_service(rejects: bool) -> None:
     service = Elastic(20, rejects=rejects)
     adaptive = AdaptiveConcurrency(1, 200)
     queue = queue_of(20, concurrency_limit=adaptive, retry=every(0.5, attempts=50))
     await queue.process(service)
     assert queue.worker_count == 1
-    await feed(queue, 200)
-    assert 14 <= queue.worker_count <= 30
-    assert queue.worker_count == queue.statistics().concurrency_limit == adaptive.limit
-    service.capacity = 5
-    await feed(queue, 300)
-    assert 3 <= queue.worker_count <= 9
-    service.capacity = 20
-    await feed(queue, 600)
-    assert 14 <= queue.worker_count <= 30
+    for capacity in (20, 5, 20):
+        service.capacity = capacity
+        await feed(queue, 60)
+        seen = []
+        for _ in range(20):
+            await feed(queue, 1)
+            seen.append(queue.worker_count)
+        assert 0.6 * capacity <= sum(seen) / len(seen) <= 1.6 * capacity, (capacity, seen)
     await queue.join()
+    await asyncio.sleep(1)
+    assert queue.worker_count == queue.statistics().concurrency_limit == adaptive.limit
     assert queue.metrics["processed"] == queue.metrics["enqueued"] == service.served
-    assert queue.worker_count == adaptive.limit
     await queue.stop()
+
+
+@RUNS_AWAY
+async def test_after_a_cut_no_call_begins_while_too_many_are_under_way() -> None:
+    began: list[tuple[int, int]] = []
+    adaptive = AdaptiveConcurrency(1, 64, start=32)
+    service = Elastic(8, rejects=True)
+
+    async def call(item: int) -> None:
+        began.append((service.under_way + 1, adaptive.limit))
+        await service(item)
+
+    queue = queue_of(50, concurrency_limit=adaptive, retry=every(0.5, attempts=50))
+    await queue.batch_process(range(1000), call)
+    assert [(calls, limit) for calls, limit in began if calls > limit] == []
 
 
 async def test_a_number_takes_the_place_of_what_is_found_out() -> None:
@@ -922,7 +945,9 @@ async def test_adaptive_concurrency_in_a_batch_and_in_a_map(plain: bool) -> None
         assert clock() < 60  # it did find out that more than two can be under way
 
 
-@pytest.mark.xfail(reason="workers recruited during the drain are neither waited for nor cancelled")
+@pytest.mark.xfail(
+    strict=True, reason="who is recruited during the drain is neither waited for nor cancelled"
+)
 @pytest.mark.parametrize("timeout", [None, 20])
 async def test_a_stop_ends_the_workers_that_were_added_meanwhile(timeout: float | None) -> None:
     done: list[int] = []
@@ -946,17 +971,27 @@ async def test_a_stop_ends_the_workers_that_were_added_meanwhile(timeout: float 
 
 
 async def test_what_cannot_be_in_time_is_not_attempted() -> None:
-    service, handler = Service(takes=4), Handler()
-    async with queue_of(deadline=10) as queue:
+    service, handler = Service(takes=0.4), Handler()
+    async with queue_of(deadline=1) as queue:
         await queue.process(service, 1, handler)
         await put_all(queue, range(5))
         await queue.join()
-        assert queue.metrics == {
-            "enqueued": 5, "processed": 5, "errors": 3, "backpressure_events": 0,
-        }  # fmt: skip
-    assert service.calls == [(0, 0), (1, 4)]  # the third could begin at 8, and would end at 12
+        counts = queue.metrics
+        assert (counts["processed"], counts["errors"]) == (5, 3)
+        assert clock() == 0.8
+    assert service.calls == [(0, 0), (1, 0.4)]  # the third would begin at 0.8, and end at 1.2
     assert handler.kinds == [(item, DeadlineExceededError) for item in (2, 3, 4)]
     assert {attempts_made(error) for _, error in handler.got} == {0}
+
+
+@pytest.mark.xfail(
+    strict=True, reason="one is let through on trial a second after the last start, not answer"
+)
+async def test_nor_where_a_call_takes_long() -> None:
+    service = Service(takes=40)
+    queue = queue_of(deadline=100)
+    await queue.batch_process(range(5), service, 1, Handler())
+    assert service.calls == [(0, 0), (1, 40)]
 
 
 async def test_a_deadline_of_one_put() -> None:
@@ -975,8 +1010,8 @@ async def test_a_deadline_of_one_put() -> None:
 
 
 async def test_a_put_has_the_last_word_on_the_deadline() -> None:
-    service = Service(takes=4)
-    async with queue_of(deadline=5) as queue:
+    service = Service(takes=0.4)
+    async with queue_of(deadline=0.5) as queue:
         await queue.process(service, 1, Handler())
         await put_all(queue, "ab")
         await queue.put("c", deadline=60)

@@ -37,6 +37,27 @@ WRONG: list[tuple[list[str], str]] = [
     (["lines", "--out", "new", "--concurrency", "0"], "--concurrency must be at least 1, got 0"),
     (["lines", "--out", "new", "--capacity", "-1"], "--capacity must be at least 1, got -1"),
     (["lines", "--out", "new", "--attempts", "0"], "--attempts must be at least 1, got 0"),
+    (["lines", "--out", "new", "--retry", "-1"], "--retry must be at least 0, got -1"),
+    (
+        ["lines", "--out", "new", "--retry", "1", "--attempts", "2"],
+        "--retry and --attempts say the same in two ways: give one",
+    ),
+    (
+        ["lines", "--out", "new", "--rate", "500"],
+        "--rate: a rate must look like 500/min, 20/s or 100/10s, got '500'",
+    ),
+    (
+        ["lines", "--out", "new", "--tokens", "-1/s"],
+        "--tokens: a rate must look like 500/min, 20/s or 100/10s, got '-1/s'",
+    ),
+    (
+        ["lines", "--out", "new", "--cost", "usage"],
+        "--cost says where the --tokens of a request are told: give --tokens too",
+    ),
+    (
+        ["lines", "--out", "new", "--tokens", "1/s", "--cost", "a..b"],
+        "--cost must be a path such as usage.total_tokens, got 'a..b'",
+    ),
     (["lines", "--out", "new", "--timeout", "0"], "--timeout must be more than 0 seconds, got 0"),
     (
         ["lines", "--out", "new", "--timeout", "nan"],

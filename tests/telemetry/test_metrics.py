@@ -44,6 +44,8 @@ TABLE: dict[str, tuple[str, str, set[str]]] = {
     "penstock.worker.errors": (COUNTER, "{error}", {"error.type"}),
     "penstock.item.inflight": (UP_DOWN, "{item}", set()),
     "penstock.worker.count": (UP_DOWN, "{worker}", set()),
+    "penstock.item.retrying": (UP_DOWN, "{item}", set()),
+    "penstock.limit.gate.closures": (COUNTER, "{closure}", set()),
 }
 
 

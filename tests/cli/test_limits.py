@@ -1,0 +1,150 @@
+"""The run keeps to rates, token budgets and what the service says."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from itertools import pairwise
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from cli.conftest import Command, Server
+
+JSON = {"Content-Type": "application/json"}
+Answer = tuple[int, dict[str, str], bytes]
+
+
+def timed(
+    server: Server, answer: Callable[[SimpleNamespace], Answer] = lambda seen: (200, JSON, b"{}")
+) -> list[float]:
+    """When each request came in."""
+    times: list[float] = []
+
+    def note(seen: SimpleNamespace) -> Answer:
+        times.append(time.monotonic())
+        return answer(seen)
+
+    server.answer = note
+    return times
+
+
+def most_within(times: list[float], seconds: float) -> int:
+    times = sorted(times)
+    return max(sum(start <= other < start + seconds for other in times) for start in times)
+
+
+def send(penstock: Command, server: Server, count: int, *options: str) -> Any:
+    lines = penstock.lines(*({"path": f"/{number}"} for number in range(count)))
+    return penstock.run("run", lines, "--url", server.url, "--out", "results.jsonl", *options)
+
+
+def test_the_rate_is_kept_in_any_window(penstock: Command, server: Server) -> None:
+    times = timed(server)
+    done = send(penstock, server, 25, "--rate", "10/s")
+    assert done.returncode == 0, done.stderr
+    assert len(times) == 25
+    # Ten at once, ten after a second, five after another; as the server sees it, which is a little
+    # later at one time than at another.
+    assert most_within(times, 0.4) <= 10
+    assert 1.6 < max(times) - min(times) < 5
+
+
+def test_tokens_are_settled_with_what_the_answers_say(penstock: Command, server: Server) -> None:
+    spent: list[tuple[float, int]] = []
+
+    def answer(seen: SimpleNamespace) -> Answer:
+        tokens = 100
+        spent.append((time.monotonic(), tokens))
+        return 200, JSON, json.dumps({"usage": {"total_tokens": tokens}}).encode()
+
+    server.answer = answer
+    done = send(penstock, server, 25, "--tokens", "1000/s", "--concurrency", "4")
+    assert done.returncode == 0, done.stderr
+    assert "tokens       2,500" in done.stdout
+    times = [at for at, _ in spent]
+    assert most_within(times, 0.4) <= 11  # the first estimate is a guess, on the safe side
+    assert 1.6 < max(times) - min(times) < 8
+
+
+def test_another_place_for_the_cost(penstock: Command, server: Server) -> None:
+    timed(server, lambda seen: (200, JSON, b'{"a": [{"b": 7}]}'))
+    done = send(penstock, server, 3, "--tokens", "1000/s", "--cost", "a.0.b")
+    assert "tokens       21" in done.stdout
+    timed(server, lambda seen: (200, {}, b"no JSON"))
+    done = send(penstock, server, 3, "--tokens", "1000/s", "--cost", "a.0.b", "--overwrite")
+    assert done.returncode == 0
+    assert "tokens       0" in done.stdout
+
+
+def test_one_429_holds_up_all_requests(penstock: Command, server: Server) -> None:
+    first = threading.Event()
+
+    def answer(seen: SimpleNamespace) -> Answer:
+        if seen.path == "/0" and not first.is_set():
+            first.set()
+            return 429, {"Retry-After": "1"}, b""
+        return 200, JSON, b"{}"
+
+    times = timed(server, answer)
+    done = send(penstock, server, 30, "--concurrency", "1")
+    assert done.returncode == 0, done.stderr
+    assert "held up      1 times, as the server asked" in done.stdout
+    gaps = [after - before for before, after in pairwise(times)]
+    assert max(gaps) >= 0.95
+
+
+def test_a_retry_holds_no_worker(penstock: Command, server: Server) -> None:
+    answered: list[str] = []
+    failures: Counter[str] = Counter()
+
+    def answer(seen: SimpleNamespace) -> Answer:
+        failures[seen.path] += 1
+        if seen.path == "/0" and failures["/0"] < 4:
+            return 503, {}, b""
+        answered.append(seen.path)
+        return 200, JSON, b"{}"
+
+    server.answer = answer
+    done = send(penstock, server, 20, "--concurrency", "1")
+    assert done.returncode == 0, done.stderr
+    assert sorted(answered) == sorted(f"/{number}" for number in range(20))
+    assert answered[0] != "/0"
+    results = penstock.results()
+    assert results[0]["attempts"] == 4
+    assert all(result["attempts"] == 1 for result in results[1:])
+
+
+@pytest.mark.parametrize(
+    ("options", "calls"), [(["--retry", "2"], 3), (["--retry", "0"], 1), (["--attempts", "2"], 2)]
+)
+def test_so_many_retries(penstock: Command, server: Server, options: list[str], calls: int) -> None:
+    times = timed(server, lambda seen: (500, {}, b""))
+    assert send(penstock, server, 1, *options).returncode == 1
+    assert len(times) == calls
+
+
+def test_adaptive_stays_within_what_the_service_takes(penstock: Command, server: Server) -> None:
+    inside = 0
+    most = 0
+    lock = threading.Lock()
+
+    def answer(seen: SimpleNamespace) -> Answer:
+        nonlocal inside, most
+        with lock:
+            inside += 1
+            most = max(most, inside)
+            too_many = inside > 4
+        time.sleep(0 if too_many else 0.01)
+        with lock:
+            inside -= 1
+        return (429, {}, b"") if too_many else (200, JSON, b"{}")
+
+    server.answer = answer
+    done = send(penstock, server, 200, "--adaptive", "--concurrency", "50", "--retry", "9")
+    assert done.returncode == 0, done.stderr
+    assert most < 20

@@ -1,0 +1,301 @@
+"""What limits, retries, adaptation and the breaker tell: attributes of spans, and metrics."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+from typing import Any
+
+import pytest
+from opentelemetry.instrumentation.utils import suppress_instrumentation
+from opentelemetry.sdk.metrics.export import Histogram, Sum
+from opentelemetry.sdk.trace import ReadableSpan
+from opentelemetry.sdk.trace.sampling import (
+    Decision,
+    ParentBased,
+    Sampler,
+    SamplingResult,
+)
+from opentelemetry.trace import StatusCode
+
+from penstock import (
+    AdaptiveConcurrency,
+    CircuitBreaker,
+    Limit,
+    Limiter,
+    RateLimitError,
+    RetryPolicy,
+    WorkQueue,
+)
+from telemetry.recorder import Recorder, parent_id, span_id
+
+pytestmark = pytest.mark.usefixtures("exact_times")
+
+CONNECTION_ERROR, RATE_LIMIT = "ConnectionError", "penstock.errors.RateLimitError"
+
+
+def queue_of(recorder: Recorder, name: str = "q", **options: Any) -> WorkQueue[Any]:
+    return WorkQueue(name=name, telemetry=recorder.telemetry(), **options)
+
+
+def every(seconds: float, attempts: int = 3) -> RetryPolicy:
+    return RetryPolicy(attempts, backoff=lambda attempt, error: seconds, budget=None)
+
+
+def failing(times: int, error: type[Exception] = ConnectionError) -> Any:
+    """A worker function that fails so often on each item."""
+    calls: dict[Any, int] = {}
+
+    async def work(item: Any) -> None:
+        calls[item] = calls.get(item, 0) + 1
+        if calls[item] <= times:
+            raise error("no")
+
+    return work
+
+
+async def fine(item: Any) -> None:
+    await asyncio.sleep(1)
+
+
+def ignore(error: Exception, item: Any) -> None:
+    pass
+
+
+def attributes(span: ReadableSpan) -> dict[str, Any]:
+    return dict(span.attributes or {})
+
+
+# -- spans ------------------------------------------------------------------------------------
+
+
+async def test_each_attempt_has_a_span_with_its_number(recorder: Recorder) -> None:
+    async with queue_of(recorder, retry=every(10)) as queue:
+        await queue.process(failing(2))
+        await queue.put("item")
+        await queue.join()
+    put, spans = recorder.span("put q"), recorder.spans("process q")
+    assert [attributes(span)["penstock.attempt"] for span in spans] == [1, 2, 3]
+    assert [parent_id(span) for span in spans] == [span_id(put)] * 3
+    assert [[link.context.span_id for link in span.links] for span in spans] == [[span_id(put)]] * 3
+    error, unset = StatusCode.ERROR, StatusCode.UNSET
+    assert [span.status.status_code for span in spans] == [error, error, unset]
+    assert [attributes(span).get("error.type") for span in spans] == [CONNECTION_ERROR] * 2 + [None]
+    assert [attributes(span)["penstock.wait_time"] for span in spans] == [0, 10, 20]
+
+
+async def test_samplers_see_the_number_of_the_attempt() -> None:
+    class RetriesOnly(Sampler):
+        def should_sample(self, parent_context: Any, *args: Any, **options: Any) -> SamplingResult:
+            given = options.get("attributes") or args[3] or {}
+            wanted = given.get("penstock.attempt", 0) > 1
+            return SamplingResult(Decision.RECORD_AND_SAMPLE if wanted else Decision.DROP, given)
+
+        def get_description(self) -> str:
+            return "retries only"
+
+    sampler = RetriesOnly()
+    recorder = Recorder(sampler=ParentBased(sampler, local_parent_not_sampled=sampler))
+    async with queue_of(recorder, retry=every(10)) as queue:
+        await queue.process(failing(1))
+        await queue.put("item")
+        await queue.join()
+    assert recorder.names() == ["process q"]
+    assert attributes(recorder.span("process q"))["penstock.attempt"] == 2
+    recorder.shutdown()
+
+
+async def test_an_item_that_is_put_back_begins_with_its_first_attempt(recorder: Recorder) -> None:
+    async with queue_of(recorder, retry=every(1, attempts=2)) as queue:
+        await queue.process(failing(2), 1, ignore)
+        await queue.put("item")
+        await queue.join()
+        assert await queue.redrive() == 1
+        await queue.join()
+    numbers = [attributes(span)["penstock.attempt"] for span in recorder.spans("process q")]
+    assert numbers == [1, 2, 1]
+    assert len(recorder.spans("put q")) == 2
+
+
+async def test_a_span_tells_how_long_its_item_waited_for_limits(recorder: Recorder) -> None:
+    async with queue_of(recorder, limits=[Limit(1, 10)]) as queue:
+        await queue.process(fine)
+        for item in range(3):
+            await queue.put(item)
+        await queue.join()
+    spans = recorder.spans("process q")
+    assert [attributes(span)["penstock.limit.wait_time"] for span in spans] == [0, 9, 9]
+
+
+async def test_without_limits_it_tells_nothing_of_them(recorder: Recorder) -> None:
+    async with queue_of(recorder, retry=every(1)) as queue:
+        await queue.process(fine)
+        await queue.put("item")
+        await queue.join()
+    assert "penstock.limit.wait_time" not in attributes(recorder.span("process q"))
+    assert "penstock.limit.wait_time" not in recorder.metrics()
+
+
+# -- metrics ----------------------------------------------------------------------------------
+
+
+async def test_the_wait_for_limits_is_a_distribution(recorder: Recorder) -> None:
+    async with queue_of(recorder, limits=[Limit(1, 10, name="requests")]) as queue:
+        await queue.process(fine)
+        for item in range(3):
+            await queue.put(item)
+        await queue.join()
+    metric = recorder.metrics()["penstock.limit.wait_time"]
+    assert isinstance(metric.data, Histogram)
+    assert metric.unit == "s"
+    (point,) = metric.data.data_points
+    assert point.attributes == {"penstock.queue.name": "q", "penstock.limit.name": "requests"}
+    assert (point.count, point.sum) == (3, 18)
+    assert (point.explicit_bounds[0], point.explicit_bounds[-1]) == (0.0001, 10)
+
+
+async def test_several_limits_are_waited_for_as_one(recorder: Recorder) -> None:
+    limiter = Limiter([Limit(1, 10), Limit(5, 20)], name="service")
+    async with queue_of(recorder, limits=limiter) as queue:
+        await queue.process(fine)
+        await queue.put("item")
+        await queue.join()
+    assert recorder.values("penstock.limit.wait_time") == {("q", "service"): (1, 0)}
+
+
+@pytest.mark.xfail(strict=True, reason="each time that it is postponed its wait begins anew")
+async def test_the_wait_for_the_limit_of_a_key_is_told_too(recorder: Recorder) -> None:
+    limits = [Limit(1, 10, key=lambda item: 0, name="requests")]
+    async with queue_of(recorder, limits=limits) as queue:
+        await queue.process(fine)
+        for item in range(3):
+            await queue.put(item)
+        await queue.join()
+    spans = recorder.spans("process q")
+    assert [attributes(span)["penstock.limit.wait_time"] for span in spans] == [0, 9, 19]
+
+
+async def test_retries_and_dead_letters_are_counted_by_their_error(recorder: Recorder) -> None:
+    async with queue_of(recorder, retry=every(1)) as queue:
+        await queue.process(failing(9), 1, ignore)
+        await queue.put("a")
+        await queue.put("b")
+        await queue.join()
+        await queue.process(failing(1, RateLimitError), 1, ignore)
+        await queue.put("c")
+        await queue.join()
+        assert recorder.values("penstock.item.retries") == {
+            ("q", CONNECTION_ERROR): 4,
+            ("q", RATE_LIMIT): 1,
+        }
+        assert recorder.values("penstock.item.dead_letters") == {("q", CONNECTION_ERROR): 2}
+        assert recorder.values("penstock.worker.errors") == {
+            ("q", CONNECTION_ERROR): 6,  # each attempt is one call that failed
+            ("q", RATE_LIMIT): 1,
+        }
+        assert recorder.values("penstock.process.items") == {("q",): 3}
+    units = {"penstock.item.retries": "{retry}", "penstock.item.dead_letters": "{item}"}
+    for name, unit in units.items():
+        metric = recorder.metrics()[name]
+        assert isinstance(metric.data, Sum)
+        assert metric.data.is_monotonic
+        assert metric.unit == unit
+
+
+async def test_the_failure_of_a_submitted_item_is_no_dead_letter(recorder: Recorder) -> None:
+    async with queue_of(recorder, retry=every(1)) as queue:
+        await queue.process(failing(9))
+        future = await queue.submit("a")
+        await asyncio.wait([future])
+        assert isinstance(future.exception(), ConnectionError)
+    assert "penstock.item.dead_letters" not in recorder.metrics()
+    assert recorder.values("penstock.item.retries") == {("q", CONNECTION_ERROR): 2}
+
+
+async def test_items_that_wait_for_another_attempt(recorder: Recorder) -> None:
+    async with queue_of(recorder, retry=every(10)) as queue:
+        assert recorder.values("penstock.item.retrying") == {("q",): 0}
+        await queue.process(failing(1))
+        await queue.put("a")
+        await queue.put("b")
+        await asyncio.sleep(5)
+        assert recorder.values("penstock.item.retrying") == {("q",): 2}
+        assert recorder.values("penstock.item.inflight") == {("q",): 0}
+        await queue.join()
+        assert recorder.values("penstock.item.retrying") == {("q",): 0}
+    metric = recorder.metrics()["penstock.item.retrying"]
+    assert isinstance(metric.data, Sum)
+    assert not metric.data.is_monotonic
+    assert metric.unit == "{item}"
+
+
+async def test_the_concurrency_that_was_found_out(recorder: Recorder) -> None:
+    async with queue_of(recorder, concurrency_limit=AdaptiveConcurrency(4, 50)) as queue:
+        await queue.process(fine)
+        assert recorder.values("penstock.concurrency.limit") == {("q",): 4}
+        for item in range(60):
+            await queue.put(item)
+        await queue.join()
+        limit = queue.statistics().concurrency_limit
+        assert limit is not None
+        assert limit > 4
+        assert recorder.values("penstock.concurrency.limit") == {("q",): limit}
+        assert recorder.metrics()["penstock.concurrency.limit"].unit == "{call}"
+        await queue.process(fine, 2)
+        assert recorder.values("penstock.concurrency.limit") == {}
+
+
+async def test_closures_of_the_gate(recorder: Recorder) -> None:
+    queue = queue_of(recorder, limits=[Limit(1000, 1)])
+    await queue.start()
+    assert recorder.values("penstock.limit.gate.closures") == {("q",): 0}
+    queue.limits.observe({"Retry-After": "5"})
+    await asyncio.sleep(10)
+    queue.limits.observe({"Retry-After": "5"})
+    assert recorder.values("penstock.limit.gate.closures") == {("q",): 2}
+    metric = recorder.metrics()["penstock.limit.gate.closures"]
+    assert isinstance(metric.data, Sum)
+    assert metric.data.is_monotonic
+    assert metric.unit == "{closure}"
+    await queue.stop()
+    del queue
+    gc.collect()
+    assert recorder.values("penstock.limit.gate.closures") == {("q",): 2}
+
+
+async def test_the_state_of_the_breaker(recorder: Recorder) -> None:
+    breaker = CircuitBreaker(window=1, open_for=30)
+    async with queue_of(recorder, breaker=breaker) as queue:
+        assert recorder.values("penstock.breaker.state") == {("q",): 0}
+        await queue.process(failing(1), 1, ignore)
+        await queue.put("a")
+        await queue.join()
+        assert recorder.values("penstock.breaker.state") == {("q",): 2}
+        await asyncio.sleep(31)
+        assert recorder.values("penstock.breaker.state") == {("q",): 1}
+        await queue.put("a")
+        await queue.join()
+        assert recorder.values("penstock.breaker.state") == {("q",): 0}
+    assert recorder.metrics()["penstock.breaker.state"].unit == "1"
+
+
+async def test_what_a_queue_does_not_have_it_does_not_tell(recorder: Recorder) -> None:
+    async with queue_of(recorder) as queue:
+        await queue.process(fine)
+        await queue.put("a")
+        await queue.join()
+        told = recorder.metrics().keys()
+    for name in ("concurrency.limit", "breaker.state", "limit.wait_time", "item.retries"):
+        assert f"penstock.{name}" not in told
+
+
+async def test_nothing_is_told_while_telemetry_is_suppressed(recorder: Recorder) -> None:
+    async with queue_of(recorder, retry=every(1), limits=[Limit(9, 1)]) as queue:
+        await queue.process(failing(9), 1, ignore)
+        with suppress_instrumentation():
+            await queue.put("a")
+        await queue.join()
+    assert recorder.spans() == []
+    told = recorder.metrics().keys()
+    for name in ("process.duration", "worker.errors", "item.retries", "limit.wait_time"):
+        assert f"penstock.{name}" not in told
