@@ -22,6 +22,8 @@ import tenacity
 from penstock import AdaptiveConcurrency, Limit, RetryPolicy, WorkQueue
 
 ATTEMPTS = 7
+#: Where calls are spread: in so many parts of a window.
+SLICES = 10
 
 
 @dataclass(frozen=True)
@@ -70,19 +72,20 @@ async def post(client: httpx.AsyncClient, item: Item) -> httpx.Response:
 # -- penstock -------------------------------------------------------------------------------------
 
 
-async def penstock(
-    work: Work, *, margin: float = 0.0, adapt: Callable[[int], AdaptiveConcurrency] | None = None,
-    even: bool = False,
-) -> None:
+async def penstock(work: Work, *, margin: float = 0.0, adapt: bool = False) -> None:
+    """With a margin, windows are so much longer than told, and calls are spread over each.
+
+    ``docs/choosing-limits.md`` tells what that is for.
+    """
     told = work.told
     per = told.per * (1 + margin)
     limits = [Limit(told.calls, per=per, name="calls")]
+    if margin:
+        limits.append(Limit(told.calls / SLICES, per=told.per / SLICES, name="spread"))
     if told.tokens is not None:
         limits.append(Limit(told.tokens, per=per, cost=lambda item: item.tokens, name="tokens"))
-    if even:
-        limits.append(Limit(1, per=told.per / told.calls, name="even"))
     queue = WorkQueue[Item](
-        concurrency_limit=told.at_once if adapt is None else adapt(told.at_once),
+        concurrency_limit=AdaptiveConcurrency(max=told.at_once) if adapt else told.at_once,
         limits=limits,
         retry=RetryPolicy(attempts=ATTEMPTS),
     )

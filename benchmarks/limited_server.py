@@ -11,9 +11,9 @@ import math
 import random
 import socket
 from collections import Counter, deque
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from time import monotonic
-from typing import Any, Literal
+from typing import Literal
 
 import uvicorn
 from starlette.applications import Starlette
@@ -173,16 +173,13 @@ def minimum(service: Service, costs: list[int]) -> float:
             attempt += 1
         shortest = min(shortest, service.fate(item, attempt)[0])
     door, now = Door(service), 0.0
-    if service.tokens is not None:  # in which order they fit best is hard to say: as if they melted
-        return max(0.0, sum(calls) / service.tokens - 1) * service.per + shortest
+    if service.tokens is not None:  # as if they fitted into the windows without a gap
+        windows = max(math.ceil(sum(calls) / service.tokens), math.ceil(len(calls) / service.calls))
+        return (windows - 1) * service.per + shortest
     for _ in calls:
         while (wait := door.start(now, 0)) > 0:
             now += wait + 1e-9  # rounding must not make it too early
     return now + shortest
-
-
-def as_json(service: Service) -> dict[str, Any]:
-    return asdict(service)
 
 
 def main() -> None:
