@@ -209,7 +209,9 @@ def test_a_putter_goes_on_when_a_postponed_item_is_taken_again(kind: str) -> Non
 def test_results_are_the_final_outcomes(kind: str) -> None:
     service = Service({1: 2, 2: 9})
     queue = queue_of(retry=every(0.01))
-    results = list(queue.map(service.of_kind(kind), range(4), num_workers=2, return_exceptions=True))
+    results = list(
+        queue.map(service.of_kind(kind), range(4), num_workers=2, return_exceptions=True)
+    )
     assert (results[0], results[1], results[3]) == (0, 1, 3)
     assert isinstance(results[2], ConnectionError)
     assert attempts_made(results[2]) == 3
