@@ -34,14 +34,16 @@ format: $(READY)  ## Format the code
 examples: $(READY)  ## Run every example
 	$(BIN)/python examples/run_all.py
 
-bench: $(READY)  ## Measure against peers and write benchmarks/README.md (about 5 minutes)
+bench: $(READY)  ## Measure against peers and write benchmarks/README.md (about 20 minutes)
 	$(BIN)/python -m benchmarks.queue --write
 	$(BIN)/python -m benchmarks.limits --write
+	$(BIN)/python -m benchmarks.rate_limited_server --write
 	$(BIN)/python -m benchmarks.telemetry --write
 
 bench-quick: $(READY)  ## See that the benchmarks run
 	$(BIN)/python -m benchmarks.queue --quick
 	$(BIN)/python -m benchmarks.limits --quick
+	$(BIN)/python -m benchmarks.rate_limited_server --quick
 	$(BIN)/python -m benchmarks.telemetry --quick
 
 # Needs Go and Debian's prometheus. Builds the collector and Jaeger in .cache the first time, which

@@ -85,7 +85,11 @@ async def penstock(work: Work, *, margin: float = 0.0, adapt: bool = False) -> N
     if told.tokens is not None:
         limits.append(Limit(told.tokens, per=per, cost=lambda item: item.tokens, name="tokens"))
     queue = WorkQueue[Item](
-        concurrency_limit=AdaptiveConcurrency(max=told.at_once) if adapt else told.at_once,
+        concurrency_limit=(
+            AdaptiveConcurrency(max=told.at_once, start=told.at_once // 2)
+            if adapt
+            else told.at_once
+        ),
         limits=limits,
         retry=RetryPolicy(attempts=ATTEMPTS),
     )

@@ -144,7 +144,9 @@ def make_app() -> Starlette:
     async def call(request: Request) -> Response:
         path = request.path_params
         tokens = int(request.headers.get("Tokens", "0"))
-        return await jobs[path["job"]].call(path["item"], tokens)
+        job: Job = jobs[path["job"]]
+        answer: Response = await job.call(path["item"], tokens)
+        return answer
 
     async def report(request: Request) -> Response:
         job = jobs[request.path_params["job"]]

@@ -168,11 +168,12 @@ def server() -> Iterator[str]:
 
 
 async def hold(contests: list[Scenario], url: str, options: harness.Options) -> None:
-    for _ in range(1 if options.quick else options.rounds):
+    if options.quick:  # all at once: they are in each other's way, but it is quick
+        runs = [scenario.run(name, url) for scenario in contests for name in scenario.clients]
+        await asyncio.gather(*runs)
+        return
+    for _ in range(options.rounds):
         for scenario in contests:
-            if options.quick:  # all at once: they are in each other's way, but it is quick
-                await asyncio.gather(*(scenario.run(name, url) for name in scenario.clients))
-                continue
             for name in random.sample(list(scenario.clients), len(scenario.clients)):
                 await scenario.run(name, url)
                 print(f"{scenario.title}: {name}: {scenario.outcomes[name][-1]}", file=sys.stderr)
@@ -206,7 +207,7 @@ def main() -> None:
         asyncio.run(hold(contests, url, options))
     packages = ("penstock", "httpx", "tenacity", "aiolimiter", "aiometer")
     parts = [
-        f"{harness.surroundings(packages)}; {options.rounds} rounds.",
+        f"{harness.surroundings(packages)}; rounds: {1 if options.quick else options.rounds}.",
         harness.table(("goal", "", "figure", ""), goals(contests[0], contests[2])),
     ]
     for scenario in contests:

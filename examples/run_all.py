@@ -12,6 +12,7 @@ NOT_BY_THEMSELVES = {
     "api_server.py",
     "demo.py",
     "gunicorn_conf.py",
+    "llm_server.py",
     "make_requests.py",
     Path(__file__).name,
 }

@@ -593,6 +593,25 @@ async def test_no_dead_letters_unless_they_are_wanted(rules: dict[str, Any]) -> 
         assert await queue.redrive() == 0
 
 
+@pytest.mark.xfail(
+    strict=True, reason="it is buried before its error handler is done, and given back all the same"
+)
+async def test_an_item_given_back_by_its_error_handler_is_no_dead_letter_yet() -> None:
+    async def slow_handler(error: Exception, item: Any) -> None:
+        await asyncio.sleep(10)
+
+    service = Service({"a": 99})
+    queue = queue_of(retry=every(1, attempts=2))
+    await queue.process(service, 1, slow_handler)
+    await queue.put("a")
+    await asyncio.sleep(5)  # both attempts have failed, and the handler is at work
+    assert await queue.stop(timeout=0) is False
+    assert [*queue.unprocessed, *[letter.item for letter in queue.dead_letters]] == ["a"]
+    await queue.process(service, 1, slow_handler)
+    assert await queue.stop()
+    assert [letter.item for letter in queue.dead_letters] == ["a"]
+
+
 # -- limits -----------------------------------------------------------------------------------
 
 
@@ -701,7 +720,7 @@ async def test_a_rate_limit_error_closes_the_gate_for_all_workers() -> None:
     assert times[:4] == [0] * 4
     assert all(at >= 21 for at in times[4:])
     assert Counter(service.items) == Counter([*range(12), 0])
-    assert len({at for at in times[4:]}) > 1  # they do not start in step
+    assert len(set(times[4:])) > 1  # they do not start in step
 
 
 async def test_a_busy_key_does_not_hold_up_the_others() -> None:
@@ -727,6 +746,48 @@ async def test_keys_under_a_limit_for_all_of_them() -> None:
     assert_limited([at for _, at in service.calls], 4, 10)
     for key in range(3):
         assert_limited([at for item, at in service.calls if item % 3 == key], 2, 10)
+
+
+@pytest.mark.xfail(
+    strict=True, reason="wait_time() is inf while a start is reserved: it is put off for ever"
+)
+async def test_a_key_that_somebody_else_gets_first_is_waited_for_again() -> None:
+    limiter = Limiter([Limit(1, 10, key=lambda item: 0)])
+    service = Service()
+    async with queue_of(limits=limiter) as queue:
+        await queue.process(service, 1)
+        await put_all(queue, "ab")
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)  # b waits to be tried at 10
+
+        async def other() -> None:
+            async with limiter:
+                await service("other")
+
+        job = asyncio.create_task(other())  # and is granted its start then, before b looks
+        await asyncio.sleep(50)
+        assert service.calls == [("a", 0), ("other", 10), ("b", 20)]
+        await job
+
+
+@pytest.mark.xfail(
+    strict=True, reason="what is put off until its key has room is not called when it has some"
+)
+@pytest.mark.parametrize("how", ["change", "settle"])
+async def test_a_key_that_has_room_sooner_than_it_seemed(how: str) -> None:
+    limit = Limit(10, 1000, cost=lambda item: 10, key=lambda item: 0)
+    service = Service(takes=1)
+
+    async def call(item: str) -> None:
+        await service(item)
+        if how == "settle":
+            limit.settle(0)
+        else:
+            limit.change(max=100)
+
+    queue = queue_of(limits=[limit])
+    await queue.batch_process("ab", call, 2)
+    assert service.calls == [("a", 0), ("b", 1)]
 
 
 def raises(item: Any) -> Any:
@@ -766,31 +827,33 @@ BAD: dict[str, tuple[Limit, type[Exception], str]] = {
 }
 
 
+async def offer(queue: WorkQueue[Any], how: str, service: Service) -> None:
+    if how == "put_nowait":
+        queue.put_nowait("bad")
+    elif how == "batch_process":
+        await queue.batch_process(["good", "bad", "good"], service)
+    elif how == "map":
+        assert [result async for result in queue.map(service, ["good", "bad", "good"])] == []
+    else:
+        await getattr(queue, how)("bad")
+
+
 @pytest.mark.parametrize("how", ["put", "put_nowait", "submit", "batch_process", "map"])
 @pytest.mark.parametrize("what", BAD)
 async def test_an_item_that_no_limit_can_let_pass_is_refused_at_once(what: str, how: str) -> None:
     limit, error, message = BAD[what]
     service = Service()
     queue = queue_of(limits=Limiter([Limit(100, 1), *limit_again(limit)]))
-    if how in ("batch_process", "map"):
-        with pytest.raises(error, match=message):
-            if how == "map":
-                async for _ in queue.map(service, ["good", "bad", "good"]):
-                    pass
-            else:
-                await queue.batch_process(["good", "bad", "good"], service)
-        assert queue.metrics["enqueued"] == 1
-    else:
+    several = how in ("batch_process", "map")
+    if not several:
         await queue.start()
-        with pytest.raises(error, match=message):
-            if how == "put_nowait":
-                queue.put_nowait("bad")
-            else:
-                await getattr(queue, how)("bad")
-        assert (queue.size, queue.metrics["enqueued"], queue.unprocessed) == (0, 0, [])
-    assert "bad" not in service.items
+    with pytest.raises(error, match=message):
+        await offer(queue, how, service)
+    assert queue.metrics["enqueued"] == several
+    if not several:
+        assert (queue.size, queue.unprocessed) == (0, [])
     await queue.batch_process(["good"], service)
-    assert service.items[-1] == "good"
+    assert set(service.items) == {"good"}
 
 
 def limit_again(limit: Limit) -> list[Limit]:
@@ -1046,6 +1109,22 @@ async def test_it_fails_at_once_when_the_wait_would_be_for_the_limit_of_a_key() 
     assert handler.kinds == [("a3", DeadlineExceededError)]
 
 
+@pytest.mark.xfail(
+    strict=True, reason="wait_time() is inf while a start is reserved: that looks hopeless"
+)
+async def test_it_has_time_enough_while_another_one_is_let_through() -> None:
+    service, handler = Service({"a": 1}), Handler()
+    async with queue_of(limits=[Limit(1, 10)], deadline=1000, retry=every(10)) as queue:
+        await queue.process(service, 2, handler)
+        await queue.put("a")
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)  # a is to be tried again at 10
+        await queue.put("b")  # and waits for the limit until then
+        await queue.join()
+    assert handler.got == []
+    assert service.calls == [("a", 0), ("b", 10), ("a", 20)]
+
+
 async def test_it_is_not_tried_again_when_the_wait_would_be_too_long() -> None:
     service, handler = Service({"a": 9}, takes=1), Handler()
     async with queue_of(deadline=15, retry=every(5, attempts=9)) as queue:
@@ -1056,6 +1135,15 @@ async def test_it_is_not_tried_again_when_the_wait_would_be_too_long() -> None:
     assert service.times("a") == [0, 6, 12]
     assert handler.items == ["a"]
     assert attempts_made(handler.got[0][1]) == 3
+
+
+@pytest.mark.xfail(strict=True, reason="the budget pays before the deadline is looked at")
+async def test_what_is_not_tried_again_costs_nothing_of_the_budget() -> None:
+    policy = RetryPolicy(backoff=lambda attempt, error: 10.0)
+    assert policy.budget is not None
+    queue = queue_of(deadline=5, retry=policy)
+    await queue.batch_process("a", Service({"a": 1}), 1, Handler())
+    assert policy.budget.tokens == 500
 
 
 async def test_it_fails_at_once_when_the_wait_would_be_for_the_breaker() -> None:

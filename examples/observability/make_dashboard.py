@@ -279,9 +279,7 @@ def adaptation() -> Panel:
             "short",
             8,
         )
-        .with_target(
-            query("A", summed(f"penstock_concurrency_limit{CHOSEN}"), f"{QUEUE}: at once")
-        )
+        .with_target(query("A", summed(f"penstock_concurrency_limit{CHOSEN}"), f"{QUEUE}: at once"))
         .with_target(
             query(
                 "B",

@@ -59,10 +59,9 @@ def make_rules(
     """
     if isinstance(limits, Limit):
         raise TypeError(f"limits must be a list of Limit, or a Limiter: write limits=[{limits!r}]")
-    limiter = limits if isinstance(limits, Limiter) else None
-    if limiter is None and limits is not None:
-        listed = Limiter(limits)
-        limiter = listed if listed.limits else None
+    limiter: Limiter | None = limits if isinstance(limits, Limiter) else Limiter(limits)
+    if limiter is not limits and limiter is not None and not limiter.limits:
+        limiter = None
     for value, kind, name in (
         (retry, RetryPolicy, "retry"),
         (breaker, CircuitBreaker, "breaker"),

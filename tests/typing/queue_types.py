@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from functools import partial
 from typing import Any
 
 from typing_extensions import assert_type
 
+import penstock
+import penstock.sync
 from penstock import (
     BoundedQueue,
     QueueConfig,
@@ -78,7 +80,7 @@ async def work_queue() -> None:
     queue = WorkQueue[int](maxsize=100, timeout=0.1, concurrency_limit=5)
     assert_type(queue, WorkQueue[int])
     assert_type(queue.queue, Queue[int])
-    assert_type(queue.concurrency_limit, int | None)
+    assert_type(queue.concurrency_limit, int | penstock.AdaptiveConcurrency | None)
     async with queue as entered:
         assert_type(entered, WorkQueue[int])
     assert_type(await queue.put(1), bool)
@@ -149,3 +151,38 @@ def errors(full: QueueFullError, state: QueueStateError, rate: RateLimitError) -
     assert_type(state.current_state, str | None)
     assert_type(rate.retry_after, float | None)
     assert_type(rate.message, str)
+
+
+async def rules(client: Callable[[str], Awaitable[int]]) -> None:
+    tokens = penstock.Limit(90_000, per=60, cost=len, key=lambda item: item[:1], name="tokens")
+    limiter = penstock.Limiter([penstock.Limit(500, per=60), tokens])
+    queue = penstock.WorkQueue[str](
+        concurrency_limit=penstock.AdaptiveConcurrency(1, 50),
+        limits=limiter,
+        retry=penstock.RetryPolicy(attempts=3, on=(ConnectionError, TimeoutError)),
+        breaker=penstock.CircuitBreaker(),
+        deadline=30,
+    )
+    await queue.process(client, penstock.AdaptiveConcurrency(1, 5))
+    assert_type(await queue.put("a", deadline=5), bool)
+    assert_type(queue.dead_letters, list[penstock.DeadLetter[str]])
+    assert_type(await queue.redrive(), int)
+    assert_type(queue.limits, penstock.Limiter)
+    async with limiter as permit:
+        permit.settle(tokens, 5)
+
+
+def blocking() -> None:
+    with penstock.sync.WorkQueue[str](limits=[penstock.Limit(5, per=1)]) as queue:
+        queue.process(len, 2)
+        assert_type(queue.put("a"), bool)
+        assert_type(queue.get(), str)
+        assert_type(queue.submit("a"), penstock.sync.Result)
+        assert_type(queue.join(timeout=1), bool)
+        assert_type(queue.stop(), bool)
+        assert_type(queue.unprocessed, list[str])
+        for length in queue.map(len, ["a"]):
+            assert_type(length, int)
+        for either in queue.map(len, ["a"], return_exceptions=True):
+            assert_type(either, int | BaseException)
+        queue.put(5)  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
