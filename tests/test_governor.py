@@ -409,9 +409,6 @@ async def test_a_cancelled_error_out_of_an_item_is_not_tried_again() -> None:
     assert handler.kinds == [("a", asyncio.CancelledError)]
 
 
-@pytest.mark.xfail(
-    strict=True, reason="a call that raised CancelledError by itself is told as no attempt"
-)
 async def test_and_it_was_an_attempt() -> None:
     handler = Handler()
     async with queue_of(retry=every(10)) as queue:
@@ -593,9 +590,6 @@ async def test_no_dead_letters_unless_they_are_wanted(rules: dict[str, Any]) -> 
         assert await queue.redrive() == 0
 
 
-@pytest.mark.xfail(
-    strict=True, reason="it is buried before its error handler is done, and given back all the same"
-)
 async def test_an_item_given_back_by_its_error_handler_is_no_dead_letter_yet() -> None:
     async def slow_handler(error: Exception, item: Any) -> None:
         await asyncio.sleep(10)
@@ -748,9 +742,6 @@ async def test_keys_under_a_limit_for_all_of_them() -> None:
         assert_limited([at for item, at in service.calls if item % 3 == key], 2, 10)
 
 
-@pytest.mark.xfail(
-    strict=True, reason="wait_time() is inf while a start is reserved: it is put off for ever"
-)
 async def test_a_key_that_somebody_else_gets_first_is_waited_for_again() -> None:
     limiter = Limiter([Limit(1, 10, key=lambda item: 0)])
     service = Service()
@@ -770,9 +761,6 @@ async def test_a_key_that_somebody_else_gets_first_is_waited_for_again() -> None
         await job
 
 
-@pytest.mark.xfail(
-    strict=True, reason="what is put off until its key has room is not called when it has some"
-)
 @pytest.mark.parametrize("how", ["change", "settle"])
 async def test_a_key_that_has_room_sooner_than_it_seemed(how: str) -> None:
     limit = Limit(10, 1000, cost=lambda item: 10, key=lambda item: 0)
@@ -930,12 +918,7 @@ async def feed(queue: WorkQueue[Any], seconds: float) -> None:
         await queue.put(0, timeout=until - clock())
 
 
-RUNS_AWAY = pytest.mark.xfail(
-    strict=True, reason="after a cut, the workers that stay begin new calls before the others leave"
-)
-
-
-@pytest.mark.parametrize("rejects", [True, pytest.param(False, marks=RUNS_AWAY)])
+@pytest.mark.parametrize("rejects", [True, pytest.param(False)])
 async def test_the_workers_follow_the_capacity_of_the_service(rejects: bool) -> None:
     service = Elastic(20, rejects=rejects)
     adaptive = AdaptiveConcurrency(1, 200)
@@ -957,7 +940,6 @@ async def test_the_workers_follow_the_capacity_of_the_service(rejects: bool) -> 
     await queue.stop()
 
 
-@RUNS_AWAY
 async def test_after_a_cut_no_call_begins_while_too_many_are_under_way() -> None:
     began: list[tuple[int, int]] = []
     adaptive = AdaptiveConcurrency(1, 64, start=32)
@@ -1008,9 +990,6 @@ async def test_adaptive_concurrency_in_a_batch_and_in_a_map(plain: bool) -> None
         assert clock() < 60  # it did find out that more than two can be under way
 
 
-@pytest.mark.xfail(
-    strict=True, reason="who is recruited during the drain is neither waited for nor cancelled"
-)
 @pytest.mark.parametrize("timeout", [None, 20])
 async def test_a_stop_ends_the_workers_that_were_added_meanwhile(timeout: float | None) -> None:
     done: list[int] = []
@@ -1047,9 +1026,6 @@ async def test_what_cannot_be_in_time_is_not_attempted() -> None:
     assert {attempts_made(error) for _, error in handler.got} == {0}
 
 
-@pytest.mark.xfail(
-    strict=True, reason="one is let through on trial a second after the last start, not answer"
-)
 async def test_nor_where_a_call_takes_long() -> None:
     service = Service(takes=40)
     queue = queue_of(deadline=100)
@@ -1109,9 +1085,6 @@ async def test_it_fails_at_once_when_the_wait_would_be_for_the_limit_of_a_key() 
     assert handler.kinds == [("a3", DeadlineExceededError)]
 
 
-@pytest.mark.xfail(
-    strict=True, reason="wait_time() is inf while a start is reserved: that looks hopeless"
-)
 async def test_it_has_time_enough_while_another_one_is_let_through() -> None:
     service, handler = Service({"a": 1}), Handler()
     async with queue_of(limits=[Limit(1, 10)], deadline=1000, retry=every(10)) as queue:
@@ -1137,7 +1110,6 @@ async def test_it_is_not_tried_again_when_the_wait_would_be_too_long() -> None:
     assert attempts_made(handler.got[0][1]) == 3
 
 
-@pytest.mark.xfail(strict=True, reason="the budget pays before the deadline is looked at")
 async def test_what_is_not_tried_again_costs_nothing_of_the_budget() -> None:
     policy = RetryPolicy(backoff=lambda attempt, error: 10.0)
     assert policy.budget is not None

@@ -88,16 +88,24 @@ class Ticket:
             course.give_up()
             raise asyncio.CancelledError("somebody else has the item now")
 
-    def verdict(self, error: BaseException, item: Any) -> tuple[float | None, BaseException]:
+    def verdict(self, error: BaseException) -> tuple[float | None, BaseException]:
         """In how many seconds the item is tried again, or None; and the error that counts."""
-        if self.course is None:
+        if self.course is None or self.is_void:
             return None, error
-        return self.course.verdict(error, item, has_future=self.future is not None)
+        return self.course.verdict(error)
+
+    def bury(self, error: BaseException, item: Any) -> None:
+        """The item failed for good, and whoever was to hear of it has."""
+        if self.course is not None and self.future is None and not self.is_void:
+            self.course.bury(error, item)
 
     def reissue(self) -> Ticket:
         """The same, for whoever processes the item next; this one is void from now on."""
         new = copy(self)
         self.future, self.is_void = None, True
+        if self.course is not None:
+            new.course = copy(self.course)
+            self.course.is_void = True
         return new
 
     def claim(self) -> bool:

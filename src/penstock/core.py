@@ -204,12 +204,16 @@ class QueueCore(Generic[T]):
             letter = governor.dig_up()
             if letter is None:
                 break
-            accepted = False
+            accepted = is_hopeless = False
             try:
                 accepted = await self._put_specially(letter.item, limit)
+            except (ValueError, TypeError) as error:  # no limit can ever let it pass: the next one
+                is_hopeless = True
+                self._logger.warning("Queue %s cannot take up %r: %s", self._name, letter, error)
+                continue
             finally:
                 if not accepted:
-                    governor.put_back(letter)
+                    governor.put_back(letter, as_newest=is_hopeless)
             if not accepted:
                 break
             count += 1
@@ -412,7 +416,7 @@ class QueueCore(Generic[T]):
         if isinstance(size, AdaptiveConcurrency):
             governor = self._govern(Rules())
             governor.adaptive, governor.on_limit = size, self._pool.follow
-            self._pool.start(worker_func, size.limit, error_handler, resizable=True)
+            self._pool.start(worker_func, lambda: size.limit, error_handler)
         else:
             if self._governor is not None:
                 self._governor.adaptive = None
@@ -463,7 +467,7 @@ class QueueCore(Generic[T]):
         if not drain:
             self._pool.retire()
         try:
-            await self._pool.end(limit)
+            await self._pool.end(limit, all_that_come=True)
         finally:
             self._end_stop()
         return not self._left

@@ -7,6 +7,7 @@ other: may it start, what did its call tell, is it tried again. The same for tas
 from __future__ import annotations
 
 import asyncio
+import math
 import threading
 import time
 from asyncio import _get_running_loop
@@ -32,8 +33,9 @@ T = TypeVar("T")
 #: How many dead letters are kept unless it is said.
 MAX_DEAD_LETTERS = 1000
 
-#: The least seconds for which an item is put off that cannot start yet.
-_SHORTEST = 0.001
+#: The least seconds for which an item is put off that cannot start yet; and the most, where it
+#: waits for a limit.
+_SHORTEST, _LONGEST = 0.001, 1.0
 
 
 @dataclass(frozen=True)
@@ -121,8 +123,8 @@ class Governor:
         limits = self.limiter.limits
         self.limit_name = limits[0].name if len(limits) == 1 else self.limiter.name
         self.adaptive: AdaptiveConcurrency | None = None
-        #: Called with the new limit when ``adaptive`` changes it.
-        self.on_limit: Callable[[int], None] | None = None
+        #: Called when ``adaptive`` has changed its limit.
+        self.on_limit: Callable[[], None] | None = None
         self.retries = 0
         self.dead_letters: deque[DeadLetter[Any]] = deque()
         self.buried = 0
@@ -166,7 +168,8 @@ class Governor:
                 wait = self.limiter.wait_time(item)
             except (ValueError, TypeError) as error:
                 return error
-            if is_hopeless(course.deadline_at, began + wait):
+            # Infinity: not before something happens, and that may be at once.
+            if wait < math.inf and is_hopeless(course.deadline_at, began + wait):
                 return self._too_late()
         if rules.breaker is not None:
             with self._lock:
@@ -174,11 +177,12 @@ class Governor:
             if pause:
                 return self._refused(course, CircuitBreakerOpenError(_OPEN, retry_after=pause))
         try:
-            permit = await self._permit(item)
+            permit = await self._permit(course, item)
         except (ValueError, TypeError) as error:  # the max of a limit was lowered meanwhile
             return error
         moment = now()
-        course.waited = moment - began
+        course.waited = moment - (course.waits_since or began)
+        course.waits_since = None
         with self._lock:
             if course.deadline_at is not None and self._service.is_hopeless(
                 course.deadline_at, moment
@@ -194,16 +198,22 @@ class Governor:
         course.permit = permit
         return None
 
-    async def _permit(self, item: Any) -> Permit:
+    async def _permit(self, course: Course, item: Any) -> Permit:
         limiter = self.limiter
         if self._is_keyed:
             # Not in a worker's hands: items with other keys must not wait for this one.
             permit = limiter.try_acquire(item)
             if permit is None:
-                raise Postponed(max(_SHORTEST, limiter.wait_time(item)))
+                if course.waits_since is None:
+                    course.waits_since = now()
+                wait = limiter.wait_time(item)
+                if wait == math.inf:  # not before something happens, and that may be at once
+                    wait = _SHORTEST
+                # It looks again before long: limits change, and costs are settled.
+                raise Postponed(min(max(_SHORTEST, wait), _LONGEST))
             return permit
         if _get_running_loop() is None:
-            return limiter.acquire_blocking(item)
+            return limiter.acquire_blocking(item, is_wanted=lambda: not course.is_void)
         return await limiter.acquire(item)
 
     def _refused(self, course: Course, error: CircuitBreakerOpenError) -> Exception:
@@ -237,7 +247,7 @@ class Governor:
             self._inflight -= 1
             before = None if adaptive is None else adaptive.limit
             if error is None:
-                self._service.add(took)
+                self._service.add(took, moment)
                 if adaptive is not None:
                     adaptive.succeeded(moment, took, inflight)
             elif adaptive is not None and not was_cancelled:
@@ -262,7 +272,7 @@ class Governor:
             if pause:
                 self.limiter.close_for(pause)
         if after is not None and after != before and self.on_limit is not None:
-            self.on_limit(after)
+            self.on_limit()
 
     # -- is it tried again --------------------------------------------------------------------
 
@@ -271,10 +281,12 @@ class Governor:
         retry = self.rules.retry
         if retry is None:
             return None
-        wait = retry.next_wait(course.attempts, error, elapsed=now() - course.began_at)
+        moment = now()
+        left = math.inf if course.deadline_at is None else course.deadline_at - moment
+        wait = retry.next_wait(
+            course.attempts, error, elapsed=moment - course.began_at, at_most=left
+        )
         if wait is None:
-            return None
-        if course.deadline_at is not None and is_hopeless(course.deadline_at, now() + wait):
             return None
         with self._lock:
             self.retries += 1
@@ -286,10 +298,13 @@ class Governor:
         with self._lock:
             return self.dead_letters.popleft() if self.dead_letters else None
 
-    def put_back(self, letter: DeadLetter[Any]) -> None:
-        """Keep it all the same, as the oldest."""
+    def put_back(self, letter: DeadLetter[Any], *, as_newest: bool) -> None:
+        """Keep it all the same, as the oldest or the newest."""
         with self._lock:
-            self.dead_letters.appendleft(letter)
+            if as_newest:
+                self.dead_letters.append(letter)
+            else:
+                self.dead_letters.appendleft(letter)
 
     def bury(self, letter: DeadLetter[Any]) -> None:
         """Keep an item that failed for good; the oldest goes when there are too many."""
@@ -312,10 +327,12 @@ class Course:
         "breaker_permit",
         "deadline_at",
         "governor",
+        "is_void",
         "last_error",
         "permit",
         "refusal",
         "waited",
+        "waits_since",
     )
 
     def __init__(self, governor: Governor, deadline_at: float | None) -> None:
@@ -328,6 +345,10 @@ class Course:
         self.refusal: Exception | None = None
         #: Seconds that the last attempt waited for limits.
         self.waited = 0.0
+        #: Since when it is put off for the limit of its key.
+        self.waits_since: float | None = None
+        #: Whether somebody else has the item now.
+        self.is_void = False
         self.permit: Permit | None = None
         self.breaker_permit: int | None = None
 
@@ -368,9 +389,7 @@ class Course:
         governor.ended(self, None, now() - began)
         return result
 
-    def verdict(
-        self, error: BaseException, item: Any, *, has_future: bool
-    ) -> tuple[float | None, BaseException]:
+    def verdict(self, error: BaseException) -> tuple[float | None, BaseException]:
         """In how many seconds the item is tried again, or None; and the error that counts."""
         if isinstance(error, Postponed):
             return error.delay, error
@@ -383,10 +402,16 @@ class Course:
                 self.last_error = error
                 return wait, error
         self.last_error = None
-        note_attempts(error, self.attempts)
-        if not has_future:
-            self.governor.bury(DeadLetter(item, error, self.attempts))
+        note_attempts(error, self._attempts_made(error))
         return None, error
+
+    def bury(self, error: BaseException, item: Any) -> None:
+        """It failed for good, and whoever was to hear of it has."""
+        self.governor.bury(DeadLetter(item, error, self._attempts_made(error)))
+
+    def _attempts_made(self, error: BaseException) -> int:
+        # One that was cancelled did not count, for it might have been the worker that was.
+        return self.attempts + isinstance(error, (asyncio.CancelledError, GeneratorExit))
 
 
 _OPEN = "Circuit breaker is open"

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import sys
+import threading
 import types
 from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -90,7 +91,13 @@ else:
 
 
 class Crew(Generic[T]):
-    """What the workers of one ``start`` share: the function, the error handler, the threads."""
+    """What the workers of one ``start`` share: the function, the error handler, the threads.
+
+    Args:
+        call: ``func``, made ready for the workers; by default a plain one runs in threads.
+        can_end_program: whether a KeyboardInterrupt or SystemExit out of an item ends the program.
+        is_of_threads: whether the workers are threads themselves.
+    """
 
     def __init__(
         self,
@@ -100,10 +107,11 @@ class Crew(Generic[T]):
         *,
         call: AsyncCall[T] | None = None,
         can_end_program: bool = True,
+        is_of_threads: bool = False,
     ) -> None:
         self.call: AsyncCall[T] = as_async(func, self._get_threads) if call is None else call
-        #: Whether a KeyboardInterrupt or SystemExit out of an item ends the program.
         self.can_end_program = can_end_program
+        self.is_of_threads = is_of_threads
         self.label = getattr(func, "__qualname__", None) or type(func).__qualname__
         self.error_handler = error_handler
         self.retired = False
@@ -113,7 +121,7 @@ class Crew(Generic[T]):
     @property
     def is_threaded(self) -> bool:
         """Whether the function runs in threads."""
-        return self._threads is not None
+        return self.is_of_threads or self._threads is not None
 
     def _get_threads(self) -> ThreadPoolExecutor:
         if self._threads is None:
@@ -125,6 +133,28 @@ class Crew(Generic[T]):
         self.left -= 1
         if not self.left and self._threads is not None:
             self._threads.shutdown(wait=False)
+
+
+class FlexibleCrew(Crew[T]):
+    """One worker of a pool whose size changes.
+
+    Whoever comes to look for its next entry first leaves when there are too many. (Were it always
+    the newest, the others would start new calls while those that are to go still make theirs.)
+    """
+
+    is_one_too_many: Callable[[], bool] | None = None
+    _is_retired = False
+
+    @property
+    def retired(self) -> bool:
+        """Whether the worker is to take no more."""
+        if not self._is_retired and self.is_one_too_many is not None:
+            self._is_retired = self.is_one_too_many()
+        return self._is_retired
+
+    @retired.setter
+    def retired(self, value: bool) -> None:
+        self._is_retired = value
 
 
 # How an item runs in the context of its put, inside the task of the worker.
@@ -190,13 +220,18 @@ class Worker(Generic[T]):
                     if awaited is not FINISHED:
                         error = await self._hold(entry, steps, awaited)
                 if error is not None:
+                    failure = error
                     if ticket is not None:
-                        delay, error = ticket.verdict(error, item)
+                        delay, failure = context.run(ticket.verdict, error)
                         if delay is not None:
                             source.postpone(entry, delay)
+                            error = failure = None  # type: ignore[assignment]
                             continue
                     accounts.errors += 1
-                    error = await self._report(entry, error)
+                    error = await self._report(entry, failure)
+                    if ticket is not None:
+                        context.run(ticket.bury, failure, item)
+                    failure = None  # type: ignore[assignment] # or both keep each other alive
                 accounts.processed += 1
                 if accounts.joiners:
                     accounts.settle()
@@ -358,6 +393,8 @@ class WorkerPool(Generic[T]):
         # Those who take items: one crew, or where their number changes, one for each worker.
         self._crews: list[Crew[T]] = []
         self._recruit_one: Callable[[], Crew[T]] | None = None
+        self._wanted: Callable[[], int] = int
+        self._counting = threading.Lock()
         self._workers: dict[asyncio.Future[None], Worker[T]] = {}
         # Who waits for which workers to leave.
         self._farewells: list[tuple[set[asyncio.Future[None]], asyncio.Future[None]]] = []
@@ -380,34 +417,39 @@ class WorkerPool(Generic[T]):
     def start(
         self,
         func: WorkerFunc[T, Any],
-        size: int,
+        size: int | Callable[[], int],
         error_handler: ErrorHandler[T] | None,
-        *,
-        resizable: bool = False,
     ) -> None:
-        """Replace the workers by ``size`` new ones, which begin at once."""
-        self.retire()
-        if resizable:
-            self._recruit_one = partial(self._recruit, func, 1, error_handler)
-            self.resize(size)
-        else:
-            self._add(self._recruit(func, size, error_handler), size)
+        """Replace the workers by ``size`` new ones, which begin at once.
 
-    def resize(self, size: int) -> None:
-        """Let there be so many workers, if they were started to be resizable."""
+        Where ``size`` is a function, call :meth:`follow` when it says something new.
+        """
+        self.retire()
+        if callable(size):
+            self._wanted = size
+            self._recruit_one = partial(self._recruit, FlexibleCrew, func, 1, error_handler)
+            self.follow()
+        else:
+            self._add(self._recruit(Crew, func, size, error_handler), size)
+
+    def follow(self) -> None:
+        """Let there be as many workers as are wanted, if that may change."""
         if self._recruit_one is None:
             return
-        while len(self._crews) < size:
-            self._add(self._recruit_one(), 1)
-        if len(self._crews) > size:
-            for crew in self._crews[size:]:
-                crew.retired = True
-            del self._crews[size:]
+        while len(self._crews) < self._wanted():
+            crew = self._recruit_one()
+            assert isinstance(crew, FlexibleCrew)
+            self._add(crew, 1)
+            crew.is_one_too_many = partial(self._lose, crew)
+        if len(self._crews) > self._wanted():
             self._source.wake_all()
 
-    def follow(self, size: int) -> None:
-        """:meth:`resize`, from the thread of a worker."""
-        self.resize(size)
+    def _lose(self, crew: Crew[T]) -> bool:
+        with self._counting:  # workers may be threads
+            if crew not in self._crews or len(self._crews) <= self._wanted():
+                return False
+            self._crews.remove(crew)
+            return True
 
     def _add(self, crew: Crew[T], size: int) -> None:
         self._crews.append(crew)
@@ -420,9 +462,13 @@ class WorkerPool(Generic[T]):
             worker.task.add_done_callback(self._ended, context=empty)
 
     def _recruit(
-        self, func: WorkerFunc[T, Any], size: int, error_handler: ErrorHandler[T] | None
+        self,
+        kind: type[Crew[T]],
+        func: WorkerFunc[T, Any],
+        size: int,
+        error_handler: ErrorHandler[T] | None,
     ) -> Crew[T]:
-        return Crew(func, size, error_handler)
+        return kind(func, size, error_handler)
 
     def _make_worker(self, crew: Crew[T]) -> Worker[T]:
         return Worker(self._source, self._accounts, crew, self._logger)
@@ -456,20 +502,33 @@ class WorkerPool(Generic[T]):
             self._farewells.append((staying, farewell))
             await asyncio.wait([farewell], timeout=timeout)
 
-    async def end(self, timeout: float | None) -> None:
+    async def end(self, timeout: float | None, *, all_that_come: bool = False) -> None:
         """Wait for the workers there are now to leave; cancel them after ``timeout`` seconds.
 
-        ``None`` waits as long as it takes. Cancelling this call cancels them at once. One that
-        is still there ``CANCEL_GRACE`` seconds after that, because its function ignores
-        cancellation, is given up and its item taken from it.
+        ``None`` waits as long as it takes. With ``all_that_come`` it is for those too that are
+        recruited meanwhile. Cancelling this call cancels them at once. One that is still there
+        ``CANCEL_GRACE`` seconds after that, because its function ignores cancellation, is given up
+        and its item taken from it.
         """
+        loop = asyncio.get_running_loop()
+        deadline = None if timeout is None else loop.time() + timeout
         tasks = list(self._workers)
         try:
             await self.wait(timeout)
+            while all_that_come and self._workers and (deadline is None or loop.time() < deadline):
+                await self.wait(None if deadline is None else max(0.0, deadline - loop.time()))
         except asyncio.CancelledError:
-            await self._cancel(tasks)
+            await self._cancel(self._all_or(tasks, all_that_come))
             raise
-        await self._cancel(tasks)
+        await self._cancel(self._all_or(tasks, all_that_come))
+
+    def _all_or(
+        self, tasks: list[asyncio.Future[None]], all_that_come: bool
+    ) -> list[asyncio.Future[None]]:
+        if not all_that_come:
+            return tasks
+        self.retire()
+        return list(self._workers)
 
     async def _cancel(self, tasks: list[asyncio.Future[None]]) -> None:
         remaining = [task for task in tasks if task in self._workers]

@@ -52,26 +52,16 @@ def run_one(seed: int, order: str, monkeypatch: pytest.MonkeyPatch) -> None:
         bury(loop)
 
 
-STUCK = pytest.mark.xfail(
-    strict=True, reason="wait_time() is inf while a start is reserved: an item is put off for ever"
-)
-
-
-@STUCK
 def test_random_rules(monkeypatch: pytest.MonkeyPatch) -> None:
     for seed in range(SEEDS):
         run_one(seed, "in-order", monkeypatch)
 
 
-@STUCK
 def test_random_rules_whatever_callback_runs_next(monkeypatch: pytest.MonkeyPatch) -> None:
     for seed in range(SEEDS // 2):
         run_one(seed, "shuffled", monkeypatch)
 
 
-@pytest.mark.xfail(
-    strict=True, reason="who is recruited during the drain is neither waited for nor cancelled"
-)
 def test_random_rules_with_adaptive_concurrency(monkeypatch: pytest.MonkeyPatch) -> None:
     for seed in range(SEEDS // 2):
         run_one(seed, "adaptive", monkeypatch)

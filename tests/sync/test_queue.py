@@ -61,19 +61,32 @@ def test_64_threads_with_random_timeouts_and_a_stop_in_the_middle(kind: str) -> 
             if timeout != math.inf:
                 overshot.append(time.monotonic() - began - (timeout or 0.01))
 
+    late = [0.0]
+    halt = threading.Event()
+
+    def watch() -> None:
+        """How late this machine lets a thread wake up that only sleeps."""
+        while not halt.is_set():
+            began = time.monotonic()
+            time.sleep(0.01)
+            late.append(time.monotonic() - began - 0.01)
+
+    watcher = in_thread(watch)
     queue.process(kind_of(kind, work), 4)
     producers = [in_thread(produce, seed) for seed in range(64)]
     eventually(lambda: len(accepted) > 300)
     stopped = queue.stop(timeout=0 if kind == "plain" else 5)
     for producer in producers:
         producer.result(BOUND)
+    halt.set()
+    watcher.result(BOUND)
     left = queue.unprocessed
     assert stopped is not bool(left)
     assert sorted(accepted) == sorted([*ran, *left])
     assert not set(refused) & set(ran)
     assert max(deepest) <= 10
     assert queue.statistics().peak_size <= 10
-    assert max(overshot) < 0.5
+    assert max(overshot) < 0.5 + 2 * max(late)
     assert queue.metrics["enqueued"] == len(accepted)
     assert queue.metrics["processed"] == len(ran)
 

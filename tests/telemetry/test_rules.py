@@ -163,7 +163,6 @@ async def test_several_limits_are_waited_for_as_one(recorder: Recorder) -> None:
     assert recorder.values("penstock.limit.wait_time") == {("q", "service"): (1, 0)}
 
 
-@pytest.mark.xfail(strict=True, reason="each time that it is postponed its wait begins anew")
 async def test_the_wait_for_the_limit_of_a_key_is_told_too(recorder: Recorder) -> None:
     limits = [Limit(1, 10, key=lambda item: 0, name="requests")]
     async with queue_of(recorder, limits=limits) as queue:
@@ -289,7 +288,6 @@ async def test_what_a_queue_does_not_have_it_does_not_tell(recorder: Recorder) -
         assert f"penstock.{name}" not in told
 
 
-@pytest.mark.xfail(strict=True, reason="the counters of the rules do not ask for suppression")
 async def test_nothing_is_told_while_telemetry_is_suppressed(recorder: Recorder) -> None:
     async with queue_of(recorder, retry=every(1), limits=[Limit(9, 1)]) as queue:
         await queue.process(failing(9), 1, ignore)

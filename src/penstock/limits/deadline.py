@@ -27,8 +27,8 @@ class ServiceTime:
     late.)
 
     When it says that even an item with all its time before it is hopeless, nothing would be
-    started, and nothing learned, ever again. So when nothing was started for ``trial`` seconds, one
-    such item is let through, if its deadline has not passed. Not thread-safe.
+    started, and nothing learned, ever again. So when nothing was started or answered for ``trial``
+    seconds, one such item is let through, if its deadline has not passed. Not thread-safe.
     """
 
     def __init__(self, trial: float = 1.0) -> None:
@@ -43,8 +43,10 @@ class ServiceTime:
         average, distance = self._average.value, self._distance.value
         return None if average is None or distance is None else average + 2 * distance
 
-    def add(self, seconds: float) -> None:
-        """A call took so many seconds. What is below 0 or not finite is ignored."""
+    def add(self, seconds: float, now: float | None = None) -> None:
+        """A call took so many seconds, until ``now``. What is below 0 or not finite is ignored."""
+        if now is not None:
+            self._last_start = max(self._last_start, now)  # an answer teaches no less than a trial
         if not 0 <= seconds < math.inf:
             return
         average = self._average.value

@@ -6,7 +6,7 @@ import asyncio
 import math
 import random
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from penstock import _checks
@@ -18,6 +18,9 @@ from penstock.limits.permit import Permit, PermitContext, Price, enter, leave
 from penstock.limits.sliding_log import SlidingLog
 from penstock.limits.turnstile import Turnstile, running_loop
 from penstock.limits.waiting import LONGEST, LoopWaiter, ThreadWaiter
+
+#: Seconds after which a thread that waits asks whether it is still to.
+_LOOK = 0.5
 
 
 class Limiter(Turnstile):
@@ -116,8 +119,17 @@ class Limiter(Turnstile):
                 raise waiter.error
             return self._confirmed(self._now(running), waiter, prices)
 
-    def acquire_blocking(self, item: Any = None, timeout: float | None = None) -> Permit:
+    def acquire_blocking(
+        self,
+        item: Any = None,
+        timeout: float | None = None,
+        *,
+        is_wanted: Callable[[], bool] | None = None,
+    ) -> Permit:
         """As :meth:`acquire`, for threads. ``timeout``: seconds to wait at most.
+
+        ``is_wanted`` is asked twice a second while it waits; when it says no, the wait ends by
+        ``CancelledError``.
 
         Raises:
             TimeoutError: it could not start in time; nothing was used up.
@@ -153,13 +165,15 @@ class Limiter(Turnstile):
                         raise waiter.error
                     if waiter.records is not None:
                         return self._confirmed(now, waiter, prices)
+                    if is_wanted is not None and not is_wanted():
+                        raise asyncio.CancelledError("nobody wants to start any more")
                     if now >= deadline:
                         raise TimeoutError(f"no call could start within {patience:g} seconds")
                     minds = next(iter(self._threads)) is waiter
                     waiter.until = self._line.next_turn(now) if minds else math.inf
                     pause = min(waiter.until, deadline) - now
                     waiter.signal.clear()
-                waiter.signal.wait(min(max(0.0, pause), LONGEST))
+                waiter.signal.wait(min(max(0.0, pause), LONGEST if is_wanted is None else _LOOK))
         finally:
             with self._lock:
                 self._withdraw(waiter)

@@ -103,12 +103,14 @@ class RetryPolicy:
         error: BaseException,
         *,
         elapsed: float = 0.0,
+        at_most: float = math.inf,
         rng: random.Random | None = None,
     ) -> float | None:
         """Seconds to wait before the next attempt; ``None``: give up.
 
         ``attempt`` is the number of the one that ended with ``error``, from 1; ``elapsed`` the
-        seconds since the first one began. A wait has been paid for from the budget.
+        seconds since the first one began; to wait longer than ``at_most`` seconds makes no sense.
+        A wait that is returned has been paid for from the budget.
 
         What it raises comes from the settings: an ``on``, ``backoff`` or ``attempts`` function
         that raised, or a backoff that returned no seconds (``ValueError``). It has ``error`` as its
@@ -129,7 +131,7 @@ class RetryPolicy:
             if broken is error:
                 raise
             raise broken from error
-        if self.budget is not None and not self.budget.take(error):
+        if wait > at_most or (self.budget is not None and not self.budget.take(error)):
             return None
         return wait
 

@@ -103,29 +103,36 @@ class BridgePool(WorkerPool[T]):
         return threading.get_ident() in self.threads
 
     def _recruit(
-        self, func: WorkerFunc[T, Any], size: int, error_handler: ErrorHandler[T] | None
+        self,
+        kind: type[Crew[T]],
+        func: WorkerFunc[T, Any],
+        size: int,
+        error_handler: ErrorHandler[T] | None,
     ) -> Crew[T]:
         # can_end_program: to end the loop's thread would end no program, but strand everybody.
         if is_async(func):
-            return Crew(func, size, error_handler, can_end_program=False)
-        return _ThreadCrew(
+            return kind(func, size, error_handler, can_end_program=False)
+        return kind(
             func,
             size,
             None if error_handler is None else functools.partial(self._finish, error_handler),
             call=self._in_this_thread(func),
             can_end_program=False,
+            is_of_threads=True,
         )
 
-    def follow(self, size: int) -> None:
-        """Let there be so many workers; from any thread."""
+    def follow(self) -> None:
+        """Let there be as many workers as are wanted; from any thread."""
         home = self.home
         loop = None if home is None else home.loop
-        if loop is not None:
-            with suppress(RuntimeError):  # it is closed: there are no workers
-                loop.call_soon_threadsafe(self.resize, size)
+        if loop is None or _get_running_loop() is loop:
+            super().follow()
+            return
+        with suppress(RuntimeError):  # it is closed: there are no workers
+            loop.call_soon_threadsafe(super().follow)
 
     def _make_worker(self, crew: Crew[T]) -> Worker[T]:
-        if isinstance(crew, _ThreadCrew):
+        if crew.is_of_threads:
             desk = ThreadDesk(self._bridge, self._shared, lambda: crew.retired)
             return _ThreadWorker(desk, crew, self._logger)
         return _DeskWorker(LoopDesk(self._bridge, self._shared), crew, self._logger)
@@ -171,14 +178,6 @@ class BridgePool(WorkerPool[T]):
             return await in_thread(threads(), func, item)
 
         return call
-
-
-class _ThreadCrew(Crew[T]):
-    """Workers that are threads."""
-
-    @property
-    def is_threaded(self) -> bool:
-        return True
 
 
 async def _await(awaitable: Awaitable[Any]) -> tuple[Any, BaseException | None]:

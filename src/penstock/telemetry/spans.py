@@ -80,7 +80,7 @@ class Probe:
         self._count(self.telemetry.instruments.dead_letters, error)
 
     def _count(self, counter: Counter, error: BaseException) -> None:
-        if self.is_on():
+        if self.is_on() and not self.telemetry.is_suppressed():
             try:
                 counter.add(1, {**self.attributes, names.ERROR_TYPE: names.error_type(error)})
             except Exception:
@@ -88,7 +88,7 @@ class Probe:
 
     def waited(self, name: str, seconds: float) -> None:
         """An item waited so long for a limit."""
-        if self.is_on():
+        if self.is_on() and not self.telemetry.is_suppressed():
             try:
                 self.telemetry.instruments.limit_wait.record(
                     seconds, {**self.attributes, names.LIMIT_NAME: name}
