@@ -34,12 +34,14 @@ format: $(READY)  ## Format the code
 examples: $(READY)  ## Run every example
 	$(BIN)/python examples/run_all.py
 
-bench: $(READY)  ## Measure against peers and write benchmarks/README.md (about 5 minutes)
+bench: $(READY)  ## Measure against peers and write benchmarks/README.md (about 8 minutes)
 	$(BIN)/python -m benchmarks.queue --write
+	$(BIN)/python -m benchmarks.threads --write
 	$(BIN)/python -m benchmarks.telemetry --write
 
 bench-quick: $(READY)  ## See that the benchmarks run
 	$(BIN)/python -m benchmarks.queue --quick
+	$(BIN)/python -m benchmarks.threads --quick
 	$(BIN)/python -m benchmarks.telemetry --quick
 
 # Needs Go and Debian's prometheus. Builds the collector and Jaeger in .cache the first time, which

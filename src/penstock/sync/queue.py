@@ -11,10 +11,11 @@ from asyncio import _get_running_loop
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor
 from contextlib import contextmanager, suppress
+from contextvars import Context
 from typing import Any, NoReturn, TypeVar
 
 from penstock import _checks
-from penstock.calls import AsyncCall, ErrorHandler, WorkerFunc
+from penstock.calls import AsyncCall, ErrorHandler, Ticket, WorkerFunc
 from penstock.core import CLOSED, LONG, WARN_EVERY, QueueCore
 from penstock.errors import QueueStateError
 from penstock.line import Storage
@@ -103,7 +104,13 @@ class BlockingQueue(QueueCore[T]):
         drive(self._submit(item, limit, future, call))
         return future
 
-    async def _wait_for_room(self, item: T, timeout: float, *args: Any) -> bool:
+    async def _wait_for_room(
+        self,
+        item: T,
+        timeout: float,
+        ticket: Ticket | None = None,
+        context: Context | None = None,
+    ) -> bool:
         if timeout > LONG and self._pool.owns_this_thread() and not self._buffer.closed:
             raise QueueStateError(
                 f"Cannot wait for room in queue {self._name} from inside its own worker function: "
@@ -111,7 +118,7 @@ class BlockingQueue(QueueCore[T]):
                 "queue of its own for what workers put",
                 current_state=self._status.value,
             )
-        return await super()._wait_for_room(item, timeout, *args)
+        return await super()._wait_for_room(item, timeout, ticket, context)
 
     def get(self, timeout: float | None = None) -> T:
         """Take the item that has waited longest."""
