@@ -8,12 +8,13 @@ from collections.abc import Iterator
 
 import pytest
 
-from sync.helpers import eventually
+from sync.helpers import eventually, queue_threads
 
 
 @pytest.fixture(autouse=True)
 def no_thread_is_left() -> Iterator[None]:
     """Whatever a test does, the threads of its queues are gone after it."""
+    before = set(threading.enumerate())
     yield
     gc.collect()
-    eventually(lambda: not [t.name for t in threading.enumerate() if "penstock" in t.name])
+    eventually(lambda: not queue_threads() - before)

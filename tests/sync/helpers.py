@@ -37,6 +37,11 @@ def eventually(condition: Callable[[], Any]) -> None:
         time.sleep(0.001)
 
 
+def queue_threads() -> set[threading.Thread]:
+    """The threads of queues that there are."""
+    return {thread for thread in threading.enumerate() if thread.name.startswith("penstock-")}
+
+
 class Held:
     """A worker function that notes what it gets and can be held up: plain, or async by ``work``."""
 

@@ -19,7 +19,7 @@ import pytest
 
 from penstock import QueueEmptyError, QueueFullError, QueueStateError
 from penstock.sync import LoopThread, WorkQueue
-from sync.helpers import BOUND, Held, eventually, in_thread
+from sync.helpers import BOUND, Held, eventually, in_thread, queue_threads
 
 KINDS = ["async", "plain"]
 
@@ -351,6 +351,7 @@ class TestAStuckWorker:
 
     @pytest.mark.parametrize("kind", KINDS)
     def test_its_late_failure_is_nobodys_business(self, kind: str) -> None:
+        before = queue_threads()
         queue: WorkQueue[str] = WorkQueue()
         held = Held()
         handled: list[Any] = []
@@ -365,7 +366,7 @@ class TestAStuckWorker:
         assert queue.stop(timeout=0) is False
         held.may_go_on.set()
         eventually(lambda: held.done)
-        eventually(lambda: not [t for t in threading.enumerate() if "penstock" in t.name])
+        eventually(lambda: not queue_threads() - before)
         assert handled == []
         assert queue.metrics["errors"] == 0
 
@@ -388,6 +389,7 @@ class TestAStuckWorker:
 
 class TestCollection:
     def test_an_unstopped_queue_warns_processes_what_it_has_and_ends_its_thread(self) -> None:
+        before = queue_threads()
         held = Held()
         queue: WorkQueue[int] | None = WorkQueue()
         queue.process(held)
@@ -400,7 +402,7 @@ class TestCollection:
         assert collected() is None
         held.may_go_on.set()
         eventually(lambda: held.done == [0, 1, 2])
-        eventually(lambda: not [t for t in threading.enumerate() if "penstock" in t.name])
+        eventually(lambda: not queue_threads() - before)
 
     def test_a_stopped_one_says_nothing(self) -> None:
         queue: WorkQueue[int] | None = WorkQueue()
@@ -416,6 +418,7 @@ class TestCollection:
 
         done: list[int] = []
         queue: WorkQueue[int] = WorkQueue()
+        others = queue_threads()
         before: set[str] = set()
         for cycle in range(50):
             queue.process(kind_of(kind, work), 2)
@@ -424,7 +427,7 @@ class TestCollection:
             if cycle == 0:
                 before = set(os.listdir("/proc/self/fd"))
         assert len(os.listdir("/proc/self/fd")) <= len(before)
-        assert [t.name for t in threading.enumerate() if "penstock" in t.name] == []
+        assert queue_threads() <= others
         assert sorted(done) == list(range(50))
 
 
