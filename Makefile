@@ -38,12 +38,15 @@ bench: $(READY)  ## Measure against peers and write benchmarks/README.md (about 
 	$(BIN)/python -m benchmarks.queue --write
 	$(BIN)/python -m benchmarks.limits --write
 	$(BIN)/python -m benchmarks.rate_limited_server --write
+bench: $(READY)  ## Measure against peers and write benchmarks/README.md (about 8 minutes)
+	$(BIN)/python -m benchmarks.threads --write
 	$(BIN)/python -m benchmarks.telemetry --write
 
 bench-quick: $(READY)  ## See that the benchmarks run
 	$(BIN)/python -m benchmarks.queue --quick
 	$(BIN)/python -m benchmarks.limits --quick
 	$(BIN)/python -m benchmarks.rate_limited_server --quick
+	$(BIN)/python -m benchmarks.threads --quick
 	$(BIN)/python -m benchmarks.telemetry --quick
 
 # Needs Go and Debian's prometheus. Builds the collector and Jaeger in .cache the first time, which

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import threading
-from collections import Counter
 from collections.abc import Iterable
 from functools import partial
 
@@ -28,7 +27,8 @@ tracer = trace.get_tracer("threaded_app")
 
 def fetch(url: str, number: int) -> str:
     """The worker function. A plain one: each worker is a thread, and may block."""
-    response = requests.get(f"{url}/items/{number}", timeout=10)
+    headers = {"X-Request-Id": f"item-{number}"}
+    response = requests.get(f"{url}/items/{number}", headers=headers, timeout=10)
     response.raise_for_status()
     return str(response.json()["name"])
 
@@ -67,16 +67,12 @@ def run(url: str) -> None:
 
 
 def count_traces(exporter: InMemorySpanExporter) -> str:
-    """How many items were put and processed in one and the same trace."""
-    put: Counter[int] = Counter()
-    processed: Counter[int] = Counter()
-    for span in exporter.get_finished_spans():
-        if span.context and span.name == "put items":
-            put[span.context.trace_id] += 1
-        elif span.context and span.name == "process items":
-            processed[span.context.trace_id] += 1
-    shared = (put & processed).total()
-    return f"traces: {shared} of {put.total()} items were processed in the trace of their put"
+    """How many items were processed as a part of their put, which is in its caller's trace."""
+    spans = exporter.get_finished_spans()
+    puts = {span.context.span_id for span in spans if span.context and span.name == "put items"}
+    parents = [span.parent for span in spans if span.name == "process items"]
+    shared = sum(parent is not None and parent.span_id in puts for parent in parents)
+    return f"traces: {shared} of {len(parents)} items were processed in the trace of their put"
 
 
 def main() -> None:
