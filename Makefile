@@ -38,7 +38,6 @@ bench: $(READY)  ## Measure against peers and write benchmarks/README.md (about 
 	$(BIN)/python -m benchmarks.queue --write
 	$(BIN)/python -m benchmarks.limits --write
 	$(BIN)/python -m benchmarks.rate_limited_server --write
-bench: $(READY)  ## Measure against peers and write benchmarks/README.md (about 8 minutes)
 	$(BIN)/python -m benchmarks.threads --write
 	$(BIN)/python -m benchmarks.telemetry --write
 
