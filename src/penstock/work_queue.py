@@ -68,6 +68,9 @@ class WorkQueue(Face[T]):
             any more is not attempted, and fails with ``DeadlineExceededError``. ``None``: none.
         max_dead_letters: how many of the items that failed for good are kept, zero or more.
 
+    With any of these, a worker function that raises ``RateLimitError(retry_after=...)`` holds up all
+    workers for so long.
+
     Raises:
         ValueError, TypeError: for an argument that is not allowed.
 
@@ -126,10 +129,13 @@ class WorkQueue(Face[T]):
         self, item: T, timeout: float | None = None, *, deadline: float | None = None
     ) -> bool:
         """See :meth:`penstock.BoundedQueue.put`."""
-        options: dict[str, Any] = {} if timeout is None else {"timeout": timeout}
         if deadline is not None:
-            options["deadline"] = deadline
-        return await self.queue.put(item, **options)
+            put: Any = self.queue.put  # not every kind of queue knows deadlines
+            accepted: bool = await put(item, timeout=timeout, deadline=deadline)
+            return accepted
+        if timeout is None:
+            return await self.queue.put(item)
+        return await self.queue.put(item, timeout=timeout)
 
     async def get(self, timeout: float | None = None) -> T:
         """See :meth:`penstock.BoundedQueue.get`."""

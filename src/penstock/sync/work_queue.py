@@ -78,7 +78,9 @@ class WorkQueue(Face[T]):
         breaker: a :class:`penstock.CircuitBreaker`. ``None``: none.
         deadline: seconds from its put in which each item is to be done; one that cannot be in time
             any more is not attempted, and fails with ``DeadlineExceededError``. ``None``: none.
-        max_dead_letters: how many of the items that failed for good are kept, zero or more.
+        max_dead_letters: how many of the items that failed for good are kept, zero or more. With
+            any of these rules, a worker function that raises ``RateLimitError(retry_after=...)``
+            holds up all workers for so long.
         loop_thread: the event loop thread to use, which several queues can share; by default one
             of its own, from ``start()`` to ``stop()``.
 
