@@ -68,8 +68,8 @@ class WorkQueue(Face[T]):
             any more is not attempted, and fails with ``DeadlineExceededError``. ``None``: none.
         max_dead_letters: how many of the items that failed for good are kept, zero or more.
 
-    With any of these, a worker function that raises ``RateLimitError(retry_after=...)`` holds up all
-    workers for so long.
+    With any of these, a worker function that raises ``RateLimitError(retry_after=...)`` holds up
+    all workers for so long.
 
     Raises:
         ValueError, TypeError: for an argument that is not allowed.
