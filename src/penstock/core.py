@@ -466,8 +466,11 @@ class QueueCore(Generic[T]):
             self._close(QueueStatus.STOPPING)
         if not drain:
             self._pool.retire()
+        stops = self._stops
         try:
-            await self._pool.end(limit, all_that_come=True)
+            await self._pool.end(
+                limit, lambda: self._stops == stops and self._status is QueueStatus.STOPPING
+            )
         finally:
             self._end_stop()
         return not self._left

@@ -90,6 +90,10 @@ else:
         return task.requests if isinstance(task, _WorkerTask) else 0
 
 
+def _never() -> bool:
+    return False
+
+
 class Crew(Generic[T]):
     """What the workers of one ``start`` share: the function, the error handler, the threads.
 
@@ -502,33 +506,29 @@ class WorkerPool(Generic[T]):
             self._farewells.append((staying, farewell))
             await asyncio.wait([farewell], timeout=timeout)
 
-    async def end(self, timeout: float | None, *, all_that_come: bool = False) -> None:
+    async def end(
+        self, timeout: float | None, all_that_come_while: Callable[[], bool] | None = None
+    ) -> None:
         """Wait for the workers there are now to leave; cancel them after ``timeout`` seconds.
 
-        ``None`` waits as long as it takes. With ``all_that_come`` it is for those too that are
-        recruited meanwhile. Cancelling this call cancels them at once. One that is still there
+        ``None`` waits as long as it takes. While ``all_that_come_while()`` it is for those too that
+        are recruited meanwhile. Cancelling this call cancels them at once. One that is still there
         ``CANCEL_GRACE`` seconds after that, because its function ignores cancellation, is given up
         and its item taken from it.
         """
         loop = asyncio.get_running_loop()
         deadline = None if timeout is None else loop.time() + timeout
         tasks = list(self._workers)
+        is_for_all = _never if all_that_come_while is None else all_that_come_while
         try:
             await self.wait(timeout)
-            while all_that_come and self._workers and (deadline is None or loop.time() < deadline):
+            while self._workers and is_for_all() and (deadline is None or loop.time() < deadline):
                 await self.wait(None if deadline is None else max(0.0, deadline - loop.time()))
-        except asyncio.CancelledError:
-            await self._cancel(self._all_or(tasks, all_that_come))
-            raise
-        await self._cancel(self._all_or(tasks, all_that_come))
-
-    def _all_or(
-        self, tasks: list[asyncio.Future[None]], all_that_come: bool
-    ) -> list[asyncio.Future[None]]:
-        if not all_that_come:
-            return tasks
-        self.retire()
-        return list(self._workers)
+        finally:
+            if is_for_all():
+                self.retire()
+                tasks = list(self._workers)
+            await self._cancel(tasks)
 
     async def _cancel(self, tasks: list[asyncio.Future[None]]) -> None:
         remaining = [task for task in tasks if task in self._workers]

@@ -27,7 +27,7 @@ from penstock import (
 )
 from penstock.limits import attempts_made
 from penstock.sync import WorkQueue
-from sync.helpers import BOUND, eventually, in_thread
+from sync.helpers import BOUND, eventually, in_thread, queue_threads
 
 KINDS = ["async", "plain"]
 SILENT = logging.getLogger("tests.sync.rules")
@@ -118,8 +118,18 @@ def assert_limited(starts: list[float], maximum: int, period: float) -> None:
         assert last - first >= period / 2, (first, last)
 
 
+#: Threads that were there before: those that tests of stuck functions left behind.
+OTHERS: set[threading.Thread] = set()
+
+
+@pytest.fixture(autouse=True)
+def know_the_others() -> None:
+    OTHERS.clear()
+    OTHERS.update(queue_threads())
+
+
 def all_threads_are_gone() -> bool:
-    return not [thread for thread in threading.enumerate() if "penstock" in thread.name]
+    return not queue_threads() - OTHERS
 
 
 # -- retries ----------------------------------------------------------------------------------
