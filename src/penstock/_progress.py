@@ -15,8 +15,10 @@ T = TypeVar("T")
 
 
 @contextmanager
-def progress_bar(wanted: bool, items: Any) -> Iterator[Callable[[], None] | None]:
-    """Yield what to call for each item that is done; None if no bar is wanted."""
+def progress_bar(
+    wanted: bool, items: Any, processed: Callable[[], int]
+) -> Iterator[Callable[[], None] | None]:
+    """Yield what to call when more may be ``processed()``; None if no bar is wanted."""
     if not wanted:
         yield None
         return
@@ -28,10 +30,11 @@ def progress_bar(wanted: bool, items: Any) -> Iterator[Callable[[], None] | None
         ) from None
     lock = threading.Lock()  # plain worker functions end in their threads
     with tqdm(total=len(items) if isinstance(items, Sized) else None, unit="item") as bar:
+        began_with = processed()
 
         def advance() -> None:
-            with lock:
-                bar.update()
+            with lock:  # not one for each call: an item that is tried again is not done
+                bar.update(processed() - began_with - bar.n)
 
         yield advance
 

@@ -210,7 +210,7 @@ class WorkQueue(Face[T]):
         """
         workers = self._check_job(items, worker_func, num_workers)
         _checks.optional_function(error_handler, "error_handler", "exc", "item")
-        with progress_bar(progress, items) as advance:
+        with progress_bar(progress, items, lambda: self.metrics["processed"]) as advance:
             func = worker_func if advance is None else followed_by(advance, worker_func)
             async with self._running():
                 await self.process(func, workers, error_handler)
@@ -220,6 +220,8 @@ class WorkQueue(Face[T]):
                         while not await self.queue.put(item, timeout=math.inf):  # noqa: ASYNC110
                             await asyncio.sleep(_PAUSE)
                 await self.queue.join()
+                if advance is not None:
+                    advance()
 
     @asynccontextmanager
     async def _running(self) -> AsyncIterator[None]:

@@ -332,7 +332,7 @@ class WorkQueue(Face[T]):
         """
         workers = self._check_blocking_job(items, worker_func, num_workers)
         _checks.optional_function(error_handler, "error_handler", "exc", "item")
-        with progress_bar(progress, items) as advance:
+        with progress_bar(progress, items, lambda: self.metrics["processed"]) as advance:
             func = worker_func if advance is None else followed_by(advance, worker_func)
             with self._running():
                 self.process(func, workers, error_handler)
@@ -340,6 +340,8 @@ class WorkQueue(Face[T]):
                     while not self.put(item, timeout=math.inf):
                         time.sleep(_PAUSE)  # another kind of queue may refuse all the same
                 self.join()
+                if advance is not None:
+                    advance()
 
     def _check_blocking_job(
         self, items: Any, worker_func: Any, num_workers: Any
