@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from penstock import QueueStatus, WorkQueue
+from penstock import QueueStatus, RetryPolicy, WorkQueue
 
 
 class Bar(AbstractContextManager["Bar"]):
@@ -25,8 +25,8 @@ class Bar(AbstractContextManager["Bar"]):
         self.closed = False
         self.bars.append(self)
 
-    def update(self) -> None:
-        self.count += 1
+    def update(self, count: int = 1) -> None:
+        self.count += count
 
     def __exit__(self, *exc_info: object) -> None:
         self.closed = True
@@ -151,3 +151,18 @@ async def test_without_tqdm_the_error_says_what_to_install_and_nothing_is_starte
         await queue.batch_process([1], work, progress=True)
     assert queue.status is QueueStatus.IDLE
     await queue.batch_process([1], work)
+
+
+async def test_an_item_that_is_tried_again_is_one_item(bars: list[Bar]) -> None:
+    tried: set[int] = set()
+
+    async def fails_at_first(item: int) -> None:
+        if item not in tried:
+            tried.add(item)
+            raise ConnectionError
+
+    await WorkQueue[int](retry=RetryPolicy(attempts=2)).batch_process(
+        range(5), fails_at_first, 2, progress=True
+    )
+    [bar] = bars
+    assert bar.count == bar.total == 5

@@ -14,11 +14,67 @@ from penstock.calls import is_async
 T = TypeVar("T")
 
 
+class Progress:
+    """Counts items that are done, on a bar."""
+
+    def __init__(self, update: Callable[[int], object], *, failures_count: bool) -> None:
+        self._update = update
+        self._failures_count = failures_count
+        self._count = 0
+        self._lock = threading.Lock()  # plain worker functions end in their threads
+
+    def advance(self, count: int = 1) -> None:
+        """So many more are done."""
+        with self._lock:
+            self._count += count
+            self._update(count)
+
+    def finish(self, processed: int) -> None:
+        """All are done: so many."""
+        self.advance(processed - self._count)
+
+    def following(self, func: Callable[[T], Any]) -> Callable[[T], Any]:
+        """``func``, of the same kind, which advances the bar with each call that ends an item.
+
+        One that fails may be followed by another attempt: unless ``failures_count``, it is only
+        counted when all are done.
+        """
+
+        @wraps(func)
+        async def async_call(item: T) -> Any:
+            return await finish(func(item))
+
+        async def finish(result: Awaitable[Any]) -> Any:
+            try:
+                value = await result
+            except BaseException:
+                self._failed()
+                raise
+            self.advance()
+            return value
+
+        @wraps(func)
+        def plain_call(item: T) -> Any:
+            try:
+                result = func(item)
+            except BaseException:
+                self._failed()
+                raise
+            if isawaitable(result):
+                return finish(result)
+            self.advance()
+            return result
+
+        return async_call if is_async(func) else plain_call
+
+    def _failed(self) -> None:
+        if self._failures_count:
+            self.advance()
+
+
 @contextmanager
-def progress_bar(
-    wanted: bool, items: Any, processed: Callable[[], int]
-) -> Iterator[Callable[[], None] | None]:
-    """Yield what to call when more may be ``processed()``; None if no bar is wanted."""
+def progress_bar(wanted: bool, items: Any, *, failures_count: bool) -> Iterator[Progress | None]:
+    """Yield what counts items that are done; None if no bar is wanted."""
     if not wanted:
         yield None
         return
@@ -28,43 +84,5 @@ def progress_bar(
         raise ImportError(
             "progress=True needs the package tqdm: pip install 'penstock[progress]'"
         ) from None
-    lock = threading.Lock()  # plain worker functions end in their threads
     with tqdm(total=len(items) if isinstance(items, Sized) else None, unit="item") as bar:
-        began_with = processed()
-
-        def advance() -> None:
-            with lock:  # not one for each call: an item that is tried again is not done
-                bar.update(processed() - began_with - bar.n)
-
-        yield advance
-
-
-def followed_by(advance: Callable[[], None], func: Callable[[T], Any]) -> Callable[[T], Any]:
-    """``func``, of the same kind, and ``advance()`` after each call."""
-
-    @wraps(func)
-    async def async_call(item: T) -> Any:
-        try:
-            return await func(item)
-        finally:
-            advance()
-
-    async def finish(result: Awaitable[Any]) -> Any:
-        try:
-            return await result
-        finally:
-            advance()
-
-    @wraps(func)
-    def plain_call(item: T) -> Any:
-        try:
-            result = func(item)
-        except BaseException:
-            advance()
-            raise
-        if isawaitable(result):
-            return finish(result)
-        advance()
-        return result
-
-    return async_call if is_async(func) else plain_call
+        yield Progress(bar.update, failures_count=failures_count)

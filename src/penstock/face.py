@@ -48,6 +48,7 @@ class Face(Generic[T]):
                 concurrency_limit, "concurrency_limit", "Concurrency limit must be at least 1"
             )
         self.concurrency_limit = concurrency_limit
+        self._retries = settings["retry"] is not None
         if queue is None:
             settings["rules"] = make_rules(*[settings.pop(name) for name in _RULES])
             return True

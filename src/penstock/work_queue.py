@@ -21,7 +21,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
 from penstock import _checks
-from penstock._progress import followed_by, progress_bar
+from penstock._progress import progress_bar
 from penstock._signals import SignalStop, check_signals
 from penstock.calls import ErrorHandler, WorkerFunc
 from penstock.face import Face
@@ -210,8 +210,9 @@ class WorkQueue(Face[T]):
         """
         workers = self._check_job(items, worker_func, num_workers)
         _checks.optional_function(error_handler, "error_handler", "exc", "item")
-        with progress_bar(progress, items, lambda: self.metrics["processed"]) as advance:
-            func = worker_func if advance is None else followed_by(advance, worker_func)
+        began_with = self.metrics["processed"]
+        with progress_bar(progress, items, failures_count=not self._retries) as bar:
+            func = worker_func if bar is None else bar.following(worker_func)
             async with self._running():
                 await self.process(func, workers, error_handler)
                 async with aclosing(each(items)) as source:
@@ -220,8 +221,8 @@ class WorkQueue(Face[T]):
                         while not await self.queue.put(item, timeout=math.inf):  # noqa: ASYNC110
                             await asyncio.sleep(_PAUSE)
                 await self.queue.join()
-                if advance is not None:
-                    advance()
+                if bar is not None:
+                    bar.finish(self.metrics["processed"] - began_with)
 
     @asynccontextmanager
     async def _running(self) -> AsyncIterator[None]:

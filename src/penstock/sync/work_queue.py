@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
 from penstock import _checks
-from penstock._progress import followed_by, progress_bar
+from penstock._progress import progress_bar
 from penstock._signals import check_signals
 from penstock.calls import ErrorHandler, WorkerFunc
 from penstock.face import Face
@@ -332,16 +332,17 @@ class WorkQueue(Face[T]):
         """
         workers = self._check_blocking_job(items, worker_func, num_workers)
         _checks.optional_function(error_handler, "error_handler", "exc", "item")
-        with progress_bar(progress, items, lambda: self.metrics["processed"]) as advance:
-            func = worker_func if advance is None else followed_by(advance, worker_func)
+        began_with = self.metrics["processed"]
+        with progress_bar(progress, items, failures_count=not self._retries) as bar:
+            func = worker_func if bar is None else bar.following(worker_func)
             with self._running():
                 self.process(func, workers, error_handler)
                 for item in items:
                     while not self.put(item, timeout=math.inf):
                         time.sleep(_PAUSE)  # another kind of queue may refuse all the same
                 self.join()
-                if advance is not None:
-                    advance()
+                if bar is not None:
+                    bar.finish(self.metrics["processed"] - began_with)
 
     def _check_blocking_job(
         self, items: Any, worker_func: Any, num_workers: Any
