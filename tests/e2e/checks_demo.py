@@ -32,7 +32,8 @@ def answered(servers: Servers) -> Counter[int]:
 
 @pytest.fixture(scope="module")
 def traces(servers: Servers, answered: Counter[int]) -> Traces:
-    return wait_until_through(servers, SERVICE, "process requests", REQUESTS)
+    attempts = sum(answered.values())
+    return wait_until_through(servers, SERVICE, "process requests", attempts)
 
 
 def attempts(traces: Traces) -> list[Span]:
@@ -57,13 +58,18 @@ def test_every_answer_that_was_an_error_is_there(traces: Traces, answered: Count
 
 
 def test_a_retry_follows_in_the_same_trace(traces: Traces) -> None:
+    by_trace: dict[str, list[Span]] = {}
     for span in attempts(traces):
-        tries = [other for other in attempts(traces) if other.parent == span.parent]
-        numbers = [other.attributes.get("http.request.resend_count", 0) for other in tries]
-        assert sorted(numbers) == list(range(len(tries)))
-        last = max(tries, key=lambda other: other.start)
-        assert not last.failed
-        assert not traces.parent(span).failed, "in the end it succeeded"
+        by_trace.setdefault(span.trace_id, []).append(span)
+    assert any(len(tries) > 1 for tries in by_trace.values())
+    for tries in by_trace.values():
+        tries.sort(key=lambda span: span.start)
+        numbers = [span.attributes.get("http.request.resend_count", 0) for span in tries]
+        assert numbers == list(range(len(tries)))
+        for span in tries:
+            process = traces.parent(span)
+            assert process.attributes["penstock.attempt"] == numbers[tries.index(span)] + 1
+            assert process.failed is span.failed is (span is not tries[-1])
 
 
 def test_prometheus_has_what_was_done(
@@ -76,8 +82,10 @@ def test_prometheus_has_what_was_done(
     accepted = f'{queue}, penstock_put_outcome="accepted"'
     assert count("penstock_put_items_total", accepted) == REQUESTS
     assert count("penstock_process_items_total", queue) == REQUESTS
-    assert count("penstock_process_duration_seconds_count", queue) == REQUESTS
-    assert count("penstock_process_duration_seconds_count", f'{queue}, error_type!=""') == 0
-    calls, clients = "traces_span_metrics_calls_total", 'span_kind="SPAN_KIND_CLIENT"'
-    assert count(calls, clients) == sum(answered.values())
-    assert count(calls, f'{clients}, error_type="http_429"') == answered[429]
+    calls, failures = sum(answered.values()), sum(answered.values()) - REQUESTS
+    assert count("penstock_process_duration_seconds_count", queue) == calls
+    assert count("penstock_process_duration_seconds_count", f'{queue}, error_type!=""') == failures
+    assert count("penstock_item_retries_total", queue) == failures
+    spans, clients = "traces_span_metrics_calls_total", 'span_kind="SPAN_KIND_CLIENT"'
+    assert count(spans, clients) == calls
+    assert count(spans, f'{clients}, error_type="http_429"') == answered[429]

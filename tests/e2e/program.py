@@ -1,4 +1,4 @@
-"""A program with two queues that sends what happens to an OTLP receiver.
+"""A program with three queues that sends what happens to an OTLP receiver.
 
     python tests/e2e/program.py http://127.0.0.1:4317
 
@@ -9,6 +9,7 @@ that wait for room, puts that are refused. Its last line is JSON: how often each
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import logging
 import math
@@ -51,6 +52,31 @@ async def send_mail(number: int) -> None:
         raise ConnectionError("no route to host")
 
 
+async def charge(number: int) -> None:
+    """The worker function of the queue that has all the rules. One item needs another attempt."""
+    await asyncio.sleep(QUICK_SECONDS)
+    if number % 20 == 0:
+        raise ConnectionError("no route to host")
+
+
+def charges_queue() -> penstock.WorkQueue[int]:
+    """For the metrics alone: its spans would be counted with the others."""
+    return penstock.WorkQueue[int](
+        maxsize=10,
+        concurrency_limit=penstock.AdaptiveConcurrency(1, 2),
+        name="charges",
+        telemetry=Telemetry(spans="none"),
+        limits=[penstock.Limit(20, per=1, name="charges")],
+        retry=penstock.RetryPolicy(attempts=2, backoff=penstock.Backoff(0.01)),
+        breaker=penstock.CircuitBreaker(failure_share=1),
+    )
+
+
+async def keep_charging(queue: penstock.WorkQueue[int]) -> None:
+    for number in itertools.count():
+        await queue.put(number, timeout=math.inf)
+
+
 async def take_order(queue: penstock.WorkQueue[Order], order: Order, timeout: float) -> bool:
     """A request that leads to an item."""
     with tracer.start_as_current_span("request"):
@@ -65,7 +91,10 @@ async def main() -> dict[str, int]:
     )
     counts: Counter[str] = Counter()
     offers = 0
-    async with orders, mails:
+    charges = charges_queue()
+    async with orders, mails, charges:
+        await charges.process(charge, error_handler=lambda error, number: None)
+        charging = asyncio.create_task(keep_charging(charges))
         await orders.process(fulfil, error_handler=lambda error, order: None)
         await mails.process(send_mail, error_handler=lambda error, number: None)
         kinds = ["quick"] * QUICK
@@ -85,6 +114,7 @@ async def main() -> dict[str, int]:
             assert await mails.put(number, timeout=math.inf)
         await orders.join()
         await mails.join()
+        charging.cancel()
     statistics = orders.queue.statistics()
     return {
         **counts,
