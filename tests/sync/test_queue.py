@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import gc
 import logging
 import math
@@ -639,7 +640,7 @@ class TestFutures:
             eventually(lambda: held.began == ["a"])
             assert second.cancel() is True
             assert first.cancel() is False  # it runs already
-            with pytest.raises(TimeoutError):
+            with pytest.raises(concurrent.futures.TimeoutError):
                 third.result(timeout=0.01)
             held.may_go_on.set()
             assert third.result(BOUND) == "c"

@@ -28,7 +28,8 @@ class Result(concurrent.futures.Future[Any]):
         """What the worker function returned; raises what it raised.
 
         Raises:
-            TimeoutError: it is not done after ``timeout`` seconds (``None``: no limit).
+            TimeoutError: it is not done after ``timeout`` seconds (``None``: no limit). That of
+                ``concurrent.futures``, which is another one on Python 3.10.
             CancelledError: the future was cancelled.
             QueueStateError: the queue stopped before the item was done; or see above.
         """
