@@ -53,7 +53,7 @@ class Ticket:
     observes what happens to the item.
     """
 
-    __slots__ = ("call", "course", "future", "is_void")
+    __slots__ = ("call", "course", "future")
 
     def __init__(
         self,
@@ -64,7 +64,6 @@ class Ticket:
         self.future = future
         self.call = call
         self.course = course
-        self.is_void = False
 
     @property
     def is_unwanted(self) -> bool:
@@ -84,25 +83,23 @@ class Ticket:
 
     async def _admit(self, course: Course, item: Any) -> None:
         await course.admit(item)
-        if self.is_void:  # a thread waited for this, and its item was taken from it meanwhile
+        if course.is_void:  # a thread waited for this, and its item was taken from it meanwhile
             course.give_up()
             raise asyncio.CancelledError("somebody else has the item now")
 
     def verdict(self, error: BaseException) -> tuple[float | None, BaseException]:
         """In how many seconds the item is tried again, or None; and the error that counts."""
-        if self.course is None or self.is_void:
-            return None, error
-        return self.course.verdict(error)
+        return (None, error) if self.course is None else self.course.verdict(error)
 
     def bury(self, error: BaseException, item: Any) -> None:
         """The item failed for good, and whoever was to hear of it has."""
-        if self.course is not None and self.future is None and not self.is_void:
+        if self.course is not None and self.future is None:
             self.course.bury(error, item)
 
     def reissue(self) -> Ticket:
         """The same, for whoever processes the item next; this one is void from now on."""
         new = copy(self)
-        self.future, self.is_void = None, True
+        self.future = None
         if self.course is not None:
             new.course = copy(self.course)
             self.course.is_void = True

@@ -161,19 +161,23 @@ class QueueCore(Generic[T]):
     def statistics(self) -> QueueStatistics:
         """Everything that can be counted about the queue, at this instant."""
         accounts, buffer = self._accounts, self._buffer
+        # Once, and in this order: workers in other threads go on counting meanwhile.
+        processed = accounts.all_processed
+        enqueued = buffer.accepted
+        unfinished = enqueued - processed
         return QueueStatistics(
             name=self._name,
             status=self._status,
             size=len(buffer),
             maxsize=self._maxsize,
             peak_size=buffer.peak,
-            enqueued=buffer.accepted,
-            processed=accounts.all_processed,
+            enqueued=enqueued,
+            processed=processed,
             errors=accounts.all_errors,
             backpressure_events=accounts.full,
             put_waits=accounts.put_waits,
-            inflight=accounts.unfinished - buffer.ready,
-            unfinished=accounts.unfinished,
+            inflight=unfinished - buffer.ready,
+            unfinished=unfinished,
             worker_count=self._pool.count,
             waiting_putters=buffer.putters,
             retrying=buffer.retrying,
@@ -325,7 +329,7 @@ class QueueCore(Generic[T]):
             queue_capacity=self._maxsize,
         )
 
-    # -- taking -------
+    # -- taking -------------------------------------------------------------------------------
 
     def _into_callers_hands(self, entry: Entry[T]) -> T:
         if entry[3] is not None:

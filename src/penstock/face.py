@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 T = TypeVar("T")
+Q = TypeVar("Q")
 
 _DEFAULTS = {
     "maxsize": 100,
@@ -195,6 +196,14 @@ class Face(Generic[T]):
     def _has_rules(self, what: str) -> Any:
         if not hasattr(self.queue, "dead_letters"):
             raise TypeError(f"{what} is for queues that have it, and {self.queue!r} has not")
+        return self.queue
+
+    def _in_process(self, kind: type[Q], what: str) -> Q:
+        if not isinstance(self.queue, kind):
+            raise TypeError(
+                f"{what}() needs a queue in this process, which can give results back; "
+                f"{self.queue!r} cannot. Use put() or batch_process()"
+            )
         return self.queue
 
     # -- checks -------------------------------------------------------------------------------

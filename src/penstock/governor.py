@@ -61,9 +61,8 @@ def make_rules(
     """
     if isinstance(limits, Limit):
         raise TypeError(f"limits must be a list of Limit, or a Limiter: write limits=[{limits!r}]")
-    limiter: Limiter | None = limits if isinstance(limits, Limiter) else Limiter(limits)
-    if limiter is not limits and limiter is not None and not limiter.limits:
-        limiter = None
+    limiter = limits if isinstance(limits, Limiter) else Limiter(limits)
+    is_given = limiter is limits or bool(limiter.limits)
     for value, kind, name in (
         (retry, RetryPolicy, "retry"),
         (breaker, CircuitBreaker, "breaker"),
@@ -76,7 +75,7 @@ def make_rules(
         raise TypeError(f"max_dead_letters must be an int, got {max_dead_letters!r}")
     if max_dead_letters < 0:
         raise ValueError(f"max_dead_letters must be zero or more, got {max_dead_letters}")
-    rules = Rules(limiter, retry, breaker, deadline, max_dead_letters)
+    rules = Rules(limiter if is_given else None, retry, breaker, deadline, max_dead_letters)
     return None if rules == Rules(max_dead_letters=max_dead_letters) else rules
 
 
@@ -127,7 +126,6 @@ class Governor:
         self.on_limit: Callable[[], None] | None = None
         self.retries = 0
         self.dead_letters: deque[DeadLetter[Any]] = deque()
-        self.buried = 0
         self._service = ServiceTime()
         self._inflight = 0
         self._lock = threading.Lock()
@@ -311,7 +309,6 @@ class Governor:
         if self.rules.retry is None or not self.rules.max_dead_letters:
             return
         with self._lock:
-            self.buried += 1
             self.dead_letters.append(letter)
             while len(self.dead_letters) > self.rules.max_dead_letters:
                 self.dead_letters.popleft()
@@ -391,6 +388,8 @@ class Course:
 
     def verdict(self, error: BaseException) -> tuple[float | None, BaseException]:
         """In how many seconds the item is tried again, or None; and the error that counts."""
+        if self.is_void:
+            return None, error
         if isinstance(error, Postponed):
             return error.delay, error
         if error is not self.refusal and isinstance(error, Exception):
@@ -407,7 +406,8 @@ class Course:
 
     def bury(self, error: BaseException, item: Any) -> None:
         """It failed for good, and whoever was to hear of it has."""
-        self.governor.bury(DeadLetter(item, error, self._attempts_made(error)))
+        if not self.is_void:
+            self.governor.bury(DeadLetter(item, error, self._attempts_made(error)))
 
     def _attempts_made(self, error: BaseException) -> int:
         # One that was cancelled did not count, for it might have been the worker that was.

@@ -256,7 +256,9 @@ class WorkQueue(Face[T]):
             QueueFullError: there was no room in time.
             TypeError: the queue is not one in this process.
         """
-        return await self._in_process("submit").submit(item, timeout=timeout, deadline=deadline)
+        return await self._in_process(BoundedQueue, "submit").submit(
+            item, timeout=timeout, deadline=deadline
+        )
 
     @overload
     def map(
@@ -330,7 +332,7 @@ class WorkQueue(Face[T]):
         moment later; ``async with contextlib.aclosing(queue.map(...)) as results`` waits for it.
         """
         workers = self._check_job(items, worker_func, num_workers)
-        queue = self._in_process("map")
+        queue = self._in_process(BoundedQueue, "map")
         if num_workers is not None and queue.worker_count:
             raise ValueError(
                 f"num_workers={num_workers} cannot apply: {queue.worker_count} workers run on this "
@@ -364,14 +366,6 @@ class WorkQueue(Face[T]):
                 feeder.cancel()
                 results.cancel()
                 await asyncio.wait([feeder])
-
-    def _in_process(self, what: str) -> BoundedQueue[T]:
-        if not isinstance(self.queue, BoundedQueue):
-            raise TypeError(
-                f"{what}() needs a queue in this process, which can give results back; "
-                f"{self.queue!r} cannot. Use put() or batch_process()"
-            )
-        return self.queue
 
     # -- signals ------------------------------------------------------------------------------
 

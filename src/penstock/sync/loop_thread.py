@@ -260,6 +260,18 @@ class LoopThread:
             self.withdraw(visit)
             raise
 
+    def finishes(self, func: Callable[[], Coroutine[Any, Any, Any]], limit: float | None) -> bool:
+        """Whether ``func()`` ends within ``limit`` seconds; else it is cancelled.
+
+        Raises what it raises.
+        """
+        visit = self.send(func)
+        if not self.see(visit, limit):
+            self.withdraw(visit)
+            return False
+        visit.result()
+        return True
+
     def withdraw(self, visit: Visit[Any]) -> None:
         """Cancel a call that was sent; nobody waits for it."""
         home = self._home

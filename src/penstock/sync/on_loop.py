@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NoReturn, TypeVar
+from typing import Any, TypeVar
 
 from penstock import _checks
 from penstock.protocols import Queue
@@ -93,16 +93,4 @@ class QueueOnLoop:
         limit = _checks.optional_seconds(timeout)
         refuse_in_loop("join")
         with self._house.visiting() as home:
-            visit = home.send(self._queue.join)
-            if not home.see(visit, limit):
-                home.withdraw(visit)
-                return False
-            visit.result()
-            return True
-
-    def submit(self, item: Any, **options: Any) -> NoReturn:
-        """Refuse: the queue gives no results back."""
-        raise TypeError(
-            "submit() and map() need a queue in this process, which can give results back; "
-            f"{self._queue!r} cannot. Use put() or batch_process()"
-        )
+            return home.finishes(self._queue.join, limit)

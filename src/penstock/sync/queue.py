@@ -212,12 +212,7 @@ class BlockingQueue(QueueCore[T]):
         if not self._accounts.unfinished:
             return True
         with self._visiting() as home:
-            visit = home.send(self._join)
-            if not home.see(visit, limit):
-                home.withdraw(visit)
-                return False
-            visit.result()
-            return True
+            return home.finishes(self._join, limit)
 
     def _is_at_rest(self) -> bool:
         return self._status in (QueueStatus.IDLE, QueueStatus.STOPPED)

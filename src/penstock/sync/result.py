@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import concurrent.futures
-from asyncio import _get_running_loop
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -51,8 +50,7 @@ class Result(concurrent.futures.Future[Any]):
             raise QueueStateError(
                 f"Cannot call {call}() in a forked child: the item is its parent's"
             )
-        if _get_running_loop() is not None:
-            refuse_in_loop(call)
+        refuse_in_loop(call)
         if timeout is None and pool.owns_this_thread():
             raise QueueStateError(
                 f"Cannot call {call}() without a timeout from inside a worker function of the same "

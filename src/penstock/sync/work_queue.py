@@ -399,7 +399,8 @@ class WorkQueue(Face[T]):
             QueueStateError, ValueError: as for :meth:`put`.
             TypeError: the queue is not one in this process.
         """
-        return self._blocking.submit(item, timeout=timeout, deadline=deadline)
+        queue: BlockingQueue[T] = self._in_process(BlockingQueue, "submit")
+        return queue.submit(item, timeout=timeout, deadline=deadline)
 
     @overload
     def map(
@@ -471,9 +472,7 @@ class WorkQueue(Face[T]):
         it ran before. Items that still wait are skipped then.
         """
         workers = self._check_blocking_job(items, worker_func, num_workers)
-        queue = self._blocking
-        if not isinstance(queue, BlockingQueue):
-            queue.submit(None)
+        queue: BlockingQueue[T] = self._in_process(BlockingQueue, "map")
         if num_workers is not None and queue.worker_count:
             raise ValueError(
                 f"num_workers={num_workers} cannot apply: {queue.worker_count} workers run on this "
