@@ -8,19 +8,19 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 import subprocess
-import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+import golang
+from golang import MissingError, environment, folder, go, installed, say
 from observability import shipped
 
-CACHE = shipped.ROOT / ".cache" / "e2e"
+CACHE = golang.CACHE / "e2e"
 
 #: The collector's version, and that of its modules which are past 1.0 and count on their own.
 VERSION, STABLE = "0.158.0", "1.64.0"
@@ -50,10 +50,6 @@ MODULES = {
     "extensions": {"health_check": f"{CONTRIB}/extension/healthcheckextension"},
 }
 PROVIDERS = [f"{CORE}/confmap/provider/{name}provider v{STABLE}" for name in ("env", "file")]
-
-
-class MissingError(Exception):
-    """Something that is needed is not there, or cannot be made. The message says what and why."""
 
 
 def tools() -> dict[str, str]:
@@ -109,7 +105,7 @@ def collector() -> Path:
     if built.exists():
         return built
     say(f"building the collector {VERSION}: some minutes")
-    with folder() as name:
+    with folder(CACHE) as name:
         work = Path(name)
         try:
             go("install", f"{CORE}/cmd/builder@v{VERSION}", cwd=work, GOBIN=str(work))
@@ -157,7 +153,7 @@ def jaeger() -> Path:
     if built.exists():
         return built
     say(f"building Jaeger 2 ({version}): ten minutes or so")
-    with folder() as name:
+    with folder(CACHE) as name:
         work = Path(name)
         try:
             found = json.loads(go("mod", "download", "-json", f"{module}@{version}", cwd=work))
@@ -178,41 +174,4 @@ def jaeger() -> Path:
 def compose() -> Path:
     """A program that reads a compose file as "docker compose" does; it needs no Docker."""
     module, version = COMPOSE
-    built = CACHE / f"compose-go-{version}"
-    if not built.exists():
-        say(f"building compose-go {version}: seconds")
-        with folder() as name:
-            go("install", f"{module}/cmd@{version}", cwd=Path(name), GOBIN=name)
-            shutil.move(Path(name) / "cmd", built)
-    return built
-
-
-def say(text: str) -> None:
-    """Tell whoever waits what for; ``pytest -s`` lets it through."""
-    sys.stderr.write(f"{text}\n")
-
-
-def folder() -> tempfile.TemporaryDirectory[str]:
-    """A new folder to build in."""
-    CACHE.mkdir(parents=True, exist_ok=True)
-    return tempfile.TemporaryDirectory(dir=CACHE, prefix="build-")
-
-
-def environment(**more: str) -> dict[str, str]:
-    """What Go's commands see: pure Go needs no C compiler."""
-    return os.environ | {"CGO_ENABLED": "0"} | more
-
-
-def go(*arguments: str, cwd: Path, **more: str) -> str:
-    """Run a command of Go and return what it printed."""
-    done = subprocess.run(
-        ["go", *arguments],
-        cwd=cwd,
-        env=environment(**more),
-        check=False,
-        capture_output=True,
-        text=True,
-    )
-    if done.returncode:
-        raise MissingError(f"go {' '.join(arguments)}: {(done.stdout + done.stderr)[-3000:]}")
-    return done.stdout
+    return installed(f"{module}/cmd", version, CACHE / f"compose-go-{version}", "seconds")

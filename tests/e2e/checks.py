@@ -11,7 +11,8 @@ from e2e import build
 from e2e.conftest import Outcome, Servers
 from e2e.jaeger import Span
 from observability import shipped
-from observability.servers import get, wait_for
+from observability.servers import get
+from processes import wait_for
 
 pytestmark = pytest.mark.usefixtures("outcome")
 

@@ -16,8 +16,10 @@ import pytest
 from e2e import build
 from e2e.jaeger import Jaeger, Traces
 from e2e.program import SERVICE
+from golang import MissingError
 from observability import shipped
-from observability.servers import Prometheus, free_port, prometheus, running, wait_for
+from observability.servers import Prometheus, prometheus, running
+from processes import free_port, wait_for
 
 if TYPE_CHECKING:
     from e2e.tempo import Receiver
@@ -55,7 +57,7 @@ def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
     try:
         build.tools()
         collector, jaeger = build.collector(), build.jaeger()
-    except build.MissingError as missing:
+    except MissingError as missing:
         pytest.exit(f"make e2e cannot run: {missing}", returncode=1)
     folder = tmp_path_factory.mktemp("e2e")
     kinds = {

@@ -1,46 +1,25 @@
-"""Prometheus as a process, and what one needs to run servers on free ports of this machine."""
+"""Prometheus as a process, and what one needs to run servers that speak HTTP."""
 
 from __future__ import annotations
 
 import math
 import os
 import shutil
-import socket
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import httpx
 import yaml
 
 from observability import shipped
-
-T = TypeVar("T")
+from processes import free_port, wait_for
 
 #: Seconds that a server may take to start, and to stop.
 START, STOP = 60.0, 15.0
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
-def wait_for(what: str, ask: Callable[[], T], timeout: float = 30.0) -> T:
-    """Ask again and again until the answer is true, and return it."""
-    deadline = time.monotonic() + timeout
-    while True:
-        answer = ask()
-        if answer:
-            return answer
-        if time.monotonic() > deadline:
-            raise TimeoutError(f"{what}: not within {timeout:g} s")
-        time.sleep(0.1)
 
 
 def get(url: str, **parameters: Any) -> httpx.Response:

@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from observability import shipped
-from observability.servers import Prometheus, get, prometheus, wait_for
+from observability.servers import Prometheus, get, prometheus
 from penstock.telemetry import names
+from processes import wait_for
 
 PROGRAM = Path(__file__).parent / "scraped_program.py"
 
