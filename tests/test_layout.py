@@ -44,6 +44,7 @@ ORDER = (
     "work_queue",
     "executors",
     "sync",
+    "brokers",
     "testing",
     "cli",
     "__init__",

@@ -1,0 +1,25 @@
+"""The queue on NATS JetStream, for more than one machine. Extra ``nats``.
+
+::
+
+    from penstock import WorkQueue
+    from penstock.brokers.nats import NatsQueue
+
+    queue = WorkQueue(queue=NatsQueue("nats://localhost:4222", name="calls", maxsize=10_000))
+
+Whoever puts and whoever processes may be on different machines. ``put`` returning True says that
+the server has stored the item; each is processed at least once.
+"""
+
+try:
+    import nats as _nats  # noqa: F401 - to say what is missing
+except ImportError as error:
+    raise ImportError(
+        "penstock.brokers.nats needs the extra nats: pip install 'penstock[nats]'"
+    ) from error
+
+from penstock.brokers.nats.dead_letters import NatsDeadLetter
+from penstock.brokers.nats.engine import QueueInfo
+from penstock.brokers.nats.queue import NatsQueue
+
+__all__ = ["NatsDeadLetter", "NatsQueue", "QueueInfo"]
