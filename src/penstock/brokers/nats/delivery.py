@@ -93,6 +93,8 @@ class Hands:
 
         If it cannot be told for as long as ``ack_wait``, the item will be handed out again.
         """
+        if delivery not in self._held:  # it was handed back: its end comes too late
+            return
         delivery.is_done = True
         loop = asyncio.get_running_loop()
         give_up_at = loop.time() + self._ack_wait

@@ -192,6 +192,7 @@ class NatsQueue(QueueBase[T]):
         self._loans: dict[Any, deque[Entry[T]]] = {}
         self._news: asyncio.Event | None = None
         self._quiet_until = 0.0
+        self._left = 0  # by the last stop
 
     # -- what it looks like -------------------------------------------------------------------
 
@@ -376,6 +377,7 @@ class NatsQueue(QueueBase[T]):
 
     def put_nowait(self, item: T) -> NoReturn:
         """Refuse: whether there is room, only the server knows, and to ask it takes a moment."""
+        self._must_be_open("put")
         raise TypeError(
             f"put_nowait() cannot ask a server: use await put(item, timeout=0) with {self!r}"
         )
@@ -415,6 +417,7 @@ class NatsQueue(QueueBase[T]):
 
     def get_nowait(self) -> NoReturn:
         """Refuse: whether there is an item, only the server knows."""
+        self._must_be_open("get")
         raise TypeError(f"get_nowait() cannot ask a server: use await get(timeout=0) with {self!r}")
 
     def task_done(self) -> None:
@@ -601,8 +604,8 @@ class NatsQueue(QueueBase[T]):
             drain: makes no difference here; what waits stays on the server in any case.
 
         Returns:
-            True when the workers finished all that they held. False when something was handed back:
-            the server hands it out again at once, to any machine.
+            True when the queue was empty at the end. False when something was left: what waited,
+            and what was handed back, which the server hands out again at once, to any machine.
 
         Raises:
             QueueStateError: called from inside a worker function, which would wait for itself.
@@ -616,7 +619,7 @@ class NatsQueue(QueueBase[T]):
         if self._status is QueueStatus.IDLE:
             self._set_status(QueueStatus.STOPPED)
         if self._status is QueueStatus.STOPPED:
-            return not self._feed.gave_back
+            return not self._left
         self._check_loop("stop")
         self._check_not_worker("stop")
         if self._status is QueueStatus.PROCESSING:
@@ -628,7 +631,7 @@ class NatsQueue(QueueBase[T]):
                 self._ending = asyncio.create_task(self._end())
             if self._ending is not None:
                 await asyncio.shield(self._ending)
-        return not self._feed.gave_back
+        return not self._left
 
     def _close(self) -> None:
         self._open_on = CLOSED
@@ -651,6 +654,7 @@ class NatsQueue(QueueBase[T]):
         if self._watch is not None:
             self._watch.cancel()
         await self._look_once()
+        self._left = len(self._level)
         await self._wire.close()
         self._set_status(QueueStatus.STOPPED)
         if self._news is not None:
