@@ -8,6 +8,7 @@ import logging
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from nats.aio.msg import Msg
@@ -25,6 +26,9 @@ T = TypeVar("T")
 
 #: Seconds for which a request for items stands.
 _EXPIRES = 30.0
+#: Seconds between two signs of life of a server that has nothing for us, and between two looks.
+_HEARTBEAT = 5.0
+_LOOK = 2.0
 #: Seconds after which a delivery that no worker takes goes back to the server.
 _LEFT_OVER = 1.0
 #: Seconds until the next request, where the server refused one.
@@ -32,7 +36,17 @@ _REFUSED = 0.5
 #: The most items that wait here because their rules hold them up, or to be settled.
 _MOST_BESIDE = 100
 
-_EXPIRED = "408"
+_EXPIRED, _HEARTBEATS = "408", "100"
+
+
+@dataclass
+class _Pull:
+    """A request for items that stands."""
+
+    #: How many are still to come.
+    left: int
+    #: When the server must have said that it has expired, by the loop's clock.
+    until: float
 
 
 class Feed(Takers):
@@ -62,10 +76,13 @@ class Feed(Takers):
         self._put_off: dict[int, tuple[Entry[Any], asyncio.TimerHandle]] = {}
         self._subscription: Subscription | None = None
         self._inbox = ""
-        # Pulls that stand, by number: how many items they were for. And how many are to come.
-        self._pulls: dict[str, tuple[int, asyncio.TimerHandle]] = {}
+        # Pulls that stand, by number, the oldest first; and how many items they are for in all.
+        self._pulls: dict[str, _Pull] = {}
         self._pull_number = 0
         self._asked = 0
+        # When the server was last heard of, and the next look whether it still is.
+        self._heard_at = 0.0
+        self._look: asyncio.TimerHandle | None = None
         self._is_asking = False
         self._is_hushed = False
 
@@ -134,12 +151,15 @@ class Feed(Takers):
         if len(self._put_off) + self._hands.settling > _MOST_BESIDE:
             asyncio.get_running_loop().call_later(_REFUSED, self._ask)
             return
+        loop = asyncio.get_running_loop()
+        if not self._pulls:
+            self._heard_at = loop.time()
+        if self._look is None:
+            self._look = loop.call_later(_LOOK, self._look_after_pulls, loop)
         self._asked += wanted
         self._pull_number += 1
         number = str(self._pull_number)
-        # A pull of which nothing is heard any more, with its server perhaps, must not stay.
-        timer = asyncio.get_running_loop().call_later(expires + 2, self._over, number, None)
-        self._pulls[number] = (wanted, timer)
+        self._pulls[number] = _Pull(wanted, loop.time() + expires + _LOOK)
         self._hands.settle(self._pull(number, wanted, expires))
 
     async def _pull(self, number: str, count: int, expires: float) -> None:
@@ -147,20 +167,25 @@ class Feed(Takers):
             self._inbox = self._wire.client.new_inbox()
             self._subscription = await self._wire.subscribe(f"{self._inbox}.*", self._arrived)
         request = {"batch": count, "expires": max(1, int(expires * 1e9))}
+        if expires >= 2 * _HEARTBEAT:  # or the server refuses
+            request["idle_heartbeat"] = int(_HEARTBEAT * 1e9)
         payload = json.dumps(request).encode()
         if not await self._wire.send(self._subject, payload, f"{self._inbox}.{number}"):
             self._over(number, None)
 
     async def _arrived(self, message: Msg) -> None:
+        self._heard_at = asyncio.get_running_loop().time()
         if not message.reply:
             status = (message.headers or {}).get(Header.STATUS, "")
             left = (message.headers or {}).get("Nats-Pending-Messages")
             number = message.subject.rpartition(".")[2]
+            if status == _HEARTBEATS:
+                return
             if status != _EXPIRED and number in self._pulls:
                 self._logger.debug("NATS ended a request for items: %s", message.headers)
             self._over(number, left, is_refusal=status != _EXPIRED)
             return
-        self._asked = max(0, self._asked - 1)
+        self._one_came()
         entry = self._receive(message)
         if entry is None:  # it was none that a worker could have
             self._ask_soon()
@@ -174,11 +199,11 @@ class Feed(Takers):
 
     def _over(self, number: str, left: str | None, *, is_refusal: bool = False) -> None:
         """A pull has ended; ``left``: how many of its items will not come, if that was told."""
-        count, timer = self._pulls.pop(number, (0, None))
-        if timer is None:
-            return
-        timer.cancel()
-        self._asked = max(0, self._asked - (count if left is None else int(left)))
+        pull = self._pulls.pop(number, None)
+        if left is not None:
+            self._asked = max(0, self._asked - int(left))
+        elif pull is not None:
+            self._asked = max(0, self._asked - pull.left)
         if not self._pulls:
             self._asked = 0
         if self.closed:
@@ -188,6 +213,29 @@ class Feed(Takers):
         else:
             self._ask_soon()
 
+    def _one_came(self) -> None:
+        # Of whichever pull: their sum is right if it is taken for the oldest one's.
+        self._asked = max(0, self._asked - 1)
+        number = next(iter(self._pulls), None)
+        if number is not None:
+            pull = self._pulls[number]
+            pull.left -= 1
+            if not pull.left:
+                del self._pulls[number]
+
+    def _look_after_pulls(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Give up pulls of which nothing is heard any more; their server may be gone."""
+        now = loop.time()
+        if now - self._heard_at > 2.5 * _HEARTBEAT:
+            self._forget_pulls()
+        for number in [number for number, pull in self._pulls.items() if pull.until < now]:
+            self._over(number, None)
+        self._look = None
+        if not self._pulls and self._takers:
+            self._ask_soon()
+        elif self._pulls:
+            self._look = loop.call_later(_LOOK, self._look_after_pulls, loop)
+
     def reconnected(self) -> None:
         """The server that knew our pulls may be another one now: ask anew."""
         self._forget_pulls()
@@ -195,8 +243,6 @@ class Feed(Takers):
             self._ask_soon()
 
     def _forget_pulls(self) -> None:
-        for _, timer in self._pulls.values():
-            timer.cancel()
         self._pulls.clear()
         self._asked = 0
 
@@ -248,5 +294,5 @@ class Feed(Takers):
         self._put_off.clear()
         self._pulls.clear()
         self._asked = 0
-        self._is_asking = False
-        self._subscription = None
+        self._is_asking = self._is_hushed = False
+        self._look = self._subscription = None

@@ -61,8 +61,6 @@ _SHORTEST_LOOK, _LONGEST_LOOK = 0.02, 0.5
 _LAST_WORDS = 10.0
 #: Seconds that a ``get`` which is not to wait gives the server to answer.
 _AT_ONCE = 0.2
-#: Bytes of a message that are left for headers.
-_HEADERS = 8192
 
 
 class NatsQueue(QueueBase[T]):
@@ -89,8 +87,8 @@ class NatsQueue(QueueBase[T]):
         max_deliveries: an item that was handed out so often without an end becomes a dead letter,
             for it may be what kills its workers. Each handing-out counts, also those that a stop
             handed back. At least 1.
-        max_item_size: the most bytes that an item may have; ``None``: as the server takes, 1 MiB
-            less some for headers by default.
+        max_item_size: the most bytes that an item may have; ``None``: as many as the server takes,
+            which is 1 MiB with the headers unless its ``max_payload`` says otherwise.
         options: what ``nats.connect`` takes beside: ``user``, ``password``, ``token``,
             ``user_credentials``, ``nkeys_seed``, ``tls``, ...
         limits, retry, breaker, deadline: as for :class:`penstock.WorkQueue`, for the workers of
@@ -170,7 +168,9 @@ class NatsQueue(QueueBase[T]):
         self._hands = Hands(wire, ack_wait, self._logger, self._name)
         self._hands.on_done = self._one_less
         self._graves = Graveyard(wire, self._engine, self._publisher, self._codec, self._logger)
-        self._intake = Intake(self._codec, self._hands, self._probe, max_deliveries, self._bury)
+        self._intake = Intake(
+            self._codec, self._hands, self._probe, max_deliveries, self._bury, self._turn_down
+        )
         self._feed = Feed(
             wire,
             f"$JS.API.CONSUMER.MSG.NEXT.{self._name}.{CONSUMER}",
@@ -182,8 +182,8 @@ class NatsQueue(QueueBase[T]):
         self._pool = WorkerPool(self._feed, self._accounts, self._name, self._logger)
 
         self._line = Line()
-        # Message ids: one that is unique in the world, and a number.
-        self._id = NUID().next().decode()
+        # Message ids: one that is unique in the world, made at each start, and a number.
+        self._id = ""
         self._id_number = 0
         self._starting: asyncio.Lock | None = None
         self._ending: asyncio.Task[None] | None = None
@@ -307,13 +307,10 @@ class NatsQueue(QueueBase[T]):
         if self._governor.limiter.limits:
             self._governor.limiter.check(item)
         payload = self._codec.encode(item)
-        # Some of what the server takes is for headers.
-        largest = self._max_item_size or self._wire.client.max_payload - _HEADERS
-        if len(payload) > largest:
+        if self._max_item_size is not None and len(payload) > self._max_item_size:
             raise CodecError(
-                f"The item is {len(payload)} bytes as {self._codec.content_type}, and at most "
-                f"{largest} are allowed: put less into it (a reference to a file, say), or raise "
-                "max_item_size and the server's max_payload"
+                f"The item is {len(payload)} bytes as {self._codec.content_type}, and "
+                f"max_item_size allows {self._max_item_size}"
             )
         headers = (
             {} if self._codec.content_type == JSON else {CONTENT_TYPE: self._codec.content_type}
@@ -477,6 +474,13 @@ class NatsQueue(QueueBase[T]):
         if not delivery.is_done:
             self._hands.settle(self._bury_now(delivery, error))
 
+    def _turn_down(self, delivery: Delivery, error: Exception) -> None:
+        """No worker can have this, so no error handler will hear of it."""
+        self._accounts.errors += 1
+        self._accounts.processed += 1
+        self._logger.error("Queue %s: an item becomes a dead letter: %s", self._name, error)
+        self._bury(delivery, error)
+
     async def _bury_now(self, delivery: Delivery, error: BaseException) -> None:
         if await self._graves.bury(delivery, error, self._hands):
             self._accounts.buried += 1
@@ -570,6 +574,7 @@ class NatsQueue(QueueBase[T]):
         except BaseException:
             await self._wire.close()
             raise
+        self._id = NUID().next().decode()  # not before: a program may fork with its queue
         self._news = asyncio.Event()
         self._ending = None
         self._hands.open()
