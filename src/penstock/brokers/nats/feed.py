@@ -73,9 +73,13 @@ class Feed(Takers):
         self.closed = False
         #: Those that came and that nobody has taken yet.
         self._entries: deque[Entry[Any]] = deque()
+        # What their rules held up: until it is time, and then until a worker is free. It is not
+        # handed back meanwhile, for that would count as a delivery.
+        self._ripe: deque[Entry[Any]] = deque()
         self._put_off: dict[int, tuple[Entry[Any], asyncio.TimerHandle]] = {}
         self._subscription: Subscription | None = None
         self._inbox = ""
+        self._subscribing = asyncio.Lock()
         # Pulls that stand, by number, the oldest first; and how many items they are for in all.
         self._pulls: dict[str, _Pull] = {}
         self._pull_number = 0
@@ -88,13 +92,15 @@ class Feed(Takers):
 
     @property
     def put_off(self) -> int:
-        """How many items wait here because their rules hold them up."""
-        return len(self._put_off)
+        """How many items wait here because their rules held them up."""
+        return len(self._put_off) + len(self._ripe)
 
     # -- what workers call --------------------------------------------------------------------
 
     def take(self) -> Entry[Any] | None:
         """The next entry, or None."""
+        if self._ripe:
+            return self._ripe.popleft()
         return self._entries.popleft() if self._entries else None
 
     async def wait(self, timeout: float | None = None) -> bool:
@@ -102,8 +108,7 @@ class Feed(Takers):
         if self.closed:
             return False
         waiter = self._register()
-        if self._entries:
-            self.wake()
+        self.wake()
         self._ask_soon(_EXPIRES if timeout is None else min(timeout, _EXPIRES))
         return await self._be_called(waiter, timeout)
 
@@ -123,17 +128,16 @@ class Feed(Takers):
             self._hands.hand_back(ticket.delivery, delay)
             return
         order = entry[0]
-        timer = asyncio.get_running_loop().call_later(delay, self._ripe, order)
+        timer = asyncio.get_running_loop().call_later(delay, self._ripen, order)
         self._put_off[order] = (entry, timer)
 
-    def _ripe(self, order: int) -> None:
+    def _ripen(self, order: int) -> None:
         entry, _ = self._put_off.pop(order)
-        self._entries.appendleft(entry)
+        self._ripe.append(entry)
         self.wake()
-        self._watch_leftovers()
 
     def _at_hand(self) -> int:
-        return len(self._entries)
+        return len(self._entries) + len(self._ripe)
 
     # -- asking -------------------------------------------------------------------------------
 
@@ -144,11 +148,11 @@ class Feed(Takers):
 
     def _ask(self, expires: float = _EXPIRES) -> None:
         self._is_asking = False
-        on_their_way = max(0, len(self._entries) - len(self._called))
+        on_their_way = max(0, self._at_hand() - len(self._called))
         wanted = len(self._takers) - on_their_way - self._asked
         if self.closed or self._is_hushed or wanted <= 0:
             return
-        if len(self._put_off) + self._hands.settling > _MOST_BESIDE:
+        if self.put_off + self._hands.settling > _MOST_BESIDE:
             asyncio.get_running_loop().call_later(_REFUSED, self._ask)
             return
         loop = asyncio.get_running_loop()
@@ -163,15 +167,16 @@ class Feed(Takers):
         self._hands.settle(self._pull(number, wanted, expires))
 
     async def _pull(self, number: str, count: int, expires: float) -> None:
-        if self._subscription is None:
-            self._inbox = self._wire.client.new_inbox()
-            self._subscription = await self._wire.subscribe(f"{self._inbox}.*", self._arrived)
+        async with self._subscribing:
+            if self._subscription is None:
+                self._inbox = self._wire.client.new_inbox()
+                self._subscription = await self._wire.subscribe(f"{self._inbox}.*", self._arrived)
         request = {"batch": count, "expires": max(1, int(expires * 1e9))}
         if expires >= 2 * _HEARTBEAT:  # or the server refuses
             request["idle_heartbeat"] = int(_HEARTBEAT * 1e9)
         payload = json.dumps(request).encode()
         if not await self._wire.send(self._subject, payload, f"{self._inbox}.{number}"):
-            self._over(number, None)
+            self._over(number, None, is_refusal=True)
 
     async def _arrived(self, message: Msg) -> None:
         self._heard_at = asyncio.get_running_loop().time()
@@ -249,12 +254,12 @@ class Feed(Takers):
     # -- what nobody takes --------------------------------------------------------------------
 
     def _watch_leftovers(self) -> None:
-        if len(self._entries) > len(self._called):
+        if self._at_hand() > len(self._called):
             asyncio.get_running_loop().call_later(_LEFT_OVER, self._return_leftovers)
 
     def _return_leftovers(self) -> None:
         # More came than workers were free, or those that waited have gone.
-        while len(self._entries) > len(self._called) + len(self._takers):
+        while self._entries and self._at_hand() > len(self._called) + len(self._takers):
             self.give_back(self._entries.pop())
 
     # -- closing ------------------------------------------------------------------------------
@@ -262,6 +267,7 @@ class Feed(Takers):
     def open(self) -> None:
         """Ask for items again."""
         self.closed = False
+        self._subscribing = asyncio.Lock()  # of this loop
 
     def close(self) -> None:
         """Ask for no more; every worker that waits is told."""
@@ -277,8 +283,8 @@ class Feed(Takers):
             with suppress(Exception):
                 await subscription.drain()  # type: ignore[no-untyped-call]
             self._is_hushed = False
-        while self._entries:
-            self.give_back(self._entries.popleft())
+        while (entry := self.take()) is not None:
+            self.give_back(entry)
         for entry, timer in self._put_off.values():
             timer.cancel()
             self.give_back(entry)
@@ -291,6 +297,7 @@ class Feed(Takers):
         self.closed = True
         self._forget_takers()
         self._entries.clear()
+        self._ripe.clear()
         self._put_off.clear()
         self._pulls.clear()
         self._asked = 0

@@ -54,6 +54,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+#: As NATS has it.
+_MOST_REPLICAS = 5
 #: Seconds between two looks at the size, and between two while somebody waits for it to be zero.
 _LOOK = 1.0
 _SHORTEST_LOOK, _LONGEST_LOOK = 0.02, 0.5
@@ -86,14 +88,15 @@ class NatsQueue(QueueBase[T]):
             out again; a live one is heard of every third of it. At least 1.
         max_deliveries: an item that was handed out so often without an end becomes a dead letter,
             for it may be what kills its workers. Each handing-out counts, also those that a stop
-            handed back. At least 1.
+            handed back; so it must be more than the attempts of ``retry``. At least 1.
         max_item_size: the most bytes that an item may have; ``None``: as many as the server takes,
             which is 1 MiB with the headers unless its ``max_payload`` says otherwise.
         options: what ``nats.connect`` takes beside: ``user``, ``password``, ``token``,
             ``user_credentials``, ``nkeys_seed``, ``tls``, ...
         limits, retry, breaker, deadline: as for :class:`penstock.WorkQueue`, for the workers of
             this process. A retry waits on the server, for whichever machine; ``attempts`` counts
-            those on all. With a deadline the clocks of the machines should agree.
+            the deliveries on all, those that a stop or a death ended included. With a deadline the
+            clocks of the machines should agree.
         max_dead_letters: how many items that failed for good are kept; when they are as many, what
             fails stays in the queue. 0: they are dropped.
         telemetry: as for :class:`penstock.BoundedQueue`. The trace of a put goes with its item to
@@ -125,7 +128,7 @@ class NatsQueue(QueueBase[T]):
         codec: Codec[T] | None = None,
         replicas: int = 1,
         ack_wait: float = 30.0,
-        max_deliveries: int = 10,
+        max_deliveries: int = 20,
         max_item_size: int | None = None,
         options: Mapping[str, Any] | None = None,
         limits: Iterable[Limit] | Limiter = (),
@@ -138,14 +141,7 @@ class NatsQueue(QueueBase[T]):
         super().__init__(maxsize, timeout, logger, check_name(name))
         rules = make_rules(limits, retry, breaker, deadline, max_dead_letters)
         urls = check_servers(servers)
-        if _checks.seconds(ack_wait, "ack_wait") < 1 or ack_wait > LONG:
-            raise ValueError(f"ack_wait must be at least 1 second and finite, got {ack_wait!r}")
-        _checks.positive_int(replicas, "replicas", "replicas must be at least 1")
-        if replicas > 5:
-            raise ValueError(f"replicas must be at most 5, as NATS has it, got {replicas}")
-        _checks.positive_int(max_deliveries, "max_deliveries", "max_deliveries must be at least 1")
-        if max_item_size is not None:
-            _checks.positive_int(max_item_size, "max_item_size", "max_item_size must be at least 1")
+        _check_figures(replicas, ack_wait, max_deliveries, max_item_size, retry)
         self._max_item_size = max_item_size
         self._codec: Codec[T] = JsonCodec() if codec is None else codec
         _checks.members(self._codec, "codec", Codec)
@@ -757,3 +753,19 @@ class NatsQueue(QueueBase[T]):
             if self._status is not QueueStatus.PROCESSING:
                 raise state_error(verb if " " in verb else f"{verb} items", self._status)
             self._check_loop(verb)
+
+
+def _check_figures(
+    replicas: Any, ack_wait: Any, max_deliveries: Any, max_item_size: Any, retry: RetryPolicy | None
+) -> None:
+    if _checks.positive_int(replicas, "replicas", "replicas must be at least 1") > _MOST_REPLICAS:
+        raise ValueError(f"replicas must be at most {_MOST_REPLICAS}, got {replicas}")
+    if not 1 <= _checks.seconds(ack_wait, "ack_wait") <= LONG:
+        raise ValueError(f"ack_wait must be at least 1 second and finite, got {ack_wait!r}")
+    most = _checks.positive_int(max_deliveries, "max_deliveries", "max_deliveries must be positive")
+    if retry is not None and isinstance(retry.attempts, int) and retry.attempts >= most:
+        raise ValueError(
+            f"max_deliveries must be more than the {retry.attempts} attempts of retry, got {most}"
+        )
+    if max_item_size is not None:
+        _checks.positive_int(max_item_size, "max_item_size", "max_item_size must be at least 1")
