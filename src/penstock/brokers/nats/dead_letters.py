@@ -81,7 +81,7 @@ class Graveyard(Generic[T]):
         headers[ERROR] = _one_line(str(error))
         headers[DELIVERIES] = str(delivery.number)
         # The same at every try: buried twice, it is kept once.
-        stored_at = int(delivery.stored_at.timestamp() * 1e6)
+        stored_at = int(delivery.stored_at * 1e6)
         headers[MESSAGE_ID] = f"dead-{self._engine.name}-{delivery.sequence}-{stored_at}"
         try:
             reason = "they are as many as may be"

@@ -57,8 +57,6 @@ class Feed(Takers):
         self._receive = receive
         self._logger = logger
         self.closed = False
-        #: Whether a worker gave an item back since it was opened.
-        self.gave_back = False
         #: Those that came and that nobody has taken yet.
         self._entries: deque[Entry[Any]] = deque()
         self._put_off: dict[int, tuple[Entry[Any], asyncio.TimerHandle]] = {}
@@ -94,10 +92,6 @@ class Feed(Takers):
 
     def give_back(self, entry: Entry[Any]) -> None:
         """A worker was cancelled with it: another machine may have it, at once."""
-        self.gave_back = True
-        self._return(entry)
-
-    def _return(self, entry: Entry[Any]) -> None:
         self._hands.hand_back(delivery_of(entry))
 
     def postpone(self, entry: Entry[Any], delay: float) -> None:
@@ -172,7 +166,7 @@ class Feed(Takers):
             self._ask_soon()
             return
         if self.closed or self._is_hushed:
-            self._return(entry)
+            self.give_back(entry)
             return
         self._entries.append(entry)
         self.wake()
@@ -215,13 +209,13 @@ class Feed(Takers):
     def _return_leftovers(self) -> None:
         # More came than workers were free, or those that waited have gone.
         while len(self._entries) > len(self._called) + len(self._takers):
-            self._return(self._entries.pop())
+            self.give_back(self._entries.pop())
 
     # -- closing ------------------------------------------------------------------------------
 
     def open(self) -> None:
         """Ask for items again."""
-        self.closed = self.gave_back = False
+        self.closed = False
 
     def close(self) -> None:
         """Ask for no more; every worker that waits is told."""
@@ -238,10 +232,10 @@ class Feed(Takers):
                 await subscription.drain()  # type: ignore[no-untyped-call]
             self._is_hushed = False
         while self._entries:
-            self._return(self._entries.popleft())
+            self.give_back(self._entries.popleft())
         for entry, timer in self._put_off.values():
             timer.cancel()
-            self._return(entry)
+            self.give_back(entry)
         self._put_off.clear()
         if self._takers and not self.closed:
             self._ask_soon()

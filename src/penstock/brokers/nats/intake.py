@@ -10,7 +10,7 @@ from nats.aio.msg import Msg
 from opentelemetry import context as otel_context
 from opentelemetry import propagate
 
-from penstock.brokers.codecs import Codec
+from penstock.brokers.codecs import JSON, Codec
 from penstock.brokers.nats.delivery import Delivery, DeliveryTicket, Hands
 from penstock.calls import Entry, Ticket
 from penstock.errors import BrokerError, CodecError
@@ -22,6 +22,8 @@ T = TypeVar("T")
 #: Headers that go with an item, beside those of its trace.
 CONTENT_TYPE: Final = "Penstock-Content-Type"
 DEADLINE: Final = "Penstock-Deadline"
+#: How headers begin that are not for whoever propagates traces.
+_NO_TRACE = ("Nats-", "Penstock-")
 
 
 class Intake(Generic[T]):
@@ -69,8 +71,8 @@ class Intake(Generic[T]):
         return (delivery.sequence, item, _context_of(delivery.headers), ticket)
 
     def _decode(self, delivery: Delivery) -> T:
-        told, ours = delivery.headers.get(CONTENT_TYPE), self._codec.content_type
-        if told is not None and told != ours:
+        told, ours = delivery.headers.get(CONTENT_TYPE, JSON), self._codec.content_type
+        if told != ours:
             raise CodecError(f"The item was put as {told}, and this queue reads {ours}")
         return self._codec.decode(delivery.message.data)
 
@@ -80,15 +82,16 @@ class Intake(Generic[T]):
         deadline = None if told is None else max(0.0, float(told) - delivery.age)
         course = governor.course(item, deadline)
         # What other machines did counts too.
-        course.attempts = delivery.number - 1
-        course.began_at = now() - delivery.age
+        if delivery.number > 1:
+            course.attempts = delivery.number - 1
+            course.began_at = now() - delivery.age
         return course
 
 
 def _context_of(headers: dict[str, str]) -> Context:
     """An empty context, but for the trace and the baggage that came with the item."""
     context = Context()
-    if headers:
+    if not all(name.startswith(_NO_TRACE) for name in headers):
         around = propagate.extract(headers, otel_context.Context())
         if around:
             context.run(otel_context.attach, around)

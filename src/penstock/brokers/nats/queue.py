@@ -16,7 +16,7 @@ from opentelemetry import propagate
 
 from penstock import _checks
 from penstock.base import CLOSED, LONG, WARN_EVERY, QueueBase, figures_of
-from penstock.brokers.codecs import Codec, JsonCodec
+from penstock.brokers.codecs import JSON, Codec, JsonCodec
 from penstock.brokers.nats.counts import Counts, Level
 from penstock.brokers.nats.dead_letters import Graveyard, NatsDeadLetter
 from penstock.brokers.nats.delivery import Delivery, Hands, delivery_of
@@ -38,7 +38,6 @@ from penstock.errors import (
     CodecError,
     QueueEmptyError,
     QueueStateError,
-    QueueUnknownError,
 )
 from penstock.governor import MAX_DEAD_LETTERS, Rules, make_rules
 from penstock.limits.adaptive import AdaptiveConcurrency
@@ -183,15 +182,18 @@ class NatsQueue(QueueBase[T]):
         self._pool = WorkerPool(self._feed, self._accounts, self._name, self._logger)
 
         self._line = Line()
-        self._ids = NUID()
+        # Message ids: one that is unique in the world, and a number.
+        self._id = NUID().next().decode()
+        self._id_number = 0
         self._starting: asyncio.Lock | None = None
         self._ending: asyncio.Task[None] | None = None
         self._watch: asyncio.Task[None] | None = None
-        # Puts that the server has not answered; what was taken by hand and by which task.
-        self._puts: set[asyncio.Future[None]] = set()
+        # Puts under way; what was taken by hand, by the task that did.
+        self._puts = 0
         self._loans: dict[Any, deque[Entry[T]]] = {}
         self._news: asyncio.Event | None = None
         self._quiet_until = 0.0
+        self._left = 0  # by the last stop
 
     # -- what it looks like -------------------------------------------------------------------
 
@@ -302,7 +304,8 @@ class NatsQueue(QueueBase[T]):
 
     def _packed(self, item: T, deadline: float | None) -> tuple[bytes, dict[str, str]]:
         assert self._governor is not None
-        self._governor.limiter.check(item)
+        if self._governor.limiter.limits:
+            self._governor.limiter.check(item)
         payload = self._codec.encode(item)
         # Some of what the server takes is for headers.
         largest = self._max_item_size or self._wire.client.max_payload - _HEADERS
@@ -312,7 +315,9 @@ class NatsQueue(QueueBase[T]):
                 f"{largest} are allowed: put less into it (a reference to a file, say), or raise "
                 "max_item_size and the server's max_payload"
             )
-        headers = {CONTENT_TYPE: self._codec.content_type}
+        headers = (
+            {} if self._codec.content_type == JSON else {CONTENT_TYPE: self._codec.content_type}
+        )
         if deadline is None:
             deadline = self._rules.deadline
         if deadline is not None:
@@ -327,12 +332,12 @@ class NatsQueue(QueueBase[T]):
         had_to_wait: Callable[[], None] | None,
     ) -> bool:
         async def attempt() -> bool:
-            headers[MESSAGE_ID] = self._ids.next().decode()
+            self._id_number += 1
+            headers[MESSAGE_ID] = f"{self._id}-{self._id_number:x}"
             return await self._publisher.store(self._engine.subject, payload, headers)
 
         counts, stops = self._accounts, self._stops
-        under_way = asyncio.get_running_loop().create_future()
-        self._puts.add(under_way)
+        self._puts += 1
         accepted: bool | None = False
         try:
             if not len(self._line):
@@ -345,18 +350,13 @@ class NatsQueue(QueueBase[T]):
                 elif limit:
                     counts.put_waits += 1
                     accepted = await self._line.wait_for(attempt, min(limit, LONG))
-        except QueueUnknownError:
-            counts.unknown += 1
-            raise
-        except BrokerError:
-            counts.failed += 1
-            raise
-        except asyncio.CancelledError:
-            counts.cancelled += 1
+        except BaseException as error:
+            counts.put_failed(error)
             raise
         finally:
-            self._puts.discard(under_way)
-            under_way.cancel()
+            self._puts -= 1
+            if not self._puts and self._news is not None:
+                self._news.set()
         if accepted is None:
             counts.stopped += 1
             raise self._stopped_meanwhile("put")
@@ -376,6 +376,7 @@ class NatsQueue(QueueBase[T]):
 
     def put_nowait(self, item: T) -> NoReturn:
         """Refuse: whether there is room, only the server knows, and to ask it takes a moment."""
+        self._must_be_open("put")
         raise TypeError(
             f"put_nowait() cannot ask a server: use await put(item, timeout=0) with {self!r}"
         )
@@ -415,6 +416,7 @@ class NatsQueue(QueueBase[T]):
 
     def get_nowait(self) -> NoReturn:
         """Refuse: whether there is an item, only the server knows."""
+        self._must_be_open("get")
         raise TypeError(f"get_nowait() cannot ask a server: use await get(timeout=0) with {self!r}")
 
     def task_done(self) -> None:
@@ -601,8 +603,8 @@ class NatsQueue(QueueBase[T]):
             drain: makes no difference here; what waits stays on the server in any case.
 
         Returns:
-            True when the workers finished all that they held. False when something was handed back:
-            the server hands it out again at once, to any machine.
+            True when the queue was empty at the end. False when something was left: what waited,
+            and what was handed back, which the server hands out again at once, to any machine.
 
         Raises:
             QueueStateError: called from inside a worker function, which would wait for itself.
@@ -616,7 +618,7 @@ class NatsQueue(QueueBase[T]):
         if self._status is QueueStatus.IDLE:
             self._set_status(QueueStatus.STOPPED)
         if self._status is QueueStatus.STOPPED:
-            return not self._feed.gave_back
+            return not self._left
         self._check_loop("stop")
         self._check_not_worker("stop")
         if self._status is QueueStatus.PROCESSING:
@@ -628,7 +630,7 @@ class NatsQueue(QueueBase[T]):
                 self._ending = asyncio.create_task(self._end())
             if self._ending is not None:
                 await asyncio.shield(self._ending)
-        return not self._feed.gave_back
+        return not self._left
 
     def _close(self) -> None:
         self._open_on = CLOSED
@@ -645,16 +647,33 @@ class NatsQueue(QueueBase[T]):
             for entry in loans:
                 self._feed.give_back(entry)
         self._loans.clear()
-        if self._puts:
-            await asyncio.wait(list(self._puts), timeout=_LAST_WORDS)
+        await self._wait_for_puts()
         await self._hands.close(_LAST_WORDS)
         if self._watch is not None:
             self._watch.cancel()
         await self._look_once()
+        self._left = len(self._level)
         await self._wire.close()
         self._set_status(QueueStatus.STOPPED)
         if self._news is not None:
             self._news.set()
+
+    async def _wait_for_puts(self) -> None:
+        """Let the server answer the puts that are under way, for a while."""
+        loop = asyncio.get_running_loop()
+        give_up_at = loop.time() + _LAST_WORDS
+        while self._puts and loop.time() < give_up_at:
+            await self._news_or(_LONGEST_LOOK)
+
+    async def _news_or(self, timeout: float) -> None:
+        """Wait until something happens here, at most ``timeout`` seconds."""
+        assert self._news is not None
+        self._news.clear()
+        news = asyncio.ensure_future(self._news.wait())
+        try:
+            await asyncio.wait([news], timeout=timeout)
+        finally:
+            news.cancel()
 
     async def _wait_for_stop(self) -> None:
         await self._pool.wait()
@@ -681,15 +700,9 @@ class NatsQueue(QueueBase[T]):
         self._check_not_worker("join")
         stops, pause = self._stops, _SHORTEST_LOOK
         while self._stops == stops:
-            assert self._news is not None
-            self._news.clear()
             if await self._look_once() == 0 and not len(self._hands):
                 return
-            news = asyncio.ensure_future(self._news.wait())
-            try:
-                await asyncio.wait([news], timeout=pause)
-            finally:
-                news.cancel()
+            await self._news_or(pause)
             pause = min(pause * 2, _LONGEST_LOOK)
         await self._wait_for_stop()
         if len(self._level):
@@ -730,7 +743,7 @@ class NatsQueue(QueueBase[T]):
             self._hands.forget()
             self._pool.abandon()
             self._loans.clear()
-            self._puts.clear()
+            self._puts = 0
             self._line = Line()
             self._set_status(QueueStatus.STOPPED)
 

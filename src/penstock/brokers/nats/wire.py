@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 #: Seconds that a server has to answer.
 PATIENCE = 5.0
+#: Seconds between two looks for requests that have waited long enough.
+_SWEEP = 0.25
 #: What is different from nats-py's defaults: a connection that is dead without a word is noticed
 #: in half a minute, not in four, and reconnecting never ends.
 _OPTIONS = {
@@ -82,8 +84,11 @@ class Wire:
         self._complained = asyncio.Event()
         self._inbox = ""
         self._numbers = 0
-        # Who waits for answers: by the end of the reply subject, where the request went and who.
-        self._waiting: dict[str, tuple[str, asyncio.Future[Msg]]] = {}
+        # Who waits for answers: by the end of the reply subject, where the request went, until when
+        # it may take, and who waits. One timer looks after all of them: one for each would cost as
+        # much as the rest of a request.
+        self._waiting: dict[str, tuple[str, float, asyncio.Future[Msg]]] = {}
+        self._sweep: asyncio.TimerHandle | None = None
         #: Called when the connection is there again.
         self.on_reconnect: Callable[[], None] | None = None
 
@@ -112,6 +117,7 @@ class Wire:
         self._client = client = Client()
         self._inbox = ""
         self._complaints.clear()
+        self._sweep = None  # that of a loop that is gone
         options = {**_OPTIONS, **self._options}
         connecting = asyncio.ensure_future(
             client.connect(
@@ -211,8 +217,9 @@ class Wire:
         token = str(self._numbers)
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Msg] = loop.create_future()
-        self._waiting[token] = (subject, future)
-        timer = loop.call_later(timeout, _expire, future)
+        self._waiting[token] = (subject, loop.time() + timeout, future)
+        if self._sweep is None:
+            self._sweep = loop.call_later(_SWEEP, self._expire, loop)
         try:
             await client.publish(subject, payload, reply=f"{self._inbox}.{token}", headers=headers)
             answer = await future
@@ -225,7 +232,6 @@ class Wire:
         except (NatsError, OSError) as error:
             raise LostError(str(error)) from error
         finally:
-            timer.cancel()
             del self._waiting[token]
         if answer.headers and answer.headers.get(Header.STATUS) == _NO_RESPONDERS:
             raise NobodyError(subject)
@@ -275,12 +281,19 @@ class Wire:
             await asyncio.sleep(0.05)
 
     async def _answered(self, message: Msg) -> None:
-        _, future = self._waiting.get(message.subject.rpartition(".")[2], (None, None))
-        if future is not None and not future.done():
-            future.set_result(message)
+        waiting = self._waiting.get(message.subject.rpartition(".")[2])
+        if waiting is not None and not waiting[2].done():
+            waiting[2].set_result(message)
+
+    def _expire(self, loop: asyncio.AbstractEventLoop) -> None:
+        now = loop.time()
+        for _, until, future in self._waiting.values():
+            if until <= now and not future.done():
+                future.set_exception(LostError("no answer in time"))
+        self._sweep = loop.call_later(_SWEEP, self._expire, loop) if self._waiting else None
 
     def _forget_waiting(self) -> None:
-        for _, future in self._waiting.values():
+        for _, _, future in self._waiting.values():
             if not future.done():
                 future.set_exception(LostError("the connection was lost"))
 
@@ -300,7 +313,7 @@ class Wire:
             "grant the permission, see the page on brokers in the docs"
         )
         self._logger.error("%s", problem)
-        for subject, future in self._waiting.values():
+        for subject, _, future in self._waiting.values():
             if subject.lower() == denied[2] and not future.done():
                 future.set_exception(problem)
 
@@ -373,8 +386,3 @@ def reading(answer: Msg) -> dict[str, Any]:
     if "error" in told:
         raise ApiError(told["error"])
     return told
-
-
-def _expire(future: asyncio.Future[Msg]) -> None:
-    if not future.done():
-        future.set_exception(LostError("no answer in time"))
