@@ -17,6 +17,7 @@ import nats.errors
 
 from brokers.servers import NatsServer
 from penstock.brokers.nats import NatsQueue
+from processes import wait_for
 
 #: Seconds after which something that should have happened has not.
 BOUND = 30.0
@@ -129,6 +130,16 @@ class Program:
     def errors(self) -> str:
         """What it wrote to standard error."""
         return self._errors.read_text(encoding="utf-8")
+
+    def until(self, condition: Callable[[Program], Any], timeout: float = BOUND) -> None:
+        """Wait until something holds of it."""
+
+        def ask() -> Any:
+            answer = condition(self)
+            assert answer or not self.is_over(), f"it is over:\n{self.errors}"
+            return answer
+
+        wait_for(f"what is expected of {self._file.name}", ask, timeout, every=0.01)
 
     def is_over(self) -> bool:
         return self.process.poll() is not None

@@ -11,11 +11,12 @@ import logging
 import math
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
-from penstock import QueueUnknownError, RetryPolicy, WorkQueue
+from penstock import RetryPolicy, WorkQueue
 from penstock.brokers.nats import NatsQueue
-from penstock.errors import BrokerError
+from penstock.errors import BrokerError, QueueUnknownError
 
 
 def note(did: str, **what: Any) -> None:
@@ -61,12 +62,16 @@ async def work(
     *,
     workers: int = 1,
     takes: float = 0,
+    gate: str | None = None,
     poison: list[Any] | None = None,
     on_signals: bool = False,
     stop_timeout: float | None = None,
     **rest: Any,
 ) -> None:
-    """Process items until standard input ends, or a signal comes; fail on the poison."""
+    """Process items until standard input ends, or a signal comes; fail on the poison.
+
+    A gate is a file: items are held until it is there.
+    """
     queue = WorkQueue(queue=queue_of(rest))
     loop = asyncio.get_running_loop()
     over = asyncio.Event()
@@ -75,6 +80,8 @@ async def work(
         note("began", item=item)
         try:
             await asyncio.sleep(takes)
+            while gate is not None and not Path(gate).exists():
+                await asyncio.sleep(0.01)
         except asyncio.CancelledError:
             note("cancelled", item=item)
             raise

@@ -13,6 +13,7 @@ import pytest
 from brokers.nats.helpers import BOUND, SLACK, Program, messages, programs
 from brokers.servers import NatsServer
 from processes import wait_for
+from sync.helpers import run_program
 
 pytestmark = pytest.mark.real_time
 
@@ -32,7 +33,7 @@ def start(tmp_path: Path, nats_server: NatsServer, name: str) -> Iterator[Start]
 
 def all_ready(*started: Program) -> None:
     for program in started:
-        wait_for("a program to be ready", lambda p=program: p.notes("ready"), BOUND, every=0.02)
+        program.until(lambda it: it.notes("ready"))
 
 
 def test_four_processes_put_against_one_bound(
@@ -58,12 +59,12 @@ def test_the_items_of_a_killed_worker_are_processed_by_another(start: Start) -> 
     victim = start("work", ack_wait=ack_wait, workers=3, takes=60)
     all_ready(victim)
     assert start("produce", ack_wait=ack_wait, items=[1, 2, 3]).wait() == 0
-    wait_for("the victim to have them", lambda: len(victim.items("began")) == 3, every=0.02)
+    victim.until(lambda it: len(it.items("began")) == 3)
     heir = start("work", ack_wait=ack_wait, workers=3)
     all_ready(heir)
     victim.kill()
     began = heir.notes("ready")[0]["at"]
-    wait_for("the heir to do them", lambda: len(heir.items("done")) == 3, BOUND, every=0.02)
+    heir.until(lambda it: len(it.items("done")) == 3)
     heir.let_end()
     assert heir.wait() == 0
     assert sorted(heir.items("done")) == [1, 2, 3]
@@ -95,7 +96,7 @@ def test_what_kills_its_workers_becomes_a_dead_letter(
     assert start("produce", items=["bomb"], **settings).wait() == 0
     for _ in range(2):
         victim = start("work", takes=60, **settings)
-        wait_for("it to begin", lambda v=victim: v.items("began"), BOUND, every=0.02)
+        victim.until(lambda it: it.items("began"))
         victim.kill()
     last = start("work", **settings)
     wait_for("the burial", lambda: messages(nats_server, f"{name}-dead") == 1, BOUND, every=0.02)
@@ -107,26 +108,50 @@ def test_what_kills_its_workers_becomes_a_dead_letter(
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_lets_what_is_in_hand_finish(
-    start: Start, nats_server: NatsServer, name: str, number: signal.Signals
+    start: Start, nats_server: NatsServer, name: str, tmp_path: Path, number: signal.Signals
 ) -> None:
-    worker = start("work", takes=0.5, workers=2, on_signals=True)
-    all_ready(worker)
+    gate = tmp_path / "gate"
+    worker = start("work", gate=str(gate), workers=2, on_signals=True)
     assert start("produce", items=[1, 2, 3, 4, 5]).wait() == 0
-    wait_for("two in hand", lambda: len(worker.items("began")) >= 2, BOUND, every=0.01)
+    worker.until(lambda it: len(it.items("began")) == 2)
     worker.process.send_signal(number)
+    worker.until(lambda it: "is stopping" in it.errors)
+    gate.touch()
     assert worker.wait() == 0
-    (end,) = worker.notes("stopped")
-    assert end["all_done"] is True
-    done = worker.items("done")
-    assert sorted(worker.items("began")) == sorted(done)
-    assert messages(nats_server, name) == 5 - len(done)
+    assert sorted(worker.items("began")) == sorted(worker.items("done")) == [1, 2]
+    assert messages(nats_server, name) == 3
+
+
+def test_processes_that_were_forked_do_not_pass_for_each_other(
+    nats_server: NatsServer, name: str
+) -> None:
+    outcome = run_program(
+        f'''
+        import asyncio, os
+        from penstock.brokers.nats import NatsQueue
+
+        queue = NatsQueue("{nats_server.url}", "{name}")
+
+        async def put(item):
+            async with queue:
+                assert await queue.put(item) is True
+
+        for item in range(3):
+            child = os.fork()
+            if not child:
+                asyncio.run(put(item))
+                os._exit(0)
+            assert os.waitpid(child, 0)[1] == 0
+        '''
+    )
+    assert outcome.returncode == 0, outcome.stderr
+    assert messages(nats_server, name) == 3
 
 
 def test_a_signal_with_a_timeout_hands_back_what_is_in_hand(start: Start) -> None:
     victim = start("work", takes=60, workers=2, on_signals=True, stop_timeout=0.2)
-    all_ready(victim)
     assert start("produce", items=[1, 2]).wait() == 0
-    wait_for("both in hand", lambda: len(victim.items("began")) == 2, BOUND, every=0.01)
+    victim.until(lambda it: len(it.items("began")) == 2)
     heir = start("work", workers=2)
     all_ready(heir)
     victim.process.send_signal(signal.SIGTERM)
@@ -134,7 +159,7 @@ def test_a_signal_with_a_timeout_hands_back_what_is_in_hand(start: Start) -> Non
     (end,) = victim.notes("stopped")
     assert end["all_done"] is False
     # At once, and not after ack_wait, which is 30 s.
-    wait_for("the heir to do them", lambda: len(heir.items("done")) == 2, 5, every=0.01)
+    heir.until(lambda it: len(it.items("done")) == 2, 5)
     heir.let_end()
     assert heir.wait() == 0
     given_up = max(note["at"] for note in victim.notes("cancelled"))

@@ -183,7 +183,7 @@ class NatsQueue(QueueBase[T]):
 
         self._line = Line()
         # Message ids: one that is unique in the world, and a number.
-        self._id = NUID().next().decode()
+        self._id = ""
         self._id_number = 0
         self._starting: asyncio.Lock | None = None
         self._ending: asyncio.Task[None] | None = None
@@ -572,6 +572,9 @@ class NatsQueue(QueueBase[T]):
             raise
         self._news = asyncio.Event()
         self._ending = None
+        # Not before: processes that were forked since would have the same, and the server would
+        # take the items of one for those of the other.
+        self._id = NUID().next().decode()
         self._hands.open()
         self._feed.open()
         self._watch = asyncio.create_task(self._look(), name=f"penstock-{self._name}-watch")
