@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import math
 from collections import Counter
@@ -27,9 +28,22 @@ from brokers.servers import NatsServer
 from penstock.errors import BrokerError, QueueUnknownError
 from processes import wait_for
 
-pytestmark = pytest.mark.real_time
+# nats-py leaves its socket open where a reconnect gets a connection and nothing more.
+pytestmark = [
+    pytest.mark.real_time,
+    pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning"),
+    pytest.mark.filterwarnings("ignore:loop is closed:ResourceWarning"),
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+]
 
 Start = Callable[..., NatsServer]
+
+
+@pytest.fixture(autouse=True)
+def leave_no_leaks() -> Iterator[None]:
+    """To the next test, which would be blamed for them."""
+    yield
+    gc.collect()
 
 
 @pytest.fixture
