@@ -95,8 +95,8 @@ class QueueTransport(
         deadline: seconds in which a request must have been sent, all attempts included; after that
             it is not, and its caller gets :class:`DeadlineExceededError`. ``None``: no limit.
         maxsize: how many requests wait in the queue; the callers of more wait for room there.
-        timeout: seconds for which they do, then they get :class:`QueueFullError`. Unless given, as long
-            as it takes.
+        timeout: seconds for which they do, then they get :class:`QueueFullError`. Unless given, as
+            long as it takes.
         transport: what sends, ``httpx.AsyncHTTPTransport()`` unless given. httpx ignores the
             ``verify``, ``cert``, ``http1``, ``http2``, ``limits``, ``proxy`` and ``trust_env`` of
             a client that is given a transport: they belong there,
@@ -115,9 +115,10 @@ class QueueTransport(
 
     **What a caller gets.** A response, as from any transport: when all attempts ended in a failure,
     the last response, and ``raise_for_status()`` says so. What the last attempt raised, if there
-    was none. :class:`QueueFullError`, :class:`CircuitBreakerOpenError` and :class:`DeadlineExceededError` are errors of
-    penstock and of httpx both. ``QueueStateError``: the transport is closed, or belongs to another
-    event loop. ``ValueError``: a limit can never let the request pass.
+    was none. :class:`QueueFullError`, :class:`CircuitBreakerOpenError` and
+    :class:`DeadlineExceededError` are errors of penstock and of httpx both. ``QueueStateError``:
+    the transport is closed, or belongs to another event loop. ``ValueError``: a limit can never
+    let the request pass.
 
     **What counts when.** For limits, a request counts from when it is sent, each attempt anew. For
     ``concurrency``, until its response is closed, which reading to the end does: who holds as many

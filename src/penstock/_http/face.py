@@ -113,6 +113,8 @@ class Transport(Generic[TransportT, RequestT, ResponseT]):
 
     def _raise_as_ours(self, error: Exception) -> NoReturn:
         """Raise an error of the queue as one of the package too, which users of that expect."""
+        if isinstance(error, QueueStateError):
+            self._check_open()
         if isinstance(error, QueueFullError) and self._timeout > self._time_for_room():
             error = self._too_late()
         ours = next((own for base, own in self.errors.items() if isinstance(error, base)), None)

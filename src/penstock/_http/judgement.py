@@ -27,10 +27,11 @@ def worth_retrying(library: Any, error: Exception) -> bool:
         return False  # it will not be any better next time
     if isinstance(error, (library.ConnectError, library.ConnectTimeout, library.PoolTimeout)):
         return True  # it cannot have reached the server
-    return isinstance(error, library.TransportError) and _may_be_doubled(error.request)
+    return isinstance(error, library.TransportError) and _may_be_doubled(error)
 
 
-def _may_be_doubled(request: Any) -> bool:
+def _may_be_doubled(error: Any) -> bool:
+    request = error.request
     return request.method in _IDEMPOTENT or "idempotency-key" in request.headers
 
 
@@ -53,7 +54,7 @@ def of_request(library: Any, error: Exception, request: Any) -> Exception:
     with suppress(AttributeError, TypeError):  # it takes no attributes
         error.request = request  # type: ignore[attr-defined] # as the clients do later
     if isinstance(error, library.LocalProtocolError):  # its text may hold a header's value
-        blank: Exception = type(error)("the request cannot be sent", request=request)
+        blank: Exception = library.LocalProtocolError("it cannot be sent", request=request)
         return blank
     return error
 

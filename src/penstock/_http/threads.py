@@ -8,7 +8,9 @@ import math
 import threading
 import time
 import weakref
+from asyncio import _get_running_loop
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
 from typing import Any
 
@@ -22,7 +24,7 @@ from penstock._http.face import (
     by_turns,
 )
 from penstock._http.held import Held
-from penstock.errors import APIClientError
+from penstock.errors import APIClientError, QueueStateError
 from penstock.sync import WorkQueue
 
 #: One at a time: it takes a millisecond.
@@ -79,6 +81,11 @@ class BlockingTransport(Transport[TransportT, RequestT, ResponseT]):
         return response
 
     def _be_started(self) -> None:
+        if _get_running_loop() is not None:
+            raise QueueStateError(
+                f"Cannot send requests by a {type(self).__name__} in a running event loop: to wait "
+                "would block the loop. Use QueueTransport there, or asyncio.to_thread"
+            )
         with _starting:
             if self._is_started:
                 return
@@ -175,7 +182,10 @@ class BlockingTransport(Transport[TransportT, RequestT, ResponseT]):
     def _close(self) -> None:
         self._is_closed = True
         self._turns.let_go()
-        self.queue.stop(timeout=0, drain=False)
+        if self._is_started and not self.queue.queue.is_inherited:
+            # In a thread, as this may be called in an event loop, and takes next to no time.
+            with ThreadPoolExecutor(1) as thread:
+                thread.submit(self.queue.stop, timeout=0, drain=False).result()
 
 
 def _read(stream: Any) -> tuple[list[bytes], Iterator[bytes] | None]:
