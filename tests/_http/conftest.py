@@ -37,5 +37,6 @@ def no_thread_is_left() -> Iterator[None]:
     """Whatever a test does, the threads of its queues are gone after it."""
     before = set(threading.enumerate())
     yield
-    gc.collect()
+    if queue_threads() - before:
+        gc.collect()
     eventually(lambda: not queue_threads() - before)
