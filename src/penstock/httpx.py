@@ -98,8 +98,8 @@ class QueueTransport(
         timeout: seconds for which they do, then they get :class:`QueueFullError`. Unless given, as
             long as it takes.
         transport: what sends, ``httpx.AsyncHTTPTransport()`` unless given. httpx ignores the
-            ``verify``, ``cert``, ``http1``, ``http2``, ``limits``, ``proxy`` and ``trust_env`` of
-            a client that is given a transport: they belong there,
+            ``verify``, ``cert``, ``http1``, ``http2``, ``limits`` and ``proxy`` of a client that
+            is given a transport, and the proxies of the environment: they belong there,
             ``transport=httpx.AsyncHTTPTransport(http2=True, proxy=...)``. Its pool holds 100
             connections unless it is told otherwise.
         is_failure: tells of a response, whose body is not read yet, whether it is a failure:

@@ -14,7 +14,14 @@ import pytest
 
 import penstock
 from _http.server import BOUND, Answer, Seen, Server, forget
-from penstock import CircuitBreaker, Limit, Limiter, QueueStateError, RetryPolicy
+from penstock import (
+    AdaptiveConcurrency,
+    CircuitBreaker,
+    Limit,
+    Limiter,
+    QueueStateError,
+    RetryPolicy,
+)
 from penstock.limits import Backoff
 
 pytestmark = pytest.mark.real_time
@@ -425,6 +432,23 @@ async def test_a_body_that_breaks_off_frees_its_place(
         with pytest.raises(library.RemoteProtocolError):
             await answer.aread()
         assert (await asyncio.wait_for(http.get("/"), BOUND)).status_code == 200
+
+
+async def test_adaptive_concurrency_finds_what_the_server_takes(
+    client: Any, server: Server
+) -> None:
+    def answer(seen: Seen) -> Answer:
+        is_one_too_many = server.inflight > 4
+        threading.Event().wait(0.01)
+        return Answer(429 if is_one_too_many else 200)
+
+    server.answer = answer
+    adaptive = AdaptiveConcurrency(1, 64)
+    async with client(concurrency=adaptive, retry=quick(50)) as http:
+        answers = await asyncio.gather(*(http.get("/") for _ in range(120)))
+    assert {answer.status_code for answer in answers} == {200}
+    assert adaptive.cuts > 0
+    assert 1 < adaptive.limit <= 8
 
 
 # -- cancelling -------------------------------------------------------------------------------
