@@ -138,7 +138,7 @@ class QueueTransport(
     library: ClassVar[Any] = httpx
     errors: ClassVar[dict[type[Exception], Any]] = _ERRORS
     _make_inner: ClassVar[type[Any]] = httpx.AsyncHTTPTransport
-    _stream = _AsyncStream
+    _stream: ClassVar[type[Any]] = _AsyncStream
 
 
 class SyncQueueTransport(
@@ -158,4 +158,4 @@ class SyncQueueTransport(
     library: ClassVar[Any] = httpx
     errors: ClassVar[dict[type[Exception], Any]] = _ERRORS
     _make_inner: ClassVar[type[Any]] = httpx.HTTPTransport
-    _stream = _Stream
+    _stream: ClassVar[type[Any]] = _Stream

@@ -85,7 +85,7 @@ class QueueTransport(
     library: ClassVar[Any] = httpx2
     errors: ClassVar[dict[type[Exception], Any]] = _ERRORS
     _make_inner: ClassVar[type[Any]] = httpx2.AsyncHTTPTransport
-    _stream = _AsyncStream
+    _stream: ClassVar[type[Any]] = _AsyncStream
 
 
 class SyncQueueTransport(
@@ -100,4 +100,4 @@ class SyncQueueTransport(
     library: ClassVar[Any] = httpx2
     errors: ClassVar[dict[type[Exception], Any]] = _ERRORS
     _make_inner: ClassVar[type[Any]] = httpx2.HTTPTransport
-    _stream = _Stream
+    _stream: ClassVar[type[Any]] = _Stream

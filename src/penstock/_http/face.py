@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Generic, NoReturn, TypeVar
 from penstock import _checks
 from penstock._http import judgement
 from penstock._http.exchange import Exchange, Turn, Turns
+from penstock._http.held import Held
 from penstock.errors import (
     CircuitBreakerOpenError,
     DeadlineExceededError,
@@ -39,6 +40,8 @@ class Transport(Generic[TransportT, RequestT, ResponseT]):
     #: Penstock's errors that are errors of that package as well, by their base.
     errors: ClassVar[dict[type[Exception], Any]]
     _make_inner: ClassVar[type[Any]]
+    #: What a body is that holds a worker, as one of the package's streams.
+    _stream: ClassVar[type[Held]]
     _make_queue: ClassVar[type[Any]]
 
     def __init__(
@@ -143,13 +146,19 @@ class Transport(Generic[TransportT, RequestT, ResponseT]):
             extensions=response.extensions,
         )
 
-    def _deliver(self, response: Any, stream: Any, turn: Turn) -> Any:
-        """A response for the caller; ``stream`` ends the turn when it is closed."""
+    def _deliver(self, response: Any, turn: Turn, begun: Any = None, head: Any = ()) -> Any:
+        """Make the response one that holds its worker until it is closed."""
         turn.succeeded()
-        delivered = self._copy(response, stream)
+        if response.is_closed:  # it was made so, by a transport that has no network
+            turn.end()
+        else:
+            response.stream = self._stream(response.stream, turn, self, begun, head)
+        self._add_permit(response, turn)
+        return response
+
+    def _add_permit(self, response: Any, turn: Turn) -> None:
         if turn.permit is not None:
-            delivered.extensions = {**response.extensions, "penstock_permit": turn.permit}
-        return delivered
+            response.extensions = {**response.extensions, "penstock_permit": turn.permit}
 
     def _refused(
         self, exchange: Exchange, turn: Turn, request: Any, response: Any, body: bytes, wait: float
@@ -161,8 +170,7 @@ class Transport(Generic[TransportT, RequestT, ResponseT]):
             shown.read()  # for a policy that wants to look
         except self.library.DecodingError:
             shown = self._copy(response, self.library.ByteStream(body))
-        if turn.permit is not None:
-            final.extensions = {**response.extensions, "penstock_permit": turn.permit}
+        self._add_permit(final, turn)
         exchange.failed(turn, judgement.status_error(self.library, request, shown, wait), final)
 
     def _broke(self, exchange: Exchange, turn: Turn, request: Any, error: Exception) -> None:

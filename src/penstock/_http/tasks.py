@@ -55,8 +55,6 @@ class AsyncTransport(Transport[TransportT, RequestT, ResponseT]):
 
     _make_queue = WorkQueue
     _loop: asyncio.AbstractEventLoop | None = None
-    #: ``HeldStream``, as one of the package.
-    _stream: type[HeldStream]
 
     @property
     def _handler(self) -> str:
@@ -138,20 +136,16 @@ class AsyncTransport(Transport[TransportT, RequestT, ResponseT]):
             try:
                 wait = self.limits.observe(response.headers).wait
                 if not self._found_failing(response):
-                    return self._deliver(response, self._held(stream, turn), turn)
+                    return self._deliver(response, turn)
                 body, rest = await _read(stream)
                 if rest is not None:
-                    held = self._held(stream, turn, rest, body)
-                    return self._deliver(response, held, turn)
+                    return self._deliver(response, turn, rest, body)
                 await stream.aclose()
             except BaseException:
                 await stream.aclose()
                 raise
         self._refused(exchange, turn, request, response, b"".join(body), wait)
         return None
-
-    def _held(self, stream: Any, turn: Turn, begun: Any = None, head: Any = ()) -> HeldStream:
-        return self._stream(stream, turn, self, begun, head)
 
     async def __aenter__(self) -> Any:
         """Enter the inner transport; the queue starts with the first request."""

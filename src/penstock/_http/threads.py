@@ -57,8 +57,6 @@ class BlockingTransport(Transport[TransportT, RequestT, ResponseT]):
     """Sends by the threads that call it, when the workers of a blocking ``WorkQueue`` say so."""
 
     _make_queue = WorkQueue
-    #: ``HeldStream``, as one of the package.
-    _stream: type[HeldStream]
     _is_started = False
 
     @property
@@ -136,20 +134,16 @@ class BlockingTransport(Transport[TransportT, RequestT, ResponseT]):
             try:
                 wait = self.limits.observe(response.headers).wait
                 if not self._found_failing(response):
-                    return self._deliver(response, self._held(stream, turn), turn)
+                    return self._deliver(response, turn)
                 body, rest = _read(stream)
                 if rest is not None:
-                    held = self._held(stream, turn, rest, body)
-                    return self._deliver(response, held, turn)
+                    return self._deliver(response, turn, rest, body)
                 stream.close()
             except BaseException:
                 stream.close()
                 raise
         self._refused(exchange, turn, request, response, b"".join(body), wait)
         return None
-
-    def _held(self, stream: Any, turn: Turn, begun: Any = None, head: Any = ()) -> HeldStream:
-        return self._stream(stream, turn, self, begun, head)
 
     def __enter__(self) -> Any:
         """Enter the inner transport; the queue starts with the first request."""
