@@ -6,7 +6,7 @@
 >>> client = httpx2.AsyncClient(transport=transport)
 
 The same as :mod:`penstock.httpx`, with the classes of httpx2, which OpenAI's and Anthropic's SDKs
-are built on. Needs ``penstock[httpx2]`` and Python 3.11.
+are built on. Needs ``penstock[httpx2]``.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ except ModuleNotFoundError as error:
     if error.name != "httpx2":
         raise
     raise ImportError(
-        "penstock.httpx2 needs Python 3.11 and the package httpx2: pip install 'penstock[httpx2]'"
+        "penstock.httpx2 needs the package httpx2: pip install 'penstock[httpx2]'"
     ) from None
 
 from penstock import errors as own

@@ -24,6 +24,7 @@ class Service:
         self._rng = rng
         self.sent: list[tuple[str, float]] = []
         self.open = self.most_open = 0
+        self.is_calm = False
 
     def transport(self) -> Any:
         service = self
@@ -49,6 +50,9 @@ class Service:
                 service.sent.append((request.url.path, asyncio.get_running_loop().time()))
                 service.open += 1
                 service.most_open = max(service.most_open, service.open)
+                if service.is_calm:
+                    await asyncio.sleep(60)
+                    return service._library.Response(200, stream=Body())
                 try:
                     await asyncio.sleep(rng.choice([0, 0.01, 0.2]))
                     if rng.random() < 0.1:
@@ -114,16 +118,13 @@ class Callers:
         """As many as may can be under way again, at once."""
         await asyncio.sleep(60)
         assert self.service.open == 0
-        self.service.most_open = 0
-        barrier = [self.client.build_request("GET", "/last") for _ in range(CONCURRENCY)]
-        done = await asyncio.gather(
-            *(self.client.send(request, stream=True) for request in barrier),
-            return_exceptions=True,
-        )
+        self.service.most_open, self.service.is_calm = 0, True
+        requests = [self.client.build_request("GET", "/last") for _ in range(CONCURRENCY)]
+        for response in await asyncio.gather(
+            *(self.client.send(request, stream=True) for request in requests)
+        ):
+            await response.aclose()
         assert self.service.most_open == CONCURRENCY
-        for response in done:
-            if isinstance(response, self._library.Response):
-                await response.aclose()
         self.left["/last"] = asyncio.get_running_loop().time()
 
 

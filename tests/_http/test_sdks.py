@@ -46,12 +46,6 @@ def llm() -> Iterator[str]:
             process.terminate()
 
 
-@pytest.fixture(autouse=True)
-def taken_by_openai(library: Any) -> None:
-    if library.__name__ == "httpx2" and int(openai.__version__.partition(".")[0]) < 3:
-        pytest.skip("this openai takes clients of httpx")
-
-
 def rules() -> dict[str, Any]:
     return {
         "limits": [Limit(REQUESTS, per=WINDOW)],

@@ -4,14 +4,9 @@ from __future__ import annotations
 
 import json
 import re
-import sys
 from pathlib import Path
 
-import pytest
-
 from telemetry.receiver import run
-
-pytestmark = pytest.mark.skipif(sys.version_info < (3, 11), reason="httpx2 needs Python 3.11")
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "openai_client.py"
 
