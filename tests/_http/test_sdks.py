@@ -142,7 +142,8 @@ async def test_openai_takes_a_queue_without_room_for_a_timeout(
         calls = [client.chat.completions.create(**QUESTION) for _ in range(5)]
         done = await asyncio.gather(*calls, return_exceptions=True)
     refused = [error for error in done if isinstance(error, openai.APITimeoutError)]
-    assert len(refused) == 4
+    assert len(refused) in (3, 4), "one is under way, and one waits if the first was taken by then"
+    assert all(answer in refused or answer.choices for answer in done)
     assert all(isinstance(error.__cause__, ours.QueueFullError) for error in refused)
 
 
