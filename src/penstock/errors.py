@@ -73,6 +73,25 @@ class QueueStateError(QueueError, RuntimeError):
         self.current_state = current_state
 
 
+class BrokerError(QueueError):
+    """The broker could not be reached, or refused. Of a put: the item was not accepted."""
+
+
+class QueueUnknownError(BrokerError):
+    """Nobody can say whether the item was accepted: the broker's answer never came.
+
+    It is in the queue at most once. ``message_id`` is the one that it was offered with.
+    """
+
+    def __init__(self, message: str, *, message_id: str | None = None) -> None:
+        super().__init__(message)
+        self.message_id = message_id
+
+
+class CodecError(QueueError, ValueError):
+    """An item cannot be turned into bytes, or bytes into an item."""
+
+
 class RateLimitError(APIClientError):
     """The service said "too many requests". ``retry_after``: seconds to wait, if it said."""
 
