@@ -29,9 +29,10 @@ from penstock.errors import BrokerError
 AHEAD = 0.25
 #: How long a slot is valid, as a part of the shortest ``per``, and at least and at most, in
 #: seconds. The longer, the more of the rate is lost where it is not told when the starts were.
-VALID, VALID_LEAST, VALID_MOST = 0.02, 0.02, 0.25
-#: Seconds after which what was given back is told, if there is nothing else to tell.
-TELL = 1.0
+VALID, VALID_LEAST, VALID_MOST = 0.05, 0.02, 0.25
+#: Seconds after which what was given back is told, if there is nothing else to tell; and if
+#: somebody waits here.
+TELL, TELL_SOON = 1.0, 0.05
 #: The doubt about the server's clock with which one is content, and after how many seconds one
 #: asks again all the same.
 DOUBT, ASK_AGAIN = 0.003, 10.0
@@ -63,6 +64,8 @@ class Wishes:
     corrections: Mapping[str, Mapping[int, int]] = field(default_factory=dict)
     #: Whether these give back what others may use.
     frees: bool = False
+    #: Until when something can be used that is leased and not used; infinity: there is nothing.
+    held_until: float = math.inf
 
 
 class Client(Protocol):
@@ -272,12 +275,12 @@ class Keeper:
                 continue
             wishes = client.wishes()
             if wishes.frees:
-                self._tell_at = min(self._tell_at, now + TELL)
+                self._tell_at = min(self._tell_at, now + (TELL_SOON if wishes.wants else TELL))
             must = bool(wishes.rates) or wishes.closed_until > now or now >= self._tell_at
             if not must:
                 wake = self._guess(client, wishes, now) if wishes.wants else math.inf
                 if wake > now:
-                    return min(wake, self._tell_at) - now
+                    return min(wake, self._tell_at, wishes.held_until) - now
             if self._is_stale:
                 await self._read(client, key)
                 continue  # by what is there now it may be too early to ask

@@ -64,8 +64,12 @@ class LeasedLog(SlidingLog):
 
     def lease(self, lease: Lease) -> None:
         """There is another one."""
-        self._leases.append(lease)
-        self._leases.sort(key=_start)
+        last = self._leases[-1] if self._leases else None
+        if last is not None and last.end == lease.end and last.start == lease.start:
+            last.left += lease.left
+        else:
+            self._leases.append(lease)
+            self._leases.sort(key=_start)
 
     def leases(self, now: float) -> list[Lease]:
         """Those that can be used at ``now`` or later, in their order."""

@@ -24,6 +24,8 @@ from penstock.limits.exact import Exact
 UNITS = 1_000_000
 #: Microseconds for which what has left the window is kept, since clocks are not known exactly.
 GRACE = 1 * UNITS
+#: Microseconds from now in which every slot ends.
+FAR = 2 * UNITS
 #: Entries in one log; if there are more, neighbours are merged that lie this close together, in
 #: parts of ``per``.
 ROOM, MERGED = 400, 200
@@ -113,10 +115,19 @@ class SharedLimit:
 
     def forget(self, now: int) -> None:
         """Drop what has left the window, and keep the rest small."""
+        if self._ends and self._ends[-1] > now + FAR:
+            self._bring_near(now + FAR)
         gone = bisect_left(self._ends, now - self._period - GRACE)
         del self._ends[:gone], self._amounts[:gone]
         if len(self._ends) > ROOM:
             self._merge(self._period // MERGED)
+
+    def _bring_near(self, latest: int) -> None:
+        # Slots are not taken that far ahead: the clock was set back.
+        first = bisect_left(self._ends, latest)
+        counted = sum(self._amounts[first:])
+        del self._ends[first:], self._amounts[first:]
+        self.add(latest, counted)
 
     def _merge(self, span: int) -> None:
         ends, amounts = self._ends, self._amounts
@@ -166,7 +177,9 @@ class Ledger:
         """The first moment, not before ``now``, at which all the costs have room."""
         when = max(now, self.opens)
         while True:
-            later = max([self.limits[name].free_at(when, cost) for name, cost in costs.items()])
+            later = when
+            for name, cost in costs.items():
+                later = self.limits[name].free_at(later, cost)
             if later == when:
                 return when
             when = later
@@ -238,7 +251,8 @@ class ServerClock:
 
     def learn(self, sent: float, received: float, stamp: int) -> None:
         """The server stamped something after it was sent and before the answer came."""
-        low, high = stamp - received * UNITS, stamp - sent * UNITS
+        drift = (received - sent) * self.DRIFT * UNITS
+        low, high = stamp - received * UNITS - drift, stamp - sent * UNITS + drift
         known_low, known_high = self._bounds(received)
         if low <= known_high and high >= known_low:
             low, high = max(low, known_low), min(high, known_high)

@@ -104,6 +104,8 @@ class NatsLimiter(Limiter):
         _checks.logger(logger)
         log = logging.getLogger("penstock") if logger is None else logger
         super().__init__(limits, name=name, rng=rng)
+        if not self.limits:
+            raise ValueError("limits must have at least one Limit, got none")
         for limit in self.limits:
             _check_sharable(limit)
         self.bucket = bucket
@@ -156,6 +158,8 @@ class NatsLimiter(Limiter):
         if permit is None:
             prices = None if self._fixed is not None else self._prices(item)
             with self._lock:
+                if self._is_closed:
+                    raise self._closed()
                 self._wish = self._needs(prices, self._now(None))
                 self._ask()
         return permit
@@ -185,6 +189,8 @@ class NatsLimiter(Limiter):
         self._only = None  # it would look past the slots
 
     def _enter(self, waiter: LoopWaiter | ThreadWaiter) -> None:
+        if self._is_closed:
+            raise self._closed()
         self._ask()
         super()._enter(waiter)
 
@@ -194,6 +200,7 @@ class NatsLimiter(Limiter):
             self._keeper.poke()
 
     def _change(self, limit: Limit, maximum: float, period: float) -> None:
+        _check_max(limit.name, maximum)
         super()._change(limit, maximum, period)
         with self._lock:
             self._new_rates[limit.name] = (float(maximum), period)
@@ -206,10 +213,10 @@ class NatsLimiter(Limiter):
     def _ask(self) -> None:
         """There is something for the keeper to do."""
         if self._is_closed:
-            raise self._closed()
+            return
+        thread = self._thread
+        thread.start()  # says so if it stayed behind in the parent of this process
         if self._kept is None:
-            thread = self._thread
-            thread.start()
             self._kept = thread.send(self._keeper.run)
             self._kept.add_done_callback(lambda _: thread.leave())
         self._keeper.poke()
@@ -242,6 +249,7 @@ class NatsLimiter(Limiter):
             for log in logs.values():
                 log.lacks = log.freed = False
             wants = self._uncovered(now, leases)
+            held = [lease.until for some in leases.values() for lease in some]
             not_before = -math.inf
             if self._gate.spreads:  # one after the other, then
                 wants, not_before = wants[:1], self._gate.opens_at
@@ -252,6 +260,7 @@ class NatsLimiter(Limiter):
                 rates=dict(self._new_rates),
                 corrections={name: dict(log.corrections) for name, log in logs.items()},
                 frees=frees,
+                held_until=max(held, default=math.inf),
             )
 
     def told(self, wishes: Wishes, *, certainly: bool) -> None:
@@ -349,6 +358,7 @@ class NatsLimiter(Limiter):
                         taken = min(lease.left, missing)
                         lease.left -= taken
                         missing -= taken
+                copies[name] = [lease for lease in copies[name] if lease.left]
         return wants
 
 
@@ -358,10 +368,13 @@ def _check_sharable(limit: Limit) -> None:
             f"the limit {limit.name!r} has a key, and a NatsLimiter cannot share those: make a"
             " NatsLimiter for each key, or give limits with keys to each machine"
         )
-    if limit.max < 1 / UNITS:
+    _check_max(limit.name, limit.max)
+
+
+def _check_max(name: str, maximum: float) -> None:
+    if maximum < 1 / UNITS:
         raise ValueError(
-            f"the max of a shared limit must be at least 0.000001, got {limit.max!r} for"
-            f" {limit.name!r}"
+            f"the max of a shared limit must be at least 0.000001, got {maximum!r} for {name!r}"
         )
 
 
