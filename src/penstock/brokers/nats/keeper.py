@@ -32,7 +32,7 @@ AHEAD = 0.25
 VALID, VALID_LEAST, VALID_MOST = 0.05, 0.02, 0.25
 #: Seconds after which what was given back is told, if there is nothing else to tell; and if
 #: somebody waits here.
-TELL, TELL_SOON = 1.0, 0.05
+TELL, TELL_SOON = 0.25, 0.05
 #: The doubt about the server's clock with which one is content, and after how many seconds one
 #: asks again all the same.
 DOUBT, ASK_AGAIN = 0.003, 10.0
@@ -232,6 +232,8 @@ class Keeper:
                 raise
             wire.on_reconnect = self._reconnected
             self._key = key
+        elif self._is_lost:
+            await self._key.make_bucket()  # it may be what was lost
         return self._key
 
     async def _disconnect(self) -> None:
