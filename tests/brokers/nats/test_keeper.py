@@ -96,6 +96,7 @@ async def test_a_frozen_server_is_waited_for(
     await waits(limiter)
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # of nats-py
 async def test_a_leader_that_is_cut_off_lets_nobody_through(
     make: Callable[..., NatsLimiter], start_cluster: Callable[..., Cluster]
 ) -> None:
@@ -103,7 +104,7 @@ async def test_a_leader_that_is_cut_off_lets_nobody_through(
     cluster = start_cluster(proxied=True)
     first = make(4, LONG, *cluster.urls, replicas=3)
     await starts(first)
-    old = cluster.leader(f"KV_{first.bucket}")
+    old = await asyncio.to_thread(cluster.leader, f"KV_{first.bucket}")
     attached = make(4, LONG, old.url, replicas=3)
     others = make(4, LONG, *[node.url for node in cluster.nodes if node is not old], replicas=3)
     await starts(attached)
@@ -160,7 +161,7 @@ async def test_limits_that_nobody_uses_any_more_give_way(
     await starts(two)
 
 
-async def test_a_user_who_is_not_let_in_waits_and_is_told_why(
+async def test_a_user_who_is_not_let_in_waits_and_is_told_once(
     make: Callable[..., NatsLimiter],
     start_nats: Callable[..., NatsServer],
     caplog: pytest.LogCaptureFixture,
@@ -169,5 +170,5 @@ async def test_a_user_who_is_not_let_in_waits_and_is_told_why(
     limiter = make(2, LONG, server.url, options={"user": "me", "password": "wr0ng"})
     await waits(limiter, 1)
     (told,) = [text for text in caplog.messages if "cannot be asked" in text]
-    assert "refuses these credentials" in told
+    assert server.url in told
     assert "wr0ng" not in caplog.text

@@ -301,6 +301,19 @@ def test_a_ledger_survives_its_way_through_the_bucket() -> None:
     assert (again.born, again.opens, again.limits["a"].rate) == (7, 9, (2.5, 1))
 
 
+def test_it_can_be_told_which_writes_were_made() -> None:
+    ledger = Ledger({}, born=1)
+    for number in range(3):
+        ledger.sign(f"w{number}")
+    again = Ledger.decode(ledger.encode())
+    assert again.has("w1", 1)
+    assert again.has("x", 1) is False
+    for number in range(40):
+        again.sign(f"v{number}")
+    assert again.has("w1", 1) is None, "that is too long ago"
+    assert again.has("v39", 42)
+
+
 @pytest.mark.parametrize(
     ("data", "complaint"),
     [

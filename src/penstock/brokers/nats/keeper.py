@@ -68,6 +68,17 @@ class Wishes:
     held_until: float = math.inf
 
 
+@dataclass(frozen=True)
+class Doubt:
+    """A write that was not answered."""
+
+    name: str
+    revision: int
+    count: int
+    wishes: Wishes
+    slots: Sequence[Slot]
+
+
 class Client(Protocol):
     """The limiter, as far as its keeper knows it. Called in the keeper's thread."""
 
@@ -82,6 +93,10 @@ class Client(Protocol):
 
     def told(self, wishes: Wishes, *, certainly: bool) -> None:
         """These corrections, closings and rates are in the bucket, or (not certainly) may be."""
+        ...
+
+    def unused(self, slots: Sequence[Slot]) -> None:
+        """These were taken for us, and nobody knew it."""
         ...
 
     def lease(self, slots: Sequence[Slot], clock: ServerClock, now: float) -> None:
@@ -141,6 +156,8 @@ class Keeper:
         #: The rates that the ledger had when it was last seen.
         self._agreed: dict[str, tuple[float, float]] = {}
         self._opens = 0
+        #: Writes of which it is not known whether they were made.
+        self._doubts: list[Doubt] = []
         #: When corrections are told at the latest.
         self._tell_at = math.inf
         #: Seconds that a request takes.
@@ -290,7 +307,9 @@ class Keeper:
                 conflicts = 0
             else:
                 conflicts += 1
-                await asyncio.sleep(_rng.uniform(0, 0.002 * 2 ** min(conflicts, 6)))
+                # Mostly it is another machine. A cluster says the same of what it cannot store
+                # just now.
+                await asyncio.sleep(_rng.uniform(0, 0.002 * 2 ** min(conflicts, 9)))
 
     def _guess(self, client: Client, wishes: Wishes, now: float) -> float:
         """When it is worth asking for slots, on the local clock."""
@@ -317,9 +336,10 @@ class Keeper:
         self._clock_asked = received if is_good else received - ASK_AGAIN + 1.0
 
     async def _read(self, client: Client, key: Key) -> None:
-        self._is_stale = False
+        others = self._others
         sent = time.monotonic()
         entry = await key.read()
+        self._is_stale = others != self._others  # what was heard meanwhile may be newer
         self._took(time.monotonic() - sent)
         self._revision = entry.revision
         ledger = Ledger.decode(entry.data) if entry.data else None
@@ -329,6 +349,9 @@ class Keeper:
             ledger = self._new_ledger(client)
         elif ledger.born != self._born:
             client.start_anew()
+            self._doubts.clear()
+        else:
+            self._resolve(client, ledger)
         self._ledger, self._born = ledger, ledger.born
         self._note_gate(client, ledger)
         there = {name: limit.rate for name, limit in ledger.limits.items()}
@@ -340,6 +363,19 @@ class Keeper:
         self._agreed = there
         if changed:
             client.adopt(changed)
+
+    def _resolve(self, client: Client, ledger: Ledger) -> None:
+        """Find out what became of writes that were not answered."""
+        doubts, self._doubts = self._doubts, []
+        for doubt in doubts:
+            made = ledger.has(doubt.name, doubt.count)
+            if made is False:
+                if self._revision == doubt.revision:
+                    self._doubts.append(doubt)  # it may still come, if no other comes before
+            else:
+                client.told(doubt.wishes, certainly=made is True)
+                if made:
+                    client.unused(doubt.slots)
 
     def _is_ours(self, client: Client, ledger: Ledger, stamp: int) -> bool:
         """Whether it is about the same limits; ``ValueError`` if not, and it is in use."""
@@ -363,6 +399,7 @@ class Keeper:
         if self._born is not None:
             # It was lost: nobody knows what has started.
             client.start_anew()
+            self._doubts.clear()
             for limit in limits.values():
                 limit.fill(now)
         return Ledger(limits, born=now)
@@ -392,17 +429,22 @@ class Keeper:
             micros(self._validity(client) + self._clock.doubt(now)),
             before=surely + micros(AHEAD),
         )
-        self._is_stale = True  # until it is known what became of this
+        # Until it is known what became of this, nobody knows what there is.
+        self._ledger, self._is_stale = None, True
         others = self._others
+        name, count = f"{_rng.getrandbits(48):x}", ledger.count
+        ledger.sign(name)
         try:
             revision = await key.write(ledger.encode(), self._revision)
         except BaseException:
-            client.told(wishes, certainly=False)
+            self._doubts.append(Doubt(name, self._revision, count, wishes, slots))
             raise
         received = time.monotonic()
         self._took(received - now)
         if revision is None:
             return False
+        # Of those that were to replace the same revision none other was made.
+        self._doubts = [doubt for doubt in self._doubts if doubt.revision != self._revision]
         self._is_stale = others != self._others
         self._ledger, self._revision = ledger, revision
         self._opens = max(self._opens, ledger.opens)

@@ -71,6 +71,11 @@ class LeasedLog(SlidingLog):
             self._leases.append(lease)
             self._leases.sort(key=_start)
 
+    def give_up(self, end: int, counted: int) -> None:
+        """What the ledger counts at ``end`` will not be used."""
+        self._correct(end, -counted)
+        self.freed = True
+
     def leases(self, now: float) -> list[Lease]:
         """Those that can be used at ``now`` or later, in their order."""
         self._expire(now)

@@ -30,6 +30,9 @@ FAR = 2 * UNITS
 #: parts of ``per``.
 ROOM, MERGED = 400, 200
 
+#: How many writes are known by name.
+REMEMBERED = 32
+
 FORMAT = 1
 
 
@@ -172,6 +175,20 @@ class Ledger:
         self.born = born
         #: When the gate opens.
         self.opens = opens
+        #: How often it was written, and what the last writes are called.
+        self.count = 0
+        self.writes: list[str] = []
+
+    def sign(self, write: str) -> None:
+        """Give the coming write a name, by which one can tell later that it was made."""
+        self.count += 1
+        self.writes = [*self.writes, write][-REMEMBERED:]
+
+    def has(self, write: str, count: int) -> bool | None:
+        """Whether it holds that write, the one after the ``count``-th; None: nobody knows."""
+        if write in self.writes:
+            return True
+        return None if self.count > count + REMEMBERED else False
 
     def free_at(self, now: int, costs: Mapping[str, int]) -> int:
         """The first moment, not before ``now``, at which all the costs have room."""
@@ -213,6 +230,8 @@ class Ledger:
             "format": FORMAT,
             "born": self.born,
             "opens": self.opens,
+            "count": self.count,
+            "writes": self.writes,
             "limits": {name: limit.as_json() for name, limit in self.limits.items()},
         }
         return json.dumps(told, separators=(",", ":")).encode()
@@ -229,7 +248,9 @@ class Ledger:
             number = told["format"]
             if number == FORMAT:
                 limits = {name: SharedLimit.of_json(one) for name, one in told["limits"].items()}
-                return cls(limits, told["born"], told["opens"])
+                made = cls(limits, told["born"], told["opens"])
+                made.count, made.writes = told["count"], list(told["writes"])
+                return made
         except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
             raise ValueError(f"there is no ledger of limits: {data[:100]!r}") from error
         raise ValueError(f"the ledger has format {number!r}, and this version reads {FORMAT}")

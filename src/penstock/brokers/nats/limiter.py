@@ -297,6 +297,14 @@ class NatsLimiter(Limiter):
                 self._wish = None
             self._look_again(now)
 
+    def unused(self, slots: Sequence[Slot]) -> None:
+        """These were taken for us, and nobody knew it: they are given back."""
+        with self._lock:
+            logs = self._logs()
+            for slot in slots:
+                for name, counted in slot.costs.items():
+                    logs[name].give_up(slot.end, counted)
+
     def expect(self, when: float) -> None:
         """Nothing more can start before this local time, as far as one knows."""
         self._expected = when
