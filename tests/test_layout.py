@@ -34,6 +34,7 @@ ORDER = (
     "buffer",
     "accounts",
     "workers",
+    "base",
     "core",
     "queue",
     "results",

@@ -1,4 +1,4 @@
-"""What every queue in this process has: its states, its counts, its refusals, its lifecycle.
+"""What every queue in this process has: its line, its counts, its lifecycle.
 
 ``BoundedQueue`` is its face for one event loop, ``penstock.sync`` has the one for threads. They
 differ in what holds the entries, in who counts, and in how a caller waits. The rest is here, once.
@@ -10,33 +10,24 @@ import asyncio
 import logging
 from asyncio import _get_running_loop
 from contextvars import Context
-from typing import Any, Generic, NoReturn, TypeVar
+from typing import Any, TypeVar
 
 from penstock import _checks
 from penstock.accounts import Accounts
-from penstock.calls import AnyFuture, AsyncCall, Entry, ErrorHandler, Ticket, WorkerFunc
-from penstock.errors import QueueEmptyError, QueueFullError, QueueStateError
-from penstock.governor import Course, DeadLetter, Governor, Rules
-from penstock.limits.adaptive import AdaptiveConcurrency
-from penstock.limits.limiter import Limiter
+from penstock.base import CLOSED, LONG, QueueBase, figures_of
+from penstock.calls import AnyFuture, AsyncCall, Entry, Ticket
+from penstock.errors import QueueEmptyError, QueueStateError
+from penstock.governor import DeadLetter, Rules
 from penstock.line import Outcome, Storage
-from penstock.states import QueueStatistics, QueueStatus, state_error
-from penstock.telemetry.api import Telemetry, default_telemetry
+from penstock.states import QueueStatistics, QueueStatus
+from penstock.telemetry.api import Telemetry
 from penstock.telemetry.spans import PutObservation
 from penstock.workers import WorkerPool
 
 T = TypeVar("T")
 
-# What stands in for the loop of a queue that takes nothing, so that one comparison in put()
-# tells both the state and the loop. No running loop is ever equal to it.
-CLOSED: Any = object()
-# Thirty years of seconds: as good as no limit, and an int beyond a float's range is more than that.
-LONG = 1e9
-#: Seconds between two warnings about backpressure from one queue.
-WARN_EVERY = 1.0
 
-
-class QueueCore(Generic[T]):
+class QueueCore(QueueBase[T]):
     """The parts of a queue. Its coroutines run in the event loop of the workers."""
 
     def __init__(
@@ -48,71 +39,16 @@ class QueueCore(Generic[T]):
         telemetry: Telemetry | None,
         rules: Rules | None,
     ) -> None:
-        self._maxsize = _checks.positive_int(maxsize, "maxsize", "Queue maxsize must be at least 1")
-        self._timeout = _checks.seconds(timeout)
-        _checks.logger(logger)
-        self._logger = logging.getLogger("penstock") if logger is None else logger
-        self._name = "default" if name is None else _checks.label(name, "name")
-        self._status = QueueStatus.IDLE
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._open_on: Any = CLOSED
+        super().__init__(maxsize, timeout, logger, name)
         self._buffer, self._accounts, self._pool = self._make_parts()
-        if telemetry is None:
-            telemetry = default_telemetry()
-        elif not isinstance(telemetry, Telemetry):
-            raise TypeError(f"telemetry must be a penstock.telemetry.Telemetry, got {telemetry!r}")
-        self._probe = telemetry.watch(self, self._accounts.totals, self._buffer, self._maxsize)
-        #: What keeps its items to rules, if there are any.
-        self._governor: Governor | None = None
-        # Whether more is to be done for a put than to put: asked at every one.
-        self._is_special = self._probe.is_on
+        self._instrument(telemetry, self._accounts.totals, self._buffer)
         if rules is not None:
             self._govern(rules)
-        self._stops = 0
         self._left = 0  # by the last stop
-
-    def _govern(self, rules: Rules) -> Governor:
-        """Keep all items from now on to rules, if only to have them counted."""
-        if self._governor is None:
-            self._governor = governor = Governor(rules, self._probe)
-            self._accounts.closures = lambda: governor.limiter.statistics().closures
-            self._is_special = _yes
-        return self._governor
 
     def _make_parts(self) -> tuple[Storage[T], Accounts, WorkerPool[T]]:
         """What holds the entries, what counts them, and who processes them."""
         raise NotImplementedError
-
-    def __repr__(self) -> str:
-        name = type(self).__name__
-        return f"<{name} {self._name!r} {self._status.value} {self.size}/{self._maxsize}>"
-
-    # -- what it looks like: readable from anywhere -------------------------------------------
-
-    @property
-    def maxsize(self) -> int:
-        """The most items that may wait."""
-        return self._maxsize
-
-    @property
-    def timeout(self) -> float:
-        """Seconds that a put waits for room unless it says otherwise."""
-        return self._timeout
-
-    @property
-    def logger(self) -> logging.Logger:
-        """Where the queue logs."""
-        return self._logger
-
-    @property
-    def name(self) -> str:
-        """What the queue is called in logs and telemetry."""
-        return self._name
-
-    @property
-    def status(self) -> QueueStatus:
-        """What the queue is doing."""
-        return self._status
 
     @property
     def size(self) -> int:
@@ -128,11 +64,6 @@ class QueueCore(Generic[T]):
     def is_full(self) -> bool:
         """Whether there is no room for another item."""
         return len(self._buffer) >= self._buffer.room
-
-    @property
-    def worker_count(self) -> int:
-        """How many workers take items."""
-        return self._pool.count
 
     @property
     def unprocessed(self) -> list[T]:
@@ -181,13 +112,8 @@ class QueueCore(Generic[T]):
             worker_count=self._pool.count,
             waiting_putters=buffer.putters,
             retrying=buffer.retrying,
-            **_figures_of(self._governor),
+            **figures_of(self._governor),
         )
-
-    @property
-    def limiter(self) -> Limiter:
-        """What all workers ask before they call: ``limits``, and the gate that a service closes."""
-        return self._govern(Rules()).limiter
 
     @property
     def dead_letters(self) -> list[DeadLetter[T]]:
@@ -240,12 +166,6 @@ class QueueCore(Generic[T]):
             return await self._put_observed(put, item, timeout)
         ticket = Ticket(future, call, course)
         return self._buffer.offer(item, ticket) or await self._wait_for_room(item, timeout, ticket)
-
-    def _course(self, item: T, deadline: float | None) -> Course | None:
-        if deadline is not None:
-            deadline = _checks.seconds(deadline, "deadline")
-            return self._govern(Rules()).course(item, deadline)
-        return None if self._governor is None else self._governor.course(item, None)
 
     def _put_nowait(self, item: T, deadline: float | None) -> None:
         course = self._course(item, deadline)
@@ -314,21 +234,6 @@ class QueueCore(Generic[T]):
         """Log a refusal, unless another one was logged a moment ago."""
         raise NotImplementedError
 
-    def _log_fullness(self) -> None:
-        self._logger.warning(
-            "Queue %s is full: %d items wait, %d puts refused so far",
-            self._name,
-            self._maxsize,
-            self._accounts.full,
-        )
-
-    def _full_error(self) -> QueueFullError:
-        return QueueFullError(
-            f"Queue {self._name} is full: {self.size} of {self._maxsize} places are taken",
-            queue_size=self.size,
-            queue_capacity=self._maxsize,
-        )
-
     # -- taking -------------------------------------------------------------------------------
 
     def _into_callers_hands(self, entry: Entry[T]) -> T:
@@ -393,38 +298,6 @@ class QueueCore(Generic[T]):
         self._accounts.count_finished()
 
     # -- workers ------------------------------------------------------------------------------
-
-    @staticmethod
-    def check_workers(
-        worker_func: Any, num_workers: Any, error_handler: Any
-    ) -> int | AdaptiveConcurrency:
-        """Refuse what is not allowed; return the number of workers."""
-        _checks.function(worker_func, "worker_func", "item")
-        _checks.optional_function(error_handler, "error_handler", "exc", "item")
-        if isinstance(num_workers, AdaptiveConcurrency):
-            return num_workers
-        return _checks.positive_int(
-            num_workers, "num_workers", "Number of workers must be at least 1"
-        )
-
-    async def _start_workers(
-        self,
-        worker_func: WorkerFunc[T, Any],
-        size: int | AdaptiveConcurrency,
-        error_handler: ErrorHandler[T] | None,
-    ) -> None:
-        self._leave_dead_loop()
-        if self._status is QueueStatus.STOPPING:
-            raise state_error("start workers", self._status)
-        await self._start()
-        if isinstance(size, AdaptiveConcurrency):
-            governor = self._govern(Rules())
-            governor.adaptive, governor.on_limit = size, self._pool.follow
-            self._pool.start(worker_func, lambda: size.limit, error_handler)
-        else:
-            if self._governor is not None:
-                self._governor.adaptive = None
-            self._pool.start(worker_func, size, error_handler)
 
     async def _stop_workers(self, limit: float | None) -> None:
         if self._pool.is_empty:
@@ -530,10 +403,6 @@ class QueueCore(Generic[T]):
                 current_state=self._status.value,
             )
 
-    def _set_status(self, status: QueueStatus) -> None:
-        self._status = status
-        self._logger.info("Queue %s is %s", self._name, status.value)
-
     def _leave_dead_loop(self) -> None:
         """A loop that was closed without a stop: the queue is stopped, whatever it says."""
         if (
@@ -551,60 +420,6 @@ class QueueCore(Generic[T]):
                 if entry[3] is not None:
                     entry[3].forget_future()
             self._set_status(QueueStatus.STOPPED)
-
-    # -- refusals -----------------------------------------------------------------------------
-
-    def _check_loop(self, what: str) -> None:
-        if _get_running_loop() is not self._loop:
-            raise QueueStateError(
-                f"Cannot {what}: queue {self._name} belongs to another event loop or thread. "
-                "To share a queue between threads, use penstock.sync.WorkQueue",
-                current_state=self._status.value,
-            )
-
-    def _check_not_worker(self, what: str) -> None:
-        if self._pool.owns(asyncio.current_task()):
-            raise QueueStateError(
-                f"Cannot call {what}() from inside a worker function: it would wait for itself. "
-                f"Use asyncio.create_task(queue.{what}()) and do not await it there",
-                current_state=self._status.value,
-            )
-
-    def _stopped_meanwhile(self, verb: str) -> QueueStateError:
-        status = self._status
-        if status is QueueStatus.PROCESSING:  # it was started again since
-            status = QueueStatus.STOPPING
-        return state_error(f"{verb} items", status)
-
-    def _refuse(self, verb: str) -> NoReturn:
-        if self._status is not QueueStatus.PROCESSING:
-            raise state_error(f"{verb} items", self._status)
-        self._check_loop(f"{verb} items")
-        raise AssertionError("a queue that is open here refused nothing")
-
-
-def _yes() -> bool:
-    return True
-
-
-def _figures_of(governor: Governor | None) -> dict[str, Any]:
-    """What a governor adds to the statistics of its queue."""
-    if governor is None:
-        return {
-            "retries": 0,
-            "dead_letters": 0,
-            "concurrency_limit": None,
-            "gate_closures": 0,
-            "breaker_state": None,
-        }
-    adaptive = governor.adaptive
-    return {
-        "retries": governor.retries,
-        "dead_letters": len(governor.dead_letters),
-        "concurrency_limit": None if adaptive is None else adaptive.limit,
-        "gate_closures": governor.limiter.statistics().closures,
-        "breaker_state": governor.breaker_state,
-    }
 
 
 def _is_unwanted(entry: Entry[Any]) -> bool:

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from penstock import _checks
 from penstock.accounts import Accounts
+from penstock.base import WARN_EVERY
 from penstock.buffer import Buffer
 from penstock.calls import AsyncCall, ErrorHandler, WorkerFunc
-from penstock.core import WARN_EVERY, QueueCore
+from penstock.core import QueueCore
 from penstock.governor import Rules
 from penstock.limits.adaptive import AdaptiveConcurrency
 from penstock.line import Storage

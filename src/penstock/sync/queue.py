@@ -15,8 +15,9 @@ from contextvars import Context
 from typing import Any, NoReturn, TypeVar
 
 from penstock import _checks
+from penstock.base import CLOSED, LONG, WARN_EVERY
 from penstock.calls import AsyncCall, ErrorHandler, Ticket, WorkerFunc
-from penstock.core import CLOSED, LONG, WARN_EVERY, QueueCore
+from penstock.core import QueueCore
 from penstock.errors import QueueStateError
 from penstock.governor import Rules
 from penstock.limits.adaptive import AdaptiveConcurrency

@@ -265,7 +265,8 @@ class Instruments:
 
     def _observe_puts(self) -> Iterable[Observation]:
         for name, totals in self._sums(_PUTS).items():
-            for outcome in names.OUTCOMES:
+            rare = [outcome for outcome in names.RARE_OUTCOMES if totals[outcome]]
+            for outcome in (*names.OUTCOMES, *rare):
                 attributes = {names.QUEUE_NAME: name, names.PUT_OUTCOME: outcome}
                 yield Observation(totals[outcome], attributes)
 

@@ -36,10 +36,15 @@ ACCEPTED: Final = "accepted"
 FULL: Final = "full"
 CANCELLED: Final = "cancelled"
 STOPPED: Final = "stopped"
+#: Only of queues on a broker: it refused, for another reason than want of room; it did not answer.
+FAILED: Final = "failed"
+UNKNOWN: Final = "unknown"
 #: Beside the outcomes, what else only grows.
 PROCESSED: Final = "processed"
 CLOSURES: Final = "closures"
 OUTCOMES: Final = (ACCEPTED, FULL, CANCELLED, STOPPED)
+#: Told only where there are any.
+RARE_OUTCOMES: Final = (FAILED, UNKNOWN)
 
 # Metrics.
 SIZE_METRIC: Final = "penstock.queue.size"

@@ -20,7 +20,7 @@ from opentelemetry.metrics import Counter
 from opentelemetry.trace import INVALID_SPAN, Link, Span, SpanKind
 
 from penstock.calls import AnyFuture, AsyncCall, Ticket
-from penstock.errors import QueueStateError
+from penstock.errors import QueueError, QueueStateError, QueueUnknownError
 from penstock.governor import Course
 from penstock.telemetry import names
 from penstock.telemetry.metrics import Watch
@@ -209,7 +209,11 @@ class PutObservation:
 def _outcome(accepted: bool, error: BaseException | None) -> str:
     if error is None:
         return names.ACCEPTED if accepted else names.FULL
-    return names.STOPPED if isinstance(error, QueueStateError) else names.CANCELLED
+    if isinstance(error, QueueStateError):
+        return names.STOPPED
+    if isinstance(error, QueueError):
+        return names.UNKNOWN if isinstance(error, QueueUnknownError) else names.FAILED
+    return names.CANCELLED
 
 
 def _worker_id() -> str:
@@ -221,7 +225,10 @@ def _worker_id() -> str:
 
 
 class ObservedTicket(Ticket):
-    """Goes along with an item whose put was observed, and has each attempt observed too."""
+    """Goes along with an item whose put was observed, and has each attempt observed too.
+
+    ``age``: seconds since it was accepted.
+    """
 
     __slots__ = ("_probe", "_put_at")
 
@@ -231,10 +238,11 @@ class ObservedTicket(Ticket):
         future: AnyFuture | None,
         call: AsyncCall[Any] | None,
         course: Course | None,
+        age: float = 0.0,
     ) -> None:
         super().__init__(future, call, course)
         self._probe = probe
-        self._put_at = _clock()
+        self._put_at = _clock() - age
 
     def accepted_now(self) -> None:
         """It waited for room until now; that is backpressure, and not its own wait."""

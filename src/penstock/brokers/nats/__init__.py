@@ -1,14 +1,28 @@
-"""Limits that many machines share, by way of NATS JetStream. Needs the extra ``nats``."""
+"""The queue on NATS JetStream, for more than one machine. Extra ``nats``.
+
+::
+
+    from penstock import WorkQueue
+    from penstock.brokers.nats import NatsQueue
+
+    queue = WorkQueue(queue=NatsQueue("nats://localhost:4222", name="calls", maxsize=10_000))
+
+Whoever puts and whoever processes may be on different machines. ``put`` returning True says that
+the server has stored the item; each is processed at least once. With
+``limits=NatsLimiter("nats://localhost:4222", [Limit(100, per=1)], name="service")`` all machines
+together keep to one rate.
+"""
 
 try:
-    import nats as _nats  # noqa: F401 - only to say what is missing
-except ModuleNotFoundError as error:
-    if error.name != "nats":
-        raise
-    raise ModuleNotFoundError(
-        "penstock.brokers.nats needs nats-py: pip install 'penstock[nats]'", name="nats"
+    import nats as _nats  # noqa: F401 - to say what is missing
+except ImportError as error:
+    raise ImportError(
+        "penstock.brokers.nats needs the extra nats: pip install 'penstock[nats]'"
     ) from error
 
+from penstock.brokers.nats.dead_letters import NatsDeadLetter
+from penstock.brokers.nats.engine import QueueInfo
 from penstock.brokers.nats.limiter import NatsLimiter
+from penstock.brokers.nats.queue import NatsQueue
 
-__all__ = ["NatsLimiter"]
+__all__ = ["NatsDeadLetter", "NatsLimiter", "NatsQueue", "QueueInfo"]

@@ -236,6 +236,8 @@ class Keeper:
             self._logger.warning("The shared limits %s can be asked again", self._name)
 
     async def _connect(self) -> Key:
+        if self._wire is not None and self._wire.is_closed:
+            await self._disconnect()  # it was given up for good: begin anew
         if self._key is None:
             wire = self._make_wire()
             await wire.open()

@@ -21,17 +21,19 @@ from urllib.parse import urlsplit
 
 from nats.aio.client import Client
 from nats.aio.msg import Msg
-from nats.errors import AuthorizationError, MaxPayloadError
+from nats.errors import AuthorizationError
 from nats.errors import Error as NatsError
 from nats.js.api import Header
 
-from penstock.errors import BrokerError
+from penstock.errors import BrokerError, CodecError
 
 if TYPE_CHECKING:
     from nats.aio.subscription import Subscription
 
 #: Seconds that a server has to answer.
 PATIENCE = 5.0
+#: Seconds between two looks for requests that have waited long enough.
+_SWEEP = 0.25
 #: What is different from nats-py's defaults: a connection that is dead without a word is noticed
 #: in half a minute, not in four, and reconnecting never ends.
 _OPTIONS = {
@@ -41,8 +43,10 @@ _OPTIONS = {
     "max_reconnect_attempts": -1,
 }
 _OURS = ("error_cb", "disconnected_cb", "reconnected_cb", "closed_cb")
-_DENIED = re.compile(r'permissions violation for (?:publish|subscription) to "([^"]+)"', re.I)
+_DENIED = re.compile(r'permissions violation for ((?:publish|subscription) to "([^"]+)")')
 _NO_RESPONDERS = "503"
+#: Bytes of headers on the wire, beside names and values: the first and last line, and each.
+_HEADER_LINES, _HEADER_MARKS = 14, 4
 
 
 class LostError(Exception):
@@ -50,7 +54,7 @@ class LostError(Exception):
 
 
 class NobodyError(Exception):
-    """Nobody answers there, so nothing was done."""
+    """Nobody heard it, so nothing was done: there is no listener, or no connection."""
 
 
 class ApiError(Exception):
@@ -81,9 +85,16 @@ class Wire:
         self._complaints: list[Exception] = []
         self._complained = asyncio.Event()
         self._inbox = ""
+        # Why no answer will come: to hear them is not permitted.
+        self._denied: BrokerError | None = None
+        # Whether it was said that the credentials are good no more.
+        self._is_refused = False
         self._numbers = 0
-        # Who waits for answers: by the end of the reply subject, where the request went and who.
-        self._waiting: dict[str, tuple[str, asyncio.Future[Msg]]] = {}
+        # Who waits for answers: by the end of the reply subject, where the request went, until when
+        # it may take, and who waits. One timer looks after all of them: one for each would cost as
+        # much as the rest of a request.
+        self._waiting: dict[str, tuple[str, float, asyncio.Future[Msg]]] = {}
+        self._sweep: asyncio.TimerHandle | None = None
         #: Called when the connection is there again.
         self.on_reconnect: Callable[[], None] | None = None
 
@@ -92,6 +103,16 @@ class Wire:
         """The client of nats-py."""
         assert self._client is not None, "the wire is open"
         return self._client
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether it was closed, so that no answer will ever come."""
+        return self._client is None or self._client.is_closed
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether there is no connection just now."""
+        return self._client is None or not self._client.is_connected
 
     @property
     def where(self) -> str:
@@ -105,6 +126,11 @@ class Wire:
             BrokerError: no server could be reached, or none lets us in.
         """
         self._client = client = Client()
+        self._inbox = ""
+        self._complaints.clear()
+        self._denied = None
+        self._waiting.clear()
+        self._sweep = None  # that of a loop that is gone
         options = {**_OPTIONS, **self._options}
         connecting = asyncio.ensure_future(
             client.connect(
@@ -112,6 +138,7 @@ class Wire:
                 error_cb=self._complain,
                 disconnected_cb=self._disconnected,
                 reconnected_cb=self._reconnected,
+                closed_cb=self._closed,
                 **options,
             )
         )
@@ -119,24 +146,26 @@ class Wire:
             error = await self._first_failure(connecting)
             if error is not None:
                 raise BrokerError(self._explain(error)) from error
+            self._inbox = client.new_inbox()
+            await client.subscribe(f"{self._inbox}.*", cb=self._answered)
         except BaseException:
+            self._inbox = ""
             connecting.cancel()
             with suppress(BaseException):
                 await connecting
             with suppress(Exception):
                 await client.close()
             raise
-        self._inbox = client.new_inbox()
-        await client.subscribe(f"{self._inbox}.*", cb=self._answered)
 
     async def _first_failure(self, connecting: asyncio.Future[None]) -> Exception | None:
         # nats-py tries its servers in turn, without end where reconnecting is to have none. Once
         # each is enough to know that something is wrong.
         while True:
             self._complained.clear()
-            news = asyncio.ensure_future(self._complained.wait())
+            news: asyncio.Future[Any] = asyncio.ensure_future(self._complained.wait())
+            waited_for: list[asyncio.Future[Any]] = [connecting, news]
             try:
-                await asyncio.wait([connecting, news], return_when=asyncio.FIRST_COMPLETED)
+                await asyncio.wait(waited_for, return_when=asyncio.FIRST_COMPLETED)
             finally:
                 news.cancel()
             if connecting.done():
@@ -144,13 +173,15 @@ class Wire:
                 if error is not None and not isinstance(error, Exception):
                     raise error
                 return error
-            last = self._complaints[-1]
-            if len(self._complaints) >= len(self._servers) or isinstance(last, AuthorizationError):
+            last, count = self._complaints[-1], len(self._servers)
+            # Who is not let in may be cut off before the reason arrives: ask again.
+            clear = [one for one in self._complaints if not isinstance(one, ConnectionResetError)]
+            if _is_refusal(last) or len(clear) >= count or len(self._complaints) >= 3 * count:
                 return last
 
     def _explain(self, error: Exception) -> str:
         where = self.where
-        if isinstance(error, AuthorizationError):
+        if _is_refusal(error):
             return (
                 f"The NATS server at {where} refuses these credentials: check user and password, "
                 "token or user_credentials, in the URL or in options="
@@ -173,6 +204,7 @@ class Wire:
         client = self._client
         if client is None:
             return
+        self._inbox = ""  # from here on nothing that it tells is news
         if client.is_connected:
             with suppress(NatsError, OSError, asyncio.TimeoutError):
                 await client.flush(timeout=1)
@@ -193,35 +225,48 @@ class Wire:
 
         Raises:
             LostError: none came. Whether the request was heard nobody knows.
-            NobodyError: nobody listens there.
-            BrokerError: it is too large, or not permitted; it was not heard.
+            NobodyError: nobody listens there, or there is no connection for so long.
+            CodecError: it is too large; it was not sent.
+            BrokerError: it is not permitted; it was not heard.
         """
+        if self._denied is not None:
+            raise self._denied
         client = self.client
         if not client.is_connected:  # or nats-py would keep it and send it later, unasked
             await self._wait_for_connection(timeout)
+        self._check_size(payload, headers)
         self._numbers += 1
         token = str(self._numbers)
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Msg] = loop.create_future()
-        self._waiting[token] = (subject, future)
-        timer = loop.call_later(timeout, _expire, future)
+        self._waiting[token] = (subject, loop.time() + timeout, future)
+        if self._sweep is None:
+            self._sweep = loop.call_later(_SWEEP, self._expire, loop)
         try:
             await client.publish(subject, payload, reply=f"{self._inbox}.{token}", headers=headers)
             answer = await future
-        except MaxPayloadError:
-            raise BrokerError(
-                f"A message of {len(payload)} bytes is too large for the NATS server at "
-                f"{self.where}, which takes {client.max_payload}: put less into an item, or raise "
-                "max_payload in the server's configuration"
-            ) from None
         except (NatsError, OSError) as error:
             raise LostError(str(error)) from error
         finally:
-            timer.cancel()
             del self._waiting[token]
         if answer.headers and answer.headers.get(Header.STATUS) == _NO_RESPONDERS:
-            raise NobodyError(subject)
+            raise NobodyError(f"nobody listens to {subject}")
         return answer
+
+    def _check_size(self, payload: bytes, headers: dict[str, str] | None) -> None:
+        # Headers count too. nats-py does not know, and the server hangs up on who sends too much.
+        size, largest = len(payload), self.client.max_payload
+        if headers is not None:
+            size += _HEADER_LINES + sum(
+                len(name.encode()) + len(value.encode()) + _HEADER_MARKS
+                for name, value in headers.items()
+            )
+        if size > largest:
+            raise CodecError(
+                f"The item is {size} bytes with its headers, and the NATS server at {self.where} "
+                f"takes {largest}: put less into it (the name of a file, say), or raise "
+                "max_payload in the server's configuration"
+            )
 
     async def api(self, subject: str, request: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """Ask JetStream's API, ``STREAM.INFO.name`` for example.
@@ -263,16 +308,23 @@ class Wire:
         give_up_at = asyncio.get_running_loop().time() + timeout
         while not self.client.is_connected:
             if self.client.is_closed or asyncio.get_running_loop().time() >= give_up_at:
-                raise LostError("there is no connection")
+                raise NobodyError(f"there is no connection to {self.where}")
             await asyncio.sleep(0.05)
 
     async def _answered(self, message: Msg) -> None:
-        _, future = self._waiting.get(message.subject.rpartition(".")[2], (None, None))
-        if future is not None and not future.done():
-            future.set_result(message)
+        waiting = self._waiting.get(message.subject.rpartition(".")[2])
+        if waiting is not None and not waiting[2].done():
+            waiting[2].set_result(message)
+
+    def _expire(self, loop: asyncio.AbstractEventLoop) -> None:
+        now = loop.time()
+        for _, until, future in self._waiting.values():
+            if until <= now and not future.done():
+                future.set_exception(LostError("no answer in time"))
+        self._sweep = loop.call_later(_SWEEP, self._expire, loop) if self._waiting else None
 
     def _forget_waiting(self) -> None:
-        for _, future in self._waiting.values():
+        for _, _, future in self._waiting.values():
             if not future.done():
                 future.set_exception(LostError("the connection was lost"))
 
@@ -283,31 +335,57 @@ class Wire:
             self._complaints.append(error)
             self._complained.set()
             return
-        denied = _DENIED.search(str(error))
+        if _is_refusal(error):
+            if not self._is_refused:  # and tries again and again
+                self._is_refused = True
+                self._logger.error("%s", self._explain(error))
+            return
+        denied = _DENIED.search(str(error).lower())
         if denied is None:
             self._logger.debug("NATS: %s", error)
             return
         problem = BrokerError(
-            f"The NATS server at {self.where} does not permit this user {denied[0][26:]}: "
+            f"The NATS server at {self.where} does not permit this user {denied[1]}: "
             "grant the permission, see the page on brokers in the docs"
         )
         self._logger.error("%s", problem)
-        for subject, future in self._waiting.values():
-            if subject.lower() == denied[1].lower() and not future.done():
+        hears_nothing = denied[2].startswith(self._inbox.lower())
+        if hears_nothing:
+            self._denied = problem
+        for subject, _, future in self._waiting.values():
+            if (hears_nothing or subject.lower() == denied[2]) and not future.done():
                 future.set_exception(problem)
 
     async def _disconnected(self) -> None:
+        self._denied = None
         self._forget_waiting()
         if self._inbox and not self.client.is_closed:
             self._logger.warning("Lost the connection to NATS at %s; connecting anew", self.where)
 
+    async def _closed(self) -> None:
+        self._forget_waiting()
+        if self._inbox:
+            self._logger.critical(
+                "The connection to NATS at %s is closed for good (%s); stop the queue and start it "
+                "again",
+                self.where,
+                self.client.last_error,
+            )
+
     async def _reconnected(self) -> None:
+        self._is_refused = False
         url = self.client.connected_url
         self._logger.warning(
             "Connected to NATS again, at %s", bare_url(url.geturl() if url else "")
         )
         if self.on_reconnect is not None:
             self.on_reconnect()
+
+
+def _is_refusal(error: Exception) -> bool:
+    """Whether it means that the server does not let us in."""
+    # When it connects nats-py has one error for all that a server says.
+    return isinstance(error, AuthorizationError) or "authorization" in str(error).lower()
 
 
 def check_servers(servers: Any) -> tuple[str, ...]:
@@ -365,8 +443,3 @@ def reading(answer: Msg) -> dict[str, Any]:
     if "error" in told:
         raise ApiError(told["error"])
     return told
-
-
-def _expire(future: asyncio.Future[Msg]) -> None:
-    if not future.done():
-        future.set_exception(LostError("no answer in time"))
