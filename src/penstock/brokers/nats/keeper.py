@@ -7,10 +7,9 @@ import logging
 import math
 import random
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
-from typing import Protocol
+from dataclasses import dataclass
 
 from penstock.brokers.nats.bucket import Key
 from penstock.brokers.nats.leases import (
@@ -22,6 +21,7 @@ from penstock.brokers.nats.leases import (
     micros,
 )
 from penstock.brokers.nats.wire import ApiError, LostError, NobodyError, Wire
+from penstock.brokers.nats.wishes import Client, Wishes
 from penstock.errors import BrokerError
 
 #: Seconds ahead of its start that a slot is taken at most: what a machine that dies had taken is
@@ -48,26 +48,6 @@ GATHER = 0.001
 _rng = random.Random()  # noqa: S311 - it keeps machines from asking all at once
 
 
-@dataclass
-class Wishes:
-    """What a limiter wants now."""
-
-    #: What those who wait need and have no slot for, in their order, by the names of limits.
-    wants: Sequence[Mapping[str, int]] = ()
-    #: Not before this time, on the local clock.
-    not_before: float = -math.inf
-    #: Until when the gate was closed here, on the local clock.
-    closed_until: float = -math.inf
-    #: Rates that were changed here.
-    rates: Mapping[str, tuple[float, float]] = field(default_factory=dict)
-    #: By how much the ledger is wrong, by limits and moments there.
-    corrections: Mapping[str, Mapping[int, int]] = field(default_factory=dict)
-    #: Whether these give back what others may use.
-    frees: bool = False
-    #: Until when something can be used that is leased and not used; infinity: there is nothing.
-    held_until: float = math.inf
-
-
 @dataclass(frozen=True)
 class Doubt:
     """A write that was not answered."""
@@ -77,51 +57,6 @@ class Doubt:
     count: int
     wishes: Wishes
     slots: Sequence[Slot]
-
-
-class Client(Protocol):
-    """The limiter, as far as its keeper knows it. Called in the keeper's thread."""
-
-    @property
-    def rates(self) -> Mapping[str, tuple[float, float]]:
-        """``max`` and ``per`` of each limit, by their names."""
-        ...
-
-    def wishes(self) -> Wishes:
-        """What is wanted now."""
-        ...
-
-    def told(self, wishes: Wishes, *, certainly: bool) -> None:
-        """These corrections, closings and rates are in the bucket, or (not certainly) may be."""
-        ...
-
-    def unused(self, slots: Sequence[Slot]) -> None:
-        """These were taken for us, and nobody knew it."""
-        ...
-
-    def lease(self, slots: Sequence[Slot], clock: ServerClock, now: float) -> None:
-        """These are ours."""
-        ...
-
-    def expect(self, when: float) -> None:
-        """Nothing more can start before this local time, as far as one knows."""
-        ...
-
-    def close_until(self, when: float) -> None:
-        """The gate was closed elsewhere, until this local time."""
-        ...
-
-    def adopt(self, rates: Mapping[str, tuple[float, float]]) -> None:
-        """Rates that were changed elsewhere."""
-        ...
-
-    def start_anew(self) -> None:
-        """The ledger is another one."""
-        ...
-
-    def refuse(self, error: Exception) -> None:
-        """Nobody who waits can start, ever."""
-        ...
 
 
 class Keeper:
