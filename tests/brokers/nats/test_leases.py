@@ -269,8 +269,11 @@ def test_what_is_charged_counts() -> None:
     assert limit.free_at(200, amount(1)) == 100 + UNITS
 
 
-@given(st.lists(st.integers(0, 5 * UNITS), min_size=ROOM + 1, max_size=ROOM + 200))
-def test_a_long_log_is_shortened_to_the_safe_side(ends: list[int]) -> None:
+@settings(deadline=None)
+@given(seed=st.integers(0, 2**32), count=st.integers(ROOM + 1, ROOM + 200))
+def test_a_long_log_is_shortened_to_the_safe_side(seed: int, count: int) -> None:
+    rng = random.Random(seed)
+    ends = [rng.randrange(5 * UNITS) for _ in range(count)]
     exactly = shared(len(ends), 5)
     for end in ends:
         exactly.add(end, amount(1))
@@ -355,7 +358,7 @@ def test_before_it_is_asked_anything_may_be() -> None:
 def test_the_quicker_the_answer_the_less_the_doubt() -> None:
     clock = ServerClock()
     clock.learn(10.0, 10.5, DAY)
-    assert clock.doubt(10.5) == pytest.approx(0.5)
+    assert clock.doubt(10.5) == pytest.approx(0.5, abs=1e-3)
     clock.learn(11.0, 11.01, DAY + UNITS)
     assert clock.doubt(11.01) == pytest.approx(0.01, abs=1e-3)
 
@@ -375,6 +378,7 @@ def test_it_follows_a_clock_that_was_set() -> None:
     assert clock.at_most(11.01) >= DAY + 100 * UNITS
 
 
+@settings(deadline=None)
 @given(
     offset=st.floats(-1e6, 1e6),
     rate=st.floats(1 - 0.9e-4, 1 + 0.9e-4),
