@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from penstock.errors import BrokerError, QueueUnknownError
+from penstock.errors import QueueError, QueueUnknownError
 from penstock.telemetry import names
 
 
@@ -61,7 +61,7 @@ class Counts:
         """A put ended by this."""
         if isinstance(error, QueueUnknownError):
             self.unknown += 1
-        elif isinstance(error, BrokerError):
+        elif isinstance(error, QueueError):
             self.failed += 1
         else:
             self.cancelled += 1

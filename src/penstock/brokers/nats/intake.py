@@ -30,7 +30,8 @@ class Intake(Generic[T]):
     """Makes entries of messages; what cannot be one is buried.
 
     Args:
-        bury: called with a delivery that no worker can have, and why.
+        bury: called with a delivery that failed for good, and why.
+        turn_down: called with one that no worker can have, and why.
     """
 
     def __init__(
@@ -39,13 +40,15 @@ class Intake(Generic[T]):
         hands: Hands,
         probe: Probe,
         max_deliveries: int,
-        bury: Callable[[Delivery, Exception], None],
+        bury: Callable[[Delivery, BaseException], None],
+        turn_down: Callable[[Delivery, Exception], None],
     ) -> None:
         self._codec = codec
         self._hands = hands
         self._probe = probe
         self._max_deliveries = max_deliveries
         self._bury = bury
+        self._turn_down = turn_down
 
     def entry(self, message: Msg, governor: Governor) -> Entry[T] | None:
         """What a worker takes; None if it is for none."""
@@ -60,7 +63,7 @@ class Intake(Generic[T]):
             item = self._decode(delivery)
             course = self._course(delivery, item, governor)
         except Exception as error:  # noqa: BLE001 - a codec or a limit may be anybody's code
-            self._bury(delivery, error)
+            self._turn_down(delivery, error)
             return None
         inner = (
             ObservedTicket(self._probe, None, None, course, delivery.age)

@@ -54,6 +54,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+#: As NATS has it.
+_MOST_REPLICAS = 5
 #: Seconds between two looks at the size, and between two while somebody waits for it to be zero.
 _LOOK = 1.0
 _SHORTEST_LOOK, _LONGEST_LOOK = 0.02, 0.5
@@ -61,8 +63,6 @@ _SHORTEST_LOOK, _LONGEST_LOOK = 0.02, 0.5
 _LAST_WORDS = 10.0
 #: Seconds that a ``get`` which is not to wait gives the server to answer.
 _AT_ONCE = 0.2
-#: Bytes of a message that are left for headers.
-_HEADERS = 8192
 
 
 class NatsQueue(QueueBase[T]):
@@ -88,14 +88,15 @@ class NatsQueue(QueueBase[T]):
             out again; a live one is heard of every third of it. At least 1.
         max_deliveries: an item that was handed out so often without an end becomes a dead letter,
             for it may be what kills its workers. Each handing-out counts, also those that a stop
-            handed back. At least 1.
-        max_item_size: the most bytes that an item may have; ``None``: as the server takes, 1 MiB
-            less some for headers by default.
+            handed back; so it must be more than the attempts of ``retry``. At least 1.
+        max_item_size: the most bytes that an item may have; ``None``: as many as the server takes,
+            which is 1 MiB with the headers unless its ``max_payload`` says otherwise.
         options: what ``nats.connect`` takes beside: ``user``, ``password``, ``token``,
             ``user_credentials``, ``nkeys_seed``, ``tls``, ...
         limits, retry, breaker, deadline: as for :class:`penstock.WorkQueue`, for the workers of
             this process. A retry waits on the server, for whichever machine; ``attempts`` counts
-            those on all. With a deadline the clocks of the machines should agree.
+            the deliveries on all, those that a stop or a death ended included. With a deadline the
+            clocks of the machines should agree.
         max_dead_letters: how many items that failed for good are kept; when they are as many, what
             fails stays in the queue. 0: they are dropped.
         telemetry: as for :class:`penstock.BoundedQueue`. The trace of a put goes with its item to
@@ -127,7 +128,7 @@ class NatsQueue(QueueBase[T]):
         codec: Codec[T] | None = None,
         replicas: int = 1,
         ack_wait: float = 30.0,
-        max_deliveries: int = 10,
+        max_deliveries: int = 20,
         max_item_size: int | None = None,
         options: Mapping[str, Any] | None = None,
         limits: Iterable[Limit] | Limiter = (),
@@ -140,14 +141,7 @@ class NatsQueue(QueueBase[T]):
         super().__init__(maxsize, timeout, logger, check_name(name))
         rules = make_rules(limits, retry, breaker, deadline, max_dead_letters)
         urls = check_servers(servers)
-        if _checks.seconds(ack_wait, "ack_wait") < 1 or ack_wait > LONG:
-            raise ValueError(f"ack_wait must be at least 1 second and finite, got {ack_wait!r}")
-        _checks.positive_int(replicas, "replicas", "replicas must be at least 1")
-        if replicas > 5:
-            raise ValueError(f"replicas must be at most 5, as NATS has it, got {replicas}")
-        _checks.positive_int(max_deliveries, "max_deliveries", "max_deliveries must be at least 1")
-        if max_item_size is not None:
-            _checks.positive_int(max_item_size, "max_item_size", "max_item_size must be at least 1")
+        _check_figures(replicas, ack_wait, max_deliveries, max_item_size, retry)
         self._max_item_size = max_item_size
         self._codec: Codec[T] = JsonCodec() if codec is None else codec
         _checks.members(self._codec, "codec", Codec)
@@ -170,7 +164,9 @@ class NatsQueue(QueueBase[T]):
         self._hands = Hands(wire, ack_wait, self._logger, self._name)
         self._hands.on_done = self._one_less
         self._graves = Graveyard(wire, self._engine, self._publisher, self._codec, self._logger)
-        self._intake = Intake(self._codec, self._hands, self._probe, max_deliveries, self._bury)
+        self._intake = Intake(
+            self._codec, self._hands, self._probe, max_deliveries, self._bury, self._turn_down
+        )
         self._feed = Feed(
             wire,
             f"$JS.API.CONSUMER.MSG.NEXT.{self._name}.{CONSUMER}",
@@ -182,8 +178,8 @@ class NatsQueue(QueueBase[T]):
         self._pool = WorkerPool(self._feed, self._accounts, self._name, self._logger)
 
         self._line = Line()
-        # Message ids: one that is unique in the world, and a number.
-        self._id = NUID().next().decode()
+        # Message ids: one that is unique in the world, made at each start, and a number.
+        self._id = ""
         self._id_number = 0
         self._starting: asyncio.Lock | None = None
         self._ending: asyncio.Task[None] | None = None
@@ -307,13 +303,10 @@ class NatsQueue(QueueBase[T]):
         if self._governor.limiter.limits:
             self._governor.limiter.check(item)
         payload = self._codec.encode(item)
-        # Some of what the server takes is for headers.
-        largest = self._max_item_size or self._wire.client.max_payload - _HEADERS
-        if len(payload) > largest:
+        if self._max_item_size is not None and len(payload) > self._max_item_size:
             raise CodecError(
-                f"The item is {len(payload)} bytes as {self._codec.content_type}, and at most "
-                f"{largest} are allowed: put less into it (a reference to a file, say), or raise "
-                "max_item_size and the server's max_payload"
+                f"The item is {len(payload)} bytes as {self._codec.content_type}, and "
+                f"max_item_size allows {self._max_item_size}"
             )
         headers = (
             {} if self._codec.content_type == JSON else {CONTENT_TYPE: self._codec.content_type}
@@ -477,6 +470,13 @@ class NatsQueue(QueueBase[T]):
         if not delivery.is_done:
             self._hands.settle(self._bury_now(delivery, error))
 
+    def _turn_down(self, delivery: Delivery, error: Exception) -> None:
+        """No worker can have this, so no error handler will hear of it."""
+        self._accounts.errors += 1
+        self._accounts.processed += 1
+        self._logger.error("Queue %s: an item becomes a dead letter: %s", self._name, error)
+        self._bury(delivery, error)
+
     async def _bury_now(self, delivery: Delivery, error: BaseException) -> None:
         if await self._graves.bury(delivery, error, self._hands):
             self._accounts.buried += 1
@@ -570,6 +570,7 @@ class NatsQueue(QueueBase[T]):
         except BaseException:
             await self._wire.close()
             raise
+        self._id = NUID().next().decode()  # not before: a program may fork with its queue
         self._news = asyncio.Event()
         self._ending = None
         self._hands.open()
@@ -752,3 +753,19 @@ class NatsQueue(QueueBase[T]):
             if self._status is not QueueStatus.PROCESSING:
                 raise state_error(verb if " " in verb else f"{verb} items", self._status)
             self._check_loop(verb)
+
+
+def _check_figures(
+    replicas: Any, ack_wait: Any, max_deliveries: Any, max_item_size: Any, retry: RetryPolicy | None
+) -> None:
+    if _checks.positive_int(replicas, "replicas", "replicas must be at least 1") > _MOST_REPLICAS:
+        raise ValueError(f"replicas must be at most {_MOST_REPLICAS}, got {replicas}")
+    if not 1 <= _checks.seconds(ack_wait, "ack_wait") <= LONG:
+        raise ValueError(f"ack_wait must be at least 1 second and finite, got {ack_wait!r}")
+    most = _checks.positive_int(max_deliveries, "max_deliveries", "max_deliveries must be positive")
+    if retry is not None and isinstance(retry.attempts, int) and retry.attempts >= most:
+        raise ValueError(
+            f"max_deliveries must be more than the {retry.attempts} attempts of retry, got {most}"
+        )
+    if max_item_size is not None:
+        _checks.positive_int(max_item_size, "max_item_size", "max_item_size must be at least 1")

@@ -21,11 +21,11 @@ from urllib.parse import urlsplit
 
 from nats.aio.client import Client
 from nats.aio.msg import Msg
-from nats.errors import AuthorizationError, MaxPayloadError
+from nats.errors import AuthorizationError
 from nats.errors import Error as NatsError
 from nats.js.api import Header
 
-from penstock.errors import BrokerError
+from penstock.errors import BrokerError, CodecError
 
 if TYPE_CHECKING:
     from nats.aio.subscription import Subscription
@@ -45,6 +45,8 @@ _OPTIONS = {
 _OURS = ("error_cb", "disconnected_cb", "reconnected_cb", "closed_cb")
 _DENIED = re.compile(r'permissions violation for ((?:publish|subscription) to "([^"]+)")')
 _NO_RESPONDERS = "503"
+#: Bytes of headers on the wire, beside names and values: the first and last line, and each.
+_HEADER_LINES, _HEADER_MARKS = 14, 4
 
 
 class LostError(Exception):
@@ -52,7 +54,7 @@ class LostError(Exception):
 
 
 class NobodyError(Exception):
-    """Nobody answers there, so nothing was done."""
+    """Nobody heard it, so nothing was done: there is no listener, or no connection."""
 
 
 class ApiError(Exception):
@@ -104,6 +106,11 @@ class Wire:
         return self._client is None or self._client.is_closed
 
     @property
+    def is_lost(self) -> bool:
+        """Whether there is no connection just now."""
+        return self._client is None or not self._client.is_connected
+
+    @property
     def where(self) -> str:
         """The servers, for people: no password, no token."""
         return ", ".join(map(bare_url, self._servers))
@@ -117,6 +124,7 @@ class Wire:
         self._client = client = Client()
         self._inbox = ""
         self._complaints.clear()
+        self._waiting.clear()
         self._sweep = None  # that of a loop that is gone
         options = {**_OPTIONS, **self._options}
         connecting = asyncio.ensure_future(
@@ -125,6 +133,7 @@ class Wire:
                 error_cb=self._complain,
                 disconnected_cb=self._disconnected,
                 reconnected_cb=self._reconnected,
+                closed_cb=self._closed,
                 **options,
             )
         )
@@ -187,6 +196,7 @@ class Wire:
         client = self._client
         if client is None:
             return
+        self._inbox = ""  # from here on nothing that it tells is news
         if client.is_connected:
             with suppress(NatsError, OSError, asyncio.TimeoutError):
                 await client.flush(timeout=1)
@@ -207,12 +217,14 @@ class Wire:
 
         Raises:
             LostError: none came. Whether the request was heard nobody knows.
-            NobodyError: nobody listens there.
-            BrokerError: it is too large, or not permitted; it was not heard.
+            NobodyError: nobody listens there, or there is no connection for so long.
+            CodecError: it is too large; it was not sent.
+            BrokerError: it is not permitted; it was not heard.
         """
         client = self.client
         if not client.is_connected:  # or nats-py would keep it and send it later, unasked
             await self._wait_for_connection(timeout)
+        self._check_size(payload, headers)
         self._numbers += 1
         token = str(self._numbers)
         loop = asyncio.get_running_loop()
@@ -223,19 +235,28 @@ class Wire:
         try:
             await client.publish(subject, payload, reply=f"{self._inbox}.{token}", headers=headers)
             answer = await future
-        except MaxPayloadError:
-            raise BrokerError(
-                f"A message of {len(payload)} bytes is too large for the NATS server at "
-                f"{self.where}, which takes {client.max_payload}: put less into an item, or raise "
-                "max_payload in the server's configuration"
-            ) from None
         except (NatsError, OSError) as error:
             raise LostError(str(error)) from error
         finally:
             del self._waiting[token]
         if answer.headers and answer.headers.get(Header.STATUS) == _NO_RESPONDERS:
-            raise NobodyError(subject)
+            raise NobodyError(f"nobody listens to {subject}")
         return answer
+
+    def _check_size(self, payload: bytes, headers: dict[str, str] | None) -> None:
+        # Headers count too. nats-py does not know, and the server hangs up on who sends too much.
+        size, largest = len(payload), self.client.max_payload
+        if headers is not None:
+            size += _HEADER_LINES + sum(
+                len(name.encode()) + len(value.encode()) + _HEADER_MARKS
+                for name, value in headers.items()
+            )
+        if size > largest:
+            raise CodecError(
+                f"The item is {size} bytes with its headers, and the NATS server at {self.where} "
+                f"takes {largest}: put less into it (the name of a file, say), or raise "
+                "max_payload in the server's configuration"
+            )
 
     async def api(self, subject: str, request: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """Ask JetStream's API, ``STREAM.INFO.name`` for example.
@@ -277,7 +298,7 @@ class Wire:
         give_up_at = asyncio.get_running_loop().time() + timeout
         while not self.client.is_connected:
             if self.client.is_closed or asyncio.get_running_loop().time() >= give_up_at:
-                raise LostError("there is no connection")
+                raise NobodyError(f"there is no connection to {self.where}")
             await asyncio.sleep(0.05)
 
     async def _answered(self, message: Msg) -> None:
@@ -321,6 +342,16 @@ class Wire:
         self._forget_waiting()
         if self._inbox and not self.client.is_closed:
             self._logger.warning("Lost the connection to NATS at %s; connecting anew", self.where)
+
+    async def _closed(self) -> None:
+        self._forget_waiting()
+        if self._inbox:
+            self._logger.critical(
+                "The connection to NATS at %s is closed for good (%s); stop the queue and start it "
+                "again",
+                self.where,
+                self.client.last_error,
+            )
 
     async def _reconnected(self) -> None:
         url = self.client.connected_url
