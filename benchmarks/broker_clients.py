@@ -199,7 +199,10 @@ async def _handle(message: Msg, work: Work) -> None:
 
 
 class ByHandInBatches(ByHand):
-    """nats-py: one subscription, which fetches ten items; when all of them are done, the next."""
+    """nats-py: one subscription, which fetches ten items; when all of them are done, the next.
+
+    Where fewer are there, ``fetch`` waits for the rest: up to five seconds.
+    """
 
     def _tasks(self, work: Work) -> list[Coroutine[Any, Any, None]]:
         return [self._in_batches(work)]
@@ -280,6 +283,9 @@ class Saq(Client):
     async def open(self) -> AsyncIterator[None]:
         self._queue = RedisQueue.from_url(self.url, name=_NAME)
         await self._queue.connect()
+        # What a worker does first, and then every minute. While jobs are there, it takes one that
+        # has just been handed out for one whose worker died, and aborts it.
+        await self._queue.sweep()
         try:
             yield
         finally:

@@ -92,10 +92,8 @@ def _free_port() -> int:
 def _wait_for(process: subprocess.Popen[bytes], port: int, log: Path) -> None:
     give_up_at = time.monotonic() + START
     while time.monotonic() < give_up_at and process.poll() is None:
-        try:
-            socket.create_connection(("127.0.0.1", port), 1).close()
-        except OSError:
-            time.sleep(0.01)
-        else:
-            return
+        with socket.socket() as client:
+            if client.connect_ex(("127.0.0.1", port)) == 0:
+                return
+        time.sleep(0.01)
     raise RuntimeError(f"{process.args!r} does not start:\n{log.read_text(errors='replace')}")
