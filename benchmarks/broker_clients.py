@@ -176,11 +176,9 @@ class ByHand(Client):
 
     @asynccontextmanager
     async def work(self, work: Work) -> AsyncIterator[None]:
-        tasks = [asyncio.create_task(task) for task in self._tasks(work)]
+        tasks = {asyncio.create_task(task) for task in self._tasks(work)}
         yield
-        for task in tasks:
-            task.cancel()
-        await asyncio.wait(tasks)
+        await _end(tasks)
 
     def _tasks(self, work: Work) -> list[Coroutine[Any, Any, None]]:
         return [self._one_by_one(work) for _ in range(WORKERS)]
@@ -191,6 +189,14 @@ class ByHand(Client):
             with suppress(NatsTimeoutError):
                 for message in await subscription.fetch(1):
                     await _handle(message, work)
+
+
+async def _end(tasks: set[asyncio.Task[None]]) -> None:
+    # More than once: before Python 3.12 wait_for, by which nats-py waits, can swallow it.
+    while tasks:
+        for task in tasks:
+            task.cancel()
+        _, tasks = await asyncio.wait(tasks, timeout=0.1)
 
 
 async def _handle(message: Msg, work: Work) -> None:
@@ -272,8 +278,7 @@ class Taskiq(Client):
             )
         )
         yield
-        receiver.cancel()
-        await asyncio.wait([receiver])
+        await _end({receiver})
 
 
 class Saq(Client):
