@@ -156,7 +156,7 @@ async def test_what_its_limit_holds_up_is_not_delivered_again_and_again(
 
 
 async def test_a_breaker_that_is_open_costs_no_deliveries(make_queue: MakeQueue) -> None:
-    breaker = CircuitBreaker(failure_threshold=2, recovery_timeout=0.6)
+    breaker = CircuitBreaker(window=2, open_for=0.6)
     queue, worker = make_queue(breaker=breaker, retry=every(0.01, attempts=4)), Worker()
     worker.failures = [ConnectionError("1"), ConnectionError("2")]
     await queue.start_workers(worker, 1)

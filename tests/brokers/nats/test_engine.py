@@ -166,7 +166,10 @@ async def test_info_is_over_all_machines(make_queue: MakeQueue, name: str) -> No
     await until(lambda: first.statistics().dead_letters == 5)
     info = await second.info()
     assert (info.size, info.in_flight, info.dead_letters) == (0, 0, 5)
-    while (await second.info()).idle_workers != 1:  # one request, for both of them
+    loop = asyncio.get_running_loop()
+    give_up_at = loop.time() + 10
+    while (await second.info()).idle_workers == 0:
+        assert loop.time() < give_up_at
         await asyncio.sleep(0.01)
 
 
@@ -183,7 +186,7 @@ async def test_a_queue_that_was_deleted_under_way(
     await queue.start()
     async with plain_client(nats_server.url) as client:
         await ask(client, f"STREAM.DELETE.{name}")
-    with pytest.raises(BrokerError, match=r"not stored: .*Was the queue deleted"):
+    with pytest.raises(BrokerError, match=r"not stored .*was the queue deleted"):
         await soon(queue.put("a"))
     with pytest.raises(BrokerError, match="stream not found"):
         await soon(queue.info())
