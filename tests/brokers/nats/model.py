@@ -56,6 +56,8 @@ class Machine:
     queue: NatsQueue[int]
     is_dead: bool = False
     puts: set[asyncio.Task[None]] = field(default_factory=set)
+    #: What was taken by hand and is not done.
+    in_hand: list[Run] = field(default_factory=list)
     #: When something happened to it: from, to.
     troubles: list[tuple[float, float]] = field(default_factory=list)
 
@@ -80,7 +82,6 @@ class Schedule:
         self.refused: set[int] = set()
         self.unknown: set[int] = set()
         self.poisonous: set[int] = set()
-        self.handed: list[Run] = []
         self.story: list[str] = []
         self._cleanup = ExitStack()
         self._items = 0
@@ -206,8 +207,10 @@ class Schedule:
             item = await machine.queue.get(timeout=0)
             call = Run(item, machine, self.now)
             self.runs.append(call)
+            machine.in_hand.append(call)
             if self.random.random() < 0.7:
-                call.is_done, call.ended = True, self.now
+                oldest = machine.in_hand.pop(0)
+                oldest.is_done, oldest.ended = True, self.now
                 machine.queue.task_done()
             # else it is handed back when that machine stops
 
@@ -219,6 +222,7 @@ class Schedule:
         self.say(f"machine {machine.number} stops, timeout {timeout}")
         began = self.now
         await asyncio.wait_for(machine.queue.stop(timeout), _BOUND)
+        machine.in_hand.clear()
         machine.troubles.append((began, self.now))
         self.say(f"machine {machine.number} has stopped")
         if self.random.random() < 0.5:

@@ -61,9 +61,9 @@ async def test_an_item_that_takes_longer_than_ack_wait_is_not_handed_out_twice(
 
     await queue.start_workers(slow_and_plain if is_plain else slow, 1)
     await other.start_workers(slow, 1)
-    await put_all(queue, "a", "b", "c")
+    await put_all(queue, "a", "b")
     await soon(queue.join())
-    assert sorted(began) == ["a", "b", "c"]
+    assert sorted(began) == ["a", "b"]
     assert (await queue.info()).redelivered == 0
 
 

@@ -25,6 +25,7 @@ from brokers.nats.helpers import (
 )
 from brokers.proxy import Proxy
 from brokers.servers import NatsServer
+from penstock import Limit
 from penstock.errors import BrokerError, QueueUnknownError
 from processes import wait_for
 
@@ -166,8 +167,9 @@ async def test_a_put_whose_answer_was_lost_is_offered_again_and_stored_once(
 
 
 async def test_a_put_in_doubt_that_is_stopped_is_unknown(
-    make_queue: MakeQueue, proxy: Proxy
+    make_queue: MakeQueue, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("penstock.brokers.nats.queue._LAST_WORDS", 1.0)
     queue = make_queue(proxy.url)
     await queue.start()
     put = await in_doubt(queue, proxy)
@@ -218,6 +220,23 @@ async def test_who_is_cut_off_for_longer_than_ack_wait_loses_its_items_to_others
     assert messages(nats_server, name) == 0
 
 
+async def test_what_waits_for_its_rules_longer_than_it_is_kept(
+    make_queue: MakeQueue, proxy: Proxy
+) -> None:
+    """The server hands it out again meanwhile, to the same machine even."""
+    limits = [Limit(1, 4.0, key=lambda item: "one")]
+    queue, worker = make_queue(proxy.url, ack_wait=1, limits=limits), Worker()
+    await queue.start_workers(worker, 2)
+    await put_all(queue, 1, 2)
+    await until(lambda: queue.statistics().retrying == 1)
+    proxy.stall()
+    await asyncio.sleep(2)
+    proxy.resume()
+    await until(lambda: sorted(set(worker.done)) == [1, 2])
+    await soon(queue.join())
+
+
+@pytest.mark.long
 async def test_a_stop_is_bounded_though_the_server_is_silent(
     make_queue: MakeQueue, proxy: Proxy
 ) -> None:
@@ -237,6 +256,7 @@ async def test_a_server_that_is_gone_for_good_is_an_error_and_not_a_refusal(
     start_nats: Start, make_queue: MakeQueue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("penstock.brokers.nats.publisher.DOUBT", 1.0)
+    monkeypatch.setattr("penstock.brokers.nats.publisher._NOBODY", 1.0)
     server = start_nats()
     queue = make_queue(server.url)
     await queue.start()

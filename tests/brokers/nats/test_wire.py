@@ -214,8 +214,12 @@ async def test_right_credentials(
 
 
 async def test_credentials_that_are_not_good_any_more(
-    start_nats: Start, make_queue: MakeQueue, caplog: pytest.LogCaptureFixture
+    start_nats: Start,
+    make_queue: MakeQueue,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr("penstock.brokers.nats.publisher._NOBODY", 0.5)
     server = start_nats(authorization=USERS)
     queue = make_queue(server.url, options={"user": "penstock", "password": SECRET})
     await queue.start_workers(Worker(), 1)

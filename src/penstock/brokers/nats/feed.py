@@ -128,6 +128,10 @@ class Feed(Takers):
             self._hands.hand_back(ticket.delivery, delay)
             return
         order = entry[0]
+        older = self._put_off.pop(order, None)
+        if older is not None:  # the server has handed it out again since, and that one counts
+            older[1].cancel()
+            self._hands.drop(delivery_of(older[0]))
         timer = asyncio.get_running_loop().call_later(delay, self._ripen, order)
         self._put_off[order] = (entry, timer)
 
