@@ -17,6 +17,7 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
+from brokers.nats.helpers import show
 from brokers.proxy import Proxy
 from brokers.servers import NatsServer
 from penstock import QueueEmptyError, QueueStateError, RetryPolicy
@@ -113,7 +114,7 @@ class Schedule:
                     await asyncio.sleep(self.random.choice((0, 0, 0.005, 0.02, 0.1)))
                 await self.finish()
         except BaseException:
-            print("\n".join(self.story[-60:]))
+            show("\n".join(self.story[-60:]))
             raise
 
     def say(self, text: str) -> None:
@@ -134,9 +135,7 @@ class Schedule:
             logger=SILENT,
             ack_wait=ACK_WAIT,
             max_deliveries=1000,
-            retry=RetryPolicy(
-                4, on=ValueError, backoff=lambda attempt, error: 0.05, budget=None
-            ),
+            retry=RetryPolicy(4, on=ValueError, backoff=lambda attempt, error: 0.05, budget=None),
         )
 
     async def begin(self, machine: Machine) -> None:
@@ -157,9 +156,7 @@ class Schedule:
 
     def one(self) -> Machine | None:
         living = [
-            each
-            for each in self.machines
-            if not each.is_dead and each.queue.status == "processing"
+            each for each in self.machines if not each.is_dead and each.queue.status == "processing"
         ]
         return self.random.choice(living) if living else None
 

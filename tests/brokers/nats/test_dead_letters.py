@@ -64,7 +64,7 @@ async def test_any_machine_sees_them_the_oldest_first(make_queue: MakeQueue) -> 
 
 
 async def test_odd_reasons_are_kept_too(make_queue: MakeQueue) -> None:
-    texts = ["two\r\nlines: x", "naïve – 日本", "x" * 5000, "", "\x00\x7f", "Nats-Msg-Id: 1"]
+    texts = ["two\r\nlines: x", "naïve, 日本", "x" * 5000, "", "\x00\x7f", "Nats-Msg-Id: 1"]
     queue = make_queue()
 
     async def work(item: Any) -> None:

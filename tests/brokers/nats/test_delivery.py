@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -124,7 +125,7 @@ async def test_a_retry_waits_as_long_as_it_was_told(make_queue: MakeQueue) -> No
     assert sorted(worker.done) == ["a", "b", "c"]
     for item in "ab":
         times = [at for at, one in zip(worker.times, worker.began, strict=True) if one == item]
-        for first, second in zip(times, times[1:], strict=False):
+        for first, second in pairwise(times):
             assert 0.7 <= second - first < 0.7 + SLACK
 
 

@@ -20,6 +20,7 @@ from brokers.nats.helpers import (
     messages,
     programs,
     put_all,
+    show,
     soon,
     until,
 )
@@ -80,7 +81,7 @@ def test_what_was_confirmed_is_processed_though_the_server_dies_under_load(
         assert len(accepted) == 1500  # it waits for the server, and is not told to
         assert set(done) == set(accepted)
         assert messages(server, f"{name}-dead") == 0
-        print("processed twice:", sum(count > 1 for count in done.values()))
+        show("processed twice:", sum(count > 1 for count in done.values()))
 
 
 async def test_a_lost_connection_is_logged_once_and_workers_go_on(
@@ -261,7 +262,7 @@ async def test_a_server_that_is_gone_for_good_is_an_error_and_not_a_refusal(
     queue = make_queue(server.url)
     await queue.start()
     server.kill()
-    with pytest.raises(BrokerError, match="(?i)no connection|not stored|unknown"):
+    with pytest.raises(BrokerError, match=r"not stored|Unknown whether"):
         await soon(queue.put("a", timeout=math.inf))
     assert queue.metrics["backpressure_events"] == 0
 

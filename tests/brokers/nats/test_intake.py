@@ -81,7 +81,10 @@ async def test_an_item_in_another_format_is_a_dead_letter(make_queue: MakeQueue)
     await put_all(put, "a")
     await soon(process.join())
     (letter,) = await process.look_at_dead_letters()
-    assert letter.error == "The item was put as application/msgpack, and this queue reads application/json"
+    assert (
+        letter.error
+        == "The item was put as application/msgpack, and this queue reads application/json"
+    )
     assert letter.error_type == "penstock.errors.CodecError"
     assert letter.data == b"\xa1a"
     assert worker.began == []

@@ -13,7 +13,9 @@ import threading
 from collections.abc import Iterator
 
 import pytest
+from typing_extensions import Self
 
+from brokers.nats.helpers import show
 from brokers.nats.model import Schedule
 from brokers.servers import NatsServer
 
@@ -53,7 +55,7 @@ class Watch:
                     count = detail["state"]["messages"]
                     self.most[detail["name"]] = max(count, self.most.get(detail["name"], 0))
 
-    def __enter__(self) -> Watch:
+    def __enter__(self) -> Self:
         self._thread.start()
         return self
 
@@ -74,7 +76,7 @@ async def run_all(server: NatsServer, name: str, seeds: list[int]) -> None:
                 f"{type(outcome).__name__}: {outcome}\n"
                 f"Again: PENSTOCK_SEED={seed} pytest tests/brokers/nats -k one_seed"
             ) from outcome
-        print("seed", seed, schedule.figures)
+        show("seed", seed, schedule.figures)
         assert watch.most[schedule.name] <= schedule.maxsize
     assert watch.looks > 10
 

@@ -189,10 +189,15 @@ async def test_a_server_whose_disk_is_used_up(start_nats: Start, make_queue: Mak
     queue, worker = make_queue(server.url, maxsize=1000), Worker()
     await queue.start()
     item, count = "x" * 20_000, 0
-    with pytest.raises(BrokerError) as caught:
-        while count < 1000:
-            assert await soon(queue.put(item)) is True
+
+    async def put_until_it_fails() -> None:
+        nonlocal count
+        for _ in range(1000):
+            assert await queue.put(item) is True
             count += 1
+
+    with pytest.raises(BrokerError) as caught:
+        await soon(put_until_it_fails())
     text = str(caught.value)
     assert "cannot store the item" in text
     assert "process what is there, or raise max_file_store" in text

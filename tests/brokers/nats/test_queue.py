@@ -156,12 +156,16 @@ async def test_a_worker_puts_into_its_own_queue(make_queue: MakeQueue) -> None:
 
 async def test_an_exception_in_the_block_hands_back_at_once(make_queue: MakeQueue) -> None:
     held, worker, other = Worker(held=True), Worker(), make_queue()
-    with pytest.raises(ZeroDivisionError):
+
+    async def fail_in_the_block() -> None:
         async with make_queue() as queue:
             await queue.start_workers(held, 1)
             await put_all(queue, "a")
             await until(lambda: held.began)
             raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        await soon(fail_in_the_block())
     await other.start_workers(worker, 1)
     await until(lambda: worker.done == ["a"], 5)
 
@@ -211,9 +215,7 @@ def test_it_belongs_to_the_loop_in_which_it_runs(nats_server: NatsServer, name: 
     asyncio.run(main())
 
 
-def test_a_run_that_ends_without_a_stop_and_another_one(
-    nats_server: NatsServer, name: str
-) -> None:
+def test_a_run_that_ends_without_a_stop_and_another_one(nats_server: NatsServer, name: str) -> None:
     outcome = run_program(
         f"""
         import asyncio, warnings
@@ -257,9 +259,7 @@ def test_a_run_that_ends_without_a_stop_and_another_one(
 
 @pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-def test_a_queue_that_is_garbage_takes_nothing_with_it(
-    nats_server: NatsServer, name: str
-) -> None:
+def test_a_queue_that_is_garbage_takes_nothing_with_it(nats_server: NatsServer, name: str) -> None:
     async def forget() -> None:
         queue: NatsQueue[Any] = NatsQueue(nats_server.url, name)
         await queue.start()
