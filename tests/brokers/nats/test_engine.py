@@ -29,8 +29,8 @@ async def refusal(queue: NatsQueue[Any]) -> str:
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("maxsize", 0), ("replicas", 0), ("replicas", 6), ("ack_wait", 0.9),
-     ("ack_wait", math.inf), ("ack_wait", math.nan), ("max_deliveries", 0), ("max_item_size", 0), ("timeout", -1),
+    [("maxsize", 0), ("replicas", 0), ("replicas", 6), ("ack_wait", 0.9), ("ack_wait", math.inf),
+     ("ack_wait", math.nan), ("max_deliveries", 0), ("max_item_size", 0), ("timeout", -1),
      ("max_dead_letters", -1), ("deadline", -1), ("name", "a b"), ("name", "a.b"), ("name", ""),
      ("name", "x" * 201), ("name", "ä")],
 )  # fmt: skip
