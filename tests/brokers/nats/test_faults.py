@@ -167,6 +167,33 @@ async def test_a_put_whose_answer_was_lost_is_offered_again_and_stored_once(
         assert await queue.put("too many", timeout=0) is False
 
 
+@pytest.mark.long
+async def test_an_offer_that_arrives_late_was_not_refused_before(
+    make_queue: MakeQueue, proxy: Proxy, nats_server: NatsServer, name: str
+) -> None:
+    """It stays on its way while the queue is asked again by another way, and is full."""
+    ways = [proxy.url, nats_server.url]
+    queue = make_queue(ways, maxsize=1, options={"dont_randomize": True})
+    other = make_queue(maxsize=1)
+    await queue.start()
+    await other.start()
+    assert proxy.connections == 1
+    proxy.stall()
+    put = asyncio.create_task(queue.put("late", timeout=0))
+    await asyncio.sleep(0.3)
+    await put_all(other, "first")
+    await asyncio.wait({put}, timeout=12)
+    # By now it has been told that there is no room, and that is not the whole truth.
+    assert await soon(other.get()) == "first"
+    other.task_done()
+    await soon(other.join())
+    proxy.resume()
+    outcome = await asyncio.gather(soon(put, 70), return_exceptions=True)
+    await asyncio.sleep(1)
+    stored = messages(nats_server, name)
+    assert (outcome, stored) == ([True], 1)
+
+
 async def test_a_put_in_doubt_that_is_stopped_is_unknown(
     make_queue: MakeQueue, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
