@@ -218,7 +218,7 @@ async def test_what_a_stop_breaks_off_another_machine_gets_at_once(make_queue: M
     await until(lambda: len(held.began) == 3)
     await other.start_workers(worker, 3)
     began = time.monotonic()
-    assert await soon(queue.stop(timeout=0.2)) is False
+    await soon(queue.stop(timeout=0.2))
     await until(lambda: len(worker.done) == 3)
     assert time.monotonic() - began < 0.2 + SLACK  # ack_wait is 30 s
     assert sorted(worker.done) == [1, 2, 3]

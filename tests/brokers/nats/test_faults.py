@@ -29,6 +29,7 @@ from brokers.servers import NatsServer
 from penstock import Limit
 from penstock.errors import BrokerError, QueueUnknownError
 from processes import wait_for
+from telemetry.recorder import Recorder
 
 # nats-py leaves its socket open where a reconnect gets a connection and nothing more.
 pytestmark = [
@@ -53,6 +54,13 @@ def proxy(nats_server: NatsServer) -> Iterator[Proxy]:
     """Stands before the shared server."""
     with Proxy(nats_server.port) as proxy:
         yield proxy
+
+
+@pytest.fixture
+def make_queue(proxy: Proxy, make_queue: MakeQueue) -> MakeQueue:
+    """Queues that are stopped before the proxy goes: else they would wait for it."""
+    assert proxy.url
+    return make_queue
 
 
 # -- the server dies --------------------------------------------------------------------------
@@ -207,6 +215,40 @@ async def test_a_put_in_doubt_that_is_stopped_is_unknown(
     assert caught.value.message_id
     await soon(stop, 60)
     proxy.resume()
+
+
+async def test_telemetry_tells_puts_that_failed_from_those_in_doubt(
+    make_queue: MakeQueue, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("penstock.brokers.nats.publisher.DOUBT", 0.5)
+    monkeypatch.setattr("penstock.brokers.nats.publisher._NOBODY", 0.5)
+    monkeypatch.setattr("penstock.brokers.nats.queue._LAST_WORDS", 1.0)
+    recorder = Recorder()
+    queue = make_queue(proxy.url, telemetry=recorder.telemetry())
+    await queue.start()
+    await put_all(queue, 1)
+    put = await in_doubt(queue, proxy)
+    with pytest.raises(QueueUnknownError, match="put it again if twice is better than never"):
+        await soon(put)
+    proxy.cut()
+    with pytest.raises(BrokerError, match="is not stored") as caught:
+        await soon(queue.put("failed"))
+    assert not isinstance(caught.value, QueueUnknownError)
+    outcomes = {key[-1]: count for key, count in recorder.values("penstock.put.items").items()}
+    told = {outcome: count for outcome, count in outcomes.items() if count}
+    assert told == {"accepted": 1, "unknown": 1, "failed": 1}
+    spans = recorder.spans(f"put {queue.name}")
+    ends = [dict(span.attributes or {})["penstock.put.outcome"] for span in spans]
+    assert ends == ["accepted", "unknown", "failed"]
+    errors = [dict(span.attributes or {}).get("error.type") for span in spans]
+    assert errors == [
+        None,
+        "penstock.errors.QueueUnknownError",
+        "penstock.errors.BrokerError",
+    ]
+    assert queue.metrics == {"enqueued": 1, "processed": 0, "errors": 0, "backpressure_events": 0}
+    proxy.resume()
+    recorder.shutdown()
 
 
 # -- what is in hand meanwhile ----------------------------------------------------------------
