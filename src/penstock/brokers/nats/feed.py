@@ -95,6 +95,11 @@ class Feed(Takers):
         """How many items wait here because their rules held them up."""
         return len(self._put_off) + len(self._ripe)
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether workers wait, and there is nothing for them here."""
+        return bool(self._takers) and not self._at_hand() and not self.put_off
+
     # -- what workers call --------------------------------------------------------------------
 
     def take(self) -> Entry[Any] | None:
