@@ -50,6 +50,7 @@ ORDER = (
 
 #: What belongs to extras, or is imported by name by those who want it.
 HEAVY = (
+    "filelock",
     "httpx",
     "janus",
     "nats",

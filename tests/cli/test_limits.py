@@ -113,7 +113,7 @@ def test_a_retry_holds_no_worker(penstock: Command, server: Server) -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "calls"), [(["--retry", "2"], 3), (["--retry", "0"], 1), (["--attempts", "2"], 2)]
+    ("options", "calls"), [(["--retry", "2"], 3), (["--retry", "0"], 1), ([], 5)]
 )
 def test_so_many_retries(penstock: Command, server: Server, options: list[str], calls: int) -> None:
     times = timed(server, lambda seen: (500, {}, b""))
@@ -121,7 +121,9 @@ def test_so_many_retries(penstock: Command, server: Server, options: list[str], 
     assert len(times) == calls
 
 
-def test_adaptive_stays_within_what_the_service_takes(penstock: Command, server: Server) -> None:
+def test_automatic_concurrency_stays_within_what_the_service_takes(
+    penstock: Command, server: Server
+) -> None:
     inside = 0
     most = 0
     lock = threading.Lock()
@@ -138,6 +140,6 @@ def test_adaptive_stays_within_what_the_service_takes(penstock: Command, server:
         return (429, {}, b"") if too_many else (200, JSON, b"{}")
 
     server.answer = answer
-    done = send(penstock, server, 200, "--adaptive", "--concurrency", "50", "--retry", "9")
+    done = send(penstock, server, 200, "--concurrency", "auto:50", "--retry", "9")
     assert done.returncode == 0, done.stderr
     assert most < 20

@@ -36,12 +36,15 @@ WRONG: list[tuple[list[str], str]] = [
     ),
     (["lines", "--out", "new", "--concurrency", "0"], "--concurrency must be at least 1, got 0"),
     (["lines", "--out", "new", "--capacity", "-1"], "--capacity must be at least 1, got -1"),
-    (["lines", "--out", "new", "--attempts", "0"], "--attempts must be at least 1, got 0"),
-    (["lines", "--out", "new", "--retry", "-1"], "--retry must be at least 0, got -1"),
     (
-        ["lines", "--out", "new", "--retry", "1", "--attempts", "2"],
-        "--retry and --attempts say the same in two ways: give one",
+        ["lines", "--out", "new", "--concurrency", "many"],
+        "--concurrency must be a number, auto or auto:N (as in auto:50), got 'many'",
     ),
+    (
+        ["lines", "--out", "new", "--concurrency", "auto:0"],
+        "--concurrency must be at least 1, got 0",
+    ),
+    (["lines", "--out", "new", "--retry", "-1"], "--retry must be at least 0, got -1"),
     (
         ["lines", "--out", "new", "--rate", "500"],
         "--rate: a rate must look like 500/min, 20/s or 100/10s, got '500'",
@@ -49,10 +52,6 @@ WRONG: list[tuple[list[str], str]] = [
     (
         ["lines", "--out", "new", "--tokens", "-1/s"],
         "--tokens: a rate must look like 500/min, 20/s or 100/10s, got '-1/s'",
-    ),
-    (
-        ["lines", "--out", "new", "--cost", "usage"],
-        "--cost says where the --tokens of a request are told: give --tokens too",
     ),
     (
         ["lines", "--out", "new", "--tokens", "1/s", "--cost", "a..b"],
@@ -67,7 +66,8 @@ WRONG: list[tuple[list[str], str]] = [
     (["lines", "--out", "folder"], "cannot write --out folder: Is a directory"),
     (
         ["lines", "--out", "old"],
-        "cannot write --out old: it exists already; give another name, or --overwrite",
+        "cannot write --out old: it exists already and has no results of penstock run in it; "
+        "give another name",
     ),
     (
         ["lines", "--out", "lines", "--overwrite"],
@@ -108,7 +108,7 @@ def test_wrong_usage(
         (["fly"], "fly"),
         (["run"], "FILE"),
         (["run", "lines"], "--out"),
-        (["run", "lines", "--out", "new", "--concurrency", "many"], "--concurrency"),
+        (["run", "lines", "--out", "new", "--capacity", "many"], "--capacity"),
         (["run", "lines", "--out", "new", "--sideways"], "--sideways"),
     ],
 )
@@ -137,8 +137,19 @@ def test_proxy_settings_that_cannot_be_used(
 def test_help_tells_the_exit_codes(capsys: pytest.CaptureFixture[str]) -> None:
     assert run_command(["run", "--help"]) == 0
     told = " ".join(capsys.readouterr().out.split())
-    for code in ("0 every line has a successful result", "1 some have not", "2 wrong usage", "130"):
+    for code in ("0 all succeeded", "1 some failed", "2 wrong usage", "3 a 401", "130 Ctrl-C"):
         assert code in told
+
+
+def test_help_fits_a_screen(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setattr("typer.rich_utils.MAX_WIDTH", 80)
+    assert run_command(["run", "--help"]) == 0
+    told = capsys.readouterr().out
+    assert told.count("\n") <= 50
+    assert max(map(len, told.splitlines())) <= 80
 
 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:
