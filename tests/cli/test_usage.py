@@ -15,6 +15,7 @@ NO_FULL_URL = (
     "must be a full URL that starts with http:// or https://, "
     "for example https://api.example.com/v1"
 )
+NO_JOURNAL = "it exists already and has no results of penstock run in it; give another name"
 WRONG: list[tuple[list[str], str]] = [
     (["missing.jsonl", "--out", "new"], "cannot read missing.jsonl: No such file or directory"),
     (["folder", "--out", "new"], "cannot read folder: Is a directory"),
@@ -66,8 +67,7 @@ WRONG: list[tuple[list[str], str]] = [
     (["lines", "--out", "folder"], "cannot write --out folder: Is a directory"),
     (
         ["lines", "--out", "old"],
-        "cannot write --out old: it exists already and has no results of penstock run in it; "
-        "give another name",
+        f"cannot write --out old: {NO_JOURNAL}",
     ),
     (
         ["lines", "--out", "lines", "--overwrite"],

@@ -10,6 +10,7 @@ from typing import Annotated, Any, cast
 
 import typer
 
+from penstock.cli.clients import Clients
 from penstock.cli.display import say
 from penstock.cli.files import STANDARD, count_lines, open_requests
 from penstock.cli.journal import NotAJournalError, open_failures, open_results
@@ -35,7 +36,6 @@ from penstock.cli.outcome import carry_out
 from penstock.cli.preview import preview
 from penstock.cli.requests import KEYS
 from penstock.cli.run import Job
-from penstock.cli.sender import open_client
 
 # typer brings a click of its own or uses the one that is there, by version. What their usage
 # errors have in common is the base of this one.
@@ -210,7 +210,7 @@ def run(
         other = "--overwrite" if overwrite else "--out -"
         refuse(f"--retry-failed needs the results of earlier runs, and {other} leaves none")
     try:
-        client = open_client(most, credentials)
+        clients = Clients(most, credentials)
     except (ImportError, ValueError) as error:
         refuse(f"the proxy settings in the environment cannot be used: {error}")
     if otlp is not None and not dry_run:
@@ -239,7 +239,7 @@ def run(
             requests=requests,
             form=form,
             results=results,
-            client=client,
+            clients=clients,
             credentials=credentials,
             concurrency=most,
             capacity=capacity,

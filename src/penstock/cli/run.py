@@ -12,8 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
 
-import httpx
-
+from penstock.cli.clients import Clients
 from penstock.cli.credentials import Credentials
 from penstock.cli.display import Display
 from penstock.cli.guard import Guard, place
@@ -59,7 +58,7 @@ class Job:
     requests: io.BufferedReader
     form: Form
     results: Results
-    client: httpx.AsyncClient
+    clients: Clients
     credentials: Credentials
     concurrency: int
     capacity: int
@@ -112,7 +111,7 @@ class Run:
             deadline=job.deadline,
             max_dead_letters=0,
         )
-        self._sender = Sender(job.client, job.attempts, job.timeout, job.credentials)
+        self._sender = Sender(job.clients, job.attempts, job.timeout, job.credentials)
         self._guard = Guard(job.keep_going)
         self._seen = Seen()
         self._under_way = 0
@@ -135,7 +134,7 @@ class Run:
         self._source = Source(job.requests, job.form, self._count_blank)
         self._results = LineWriter(job.results.file, job.results.is_journal)
         self._failures = None if job.failures is None else LineWriter(job.failures)
-        async with job.client:
+        async with job.clients:
             self._work = asyncio.create_task(self._send_all())
             with _on_signals(self._interrupt):
                 while not self._work.done():

@@ -12,12 +12,11 @@ import ssl
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from email.utils import parsedate_to_datetime
-from http.cookiejar import CookieJar, DefaultCookiePolicy
-from importlib.metadata import version
 
 import httpx
 from tenacity import wait_random_exponential
 
+from penstock.cli.clients import Clients
 from penstock.cli.credentials import Credentials, origin_of
 from penstock.cli.requests import Request
 from penstock.cli.results import Failure, JsonText, Result, to_json
@@ -41,25 +40,6 @@ class Answer:
     kind: str = ""
     message: str = ""
     is_transient: bool = False
-
-
-def open_client(concurrency: int, credentials: Credentials | None = None) -> httpx.AsyncClient:
-    """Make the client for ``concurrency`` requests at a time.
-
-    Redirects do not take the ``credentials`` to another service.
-
-    Raises:
-        ImportError, ValueError: the proxy settings in the environment cannot be used.
-    """
-    return httpx.AsyncClient(
-        follow_redirects=True,
-        timeout=None,  # noqa: S113 - Sender limits each attempt as a whole
-        limits=httpx.Limits(max_connections=concurrency, max_keepalive_connections=concurrency),
-        headers={"User-Agent": f"penstock/{version('penstock')}"},
-        # No cookies: requests are independent of each other, in whatever order they run.
-        cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),
-        event_hooks={} if credentials is None else {"request": [credentials.stay_at_home]},
-    )
 
 
 class TransientError(Exception):
@@ -99,7 +79,7 @@ class Sender:
 
     def __init__(
         self,
-        client: httpx.AsyncClient,
+        client: httpx.AsyncClient | Clients,
         attempts: int,
         timeout: float,
         credentials: Credentials | None = None,
