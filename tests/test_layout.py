@@ -52,6 +52,7 @@ ORDER = (
 HEAVY = (
     "httpx",
     "janus",
+    "matplotlib",
     "nats",
     "opentelemetry.sdk",
     "opentelemetry.exporter",

@@ -13,8 +13,11 @@ from typing import Annotated, Any, NoReturn, TextIO, cast
 
 import typer
 
-from penstock.cli.display import display_on, say, summary
+from penstock.cli.bill import bill, printed
+from penstock.cli.display import display_on, say
 from penstock.cli.files import STANDARD, count_lines, open_requests, open_results
+from penstock.cli.history import History
+from penstock.cli.report import ReportError, Subject, check_report, write_report
 from penstock.cli.requests import KEYS, parse_base
 from penstock.cli.results import Totals
 from penstock.cli.run import Job, Run, RunError
@@ -138,6 +141,10 @@ def run(
     ] = None,
     timeout: Annotated[float, typer.Option(help="Seconds for each attempt at most.")] = 30.0,
     overwrite: Annotated[bool, typer.Option(help="Replace RESULTS if it exists.")] = False,
+    report: Annotated[
+        str | None,
+        typer.Option(metavar="PAGE", help="Where to draw what happened, as HTML (extra report)."),
+    ] = None,
     otlp: Annotated[
         str | None,
         typer.Option(metavar="ENDPOINT", help="Send traces and metrics there (extra otel)."),
@@ -163,6 +170,11 @@ def run(
         client = open_client(concurrency)
     except (ImportError, ValueError) as error:
         _refuse(f"the proxy settings in the environment cannot be used: {error}")
+    if report is not None:
+        try:
+            check_report(report, out)
+        except ReportError as error:
+            _refuse(f"--report: {error}")
     if otlp is not None:
         _set_up_telemetry(otlp, service_name)
     with ExitStack() as opened:
@@ -189,7 +201,22 @@ def run(
         cost=cost or "usage.total_tokens",
         is_adaptive=adaptive,
     )
-    return _carry_out(job, expected, out)
+    subject = Subject(file, url, _settings(job, rate, tokens)) if report is not None else None
+    return _carry_out(job, expected, out, report, subject)
+
+
+def _settings(job: Job, rate: str | None, tokens: str | None) -> list[tuple[str, str]]:
+    """What was asked for, for the report."""
+    at_once = f"{job.concurrency} at most, found out" if job.is_adaptive else str(job.concurrency)
+    asked = [
+        ("Concurrency", at_once),
+        ("Queue", str(job.capacity)),
+        ("Rate", rate),
+        ("Tokens", tokens),
+        ("Attempts", f"{job.attempts} at most"),
+        ("Timeout of each", f"{job.timeout:g} s"),
+    ]
+    return [(name, value) for name, value in asked if value is not None]
 
 
 def _attempts(retry: int | None, attempts: int | None) -> int:
@@ -239,16 +266,28 @@ def _refuse(problem: str) -> NoReturn:
     raise UsageError(problem)
 
 
-def _carry_out(job: Job, expected: int | None, out: str) -> int:
+def _carry_out(
+    job: Job, expected: int | None, out: str, report: str | None, subject: Subject | None
+) -> int:
     stream = _stream_for_people(out)
-    totals = Totals(expected=expected)
+    totals, history = Totals(expected=expected), History(job.rate, job.tokens)
     problem = interrupted_by = None
-    with display_on(stream, totals) as display:
+    with display_on(stream, totals, history) as display:
         try:
-            interrupted_by = asyncio.run(Run(job, totals, display)())
+            interrupted_by = asyncio.run(Run(job, totals, display, history)())
         except RunError as error:
             problem = str(error)
-    say(stream, summary(totals, job.capacity, "standard output" if out == STANDARD else out))
+    elapsed = totals.elapsed
+    results = "standard output" if out == STANDARD else out
+    rows = bill(totals, history, elapsed, job.capacity, results)
+    say(stream, printed(rows))
+    if report is not None and subject is not None:
+        try:
+            write_report(report, subject, totals, history, elapsed, rows)
+        except ReportError as error:
+            problem = problem or str(error)
+        else:
+            say(stream, f"{'report':<13}{report}")
     if problem is not None:
         say(sys.stderr, f"penstock: {problem}")
         return 1

@@ -88,7 +88,6 @@ class Totals:
     failed: Counter[str] = field(default_factory=Counter)
     retries: Counter[str] = field(default_factory=Counter)
     backpressure_waits: int = 0
-    queue_size: int = 0
     queue_peak: int = 0
     #: How often the server's answer held up all requests.
     held_up: int = 0

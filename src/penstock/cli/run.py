@@ -15,10 +15,11 @@ from types import FrameType
 import httpx
 
 from penstock.cli.display import Display
+from penstock.cli.history import History, Moment
 from penstock.cli.lines import LONGEST_LINE, LineReader, LineWriter
 from penstock.cli.requests import MalformedLineError, Request, parse_request
 from penstock.cli.results import Failure, Result, Totals
-from penstock.cli.sender import Pending, Sender, TransientError, retry_policy
+from penstock.cli.sender import Answer, Pending, Sender, TransientError, retry_policy
 from penstock.cli.tokens import TokenLimit
 from penstock.cli.tracing import mark_request_failed
 from penstock.limits import AdaptiveConcurrency, Limit
@@ -62,9 +63,10 @@ class Job:
 class Run:
     """One run. Never more in memory than the queue holds, the workers hold, and one line more."""
 
-    def __init__(self, job: Job, totals: Totals, display: Display) -> None:
+    def __init__(self, job: Job, totals: Totals, display: Display, history: History) -> None:
         self._job = job
         self._totals = totals
+        self._history = history
         self._display = display
         limits = [] if job.rate is None else [Limit(*job.rate, name="requests")]
         self._tokens: TokenLimit | None = None
@@ -98,7 +100,7 @@ class Run:
             with _on_signals(self._interrupt):
                 while not self._work.done():
                     await asyncio.wait([self._work], timeout=_TICK)
-                    self._totals.queue_size = self._queue.size
+                    self._look()
                     self._display.tick()
                 await self._close_files()
         if self._failure is None and not self._work.cancelled():
@@ -106,6 +108,13 @@ class Run:
         if self._failure is not None:
             raise self._failure
         return self._signal if self._work.cancelled() else None
+
+    def _look(self) -> None:
+        now = self._queue.statistics()
+        concurrency = now.concurrency_limit or self._job.concurrency
+        closed_for = self._queue.limits.statistics().closed_for
+        moment = Moment(concurrency, now.size, now.maxsize, closed_for)
+        self._history.sample(self._totals.elapsed, moment)
 
     async def _close_files(self) -> None:
         closing: list[asyncio.Future[None]] = [asyncio.ensure_future(self._writer.close())]
@@ -124,7 +133,8 @@ class Run:
             async with queue:
                 await queue.process(self._handle, error_handler=self._give_up)
                 async for request in self._read():
-                    await queue.put(Pending(request), timeout=math.inf)
+                    pending = Pending(request, waits_since=self._totals.elapsed)
+                    await queue.put(pending, timeout=math.inf)
         finally:
             statistics = queue.statistics()
             self._totals.queue_peak = statistics.peak_size
@@ -154,20 +164,32 @@ class Run:
     async def _handle(self, pending: Pending) -> None:
         if not pending.attempts:
             self._totals.sent += 1
-        answer = await self._sender.send(pending)
+        answer = await self._attempt(pending)
         if answer.response is not None:
             self._queue.limits.observe(answer.response.headers)
         if self._tokens is not None:
+            before = self._tokens.total
             self._tokens.settle(answer.response)
+            self._history.spent(self._totals.elapsed, self._tokens.total - before)
         if self._sender.may_pass(pending, answer):
             self._totals.retries[answer.kind] += 1
             raise TransientError(answer)  # the queue makes another attempt, in time
         result = self._sender.result(pending, answer)
         mark_request_failed("" if result.failure is None else result.failure.kind)
-        await self._record(result)
+        await self._record(result, pending.request)
 
-    async def _record(self, result: Result) -> None:
+    async def _attempt(self, pending: Pending) -> Answer:
+        began = self._totals.elapsed
+        self._history.started(began, began - pending.waits_since, pending.attempts + 1)
+        answer = await self._sender.send(pending)
+        pending.waits_since = ended = self._totals.elapsed
+        outcome = answer.kind if answer.response is None else str(answer.response.status_code)
+        self._history.ended(ended, ended - began, outcome)
+        return answer
+
+    async def _record(self, result: Result, request: Request | None = None) -> None:
         self._totals.add(result)
+        self._history.finished(self._totals.elapsed, result, request)
         # Counted and handed over in one go: if this is cancelled, it is both, and will be written.
         written = self._writer.write(result.to_line())
         try:

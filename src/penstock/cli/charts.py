@@ -1,0 +1,216 @@
+"""The pictures of a report: matplotlib draws them as SVG that stands in the page.
+
+Colours are those of the page, light or dark, and what the pointer is on tells its figures: without
+any script.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import re
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from html import escape
+from typing import TYPE_CHECKING, Any
+
+from penstock.cli.history import Piece
+from penstock.cli.meter import duration, number
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+#: What stands for the colours of the page while matplotlib draws.
+COLOURS = {
+    "good": "#010101",
+    "bad": "#010102",
+    "warn": "#010103",
+    "other": "#010104",
+    "ink": "#010105",
+    "soft": "#010106",
+    "grid": "#010107",
+}
+#: Points; on a phone one is about a pixel.
+_WIDTH, _HEIGHT, _TEXT = 380, 165, 9
+_SETTINGS: Any = {
+    "svg.fonttype": "none",  # text stays text, in the font of the page
+    "font.size": _TEXT,
+    "axes.edgecolor": COLOURS["soft"],
+    "axes.labelcolor": COLOURS["soft"],
+    "xtick.color": COLOURS["soft"],
+    "ytick.color": COLOURS["soft"],
+    "text.color": COLOURS["ink"],
+    "grid.color": COLOURS["grid"],
+    "path.simplify": False,
+}
+_STEPS = (1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 14400, 21600, 43200, 86400)
+
+#: Times, one for each piece, or nothing where nothing is known.
+Values = Sequence[float | None]
+
+
+@dataclass(frozen=True)
+class Series:
+    """One row of figures in a chart. ``kind``: area, line, dashes or bars."""
+
+    name: str
+    colour: str
+    values: Values
+    kind: str = "line"
+
+
+@dataclass(frozen=True)
+class TimeChart:
+    """Figures over the time of a run; areas and bars lie on top of each other."""
+
+    key: str
+    title: str
+    unit: str
+    series: Sequence[Series]
+    #: From ten to a hundred as far as from one to ten, where the figures lie far apart.
+    may_be_logarithmic: bool = False
+
+
+def draw_times(chart: TimeChart, pieces: Sequence[Piece]) -> str:
+    """The chart as SVG."""
+    with _figure(_HEIGHT) as (figure, axes):
+        _draw_held_up(axes, pieces)
+        floor: list[float] = [0.0] * len(pieces)
+        for series in chart.series:
+            _draw_series(axes, series, pieces, floor)
+        known = [value for series in chart.series for value in series.values if value]
+        if chart.may_be_logarithmic and known and max(known) > 20 * min(known):
+            axes.set_yscale("log")
+            axes.set_ylim(min(known) / 1.5, max(known) * 1.5)
+        else:
+            axes.set_ylim(0, max([*known, *floor, 1e-9]) * 1.08)
+        axes.yaxis.set_major_formatter(lambda value, _: number(value))
+        axes.yaxis.set_minor_formatter(lambda value, _: "")
+        _time_axis(axes, pieces[-1].end)
+        tips = _draw_tips(axes, chart, pieces)
+        return _svg(figure, chart.key, tips)
+
+
+def draw_counts(key: str, counts: Sequence[tuple[str, int]], colour: str) -> str:
+    """Bars as long as the counts, the first on top, as SVG."""
+    with _figure(24 + 20 * len(counts)) as (figure, axes):
+        places = range(len(counts))
+        axes.barh(places, [count for _, count in counts], 0.62, color=COLOURS[colour])
+        most = max(count for _, count in counts)
+        for place, (_, count) in zip(places, counts, strict=True):
+            axes.text(count + most / 100, place, f"{count:,}", va="center", ha="left")
+        axes.set_yticks(places, [name for name, _ in counts], color=COLOURS["ink"])
+        axes.set_xlim(0, most * 1.12)
+        axes.set_ylim(len(counts) - 0.4, -0.6)
+        axes.set_xticks([])
+        axes.grid(visible=False)
+        axes.spines["bottom"].set_visible(False)
+        return _svg(figure, key, [])
+
+
+@contextmanager
+def _figure(height: float) -> Iterator[tuple[Figure, Axes]]:
+    from matplotlib.figure import Figure
+    from matplotlib.style import context
+
+    with context(["default", _SETTINGS]):  # whatever the user has set up
+        figure = Figure(figsize=(_WIDTH / 72, height / 72), layout="constrained")
+        axes = figure.add_subplot()
+        figure.patch.set_visible(False)
+        axes.patch.set_visible(False)
+        axes.spines[["top", "right", "left"]].set_visible(False)
+        axes.tick_params(length=0)
+        axes.grid(visible=True, axis="y", linewidth=0.7)
+        axes.set_axisbelow(True)
+        yield figure, axes
+
+
+def _draw_series(axes: Axes, series: Series, pieces: Sequence[Piece], floor: list[float]) -> None:
+    colour = COLOURS[series.colour]
+    edges = [piece.begin for piece in pieces] + [pieces[-1].end]
+    if series.kind in ("area", "bars"):
+        top = [low + (value or 0.0) for low, value in zip(floor, series.values, strict=True)]
+        if any(series.values):
+            alpha = 0.75 if series.kind == "area" else 1.0
+            axes.stairs(top, edges, baseline=list(floor), fill=True, color=colour, alpha=alpha)
+        floor[:] = top
+        return
+    values = [math.nan if value is None else value for value in series.values]
+    style = (0, (4, 2)) if series.kind == "dashes" else "-"
+    width = 1.1 if series.kind == "dashes" else 1.6
+    # Steps: a figure stands for all of its piece.
+    axes.step(edges, [*values, values[-1]], where="post", color=colour, ls=style, lw=width)
+
+
+def _draw_held_up(axes: Axes, pieces: Sequence[Piece]) -> None:
+    for piece in pieces:
+        share = piece.of.held_up.mean
+        if share:
+            axes.axvspan(
+                piece.begin, piece.end, color=COLOURS["warn"], alpha=0.28 * share, linewidth=0
+            )
+
+
+def _draw_tips(axes: Axes, chart: TimeChart, pieces: Sequence[Piece]) -> list[str]:
+    """Lay a pane over each piece that nobody sees; what it tells is returned."""
+    tips = []
+    for index, piece in enumerate(pieces):
+        pane = axes.axvspan(piece.begin, piece.end, color=COLOURS["ink"], alpha=0, linewidth=0)
+        pane.set_gid(f"tip{index}")
+        pane.set_zorder(9)
+        told = [f"{duration(piece.begin)} to {duration(piece.end)}"]
+        for series in chart.series:
+            value = series.values[index]
+            if value is not None:
+                told.append(f"{series.name}: {number(value)} {chart.unit}")
+        tips.append("\n".join(told))
+    return tips
+
+
+def _time_axis(axes: Axes, end: float) -> None:
+    from matplotlib.ticker import MultipleLocator
+
+    step = next((step for step in _STEPS if end / step <= 6.5), math.ceil(end / 6 / 86400) * 86400)
+    axes.xaxis.set_major_locator(MultipleLocator(step))
+    axes.xaxis.set_major_formatter(_clock(step))
+    axes.set_xlim(0, end)
+
+
+def _clock(step: float) -> Callable[[float, float], str]:
+    def told(at: float, _: float) -> str:
+        seconds = round(at)
+        if step < 60:
+            return f"{seconds} s" if seconds < 60 else f"{seconds // 60}:{seconds % 60:02}"
+        if step < 3600:
+            return f"{seconds // 60} min"
+        return f"{seconds // 3600} h"
+
+    return told
+
+
+def _svg(figure: Figure, key: str, tips: Sequence[str]) -> str:
+    """The figure as SVG that can stand in a page beside others."""
+    from matplotlib import rc_context
+
+    file = io.StringIO()
+    with rc_context({"svg.hashsalt": key}):  # what is referred to has a name of its own
+        nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+        figure.savefig(file, format="svg", metadata=nothing)
+    svg = file.getvalue()
+    svg = svg[svg.index("<svg") :]
+    for name, stand_in in COLOURS.items():
+        svg = svg.replace(stand_in, f"var(--{name})")
+    svg = re.sub(r"<style.*?</style>|<!--.*?-->", "", svg, flags=re.DOTALL)
+    svg = re.sub(r"font-family: [^;\"]*;? ?", "", svg)  # that of the page
+    svg = re.sub(
+        r'<g id="tip(\d+)">',
+        lambda found: f'<g class="tip"><title>{escape(tips[int(found[1])])}</title>',
+        svg,
+    )
+    used = set(re.findall(r'(?:url\(#|href="#)([^)"]+)', svg))
+    svg = re.sub(r' id="([^"]*)"', lambda found: found[0] if found[1] in used else "", svg)
+    size = r' (?:width|height)="[0-9.]+pt"'
+    head, rest = svg.split(">", 1)
+    return re.sub(size, "", head) + ' aria-hidden="true">' + re.sub(r"\n\s*", "\n", rest).strip()
