@@ -33,7 +33,7 @@ COLOURS = {
     "grid": "#010107",
 }
 #: Points; on a phone one is about a pixel.
-_WIDTH, _HEIGHT, _TEXT = 380, 165, 9
+_WIDTH, _HEIGHT, _TEXT = 330, 146, 9
 _SETTINGS: Any = {
     "svg.fonttype": "none",  # text stays text, in the font of the page
     "font.size": _TEXT,
@@ -45,6 +45,12 @@ _SETTINGS: Any = {
     "grid.color": COLOURS["grid"],
     "path.simplify": False,
 }
+#: A wide line can be seen below another one.
+_LINES: dict[str, Any] = {
+    "line": {"linewidth": 1.5},
+    "wide": {"linewidth": 3.5, "alpha": 0.55},
+    "dashes": {"linewidth": 1.1, "linestyle": (0, (4, 2))},
+}
 _STEPS = (1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 14400, 21600, 43200, 86400)
 
 #: Times, one for each piece, or nothing where nothing is known.
@@ -53,7 +59,7 @@ Values = Sequence[float | None]
 
 @dataclass(frozen=True)
 class Series:
-    """One row of figures in a chart. ``kind``: area, line, dashes or bars."""
+    """One row of figures in a chart. ``kind``: area, bars, line, wide (a line) or dashes."""
 
     name: str
     colour: str
@@ -86,18 +92,18 @@ def draw_times(chart: TimeChart, pieces: Sequence[Piece]) -> str:
             axes.set_ylim(min(known) / 1.5, max(known) * 1.5)
         else:
             axes.set_ylim(0, max([*known, *floor, 1e-9]) * 1.08)
-        axes.yaxis.set_major_formatter(lambda value, _: number(value))
+        axes.yaxis.set_major_formatter(lambda value, _: number(float(value)))
         axes.yaxis.set_minor_formatter(lambda value, _: "")
         _time_axis(axes, pieces[-1].end)
-        tips = _draw_tips(axes, chart, pieces)
-        return _svg(figure, chart.key, tips)
+        svg = _svg(figure, chart.key)
+        return svg.removesuffix("</svg>") + _panes(axes, chart, pieces) + "</svg>"
 
 
-def draw_counts(key: str, counts: Sequence[tuple[str, int]], colour: str) -> str:
+def draw_counts(key: str, counts: Sequence[tuple[str, int]]) -> str:
     """Bars as long as the counts, the first on top, as SVG."""
     with _figure(24 + 20 * len(counts)) as (figure, axes):
         places = range(len(counts))
-        axes.barh(places, [count for _, count in counts], 0.62, color=COLOURS[colour])
+        axes.barh(places, [count for _, count in counts], 0.62, color=COLOURS["bad"])
         most = max(count for _, count in counts)
         for place, (_, count) in zip(places, counts, strict=True):
             axes.text(count + most / 100, place, f"{count:,}", va="center", ha="left")
@@ -107,7 +113,7 @@ def draw_counts(key: str, counts: Sequence[tuple[str, int]], colour: str) -> str
         axes.set_xticks([])
         axes.grid(visible=False)
         axes.spines["bottom"].set_visible(False)
-        return _svg(figure, key, [])
+        return _svg(figure, key)
 
 
 @contextmanager
@@ -137,36 +143,49 @@ def _draw_series(axes: Axes, series: Series, pieces: Sequence[Piece], floor: lis
             axes.stairs(top, edges, baseline=list(floor), fill=True, color=colour, alpha=alpha)
         floor[:] = top
         return
-    values = [math.nan if value is None else value for value in series.values]
-    style = (0, (4, 2)) if series.kind == "dashes" else "-"
-    width = 1.1 if series.kind == "dashes" else 1.6
-    # Steps: a figure stands for all of its piece.
-    axes.step(edges, [*values, values[-1]], where="post", color=colour, ls=style, lw=width)
+    known = [
+        ((piece.begin + piece.end) / 2, value)
+        for piece, value in zip(pieces, series.values, strict=True)
+        if value is not None
+    ]
+    if known:  # to both ends, so that one alone can be seen too
+        known = [(pieces[0].begin, known[0][1]), *known, (pieces[-1].end, known[-1][1])]
+        times, values = zip(*known, strict=True)
+        look = _LINES[series.kind]
+        axes.plot(times, values, color=colour, **look)
 
 
 def _draw_held_up(axes: Axes, pieces: Sequence[Piece]) -> None:
+    """A strip along the top, as dark as the share of the time."""
     for piece in pieces:
         share = piece.of.held_up.mean
         if share:
             axes.axvspan(
-                piece.begin, piece.end, color=COLOURS["warn"], alpha=0.28 * share, linewidth=0
+                *(piece.begin, piece.end, 0.965, 1),
+                color=COLOURS["warn"],
+                alpha=min(1.0, share),
+                linewidth=0,
             )
 
 
-def _draw_tips(axes: Axes, chart: TimeChart, pieces: Sequence[Piece]) -> list[str]:
-    """Lay a pane over each piece that nobody sees; what it tells is returned."""
-    tips = []
+def _panes(axes: Axes, chart: TimeChart, pieces: Sequence[Piece]) -> str:
+    """A pane over each piece, which nobody sees until it is pointed at; then it tells figures."""
+    box = axes.get_position()
+    left, width = box.x0 * _WIDTH, box.width * _WIDTH
+    top, height = (1 - box.y1) * _HEIGHT, box.height * _HEIGHT
+    panes = []
     for index, piece in enumerate(pieces):
-        pane = axes.axvspan(piece.begin, piece.end, color=COLOURS["ink"], alpha=0, linewidth=0)
-        pane.set_gid(f"tip{index}")
-        pane.set_zorder(9)
         told = [f"{duration(piece.begin)} to {duration(piece.end)}"]
         for series in chart.series:
             value = series.values[index]
             if value is not None:
-                told.append(f"{series.name}: {number(value)} {chart.unit}")
-        tips.append("\n".join(told))
-    return tips
+                told.append(f"{series.name}: {number(value)} {chart.unit}".rstrip())
+        begin, wide = (width * s / pieces[-1].end for s in (piece.begin, piece.seconds))
+        panes.append(
+            f'<rect class="pane" x="{left + begin:.2f}" y="{top:.2f}" width="{wide:.2f}" '
+            f'height="{height:.2f}"><title>{escape(chr(10).join(told))}</title></rect>'
+        )
+    return "\n".join(panes)
 
 
 def _time_axis(axes: Axes, end: float) -> None:
@@ -190,7 +209,7 @@ def _clock(step: float) -> Callable[[float, float], str]:
     return told
 
 
-def _svg(figure: Figure, key: str, tips: Sequence[str]) -> str:
+def _svg(figure: Figure, key: str) -> str:
     """The figure as SVG that can stand in a page beside others."""
     from matplotlib import rc_context
 
@@ -204,11 +223,6 @@ def _svg(figure: Figure, key: str, tips: Sequence[str]) -> str:
         svg = svg.replace(stand_in, f"var(--{name})")
     svg = re.sub(r"<style.*?</style>|<!--.*?-->", "", svg, flags=re.DOTALL)
     svg = re.sub(r"font-family: [^;\"]*;? ?", "", svg)  # that of the page
-    svg = re.sub(
-        r'<g id="tip(\d+)">',
-        lambda found: f'<g class="tip"><title>{escape(tips[int(found[1])])}</title>',
-        svg,
-    )
     used = set(re.findall(r'(?:url\(#|href="#)([^)"]+)', svg))
     svg = re.sub(r' id="([^"]*)"', lambda found: found[0] if found[1] in used else "", svg)
     size = r' (?:width|height)="[0-9.]+pt"'

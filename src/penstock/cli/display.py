@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Protocol, TextIO
@@ -130,7 +131,7 @@ class Bar:
             finished_style="yellow" if totals.failed else "green",
             animation_time=elapsed,
         )
-        row.add_row(bar, Text(f"{count} {duration(elapsed)}"))
+        row.add_row(bar, Text(f"{count} {duration(math.floor(elapsed))}"))
         yield row
         yield from _fold(_state(totals, self._history, elapsed), options.max_width)
 
@@ -182,10 +183,10 @@ def _state(totals: Totals, history: History, elapsed: float) -> list[str]:
     parts.append(f"{history.in_use} of {now.concurrency} at once")
     parts.append(f"{now.queued} of {now.capacity} queued")
     if now.closed_for > 0:
-        parts.append(f"held up for {duration(now.closed_for)}")
+        parts.append(f"held up for {duration(math.ceil(now.closed_for))}")
     left = seconds_left(totals, history, elapsed)
     if left is not None:
-        parts.append(f"about {duration(left)} left")
+        parts.append(f"about {duration(math.ceil(left))} left")
     return parts
 
 

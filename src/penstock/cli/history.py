@@ -26,7 +26,7 @@ _MOST_KINDS, _MOST_TEXT = 50, 200
 #: Seconds that the pace is taken over at least, or else this share of the run.
 _PACE_SECONDS, _PACE_SHARE = 15.0, 0.25
 
-_AUTHORITY_AND_REST = re.compile(r"(?i)\b([a-z][a-z0-9+.-]*://)(?:[^\s/?#]*@)?([^\s?#]*)\S*")
+_AUTHORITY_AND_REST = re.compile(r"(?i)\b([a-z][a-z0-9+.-]{0,20}://)(?:[^\s/?#]*@)?([^\s?#]*)\S*")
 
 
 def public_url(text: str) -> str:
@@ -64,6 +64,9 @@ class Interval:
     #: one attempt to the next.
     first_wait: Gauge = field(default_factory=Gauge)
     retry_wait: Gauge = field(default_factory=Gauge)
+    #: What was seen of the rates of attempts and of tokens, as the meters tell them, per second.
+    rate: Gauge = field(default_factory=Gauge)
+    token_rate: Gauge = field(default_factory=Gauge)
     #: What was seen of attempts under way, of how many might be, of the queue, and whether the
     #: service held everything up.
     in_use: Gauge = field(default_factory=Gauge)
@@ -177,7 +180,8 @@ class History:
         if result.failure is not None:
             interval.failed += 1
             kind = _count(self.failures, result.failure.kind)
-            self.messages.setdefault(kind, _short(public_url(result.failure.message)))
+            if kind not in self.messages:
+                self.messages[kind] = _short(public_url(result.failure.message))
         if request is None or not result.attempts:
             return
         self.latency.add(result.seconds)
@@ -203,6 +207,9 @@ class History:
         """This is how things stand now. To be told at regular times."""
         self.now = now
         interval = self._interval(at)
+        interval.rate.add(self.rate.rate(at) / self.rate.per)
+        if self.tokens is not None:
+            interval.token_rate.add(self.tokens.rate(at) / self.tokens.per)
         interval.in_use.add(self.in_use)
         interval.concurrency.add(now.concurrency)
         interval.queued.add(now.queued)
@@ -230,8 +237,10 @@ class History:
 
     def pieces(self, until: float, at_most: int) -> list[Piece]:
         """The run up to ``until`` in ``at_most`` pieces, of the same length but for the last."""
-        count = min(len(self._intervals), max(1, math.ceil(until / self._width)))
-        step = max(1, math.ceil(count / at_most))
+        if not self._intervals or until <= 0:
+            return []
+        count = min(len(self._intervals), math.ceil(until / self._width))
+        step = math.ceil(count / at_most)
         starts = list(range(0, len(self._intervals), step))
         # What is too short says nothing about rates, and belongs to the piece before it.
         if len(starts) > 1 and until - starts[-1] * self._width < step * self._width / 2:

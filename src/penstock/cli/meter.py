@@ -57,9 +57,9 @@ class Meter:
 
 
 def number(value: float) -> str:
-    """A number for people: three digits of it, or all those before the point."""
+    """A number for people: two digits of it, or all those before the point."""
     if value and abs(value) < 9.95:
-        return f"{value:.1f}" if abs(value) >= 0.95 else f"{value:.2g}"
+        return f"{value:.1f}".removesuffix(".0") if abs(value) >= 0.95 else f"{value:.2g}"
     return f"{value:,.0f}"
 
 

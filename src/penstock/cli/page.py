@@ -20,12 +20,14 @@ from penstock.cli.sketch import RELATIVE_ERROR, Gauge
 MARK = "<!-- a report of penstock run -->"
 #: Nothing runs, nothing is loaded, nothing is sent.
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
+_PERCENTILES = ((99, "bad", "wide"), (95, "warn", "line"), (50, "good", "line"))
 _SMALL_PRINT = (
+    "The rate of attempts is over five seconds, or over the time that its limit has. "
     f"Percentiles over time are within {100 * RELATIVE_ERROR:g} % of the true ones. "
     "URLs are shown without user and query."
 )
 #: A chart has so many pieces at most, and shows so many kinds of answers.
-_MOST_PIECES, _MOST_KINDS = 90, 12
+_MOST_PIECES, _MOST_KINDS = 48, 12
 
 
 @dataclass(frozen=True)
@@ -62,14 +64,16 @@ def page(
         '<meta name="referrer" content="no-referrer">',
         f"<title>{_text(name)}: a run of penstock</title>",
         f"<style>{style}</style></head><body><main>",
-        f"<header><h1><bdi>{_text(name)}</bdi></h1>",
+        f"<header><p>A run of penstock</p><h1><bdi>{_text(name)}</bdi></h1>",
         f"<p>Requests sent{where} on <time>{began}</time>, in {duration(elapsed)}</p></header>",
         _tiles(totals, history, elapsed),
         *_pictures(history, pieces),
         '<div class="columns">',
         _section("The bill", _pairs(bill)),
+        "<div>",
+        _errors(history),
         _section("Asked for", _pairs(subject.settings)) if subject.settings else "",
-        "</div>",
+        "</div></div>",
         _failures(history),
         _slowest(history),
         f"<footer>Made by penstock {__version__}. {_SMALL_PRINT}</footer></main></body></html>",
@@ -88,8 +92,8 @@ def _tiles(totals: Totals, history: History, elapsed: float) -> str:
     if totals.latencies:
         tiles += [
             ("requests a second", number(len(totals.latencies) / elapsed), ""),
-            ("typical latency", duration(totals.percentile(50)), ""),
-            ("slowest in a hundred", duration(totals.percentile(99)), ""),
+            ("median latency", duration(totals.percentile(50)), ""),
+            ("p99 of latency", duration(totals.percentile(99)), ""),
         ]
     if totals.tokens is not None:
         tiles.append(("tokens", f"{totals.tokens:,.0f}", ""))
@@ -110,15 +114,18 @@ def _pictures(history: History, pieces: Sequence[Piece]) -> Iterator[str]:
     yield '<div class="pictures">'
     for chart in _charts(history, pieces):
         yield _time_figure(chart, pieces)
-    answers = history.total().answers
-    wrong = [(name, count) for name, count in answers.most_common() if not name.startswith("2")]
-    if wrong:
-        counts = [(_answer(name), count) for name, count in wrong[:_MOST_KINDS]]
-        alt = "Attempts that failed: " + ", ".join(f"{name} {count}" for name, count in counts)
-        table = _table(["Answer", "Attempts"], [[name, f"{count:,}"] for name, count in counts])
-        svg = draw_counts("answers", counts, "warn")
-        yield _figure("Errors by kind", "attempts", "", alt, svg, table)
     yield "</div>"
+
+
+def _errors(history: History) -> str:
+    answers = history.total().answers
+    wrong = [(name, count) for name, count in answers.most_common() if not _is_good(name)]
+    if not wrong:
+        return ""
+    counts = [(_answer(name), count) for name, count in wrong[:_MOST_KINDS]]
+    alt = "Attempts that failed: " + ", ".join(f"{name} {count}" for name, count in counts)
+    table = _table(["Answer", "Attempts"], [[_answer(name), f"{count:,}"] for name, count in wrong])
+    return _figure("Errors by kind", "attempts", "", alt, draw_counts("kinds", counts), table)
 
 
 def _charts(history: History, pieces: Sequence[Piece]) -> Iterator[TimeChart]:
@@ -131,7 +138,7 @@ def _charts(history: History, pieces: Sequence[Piece]) -> Iterator[TimeChart]:
     throughput = [
         Series("succeeded", "good", good, "area"),
         Series("failed", "bad", bad, "area"),
-        Series("attempts", "ink", per_second(*(one.started for one in each))),
+        Series("attempts", "ink", _means(one.rate for one in each)),
     ]
     rate = history.rate
     if rate.maximum is not None:
@@ -140,13 +147,13 @@ def _charts(history: History, pieces: Sequence[Piece]) -> Iterator[TimeChart]:
     yield TimeChart("throughput", "Throughput", "/s", throughput)
 
     percentiles = [
-        Series(name, colour, [one.latency.percentile(percent) for one in each])
-        for name, colour, percent in (("p99", "bad", 99), ("p95", "warn", 95), ("p50", "good", 50))
+        Series(f"p{percent}", colour, [one.latency.percentile(percent) for one in each], kind)
+        for percent, colour, kind in _PERCENTILES
     ]
     yield TimeChart("latency", "Latency of attempts", "s", percentiles, may_be_logarithmic=True)
 
     rejected = [one.answers["429"] for one in each]
-    wrong = [sum(n for what, n in one.answers.items() if not what.startswith("2")) for one in each]
+    wrong = [sum(n for what, n in one.answers.items() if not _is_good(what)) for one in each]
     others = [all_ - some for all_, some in zip(wrong, rejected, strict=True)]
     answers = [
         Series("429, too many requests", "warn", per_second(*rejected), "bars"),
@@ -166,12 +173,15 @@ def _charts(history: History, pieces: Sequence[Piece]) -> Iterator[TimeChart]:
     ]
     yield TimeChart("waiting", "Waiting, on average", "s", waiting)
 
-    queued = [Series("in the queue", "other", _means(one.queued for one in each), "area")]
+    queued = [
+        Series("in the queue", "other", _means(one.queued for one in each), "area"),
+        Series("room", "soft", [history.now.capacity] * len(pieces), "dashes"),
+    ]
     yield TimeChart("queue", "Queue", "", queued)
 
-    if history.tokens is not None or any(one.tokens for one in each):
-        tokens = [Series("tokens", "good", per_second(*(one.tokens for one in each)), "area")]
-        if history.tokens is not None and history.tokens.maximum is not None:
+    if history.tokens is not None:
+        tokens = [Series("tokens", "good", _means(one.token_rate for one in each))]
+        if history.tokens.maximum is not None:
             limit = [history.tokens.maximum / history.tokens.per] * len(pieces)
             tokens.append(Series("limit", "soft", limit, "dashes"))
         yield TimeChart("tokens", "Tokens", "/s", tokens)
@@ -207,8 +217,9 @@ def _time_figure(chart: TimeChart, pieces: Sequence[Piece]) -> str:
 
 def _figure(title: str, unit: str, keys: str, alt: str, svg: str, table: str) -> str:
     unit = f" <small>{unit}</small>" if unit else ""
+    keys = f'<p class="keys">{keys}</p>' if keys else ""
     return (
-        f'<figure><figcaption><h2>{title}{unit}</h2><p class="keys">{keys}</p></figcaption>'
+        f"<figure><figcaption><h2>{title}{unit}</h2>{keys}</figcaption>"
         f'<div role="img" aria-label="{_text(alt)}">{svg}</div>'
         f"<details><summary>Figures</summary>{table}</details></figure>"
     )
@@ -267,6 +278,10 @@ def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
         f'<div class="scroll" tabindex="0"><table><thead><tr>{head}</tr></thead>'
         f"<tbody>{body}</tbody></table></div>"
     )
+
+
+def _is_good(answer: str) -> bool:
+    return len(answer) == 3 and answer.startswith("2")
 
 
 def _answer(name: str) -> str:
