@@ -14,8 +14,8 @@ class Meter:
     """Counts what comes, and tells how much came in ``per`` seconds of late.
 
     Looks back over one period, or over as many whole ones as make five seconds: what keeps to
-    ``maximum`` in any ``per`` seconds never reads as more than that. It may read as up to a
-    sixtieth less.
+    ``maximum`` in any ``per`` seconds never reads as more than that. It may read as a little
+    less, for the oldest part of that time is left out.
 
     Args:
         maximum: the limit, if there is one.
