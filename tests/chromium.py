@@ -21,12 +21,18 @@ _OPTIONS = (
 )
 
 
-@contextmanager
-def open_chromium() -> Iterator[Any]:
-    """Start it with a profile of its own; skip the test where there is none."""
+def find_chromium() -> str:
+    """Where it is; skips the test where there is none."""
     program = next(filter(None, map(shutil.which, _NAMES)), None)
     if program is None:
         pytest.skip(f"no Chromium: none of {', '.join(_NAMES)} is installed")
+    return program
+
+
+@contextmanager
+def open_chromium() -> Iterator[Any]:
+    """Start it with a profile of its own; skips the test where there is none."""
+    program = find_chromium()
     playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
     with playwright.sync_playwright() as started:
         browser = started.chromium.launch(executable_path=program, args=list(_OPTIONS))

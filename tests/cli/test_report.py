@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import os
 import re
+import signal
+import threading
 from collections.abc import Iterator
 from datetime import datetime, timezone
 from html.parser import HTMLParser
@@ -96,7 +98,7 @@ def test_a_report_has_all_the_pictures_and_the_figures_below_them(tmp_path: Path
         assert told in page.texts
     assert "2026-02-03 04:05:06 UTC" in page.texts
     assert "https://api.example.com/v1" in page.texts
-    assert "held up by the service" in page.texts
+    assert "held up" in page.texts
     assert page.all("html") == [{"lang": "en"}]
     assert text.count("<h1>") == 1
 
@@ -215,6 +217,7 @@ def test_a_full_disk_costs_no_more_than_the_report(
     assert os.listdir(tmp_path) == ["report.html"]
 
 
+@pytest.mark.skipif(os.name == "nt", reason="needs privileges there")
 def test_a_link_stays_a_link(tmp_path: Path) -> None:
     (tmp_path / "link.html").symlink_to(tmp_path / "report.html")
     write(tmp_path / "link.html")
@@ -281,6 +284,24 @@ def test_a_folder_that_goes_away_does_not_cost_the_results(penstock: Any, server
     )
     assert "succeeded    1" in done.stdout
     assert [result["body"] for result in penstock.results()] == ["fine"]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="there are no such signals")
+def test_a_run_that_is_interrupted_has_its_report(penstock: Any, server: Any) -> None:
+    release = threading.Event()
+    server.answer = lambda seen: (seen.path == "/1" or release.wait(30), (200, {}, b""))[1]
+    lines = penstock.lines({"path": "/1"}, {"path": "/2"})
+    with penstock.started(
+        *("run", lines, "--url", server.url, "--out", "results.jsonl", "--concurrency", "1"),
+        *("--report", "report.html"),
+    ) as process:
+        server.wait_for(2)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(30) == 130
+        release.set()
+    page = Page((penstock.folder / "report.html").read_text(encoding="utf-8"))
+    assert any("were under way and have no result" in text for text in page.texts)
+    assert len(page.all("svg")) == 6
 
 
 # -- in a browser ---------------------------------------------------------------------------------
@@ -376,20 +397,24 @@ def test_what_is_quoted_is_shown_and_does_nothing(chromium: Any, tmp_path: Path)
     assert EVIL_END in text
 
 
+@pytest.fixture(scope="module")
+def wide_page(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A report of long words."""
+    run = a_run(0.2)
+    request = Request(1, "x", "GET", "http://localhost/" + "y" * 500, {}, None)
+    run[1].finished(1, Result("x" * 500, 1, 200, None, None, 1, 9e5), request)
+    path = tmp_path_factory.mktemp("wide") / "report.html"
+    write(path, run, requests="z" * 200, url="http://localhost/" + "y" * 200)
+    return path
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [320, 375, 768, 1600])
 def test_it_fits_on_any_screen_by_day_and_by_night(
-    chromium: Any, tmp_path: Path, width: int, scheme: str
+    chromium: Any, wide_page: Path, width: int, scheme: str
 ) -> None:
-    run = a_run(0.2)
-    run[1].finished(
-        1,
-        Result("x" * 500, 1, 200, None, None, 1, 9e5),
-        Request(1, "x", "GET", "http://localhost/" + "y" * 500, {}, None),
-    )
-    write(tmp_path / "report.html", run, requests="z" * 200, url="http://localhost/" + "y" * 200)
     view = {"width": width, "height": 700}
-    visit = Visit(chromium, tmp_path / "report.html", viewport=view, color_scheme=scheme)
+    visit = Visit(chromium, wide_page, viewport=view, color_scheme=scheme)
     assert visit.width() == width, "it must be scrolled sideways"
     for box in visit.boxes("figure svg"):
         assert box["x"] >= 0

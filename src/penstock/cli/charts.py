@@ -79,6 +79,15 @@ class TimeChart:
     may_be_logarithmic: bool = False
 
 
+@dataclass(frozen=True)
+class Count:
+    """How often something happened."""
+
+    name: str
+    count: int
+    colour: str
+
+
 def draw_times(chart: TimeChart, pieces: Sequence[Piece]) -> str:
     """The chart as SVG."""
     with _figure(_HEIGHT) as (figure, axes):
@@ -99,15 +108,15 @@ def draw_times(chart: TimeChart, pieces: Sequence[Piece]) -> str:
         return svg.removesuffix("</svg>") + _panes(axes, chart, pieces) + "</svg>"
 
 
-def draw_counts(key: str, counts: Sequence[tuple[str, int]]) -> str:
+def draw_counts(key: str, counts: Sequence[Count]) -> str:
     """Bars as long as the counts, the first on top, as SVG."""
     with _figure(24 + 20 * len(counts)) as (figure, axes):
-        places = range(len(counts))
-        axes.barh(places, [count for _, count in counts], 0.62, color=COLOURS["bad"])
-        most = max(count for _, count in counts)
-        for place, (_, count) in zip(places, counts, strict=True):
-            axes.text(count + most / 100, place, f"{count:,}", va="center", ha="left")
-        axes.set_yticks(places, [name for name, _ in counts], color=COLOURS["ink"])
+        most = max(one.count for one in counts)
+        for place, one in enumerate(counts):
+            axes.barh(place, one.count, 0.62, color=COLOURS[one.colour])
+            axes.text(one.count + most / 100, place, f"{one.count:,}", va="center", ha="left")
+        names = [one.name for one in counts]
+        axes.set_yticks(range(len(counts)), names, color=COLOURS["ink"])
         axes.set_xlim(0, most * 1.12)
         axes.set_ylim(len(counts) - 0.4, -0.6)
         axes.set_xticks([])

@@ -10,7 +10,7 @@ from http import HTTPStatus
 from importlib.resources import files
 
 from penstock._version import __version__
-from penstock.cli.charts import Series, TimeChart, draw_counts, draw_times
+from penstock.cli.charts import Count, Series, TimeChart, draw_counts, draw_times
 from penstock.cli.history import History, Piece, public_url
 from penstock.cli.meter import duration, number
 from penstock.cli.results import Totals
@@ -22,7 +22,7 @@ MARK = "<!-- a report of penstock run -->"
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
 _PERCENTILES = ((99, "bad", "wide"), (95, "warn", "line"), (50, "good", "line"))
 _SMALL_PRINT = (
-    "The rate of attempts is over five seconds, or over the time that its limit has. "
+    "Held up: the service said to wait. The rate of attempts is over five seconds, or over the time that its limit has. "
     f"Percentiles over time are within {100 * RELATIVE_ERROR:g} % of the true ones. "
     "URLs are shown without user and query."
 )
@@ -91,7 +91,7 @@ def _tiles(totals: Totals, history: History, elapsed: float) -> str:
     ]
     if totals.latencies:
         tiles += [
-            ("requests a second", number(len(totals.latencies) / elapsed), ""),
+            ("requests/s", number(len(totals.latencies) / elapsed), ""),
             ("median latency", duration(totals.percentile(50)), ""),
             ("p99 of latency", duration(totals.percentile(99)), ""),
         ]
@@ -122,8 +122,11 @@ def _errors(history: History) -> str:
     wrong = [(name, count) for name, count in answers.most_common() if not _is_good(name)]
     if not wrong:
         return ""
-    counts = [(_answer(name), count) for name, count in wrong[:_MOST_KINDS]]
-    alt = "Attempts that failed: " + ", ".join(f"{name} {count}" for name, count in counts)
+    counts = [
+        Count(_answer(name), count, "warn" if name == "429" else "bad")
+        for name, count in wrong[:_MOST_KINDS]
+    ]
+    alt = "Attempts that failed: " + ", ".join(f"{one.name} {one.count}" for one in counts)
     table = _table(["Answer", "Attempts"], [[_answer(name), f"{count:,}"] for name, count in wrong])
     return _figure("Errors by kind", "attempts", "", alt, draw_counts("kinds", counts), table)
 
@@ -194,7 +197,7 @@ def _means(gauges: Iterator[Gauge]) -> list[float | None]:
 def _time_figure(chart: TimeChart, pieces: Sequence[Piece]) -> str:
     keys = [f'<span class="{one.colour} {one.kind}">{one.name}</span>' for one in chart.series]
     if any(piece.of.held_up.total for piece in pieces):
-        keys.append('<span class="warn held">held up by the service</span>')
+        keys.append('<span class="warn held">held up</span>')
     told = []
     for one in chart.series:
         known = [value for value in one.values if value is not None]
