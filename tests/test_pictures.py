@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from chromium import find_chromium
 
 PICTURES = Path(__file__).parents[1] / "docs" / "pictures"

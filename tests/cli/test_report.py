@@ -55,6 +55,14 @@ def write(path: Path, run: tuple[Totals, History, float] | None = None, **fields
     return path.read_text(encoding="utf-8")
 
 
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The report of that run."""
+    path = tmp_path_factory.mktemp("drawn") / "report.html"
+    write(path, url="https://api.example.com/v1")
+    return path
+
+
 class Page(HTMLParser):
     """What a browser would make of it: elements with their attributes, and texts."""
 
@@ -75,8 +83,8 @@ class Page(HTMLParser):
         return [attributes for name, attributes in self.elements if name == tag]
 
 
-def test_a_report_has_all_the_pictures_and_the_figures_below_them(tmp_path: Path) -> None:
-    text = write(tmp_path / "report.html", url="https://api.example.com/v1")
+def test_a_report_has_all_the_pictures_and_the_figures_below_them(drawn: Path) -> None:
+    text = drawn.read_text(encoding="utf-8")
     page = Page(text)
     titles = re.findall(r"<figcaption><h2>(.+?)(?: <small>.+?)?</h2>", text)
     assert titles == [
@@ -103,8 +111,8 @@ def test_a_report_has_all_the_pictures_and_the_figures_below_them(tmp_path: Path
     assert text.count("<h1>") == 1
 
 
-def test_the_figures_below_a_picture_are_those_of_the_run(tmp_path: Path) -> None:
-    text = write(tmp_path / "report.html")
+def test_the_figures_below_a_picture_are_those_of_the_run(drawn: Path) -> None:
+    text = drawn.read_text(encoding="utf-8")
     table = re.search(r"<h2>Throughput.*?<table>(.*?)</table>", text, re.DOTALL)
     assert table is not None
     rows = [re.findall(r"<bdi>(.*?)</bdi>", row) for row in re.findall(r"<tr>(.*?)</tr>", table[1])]
@@ -118,8 +126,8 @@ def test_the_figures_below_a_picture_are_those_of_the_run(tmp_path: Path) -> Non
     assert {row[4] for row in rows[1:]} == {"2"}
 
 
-def test_a_page_needs_nothing_but_itself_and_runs_nothing(tmp_path: Path) -> None:
-    text = write(tmp_path / "report.html")
+def test_a_page_needs_nothing_but_itself_and_runs_nothing(drawn: Path) -> None:
+    text = drawn.read_text(encoding="utf-8")
     page = Page(text)
     policy = [meta["content"] for meta in page.all("meta") if "http-equiv" in meta]
     assert policy == [
@@ -188,15 +196,18 @@ def test_short_runs_can_be_drawn(tmp_path: Path, seconds: float) -> None:
     assert write(tmp_path / "report.html", (totals, history, seconds)).count("<svg") == 6
 
 
+NOTHING = (Totals(), History(), 0.0)
+
+
 # -- the file -------------------------------------------------------------------------------------
 
 
 def test_a_report_replaces_one_in_one_go_and_leaves_nothing_behind(tmp_path: Path) -> None:
     path = tmp_path / "report.html"
-    write(path)
+    write(path, NOTHING)
     before = path.stat().st_ino
     check_report(str(path))
-    write(path)
+    write(path, NOTHING)
     assert path.stat().st_ino != before
     assert os.listdir(tmp_path) == ["report.html"]
 
@@ -205,14 +216,14 @@ def test_a_full_disk_costs_no_more_than_the_report(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "report.html"
-    before = write(path)
+    before = write(path, NOTHING)
 
     def full(descriptor: int) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(ReportError, match=r"cannot write the report .*: No space left on device"):
-        write(path)
+        write(path, NOTHING)
     assert path.read_text(encoding="utf-8") == before
     assert os.listdir(tmp_path) == ["report.html"]
 
@@ -220,7 +231,7 @@ def test_a_full_disk_costs_no_more_than_the_report(
 @pytest.mark.skipif(os.name == "nt", reason="needs privileges there")
 def test_a_link_stays_a_link(tmp_path: Path) -> None:
     (tmp_path / "link.html").symlink_to(tmp_path / "report.html")
-    write(tmp_path / "link.html")
+    write(tmp_path / "link.html", NOTHING)
     assert (tmp_path / "link.html").is_symlink()
     assert (tmp_path / "report.html").read_text(encoding="utf-8").startswith("<!doctype html>")
 
@@ -447,9 +458,8 @@ CONTRASTS = """() => {
 }"""
 
 
-def test_it_can_be_printed(chromium: Any, tmp_path: Path) -> None:
-    write(tmp_path / "report.html")
-    visit = Visit(chromium, tmp_path / "report.html", color_scheme="dark")
+def test_it_can_be_printed(chromium: Any, drawn: Path) -> None:
+    visit = Visit(chromium, drawn, color_scheme="dark")
     visit.page.emulate_media(media="print")
     style = "getComputedStyle(document.body)"
     assert visit.page.evaluate(f"{style}.backgroundColor") == "rgb(255, 255, 255)"

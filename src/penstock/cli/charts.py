@@ -34,6 +34,8 @@ COLOURS = {
 }
 #: Points; on a phone one is about a pixel.
 _WIDTH, _HEIGHT, _TEXT = 330, 146, 9
+#: Points left of a picture, right of it, above and below: the same, so that they are in line.
+_LEFT, _RIGHT, _TOP, _BOTTOM = 31, 3, 5, 17
 _SETTINGS: Any = {
     "svg.fonttype": "none",  # text stays text, in the font of the page
     "font.size": _TEXT,
@@ -90,7 +92,7 @@ class Count:
 
 def draw_times(chart: TimeChart, pieces: Sequence[Piece]) -> str:
     """The chart as SVG."""
-    with _figure(_HEIGHT) as (figure, axes):
+    with _figure(_HEIGHT, is_in_line=True) as (figure, axes):
         _draw_held_up(axes, pieces)
         floor: list[float] = [0.0] * len(pieces)
         for series in chart.series:
@@ -101,7 +103,7 @@ def draw_times(chart: TimeChart, pieces: Sequence[Piece]) -> str:
             axes.set_ylim(min(known) / 1.5, max(known) * 1.5)
         else:
             axes.set_ylim(0, max([*known, *floor, 1e-9]) * 1.08)
-        axes.yaxis.set_major_formatter(lambda value, _: number(float(value)))
+        axes.yaxis.set_major_formatter(lambda value, _: _short(float(value)))
         axes.yaxis.set_minor_formatter(lambda value, _: "")
         _time_axis(axes, pieces[-1].end)
         svg = _svg(figure, chart.key)
@@ -126,13 +128,18 @@ def draw_counts(key: str, counts: Sequence[Count]) -> str:
 
 
 @contextmanager
-def _figure(height: float) -> Iterator[tuple[Figure, Axes]]:
+def _figure(height: float, *, is_in_line: bool = False) -> Iterator[tuple[Figure, Axes]]:
     from matplotlib.figure import Figure
     from matplotlib.style import context
 
     with context(["default", _SETTINGS]):  # whatever the user has set up
-        figure = Figure(figsize=(_WIDTH / 72, height / 72), layout="constrained")
+        size = (_WIDTH / 72, height / 72)
+        figure = Figure(figsize=size, layout=None if is_in_line else "constrained")
         axes = figure.add_subplot()
+        if is_in_line:
+            width, tall = _WIDTH - _LEFT - _RIGHT, height - _TOP - _BOTTOM
+            box = (_LEFT / _WIDTH, _BOTTOM / height, width / _WIDTH, tall / height)
+            axes.set_position(box)
         figure.patch.set_visible(False)
         axes.patch.set_visible(False)
         axes.spines[["top", "right", "left"]].set_visible(False)
@@ -195,6 +202,14 @@ def _panes(axes: Axes, chart: TimeChart, pieces: Sequence[Piece]) -> str:
             f'height="{height:.2f}"><title>{escape(chr(10).join(told))}</title></rect>'
         )
     return "\n".join(panes)
+
+
+def _short(value: float) -> str:
+    """A number that fits beside a picture."""
+    for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if value >= size:
+            return f"{value / size:.3g}{letter}"
+    return number(value)
 
 
 def _time_axis(axes: Axes, end: float) -> None:
