@@ -34,7 +34,7 @@ HERE = Path(__file__).resolve().parent
 EXAMPLES = HERE.parents[1] / "examples"
 COLUMNS, ROWS = 88, 24
 #: Pixels of the report.
-WIDTH, HEIGHT = 1100, 1640
+WIDTH, HEIGHT = 1100, 1606
 CHROMIUM = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 OPTIONS = (
     *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),

@@ -172,7 +172,7 @@ def run(
         _refuse(f"the proxy settings in the environment cannot be used: {error}")
     if report is not None:
         try:
-            check_report(report, out)
+            check_report(report, out, file)
         except ReportError as error:
             _refuse(f"--report: {error}")
     if otlp is not None:

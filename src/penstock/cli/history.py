@@ -133,10 +133,6 @@ class History:
         self.now = Moment()
         #: Attempts under way.
         self.in_use = 0
-        #: Attempts that began and were not the first of their request.
-        self.retried = 0
-        #: Seconds from the first attempt to the result, of requests that were sent.
-        self.latency = Sketch()
         #: Requests that failed for good by kind, and the first message of each.
         self.failures: Counter[str] = Counter()
         self.messages: dict[str, str] = {}
@@ -154,7 +150,6 @@ class History:
         self.rate.add(at)
         self.in_use += 1
         if attempt > 1:
-            self.retried += 1
             interval.retry_wait.add(waited)
         else:
             interval.first_wait.add(waited)
@@ -184,7 +179,6 @@ class History:
                 self.messages[kind] = _short(public_url(result.failure.message))
         if request is None or not result.attempts:
             return
-        self.latency.add(result.seconds)
         if len(self._slow) == _MOST_SLOW and result.seconds <= self._slow[0][0]:
             return
         slow = Slow(
