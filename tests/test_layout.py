@@ -53,6 +53,7 @@ HEAVY = (
     "filelock",
     "httpx",
     "janus",
+    "matplotlib",
     "nats",
     "opentelemetry.sdk",
     "opentelemetry.exporter",

@@ -249,7 +249,7 @@ def test_an_interrupted_run_finishes_what_is_under_way_or_stops_at_once(
         server.wait_for(4)  # one that was answered, three that hang
         written = read_lines(penstock.folder / "results.jsonl", 1)
         process.send_signal(number)
-        told = read_until(process.stdout, b"3 requests are under way and are waited for")
+        told = read_until(process.stdout, b"waiting for the answers that are under way (3)")
         if insisting:
             process.send_signal(number)
         else:

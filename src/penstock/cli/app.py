@@ -32,8 +32,9 @@ from penstock.cli.options import (
     set_up_telemetry,
     stream_for_people,
 )
-from penstock.cli.outcome import carry_out
+from penstock.cli.outcome import carry_out, settings_of
 from penstock.cli.preview import preview
+from penstock.cli.report import ReportError, Subject, check_report
 from penstock.cli.requests import KEYS
 from penstock.cli.run import Job
 
@@ -127,6 +128,9 @@ def run(
     dry_run: Annotated[
         bool, _option(None, "--dry-run", " ", "Show the first requests, send nothing.")
     ] = False,
+    report: Annotated[
+        str | None, _option(None, "--report", "PAGE", "Draw it there as HTML (extra report).")
+    ] = None,
     otlp: Annotated[
         str | None, _option(None, "--otlp", "ENDPOINT", "Send traces and metrics there.")
     ] = None,
@@ -213,6 +217,8 @@ def run(
         clients = Clients(most, credentials)
     except (ImportError, ValueError) as error:
         refuse(f"the proxy settings in the environment cannot be used: {error}")
+    if report is not None and not dry_run:
+        _check_report(report, file, out, failures)
     if otlp is not None and not dry_run:
         set_up_telemetry(otlp, service_name)
     with ExitStack() as opened:
@@ -256,4 +262,13 @@ def run(
             keep_going=keep_going,
         )
         opened.pop_all()  # the run closes them; a read that never ends would keep us from it
-    return carry_out(job, expected, out, stream_for_people(out))
+    subject = Subject(file, url, settings_of(job, rate, tokens))
+    return carry_out(job, expected, out, stream_for_people(out), report, subject)
+
+
+def _check_report(report: str, *others: str | None) -> None:
+    files = [name for name in others if name is not None and name != STANDARD]
+    try:
+        check_report(report, *files)
+    except ReportError as error:
+        refuse(f"--report: {error}")

@@ -31,11 +31,11 @@ class Guard:
             return False
         return "authorization" not in map(str.lower, request.headers)  # or it is its own fault
 
-    def answered(self) -> list[Result]:
+    def answered(self) -> list[tuple[Result, Request]]:
         """There is an answer, so somebody is there; return the results that were held back."""
         self._has_answer = True
         held, self._held = self._held, []
-        return [result for result, _ in held]
+        return held
 
     def holds_back(self, result: Result, request: Request) -> bool:
         """Whether a result is to wait until it is known whether anybody is there."""

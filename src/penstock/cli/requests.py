@@ -38,7 +38,7 @@ class Request:
     headers: dict[str, str]
     content: bytes | None
     #: The same for all requests that ask for the same, whatever their ids.
-    asks_for: str
+    asks_for: str = ""
 
 
 def parse_base(text: str) -> str:

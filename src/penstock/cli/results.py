@@ -94,15 +94,7 @@ class Totals:
     failed: Counter[str] = field(default_factory=Counter)
     retries: Counter[str] = field(default_factory=Counter)
     backpressure_waits: int = 0
-    queue_size: int = 0
     queue_peak: int = 0
-    #: What waits for its next attempt, what is being sent, and how many of these there may be.
-    retrying: int = 0
-    under_way: int = 0
-    concurrency: int = 0
-    #: At most so many requests, and so many tokens, in so many seconds.
-    rate: tuple[float, float] | None = None
-    token_rate: tuple[float, float] | None = None
     #: How often the server's answer held up all requests.
     held_up: int = 0
     #: What the answers say that they cost, if that was asked for; and those of earlier runs.

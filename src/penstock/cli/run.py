@@ -16,13 +16,14 @@ from penstock.cli.clients import Clients
 from penstock.cli.credentials import Credentials
 from penstock.cli.display import Display
 from penstock.cli.guard import Guard, place
+from penstock.cli.history import History, Moment
 from penstock.cli.ids import Seen, fingerprint, key
 from penstock.cli.journal import MALFORMED, Results, malformed_key
 from penstock.cli.lines import LineWriter
 from penstock.cli.problems import RequestId, quote
 from penstock.cli.requests import Request
 from penstock.cli.results import Failure, Result, Totals
-from penstock.cli.sender import Pending, Sender, TransientError, retry_policy
+from penstock.cli.sender import Answer, Pending, Sender, TransientError, retry_policy
 from penstock.cli.source import Form, Malformed, Source
 from penstock.cli.tokens import Tokens
 from penstock.cli.tracing import mark_request_failed
@@ -89,9 +90,10 @@ class Run:
     (But for the ids, in some hundred bytes each.)
     """
 
-    def __init__(self, job: Job, totals: Totals, display: Display) -> None:
+    def __init__(self, job: Job, totals: Totals, display: Display, history: History) -> None:
         self._job = job
         self._totals = totals
+        self._history = history
         self._display = display
         limits = [] if job.rate is None else [Limit(*job.rate, name="requests")]
         self._tokens: Tokens | None = None
@@ -118,8 +120,6 @@ class Run:
         self._is_ending = False
         self._failure: BaseException | None = None
         self._signal: int | None = None
-        totals.rate, totals.token_rate = job.rate, job.tokens
-        totals.concurrency = job.concurrency
         totals.tokens_earlier = job.results.earlier.tokens
 
     async def __call__(self) -> int | None:
@@ -155,7 +155,8 @@ class Run:
             async with self._queue as queue:
                 await queue.process(self._handle, error_handler=self._give_up)
                 async for request in self._wanted():
-                    await queue.put(Pending(request), timeout=math.inf)
+                    pending = Pending(request, waits_since=self._totals.elapsed)
+                    await queue.put(pending, timeout=math.inf)
                     if self._is_ending:
                         break
         finally:
@@ -231,27 +232,40 @@ class Run:
     async def _send(self, pending: Pending) -> None:
         if not pending.attempts:
             self._totals.sent += 1
-        answer = await self._sender.send(pending)
+        answer = await self._attempt(pending)
         if answer.response is not None:
             if self._job.feedback:
                 self._queue.limits.observe(answer.response.headers)
-            for result in self._guard.answered():
-                await self._record(result)
+            for held in self._guard.answered():
+                await self._record(*held)
         if self._tokens is not None:
+            before = self._tokens.total
             self._tokens.settle(answer.response)
+            self._history.spent(self._totals.elapsed, self._tokens.total - before)
         if self._guard.is_refused(pending.request, answer):
             problem = f"{place(pending.request)} answered {answer.message}"
             self._end(RunError(problem, UNAUTHORIZED))
         elif self._sender.may_pass(pending, answer):
+            if self._is_ending:
+                return  # unfinished
             self._totals.retries[answer.kind] += 1
             raise TransientError(answer)  # the queue makes another attempt, in time
         else:
             await self._finish(self._sender.result(pending, answer), pending.request)
 
+    async def _attempt(self, pending: Pending) -> Answer:
+        began = self._totals.elapsed
+        self._history.started(began, began - pending.waits_since, pending.attempts + 1)
+        answer = await self._sender.send(pending)
+        pending.waits_since = ended = self._totals.elapsed
+        outcome = answer.kind if answer.response is None else str(answer.response.status_code)
+        self._history.ended(ended, ended - began, outcome)
+        return answer
+
     async def _finish(self, result: Result, request: Request) -> None:
         mark_request_failed("" if result.failure is None else result.failure.kind)
         if not self._guard.holds_back(result, request):
-            await self._record(result)
+            await self._record(result, request)
             return
         nobody = self._guard.nobody_is_there()
         if nobody is not None:
@@ -270,8 +284,9 @@ class Run:
         except RunError as trouble:
             self._fail(trouble)
 
-    async def _record(self, result: Result) -> None:
+    async def _record(self, result: Result, request: Request | None = None) -> None:
         self._totals.add(result)
+        self._history.finished(self._totals.elapsed, result, request)
         line = result.to_line()
         # Counted and handed over in one go: if this is cancelled, it is both, and will be written.
         written = self._results.write(line)
@@ -297,8 +312,8 @@ class Run:
             return
         self._signal = number
         if self._under_way:
-            self._display.note(
-                f"interrupted: {self._under_way} requests are under way and are waited for; "
+            self._display.tell(
+                f"interrupted: waiting for the answers that are under way ({self._under_way}); "
                 "once more stops at once"
             )
         self._end()
@@ -334,10 +349,10 @@ class Run:
 
     def _look(self) -> None:
         totals, statistics = self._totals, self._queue.statistics()
-        totals.queue_size = statistics.size
-        totals.retrying = statistics.retrying
-        totals.under_way = self._under_way
-        totals.concurrency = statistics.concurrency_limit or self._job.concurrency
+        concurrency = statistics.concurrency_limit or self._job.concurrency
+        closed_for = self._queue.limits.statistics().closed_for
+        moment = Moment(concurrency, statistics.size, statistics.maxsize, closed_for)
+        self._history.sample(totals.elapsed, moment)
         totals.queue_peak = statistics.peak_size
         totals.backpressure_waits = statistics.put_waits
         totals.held_up = statistics.gate_closures

@@ -72,6 +72,8 @@ class Pending:
     answer: Answer | None = None
     #: When the first attempt began, by the clock of the loop.
     began: float = 0.0
+    #: Since when it waits for its next attempt, in seconds from the beginning of the run.
+    waits_since: float = 0.0
 
 
 class Sender:
