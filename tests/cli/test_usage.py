@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from cli.conftest import ENVIRONMENT
 from penstock.cli.app import run_command
 
 URL = ("--url", "http://127.0.0.1:9")
@@ -15,6 +16,8 @@ NO_FULL_URL = (
     "must be a full URL that starts with http:// or https://, "
     "for example https://api.example.com/v1"
 )
+MISSING_OUT = "--out is missing: the file that results go to, or - for standard output"
+NEEDS_EARLIER = "--retry-failed needs the results of earlier runs, and"
 NO_JOURNAL = "it exists already and has no results of penstock run in it; give another name"
 WRONG: list[tuple[list[str], str]] = [
     (["missing.jsonl", "--out", "new"], "cannot read missing.jsonl: No such file or directory"),
@@ -63,6 +66,13 @@ WRONG: list[tuple[list[str], str]] = [
         ["lines", "--out", "new", "--timeout", "nan"],
         "--timeout must be more than 0 seconds, got nan",
     ),
+    (["lines", "--out", "new", "--deadline", "0"], "--deadline must be more than 0 seconds, got 0"),
+    (["lines"], MISSING_OUT),
+    (["lines", "--out", "-", "--retry-failed"], f"{NEEDS_EARLIER} --out - leaves none"),
+    (
+        ["lines", "--out", "new", "--retry-failed", "--overwrite"],
+        f"{NEEDS_EARLIER} --overwrite leaves none",
+    ),
     (["lines", "--out", "no/new"], "cannot write --out no/new: No such file or directory"),
     (["lines", "--out", "folder"], "cannot write --out folder: Is a directory"),
     (
@@ -107,7 +117,6 @@ def test_wrong_usage(
         ([], "Missing command"),
         (["fly"], "fly"),
         (["run"], "FILE"),
-        (["run", "lines"], "--out"),
         (["run", "lines", "--out", "new", "--capacity", "many"], "--capacity"),
         (["run", "lines", "--out", "new", "--sideways"], "--sideways"),
     ],
@@ -157,7 +166,47 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out.startswith("penstock 0.")
 
 
-@pytest.mark.parametrize("package", ["typer", "tenacity"])
+@pytest.mark.parametrize(
+    ("words", "offered"),
+    [
+        ("penstock r", ["run"]),
+        ("penstock run --conc", ["--concurrency"]),
+        ("penstock run --retry", ["--retry", "--retry-failed"]),
+        ("penstock run --input-format c", ["csv"]),
+    ],
+)
+def test_bash_completes(words: str, offered: list[str]) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "penstock.cli"],
+        env=ENVIRONMENT
+        | {
+            "_PENSTOCK_COMPLETE": "complete_bash",
+            "COMP_WORDS": words,
+            "COMP_CWORD": str(words.count(" ")),
+        },
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=30,
+    )
+    assert sorted(done.stdout.split()) == offered, done.stderr
+
+
+@pytest.mark.skipif(not Path("/bin/bash").exists(), reason="needs bash")
+def test_the_completion_script_for_bash() -> None:
+    program = f"{sys.executable} -m penstock.cli --show-completion; true"  # true: bash stays
+    done = subprocess.run(
+        ["/bin/bash", "-c", program],
+        env=ENVIRONMENT,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=30,
+    )
+    assert "complete -o default -F _penstock_completion penstock" in done.stdout, done.stderr
+
+
+@pytest.mark.parametrize("package", ["typer", "tenacity", "filelock"])
 def test_without_the_extra_it_says_what_to_install(package: str) -> None:
     program = f"""
 import sys
