@@ -68,6 +68,10 @@ WRONG: list[tuple[list[str], str]] = [
     ),
     (["lines", "--out", "new", "--deadline", "0"], "--deadline must be more than 0 seconds, got 0"),
     (["lines"], MISSING_OUT),
+    (
+        ["lines", "--out", "new", "--failures", "-"],
+        "--failures must be the name of a file, and not standard output",
+    ),
     (["lines", "--out", "-", "--retry-failed"], f"{NEEDS_EARLIER} --out - leaves none"),
     (
         ["lines", "--out", "new", "--retry-failed", "--overwrite"],

@@ -13,6 +13,7 @@ import typer
 from penstock.cli.clients import Clients
 from penstock.cli.display import say
 from penstock.cli.files import STANDARD, count_lines, open_requests
+from penstock.cli.job import Job
 from penstock.cli.journal import NotAJournalError, open_failures, open_results
 from penstock.cli.options import (
     COST,
@@ -36,7 +37,6 @@ from penstock.cli.outcome import carry_out, settings_of
 from penstock.cli.preview import preview
 from penstock.cli.report import ReportError, Subject, check_report
 from penstock.cli.requests import KEYS
-from penstock.cli.run import Job
 
 # typer brings a click of its own or uses the one that is there, by version. What their usage
 # errors have in common is the base of this one.
@@ -210,6 +210,8 @@ def run(
     filled = read_template(template, base)
     if out is None and not dry_run:
         refuse("--out is missing: the file that results go to, or - for standard output")
+    if failures == STANDARD:
+        refuse("--failures must be the name of a file, and not standard output")
     if retry_failed and (overwrite or out == STANDARD):
         other = "--overwrite" if overwrite else "--out -"
         refuse(f"--retry-failed needs the results of earlier runs, and {other} leaves none")

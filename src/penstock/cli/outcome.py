@@ -10,10 +10,11 @@ from penstock.cli.bill import bill, printed
 from penstock.cli.display import display_on, say
 from penstock.cli.files import STANDARD
 from penstock.cli.history import History
+from penstock.cli.job import UNAUTHORIZED, Job, RunError
 from penstock.cli.journal import MALFORMED
 from penstock.cli.report import ReportError, Subject, write_report
 from penstock.cli.results import Totals
-from penstock.cli.run import UNAUTHORIZED, Job, Run, RunError
+from penstock.cli.run import Run
 
 _AGAIN = "The same command again goes on from here."
 _GONE = "What is done is in the results, but another run cannot know it: --out FILE would."
