@@ -50,10 +50,10 @@ class Guard:
         """What to say when nobody is there; None as long as somebody may be."""
         if self._has_answer or not self._held or (len(self._held) < _ENOUGH and not at_end):
             return None
-        result, request = self._held[0]
-        assert result.failure is not None
+        first, request = self._held[0]
         attempts = sum(result.attempts for result, _ in self._held)
-        return f"no answer from {place(request)} to {attempts} attempts: {result.failure.message}"
+        why = "" if first.failure is None else first.failure.message
+        return f"no answer from {place(request)} to {attempts} attempts: {why}"
 
 
 def place(request: Request) -> str:

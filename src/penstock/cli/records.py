@@ -26,9 +26,11 @@ class Cutter(Protocol):
 
     def cut(self, piece: bytes) -> Iterator[Numbered]:
         """Yield the records that end in ``piece``."""
+        ...
 
     def end(self) -> Iterator[Numbered]:
         """Yield the last record, if it had no end."""
+        ...
 
 
 class JsonCutter:
