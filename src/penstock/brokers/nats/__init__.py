@@ -21,5 +21,14 @@ except ImportError as error:
 from penstock.brokers.nats.dead_letters import NatsDeadLetter
 from penstock.brokers.nats.engine import QueueInfo
 from penstock.brokers.nats.queue import NatsQueue
+from penstock.brokers.nats.roll_call import NatsProcess
+from penstock.brokers.nats.settings import QueueSettings, existing_settings
 
-__all__ = ["NatsDeadLetter", "NatsQueue", "QueueInfo"]
+__all__ = [
+    "NatsDeadLetter",
+    "NatsProcess",
+    "NatsQueue",
+    "QueueInfo",
+    "QueueSettings",
+    "existing_settings",
+]

@@ -153,12 +153,12 @@ class Wire:
                     raise error
                 return error
             last = self._complaints[-1]
-            if len(self._complaints) >= len(self._servers) or isinstance(last, AuthorizationError):
+            if len(self._complaints) >= len(self._servers) or _is_no_entry(last):
                 return last
 
     def _explain(self, error: Exception) -> str:
         where = self.where
-        if isinstance(error, AuthorizationError):
+        if _is_no_entry(error):
             return (
                 f"The NATS server at {where} refuses these credentials: check user and password, "
                 "token or user_credentials, in the URL or in options="
@@ -373,6 +373,11 @@ def reading(answer: Msg) -> dict[str, Any]:
     if "error" in told:
         raise ApiError(told["error"])
     return told
+
+
+def _is_no_entry(error: Exception) -> bool:
+    # While it connects nats-py has a class for it only if the server says nothing more.
+    return isinstance(error, AuthorizationError) or "authorization violation" in str(error).lower()
 
 
 def _expire(future: asyncio.Future[Msg]) -> None:
