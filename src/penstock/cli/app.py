@@ -13,6 +13,7 @@ from typing import Annotated, Any, NoReturn, TextIO, cast
 
 import typer
 
+from penstock.cli.broker import add_commands
 from penstock.cli.display import display_on, say, summary
 from penstock.cli.files import STANDARD, count_lines, open_requests, open_results
 from penstock.cli.requests import KEYS, parse_base
@@ -68,6 +69,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+add_commands(app)
 
 
 class UsageError(Exception):
@@ -81,7 +83,9 @@ def run_command(arguments: list[str] | None = None) -> int:
     except UsageError as error:
         problem = str(error)
     except _TyperUsageError as error:
-        problem = cast("Any", error).format_message().rstrip(".") + " (see penstock run --help)"
+        usage = cast("Any", error)
+        command = usage.ctx.command_path if usage.ctx else "penstock"
+        problem = f"{usage.format_message().rstrip('.')} (see {command} --help)"
     except typer.Abort:
         return 130
     else:
