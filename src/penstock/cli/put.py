@@ -7,6 +7,7 @@ import io
 import json
 import math
 import sys
+from contextlib import ExitStack
 from functools import partial
 from typing import Annotated, Any
 
@@ -67,19 +68,24 @@ def put(
         refuse(f"--timeout must be 0 seconds or more, got {timeout:g}")
     if skip < 0:
         refuse(f"--skip must be at least 0, got {skip}")
-    try:
-        lines = open_requests(file)
-    except OSError as error:
-        refuse(f"cannot read {file}: {error.strerror or error}")
-    common.set_up_telemetry(otlp, service_name, "penstock-put")
+    with ExitStack() as opened:
+        try:
+            lines = opened.enter_context(open_requests(file))
+        except OSError as error:
+            refuse(f"cannot read {file}: {error.strerror or error}")
+        common.set_up_telemetry(otlp, service_name, "penstock-put")
 
-    async def fill() -> int:
-        attached = await attach(
-            where, given={"maxsize": maxsize, "replicas": replicas, "ack_wait": ack_wait}
-        )
-        return await Filling(attached, lines, timeout, skip)()
+        async def fill() -> int:
+            attached = await attach(
+                where, given={"maxsize": maxsize, "replicas": replicas, "ack_wait": ack_wait}
+            )
+            filling = Filling(attached, lines, timeout, skip)
+            code = await filling()
+            if filling.is_reading:
+                opened.pop_all()  # to close the file would wait for a read that may never end
+            return code
 
-    return asyncio.run(fill())
+        return asyncio.run(fill())
 
 
 class Filling:
@@ -96,6 +102,8 @@ class Filling:
         self._settled = 0
         self._interrupted: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         self._stop: asyncio.Task[bool] | None = None
+        #: Whether the file is being read.
+        self.is_reading = False
 
     async def __call__(self) -> int:
         """Put them all, say what came of it, and return the exit code."""
@@ -160,11 +168,13 @@ class Filling:
 
     async def _next(self) -> bytes | None:
         """The next line; None at the end, and where a signal comes first."""
+        self.is_reading = True
         reading = self._aside.call(partial(_read_line, self._lines))
         either: list[asyncio.Future[Any]] = [reading, self._interrupted]
         await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
         if not reading.done():
             return None
+        self.is_reading = False
         return reading.result() or None
 
     def _doubt(self) -> str:
