@@ -13,12 +13,15 @@ import penstock
 from penstock import (
     APIClientError,
     APITimeoutError,
+    BrokerError,
     CircuitBreakerOpenError,
+    CodecError,
     DeadlineExceededError,
     QueueEmptyError,
     QueueError,
     QueueFullError,
     QueueStateError,
+    QueueUnknownError,
     RateLimitError,
 )
 
@@ -31,6 +34,9 @@ EXAMPLES = [
     QueueEmptyError("nothing there"),
     QueueStateError("not now", current_state="idle"),
     QueueStateError("not now"),
+    BrokerError("no server"),
+    QueueUnknownError("who knows", message_id="17"),
+    CodecError("no JSON"),
     RateLimitError(),
     RateLimitError("slow down", retry_after=2.5),
     CircuitBreakerOpenError("broken", retry_after=1.0),

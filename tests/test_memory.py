@@ -166,3 +166,20 @@ async def test_nothing_holds_an_item_that_is_done(
     finally:
         gc.enable()
     await queue.stop()
+
+
+async def test_puts_that_waited_leave_no_deadlines_behind() -> None:
+    queue: BoundedQueue[int] = BoundedQueue(1)
+
+    async def put_all(count: int) -> None:
+        for number in range(count):  # each waits for room, and could for an hour
+            assert await queue.put(number, timeout=3600)
+
+    async with queue:
+        await queue.start_workers(waiting, 1)
+        await put_all(1_000)
+        with measured():
+            before, _ = tracemalloc.get_traced_memory()
+            await put_all(10_000)
+            after, _ = tracemalloc.get_traced_memory()
+    assert after - before < 100_000  # a deadline for each would be a megabyte

@@ -20,6 +20,7 @@ import asyncio
 import math
 from collections import OrderedDict, deque
 from contextvars import Context, copy_context
+from heapq import heapify, heappop, heappush
 from typing import TypeAlias, TypeVar
 
 from penstock.calls import Entry, Ticket
@@ -29,10 +30,13 @@ from penstock.takers import Takers
 T = TypeVar("T")
 
 
-#: A put that waits: until when, and what it will put.
-_Bid: TypeAlias = "tuple[float, T, Context, Ticket | None]"
 #: What a putter waits on: the entry that it is granted, or why there is none.
 _Waiter: TypeAlias = "asyncio.Future[Entry[T] | Outcome]"
+#: A put that waits: what it waits on, and what it will put.
+_Bid: TypeAlias = "tuple[_Waiter[T], T, Context, Ticket | None]"
+
+#: So many deadlines of puts that have been served are kept, whatever the number of those waiting.
+_STALE = 64
 
 
 class Buffer(Line[T], Takers):
@@ -43,8 +47,12 @@ class Buffer(Line[T], Takers):
         Takers.__init__(self)
         # A putter is first granted an entry, in the line already, and accepted when it confirms.
         self._granted: dict[int, Entry[T]] = {}
-        # An ordered dict, for removal from the middle in constant time.
-        self._putters: OrderedDict[_Waiter[T], _Bid[T]] = OrderedDict()
+        # By number. An ordered dict, for removal from the middle in constant time.
+        self._putters: OrderedDict[int, _Bid[T]] = OrderedDict()
+        self._putter_number = 0
+        # A heap of the deadlines of putters and their numbers. A putter that is served leaves its
+        # own behind, to be dropped when it comes up, or when most of them are stale.
+        self._deadlines: list[tuple[float, int]] = []
         # One timer for all putters, left alone when a putter is served: to set and cancel one for
         # each would cost a busy queue more than all the rest of a put.
         self._alarm: asyncio.TimerHandle | None = None
@@ -109,14 +117,14 @@ class Buffer(Line[T], Takers):
             context = copy_context()
         loop = asyncio.get_running_loop()
         waiter: _Waiter[T] = loop.create_future()
-        deadline = math.inf if timeout is None else loop.time() + timeout
-        self._putters[waiter] = deadline, item, context, ticket
-        if deadline < self._alarm_at:
-            self._set_alarm(loop, deadline)
+        self._putter_number = number = self._putter_number + 1
+        self._putters[number] = waiter, item, context, ticket
+        if timeout is not None:
+            self._wake_up_at(loop, loop.time() + timeout, number)
         try:
             granted = await waiter
         except BaseException:
-            self._withdraw(waiter)
+            self._withdraw(number, waiter)
             raise
         if isinstance(granted, Outcome):
             return granted
@@ -128,7 +136,7 @@ class Buffer(Line[T], Takers):
     def _grant(self) -> None:
         """Give the slots that fell free to the putters that have waited longest, if any wait."""
         while self._putters and len(self.line) < self.room:
-            waiter, (_, item, context, ticket) = self._putters.popitem(last=False)
+            _, (waiter, item, context, ticket) = self._putters.popitem(last=False)
             if waiter.done():  # cancelled, and about to withdraw
                 continue
             self._order = order = self._order + 1
@@ -136,9 +144,9 @@ class Buffer(Line[T], Takers):
             self.line.append(entry)
             waiter.set_result(entry)
 
-    def _withdraw(self, waiter: _Waiter[T]) -> None:
+    def _withdraw(self, number: int, waiter: _Waiter[T]) -> None:
         """The put was cancelled: leave nothing of it behind."""
-        if self._putters.pop(waiter, None) is not None or not waiter.done() or waiter.cancelled():
+        if self._putters.pop(number, None) is not None or not waiter.done() or waiter.cancelled():
             return
         granted = waiter.result()
         if isinstance(granted, Outcome) or self._granted.pop(granted[0], None) is None:
@@ -148,6 +156,14 @@ class Buffer(Line[T], Takers):
         if not waiter.get_loop().is_closed():
             self._grant()
             self.wake()
+
+    def _wake_up_at(self, loop: asyncio.AbstractEventLoop, deadline: float, number: int) -> None:
+        heappush(self._deadlines, (deadline, number))
+        if len(self._deadlines) > 2 * len(self._putters) + _STALE:
+            self._deadlines = [one for one in self._deadlines if one[1] in self._putters]
+            heapify(self._deadlines)
+        if deadline < self._alarm_at:
+            self._set_alarm(loop, deadline)
 
     def _set_alarm(self, loop: asyncio.AbstractEventLoop, at: float) -> None:
         self._clear_alarm()
@@ -163,13 +179,15 @@ class Buffer(Line[T], Takers):
         """Send away the putters that have waited long enough; set the alarm for the next one."""
         now = max(loop.time(), self._alarm_at)  # a loop calls a little early, by its clock's grain
         self._alarm, self._alarm_at = None, math.inf
-        for waiter in [waiter for waiter, bid in self._putters.items() if bid[0] <= now]:
-            if not waiter.done():
-                del self._putters[waiter]
-                waiter.set_result(Outcome.TIMED_OUT)
-        first = min((bid[0] for bid in self._putters.values() if bid[0] > now), default=math.inf)
-        if first < math.inf:
-            self._set_alarm(loop, first)
+        deadlines, putters = self._deadlines, self._putters
+        while deadlines:
+            deadline, number = deadlines[0]
+            if deadline > now and number in putters:
+                self._set_alarm(loop, deadline)
+                return
+            heappop(deadlines)
+            if number in putters and not putters[number][0].done():
+                putters.pop(number)[0].set_result(Outcome.TIMED_OUT)
 
     # -- taking -------------------------------------------------------------------------------
 
@@ -255,8 +273,9 @@ class Buffer(Line[T], Takers):
 
     def _forget_putters(self) -> list[_Waiter[T]]:
         self._clear_alarm()
-        waiting = list(self._putters)
+        waiting = [bid[0] for bid in self._putters.values()]
         self._putters.clear()
+        self._deadlines.clear()
         for entry in self._granted.values():
             self.line.remove(entry)
         self._withdrawn += len(self._granted)

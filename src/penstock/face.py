@@ -180,7 +180,7 @@ class Face(Generic[T]):
 
         There is one also where no limits were given: its gate is closed when the service says so.
         """
-        limiter: Limiter = self._has_rules("limits").limiter
+        limiter: Limiter = self._with("limiter", "limits").limiter
         return limiter
 
     @property
@@ -190,12 +190,13 @@ class Face(Generic[T]):
         At most ``max_dead_letters``, the oldest go then. Items whose result somebody waits for,
         with ``submit`` or ``map``, are not among them.
         """
-        letters: list[DeadLetter[T]] = self._has_rules("dead_letters").dead_letters
+        letters: list[DeadLetter[T]] = self._with("dead_letters").dead_letters
         return letters
 
-    def _has_rules(self, what: str) -> Any:
-        if not hasattr(self.queue, "dead_letters"):
-            raise TypeError(f"{what} is for queues that have it, and {self.queue!r} has not")
+    def _with(self, member: str, what: str | None = None) -> Any:
+        """The queue, if it has this, which not every kind does."""
+        if not hasattr(self.queue, member):
+            raise TypeError(f"{what or member} is for queues that have it; {self.queue!r} has not")
         return self.queue
 
     def _in_process(self, kind: type[Q], what: str) -> Q:

@@ -242,7 +242,7 @@ class WorkQueue(Face[T]):
 
     async def redrive(self, timeout: float | None = None) -> int:
         """See :meth:`penstock.BoundedQueue.redrive`."""
-        count: int = await self._has_rules("redrive").redrive(timeout)
+        count: int = await self._with("redrive").redrive(timeout)
         return count
 
     async def submit(

@@ -17,11 +17,15 @@ from typing import Any
 
 import pytest
 
+from brokers.conftest import nats_program, nats_server
 from contract.helpers import InOrder, MakeQueue
+from contract.nats import nats_queues
 from contract.threads import blocking_queues
 from penstock import BoundedQueue
 from penstock.protocols import Queue
 from penstock.testing import VirtualTimeLoop
+
+__all__ = ["nats_program", "nats_server"]  # fixtures
 
 _items: list[pytest.Item] = []
 
@@ -45,13 +49,19 @@ def _make_loop() -> asyncio.AbstractEventLoop:
 class Kind:
     """A kind of queue."""
 
-    factory: Callable[[], AbstractAsyncContextManager[MakeQueue]]
+    factory: Callable[..., AbstractAsyncContextManager[MakeQueue]]
     #: Whether a call that waits can be cancelled: a thread that blocks cannot.
     calls_are_cancellable: bool = True
     #: Whether a worker function can be broken off: a plain one in a thread cannot.
     workers_are_cancellable: bool = True
     #: Whether workers call their functions in the order of the items; threads race to do so.
     is_in_order: bool = True
+    #: Whether a stop has the workers process what waits; a broker keeps it for other machines.
+    stop_drains: bool = True
+    #: Whether there are calls that wait for nobody; a broker must be asked.
+    has_calls_at_once: bool = True
+    #: Whether ``factory`` needs the URL of a NATS server.
+    needs_nats: bool = False
     #: What a worker hears that would wait for itself.
     refusal_in_worker: str = "inside a worker"
 
@@ -75,10 +85,14 @@ BLOCKING_PLAIN = Kind(
     is_in_order=False,
 )
 
+#: penstock.brokers.nats.NatsQueue, on a server of its own.
+NATS = Kind(nats_queues, stop_drains=False, has_calls_at_once=False, needs_nats=True)
+
 KINDS = [
     pytest.param(Kind(bounded_queues), id="BoundedQueue"),
     pytest.param(BLOCKING, id="sync.WorkQueue", marks=pytest.mark.real_time),
     pytest.param(BLOCKING_PLAIN, id="sync.WorkQueue-plain", marks=pytest.mark.real_time),
+    pytest.param(NATS, id="NatsQueue", marks=pytest.mark.real_time),
 ]
 
 
@@ -89,7 +103,7 @@ def kind(request: pytest.FixtureRequest) -> Kind:
 
 
 @pytest.fixture
-async def make_queue(kind: Kind) -> AsyncIterator[MakeQueue]:
+async def make_queue(kind: Kind, request: pytest.FixtureRequest) -> AsyncIterator[MakeQueue]:
     """Makes queues, and stops them at the end."""
     made: list[Queue[Any]] = []
 
@@ -98,7 +112,8 @@ async def make_queue(kind: Kind) -> AsyncIterator[MakeQueue]:
         made.append(queue)
         return queue
 
-    async with kind.factory() as factory:
+    needs = [request.getfixturevalue("nats_server").url] if kind.needs_nats else []
+    async with kind.factory(*needs) as factory:
         yield make
         for queue in made:
             await queue.stop(timeout=0, drain=False)
@@ -116,6 +131,20 @@ def cancellable_workers(kind: Kind) -> None:
     """For tests that rely on it that a worker function does not go on after its cancellation."""
     if not kind.workers_are_cancellable:
         pytest.skip("a plain function in a thread cannot be broken off")
+
+
+@pytest.fixture
+def drains(kind: Kind) -> None:
+    """For tests of a stop that has everything processed that was accepted."""
+    if not kind.stop_drains:
+        pytest.skip("what waits is left to other machines")
+
+
+@pytest.fixture
+def calls_at_once(kind: Kind) -> None:
+    """For tests of put_nowait and get_nowait."""
+    if not kind.has_calls_at_once:
+        pytest.skip("a call that does not wait cannot ask a broker")
 
 
 @pytest.fixture

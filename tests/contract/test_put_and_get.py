@@ -102,6 +102,7 @@ class TestPut:
         await queue.join()
         assert recorder.done == ["a", "b", "c", "d"]
 
+    @pytest.mark.usefixtures("calls_at_once")
     async def test_a_newcomer_does_not_overtake(self, make_queue: MakeQueue) -> None:
         queue = await filled(make_queue, "a")
         waiting = asyncio.create_task(queue.put("b", timeout=math.inf))
@@ -138,6 +139,7 @@ class TestPut:
             await put
         assert queue.unprocessed == ["a"]
 
+    @pytest.mark.usefixtures("calls_at_once")
     async def test_put_nowait_into_a_full_queue(self, make_queue: MakeQueue) -> None:
         queue = await filled(make_queue, "a", "b")
         with pytest.raises(QueueFullError) as caught:
@@ -161,7 +163,7 @@ class TestPut:
 class TestGet:
     async def test_in_the_order_of_the_puts(self, make_queue: MakeQueue) -> None:
         queue = await filled(make_queue, "a", "b", "c")
-        assert [await queue.get(), queue.get_nowait(), await queue.get()] == ["a", "b", "c"]
+        assert [await queue.get() for _ in range(3)] == ["a", "b", "c"]
 
     async def test_it_waits_for_an_item(self, make_queue: MakeQueue) -> None:
         queue = make_queue()
@@ -183,6 +185,12 @@ class TestGet:
         assert isinstance(caught.value, stdlib_queue.Empty)
         assert isinstance(caught.value, asyncio.QueueEmpty)
 
+    @pytest.mark.usefixtures("calls_at_once")
+    async def test_get_nowait(self, make_queue: MakeQueue) -> None:
+        queue = await filled(make_queue, "a", "b", "c")
+        assert [await queue.get(), queue.get_nowait(), await queue.get()] == ["a", "b", "c"]
+
+    @pytest.mark.usefixtures("calls_at_once")
     async def test_get_nowait_from_an_empty_queue(self, make_queue: MakeQueue) -> None:
         queue = make_queue()
         await queue.start()
@@ -198,7 +206,7 @@ class TestGet:
             await queue.get(timeout=timeout)
         assert queue.unprocessed == ["a"]
 
-    @pytest.mark.usefixtures("cancellable_calls")
+    @pytest.mark.usefixtures("cancellable_calls", "calls_at_once")
     async def test_a_cancelled_get_loses_nothing(self, make_queue: MakeQueue) -> None:
         queue = make_queue()
         await queue.start()
@@ -284,6 +292,7 @@ class TestJoin:
         with pytest.raises(QueueStateError):
             await queue.join()
 
+    @pytest.mark.usefixtures("drains")
     async def test_a_stop_that_drains_lets_it_return(self, make_queue: MakeQueue) -> None:
         queue = make_queue()
         recorder = Recorder(held=True)

@@ -96,8 +96,12 @@ class TestStates:
     async def test_a_running_queue_takes_and_gives(self, make_queue: MakeQueue) -> None:
         async with queue_that_is("processing", make_queue) as queue:
             assert await queue.put("a") is True
-            queue.put_nowait("b")
             assert await queue.get() == "a"
+
+    @pytest.mark.usefixtures("calls_at_once")
+    async def test_a_running_queue_takes_and_gives_at_once(self, make_queue: MakeQueue) -> None:
+        async with queue_that_is("processing", make_queue) as queue:
+            queue.put_nowait("b")
             assert queue.get_nowait() == "b"
 
     @pytest.mark.parametrize("state", ["idle", "stopped"])

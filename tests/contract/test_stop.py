@@ -25,6 +25,7 @@ from penstock import QueueStateError, QueueStatus
 
 
 class TestStop:
+    @pytest.mark.usefixtures("drains")
     async def test_it_drains(self, make_queue: MakeQueue, in_order: InOrder) -> None:
         queue = make_queue()
         recorder = Recorder()
@@ -190,6 +191,7 @@ class TestStop:
 
 
 class TestAsyncWith:
+    @pytest.mark.usefixtures("drains")
     async def test_it_starts_and_drains(self, make_queue: MakeQueue) -> None:
         recorder = Recorder()
         queue = make_queue()
@@ -227,4 +229,5 @@ class TestAsyncWith:
             async with queue:
                 await queue.start_workers(recorder.work, 1)
                 await put_all(queue, item)
+                await queue.join()
             assert recorder.done == [item]

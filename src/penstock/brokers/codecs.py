@@ -7,7 +7,7 @@ to other machines, which may run an older or a newer version of the program.
 from __future__ import annotations
 
 import json
-from typing import Any, Generic, Protocol, TypeVar, overload
+from typing import Any, Final, Generic, Protocol, TypeVar, overload
 
 from pydantic import JsonValue, TypeAdapter, ValidationError
 from pydantic_core import PydanticSerializationError
@@ -16,7 +16,13 @@ from penstock.errors import CodecError
 
 T = TypeVar("T")
 
+#: The content type of what says none.
+JSON: Final = "application/json"
+
 _ANY_JSON: TypeAdapter[Any] = TypeAdapter(JsonValue)
+
+# Made once: json.dumps() makes one for every call with arguments.
+_to_json = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
 
 # A ValidationError of pydantic is a ValueError.
 _DECODING_FAILURES = (ValueError, TypeError, RecursionError)
@@ -101,14 +107,14 @@ class JsonCodec(_Typed[T]):
             what JSON has: dicts with str keys, lists, str, int, finite float, bool and None.
     """
 
-    content_type = "application/json"
+    content_type = JSON
 
     def _to_bytes(self, item: T) -> bytes:
         if self._adapter is not None:
             return self._adapter.dump_json(self._adapter.validate_python(item))
         # json.dumps would take tuples for lists and turn keys into str, without a word.
         _ANY_JSON.validate_python(item)
-        return json.dumps(item, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
+        return _to_json(item).encode()
 
     def _from_bytes(self, data: bytes) -> T:
         if self._adapter is not None:

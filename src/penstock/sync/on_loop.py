@@ -88,6 +88,10 @@ class QueueOnLoop:
         """An item that was taken is done."""
         self._call("task_done")
 
+    def redrive(self, timeout: float | None = None) -> int:
+        """Put the dead letters back."""
+        return int(self._call("redrive", timeout=timeout))
+
     def join(self, timeout: float | None = None) -> bool:
         """Wait until every accepted item is done."""
         limit = _checks.optional_seconds(timeout)

@@ -380,8 +380,8 @@ class WorkQueue(Face[T]):
         Raises:
             QueueStateError, ValueError: as for :meth:`put`; no item is lost.
         """
-        count: int = self._has_rules("redrive").redrive(timeout)
-        return count
+        self._with("redrive")
+        return self._blocking.redrive(timeout)
 
     def submit(
         self, item: T, *, timeout: float | None = None, deadline: float | None = None

@@ -20,7 +20,7 @@ from opentelemetry.metrics import Counter
 from opentelemetry.trace import INVALID_SPAN, Link, Span, SpanKind
 
 from penstock.calls import AnyFuture, AsyncCall, Ticket
-from penstock.errors import BrokerError, QueueStateError, QueueUnknownError
+from penstock.errors import QueueError, QueueStateError, QueueUnknownError
 from penstock.governor import Course
 from penstock.telemetry import names
 from penstock.telemetry.metrics import Watch
@@ -209,9 +209,11 @@ class PutObservation:
 def _outcome(accepted: bool, error: BaseException | None) -> str:
     if error is None:
         return names.ACCEPTED if accepted else names.FULL
-    if isinstance(error, BrokerError):
+    if isinstance(error, QueueStateError):
+        return names.STOPPED
+    if isinstance(error, QueueError):
         return names.UNKNOWN if isinstance(error, QueueUnknownError) else names.FAILED
-    return names.STOPPED if isinstance(error, QueueStateError) else names.CANCELLED
+    return names.CANCELLED
 
 
 def _worker_id() -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from penstock.errors import QueueError, QueueUnknownError
 from penstock.telemetry import names
 
 
@@ -55,6 +56,15 @@ class Counts:
         self.accepted += 1
         self._level.changed(1)
         self.peak = max(self.peak, len(self._level))
+
+    def put_failed(self, error: BaseException) -> None:
+        """A put ended by this."""
+        if isinstance(error, QueueUnknownError):
+            self.unknown += 1
+        elif isinstance(error, QueueError):
+            self.failed += 1
+        else:
+            self.cancelled += 1
 
     def totals(self) -> dict[str, int]:
         """What only grows, for telemetry; the names are its."""

@@ -81,15 +81,13 @@ class Graveyard(Generic[T]):
         headers[ERROR] = _one_line(str(error))
         headers[DELIVERIES] = str(delivery.number)
         # The same at every try: buried twice, it is kept once.
-        stored_at = int(delivery.stored_at.timestamp() * 1e6)
+        stored_at = int(delivery.stored_at * 1e6)
         headers[MESSAGE_ID] = f"dead-{self._engine.name}-{delivery.sequence}-{stored_at}"
+        stored, reason = False, "they are as many as may be"
         try:
-            reason = "they are as many as may be"
-            stored = await self._publisher.store(
-                self._engine.dead_subject, delivery.message.data, headers
-            )
-        except BrokerError as failure:
-            stored, reason = False, str(failure)
+            stored = await self._store(delivery, headers)
+        except (BrokerError, CodecError) as failure:
+            reason = str(failure)
         if not stored:
             self._logger.error(
                 "Queue %s cannot keep a dead letter in %s: %s. The item stays in the queue and "
@@ -103,6 +101,14 @@ class Graveyard(Generic[T]):
             return False
         await hands.bury(delivery)
         return True
+
+    async def _store(self, delivery: Delivery, headers: dict[str, str]) -> bool:
+        subject, data = self._engine.dead_subject, delivery.message.data
+        try:
+            return await self._publisher.store(subject, data, headers)
+        except CodecError:  # the reason made it too large: without it, then
+            short = {name: headers[name] for name in (MESSAGE_ID, DELIVERIES)}
+            return await self._publisher.store(subject, data, short)
 
     async def look(self, limit: int) -> list[NatsDeadLetter[T]]:
         """The oldest ``limit`` of them.

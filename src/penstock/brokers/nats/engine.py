@@ -202,7 +202,9 @@ class Engine:
         while True:
             try:
                 return await call()
-            except NobodyError:
+            except NobodyError as error:
+                if self._wire.is_lost:
+                    raise BrokerError(f"JetStream does not answer: {error}") from None
                 raise BrokerError(
                     f"The NATS server at {self._wire.where} has no JetStream for this user: start "
                     "nats-server with -js, or give the account jetstream: enabled"

@@ -8,6 +8,7 @@ import logging
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from nats.aio.msg import Msg
@@ -25,6 +26,9 @@ T = TypeVar("T")
 
 #: Seconds for which a request for items stands.
 _EXPIRES = 30.0
+#: Seconds between two signs of life of a server that has nothing for us, and between two looks.
+_HEARTBEAT = 5.0
+_LOOK = 2.0
 #: Seconds after which a delivery that no worker takes goes back to the server.
 _LEFT_OVER = 1.0
 #: Seconds until the next request, where the server refused one.
@@ -32,7 +36,17 @@ _REFUSED = 0.5
 #: The most items that wait here because their rules hold them up, or to be settled.
 _MOST_BESIDE = 100
 
-_EXPIRED = "408"
+_EXPIRED, _HEARTBEATS = "408", "100"
+
+
+@dataclass
+class _Pull:
+    """A request for items that stands."""
+
+    #: How many are still to come.
+    left: int
+    #: When the server must have said that it has expired, by the loop's clock.
+    until: float
 
 
 class Feed(Takers):
@@ -57,29 +71,36 @@ class Feed(Takers):
         self._receive = receive
         self._logger = logger
         self.closed = False
-        #: Whether a worker gave an item back since it was opened.
-        self.gave_back = False
         #: Those that came and that nobody has taken yet.
         self._entries: deque[Entry[Any]] = deque()
+        # What their rules held up: until it is time, and then until a worker is free. It is not
+        # handed back meanwhile, for that would count as a delivery.
+        self._ripe: deque[Entry[Any]] = deque()
         self._put_off: dict[int, tuple[Entry[Any], asyncio.TimerHandle]] = {}
         self._subscription: Subscription | None = None
         self._inbox = ""
-        # Pulls that stand, by number: how many items they were for. And how many are to come.
-        self._pulls: dict[str, tuple[int, asyncio.TimerHandle]] = {}
+        self._subscribing = asyncio.Lock()
+        # Pulls that stand, by number, the oldest first; and how many items they are for in all.
+        self._pulls: dict[str, _Pull] = {}
         self._pull_number = 0
         self._asked = 0
+        # When the server was last heard of, and the next look whether it still is.
+        self._heard_at = 0.0
+        self._look: asyncio.TimerHandle | None = None
         self._is_asking = False
         self._is_hushed = False
 
     @property
     def put_off(self) -> int:
-        """How many items wait here because their rules hold them up."""
-        return len(self._put_off)
+        """How many items wait here because their rules held them up."""
+        return len(self._put_off) + len(self._ripe)
 
     # -- what workers call --------------------------------------------------------------------
 
     def take(self) -> Entry[Any] | None:
         """The next entry, or None."""
+        if self._ripe:
+            return self._ripe.popleft()
         return self._entries.popleft() if self._entries else None
 
     async def wait(self, timeout: float | None = None) -> bool:
@@ -87,17 +108,12 @@ class Feed(Takers):
         if self.closed:
             return False
         waiter = self._register()
-        if self._entries:
-            self.wake()
+        self.wake()
         self._ask_soon(_EXPIRES if timeout is None else min(timeout, _EXPIRES))
         return await self._be_called(waiter, timeout)
 
     def give_back(self, entry: Entry[Any]) -> None:
         """A worker was cancelled with it: another machine may have it, at once."""
-        self.gave_back = True
-        self._return(entry)
-
-    def _return(self, entry: Entry[Any]) -> None:
         self._hands.hand_back(delivery_of(entry))
 
     def postpone(self, entry: Entry[Any], delay: float) -> None:
@@ -112,17 +128,16 @@ class Feed(Takers):
             self._hands.hand_back(ticket.delivery, delay)
             return
         order = entry[0]
-        timer = asyncio.get_running_loop().call_later(delay, self._ripe, order)
+        timer = asyncio.get_running_loop().call_later(delay, self._ripen, order)
         self._put_off[order] = (entry, timer)
 
-    def _ripe(self, order: int) -> None:
+    def _ripen(self, order: int) -> None:
         entry, _ = self._put_off.pop(order)
-        self._entries.appendleft(entry)
+        self._ripe.append(entry)
         self.wake()
-        self._watch_leftovers()
 
     def _at_hand(self) -> int:
-        return len(self._entries)
+        return len(self._entries) + len(self._ripe)
 
     # -- asking -------------------------------------------------------------------------------
 
@@ -133,46 +148,55 @@ class Feed(Takers):
 
     def _ask(self, expires: float = _EXPIRES) -> None:
         self._is_asking = False
-        on_their_way = max(0, len(self._entries) - len(self._called))
+        on_their_way = max(0, self._at_hand() - len(self._called))
         wanted = len(self._takers) - on_their_way - self._asked
         if self.closed or self._is_hushed or wanted <= 0:
             return
-        if len(self._put_off) + self._hands.settling > _MOST_BESIDE:
+        if self.put_off + self._hands.settling > _MOST_BESIDE:
             asyncio.get_running_loop().call_later(_REFUSED, self._ask)
             return
+        loop = asyncio.get_running_loop()
+        if not self._pulls:
+            self._heard_at = loop.time()
+        if self._look is None:
+            self._look = loop.call_later(_LOOK, self._look_after_pulls, loop)
         self._asked += wanted
         self._pull_number += 1
         number = str(self._pull_number)
-        # A pull of which nothing is heard any more, with its server perhaps, must not stay.
-        timer = asyncio.get_running_loop().call_later(expires + 2, self._over, number, None)
-        self._pulls[number] = (wanted, timer)
+        self._pulls[number] = _Pull(wanted, loop.time() + expires + _LOOK)
         self._hands.settle(self._pull(number, wanted, expires))
 
     async def _pull(self, number: str, count: int, expires: float) -> None:
-        if self._subscription is None:
-            self._inbox = self._wire.client.new_inbox()
-            self._subscription = await self._wire.subscribe(f"{self._inbox}.*", self._arrived)
+        async with self._subscribing:
+            if self._subscription is None:
+                self._inbox = self._wire.client.new_inbox()
+                self._subscription = await self._wire.subscribe(f"{self._inbox}.*", self._arrived)
         request = {"batch": count, "expires": max(1, int(expires * 1e9))}
+        if expires >= 2 * _HEARTBEAT:  # or the server refuses
+            request["idle_heartbeat"] = int(_HEARTBEAT * 1e9)
         payload = json.dumps(request).encode()
         if not await self._wire.send(self._subject, payload, f"{self._inbox}.{number}"):
-            self._over(number, None)
+            self._over(number, None, is_refusal=True)
 
     async def _arrived(self, message: Msg) -> None:
+        self._heard_at = asyncio.get_running_loop().time()
         if not message.reply:
             status = (message.headers or {}).get(Header.STATUS, "")
             left = (message.headers or {}).get("Nats-Pending-Messages")
             number = message.subject.rpartition(".")[2]
+            if status == _HEARTBEATS:
+                return
             if status != _EXPIRED and number in self._pulls:
                 self._logger.debug("NATS ended a request for items: %s", message.headers)
             self._over(number, left, is_refusal=status != _EXPIRED)
             return
-        self._asked = max(0, self._asked - 1)
+        self._one_came()
         entry = self._receive(message)
         if entry is None:  # it was none that a worker could have
             self._ask_soon()
             return
         if self.closed or self._is_hushed:
-            self._return(entry)
+            self.give_back(entry)
             return
         self._entries.append(entry)
         self.wake()
@@ -180,11 +204,11 @@ class Feed(Takers):
 
     def _over(self, number: str, left: str | None, *, is_refusal: bool = False) -> None:
         """A pull has ended; ``left``: how many of its items will not come, if that was told."""
-        count, timer = self._pulls.pop(number, (0, None))
-        if timer is None:
-            return
-        timer.cancel()
-        self._asked = max(0, self._asked - (count if left is None else int(left)))
+        pull = self._pulls.pop(number, None)
+        if left is not None:
+            self._asked = max(0, self._asked - int(left))
+        elif pull is not None:
+            self._asked = max(0, self._asked - pull.left)
         if not self._pulls:
             self._asked = 0
         if self.closed:
@@ -194,6 +218,29 @@ class Feed(Takers):
         else:
             self._ask_soon()
 
+    def _one_came(self) -> None:
+        # Of whichever pull: their sum is right if it is taken for the oldest one's.
+        self._asked = max(0, self._asked - 1)
+        number = next(iter(self._pulls), None)
+        if number is not None:
+            pull = self._pulls[number]
+            pull.left -= 1
+            if not pull.left:
+                del self._pulls[number]
+
+    def _look_after_pulls(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Give up pulls of which nothing is heard any more; their server may be gone."""
+        now = loop.time()
+        if now - self._heard_at > 2.5 * _HEARTBEAT:
+            self._forget_pulls()
+        for number in [number for number, pull in self._pulls.items() if pull.until < now]:
+            self._over(number, None)
+        self._look = None
+        if not self._pulls and self._takers:
+            self._ask_soon()
+        elif self._pulls:
+            self._look = loop.call_later(_LOOK, self._look_after_pulls, loop)
+
     def reconnected(self) -> None:
         """The server that knew our pulls may be another one now: ask anew."""
         self._forget_pulls()
@@ -201,27 +248,26 @@ class Feed(Takers):
             self._ask_soon()
 
     def _forget_pulls(self) -> None:
-        for _, timer in self._pulls.values():
-            timer.cancel()
         self._pulls.clear()
         self._asked = 0
 
     # -- what nobody takes --------------------------------------------------------------------
 
     def _watch_leftovers(self) -> None:
-        if len(self._entries) > len(self._called):
+        if self._at_hand() > len(self._called):
             asyncio.get_running_loop().call_later(_LEFT_OVER, self._return_leftovers)
 
     def _return_leftovers(self) -> None:
         # More came than workers were free, or those that waited have gone.
-        while len(self._entries) > len(self._called) + len(self._takers):
-            self._return(self._entries.pop())
+        while self._entries and self._at_hand() > len(self._called) + len(self._takers):
+            self.give_back(self._entries.pop())
 
     # -- closing ------------------------------------------------------------------------------
 
     def open(self) -> None:
         """Ask for items again."""
-        self.closed = self.gave_back = False
+        self.closed = False
+        self._subscribing = asyncio.Lock()  # of this loop
 
     def close(self) -> None:
         """Ask for no more; every worker that waits is told."""
@@ -237,11 +283,11 @@ class Feed(Takers):
             with suppress(Exception):
                 await subscription.drain()  # type: ignore[no-untyped-call]
             self._is_hushed = False
-        while self._entries:
-            self._return(self._entries.popleft())
+        while (entry := self.take()) is not None:
+            self.give_back(entry)
         for entry, timer in self._put_off.values():
             timer.cancel()
-            self._return(entry)
+            self.give_back(entry)
         self._put_off.clear()
         if self._takers and not self.closed:
             self._ask_soon()
@@ -251,8 +297,9 @@ class Feed(Takers):
         self.closed = True
         self._forget_takers()
         self._entries.clear()
+        self._ripe.clear()
         self._put_off.clear()
         self._pulls.clear()
         self._asked = 0
-        self._is_asking = False
-        self._subscription = None
+        self._is_asking = self._is_hushed = False
+        self._look = self._subscription = None

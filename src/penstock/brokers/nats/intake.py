@@ -10,7 +10,7 @@ from nats.aio.msg import Msg
 from opentelemetry import context as otel_context
 from opentelemetry import propagate
 
-from penstock.brokers.codecs import Codec
+from penstock.brokers.codecs import JSON, Codec
 from penstock.brokers.nats.delivery import Delivery, DeliveryTicket, Hands
 from penstock.calls import Entry, Ticket
 from penstock.errors import BrokerError, CodecError
@@ -22,13 +22,16 @@ T = TypeVar("T")
 #: Headers that go with an item, beside those of its trace.
 CONTENT_TYPE: Final = "Penstock-Content-Type"
 DEADLINE: Final = "Penstock-Deadline"
+#: How headers begin that are not for whoever propagates traces.
+_NO_TRACE = ("Nats-", "Penstock-")
 
 
 class Intake(Generic[T]):
     """Makes entries of messages; what cannot be one is buried.
 
     Args:
-        bury: called with a delivery that no worker can have, and why.
+        bury: called with a delivery that failed for good, and why.
+        turn_down: called with one that no worker can have, and why.
     """
 
     def __init__(
@@ -37,13 +40,15 @@ class Intake(Generic[T]):
         hands: Hands,
         probe: Probe,
         max_deliveries: int,
-        bury: Callable[[Delivery, Exception], None],
+        bury: Callable[[Delivery, BaseException], None],
+        turn_down: Callable[[Delivery, Exception], None],
     ) -> None:
         self._codec = codec
         self._hands = hands
         self._probe = probe
         self._max_deliveries = max_deliveries
         self._bury = bury
+        self._turn_down = turn_down
 
     def entry(self, message: Msg, governor: Governor) -> Entry[T] | None:
         """What a worker takes; None if it is for none."""
@@ -58,7 +63,7 @@ class Intake(Generic[T]):
             item = self._decode(delivery)
             course = self._course(delivery, item, governor)
         except Exception as error:  # noqa: BLE001 - a codec or a limit may be anybody's code
-            self._bury(delivery, error)
+            self._turn_down(delivery, error)
             return None
         inner = (
             ObservedTicket(self._probe, None, None, course, delivery.age)
@@ -69,8 +74,8 @@ class Intake(Generic[T]):
         return (delivery.sequence, item, _context_of(delivery.headers), ticket)
 
     def _decode(self, delivery: Delivery) -> T:
-        told, ours = delivery.headers.get(CONTENT_TYPE), self._codec.content_type
-        if told is not None and told != ours:
+        told, ours = delivery.headers.get(CONTENT_TYPE, JSON), self._codec.content_type
+        if told != ours:
             raise CodecError(f"The item was put as {told}, and this queue reads {ours}")
         return self._codec.decode(delivery.message.data)
 
@@ -80,15 +85,16 @@ class Intake(Generic[T]):
         deadline = None if told is None else max(0.0, float(told) - delivery.age)
         course = governor.course(item, deadline)
         # What other machines did counts too.
-        course.attempts = delivery.number - 1
-        course.began_at = now() - delivery.age
+        if delivery.number > 1:
+            course.attempts = delivery.number - 1
+            course.began_at = now() - delivery.age
         return course
 
 
 def _context_of(headers: dict[str, str]) -> Context:
     """An empty context, but for the trace and the baggage that came with the item."""
     context = Context()
-    if headers:
+    if not all(name.startswith(_NO_TRACE) for name in headers):
         around = propagate.extract(headers, otel_context.Context())
         if around:
             context.run(otel_context.attach, around)

@@ -62,8 +62,8 @@ class Publisher:
                 is_in_doubt = True
                 reason = str(error)
                 await self._wire.is_alive()
-            except NobodyError:
-                reason = "no stream listens"
+            except NobodyError as error:
+                reason = str(error)
             except ApiError as error:
                 reason = str(error)
                 if error.code == FULL:
@@ -80,7 +80,7 @@ class Publisher:
                 return bool(answer.get("seq")) or not answer.get("duplicate")
             waited = loop.time() - began
             if self._wire.is_closed or waited > DOUBT or (not is_in_doubt and waited > _NOBODY):
-                raise self._surrender(subject, headers, waited, reason, is_in_doubt)
+                raise self._surrender(headers, waited, reason, is_in_doubt)
             await asyncio.sleep(pause)
 
     def _refusal(self, error: ApiError, headers: dict[str, str], is_in_doubt: bool) -> BrokerError:
@@ -98,7 +98,7 @@ class Publisher:
         return BrokerError(text)
 
     def _surrender(
-        self, subject: str, headers: dict[str, str], waited: float, reason: str, is_in_doubt: bool
+        self, headers: dict[str, str], waited: float, reason: str, is_in_doubt: bool
     ) -> BrokerError:
         where = self._wire.where
         if is_in_doubt:
@@ -108,8 +108,8 @@ class Publisher:
                 message_id=headers[MESSAGE_ID],
             )
         return BrokerError(
-            f"The item is not stored: no stream listens to {subject} at {where} ({reason}). Was "
-            "the queue deleted, or has the cluster lost its majority?"
+            f"The item is not stored at {where}: {reason}. Is the server there, was the queue "
+            "deleted, or has the cluster lost its majority?"
         )
 
 

@@ -16,7 +16,7 @@ from opentelemetry import propagate
 
 from penstock import _checks
 from penstock.base import CLOSED, LONG, WARN_EVERY, QueueBase, figures_of
-from penstock.brokers.codecs import Codec, JsonCodec
+from penstock.brokers.codecs import JSON, Codec, JsonCodec
 from penstock.brokers.nats.counts import Counts, Level
 from penstock.brokers.nats.dead_letters import Graveyard, NatsDeadLetter
 from penstock.brokers.nats.delivery import Delivery, Hands, delivery_of
@@ -39,7 +39,6 @@ from penstock.errors import (
     CodecError,
     QueueEmptyError,
     QueueStateError,
-    QueueUnknownError,
 )
 from penstock.governor import MAX_DEAD_LETTERS, Rules, make_rules
 from penstock.limits.adaptive import AdaptiveConcurrency
@@ -56,6 +55,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+#: As NATS has it.
+_MOST_REPLICAS = 5
 #: Seconds between two looks at the size, and between two while somebody waits for it to be zero.
 _LOOK = 1.0
 _SHORTEST_LOOK, _LONGEST_LOOK = 0.02, 0.5
@@ -63,8 +64,6 @@ _SHORTEST_LOOK, _LONGEST_LOOK = 0.02, 0.5
 _LAST_WORDS = 10.0
 #: Seconds that a ``get`` which is not to wait gives the server to answer.
 _AT_ONCE = 0.2
-#: Bytes of a message that are left for headers.
-_HEADERS = 8192
 
 
 class NatsQueue(QueueBase[T]):
@@ -90,14 +89,15 @@ class NatsQueue(QueueBase[T]):
             out again; a live one is heard of every third of it. At least 1.
         max_deliveries: an item that was handed out so often without an end becomes a dead letter,
             for it may be what kills its workers. Each handing-out counts, also those that a stop
-            handed back. At least 1.
-        max_item_size: the most bytes that an item may have; ``None``: as the server takes, 1 MiB
-            less some for headers by default.
+            handed back; so it must be more than the attempts of ``retry``. At least 1.
+        max_item_size: the most bytes that an item may have; ``None``: as many as the server takes,
+            which is 1 MiB with the headers unless its ``max_payload`` says otherwise.
         options: what ``nats.connect`` takes beside: ``user``, ``password``, ``token``,
             ``user_credentials``, ``nkeys_seed``, ``tls``, ...
         limits, retry, breaker, deadline: as for :class:`penstock.WorkQueue`, for the workers of
             this process. A retry waits on the server, for whichever machine; ``attempts`` counts
-            those on all. With a deadline the clocks of the machines should agree.
+            the deliveries on all, those that a stop or a death ended included. With a deadline the
+            clocks of the machines should agree.
         max_dead_letters: how many items that failed for good are kept; when they are as many, what
             fails stays in the queue. 0: they are dropped.
         telemetry: as for :class:`penstock.BoundedQueue`. The trace of a put goes with its item to
@@ -129,7 +129,7 @@ class NatsQueue(QueueBase[T]):
         codec: Codec[T] | None = None,
         replicas: int = 1,
         ack_wait: float = 30.0,
-        max_deliveries: int = 10,
+        max_deliveries: int = 20,
         max_item_size: int | None = None,
         options: Mapping[str, Any] | None = None,
         limits: Iterable[Limit] | Limiter = (),
@@ -142,14 +142,7 @@ class NatsQueue(QueueBase[T]):
         super().__init__(maxsize, timeout, logger, check_name(name))
         rules = make_rules(limits, retry, breaker, deadline, max_dead_letters)
         urls = check_servers(servers)
-        if _checks.seconds(ack_wait, "ack_wait") < 1 or ack_wait > LONG:
-            raise ValueError(f"ack_wait must be at least 1 second and finite, got {ack_wait!r}")
-        _checks.positive_int(replicas, "replicas", "replicas must be at least 1")
-        if replicas > 5:
-            raise ValueError(f"replicas must be at most 5, as NATS has it, got {replicas}")
-        _checks.positive_int(max_deliveries, "max_deliveries", "max_deliveries must be at least 1")
-        if max_item_size is not None:
-            _checks.positive_int(max_item_size, "max_item_size", "max_item_size must be at least 1")
+        _check_figures(replicas, ack_wait, max_deliveries, max_item_size, retry)
         self._max_item_size = max_item_size
         self._codec: Codec[T] = JsonCodec() if codec is None else codec
         _checks.members(self._codec, "codec", Codec)
@@ -172,7 +165,9 @@ class NatsQueue(QueueBase[T]):
         self._hands = Hands(wire, ack_wait, self._logger, self._name)
         self._hands.on_done = self._one_less
         self._graves = Graveyard(wire, self._engine, self._publisher, self._codec, self._logger)
-        self._intake = Intake(self._codec, self._hands, self._probe, max_deliveries, self._bury)
+        self._intake = Intake(
+            self._codec, self._hands, self._probe, max_deliveries, self._bury, self._turn_down
+        )
         self._feed = Feed(
             wire,
             f"$JS.API.CONSUMER.MSG.NEXT.{self._name}.{CONSUMER}",
@@ -185,15 +180,18 @@ class NatsQueue(QueueBase[T]):
         self._roll_call = RollCall(wire, self._engine.roll_subject, self._own_part)
 
         self._line = Line()
-        self._ids = NUID()
+        # Message ids: one that is unique in the world, made at each start, and a number.
+        self._id = ""
+        self._id_number = 0
         self._starting: asyncio.Lock | None = None
         self._ending: asyncio.Task[None] | None = None
         self._watch: asyncio.Task[None] | None = None
-        # Puts that the server has not answered; what was taken by hand and by which task.
-        self._puts: set[asyncio.Future[None]] = set()
+        # Puts under way; what was taken by hand, by the task that did.
+        self._puts = 0
         self._loans: dict[Any, deque[Entry[T]]] = {}
         self._news: asyncio.Event | None = None
         self._quiet_until = 0.0
+        self._left = 0  # by the last stop
 
     # -- what it looks like -------------------------------------------------------------------
 
@@ -332,17 +330,17 @@ class NatsQueue(QueueBase[T]):
 
     def _packed(self, item: T, deadline: float | None) -> tuple[bytes, dict[str, str]]:
         assert self._governor is not None
-        self._governor.limiter.check(item)
+        if self._governor.limiter.limits:
+            self._governor.limiter.check(item)
         payload = self._codec.encode(item)
-        # Some of what the server takes is for headers.
-        largest = self._max_item_size or self._wire.client.max_payload - _HEADERS
-        if len(payload) > largest:
+        if self._max_item_size is not None and len(payload) > self._max_item_size:
             raise CodecError(
-                f"The item is {len(payload)} bytes as {self._codec.content_type}, and at most "
-                f"{largest} are allowed: put less into it (a reference to a file, say), or raise "
-                "max_item_size and the server's max_payload"
+                f"The item is {len(payload)} bytes as {self._codec.content_type}, and "
+                f"max_item_size allows {self._max_item_size}"
             )
-        headers = {CONTENT_TYPE: self._codec.content_type}
+        headers = (
+            {} if self._codec.content_type == JSON else {CONTENT_TYPE: self._codec.content_type}
+        )
         if deadline is None:
             deadline = self._rules.deadline
         if deadline is not None:
@@ -357,12 +355,12 @@ class NatsQueue(QueueBase[T]):
         had_to_wait: Callable[[], None] | None,
     ) -> bool:
         async def attempt() -> bool:
-            headers[MESSAGE_ID] = self._ids.next().decode()
+            self._id_number += 1
+            headers[MESSAGE_ID] = f"{self._id}-{self._id_number:x}"
             return await self._publisher.store(self._engine.subject, payload, headers)
 
         counts, stops = self._accounts, self._stops
-        under_way = asyncio.get_running_loop().create_future()
-        self._puts.add(under_way)
+        self._puts += 1
         accepted: bool | None = False
         try:
             if not len(self._line):
@@ -375,18 +373,13 @@ class NatsQueue(QueueBase[T]):
                 elif limit:
                     counts.put_waits += 1
                     accepted = await self._line.wait_for(attempt, min(limit, LONG))
-        except QueueUnknownError:
-            counts.unknown += 1
-            raise
-        except BrokerError:
-            counts.failed += 1
-            raise
-        except asyncio.CancelledError:
-            counts.cancelled += 1
+        except BaseException as error:
+            counts.put_failed(error)
             raise
         finally:
-            self._puts.discard(under_way)
-            under_way.cancel()
+            self._puts -= 1
+            if not self._puts and self._news is not None:
+                self._news.set()
         if accepted is None:
             counts.stopped += 1
             raise self._stopped_meanwhile("put")
@@ -406,6 +399,7 @@ class NatsQueue(QueueBase[T]):
 
     def put_nowait(self, item: T) -> NoReturn:
         """Refuse: whether there is room, only the server knows, and to ask it takes a moment."""
+        self._must_be_open("put")
         raise TypeError(
             f"put_nowait() cannot ask a server: use await put(item, timeout=0) with {self!r}"
         )
@@ -445,6 +439,7 @@ class NatsQueue(QueueBase[T]):
 
     def get_nowait(self) -> NoReturn:
         """Refuse: whether there is an item, only the server knows."""
+        self._must_be_open("get")
         raise TypeError(f"get_nowait() cannot ask a server: use await get(timeout=0) with {self!r}")
 
     def task_done(self) -> None:
@@ -504,6 +499,13 @@ class NatsQueue(QueueBase[T]):
     def _bury(self, delivery: Delivery, error: BaseException) -> None:
         if not delivery.is_done:
             self._hands.settle(self._bury_now(delivery, error))
+
+    def _turn_down(self, delivery: Delivery, error: Exception) -> None:
+        """No worker can have this, so no error handler will hear of it."""
+        self._accounts.errors += 1
+        self._accounts.processed += 1
+        self._logger.error("Queue %s: an item becomes a dead letter: %s", self._name, error)
+        self._bury(delivery, error)
 
     async def _bury_now(self, delivery: Delivery, error: BaseException) -> None:
         if await self._graves.bury(delivery, error, self._hands):
@@ -599,6 +601,7 @@ class NatsQueue(QueueBase[T]):
         except BaseException:
             await self._wire.close()
             raise
+        self._id = NUID().next().decode()  # not before: a program may fork with its queue
         self._news = asyncio.Event()
         self._ending = None
         self._hands.open()
@@ -632,8 +635,8 @@ class NatsQueue(QueueBase[T]):
             drain: makes no difference here; what waits stays on the server in any case.
 
         Returns:
-            True when the workers finished all that they held. False when something was handed back:
-            the server hands it out again at once, to any machine.
+            True when the queue was empty at the end. False when something was left: what waited,
+            and what was handed back, which the server hands out again at once, to any machine.
 
         Raises:
             QueueStateError: called from inside a worker function, which would wait for itself.
@@ -647,7 +650,7 @@ class NatsQueue(QueueBase[T]):
         if self._status is QueueStatus.IDLE:
             self._set_status(QueueStatus.STOPPED)
         if self._status is QueueStatus.STOPPED:
-            return not self._feed.gave_back
+            return not self._left
         self._check_loop("stop")
         self._check_not_worker("stop")
         if self._status is QueueStatus.PROCESSING:
@@ -659,7 +662,7 @@ class NatsQueue(QueueBase[T]):
                 self._ending = asyncio.create_task(self._end())
             if self._ending is not None:
                 await asyncio.shield(self._ending)
-        return not self._feed.gave_back
+        return not self._left
 
     def _close(self) -> None:
         self._open_on = CLOSED
@@ -676,16 +679,33 @@ class NatsQueue(QueueBase[T]):
             for entry in loans:
                 self._feed.give_back(entry)
         self._loans.clear()
-        if self._puts:
-            await asyncio.wait(list(self._puts), timeout=_LAST_WORDS)
+        await self._wait_for_puts()
         await self._hands.close(_LAST_WORDS)
         if self._watch is not None:
             self._watch.cancel()
         await self._look_once()
+        self._left = len(self._level)
         await self._wire.close()
         self._set_status(QueueStatus.STOPPED)
         if self._news is not None:
             self._news.set()
+
+    async def _wait_for_puts(self) -> None:
+        """Let the server answer the puts that are under way, for a while."""
+        loop = asyncio.get_running_loop()
+        give_up_at = loop.time() + _LAST_WORDS
+        while self._puts and loop.time() < give_up_at:
+            await self._news_or(_LONGEST_LOOK)
+
+    async def _news_or(self, timeout: float) -> None:
+        """Wait until something happens here, at most ``timeout`` seconds."""
+        assert self._news is not None
+        self._news.clear()
+        news = asyncio.ensure_future(self._news.wait())
+        try:
+            await asyncio.wait([news], timeout=timeout)
+        finally:
+            news.cancel()
 
     async def _wait_for_stop(self) -> None:
         await self._pool.wait()
@@ -712,15 +732,9 @@ class NatsQueue(QueueBase[T]):
         self._check_not_worker("join")
         stops, pause = self._stops, _SHORTEST_LOOK
         while self._stops == stops:
-            assert self._news is not None
-            self._news.clear()
             if await self._look_once() == 0 and not len(self._hands):
                 return
-            news = asyncio.ensure_future(self._news.wait())
-            try:
-                await asyncio.wait([news], timeout=pause)
-            finally:
-                news.cancel()
+            await self._news_or(pause)
             pause = min(pause * 2, _LONGEST_LOOK)
         await self._wait_for_stop()
         if len(self._level):
@@ -761,7 +775,7 @@ class NatsQueue(QueueBase[T]):
             self._hands.forget()
             self._pool.abandon()
             self._loans.clear()
-            self._puts.clear()
+            self._puts = 0
             self._line = Line()
             self._set_status(QueueStatus.STOPPED)
 
@@ -770,3 +784,19 @@ class NatsQueue(QueueBase[T]):
             if self._status is not QueueStatus.PROCESSING:
                 raise state_error(verb if " " in verb else f"{verb} items", self._status)
             self._check_loop(verb)
+
+
+def _check_figures(
+    replicas: Any, ack_wait: Any, max_deliveries: Any, max_item_size: Any, retry: RetryPolicy | None
+) -> None:
+    if _checks.positive_int(replicas, "replicas", "replicas must be at least 1") > _MOST_REPLICAS:
+        raise ValueError(f"replicas must be at most {_MOST_REPLICAS}, got {replicas}")
+    if not 1 <= _checks.seconds(ack_wait, "ack_wait") <= LONG:
+        raise ValueError(f"ack_wait must be at least 1 second and finite, got {ack_wait!r}")
+    most = _checks.positive_int(max_deliveries, "max_deliveries", "max_deliveries must be positive")
+    if retry is not None and isinstance(retry.attempts, int) and retry.attempts >= most:
+        raise ValueError(
+            f"max_deliveries must be more than the {retry.attempts} attempts of retry, got {most}"
+        )
+    if max_item_size is not None:
+        _checks.positive_int(max_item_size, "max_item_size", "max_item_size must be at least 1")

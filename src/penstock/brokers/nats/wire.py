@@ -21,17 +21,19 @@ from urllib.parse import urlsplit
 
 from nats.aio.client import Client
 from nats.aio.msg import Msg
-from nats.errors import AuthorizationError, MaxPayloadError
+from nats.errors import AuthorizationError
 from nats.errors import Error as NatsError
 from nats.js.api import Header
 
-from penstock.errors import BrokerError
+from penstock.errors import BrokerError, CodecError
 
 if TYPE_CHECKING:
     from nats.aio.subscription import Subscription
 
 #: Seconds that a server has to answer.
 PATIENCE = 5.0
+#: Seconds between two looks for requests that have waited long enough.
+_SWEEP = 0.25
 #: What is different from nats-py's defaults: a connection that is dead without a word is noticed
 #: in half a minute, not in four, and reconnecting never ends.
 _OPTIONS = {
@@ -43,6 +45,8 @@ _OPTIONS = {
 _OURS = ("error_cb", "disconnected_cb", "reconnected_cb", "closed_cb")
 _DENIED = re.compile(r'permissions violation for ((?:publish|subscription) to "([^"]+)")')
 _NO_RESPONDERS = "503"
+#: Bytes of headers on the wire, beside names and values: the first and last line, and each.
+_HEADER_LINES, _HEADER_MARKS = 14, 4
 
 
 class LostError(Exception):
@@ -50,7 +54,7 @@ class LostError(Exception):
 
 
 class NobodyError(Exception):
-    """Nobody answers there, so nothing was done."""
+    """Nobody heard it, so nothing was done: there is no listener, or no connection."""
 
 
 class ApiError(Exception):
@@ -82,8 +86,11 @@ class Wire:
         self._complained = asyncio.Event()
         self._inbox = ""
         self._numbers = 0
-        # Who waits for answers: by the end of the reply subject, where the request went and who.
-        self._waiting: dict[str, tuple[str, asyncio.Future[Msg]]] = {}
+        # Who waits for answers: by the end of the reply subject, where the request went, until when
+        # it may take, and who waits. One timer looks after all of them: one for each would cost as
+        # much as the rest of a request.
+        self._waiting: dict[str, tuple[str, float, asyncio.Future[Msg]]] = {}
+        self._sweep: asyncio.TimerHandle | None = None
         #: Called when the connection is there again.
         self.on_reconnect: Callable[[], None] | None = None
 
@@ -99,6 +106,11 @@ class Wire:
         return self._client is None or self._client.is_closed
 
     @property
+    def is_lost(self) -> bool:
+        """Whether there is no connection just now."""
+        return self._client is None or not self._client.is_connected
+
+    @property
     def where(self) -> str:
         """The servers, for people: no password, no token."""
         return ", ".join(map(bare_url, self._servers))
@@ -112,6 +124,8 @@ class Wire:
         self._client = client = Client()
         self._inbox = ""
         self._complaints.clear()
+        self._waiting.clear()
+        self._sweep = None  # that of a loop that is gone
         options = {**_OPTIONS, **self._options}
         connecting = asyncio.ensure_future(
             client.connect(
@@ -119,6 +133,7 @@ class Wire:
                 error_cb=self._complain,
                 disconnected_cb=self._disconnected,
                 reconnected_cb=self._reconnected,
+                closed_cb=self._closed,
                 **options,
             )
         )
@@ -181,6 +196,7 @@ class Wire:
         client = self._client
         if client is None:
             return
+        self._inbox = ""  # from here on nothing that it tells is news
         if client.is_connected:
             with suppress(NatsError, OSError, asyncio.TimeoutError):
                 await client.flush(timeout=1)
@@ -201,35 +217,46 @@ class Wire:
 
         Raises:
             LostError: none came. Whether the request was heard nobody knows.
-            NobodyError: nobody listens there.
-            BrokerError: it is too large, or not permitted; it was not heard.
+            NobodyError: nobody listens there, or there is no connection for so long.
+            CodecError: it is too large; it was not sent.
+            BrokerError: it is not permitted; it was not heard.
         """
         client = self.client
         if not client.is_connected:  # or nats-py would keep it and send it later, unasked
             await self._wait_for_connection(timeout)
+        self._check_size(payload, headers)
         self._numbers += 1
         token = str(self._numbers)
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Msg] = loop.create_future()
-        self._waiting[token] = (subject, future)
-        timer = loop.call_later(timeout, _expire, future)
+        self._waiting[token] = (subject, loop.time() + timeout, future)
+        if self._sweep is None:
+            self._sweep = loop.call_later(_SWEEP, self._expire, loop)
         try:
             await client.publish(subject, payload, reply=f"{self._inbox}.{token}", headers=headers)
             answer = await future
-        except MaxPayloadError:
-            raise BrokerError(
-                f"A message of {len(payload)} bytes is too large for the NATS server at "
-                f"{self.where}, which takes {client.max_payload}: put less into an item, or raise "
-                "max_payload in the server's configuration"
-            ) from None
         except (NatsError, OSError) as error:
             raise LostError(str(error)) from error
         finally:
-            timer.cancel()
             del self._waiting[token]
         if answer.headers and answer.headers.get(Header.STATUS) == _NO_RESPONDERS:
-            raise NobodyError(subject)
+            raise NobodyError(f"nobody listens to {subject}")
         return answer
+
+    def _check_size(self, payload: bytes, headers: dict[str, str] | None) -> None:
+        # Headers count too. nats-py does not know, and the server hangs up on who sends too much.
+        size, largest = len(payload), self.client.max_payload
+        if headers is not None:
+            size += _HEADER_LINES + sum(
+                len(name.encode()) + len(value.encode()) + _HEADER_MARKS
+                for name, value in headers.items()
+            )
+        if size > largest:
+            raise CodecError(
+                f"The item is {size} bytes with its headers, and the NATS server at {self.where} "
+                f"takes {largest}: put less into it (the name of a file, say), or raise "
+                "max_payload in the server's configuration"
+            )
 
     async def api(self, subject: str, request: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """Ask JetStream's API, ``STREAM.INFO.name`` for example.
@@ -271,16 +298,23 @@ class Wire:
         give_up_at = asyncio.get_running_loop().time() + timeout
         while not self.client.is_connected:
             if self.client.is_closed or asyncio.get_running_loop().time() >= give_up_at:
-                raise LostError("there is no connection")
+                raise NobodyError(f"there is no connection to {self.where}")
             await asyncio.sleep(0.05)
 
     async def _answered(self, message: Msg) -> None:
-        _, future = self._waiting.get(message.subject.rpartition(".")[2], (None, None))
-        if future is not None and not future.done():
-            future.set_result(message)
+        waiting = self._waiting.get(message.subject.rpartition(".")[2])
+        if waiting is not None and not waiting[2].done():
+            waiting[2].set_result(message)
+
+    def _expire(self, loop: asyncio.AbstractEventLoop) -> None:
+        now = loop.time()
+        for _, until, future in self._waiting.values():
+            if until <= now and not future.done():
+                future.set_exception(LostError("no answer in time"))
+        self._sweep = loop.call_later(_SWEEP, self._expire, loop) if self._waiting else None
 
     def _forget_waiting(self) -> None:
-        for _, future in self._waiting.values():
+        for _, _, future in self._waiting.values():
             if not future.done():
                 future.set_exception(LostError("the connection was lost"))
 
@@ -300,7 +334,7 @@ class Wire:
             "grant the permission, see the page on brokers in the docs"
         )
         self._logger.error("%s", problem)
-        for subject, future in self._waiting.values():
+        for subject, _, future in self._waiting.values():
             if subject.lower() == denied[2] and not future.done():
                 future.set_exception(problem)
 
@@ -308,6 +342,16 @@ class Wire:
         self._forget_waiting()
         if self._inbox and not self.client.is_closed:
             self._logger.warning("Lost the connection to NATS at %s; connecting anew", self.where)
+
+    async def _closed(self) -> None:
+        self._forget_waiting()
+        if self._inbox:
+            self._logger.critical(
+                "The connection to NATS at %s is closed for good (%s); stop the queue and start it "
+                "again",
+                self.where,
+                self.client.last_error,
+            )
 
     async def _reconnected(self) -> None:
         url = self.client.connected_url
@@ -378,8 +422,3 @@ def reading(answer: Msg) -> dict[str, Any]:
 def _is_no_entry(error: Exception) -> bool:
     # While it connects nats-py has a class for it only if the server says nothing more.
     return isinstance(error, AuthorizationError) or "authorization violation" in str(error).lower()
-
-
-def _expire(future: asyncio.Future[Msg]) -> None:
-    if not future.done():
-        future.set_exception(LostError("no answer in time"))
