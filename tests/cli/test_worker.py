@@ -17,6 +17,7 @@ from cli.conftest import Command
 from penstock.brokers.nats import NatsDeadLetter, NatsQueue, QueueInfo
 from penstock.cli.app import run_command
 from processes import wait_for
+from telemetry.receiver import Receiver
 
 pytestmark = pytest.mark.real_time
 
@@ -231,3 +232,23 @@ def test_a_module_that_cannot_be_imported_is_told_with_the_reason(
         "penstock: module broken_jobs cannot be imported: "
         "ModuleNotFoundError: No module named 'no_such_module_at_all'\n"
     )
+
+
+def test_the_trace_goes_from_the_one_who_puts_to_the_one_who_works(place: Place) -> None:
+    place.penstock.lines("traced", name="items.jsonl")
+    with Receiver() as receiver:
+        where = ["--nats", place.server.url, "--queue", place.name, "--otlp", receiver.endpoint]
+        done = place.penstock.run("put", "items.jsonl", *where)
+        assert done.returncode == 0, done.stderr
+        with place.worker("jobs:plain", "--otlp", receiver.endpoint) as process:
+            wait_for("the call", lambda: place.called)
+            process.send_signal(signal.SIGTERM)
+            told = end(process)
+        assert process.returncode == 0, told
+        spans = {span.data.name.split()[0]: span for span in receiver.spans}
+        assert "penstock.process.items" in receiver.metrics
+    put, worked = spans["put"], spans["process"]
+    assert worked.data.trace_id == put.data.trace_id
+    assert worked.data.parent_span_id == put.data.span_id
+    assert put.resource["service.name"] == "penstock-put"
+    assert worked.resource["service.name"] == "penstock-worker"
