@@ -7,7 +7,7 @@ to other machines, which may run an older or a newer version of the program.
 from __future__ import annotations
 
 import json
-from typing import Any, Final, Generic, Protocol, TypeVar, overload
+from typing import Any, Final, Generic, NoReturn, Protocol, TypeVar, overload
 
 from pydantic import JsonValue, TypeAdapter, ValidationError
 from pydantic_core import PydanticSerializationError
@@ -23,6 +23,13 @@ _ANY_JSON: TypeAdapter[Any] = TypeAdapter(JsonValue)
 
 # Made once: json.dumps() makes one for every call with arguments.
 _to_json = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
+
+
+def _refuse(word: str) -> NoReturn:
+    raise ValueError(f"{word} is no JSON")
+
+
+_from_json = json.JSONDecoder(parse_constant=_refuse).decode
 
 # A ValidationError of pydantic is a ValueError.
 _DECODING_FAILURES = (ValueError, TypeError, RecursionError)
@@ -119,7 +126,7 @@ class JsonCodec(_Typed[T]):
     def _from_bytes(self, data: bytes) -> T:
         if self._adapter is not None:
             return self._adapter.validate_json(data)
-        item: T = json.loads(data)
+        item: T = _from_json(data.decode())
         return item
 
 

@@ -85,6 +85,10 @@ class Wire:
         self._complaints: list[Exception] = []
         self._complained = asyncio.Event()
         self._inbox = ""
+        # Why no answer will come: to hear them is not permitted.
+        self._denied: BrokerError | None = None
+        # Whether it was said that the credentials are good no more.
+        self._is_refused = False
         self._numbers = 0
         # Who waits for answers: by the end of the reply subject, where the request went, until when
         # it may take, and who waits. One timer looks after all of them: one for each would cost as
@@ -124,6 +128,7 @@ class Wire:
         self._client = client = Client()
         self._inbox = ""
         self._complaints.clear()
+        self._denied = None
         self._waiting.clear()
         self._sweep = None  # that of a loop that is gone
         options = {**_OPTIONS, **self._options}
@@ -141,15 +146,16 @@ class Wire:
             error = await self._first_failure(connecting)
             if error is not None:
                 raise BrokerError(self._explain(error)) from error
+            self._inbox = client.new_inbox()
+            await client.subscribe(f"{self._inbox}.*", cb=self._answered)
         except BaseException:
+            self._inbox = ""
             connecting.cancel()
             with suppress(BaseException):
                 await connecting
             with suppress(Exception):
                 await client.close()
             raise
-        self._inbox = client.new_inbox()
-        await client.subscribe(f"{self._inbox}.*", cb=self._answered)
 
     async def _first_failure(self, connecting: asyncio.Future[None]) -> Exception | None:
         # nats-py tries its servers in turn, without end where reconnecting is to have none. Once
@@ -167,13 +173,15 @@ class Wire:
                 if error is not None and not isinstance(error, Exception):
                     raise error
                 return error
-            last = self._complaints[-1]
-            if len(self._complaints) >= len(self._servers) or _is_no_entry(last):
+            last, count = self._complaints[-1], len(self._servers)
+            # Who is not let in may be cut off before the reason arrives: ask again.
+            clear = [one for one in self._complaints if not isinstance(one, ConnectionResetError)]
+            if _is_refusal(last) or len(clear) >= count or len(self._complaints) >= 3 * count:
                 return last
 
     def _explain(self, error: Exception) -> str:
         where = self.where
-        if _is_no_entry(error):
+        if _is_refusal(error):
             return (
                 f"The NATS server at {where} refuses these credentials: check user and password, "
                 "token or user_credentials, in the URL or in options="
@@ -221,6 +229,8 @@ class Wire:
             CodecError: it is too large; it was not sent.
             BrokerError: it is not permitted; it was not heard.
         """
+        if self._denied is not None:
+            raise self._denied
         client = self.client
         if not client.is_connected:  # or nats-py would keep it and send it later, unasked
             await self._wait_for_connection(timeout)
@@ -325,6 +335,11 @@ class Wire:
             self._complaints.append(error)
             self._complained.set()
             return
+        if _is_refusal(error):
+            if not self._is_refused:  # and tries again and again
+                self._is_refused = True
+                self._logger.error("%s", self._explain(error))
+            return
         denied = _DENIED.search(str(error).lower())
         if denied is None:
             self._logger.debug("NATS: %s", error)
@@ -334,11 +349,15 @@ class Wire:
             "grant the permission, see the page on brokers in the docs"
         )
         self._logger.error("%s", problem)
+        hears_nothing = denied[2].startswith(self._inbox.lower())
+        if hears_nothing:
+            self._denied = problem
         for subject, _, future in self._waiting.values():
-            if subject.lower() == denied[2] and not future.done():
+            if (hears_nothing or subject.lower() == denied[2]) and not future.done():
                 future.set_exception(problem)
 
     async def _disconnected(self) -> None:
+        self._denied = None
         self._forget_waiting()
         if self._inbox and not self.client.is_closed:
             self._logger.warning("Lost the connection to NATS at %s; connecting anew", self.where)
@@ -354,12 +373,19 @@ class Wire:
             )
 
     async def _reconnected(self) -> None:
+        self._is_refused = False
         url = self.client.connected_url
         self._logger.warning(
             "Connected to NATS again, at %s", bare_url(url.geturl() if url else "")
         )
         if self.on_reconnect is not None:
             self.on_reconnect()
+
+
+def _is_refusal(error: Exception) -> bool:
+    """Whether it means that the server does not let us in."""
+    # When it connects nats-py has one error for all that a server says.
+    return isinstance(error, AuthorizationError) or "authorization" in str(error).lower()
 
 
 def check_servers(servers: Any) -> tuple[str, ...]:
@@ -417,8 +443,3 @@ def reading(answer: Msg) -> dict[str, Any]:
     if "error" in told:
         raise ApiError(told["error"])
     return told
-
-
-def _is_no_entry(error: Exception) -> bool:
-    # While it connects nats-py has a class for it only if the server says nothing more.
-    return isinstance(error, AuthorizationError) or "authorization violation" in str(error).lower()
