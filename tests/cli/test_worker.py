@@ -134,7 +134,7 @@ def test_the_second_signal_hands_back_at_once(function: str, place: Place) -> No
         process.send_signal(signal.SIGTERM)
         told = end(process)
     assert process.returncode == 1, told
-    assert "what was in hand is handed back" in told
+    assert "; 1 handed back" in told
     place.go_on()
     with place.worker(function) as process:  # well before the ack wait of 30 seconds
         wait_for("the second call", lambda: len(place.called) == 2, 20)
@@ -151,6 +151,7 @@ def test_the_stop_timeout_ends_the_patience(place: Place) -> None:
         process.send_signal(signal.SIGTERM)
         told = end(process)
     assert process.returncode == 1, told
+    assert "; 1 handed back" in told
     assert place.info().size == 1
 
 

@@ -99,19 +99,32 @@ async def _work(
     queue: Any, function: Callable[[Any], Any], workers: int, stop_timeout: float | None
 ) -> bool:
     """Work until a signal comes; whether all that was in hand then is done."""
+    loop = asyncio.get_running_loop()
     asked = asyncio.Event()
     stops: list[asyncio.Task[bool]] = []
+    handed_back = 0
+
+    def in_hand() -> int:
+        count: int = queue.statistics().inflight
+        return count
+
+    def insist() -> None:
+        nonlocal handed_back
+        if len(stops) == 1 and not stops[0].done():
+            handed_back = in_hand()
+            stops.append(asyncio.create_task(queue.stop(0)))
 
     def stop(number: int) -> None:
-        if not stops:
-            say(
-                sys.stderr,
-                f"penstock: stopping, {queue.statistics().inflight} in hand "
-                "(once more: hand it back at once)",
-            )
-        if len(stops) < 2:
-            limit = 0 if stops else stop_timeout
-            stops.append(asyncio.create_task(queue.stop(limit)))
+        if stops:
+            insist()
+            return
+        say(
+            sys.stderr,
+            f"penstock: stopping, {in_hand()} in hand (once more: hand it back at once)",
+        )
+        stops.append(asyncio.create_task(queue.stop()))
+        if stop_timeout is not None:
+            loop.call_later(stop_timeout, insist)
         asked.set()
 
     with on_signals(stop):
@@ -123,14 +136,15 @@ async def _work(
         say(sys.stderr, f"penstock: {workers} worker(s) take from queue {queue.name}")
         await asked.wait()
         await stops[0]
-        finished_all = all([await each for each in stops])
+        for each in stops:
+            await each
     done = queue.metrics
     say(
         sys.stderr,
         f"penstock: processed {done['processed']}, {done['errors']} of them failed"
-        + ("" if finished_all else "; what was in hand is handed back"),
+        + (f"; {handed_back} handed back" if handed_back else ""),
     )
-    return finished_all
+    return not handed_back
 
 
 def _load(text: str) -> Callable[[Any], Any]:

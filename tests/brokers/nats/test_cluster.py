@@ -59,11 +59,18 @@ def check_under_load(
     }
     with programs(folder) as start:
         # Nobody takes anything yet: what is stored twice is there twice.
-        stored = start("produce", **{**settings, "maxsize": 2 * COUNT, "name": f"{name}-stored"},
-                       items=list(range(COUNT)), at_once=8, timeout=None, pause=0.01)
+        stored = start(
+            "produce",
+            **{**settings, "maxsize": 2 * COUNT, "name": f"{name}-stored"},
+            items=list(range(COUNT)),
+            at_once=8,
+            timeout=None,
+            pause=0.01,
+        )
         worker = start("work", workers=8, takes=0.002, **settings)
-        producer = start("produce", items=list(range(COUNT)), at_once=8, timeout=None, pause=0.01,
-                         **settings)
+        producer = start(
+            "produce", items=list(range(COUNT)), at_once=8, timeout=None, pause=0.01, **settings
+        )
         for program in (stored, producer):
             program.until(lambda it: len(it.items("accepted")) >= 300)
         leader = cluster.leader(name)
@@ -128,9 +135,7 @@ def test_a_leader_that_is_frozen(start_cluster: StartCluster, name: str, tmp_pat
         time.sleep(12)
         leader.thaw()
 
-    check_under_load(
-        start_cluster(), name, tmp_path / "programs", lambda node: node.freeze(), mend
-    )
+    check_under_load(start_cluster(), name, tmp_path / "programs", lambda node: node.freeze(), mend)
 
 
 @pytest.mark.long
@@ -212,5 +217,3 @@ async def test_more_replicas_than_there_are_nodes(
     cluster: Cluster = await asyncio.to_thread(start_cluster)
     with pytest.raises(BrokerError, match="not enough servers for so many replicas"):
         await soon(make_queue(cluster.urls, replicas=5).start())
-
-
