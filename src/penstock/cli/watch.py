@@ -115,19 +115,20 @@ class Seen:
     def as_table(self, news: str) -> Table:
         """The same for a terminal."""
         info = self.info
-        table = Table(title=f"queue {info.name}", caption=news, caption_justify="left")
-        for heading in ("size", "waiting", "in flight", "refused", "redelivered", "dead letters"):
-            table.add_column(heading, justify="right")
-        for heading in ("workers", "idle", "processes", "replicas"):
-            table.add_column(heading, justify="right")
+        table = Table(title=f"queue {info.name}", show_header=False, caption=news)
         is_full = info.size >= info.maxsize
+        table.add_row("size", f"{info.size} / {info.maxsize}", style="yellow" if is_full else None)
+        table.add_row("waiting", str(self.waiting))
+        table.add_row("in flight", str(info.in_flight))
+        table.add_row("redelivered", str(info.redelivered))
         table.add_row(
-            f"{info.size} / {info.maxsize}",
-            *map(str, (self.waiting, info.in_flight, self.refused, info.redelivered)),
-            *map(str, (info.dead_letters, self.workers, self.idle, len(self.processes))),
-            str(info.replicas),
-            style="yellow" if is_full else None,
+            "dead letters", str(info.dead_letters), style="red" if info.dead_letters else None
         )
+        table.add_row("replicas", str(info.replicas))
+        table.add_section()  # what the processes say
+        table.add_row("processes", str(len(self.processes)))
+        table.add_row("workers", f"{self.workers}, {self.idle} idle")
+        table.add_row("refused", str(self.refused))
         return table
 
     @property

@@ -11,7 +11,7 @@ import threading
 import traceback
 from collections.abc import Callable
 from functools import reduce
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 
@@ -171,7 +171,7 @@ def _load(text: str) -> Callable[[Any], Any]:
     return called
 
 
-def _refuse_import(name: str, error: Exception) -> None:
+def _refuse_import(name: str, error: Exception) -> NoReturn:
     traceback.print_exc()
     refuse(f"module {name} cannot be imported: {type(error).__name__}: {error}")
 
