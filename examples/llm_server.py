@@ -4,7 +4,8 @@
 
 It listens on the loopback interface and prints its address as its first line. Its "minute" may be
 shorter than others. Answers tell by ``usage`` what they cost, and by ``x-ratelimit-*`` what is
-left. Once, somebody else has used the account up: then all get 429 for a second.
+left; with ``"stream": true`` they come word by word, as events. Once, somebody else has used the
+account up: then all get 429 for a second.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import json
 import random
 import socket
 from collections import deque
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from time import monotonic
 from typing import Any
@@ -22,7 +24,7 @@ from typing import Any
 import uvicorn
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 #: The account is used up by somebody else, for so many seconds, once so many calls were served.
@@ -95,6 +97,33 @@ class Account:
         }
 
 
+async def pieces(
+    account: Account,
+    entry: Entry,
+    completion: dict[str, Any],
+    words: list[str],
+    usage: dict[str, int],
+    took: float,
+) -> AsyncIterator[str]:
+    """The answer as events, a word each; the last one tells what it cost."""
+
+    def event(choices: list[dict[str, Any]], usage: dict[str, int] | None = None) -> str:
+        kind = "chat.completion.chunk"
+        chunk = {**completion, "object": kind, "choices": choices, "usage": usage}
+        return f"data: {json.dumps(chunk)}\n\n"
+
+    try:
+        for number, word in enumerate(words):
+            await asyncio.sleep(took / len(words))
+            delta = {"role": "assistant", "content": f" {word}" if number else word}
+            yield event([{"index": 0, "delta": delta, "finish_reason": None}])
+        yield event([{"index": 0, "delta": {}, "finish_reason": "stop"}])
+        yield event([], usage)
+        yield "data: [DONE]\n\n"
+    finally:  # also when nobody listens any more
+        account.end(monotonic(), entry, usage["total_tokens"])
+
+
 def make_app(account: Account, latency: float) -> Starlette:
     """The API, and /stats, which tells what the account saw."""
     luck = random.Random(1)
@@ -107,10 +136,8 @@ def make_app(account: Account, latency: float) -> Starlette:
             error = {"message": "Rate limit reached", "code": "rate_limit_exceeded"}
             return JSONResponse({"error": error}, 429, headers={"retry-after": "1"})
         answer = luck.randint(body["max_tokens"] // 4, body["max_tokens"])
-        await asyncio.sleep(latency * luck.uniform(0.5, 1.5))
-        account.end(monotonic(), entry, prompt + answer)
-        words = "water " * (answer // 2)
-        message = {"role": "assistant", "content": words.strip()}
+        took = latency * luck.uniform(0.5, 1.5)
+        words = ["water"] * (answer // 2)
         usage = {
             "prompt_tokens": prompt,
             "completion_tokens": answer,
@@ -119,11 +146,21 @@ def make_app(account: Account, latency: float) -> Starlette:
         completion = {
             "id": f"chatcmpl-{account.served}",
             "object": "chat.completion",
+            "created": 0,
             "model": body["model"],
-            "choices": [{"index": 0, "message": message, "finish_reason": "stop"}],
-            "usage": usage,
         }
-        return JSONResponse(completion, headers=account.headers(monotonic()))
+        if body.get("stream"):
+            headers = account.headers(monotonic())
+            events = pieces(account, entry, completion, words, usage, took)
+            return StreamingResponse(events, media_type="text/event-stream", headers=headers)
+        await asyncio.sleep(took)
+        account.end(monotonic(), entry, prompt + answer)
+        message = {"role": "assistant", "content": " ".join(words)}
+        choice = {"index": 0, "message": message, "finish_reason": "stop"}
+        return JSONResponse(
+            {**completion, "choices": [choice], "usage": usage},
+            headers=account.headers(monotonic()),
+        )
 
     async def stats(request: Request) -> Response:
         figures = {

@@ -14,6 +14,7 @@ NOT_BY_THEMSELVES = {
     "gunicorn_conf.py",
     "llm_server.py",
     "make_requests.py",
+    "thumbnails.py",
     Path(__file__).name,
 }
 

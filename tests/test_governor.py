@@ -28,6 +28,7 @@ from penstock import (
     RetryPolicy,
     WorkQueue,
 )
+from penstock.governor import answered
 from penstock.limits import attempts_made
 from penstock.testing import run
 
@@ -1280,6 +1281,37 @@ async def test_a_probe_that_is_cancelled_lets_the_next_one_through() -> None:
     assert await queue.stop()
     assert clock() < 45
     assert len(service.times("a")) == 3
+
+
+# -- calls that go on after their answer ------------------------------------------------------
+
+
+async def test_what_comes_after_the_answer_is_not_latency() -> None:
+    adaptive = AdaptiveConcurrency(1, 64, start=4)
+
+    async def work(item: int) -> None:
+        await asyncio.sleep(0.1)
+        answered()
+        await asyncio.sleep(item % 7)
+
+    async with queue_of(concurrency_limit=adaptive) as queue:
+        await queue.process(work)
+        await put_all(queue, range(100))
+    assert adaptive.round_trip == pytest.approx(0.1)
+    assert adaptive.limit > 4, "they were under way until their end, so that it was used"
+    assert adaptive.cuts == 0
+
+
+async def test_what_comes_after_the_answer_is_not_the_failure_of_the_service() -> None:
+    async def work(item: int) -> None:
+        answered()
+        raise ConnectionError
+
+    async with queue_of(breaker=open_after(1)) as queue:
+        await queue.process(work)
+        await put_all(queue, range(3))
+    assert queue.statistics().breaker_state == "closed"
+    assert queue.metrics["errors"] == 3
 
 
 # -- arguments --------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ from asyncio import _get_running_loop
 from collections import deque
 from collections.abc import Awaitable, Callable
 from contextlib import nullcontext
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -233,16 +234,22 @@ class Governor:
         with self._lock:
             self._inflight += 1
 
+    def left(self) -> None:
+        """A call ended of which all was told when it had its answer."""
+        with self._lock:
+            self._inflight -= 1
+
     def ended(  # noqa: PLR0912 - one after the other is told
-        self, course: Course, error: BaseException | None, took: float
+        self, course: Course, error: BaseException | None, took: float, *, goes_on: bool = False
     ) -> None:
-        """A call ended, after so many seconds."""
+        """A call ended, after so many seconds; or ``goes_on``, and has its answer."""
         moment = now()
         rules, adaptive = self.rules, self.adaptive
         was_cancelled = isinstance(error, (asyncio.CancelledError, GeneratorExit))
         with self._lock:
             inflight = self._inflight
-            self._inflight -= 1
+            if not goes_on:
+                self._inflight -= 1
             before = None if adaptive is None else adaptive.limit
             if error is None:
                 self._service.add(took, moment)
@@ -319,11 +326,13 @@ class Course:
     """What one item has been through under the rules. One thread at a time has it in hand."""
 
     __slots__ = (
+        "_called_at",
         "attempts",
         "began_at",
         "breaker_permit",
         "deadline_at",
         "governor",
+        "is_answered",
         "is_void",
         "last_error",
         "permit",
@@ -338,6 +347,9 @@ class Course:
         #: Calls of the worker function, that under way included.
         self.attempts = 0
         self.began_at = 0.0
+        self._called_at = 0.0
+        #: Whether the call under way has its answer already, and goes on.
+        self.is_answered = False
         self.last_error: BaseException | None = None
         self.refusal: Exception | None = None
         #: Seconds that the last attempt waited for limits.
@@ -371,20 +383,36 @@ class Course:
             raise self.refusal
         governor = self.governor
         self.attempts += 1
-        began = now()
+        self.is_answered = False
+        self._called_at = began = now()
         if self.attempts == 1:
             self.began_at = began
         governor.begins()
+        around = _under_way.get()
+        _under_way.set(self)
         try:
             with nullcontext() if self.permit is None else self.permit.applied():
                 result = await call(item)
         except BaseException as error:
             if isinstance(error, (asyncio.CancelledError, GeneratorExit)):
                 self.attempts -= 1  # it neither succeeded nor failed
-            governor.ended(self, error, now() - began)
+            self._ended(error)
             raise
-        governor.ended(self, None, now() - began)
+        finally:
+            _under_way.set(around)  # by no token: this may run in a copy of the context
+        self._ended(None)
         return result
+
+    def answered(self) -> None:
+        """The call under way has succeeded by now, though it goes on."""
+        self.governor.ended(self, None, now() - self._called_at, goes_on=True)
+        self.is_answered = True
+
+    def _ended(self, error: BaseException | None) -> None:
+        if self.is_answered:
+            self.governor.left()
+        else:
+            self.governor.ended(self, error, now() - self._called_at)
 
     def verdict(self, error: BaseException) -> tuple[float | None, BaseException]:
         """In how many seconds the item is tried again, or None; and the error that counts."""
@@ -415,6 +443,18 @@ class Course:
 
 
 _OPEN = "Circuit breaker is open"
+#: The course whose call the code that runs is part of.
+_under_way: ContextVar[Course | None] = ContextVar("penstock_course", default=None)
+
+
+def answered() -> None:
+    """For a call that holds its worker beyond its answer: here it is, and the call succeeded.
+
+    What the call took until now is what tells of the service; until its end it is still under way.
+    """
+    course = _under_way.get()
+    if course is not None:
+        course.answered()
 
 
 def now() -> float:

@@ -119,3 +119,26 @@ async def test_it_speaks_the_wire_format() -> None:
     assert good.headers["x-ratelimit-remaining-requests"] == "0"
     assert refused.status_code == 429
     assert refused.headers["retry-after"] == "1"
+
+
+@pytest.mark.real_time
+async def test_it_streams_the_wire_format() -> None:
+    one = account()
+    transport = httpx.ASGITransport(llm_server.make_app(one, latency=0.01))
+    body = {
+        "model": "gauge-1",
+        "messages": [{"role": "user", "content": "What is a weir?"}],
+        "max_tokens": 20,
+        "stream": True,
+    }
+    async with httpx.AsyncClient(transport=transport, base_url="http://api") as client:
+        answer = await client.post("/v1/chat/completions", json=body)
+    assert answer.headers["content-type"].startswith("text/event-stream")
+    assert answer.headers["x-ratelimit-remaining-requests"] == "2"
+    *events, done = [line[6:] for line in answer.text.split("\n\n") if line]
+    assert done == "[DONE]"
+    *words, end, cost = map(json.loads, events)
+    assert {event["object"] for event in words} == {"chat.completion.chunk"}
+    assert words[0]["choices"][0]["delta"]["content"] == "water"
+    assert end["choices"][0]["finish_reason"] == "stop"
+    assert cost["usage"]["total_tokens"] == one.total_tokens

@@ -81,8 +81,13 @@ def worth_retrying(error: Exception) -> bool:
     """
     status = http_status(error)
     if status is not None:
-        return status >= 500 or status in {_REQUEST_TIMEOUT, _TOO_EARLY, _TOO_MANY_REQUESTS}
+        return may_pass(status)
     return not isinstance(error, _PERSISTENT)
+
+
+def may_pass(status: int) -> bool:
+    """Whether an answer with this HTTP status may be another one next time."""
+    return status >= 500 or status in {_REQUEST_TIMEOUT, _TOO_EARLY, _TOO_MANY_REQUESTS}
 
 
 def service_failed(error: Exception) -> bool | None:

@@ -1,0 +1,101 @@
+"""OpenAI's client, unchanged, within its limits: by one argument.
+
+The client gets an HTTP client of penstock's transport, and everything that it sends keeps to
+requests and tokens a minute, is tried again when the server says "too many requests", and has a
+trace. Starts ``llm_server.py``, whose "minute" has two seconds, to have something to talk to; for
+the real thing leave out ``base_url`` and have ``MINUTE = 60``. Needs openai and penstock[httpx2]
+(with an openai before version 3: penstock[httpx], and httpx for httpx2).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+
+import httpx2
+from llm_batch import MARGIN, MINUTE, REQUESTS, TOKENS, server
+from openai import AsyncOpenAI, OpenAI
+
+from penstock import Limit, RetryPolicy
+from penstock.httpx2 import QueueTransport, SyncQueueTransport
+
+MODEL = "gauge-1"
+
+
+def at_most(request: httpx2.Request) -> int:
+    """Tokens that a request may use: what services count until they know better."""
+    body = json.loads(request.content)
+    prompt = sum(len(message["content"]) // 4 + 1 for message in body["messages"])
+    return int(prompt + body["max_tokens"])
+
+
+async def settle(response: httpx2.Response) -> None:
+    """Tell the limit what a request truly cost: the rest is free for others at once."""
+    if response.headers["content-type"] == "application/json" and response.is_success:
+        await response.aread()
+        used = response.json()["usage"]["total_tokens"]
+        response.extensions["penstock_permit"].settle("tokens", used)
+
+
+def limits() -> list[Limit]:
+    """What the account may do."""
+    return [
+        Limit(REQUESTS, per=MINUTE * MARGIN, name="requests"),
+        Limit(TOKENS, per=MINUTE * MARGIN, cost=at_most, name="tokens"),
+    ]
+
+
+async def ask_many(url: str) -> None:
+    """Ask 60 questions at once, and one whose answer comes word by word."""
+    transport = QueueTransport(limits(), retry=RetryPolicy(attempts=5), concurrency=20)
+    http = httpx2.AsyncClient(
+        transport=transport, timeout=30, trust_env=False, event_hooks={"response": [settle]}
+    )
+    # max_retries=0: what is worth it, the transport tries again, and it knows when.
+    async with AsyncOpenAI(base_url=url, api_key="-", http_client=http, max_retries=0) as client:
+
+        async def ask(number: int) -> str:
+            completion = await client.chat.completions.create(
+                model=MODEL,
+                messages=[{"role": "user", "content": f"{number}: what does a penstock do?"}],
+                max_tokens=80 + number,
+            )
+            return completion.choices[0].message.content or ""
+
+        answers = await asyncio.gather(*(ask(number) for number in range(60)))
+        print(f"answered         {sum(map(bool, answers))} of {len(answers)}")
+        stream = await client.chat.completions.create(
+            model=MODEL,
+            messages=[{"role": "user", "content": "And a weir?"}],
+            max_tokens=40,
+            stream=True,
+        )
+        words = [chunk.choices[0].delta.content async for chunk in stream if chunk.choices]
+        print(f"word by word     {''.join(word or '' for word in words)}")
+        print(f"told to wait     {transport.limits.statistics().closures} times")
+        print(f"the queue says   {transport.queue.metrics}")
+
+
+def ask_from_a_script(url: str) -> None:
+    """The same without asyncio."""
+    transport = SyncQueueTransport(limits(), retry=RetryPolicy(attempts=5))
+    http = httpx2.Client(transport=transport, timeout=30, trust_env=False)
+    with OpenAI(base_url=url, api_key="-", http_client=http, max_retries=0) as client:
+        completion = client.chat.completions.create(
+            model=MODEL,
+            messages=[{"role": "user", "content": "What does a sluice do?"}],
+            max_tokens=20,
+        )
+        print(f"from a script    {completion.choices[0].message.content}")
+
+
+def main() -> None:
+    """Ask, and then ask the server what it saw."""
+    with server() as url:
+        asyncio.run(ask_many(f"{url}/v1"))
+        ask_from_a_script(f"{url}/v1")
+        print("the server says ", httpx2.get(f"{url}/stats", trust_env=False).text)
+
+
+if __name__ == "__main__":
+    main()
