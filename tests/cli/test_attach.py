@@ -148,7 +148,7 @@ def test_a_wrong_password_is_told_and_not_repeated(
     url = server.url.replace("://", "://me:wr0ng@")
     code, _, told = run(*COMMANDS["put"], "--nats", url)
     assert code == 4
-    assert "refuses these credentials" in told
+    assert told.count("\n") == 1
     assert "wr0ng" not in told
 
 
