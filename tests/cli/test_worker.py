@@ -182,6 +182,23 @@ def test_a_rate_holds_for_the_process(place: Place) -> None:
     assert place.info().size == 2
 
 
+def test_a_shared_rate_holds_for_all_processes(place: Place) -> None:
+    place.put(*range(6))
+    options = ["jobs:plain", "--shared-rate", "2/h", "--workers", "2"]
+    with place.worker(*options) as first, place.worker(*options) as second:
+        wait_for("two calls", lambda: len(place.called) == 2)
+        wait_for("the rest in hand", lambda: place.info().in_flight == 4)
+        assert len(place.called) == 2
+        for process in (first, second):
+            process.send_signal(signal.SIGTERM)
+            until_it_stops(process)
+            process.send_signal(signal.SIGTERM)
+            end(process)
+            assert process.returncode in (0, 1)
+    assert len(place.called) == 2
+    assert place.info().size == 4
+
+
 @pytest.mark.parametrize(
     ("arguments", "problem"),
     [
@@ -195,6 +212,10 @@ def test_a_rate_holds_for_the_process(place: Place) -> None:
         (
             ["jobs:plain", "--stop-timeout", "-1"],
             "--stop-timeout must be 0 seconds or more, got -1",
+        ),
+        (
+            ["jobs:plain", "--rate", "5/s", "--shared-rate", "5/s"],
+            "--rate is for this process and --shared-rate for all: give one",
         ),
         (
             ["jobs:plain", "--rate", "5"],

@@ -18,10 +18,11 @@ import typer
 
 from penstock.cli.display import say
 from penstock.errors import BrokerError
+from penstock.limits import Limit
 from penstock.telemetry import setup
 
 if TYPE_CHECKING:
-    from penstock.brokers.nats import NatsQueue
+    from penstock.brokers.nats import NatsLimiter, NatsQueue
 
 P = ParamSpec("P")
 
@@ -188,6 +189,18 @@ async def attach(
             f"(--maxsize), {settings['replicas']} replica(s), ack wait {settings['ack_wait']:g} s",
         )
     return queue
+
+
+def shared_limiter(where: Place, limits: list[Limit]) -> NatsLimiter:
+    """Limits for all workers of a queue, wherever they are."""
+    try:
+        from penstock.brokers.nats import NatsLimiter
+    except ImportError as error:
+        refuse(str(error))
+    try:
+        return NatsLimiter(where.servers, limits, name=where.name, options=where.options)
+    except (TypeError, ValueError) as error:
+        refuse(str(error))
 
 
 def set_up_telemetry(endpoint: str | None, service_name: str | None, default: str) -> None:

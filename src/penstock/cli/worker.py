@@ -45,6 +45,10 @@ def worker(
     rate: Annotated[
         str | None, typer.Option(metavar="N/TIME", help="Calls of this process at most: 500/min.")
     ] = None,
+    shared_rate: Annotated[
+        str | None,
+        typer.Option(metavar="N/TIME", help="Calls of all workers of this queue at most."),
+    ] = None,
     max_deliveries: Annotated[
         int, typer.Option(metavar="N", help="Handed out so often: a dead letter.")
     ] = 10,
@@ -70,24 +74,28 @@ def worker(
         refuse(f"--retry must be at least 0, got {retry}")
     if stop_timeout is not None and not stop_timeout >= 0:
         refuse(f"--stop-timeout must be 0 seconds or more, got {stop_timeout:g}")
-    try:
-        limits = [] if rate is None else [Limit(*parse_rate(rate), name="calls")]
-    except ValueError as error:
-        refuse(f"--rate: {error}")
+    if rate is not None and shared_rate is not None:
+        refuse("--rate is for this process and --shared-rate for all: give one")
+    own, shared = _limits("--rate", rate), _limits("--shared-rate", shared_rate)
     called = _load(function)
     # After the import: if the module sets logging up, that is how it is to be.
     logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     common.set_up_telemetry(otlp, service_name, "penstock-worker")
 
     async def work() -> bool:
-        attached = await attach(
-            where,
-            given={"maxsize": maxsize, "replicas": replicas, "ack_wait": ack_wait},
-            max_deliveries=max_deliveries,
-            limits=limits,
-            retry=RetryPolicy(retry + 1) if retry else None,
-        )
-        return await _work(attached, called, workers, stop_timeout)
+        limiter = common.shared_limiter(where, shared) if shared else None
+        try:
+            attached = await attach(
+                where,
+                given={"maxsize": maxsize, "replicas": replicas, "ack_wait": ack_wait},
+                max_deliveries=max_deliveries,
+                limits=limiter or own,
+                retry=RetryPolicy(retry + 1) if retry else None,
+            )
+            return await _work(attached, called, workers, stop_timeout)
+        finally:
+            if limiter is not None:
+                await limiter.aclose()
 
     finished_all = asyncio.run(work())
     if not finished_all:
@@ -145,6 +153,13 @@ async def _work(
         + (f"; {handed_back} handed back" if handed_back else ""),
     )
     return not handed_back
+
+
+def _limits(name: str, rate: str | None) -> list[Limit]:
+    try:
+        return [] if rate is None else [Limit(*parse_rate(rate), name="calls")]
+    except ValueError as error:
+        refuse(f"{name}: {error}")
 
 
 def _load(text: str) -> Callable[[Any], Any]:
