@@ -198,6 +198,12 @@ def test_a_shared_rate_holds_for_all_processes(place: Place) -> None:
     assert len(place.called) == 2
     assert place.info().size == 4
 
+    with place.worker("jobs:plain", "--shared-rate", "5/s") as other:
+        told = end(other)
+    assert other.returncode == 2, told
+    assert "2 per 3600 s there and 5 per 1 s here" in told
+    assert (place.info().size, place.info().dead_letters) == (4, 0)
+
 
 @pytest.mark.parametrize(
     ("arguments", "problem"),

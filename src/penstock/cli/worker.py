@@ -19,7 +19,7 @@ from penstock.cli import attach as common
 from penstock.cli.attach import attach, ending_with_code, on_signals, refuse
 from penstock.cli.display import say
 from penstock.config import parse_rate
-from penstock.limits import Limit, RetryPolicy
+from penstock.limits import Limit, Limiter, RetryPolicy
 
 HELP = """
 Call MODULE:FUNCTION, async or plain, with each item of a queue on NATS, and tell the server that an
@@ -33,6 +33,9 @@ EPILOG = """
 Exit codes: 0 stopped, all that was in hand is done; 1 stopped, some was handed back for another
 worker; 2 wrong usage; 4 NATS cannot be reached or refuses.
 """
+
+#: Seconds in which a shared rate may answer before the work begins.
+_GREETING = 3.0
 
 
 @ending_with_code
@@ -92,6 +95,8 @@ def worker(
                 limits=limiter or own,
                 retry=RetryPolicy(retry + 1) if retry else None,
             )
+            if limiter is not None:
+                await _check_rates(limiter, attached)
             return await _work(attached, called, workers, stop_timeout)
         finally:
             if limiter is not None:
@@ -101,6 +106,18 @@ def worker(
     if not finished_all:
         _leave_threads()
     return 0 if finished_all else 1
+
+
+async def _check_rates(limiter: Limiter, queue: Any) -> None:
+    """Refuse to work if others have other rates: each item would fail for it."""
+    try:
+        permit = await asyncio.wait_for(limiter.acquire(), _GREETING)
+    except asyncio.TimeoutError:  # others use it up, or NATS is slow: they may well be the same
+        return
+    except ValueError as error:
+        await queue.stop(0)
+        refuse(f"--shared-rate: {error}")
+    permit.give_back()
 
 
 async def _work(
