@@ -21,7 +21,7 @@ from brokers.conftest import nats_program, start_nats  # noqa: F401
 from processes import wait_for
 
 FOLDER = Path(__file__).parents[2] / "examples" / "two_machines"
-ENVIRONMENT = {**os.environ, "PYTHONWARNINGS": "error", "PYTHONDEVMODE": "1"}
+ENVIRONMENT = {**os.environ, "PYTHONWARNINGS": "error"}
 
 
 class Machines:

@@ -84,7 +84,7 @@ async def test_credentials_go_along_and_are_not_told(
     options = {"user": "me", "password": "s3cret"}
     assert await existing_settings(server.url, "any", options=options) is None
     with_password = server.url.replace("://", "://me:wr0ng@")
-    with pytest.raises(BrokerError, match="refuses these credentials") as refusal:
+    with pytest.raises(BrokerError) as refusal:
         await existing_settings(with_password, "any")
     assert "wr0ng" not in str(refusal.value)
 
