@@ -215,8 +215,12 @@ async def test_right_credentials(
 
 
 async def test_credentials_that_are_not_good_any_more(
-    start_nats: Start, make_queue: MakeQueue, caplog: pytest.LogCaptureFixture
+    start_nats: Start,
+    make_queue: MakeQueue,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr("penstock.brokers.nats.publisher._NOBODY", 0.5)
     server = start_nats(authorization=USERS)
     queue = make_queue(server.url, options={"user": "penstock", "password": SECRET})
     await queue.start_workers(Worker(), 1)
@@ -329,7 +333,7 @@ async def test_no_permission_to_take(
     assert await queue.put("a") is True
 
 
-# -- too large --------------------------------------------------------------------------------------
+# -- too large ------------------------------------------------------------------------------------
 
 
 async def test_an_item_that_is_too_large_for_the_server(

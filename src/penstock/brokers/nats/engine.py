@@ -159,6 +159,30 @@ class Engine:
                 raise self.refusal(f"create the consumer of {self.name}", failure) from failure
         self._compare(f"the consumer of stream {self.name}", wanted, info["config"])
 
+    async def has_forgotten(self) -> bool:
+        """Whether there are items that the consumer takes for done.
+
+        nats-server 2.9 that is killed has them at times when it starts again: it knows that they
+        were acknowledged, or handed out, and not that it has removed them.
+
+        Raises:
+            ApiError, LostError, NobodyError, BrokerError: it cannot be told now.
+        """
+        told = await self._wire.api(f"CONSUMER.INFO.{self.name}.{CONSUMER}")
+        if told["num_pending"] or told["num_ack_pending"]:
+            return False
+        return await self.size() > 0
+
+    async def remind(self) -> None:
+        """Have all items handed out that are there, also those that the consumer takes for done.
+
+        Raises:
+            ApiError, LostError, NobodyError, BrokerError: it cannot be done now.
+        """
+        # Not a purge: what it forgets may also be that an item was not done.
+        await self._wire.api(f"CONSUMER.DELETE.{self.name}.{CONSUMER}")
+        await self._have_consumer()
+
     def _compare(self, what: str, wanted: dict[str, Any], there: dict[str, Any]) -> None:
         differences = [
             f"{key} is {_shown(key, there.get(key))} there and {_shown(key, value)} here"

@@ -95,6 +95,11 @@ class Feed(Takers):
         """How many items wait here because their rules held them up."""
         return len(self._put_off) + len(self._ripe)
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether workers wait, and there is nothing for them here."""
+        return bool(self._takers) and not self._at_hand() and not self.put_off
+
     # -- what workers call --------------------------------------------------------------------
 
     def take(self) -> Entry[Any] | None:
@@ -128,6 +133,10 @@ class Feed(Takers):
             self._hands.hand_back(ticket.delivery, delay)
             return
         order = entry[0]
+        older = self._put_off.pop(order, None)
+        if older is not None:  # the server has handed it out again since, and that one counts
+            older[1].cancel()
+            self._hands.drop(delivery_of(older[0]))
         timer = asyncio.get_running_loop().call_later(delay, self._ripen, order)
         self._put_off[order] = (entry, timer)
 
@@ -150,7 +159,9 @@ class Feed(Takers):
         self._is_asking = False
         on_their_way = max(0, self._at_hand() - len(self._called))
         wanted = len(self._takers) - on_their_way - self._asked
-        if self.closed or self._is_hushed or wanted <= 0:
+        # Fewer than are asked for already can wait for the next that comes: a request for one costs
+        # as much as one for many.
+        if self.closed or self._is_hushed or wanted <= 0 or wanted < self._asked:
             return
         if self.put_off + self._hands.settling > _MOST_BESIDE:
             asyncio.get_running_loop().call_later(_REFUSED, self._ask)
@@ -200,6 +211,7 @@ class Feed(Takers):
             return
         self._entries.append(entry)
         self.wake()
+        self._ask_soon()  # for those who waited with their request
         self._watch_leftovers()
 
     def _over(self, number: str, left: str | None, *, is_refusal: bool = False) -> None:

@@ -60,6 +60,8 @@ _MOST_REPLICAS = 5
 #: Seconds between two looks at the size, and between two while somebody waits for it to be zero.
 _LOOK = 1.0
 _SHORTEST_LOOK, _LONGEST_LOOK = 0.02, 0.5
+#: Looks at items that nobody gets, though workers wait, until that is looked into.
+_SUSPICIOUS = 3
 #: Seconds that a stop gives the server to hear what became of the items.
 _LAST_WORDS = 10.0
 #: Seconds that a ``get`` which is not to wait gives the server to answer.
@@ -612,9 +614,32 @@ class NatsQueue(QueueBase[T]):
 
     async def _look(self) -> None:
         """Keep an eye on the queue's size."""
+        idle = 0
         while True:
             await asyncio.sleep(_LOOK)
-            await self._look_once()
+            size = await self._look_once()
+            idle = idle + 1 if size and self._feed.is_idle else 0
+            if idle > _SUSPICIOUS:
+                idle = await self._look_for_forgotten(idle)
+
+    async def _look_for_forgotten(self, idle: int) -> int:
+        """There are items, and workers get none of them: see why, again and again to be sure."""
+        try:
+            if not await self._engine.has_forgotten():
+                return 0
+            if idle <= 2 * _SUSPICIOUS:
+                return idle
+            await self._engine.remind()
+        except (ApiError, LostError, NobodyError, BrokerError):
+            return 0  # some other time
+        self._logger.warning(
+            "Queue %s: the server holds %d items and hands out none, as it may after it was "
+            "killed; now it hands out all of them, also those that were processed",
+            self._name,
+            len(self._level),
+        )
+        self._feed.reconnected()
+        return 0
 
     async def _look_once(self) -> int | None:
         try:
