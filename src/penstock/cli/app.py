@@ -18,6 +18,7 @@ from penstock.cli.job import Job
 from penstock.cli.journal import NotAJournalError, open_failures, open_results
 from penstock.cli.options import (
     COST,
+    USAGE,
     UsageError,
     check_at_least,
     check_seconds,
@@ -80,10 +81,11 @@ add_commands(app)
 
 def run_command(arguments: list[str] | None = None) -> int:
     """Run the command with ``arguments``, or those of the process; return the exit code."""
+    exit_code = USAGE
     try:
         code = app(arguments, prog_name="penstock", standalone_mode=False)
     except UsageError as error:
-        problem = str(error)
+        problem, exit_code = str(error), error.code
     except _TyperUsageError as error:
         usage = cast("Any", error)
         command = usage.ctx.command_path if usage.ctx else "penstock"
@@ -93,7 +95,7 @@ def run_command(arguments: list[str] | None = None) -> int:
     else:
         return int(code or 0)
     say(sys.stderr, f"penstock: {problem}")
-    return 2
+    return exit_code
 
 
 def _show_version(wanted: bool) -> None:
@@ -226,7 +228,7 @@ def run(
     if report is not None and not dry_run:
         _check_report(report, file, out, failures)
     if otlp is not None and not dry_run:
-        set_up_telemetry(otlp, service_name)
+        set_up_telemetry(otlp, service_name, "penstock-run")
     with ExitStack() as opened:
         try:
             requests = opened.enter_context(open_requests(file))

@@ -2,24 +2,17 @@
 
 from __future__ import annotations
 
-import asyncio
-import functools
-import os
-import signal
 import ssl
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
-from types import FrameType
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn, ParamSpec
+from typing import TYPE_CHECKING, Annotated, Any, ParamSpec
 
 import typer
 
 from penstock.cli.display import say
+from penstock.cli.options import refuse
 from penstock.errors import BrokerError
 from penstock.limits import Limit
-from penstock.telemetry import setup
 
 if TYPE_CHECKING:
     from penstock.brokers.nats import NatsLimiter, NatsQueue
@@ -27,7 +20,7 @@ if TYPE_CHECKING:
 P = ParamSpec("P")
 
 #: Exit codes, beside 0, 128 + signal, and 1 for what each command says.
-USAGE, BROKER, FILE = 2, 4, 5
+BROKER, FILE = 4, 5
 
 _WHERE, _TLS, _MADE = "Server", "Credentials", "The queue, if it is not there yet"
 
@@ -70,33 +63,6 @@ Otlp = Annotated[
 ServiceName = Annotated[
     str | None, _option(None, "--service-name", "NAME", "The name of this process in traces.")
 ]
-
-
-class RefusalError(Exception):
-    """It cannot be done; the message says why, and ``code`` is what the process exits with."""
-
-    def __init__(self, problem: str, code: int = USAGE) -> None:
-        super().__init__(problem)
-        self.code = code
-
-
-def refuse(problem: str, code: int = USAGE) -> NoReturn:
-    """Say that it cannot be done."""
-    raise RefusalError(problem, code)
-
-
-def ending_with_code(command: Callable[P, int]) -> Callable[P, int]:
-    """A command that says in one line on standard error why it cannot be done."""
-
-    @functools.wraps(command)
-    def run(*args: P.args, **kwargs: P.kwargs) -> int:
-        try:
-            return command(*args, **kwargs)
-        except RefusalError as refusal:
-            say(sys.stderr, f"penstock: {refusal}")
-            return refusal.code
-
-    return run
 
 
 @dataclass(frozen=True)
@@ -164,7 +130,7 @@ async def attach(
         more: what else :class:`NatsQueue` takes.
 
     Raises:
-        RefusalError: that cannot be.
+        UsageError: that cannot be.
     """
     try:
         from penstock.brokers.nats import NatsQueue, QueueSettings, existing_settings
@@ -201,29 +167,3 @@ def shared_limiter(where: Place, limits: list[Limit]) -> NatsLimiter:
         return NatsLimiter(where.servers, limits, name=where.name, options=where.options)
     except (TypeError, ValueError) as error:
         refuse(str(error))
-
-
-def set_up_telemetry(endpoint: str | None, service_name: str | None, default: str) -> None:
-    """Send traces and metrics to ``endpoint``, if one is given."""
-    if endpoint is None:
-        return
-    try:
-        setup(service_name or os.environ.get("OTEL_SERVICE_NAME") or default, endpoint)
-    except (ImportError, ValueError) as error:
-        refuse(f"--otlp: {error}")
-
-
-@contextmanager
-def on_signals(call: Callable[[int], None]) -> Iterator[None]:
-    """Call ``call(signal)`` in the loop at each Ctrl-C and SIGTERM."""
-    loop = asyncio.get_running_loop()
-
-    def react(number: int, frame: FrameType | None) -> None:
-        loop.call_soon_threadsafe(call, number)
-
-    before = {number: signal.signal(number, react) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

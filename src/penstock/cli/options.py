@@ -28,13 +28,21 @@ COST = "usage.total_tokens"
 AUTO = 100
 
 
+#: The exit code of what was asked for in the wrong way.
+USAGE = 2
+
+
 class UsageError(Exception):
-    """What was asked for cannot be done; the message says why."""
+    """It cannot be done; the message says why, and ``code`` is what the process exits with."""
+
+    def __init__(self, problem: str, code: int = USAGE) -> None:
+        super().__init__(problem)
+        self.code = code
 
 
-def refuse(problem: str) -> NoReturn:
+def refuse(problem: str, code: int = USAGE) -> NoReturn:
     """Say that it cannot be done."""
-    raise UsageError(problem)
+    raise UsageError(problem, code)
 
 
 def said(error: Exception) -> str:
@@ -166,11 +174,12 @@ def read_form(
     return Form(base, template, columns, first_line)
 
 
-def set_up_telemetry(endpoint: str, service_name: str | None) -> None:
-    """Send traces and metrics to a collector."""
-    name = service_name or os.environ.get("OTEL_SERVICE_NAME") or "penstock-run"
+def set_up_telemetry(endpoint: str | None, service_name: str | None, default: str) -> None:
+    """Send traces and metrics to a collector, if one is given."""
+    if endpoint is None:
+        return
     try:
-        setup(name, endpoint)
+        setup(service_name or os.environ.get("OTEL_SERVICE_NAME") or default, endpoint)
     except (ImportError, ValueError) as error:
         refuse(f"--otlp: {error}")
 

@@ -15,9 +15,11 @@ import typer
 
 from penstock.cli import attach as common
 from penstock.cli.aside import Aside
-from penstock.cli.attach import BROKER, FILE, attach, ending_with_code, on_signals, refuse
+from penstock.cli.attach import BROKER, FILE, attach
+from penstock.cli.ctrl_c import on_signals
 from penstock.cli.display import say
 from penstock.cli.files import open_requests
+from penstock.cli.options import refuse, set_up_telemetry
 from penstock.errors import BrokerError, CodecError, QueueStateError, QueueUnknownError
 
 HELP = """
@@ -38,7 +40,6 @@ _LONGEST = 16 * 1024 * 1024
 _BOM = b"\xef\xbb\xbf"
 
 
-@ending_with_code
 def put(
     file: Annotated[str, typer.Argument(metavar="FILE", show_default=False)],
     nats: common.Servers,
@@ -73,7 +74,7 @@ def put(
             lines = opened.enter_context(open_requests(file))
         except OSError as error:
             refuse(f"cannot read {file}: {error.strerror or error}")
-        common.set_up_telemetry(otlp, service_name, "penstock-put")
+        set_up_telemetry(otlp, service_name, "penstock-put")
 
         async def fill() -> int:
             attached = await attach(

@@ -16,8 +16,10 @@ from rich.live import Live
 from rich.table import Table
 
 from penstock.cli import attach as common
-from penstock.cli.attach import BROKER, attach, ending_with_code, on_signals, refuse
+from penstock.cli.attach import BROKER, attach
+from penstock.cli.ctrl_c import on_signals
 from penstock.cli.display import say
+from penstock.cli.options import refuse
 from penstock.errors import BrokerError
 
 if TYPE_CHECKING:
@@ -39,7 +41,6 @@ _PERIOD, _ANSWERS = 1.0, 0.5
 _LONGEST = 200
 
 
-@ending_with_code
 def watch(
     name: Annotated[str, typer.Argument(metavar="NAME", show_default=False)],
     nats: common.Servers,

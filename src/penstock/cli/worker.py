@@ -16,8 +16,10 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from penstock.cli import attach as common
-from penstock.cli.attach import attach, ending_with_code, on_signals, refuse
+from penstock.cli.attach import attach
+from penstock.cli.ctrl_c import on_signals
 from penstock.cli.display import say
+from penstock.cli.options import refuse, set_up_telemetry
 from penstock.config import parse_rate
 from penstock.limits import Limit, Limiter, RetryPolicy
 
@@ -38,7 +40,6 @@ worker; 2 wrong usage; 4 NATS cannot be reached or refuses.
 _GREETING = 3.0
 
 
-@ending_with_code
 def worker(
     function: Annotated[str, typer.Argument(metavar="MODULE:FUNCTION", show_default=False)],
     nats: common.Servers,
@@ -83,7 +84,7 @@ def worker(
     called = _load(function)
     # After the import: if the module sets logging up, that is how it is to be.
     logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    common.set_up_telemetry(otlp, service_name, "penstock-worker")
+    set_up_telemetry(otlp, service_name, "penstock-worker")
 
     async def work() -> bool:
         limiter = common.shared_limiter(where, shared) if shared else None

@@ -78,6 +78,7 @@ async def test_what_is_no_answer_is_passed_over(nats_server: NatsServer) -> None
 async def test_a_stranger_cannot_disturb_by_asking(nats_server: NatsServer) -> None:
     client = await nats.connect(nats_server.url)
     async with NatsQueue[int](nats_server.url, "asked") as queue:
+        await queue.info()  # the server has heard by now that the queue listens
         await client.publish("penstock.asked.roll", b"\xff\x00")
         answer = await client.request("penstock.asked.roll", b"", timeout=5)
         assert b'"accepted": 0' in answer.data
