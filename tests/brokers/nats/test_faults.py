@@ -66,7 +66,7 @@ def make_queue(proxy: Proxy, make_queue: MakeQueue) -> MakeQueue:
 # -- the server dies --------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("end", ["kill", "terminate"])
+@pytest.mark.parametrize("end", ["kill", pytest.param("terminate", marks=pytest.mark.long)])
 def test_what_was_confirmed_is_processed_though_the_server_dies_under_load(
     start_nats: Start, name: str, tmp_path: Path, end: str
 ) -> None:
@@ -202,6 +202,7 @@ async def test_an_offer_that_arrives_late_was_not_refused_before(
     assert (outcome, stored) == ([True], 1)
 
 
+@pytest.mark.long
 async def test_a_put_in_doubt_that_is_stopped_is_unknown(
     make_queue: MakeQueue, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -217,6 +218,7 @@ async def test_a_put_in_doubt_that_is_stopped_is_unknown(
     proxy.resume()
 
 
+@pytest.mark.long
 async def test_telemetry_tells_puts_that_failed_from_those_in_doubt(
     make_queue: MakeQueue, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
