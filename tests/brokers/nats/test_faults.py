@@ -115,13 +115,15 @@ async def test_a_lost_connection_is_logged_once_and_workers_go_on(
 
 
 async def test_workers_that_waited_get_items_again_after_a_reconnect(
-    make_queue: MakeQueue, proxy: Proxy
+    make_queue: MakeQueue, proxy: Proxy, nats_server: NatsServer
 ) -> None:
     queue, other, worker = make_queue(proxy.url), make_queue(), Worker()
     await queue.start_workers(worker, 1)
     await other.start()
     for item in range(3):
         proxy.cut()
+        # Before it has noticed, the server would send the item there, and wait for ack_wait.
+        await until(lambda: nats_server.monitor("/connz")["num_connections"] == 1)
         await put_all(other, item)
         proxy.resume()
         await until(lambda n=item: len(worker.done) == n + 1, 10)
