@@ -128,7 +128,7 @@ async def test_workers_that_waited_get_items_again_after_a_reconnect(
         proxy.resume()
         await until(lambda n=item: len(worker.done) == n + 1, 10)
     assert worker.done == [0, 1, 2]
-    await until(lambda: len(queue._feed._entries) == 0)
+    await soon(queue.join())
     info = await queue.info()
     assert (info.redelivered, info.size) == (0, 0)
 
