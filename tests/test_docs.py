@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -11,6 +12,8 @@ from typing import Any
 
 import pytest
 
+# A server for the blocks that need one.
+from brokers.conftest import nats_program, nats_server  # noqa: F401
 from penstock.telemetry import names
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -37,10 +40,20 @@ def anchors(page: Path) -> list[str]:
     return [re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings]
 
 
+@pytest.fixture
+def environment(request: pytest.FixtureRequest, code: str) -> dict[str, str]:
+    """What a block finds: a NATS server, if it asks where that is."""
+    if "NATS_URL" not in code:
+        return dict(os.environ)
+    return {**os.environ, "NATS_URL": request.getfixturevalue("nats_server").url}
+
+
 @pytest.mark.parametrize("code", list(blocks()))
-def test_block_runs_without_a_warning(code: str) -> None:
+def test_block_runs_without_a_warning(code: str, environment: dict[str, str]) -> None:
     command = [sys.executable, "-W", "error", "-c", code]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=30, check=False, env=environment
+    )
     assert (done.returncode, done.stderr) == (0, "")
 
 

@@ -16,6 +16,9 @@ from typing import Any
 
 import pytest
 
+# The servers of those tests, for the commands that need one.
+from brokers.conftest import nats_program, nats_server, start_nats  # noqa: F401
+
 #: Seconds that any process may take.
 LIMIT = 30.0
 
@@ -32,6 +35,7 @@ class Command:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self.environment = dict(ENVIRONMENT)
 
     def lines(self, *lines: Any, name: str = "requests.jsonl") -> str:
         """Write a request file: objects, or bytes as they are."""
@@ -51,7 +55,7 @@ class Command:
         done = subprocess.run(
             [sys.executable, "-m", "penstock.cli", *arguments],
             cwd=self.folder,
-            env=ENVIRONMENT,
+            env=self.environment,
             check=False,
             timeout=LIMIT,
             encoding="utf-8",
@@ -64,7 +68,7 @@ class Command:
     def started(self, *arguments: str, **options: Any) -> Iterator[subprocess.Popen[bytes]]:
         """Start it; it is gone at the end."""
         command = [sys.executable, "-m", "penstock.cli", *arguments]
-        with subprocess.Popen(command, cwd=self.folder, env=ENVIRONMENT, **options) as process:
+        with subprocess.Popen(command, cwd=self.folder, env=self.environment, **options) as process:
             try:
                 yield process
             finally:

@@ -24,6 +24,7 @@ from penstock.brokers.nats.engine import CONSUMER, Engine, QueueInfo, check_name
 from penstock.brokers.nats.feed import Feed
 from penstock.brokers.nats.intake import CONTENT_TYPE, DEADLINE, Intake
 from penstock.brokers.nats.publisher import MESSAGE_ID, Line, Publisher
+from penstock.brokers.nats.roll_call import NatsProcess, RollCall
 from penstock.brokers.nats.wire import (
     ApiError,
     LostError,
@@ -178,6 +179,7 @@ class NatsQueue(QueueBase[T]):
         )
         wire.on_reconnect = self._feed.reconnected
         self._pool = WorkerPool(self._feed, self._accounts, self._name, self._logger)
+        self._roll_call = RollCall(wire, self._engine.roll_subject, self._own_part)
 
         self._line = Line()
         # Message ids: one that is unique in the world, made at each start, and a number.
@@ -258,8 +260,36 @@ class NatsQueue(QueueBase[T]):
             QueueStateError: the queue is not processing.
             BrokerError: the server does not answer.
         """
-        self._must_be_open("look")
+        self._must_be_open("look at the queue")
         return await self._engine.info()
+
+    async def processes(self, wait: float = 0.5) -> list[NatsProcess]:
+        """What each other process that has the queue open now says that it did.
+
+        The server counts no refused puts: only those who put know them. What a process did is
+        forgotten when it ends.
+
+        Args:
+            wait: seconds in which they may answer. One that is stuck, that is further away, or that
+                is not permitted to answer is not in the list.
+
+        Raises:
+            QueueStateError: the queue is not processing.
+            ValueError: ``wait`` is no such number.
+        """
+        self._must_be_open("ask processes")
+        return await self._roll_call.ask(min(_checks.seconds(wait, "wait"), LONG))
+
+    def _own_part(self) -> dict[str, int]:
+        counts = self._accounts
+        return {
+            "accepted": counts.accepted,
+            "refused": counts.full,
+            "processed": counts.processed,
+            "errors": counts.errors,
+            "in_flight": len(self._hands),
+            "workers": self._pool.count,
+        }
 
     # -- putting ------------------------------------------------------------------------------
 
@@ -569,6 +599,7 @@ class NatsQueue(QueueBase[T]):
         try:
             await self._engine.set_up()
             self._level.told(await self._engine.patiently(self._engine.size))
+            await self._roll_call.listen()
         except BaseException:
             await self._wire.close()
             raise
