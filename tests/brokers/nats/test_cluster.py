@@ -197,6 +197,7 @@ async def test_workers_that_wait_when_a_leader_dies_get_what_is_put_after(
     assert took < 20
 
 
+@pytest.mark.long
 async def test_without_a_majority_nothing_is_promised(
     start_cluster: StartCluster, make_queue: MakeQueue, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -66,7 +66,7 @@ def make_queue(proxy: Proxy, make_queue: MakeQueue) -> MakeQueue:
 # -- the server dies --------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("end", ["kill", "terminate"])
+@pytest.mark.parametrize("end", ["kill", pytest.param("terminate", marks=pytest.mark.long)])
 def test_what_was_confirmed_is_processed_though_the_server_dies_under_load(
     start_nats: Start, name: str, tmp_path: Path, end: str
 ) -> None:
@@ -115,18 +115,20 @@ async def test_a_lost_connection_is_logged_once_and_workers_go_on(
 
 
 async def test_workers_that_waited_get_items_again_after_a_reconnect(
-    make_queue: MakeQueue, proxy: Proxy
+    make_queue: MakeQueue, proxy: Proxy, nats_server: NatsServer
 ) -> None:
     queue, other, worker = make_queue(proxy.url), make_queue(), Worker()
     await queue.start_workers(worker, 1)
     await other.start()
     for item in range(3):
         proxy.cut()
+        # Before it has noticed, the server would send the item there, and wait for ack_wait.
+        await until(lambda: nats_server.monitor("/connz")["num_connections"] == 1)
         await put_all(other, item)
         proxy.resume()
         await until(lambda n=item: len(worker.done) == n + 1, 10)
     assert worker.done == [0, 1, 2]
-    await until(lambda: len(queue._feed._entries) == 0)
+    await soon(queue.join())
     info = await queue.info()
     assert (info.redelivered, info.size) == (0, 0)
 
@@ -202,6 +204,7 @@ async def test_an_offer_that_arrives_late_was_not_refused_before(
     assert (outcome, stored) == ([True], 1)
 
 
+@pytest.mark.long
 async def test_a_put_in_doubt_that_is_stopped_is_unknown(
     make_queue: MakeQueue, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -217,6 +220,7 @@ async def test_a_put_in_doubt_that_is_stopped_is_unknown(
     proxy.resume()
 
 
+@pytest.mark.long
 async def test_telemetry_tells_puts_that_failed_from_those_in_doubt(
     make_queue: MakeQueue, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -45,6 +45,28 @@ async def test_machines_that_wait_share_what_comes(make_queue: MakeQueue) -> Non
     assert (await machines[0].info()).redelivered == 0
 
 
+async def test_workers_that_come_later_are_not_forgotten(make_queue: MakeQueue) -> None:
+    queue, other = make_queue(), make_queue()
+    first, later = Worker(held=True), Worker(held=True)
+
+    async def work(item: int) -> None:
+        await (first if item < 4 else later)(item)
+
+    await queue.start_workers(work, 10)
+    await other.start()
+    await put_all(other, *range(4))
+    await until(lambda: len(first.began) == 4)
+    first.may_go_on.set()
+    await until(lambda: queue.metrics["processed"] == 4)  # they wait again, beside six others
+    await asyncio.sleep(0.1)
+    began = time.monotonic()
+    await put_all(other, *range(10, 20))
+    await until(lambda: len(later.began) == 10)
+    assert time.monotonic() - began < SLACK
+    later.may_go_on.set()
+    await soon(other.join())
+
+
 async def test_requests_that_were_filled_are_forgotten(make_queue: MakeQueue) -> None:
     """Else they would count again when they expire, and more be asked for than can be done."""
     queue, other, worker = make_queue(maxsize=1000), make_queue(maxsize=1000), Worker()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from brokers.nats.helpers import BOUND, SLACK, Program, messages, programs
+from brokers.nats.helpers import BOUND, SLACK, Program, messages, programs, show
 from brokers.servers import NatsServer
 from processes import wait_for
 from sync.helpers import run_program
@@ -63,12 +64,14 @@ def test_the_items_of_a_killed_worker_are_processed_by_another(start: Start) -> 
     heir = start("work", ack_wait=ack_wait, workers=3)
     all_ready(heir)
     victim.kill()
-    began = heir.notes("ready")[0]["at"]
+    killed = time.monotonic()
     heir.until(lambda it: len(it.items("done")) == 3)
     heir.let_end()
     assert heir.wait() == 0
     assert sorted(heir.items("done")) == [1, 2, 3]
-    assert max(note["at"] for note in heir.notes("done")) - began < ack_wait + SLACK
+    took = max(note["at"] for note in heir.notes("done")) - killed
+    show(f"figures: all done {took:.2f} s after the kill, ack_wait is {ack_wait} s")
+    assert took < ack_wait + SLACK
 
 
 def test_poison_is_tried_by_all_and_buried_once(
@@ -163,4 +166,6 @@ def test_a_signal_with_a_timeout_hands_back_what_is_in_hand(start: Start) -> Non
     heir.let_end()
     assert heir.wait() == 0
     given_up = max(note["at"] for note in victim.notes("cancelled"))
-    assert max(note["at"] for note in heir.notes("done")) - given_up < SLACK
+    took = max(note["at"] for note in heir.notes("done")) - given_up
+    show(f"figures: all done {took:.3f} s after they were handed back")
+    assert took < SLACK
