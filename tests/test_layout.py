@@ -55,9 +55,11 @@ ORDER = (
 
 #: What belongs to extras, or is imported by name by those who want it.
 HEAVY = (
+    "filelock",
     "httpx",
     "httpx2",
     "janus",
+    "matplotlib",
     "nats",
     "opentelemetry.sdk",
     "opentelemetry.exporter",

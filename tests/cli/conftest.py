@@ -32,6 +32,7 @@ class Command:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self.environment = dict(ENVIRONMENT)
 
     def lines(self, *lines: Any, name: str = "requests.jsonl") -> str:
         """Write a request file: objects, or bytes as they are."""
@@ -51,7 +52,7 @@ class Command:
         done = subprocess.run(
             [sys.executable, "-m", "penstock.cli", *arguments],
             cwd=self.folder,
-            env=ENVIRONMENT,
+            env=self.environment,
             check=False,
             timeout=LIMIT,
             encoding="utf-8",
@@ -64,7 +65,7 @@ class Command:
     def started(self, *arguments: str, **options: Any) -> Iterator[subprocess.Popen[bytes]]:
         """Start it; it is gone at the end."""
         command = [sys.executable, "-m", "penstock.cli", *arguments]
-        with subprocess.Popen(command, cwd=self.folder, env=ENVIRONMENT, **options) as process:
+        with subprocess.Popen(command, cwd=self.folder, env=self.environment, **options) as process:
             try:
                 yield process
             finally:

@@ -13,14 +13,15 @@ import pytest
 
 from penstock.cli import lines
 from penstock.cli.files import count_lines, open_requests
-from penstock.cli.lines import LineCutter, LineWriter
+from penstock.cli.lines import LineWriter
+from penstock.cli.records import JsonCutter
 from penstock.cli.results import Failure, JsonText, Result, Totals, to_json
 
 
 def cut(data: bytes, size: int) -> tuple[list[tuple[int, bytes | None]], int]:
     """Cut ``data``, in pieces of ``size``, into lines; also tell how many were blank."""
     blank: list[None] = []
-    cutter = LineCutter(lambda: blank.append(None))
+    cutter = JsonCutter(lambda: blank.append(None))
     pieces = [data[begin : begin + size] for begin in range(0, len(data), size)]
     found = [line for piece in pieces for line in cutter.cut(piece)]
     return [*found, *cutter.end()], len(blank)

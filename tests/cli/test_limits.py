@@ -113,7 +113,7 @@ def test_a_retry_holds_no_worker(penstock: Command, server: Server) -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "calls"), [(["--retry", "2"], 3), (["--retry", "0"], 1), (["--attempts", "2"], 2)]
+    ("options", "calls"), [(["--retry", "2"], 3), (["--retry", "0"], 1), ([], 5)]
 )
 def test_so_many_retries(penstock: Command, server: Server, options: list[str], calls: int) -> None:
     times = timed(server, lambda seen: (500, {}, b""))
@@ -121,7 +121,9 @@ def test_so_many_retries(penstock: Command, server: Server, options: list[str], 
     assert len(times) == calls
 
 
-def test_adaptive_stays_within_what_the_service_takes(penstock: Command, server: Server) -> None:
+def test_automatic_concurrency_stays_within_what_the_service_takes(
+    penstock: Command, server: Server
+) -> None:
     inside = 0
     most = 0
     lock = threading.Lock()
@@ -138,6 +140,61 @@ def test_adaptive_stays_within_what_the_service_takes(penstock: Command, server:
         return (429, {}, b"") if too_many else (200, JSON, b"{}")
 
     server.answer = answer
-    done = send(penstock, server, 200, "--adaptive", "--concurrency", "50", "--retry", "9")
+    done = send(penstock, server, 200, "--concurrency", "auto:50", "--retry", "9")
     assert done.returncode == 0, done.stderr
     assert most < 20
+
+
+def test_what_cannot_be_done_by_its_deadline_fails(penstock: Command, server: Server) -> None:
+    def answer(seen: SimpleNamespace) -> Answer:
+        if seen.path == "/0":
+            time.sleep(0.7)  # the others wait for longer than they may
+            return 200, JSON, b"{}"
+        return 503, {"Retry-After": "60"}, b""
+
+    server.answer = answer
+    done = send(penstock, server, 3, "--concurrency", "1", "--deadline", "0.5")
+    assert done.returncode == 1, done.stderr
+    assert "failed       2 (deadline 2)" in done.stdout
+    first, *others = penstock.results()
+    assert first["status"] == 200  # what is under way is not broken off
+    for result in others:
+        assert (result["status"], result["attempts"]) == (None, 0)
+        assert result["error"] == {"kind": "deadline", "message": "not done within 0.5 s"}
+
+
+def test_a_retry_that_would_be_too_late_is_not_waited_for(
+    penstock: Command, server: Server
+) -> None:
+    times = timed(server, lambda seen: (503, {"Retry-After": "60"}, b"busy"))
+    done = send(penstock, server, 1, "--deadline", "20")
+    assert done.returncode == 1, done.stderr
+    assert len(times) == 1
+    (result,) = penstock.results()
+    assert (result["status"], result["attempts"]) == (503, 1)
+    assert result["error"] == {
+        "kind": "deadline",
+        "message": "not done within 20 s; the last attempt: 503 Service Unavailable",
+        "body": "busy",
+    }
+    assert "retries      0\n" in done.stdout
+
+
+@pytest.mark.parametrize("options", [[], ["--no-feedback"]])
+def test_headers_are_heeded_unless_told_not_to(
+    penstock: Command, server: Server, options: list[str]
+) -> None:
+    headers = {"X-RateLimit-Remaining": "0", "X-RateLimit-Reset": "3"}
+    times = timed(server, lambda seen: (200, headers if seen.path == "/0" else {}, b""))
+    done = send(penstock, server, 3, "--concurrency", "1", *options)
+    assert done.returncode == 0, done.stderr
+    assert (max(times) - min(times) > 2.5) == (not options)
+    assert ("held up " in done.stdout) == (not options)
+
+
+def test_the_bill_is_that_of_all_runs(penstock: Command, server: Server) -> None:
+    timed(server, lambda seen: (200, JSON, b'{"usage": {"total_tokens": 1500}}'))
+    done = send(penstock, server, 3, "--cost", "usage.total_tokens")
+    assert "tokens       4,500\n" in done.stdout
+    done = send(penstock, server, 5, "--cost", "usage.total_tokens")
+    assert "tokens       3,000, and 4,500 earlier\n" in done.stdout

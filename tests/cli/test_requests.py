@@ -7,7 +7,9 @@ from typing import Any
 
 import pytest
 
-from penstock.cli.requests import MalformedLineError, Request, parse_base, parse_request
+from penstock.cli.problems import MalformedLineError
+from penstock.cli.records import read_object
+from penstock.cli.requests import Request, make_request, parse_base
 
 BASE = "http://host/v1"
 NO_FULL_URL = (
@@ -18,11 +20,13 @@ NO_FULL_URL = (
 
 def parse(line: Any, base: str | None = BASE) -> Request:
     raw = line if isinstance(line, bytes) else json.dumps(line).encode()
-    return parse_request(7, raw, base)
+    return make_request(7, read_object(raw), base)
 
 
 def test_only_a_path_is_needed() -> None:
-    assert parse({"path": "/things"}) == Request(7, 7, "GET", "http://host/v1/things", {}, None)
+    request = parse({"path": "/things"})
+    assert (request.line, request.method, request.url) == (7, "GET", "http://host/v1/things")
+    assert (request.headers, request.content) == ({"X-Request-Id": request.id}, None)
 
 
 def test_everything_that_a_line_can_have() -> None:
@@ -55,6 +59,10 @@ def test_everything_that_a_line_can_have() -> None:
         ("", "http://host/v1"),
         ("?q=1", "http://host/v1?q=1"),
         ("/a b/é", "http://host/v1/a%20b/%C3%A9"),
+        ("/a/../b", "http://host/v1/b"),
+        ("/a/.b", "http://host/v1/a/.b"),
+        ("/a//b", "http://host/v1/a//b"),
+        ("/a-1/b_2.c~", "http://host/v1/a-1/b_2.c~"),
         ("@other", "http://host/v1/@other"),
         (":80", "http://host/v1/:80"),
     ],

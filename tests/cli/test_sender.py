@@ -17,7 +17,7 @@ from penstock.cli.requests import Request
 from penstock.cli.results import Result
 from penstock.cli.sender import Pending, Sender, TransientError, retry_after, retry_policy
 
-REQUEST = Request(1, "a", "POST", "http://host/x", {"X-Key": "secret"}, b"{}")
+REQUEST = Request(1, "a", "POST", "http://host/x", {"X-Key": "secret"}, b"{}", "0" * 20)
 
 Answer = Callable[[httpx.Request], Any]
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from cli.conftest import ENVIRONMENT
 from penstock.cli.app import run_command
 
 URL = ("--url", "http://127.0.0.1:9")
@@ -15,6 +16,9 @@ NO_FULL_URL = (
     "must be a full URL that starts with http:// or https://, "
     "for example https://api.example.com/v1"
 )
+MISSING_OUT = "--out is missing: the file that results go to, or - for standard output"
+NEEDS_EARLIER = "--retry-failed needs the results of earlier runs, and"
+NO_JOURNAL = "it exists already and has no results of penstock run in it; give another name"
 WRONG: list[tuple[list[str], str]] = [
     (["missing.jsonl", "--out", "new"], "cannot read missing.jsonl: No such file or directory"),
     (["folder", "--out", "new"], "cannot read folder: Is a directory"),
@@ -36,12 +40,15 @@ WRONG: list[tuple[list[str], str]] = [
     ),
     (["lines", "--out", "new", "--concurrency", "0"], "--concurrency must be at least 1, got 0"),
     (["lines", "--out", "new", "--capacity", "-1"], "--capacity must be at least 1, got -1"),
-    (["lines", "--out", "new", "--attempts", "0"], "--attempts must be at least 1, got 0"),
-    (["lines", "--out", "new", "--retry", "-1"], "--retry must be at least 0, got -1"),
     (
-        ["lines", "--out", "new", "--retry", "1", "--attempts", "2"],
-        "--retry and --attempts say the same in two ways: give one",
+        ["lines", "--out", "new", "--concurrency", "many"],
+        "--concurrency must be a number, auto or auto:N (as in auto:50), got 'many'",
     ),
+    (
+        ["lines", "--out", "new", "--concurrency", "auto:0"],
+        "--concurrency must be at least 1, got 0",
+    ),
+    (["lines", "--out", "new", "--retry", "-1"], "--retry must be at least 0, got -1"),
     (
         ["lines", "--out", "new", "--rate", "500"],
         "--rate: a rate must look like 500/min, 20/s or 100/10s, got '500'",
@@ -49,10 +56,6 @@ WRONG: list[tuple[list[str], str]] = [
     (
         ["lines", "--out", "new", "--tokens", "-1/s"],
         "--tokens: a rate must look like 500/min, 20/s or 100/10s, got '-1/s'",
-    ),
-    (
-        ["lines", "--out", "new", "--cost", "usage"],
-        "--cost says where the --tokens of a request are told: give --tokens too",
     ),
     (
         ["lines", "--out", "new", "--tokens", "1/s", "--cost", "a..b"],
@@ -63,11 +66,22 @@ WRONG: list[tuple[list[str], str]] = [
         ["lines", "--out", "new", "--timeout", "nan"],
         "--timeout must be more than 0 seconds, got nan",
     ),
+    (["lines", "--out", "new", "--deadline", "0"], "--deadline must be more than 0 seconds, got 0"),
+    (["lines"], MISSING_OUT),
+    (
+        ["lines", "--out", "new", "--failures", "-"],
+        "--failures must be the name of a file, and not standard output",
+    ),
+    (["lines", "--out", "-", "--retry-failed"], f"{NEEDS_EARLIER} --out - leaves none"),
+    (
+        ["lines", "--out", "new", "--retry-failed", "--overwrite"],
+        f"{NEEDS_EARLIER} --overwrite leaves none",
+    ),
     (["lines", "--out", "no/new"], "cannot write --out no/new: No such file or directory"),
     (["lines", "--out", "folder"], "cannot write --out folder: Is a directory"),
     (
         ["lines", "--out", "old"],
-        "cannot write --out old: it exists already; give another name, or --overwrite",
+        f"cannot write --out old: {NO_JOURNAL}",
     ),
     (
         ["lines", "--out", "lines", "--overwrite"],
@@ -107,8 +121,7 @@ def test_wrong_usage(
         ([], "Missing command"),
         (["fly"], "fly"),
         (["run"], "FILE"),
-        (["run", "lines"], "--out"),
-        (["run", "lines", "--out", "new", "--concurrency", "many"], "--concurrency"),
+        (["run", "lines", "--out", "new", "--capacity", "many"], "--capacity"),
         (["run", "lines", "--out", "new", "--sideways"], "--sideways"),
     ],
 )
@@ -137,8 +150,19 @@ def test_proxy_settings_that_cannot_be_used(
 def test_help_tells_the_exit_codes(capsys: pytest.CaptureFixture[str]) -> None:
     assert run_command(["run", "--help"]) == 0
     told = " ".join(capsys.readouterr().out.split())
-    for code in ("0 every line has a successful result", "1 some have not", "2 wrong usage", "130"):
+    for code in ("0 all succeeded", "1 some failed", "2 wrong usage", "3 a 401", "130 Ctrl-C"):
         assert code in told
+
+
+def test_help_fits_a_screen(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setattr("typer.rich_utils.MAX_WIDTH", 80)
+    assert run_command(["run", "--help"]) == 0
+    told = capsys.readouterr().out
+    assert told.count("\n") <= 50
+    assert max(map(len, told.splitlines())) <= 80
 
 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:
@@ -146,7 +170,47 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out.startswith("penstock 0.")
 
 
-@pytest.mark.parametrize("package", ["typer", "tenacity"])
+@pytest.mark.parametrize(
+    ("words", "offered"),
+    [
+        ("penstock r", ["run"]),
+        ("penstock run --conc", ["--concurrency"]),
+        ("penstock run --retry", ["--retry", "--retry-failed"]),
+        ("penstock run --input-format c", ["csv"]),
+    ],
+)
+def test_bash_completes(words: str, offered: list[str]) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "penstock.cli"],
+        env=ENVIRONMENT
+        | {
+            "_PENSTOCK_COMPLETE": "complete_bash",
+            "COMP_WORDS": words,
+            "COMP_CWORD": str(words.count(" ")),
+        },
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=30,
+    )
+    assert sorted(done.stdout.split()) == offered, done.stderr
+
+
+@pytest.mark.skipif(not Path("/bin/bash").exists(), reason="needs bash")
+def test_the_completion_script_for_bash() -> None:
+    program = f"{sys.executable} -m penstock.cli --show-completion; true"  # true: bash stays
+    done = subprocess.run(
+        ["/bin/bash", "-c", program],
+        env=ENVIRONMENT,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=30,
+    )
+    assert "complete -o default -F _penstock_completion penstock" in done.stdout, done.stderr
+
+
+@pytest.mark.parametrize("package", ["typer", "tenacity", "filelock"])
 def test_without_the_extra_it_says_what_to_install(package: str) -> None:
     program = f"""
 import sys

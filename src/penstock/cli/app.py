@@ -2,59 +2,66 @@
 
 from __future__ import annotations
 
-import asyncio
-import io
-import math
-import os
 import sys
 from contextlib import ExitStack
+from enum import Enum
 from importlib.metadata import version
-from typing import Annotated, Any, NoReturn, TextIO, cast
+from typing import Annotated, Any, cast
 
 import typer
 
-from penstock.cli.display import display_on, say, summary
-from penstock.cli.files import STANDARD, count_lines, open_requests, open_results
-from penstock.cli.requests import KEYS, parse_base
-from penstock.cli.results import Totals
-from penstock.cli.run import Job, Run, RunError
-from penstock.cli.sender import open_client
-from penstock.config import parse_rate
-from penstock.telemetry import setup
+from penstock.cli.clients import Clients
+from penstock.cli.display import say
+from penstock.cli.files import STANDARD, count_lines, open_requests
+from penstock.cli.job import Job
+from penstock.cli.journal import NotAJournalError, open_failures, open_results
+from penstock.cli.options import (
+    COST,
+    UsageError,
+    check_at_least,
+    check_seconds,
+    read_base,
+    read_concurrency,
+    read_config,
+    read_cost,
+    read_form,
+    read_rate,
+    read_secrets,
+    read_template,
+    refuse,
+    said,
+    set_up_telemetry,
+    stream_for_people,
+)
+from penstock.cli.outcome import carry_out, settings_of
+from penstock.cli.preview import preview
+from penstock.cli.report import ReportError, Subject, check_report
+from penstock.cli.requests import KEYS
 
 # typer brings a click of its own or uses the one that is there, by version. What their usage
 # errors have in common is the base of this one.
 _TyperUsageError: type[Exception] = typer.BadParameter.__bases__[0]
 
 _HELP = f"""
-Send the HTTP requests in FILE through a bounded queue.
-
-Each line of FILE is a JSON object: a "path" under --url or a full "url"; "method" (GET if left
-out), "params", "json" (the body), "headers", and an "id" (else the number of the line), which is
-also sent as X-Request-Id. Nothing but {", ".join(KEYS)}. Blank lines are skipped. A malformed
-line is told, counts as failed, and the run goes on.
-
-Answers of 429, 500, 502, 503 and 504, broken connections and timeouts are tried again, whatever
-the method: after what Retry-After says, or else after a random and growing pause. When an answer
-says how long to wait, or that nothing remains of a rate limit, all requests wait. Redirects are
-followed. A status of 2xx is a success, and any other a failure.
-
-Each result is a line, written as it comes: "id", "line", "status", "body" or "error" ("kind",
-"message", and the "body" of the answer if it has one), "attempts", and "seconds" from the first
-attempt to the end.
+Send the HTTP requests in FILE (- is standard input) under a service's limits. A line is a JSON
+object: "path" (under --url) or "url", and {", ".join(KEYS[:2])}, {", ".join(KEYS[4:])} if need be;
+or a row that fills --template. The same command again goes on where it stopped.
 """
 
-_EXIT_HELP = """
-Exit codes:
-
-0  every line has a successful result
-
-1  some have not, or a file could not be read or written to its end
-
-2  wrong usage; nothing was sent
-
-130  interrupted by Ctrl-C (143: by SIGTERM); what was complete is in the results
+_EPILOG = """
+Exit codes: 0 all succeeded; 1 some failed; 2 wrong usage, or RESULTS is in use: nothing was sent;
+stopped by 3 a 401, 4 no answer from anybody, 5 a file, 130 Ctrl-C, 143 SIGTERM.
 """
+
+_FILES, _PACE, _SERVICE = "Files", "Pace", "Service"
+
+
+class InputFormat(str, Enum):
+    """What FILE is written in; auto: CSV if its name ends so."""
+
+    AUTO = "auto"
+    JSONL = "jsonl"
+    CSV = "csv"
 
 
 def _flowing(text: str) -> str:
@@ -64,14 +71,9 @@ def _flowing(text: str) -> str:
 
 app = typer.Typer(
     name="penstock",
-    add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-
-
-class UsageError(Exception):
-    """What was asked for cannot be done; the message says why."""
 
 
 def run_command(arguments: list[str] | None = None) -> int:
@@ -106,162 +108,169 @@ def penstock(
     """Send many requests to services that can say "too many requests"."""
 
 
-@app.command(help=_flowing(_HELP), epilog=_flowing(_EXIT_HELP))
+def _option(panel: str | None, name: str, metavar: str, help_text: str, **more: Any) -> Any:
+    return typer.Option(
+        name, metavar=metavar, help=help_text, rich_help_panel=panel, show_default=False, **more
+    )
+
+
+@app.command(help=_flowing(_HELP), epilog=_flowing(_EPILOG))
 def run(
-    file: Annotated[str, typer.Argument(metavar="FILE", help="The requests; - is standard input.")],
-    out: Annotated[
-        str, typer.Option(metavar="RESULTS", help="Where results go; - is standard output.")
-    ],
-    url: Annotated[
-        str | None, typer.Option(metavar="BASE", help="What each path is appended to.")
-    ] = None,
-    concurrency: Annotated[int, typer.Option(help="Requests that run at once.")] = 10,
-    capacity: Annotated[int, typer.Option(help="Requests that wait at most.")] = 100,
-    rate: Annotated[
-        str | None, typer.Option(metavar="N/TIME", help="Requests at most, as in 500/min.")
-    ] = None,
-    tokens: Annotated[
-        str | None, typer.Option(metavar="N/TIME", help="Tokens at most, as in 90000/min.")
-    ] = None,
-    cost: Annotated[
+    file: Annotated[str, typer.Argument(metavar="FILE", hidden=True)],
+    config: Annotated[
         str | None,
-        typer.Option(metavar="PATH", help="Where an answer says its tokens (usage.total_tokens)."),
+        _option(
+            *(None, "--config", "FILE", 'These options as TOML: rate = "500/min".'),
+            callback=read_config,
+            is_eager=True,
+        ),
     ] = None,
-    adaptive: Annotated[
-        bool, typer.Option(help="Find out how many at once, up to --concurrency.")
+    dry_run: Annotated[
+        bool, _option(None, "--dry-run", " ", "Show the first requests, send nothing.")
     ] = False,
-    retry: Annotated[
-        int | None, typer.Option(metavar="N", help="Retries of each request at most (4).")
+    report: Annotated[
+        str | None, _option(None, "--report", "PAGE", "Draw it there as HTML (extra report).")
     ] = None,
-    attempts: Annotated[
-        int | None, typer.Option(metavar="N", help="The same, and the first attempt with them.")
-    ] = None,
-    timeout: Annotated[float, typer.Option(help="Seconds for each attempt at most.")] = 30.0,
-    overwrite: Annotated[bool, typer.Option(help="Replace RESULTS if it exists.")] = False,
     otlp: Annotated[
-        str | None,
-        typer.Option(metavar="ENDPOINT", help="Send traces and metrics there (extra otel)."),
+        str | None, _option(None, "--otlp", "ENDPOINT", "Send traces and metrics there.")
     ] = None,
     service_name: Annotated[
-        str | None, typer.Option(metavar="NAME", help="The name of this run in traces.")
+        str | None, _option(None, "--service-name", "NAME", "The name of this run in traces.")
     ] = None,
+    url: Annotated[
+        str | None, _option(_FILES, "--url", "BASE", "What each path is appended to.")
+    ] = None,
+    template: Annotated[
+        str | None, _option(_FILES, "--template", "FILE|JSON", 'As {"path": "/items/{column}"}.')
+    ] = None,
+    input_format: Annotated[
+        InputFormat, _option(_FILES, "--input-format", "jsonl|csv", "If FILE's name does not tell.")
+    ] = InputFormat.AUTO,
+    out: Annotated[
+        str | None, _option(_FILES, "--out", "RESULTS", "Where answers go; - is standard output.")
+    ] = None,
+    failures: Annotated[
+        str | None, _option(_FILES, "--failures", "FILE", "Where failures go as well.")
+    ] = None,
+    retry_failed: Annotated[
+        bool, _option(_FILES, "--retry-failed", " ", "Send again what failed in earlier runs.")
+    ] = False,
+    overwrite: Annotated[bool, _option(_FILES, "--overwrite", " ", "Begin RESULTS anew.")] = False,
+    rate: Annotated[
+        str | None, _option(_PACE, "--rate", "N/TIME", "Requests at most, as in 500/min.")
+    ] = None,
+    tokens: Annotated[
+        str | None, _option(_PACE, "--tokens", "N/TIME", "Tokens at most, as in 90000/min.")
+    ] = None,
+    cost: Annotated[
+        str | None, _option(_PACE, "--cost", "PATH", f"Where answers tell them ({COST}).")
+    ] = None,
+    concurrency: Annotated[
+        str, _option(_PACE, "--concurrency", "N|auto", "Requests at once (10); auto finds out.")
+    ] = "10",
+    capacity: Annotated[
+        int, _option(_PACE, "--capacity", "N", "Requests that wait at most (100).")
+    ] = 100,
+    no_feedback: Annotated[
+        bool, _option(_PACE, "--no-feedback", " ", "Ignore what headers say of limits.")
+    ] = False,
+    retry: Annotated[
+        int, _option(_PACE, "--retry", "N", "Retries of each request at most (4).")
+    ] = 4,
+    timeout: Annotated[
+        float, _option(_PACE, "--timeout", "SECONDS", "For each attempt (30).")
+    ] = 30.0,
+    deadline: Annotated[
+        float | None, _option(_PACE, "--deadline", "SECONDS", "For each request, waits included.")
+    ] = None,
+    bearer_env: Annotated[
+        str | None, _option(_SERVICE, "--bearer-env", "NAME", "Variable that has the token.")
+    ] = None,
+    header: Annotated[
+        list[str] | None, _option(_SERVICE, "--header", "'NAME: VALUE'", "For each request.")
+    ] = None,
+    header_env: Annotated[
+        list[str] | None, _option(_SERVICE, "--header-env", "NAME=VAR", "The same, of a variable.")
+    ] = None,
+    keep_going: Annotated[
+        bool, _option(_SERVICE, "--keep-going", " ", "Whatever it answers, or does not.")
+    ] = False,
 ) -> int:
     """Check everything, then carry it out."""
-    _check_at_least_one("--concurrency", concurrency)
-    _check_at_least_one("--capacity", capacity)
-    most_attempts = _attempts(retry, attempts)
-    limits = _limits(rate, tokens, cost)
-    if math.isnan(timeout) or timeout <= 0:
-        _refuse(f"--timeout must be more than 0 seconds, got {timeout:g}")
-    base = None
-    if url is not None:
-        try:
-            base = parse_base(url)
-        except ValueError as error:  # without the value: there may be a password in it
-            _refuse(f"--url {error}")
+    check_at_least("--capacity", capacity, 1)
+    check_at_least("--retry", retry, 0)
+    check_seconds("--timeout", timeout)
+    if deadline is not None:
+        check_seconds("--deadline", deadline)
+    most, is_adaptive = read_concurrency(concurrency)
+    request_rate, token_rate = read_rate("--rate", rate), read_rate("--tokens", tokens)
+    cost = read_cost(cost, tokens)
+    base = read_base(url)
+    credentials = read_secrets(header, header_env, bearer_env, base)
+    filled = read_template(template, base)
+    if out is None and not dry_run:
+        refuse("--out is missing: the file that results go to, or - for standard output")
+    if failures == STANDARD:
+        refuse("--failures must be the name of a file, and not standard output")
+    if retry_failed and (overwrite or out == STANDARD):
+        other = "--overwrite" if overwrite else "--out -"
+        refuse(f"--retry-failed needs the results of earlier runs, and {other} leaves none")
     try:
-        client = open_client(concurrency)
+        clients = Clients(most, credentials)
     except (ImportError, ValueError) as error:
-        _refuse(f"the proxy settings in the environment cannot be used: {error}")
-    if otlp is not None:
-        _set_up_telemetry(otlp, service_name)
+        refuse(f"the proxy settings in the environment cannot be used: {error}")
+    if report is not None and not dry_run:
+        _check_report(report, file, out, failures)
+    if otlp is not None and not dry_run:
+        set_up_telemetry(otlp, service_name)
     with ExitStack() as opened:
         try:
             requests = opened.enter_context(open_requests(file))
+            form = read_form(file, input_format.value, filled, base, requests)
+            if out is None or dry_run:
+                say(sys.stdout, preview(requests, form, credentials))
+                return 0
             expected = count_lines(requests)
         except OSError as error:
-            _refuse(f"cannot read {file}: {error.strerror or error}")
+            refuse(f"cannot read {file}: {said(error)}")
         try:
-            results = open_results(out, requests, overwrite)
-        except OSError as error:
-            _refuse(f"cannot write --out {out}: {error.strerror or error}")
-        opened.pop_all()  # from here on the run closes them
-    job = Job(
-        requests,
-        results,
-        client,
-        base,
-        concurrency,
-        capacity,
-        most_attempts,
-        timeout,
-        *limits,
-        cost=cost or "usage.total_tokens",
-        is_adaptive=adaptive,
-    )
-    return _carry_out(job, expected, out)
-
-
-def _attempts(retry: int | None, attempts: int | None) -> int:
-    if retry is not None and attempts is not None:
-        _refuse("--retry and --attempts say the same in two ways: give one")
-    if retry is not None:
-        if retry < 0:
-            _refuse(f"--retry must be at least 0, got {retry}")
-        return retry + 1
-    if attempts is not None:
-        _check_at_least_one("--attempts", attempts)
-        return attempts
-    return 5
-
-
-def _limits(
-    rate: str | None, tokens: str | None, cost: str | None
-) -> tuple[tuple[float, float] | None, tuple[float, float] | None]:
-    if cost is not None and tokens is None:
-        _refuse("--cost says where the --tokens of a request are told: give --tokens too")
-    if cost is not None and not all(cost.split(".")):
-        _refuse(f"--cost must be a path such as usage.total_tokens, got {cost!r}")
-    return _rate("--rate", rate), _rate("--tokens", tokens)
-
-
-def _rate(name: str, text: str | None) -> tuple[float, float] | None:
-    try:
-        return None if text is None else parse_rate(text)
-    except ValueError as error:
-        _refuse(f"{name}: {error}")
-
-
-def _set_up_telemetry(endpoint: str, service_name: str | None) -> None:
-    name = service_name or os.environ.get("OTEL_SERVICE_NAME") or "penstock-run"
-    try:
-        setup(name, endpoint)
-    except (ImportError, ValueError) as error:
-        _refuse(f"--otlp: {error}")
-
-
-def _check_at_least_one(name: str, value: int) -> None:
-    if value < 1:
-        _refuse(f"{name} must be at least 1, got {value}")
-
-
-def _refuse(problem: str) -> NoReturn:
-    raise UsageError(problem)
-
-
-def _carry_out(job: Job, expected: int | None, out: str) -> int:
-    stream = _stream_for_people(out)
-    totals = Totals(expected=expected)
-    problem = interrupted_by = None
-    with display_on(stream, totals) as display:
+            path = None if cost is None else cost.split(".")
+            results = open_results(out, requests, overwrite, path)
+        except (NotAJournalError, OSError) as error:
+            refuse(f"cannot write --out {out}: {said(error)}")
+        opened.callback(results.release)
         try:
-            interrupted_by = asyncio.run(Run(job, totals, display)())
-        except RunError as error:
-            problem = str(error)
-    say(stream, summary(totals, job.capacity, "standard output" if out == STANDARD else out))
-    if problem is not None:
-        say(sys.stderr, f"penstock: {problem}")
-        return 1
-    if interrupted_by is not None:
-        say(sys.stderr, "penstock: interrupted")
-        return 128 + interrupted_by
-    return 1 if totals.failed else 0
+            failed = open_failures(failures, requests, results.file) if failures else None
+        except (NotAJournalError, OSError) as error:
+            refuse(f"cannot write --failures {failures}: {said(error)}")
+        job = Job(
+            requests=requests,
+            form=form,
+            results=results,
+            clients=clients,
+            credentials=credentials,
+            concurrency=most,
+            capacity=capacity,
+            attempts=retry + 1,
+            timeout=timeout,
+            deadline=deadline,
+            failures=failed,
+            rate=request_rate,
+            tokens=token_rate,
+            cost=cost,
+            is_adaptive=is_adaptive,
+            feedback=not no_feedback,
+            retry_failed=retry_failed,
+            keep_going=keep_going,
+        )
+        opened.pop_all()  # the run closes them; a read that never ends would keep us from it
+    subject = Subject(file, url, settings_of(job, rate, tokens))
+    return carry_out(job, expected, out, stream_for_people(out), report, subject)
 
 
-def _stream_for_people(out: str) -> TextIO:
-    stream = sys.stderr if out == STANDARD else sys.stdout
-    if stream is None:
-        return io.TextIOWrapper(open(os.devnull, "wb"))
-    if isinstance(stream, io.TextIOWrapper):
-        stream.reconfigure(errors="backslashreplace")  # a file's name may be in no encoding
-    return stream
+def _check_report(report: str, *others: str | None) -> None:
+    files = [name for name in others if name is not None and name != STANDARD]
+    try:
+        check_report(report, *files)
+    except ReportError as error:
+        refuse(f"--report: {error}")

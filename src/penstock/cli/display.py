@@ -1,43 +1,52 @@
-"""What people see of a run: a bar on a terminal, plain lines elsewhere, a summary at the end."""
+"""What people see of a run: a bar on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
-from collections import Counter
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Protocol, TextIO
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.console import Console, ConsoleOptions, RenderResult
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
 
+from penstock.cli.history import History
+from penstock.cli.meter import duration
 from penstock.cli.results import Totals
 
-#: Malformed lines that are told at once. All of them are in the result file.
+#: Lines of the input that something is told about. (The malformed ones are in the results.)
 _MOST_NOTES = 10
 #: Seconds between two plain lines: at first, and in a run of many hours.
 _SHORTEST_PAUSE, _LONGEST_PAUSE = 1.0, 60.0
+#: What stands between two parts of a line on the terminal.
+_BETWEEN = " · "
 
 
 class Display(Protocol):
-    """Shows the totals of a run as they grow."""
+    """Shows a run as it goes on."""
 
     def tick(self) -> None:
-        """Time has passed: look at the totals again."""
+        """Time has passed: look at it again."""
 
     def note(self, text: str) -> None:
-        """Tell something apart from the totals."""
+        """Tell something about a line of the input, unless there was a lot of that."""
+
+    def tell(self, text: str) -> None:
+        """Tell something that people wait for."""
 
 
 @contextmanager
-def display_on(stream: TextIO, totals: Totals) -> Iterator[Display]:
-    """Show ``totals`` in the way that suits ``stream``."""
+def display_on(stream: TextIO, totals: Totals, history: History) -> Iterator[Display]:
+    """Show a run in the way that suits ``stream``."""
     console = Console(file=stream)
     if not stream.isatty() or console.is_dumb_terminal:
-        yield PlainLines(stream, totals)
+        yield PlainLines(stream, totals, history)
         return
-    bar = Bar(console, totals)
-    with bar.progress:
-        bar.tick()
+    bar = Bar(console, totals, history)
+    with bar.live:
         try:
             yield bar
         finally:
@@ -53,16 +62,17 @@ class _Notes:
     def admit(self, text: str) -> str | None:
         self._count += 1
         if self._count == _MOST_NOTES:
-            text += "\n(more malformed lines are told in the results only)"
+            text += "\n(more of this is not told one by one)"
         return text if self._count <= _MOST_NOTES else None
 
 
 class PlainLines:
     """A line now and then: every second at first, once a minute in the long run."""
 
-    def __init__(self, stream: TextIO, totals: Totals) -> None:
+    def __init__(self, stream: TextIO, totals: Totals, history: History) -> None:
         self._stream = stream
         self._totals = totals
+        self._history = history
         self._notes = _Notes()
         self._next = _SHORTEST_PAUSE
 
@@ -72,53 +82,90 @@ class PlainLines:
         if elapsed < self._next:
             return
         self._next = elapsed + min(max(_SHORTEST_PAUSE, elapsed / 10), _LONGEST_PAUSE)
-        done, expected = self._totals.done, self._totals.expected
-        of = "" if expected is None else f" of {expected - self._totals.blank}"
-        say(self._stream, f"{elapsed:.0f} s: {done}{of} done, {_state(self._totals)}")
+        total = _total(self._totals)
+        of = "" if total is None else f" of {total}"
+        done = f"{elapsed:.0f} s: {self._totals.done}{of} done"
+        told = ", ".join([done, *_state(self._totals, self._history, elapsed)])
+        say(self._stream, told)
 
     def note(self, text: str) -> None:
         """Write a line, unless there were many."""
         admitted = self._notes.admit(text)
         if admitted is not None:
-            say(self._stream, admitted)
+            self.tell(admitted)
+
+    def tell(self, text: str) -> None:
+        """Write a line."""
+        say(self._stream, text)
 
 
 class Bar:
-    """A bar that grows, and what is noted above it."""
+    """A bar that grows, how things stand below it, and what is noted above it."""
 
-    def __init__(self, console: Console, totals: Totals) -> None:
+    def __init__(self, console: Console, totals: Totals, history: History) -> None:
         self._totals = totals
+        self._history = history
         self._notes = _Notes()
-        self.progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=None),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TextColumn("{task.fields[state]}"),
-            console=console,
-            expand=True,
-            auto_refresh=False,
-            redirect_stdout=False,
-            redirect_stderr=False,
+        self.live = Live(
+            self, console=console, auto_refresh=False, redirect_stdout=False, redirect_stderr=False
         )
-        self._task = self.progress.add_task("sending", total=None, state="")
 
     def tick(self) -> None:
-        """Draw the bar."""
-        expected = self._totals.expected
-        self.progress.update(
-            self._task,
-            completed=self._totals.done,
-            total=None if expected is None else expected - self._totals.blank,
-            state=_state(self._totals),
-        )
-        self.progress.refresh()
+        """Draw it anew."""
+        self.live.refresh()
 
     def note(self, text: str) -> None:
         """Write a line above the bar, unless there were many."""
         admitted = self._notes.admit(text)
         if admitted is not None:
-            self.progress.console.print(admitted, markup=False, highlight=False)
+            self.tell(admitted)
+
+    def tell(self, text: str) -> None:
+        """Write a line above the bar."""
+        self.live.console.print(text, markup=False, highlight=False)
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """The bar in a line of its own, the rest in as many as it needs at this width."""
+        totals, elapsed = self._totals, self._totals.elapsed
+        total, done = _total(totals), totals.done
+        row = Table.grid(padding=(0, 1, 0, 0), expand=True)
+        row.add_column(ratio=1)
+        row.add_column(no_wrap=True)
+        count = str(done) if total is None else f"{done}/{total}"
+        if total:
+            count += f" {100 * min(1.0, done / total):.0f} %"
+        bar = ProgressBar(
+            total,
+            done,
+            style="bar.back",
+            complete_style="yellow" if totals.failed else "green",
+            finished_style="yellow" if totals.failed else "green",
+            animation_time=elapsed,
+        )
+        row.add_row(bar, Text(f"{count} {duration(math.floor(elapsed))}"))
+        yield row
+        yield from _fold(_state(totals, self._history, elapsed), options.max_width)
+
+
+def _fold(parts: list[str], width: int) -> Iterator[Text]:
+    """The parts in lines of this width, none broken in two unless it alone is too long."""
+    line = ""
+    for part in parts:
+        longer = f"{line}{_BETWEEN}{part}" if line else part
+        if line and len(longer) > width:
+            yield _painted(line)
+            line = part
+        else:
+            line = longer
+    yield _painted(line)
+
+
+def _painted(line: str) -> Text:
+    text = Text(line, no_wrap=True, overflow="ellipsis")
+    text.highlight_regex(r"\b[1-9]\d* failed", "bold red")
+    text.highlight_regex(r"[1-9]\d* answers of 429|held up for [^·]*", "yellow")
+    text.highlight_regex(r"about [^·]* left", "bold")
+    return text
 
 
 def say(stream: TextIO, text: str) -> None:
@@ -130,43 +177,33 @@ def say(stream: TextIO, text: str) -> None:
         pass
 
 
-def _state(totals: Totals) -> str:
-    failed, retries = totals.failed.total(), totals.retries.total()
-    return f"{failed} failed, {retries} retries, {totals.queue_size} queued"
+def _total(totals: Totals) -> int | None:
+    return None if totals.expected is None else max(0, totals.expected - totals.blank)
 
 
-def summary(totals: Totals, capacity: int, results: str) -> str:
-    """The closing words."""
-    elapsed = totals.elapsed
-    answered = len(totals.latencies)
-    rows = [
-        ("sent", f"{totals.sent} requests in {elapsed:.1f} s, {totals.calls} calls"),
-        ("succeeded", str(totals.succeeded)),
-        ("failed", _by_kind(totals.failed)),
-        ("retries", _by_kind(totals.retries)),
-        (
-            "backpressure",
-            f"{totals.backpressure_waits} waits; at most {totals.queue_peak} of {capacity} queued",
-        ),
-    ]
-    if totals.held_up:
-        rows.append(("held up", f"{totals.held_up} times, as the server asked"))
-    if totals.tokens is not None:
-        rows.append(("tokens", f"{totals.tokens:,.0f}"))
-    if answered:
-        rows += [
-            (
-                "latency",
-                f"p50 {totals.percentile(50):.3f} s, p95 {totals.percentile(95):.3f} s",
-            ),
-            ("throughput", f"{answered / elapsed:.1f} requests/s"),
-        ]
-    if totals.unfinished:
-        rows.append(("unfinished", f"{totals.unfinished} were under way and have no result"))
-    rows.append(("results", results))
-    return "\n".join(f"{name:<13}{value}" for name, value in rows)
+def _state(totals: Totals, history: History, elapsed: float) -> list[str]:
+    """How things stand, the most important first."""
+    now = history.now
+    parts = [f"{totals.failed.total()} failed", f"{totals.retries.total()} retries"]
+    rejected = totals.retries["http_429"] + totals.failed["http_429"]
+    if rejected:
+        parts.append(f"{rejected} answers of 429")
+    parts.append(history.rate.told(elapsed))
+    if history.tokens is not None:
+        parts.append(f"{history.tokens.told(elapsed)} tokens")
+    parts.append(f"{history.in_use} of {now.concurrency} at once")
+    parts.append(f"{now.queued} of {now.capacity} queued")
+    if now.closed_for > 0:
+        parts.append(f"held up for {duration(math.ceil(now.closed_for))}")
+    left = seconds_left(totals, history, elapsed)
+    if left is not None:
+        parts.append(f"about {duration(math.ceil(left))} left")
+    return parts
 
 
-def _by_kind(counts: Counter[str]) -> str:
-    kinds = ", ".join(f"{kind} {count}" for kind, count in counts.most_common())
-    return f"{counts.total()} ({kinds})" if kinds else "0"
+def seconds_left(totals: Totals, history: History, elapsed: float) -> float | None:
+    """Seconds to the end at the pace of late; None where nobody knows."""
+    total, pace = _total(totals), history.pace(elapsed)
+    if total is None or total <= totals.done or not pace:
+        return None
+    return (total - totals.done) / pace

@@ -36,25 +36,3 @@ def count_lines(file: io.BufferedReader) -> int | None:
         end = piece[-1:]
     file.seek(begin)
     return lines if end == b"\n" else lines + 1
-
-
-def open_results(name: str, requests: io.BufferedReader, overwrite: bool) -> io.FileIO:
-    """Open what the results go to; ``-`` is standard output.
-
-    Raises:
-        OSError: it cannot be written, exists already, or is the request file.
-    """
-    if name == STANDARD:
-        if sys.stdout is None:
-            raise OSError("standard output is closed")
-        return io.FileIO(sys.stdout.fileno(), "wb", closefd=False)
-    try:
-        there = os.stat(name)
-    except FileNotFoundError:
-        return io.FileIO(name, "xb")
-    if stat.S_ISREG(there.st_mode):  # not a device or a pipe, where nothing can be lost
-        if os.path.samestat(there, os.fstat(requests.fileno())):
-            raise OSError("it is the file that the requests are read from")
-        if not overwrite:
-            raise FileExistsError("it exists already; give another name, or --overwrite")
-    return io.FileIO(name, "wb")

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import io
-from collections.abc import AsyncIterator, Callable, Iterator
+import os
+from collections.abc import AsyncIterator, Iterator
 from contextlib import suppress
 from functools import partial
 
@@ -19,30 +20,29 @@ from penstock.cli.aside import Aside, settle
 LONGEST_LINE = 16 * 1024 * 1024
 #: So much is read at a time, or less if there is less right now.
 _PIECE = 64 * 1024
-_BOM = b"\xef\xbb\xbf"
+BOM = b"\xef\xbb\xbf"
 
 
 class LineCutter:
-    """Cuts what comes in pieces into numbered lines, without those that are blank."""
+    """Cuts what comes in pieces into numbered lines."""
 
-    def __init__(self, on_blank: Callable[[], None]) -> None:
-        self._on_blank = on_blank
+    def __init__(self, first_line: int = 1) -> None:
         self._line = bytearray()
         self._is_too_long = False
-        self._number = 0
+        self._number = first_line - 1
 
     def cut(self, piece: bytes) -> Iterator[tuple[int, bytes | None]]:
         """Yield the lines that end in ``piece``; None for one that is too long."""
         start, *starts = piece.split(b"\n")
         self._add(start)
         for start in starts:
-            yield from self._end_line()
+            yield self._end_line()
             self._add(start)
 
     def end(self) -> Iterator[tuple[int, bytes | None]]:
         """Yield the last line, if it had no end."""
         if self._line or self._is_too_long:
-            yield from self._end_line()
+            yield self._end_line()
 
     def _add(self, part: bytes) -> None:
         if self._is_too_long or len(self._line) + len(part) > LONGEST_LINE:
@@ -51,38 +51,31 @@ class LineCutter:
         else:
             self._line += part
 
-    def _end_line(self) -> Iterator[tuple[int, bytes | None]]:
+    def _end_line(self) -> tuple[int, bytes | None]:
         line = None if self._is_too_long else bytes(self._line)
         self._line.clear()
         self._is_too_long = False
         self._number += 1
         if line is not None and self._number == 1:
-            line = line.removeprefix(_BOM)
-        if line is None or line.strip():
-            yield self._number, line
-        else:
-            self._on_blank()
+            line = line.removeprefix(BOM)
+        return self._number, line
 
 
-class LineReader:
-    """Reads a file as its lines are asked for, and little further."""
+class Reader:
+    """Reads a file as what is in it is asked for, and little further."""
 
-    def __init__(self, file: io.BufferedReader, on_blank: Callable[[], None]) -> None:
+    def __init__(self, file: io.BufferedReader) -> None:
         self._file = file
-        self._cutter = LineCutter(on_blank)
         self._aside = Aside("penstock-reader")
 
-    async def __aiter__(self) -> AsyncIterator[tuple[int, bytes | None]]:
-        """Yield what :class:`LineCutter` yields.
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        """Yield what is there, piece by piece.
 
         Raises:
             OSError: the file cannot be read to its end.
         """
         while piece := await self._aside.call(partial(self._file.read1, _PIECE)):
-            for numbered in self._cutter.cut(piece):
-                yield numbered
-        for numbered in self._cutter.end():
-            yield numbered
+            yield piece
 
     def close(self) -> asyncio.Future[None]:
         """Close the file, unless a read never ends; the future tells when."""
@@ -93,10 +86,16 @@ class LineWriter:
     """Writes lines in the order in which they come, and at once.
 
     Those that come while a write is under way go together into the next one.
+
+    Args:
+        file: what nobody else writes to meanwhile.
+        is_journal: it is a regular file, opened to be appended to. Then it never ends within a
+            line, should the disk be full, and at its end the disk has it.
     """
 
-    def __init__(self, file: io.FileIO) -> None:
+    def __init__(self, file: io.FileIO, is_journal: bool = False) -> None:
         self._file = file
+        self._is_journal = is_journal
         self._aside = Aside("penstock-writer")
         self._waiting: list[tuple[bytes, asyncio.Future[None]]] = []
         self._is_writing = False
@@ -114,10 +113,19 @@ class LineWriter:
         return future
 
     async def close(self) -> None:
-        """Close the file when all is written, or cannot be."""
+        """Close the file when all is written, or cannot be.
+
+        Raises:
+            OSError: what was written may not be on the disk.
+        """
         with suppress(OSError):
             await self.write(b"")
-        await self._aside.call(self._file.close)
+        await self._aside.call(self._close)
+
+    def _close(self) -> None:
+        with self._file:
+            if self._is_journal and self._error is None:
+                os.fsync(self._file.fileno())
 
     def _write_waiting(self) -> None:
         batch, self._waiting = self._waiting, []
@@ -137,9 +145,19 @@ class LineWriter:
     def _write_all(self, data: bytes) -> None:
         if self._error is not None:  # a line may be there in part: add nothing to it
             raise self._error
-        rest = memoryview(data)
-        while rest:
-            written = self._file.write(rest)
-            if written is None:
-                raise BlockingIOError("the other end does not read, and does not let us wait")
-            rest = rest[written:]
+        written = 0
+        try:
+            while written < len(data):
+                count = self._file.write(memoryview(data)[written:])
+                if count is None:
+                    raise BlockingIOError("the other end does not read, and does not let us wait")
+                written += count
+        except OSError:
+            self._end_with_a_whole_line(data[:written])
+            raise
+
+    def _end_with_a_whole_line(self, written: bytes) -> None:
+        torn = len(written) - (written.rfind(b"\n") + 1)
+        if self._is_journal and torn:
+            with suppress(OSError):  # the next run does it
+                self._file.truncate(os.fstat(self._file.fileno()).st_size - torn)

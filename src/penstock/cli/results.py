@@ -10,7 +10,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any, NewType
 
-from penstock.cli.requests import RequestId
+from penstock.cli.problems import RequestId
 
 #: A value in the form that goes into the result file. Made once: what is nested as deeply as can
 #: be read might be too deep to be written from within something else.
@@ -81,19 +81,25 @@ class Totals:
 
     #: Lines in the file, if that can be known.
     expected: int | None = None
+    #: Lines that are no record of their own.
     blank: int = 0
+    #: Lines that ask for what an earlier line does.
+    duplicates: int = 0
+    #: Lines that earlier runs have dealt with, well or badly.
+    skipped: int = 0
+    failed_earlier: int = 0
     sent: int = 0
     calls: int = 0
     succeeded: int = 0
     failed: Counter[str] = field(default_factory=Counter)
     retries: Counter[str] = field(default_factory=Counter)
     backpressure_waits: int = 0
-    queue_size: int = 0
     queue_peak: int = 0
     #: How often the server's answer held up all requests.
     held_up: int = 0
-    #: What the answers say that they cost, if that was asked for.
+    #: What the answers say that they cost, if that was asked for; and those of earlier runs.
     tokens: float | None = None
+    tokens_earlier: float = 0.0
     #: Seconds from the first attempt to the end, of each request that was sent.
     latencies: array[float] = field(default_factory=lambda: array("d"))
     began: float = field(default_factory=time.monotonic)
@@ -109,9 +115,14 @@ class Totals:
             self.failed[result.failure.kind] += 1
 
     @property
+    def finished_now(self) -> int:
+        """Lines that this run has dealt with."""
+        return self.succeeded + self.failed.total()
+
+    @property
     def done(self) -> int:
         """Lines that are dealt with, blank ones not counted."""
-        return self.succeeded + self.failed.total()
+        return self.finished_now + self.skipped + self.failed_earlier + self.duplicates
 
     @property
     def unfinished(self) -> int:

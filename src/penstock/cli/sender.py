@@ -5,16 +5,19 @@ from __future__ import annotations
 import asyncio
 import json
 import math
+import os
 import re
+import socket
+import ssl
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from email.utils import parsedate_to_datetime
-from http.cookiejar import CookieJar, DefaultCookiePolicy
-from importlib.metadata import version
 
 import httpx
 from tenacity import wait_random_exponential
 
+from penstock.cli.clients import Clients
+from penstock.cli.credentials import Credentials, origin_of
 from penstock.cli.requests import Request
 from penstock.cli.results import Failure, JsonText, Result, to_json
 from penstock.cli.tracing import attempt_span
@@ -39,27 +42,12 @@ class Answer:
     is_transient: bool = False
 
 
-def open_client(concurrency: int) -> httpx.AsyncClient:
-    """Make the client for ``concurrency`` requests at a time.
-
-    Raises:
-        ImportError, ValueError: the proxy settings in the environment cannot be used.
-    """
-    return httpx.AsyncClient(
-        follow_redirects=True,
-        timeout=None,  # noqa: S113 - Sender limits each attempt as a whole
-        limits=httpx.Limits(max_connections=concurrency, max_keepalive_connections=concurrency),
-        headers={"User-Agent": f"penstock/{version('penstock')}"},
-        # No cookies: requests are independent of each other, in whatever order they run.
-        cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),
-    )
-
-
 class TransientError(Exception):
     """An attempt failed in a way that may pass."""
 
     def __init__(self, answer: Answer) -> None:
         super().__init__(answer.message)
+        self.answer = answer
         response = answer.response
         asked = None if response is None else retry_after(response.headers.get("Retry-After", ""))
         #: Seconds that the server asks for; the queue waits no less.
@@ -80,15 +68,26 @@ class Pending:
 
     request: Request
     attempts: int = 0
+    #: How the newest attempt went.
+    answer: Answer | None = None
     #: When the first attempt began, by the clock of the loop.
     began: float = 0.0
+    #: Since when it waits for its next attempt, in seconds from the beginning of the run.
+    waits_since: float = 0.0
 
 
 class Sender:
     """Sends requests, each attempt in up to ``timeout`` seconds."""
 
-    def __init__(self, client: httpx.AsyncClient, attempts: int, timeout: float) -> None:
+    def __init__(
+        self,
+        client: httpx.AsyncClient | Clients,
+        attempts: int,
+        timeout: float,
+        credentials: Credentials | None = None,
+    ) -> None:
         self._client = client
+        self._credentials = credentials or Credentials()
         self._attempts = attempts
         self._timeout = timeout
 
@@ -101,6 +100,7 @@ class Sender:
         with attempt_span(pending.request, pending.attempts) as span:
             answer = await self._attempt(pending.request, span.headers)
             span.end(answer.response, answer.kind)
+        pending.answer = answer
         return answer
 
     def may_pass(self, pending: Pending, answer: Answer) -> bool:
@@ -110,6 +110,8 @@ class Sender:
     def result(self, pending: Pending, answer: Answer) -> Result:
         """What became of a request whose last attempt gave this answer."""
         body = None if answer.response is None else _body(answer.response)
+        if body is not None:
+            body = self._credentials.redacted(body)
         failure = Failure(answer.kind, answer.message, body) if answer.kind else None
         return Result(
             id=pending.request.id,
@@ -118,12 +120,25 @@ class Sender:
             body=body,
             failure=failure,
             attempts=pending.attempts,
-            seconds=asyncio.get_running_loop().time() - pending.began,
+            seconds=asyncio.get_running_loop().time() - pending.began if pending.attempts else 0.0,
         )
 
+    def late(self, pending: Pending, deadline: float) -> Result:
+        """What became of a request whose deadline passed before it could be done."""
+        message = f"not done within {deadline:g} s"
+        if pending.answer is not None:
+            message += f"; the last attempt: {pending.answer.message}"
+        response = None if pending.answer is None else pending.answer.response
+        return self.result(pending, Answer(response, "deadline", message))
+
     async def _attempt(self, request: Request, headers: dict[str, str]) -> Answer:
+        ours = self._credentials.given_to(request)
         call = self._client.request(
-            request.method, request.url, headers=headers, content=request.content
+            request.method,
+            request.url,
+            headers=headers | ours,
+            content=request.content,
+            extensions={"penstock.origin": origin_of(request.url)} if ours else None,
         )
         try:
             response = await asyncio.wait_for(
@@ -138,6 +153,7 @@ class Sender:
             return Answer(response)
         status = response.status_code
         message = f"{status} {response.reason_phrase}".rstrip()
+        message = self._credentials.redacted(message)
         return Answer(response, f"http_{status}", message, status in _TRANSIENT_STATUSES)
 
 
@@ -145,12 +161,26 @@ def _unanswered(error: Exception) -> Answer:
     name = type(error).__name__
     if isinstance(error, (httpx.UnsupportedProtocol, httpx.LocalProtocolError)):
         return Answer(None, "protocol", f"cannot be sent ({name})")  # the rest may be a secret
-    message = f"{name}: {error}" if str(error) else name
+    reason = _reason(error)
+    message = f"{name}: {reason}" if reason else name
     if isinstance(error, httpx.TransportError):
         return Answer(None, "connection", message, is_transient=True)
     if isinstance(error, httpx.RequestError):  # redirected in circles, or an answer in no code
         return Answer(None, "protocol", message)
     return Answer(None, "unexpected", message)
+
+
+def _reason(error: BaseException) -> str:
+    """What the system says, if it is behind the error; else what the error says."""
+    cause: BaseException | None = error
+    reason = str(error)
+    while cause is not None:
+        if isinstance(cause, (socket.gaierror, ssl.SSLError)):
+            reason = cause.strerror or str(cause)
+        elif isinstance(cause, OSError) and cause.errno:
+            reason = os.strerror(cause.errno)  # asyncio has words of its own
+        cause = cause.__cause__ or cause.__context__
+    return reason
 
 
 def retry_after(value: str) -> float | None:

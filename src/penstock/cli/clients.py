@@ -1,0 +1,69 @@
+"""The HTTP clients of a run: several, as one becomes slow with the number of its connections.
+
+(Each request makes httpx look at each of its connections, and again at each for those that are
+idle: with 100 of them that takes longer than all the rest.)
+"""
+
+from __future__ import annotations
+
+from contextlib import AsyncExitStack
+from http.cookiejar import CookieJar, DefaultCookiePolicy
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+import httpx
+
+from penstock.cli.credentials import Credentials
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+#: Connections of one client at most.
+_SIZE = 8
+
+
+class Clients:
+    """As many clients as ``concurrency`` requests at a time need.
+
+    Redirects do not take the ``credentials`` to another service.
+
+    Raises:
+        ImportError, ValueError: the proxy settings in the environment cannot be used.
+    """
+
+    def __init__(self, concurrency: int, credentials: Credentials | None = None) -> None:
+        self._trust = httpx.create_ssl_context()  # made once: it takes a while
+        self._credentials = credentials or Credentials()
+        sizes = [min(_SIZE, concurrency - begin) for begin in range(0, concurrency, _SIZE)]
+        self._clients = [self._client(size) for size in sizes]
+        self._under_way = [0] * len(sizes)
+        self._opened = AsyncExitStack()
+
+    def _client(self, size: int) -> httpx.AsyncClient:
+        return httpx.AsyncClient(
+            verify=self._trust,
+            follow_redirects=True,
+            timeout=None,  # noqa: S113 - Sender limits each attempt as a whole
+            limits=httpx.Limits(max_connections=size, max_keepalive_connections=size),
+            headers={"User-Agent": f"penstock/{version('penstock')}"},
+            # No cookies: requests are independent of each other, in whatever order they run.
+            cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),
+            event_hooks={"request": [self._credentials.stay_at_home]},
+        )
+
+    async def __aenter__(self) -> Self:
+        for client in self._clients:
+            await self._opened.enter_async_context(client)
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        await self._opened.aclose()
+
+    async def request(self, method: str, url: str, **options: Any) -> httpx.Response:
+        """See ``httpx.AsyncClient.request``; the first client with a free connection does it."""
+        chosen = min(range(len(self._clients)), key=lambda index: self._under_way[index] >= _SIZE)
+        self._under_way[chosen] += 1
+        try:
+            return await self._clients[chosen].request(method, url, **options)
+        finally:
+            self._under_way[chosen] -= 1

@@ -1,0 +1,185 @@
+"""What the options of a run may say, each one checked before anything is done."""
+
+from __future__ import annotations
+
+import io
+import math
+import os
+import sys
+from collections.abc import Sequence
+from typing import Literal, NoReturn, TextIO
+
+import typer
+
+from penstock.cli.credentials import Credentials, read_credentials
+from penstock.cli.files import STANDARD
+from penstock.cli.problems import MalformedLineError
+from penstock.cli.records import read_header, read_object
+from penstock.cli.requests import parse_base
+from penstock.cli.settings import read_settings
+from penstock.cli.source import Form
+from penstock.cli.template import Template
+from penstock.config import parse_rate
+from penstock.telemetry import setup
+
+#: Where an answer says its tokens, if it is not said otherwise.
+COST = "usage.total_tokens"
+#: The most requests at once that --concurrency auto finds out, if it is not said otherwise.
+AUTO = 100
+
+
+class UsageError(Exception):
+    """What was asked for cannot be done; the message says why."""
+
+
+def refuse(problem: str) -> NoReturn:
+    """Say that it cannot be done."""
+    raise UsageError(problem)
+
+
+def said(error: Exception) -> str:
+    """What an error says, without its number if it has one."""
+    return (error.strerror if isinstance(error, OSError) else None) or str(error)
+
+
+def read_config(context: typer.Context, name: str | None) -> None:
+    """Let the options of a file be the defaults of those on the command line."""
+    if name is None:
+        return
+    options = {
+        (option.name or "").replace("_", "-"): option
+        for option in context.command.params
+        if option.name not in ("config", "help")
+    }
+    flags = [key for key, option in options.items() if getattr(option, "is_flag", False)]
+    lists = [key for key, option in options.items() if getattr(option, "multiple", False)]
+    try:
+        settings = read_settings(name, options, flags, lists)
+    except (OSError, ValueError) as error:
+        refuse(f"cannot read --config {name}: {said(error)}")
+    context.default_map = {key.replace("-", "_"): value for key, value in settings.items()}
+
+
+def check_at_least(name: str, value: int, least: int) -> None:
+    """Refuse what is too little."""
+    if value < least:
+        refuse(f"{name} must be at least {least}, got {value}")
+
+
+def check_seconds(name: str, value: float) -> None:
+    """Refuse what is no time."""
+    if math.isnan(value) or value <= 0:
+        refuse(f"{name} must be more than 0 seconds, got {value:g}")
+
+
+def read_concurrency(text: str) -> tuple[int, bool]:
+    """How many requests at once at most, and whether that is to be found out."""
+    word, colon, number = text.partition(":")
+    is_auto = word.strip().lower() == "auto"
+    try:
+        most = AUTO if is_auto and not colon else int(number if is_auto else text)
+    except ValueError:
+        refuse(f"--concurrency must be a number, auto or auto:N (as in auto:50), got {text!r}")
+    check_at_least("--concurrency", most, 1)
+    return most, is_auto
+
+
+def read_rate(name: str, text: str | None) -> tuple[float, float] | None:
+    """So many in so many seconds."""
+    try:
+        return None if text is None else parse_rate(text)
+    except ValueError as error:
+        refuse(f"{name}: {error}")
+
+
+def read_cost(cost: str | None, tokens: str | None) -> str | None:
+    """Where answers say what they cost, if anybody wants to know."""
+    if cost is not None and not all(cost.split(".")):
+        refuse(f"--cost must be a path such as {COST}, got {cost!r}")
+    return cost or (None if tokens is None else COST)
+
+
+def read_base(url: str | None) -> str | None:
+    """What paths are appended to."""
+    if url is None:
+        return None
+    try:
+        return parse_base(url)
+    except ValueError as error:  # without the value: there may be a password in it
+        refuse(f"--url {error}")
+
+
+def read_secrets(
+    header: Sequence[str] | None,
+    header_env: Sequence[str] | None,
+    bearer_env: str | None,
+    base: str | None,
+) -> Credentials:
+    """What each request carries."""
+    try:
+        return read_credentials(header or (), header_env or (), bearer_env, base, os.environ)
+    except ValueError as error:
+        refuse(str(error))
+
+
+def read_template(text: str | None, base: str | None) -> Template | None:
+    """What makes requests of records: JSON, or the name of a file of it."""
+    if text is None:
+        return None
+    try:
+        if text.lstrip().startswith("{"):
+            content = text.encode()
+        else:
+            with open(text, "rb") as file:
+                content = file.read()
+        template = Template(read_object(content.strip()))
+    except OSError as error:
+        refuse(f"cannot read --template {text}: {said(error)}")
+    except (MalformedLineError, ValueError) as error:
+        refuse(f"--template: {error}")
+    if template.has_path and base is None:
+        refuse("--template has a path, which needs --url")
+    return template
+
+
+def read_form(
+    name: str,
+    kind: Literal["auto", "jsonl", "csv"],
+    template: Template | None,
+    base: str | None,
+    requests: io.BufferedReader,
+) -> Form:
+    """What the input is written in; of CSV it reads the names of the columns.
+
+    Raises:
+        OSError: the input cannot be read.
+    """
+    if kind == "jsonl" or (kind == "auto" and not name.lower().endswith(".csv")):
+        return Form(base, template)
+    if template is None:
+        refuse('CSV needs a --template for its rows, such as {"path": "/items/{sku}"}')
+    try:
+        columns, first_line = read_header(requests)
+        template.check_columns(columns)
+    except ValueError as error:
+        refuse(f"{'standard input' if name == STANDARD else name}: {error}")
+    return Form(base, template, columns, first_line)
+
+
+def set_up_telemetry(endpoint: str, service_name: str | None) -> None:
+    """Send traces and metrics to a collector."""
+    name = service_name or os.environ.get("OTEL_SERVICE_NAME") or "penstock-run"
+    try:
+        setup(name, endpoint)
+    except (ImportError, ValueError) as error:
+        refuse(f"--otlp: {error}")
+
+
+def stream_for_people(out: str) -> TextIO:
+    """Where progress and summary go: not among the results."""
+    stream = sys.stderr if out == STANDARD else sys.stdout
+    if stream is None:
+        return io.TextIOWrapper(open(os.devnull, "wb"))
+    if isinstance(stream, io.TextIOWrapper):
+        stream.reconfigure(errors="backslashreplace")  # a file's name may be in no encoding
+    return stream
