@@ -44,6 +44,7 @@ bench: $(READY)  ## Measure against peers and write benchmarks/README.md (about 
 	$(BIN)/python -m benchmarks.rate_limited_server --write
 	$(BIN)/python -m benchmarks.threads --write
 	$(BIN)/python -m benchmarks.telemetry --write
+	$(BIN)/python -m benchmarks.brokers --write
 
 bench-quick: $(READY)  ## See that the benchmarks run
 	$(BIN)/python -m benchmarks.queue --quick
@@ -51,6 +52,7 @@ bench-quick: $(READY)  ## See that the benchmarks run
 	$(BIN)/python -m benchmarks.rate_limited_server --quick
 	$(BIN)/python -m benchmarks.threads --quick
 	$(BIN)/python -m benchmarks.telemetry --quick
+	$(BIN)/python -m benchmarks.brokers --quick
 
 # Needs Go and Debian's prometheus. Builds the collector and Jaeger in .cache the first time, which
 # takes a quarter of an hour; the rest takes some minutes.

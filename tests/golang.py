@@ -25,7 +25,8 @@ def installed(package: str, version: str, built: Path, hint: str) -> Path:
         say(f"building {built.name}: {hint}")
         with folder(built.parent) as work:
             go("install", f"{package}@{version}", cwd=Path(work), GOBIN=work)
-            shutil.move(Path(work) / package.rpartition("/")[2], built)
+            (made,) = Path(work).iterdir()  # Go names it after the module, or the folder
+            shutil.move(made, built)
     return built
 
 

@@ -64,6 +64,7 @@ HEAVY = (
     "opentelemetry.sdk",
     "opentelemetry.exporter",
     "penstock._http",
+    "penstock.brokers",
     "penstock.cli",
     "penstock.httpx",
     "penstock.httpx2",

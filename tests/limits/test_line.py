@@ -250,3 +250,53 @@ def test_after_a_storm_of_cancellations_the_whole_limit_is_there(cancel: list[bo
     for _ in range(5):
         model.enter((limit, None, 1))
     assert len(model.pending) == 5
+
+
+# -- for those whose right to start ends ----------------------------------------------------------
+
+
+def lines_of_two() -> tuple[Line, list[Waiter]]:
+    """A line of four who wait for one limit or another, by turns; nobody can start."""
+    line = Line(Gate())
+    limits = [Limit(1, 10, name="a"), Limit(1, 10, name="b")]
+    for limit in limits:
+        limit.meter(None, 0).log.record(0, 1)
+    waiters = [Waiter(((limits[number % 2].meter(None, 0), 1),)) for number in range(4)]
+    for waiter in waiters:
+        line.enter(waiter)
+    return line, waiters
+
+
+def test_the_oldest_are_told_by_their_age() -> None:
+    line, waiters = lines_of_two()
+    assert line.oldest(3) == waiters[:3]
+    assert line.oldest(9) == waiters
+    assert line.oldest(0) == []
+
+
+def test_who_was_let_through_and_came_too_late_is_the_first_again() -> None:
+    line, waiters = lines_of_two()
+    assert line.turn(10) == waiters[:2]
+    line.enter_again(waiters[0])
+    line.confirm(10, waiters[1])
+    assert line.oldest(9) == [waiters[0], *waiters[2:]]
+    assert line.turn(10) == [waiters[0]], "nobody overtook"
+
+
+def test_who_comes_back_alone_waits_as_before() -> None:
+    line = Line(Gate())
+    waiter = Waiter(((Limit(1, 10).meter(None, 0), 1),))
+    line.enter(waiter)
+    assert line.turn(0) == [waiter]
+    line.enter_again(waiter)
+    assert line.waiting == 1
+    assert line.turn(0) == [waiter]
+
+
+def test_all_can_be_sent_away() -> None:
+    line, waiters = lines_of_two()
+    error = RuntimeError("closed")
+    assert line.dismiss(error) == waiters
+    assert line.waiting == 0
+    assert all(waiter.error is error and waiter.group is None for waiter in waiters)
+    assert line.turn(100) == []

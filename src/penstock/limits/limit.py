@@ -189,7 +189,9 @@ class Limit:
         if self.key is None and meter is not None:
             return meter
         if meter is None:
-            log = SlidingLog(self._max, self._per, forgotten=self._forgotten)
+            limiter = self.limiter
+            kind = SlidingLog if limiter is None else limiter.log_type
+            log = kind(self._max, self._per, forgotten=self._forgotten)
             meter = self._meters[key] = Meter(self, key, log)
         elif self.key is not None:
             self._meters.move_to_end(key)

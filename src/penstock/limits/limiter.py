@@ -7,7 +7,7 @@ import math
 import random
 import time
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, ClassVar
 
 from penstock import _checks
 from penstock.limits import headers as _headers
@@ -43,6 +43,9 @@ class Limiter(Turnstile):
     The clock is the monotonic one; in an event loop with a clock of its own, as
     :class:`penstock.testing.VirtualTimeLoop`, it is that one.
     """
+
+    #: In what each of its limits is counted.
+    log_type: ClassVar[type[SlidingLog]] = SlidingLog
 
     def __init__(
         self,
@@ -104,20 +107,26 @@ class Limiter(Turnstile):
             self._turn(now, running)
             if waiter.records is not None:
                 return self._confirmed(now, waiter, prices)
-        try:
-            await waiter.future
-        except GeneratorExit:
-            self._abandon(waiter)
-            raise
-        except BaseException:
+        while True:
+            try:
+                await waiter.future
+            except GeneratorExit:
+                self._abandon(waiter)
+                raise
+            except BaseException:
+                with self._lock:
+                    self._withdraw(waiter)
+                raise
             with self._lock:
-                self._withdraw(waiter)
-            raise
-        with self._lock:
-            if waiter.error is not None:
-                self._withdraw(waiter)
-                raise waiter.error
-            return self._confirmed(self._now(running), waiter, prices)
+                if waiter.error is not None:
+                    self._withdraw(waiter)
+                    raise waiter.error
+                now = self._now(running)
+                if not self._line.is_late(now, waiter):
+                    return self._confirmed(now, waiter, prices)
+                waiter.renew()
+                self._line.enter_again(waiter)
+                self._turn(now, running)
 
     def acquire_blocking(
         self,
@@ -164,7 +173,10 @@ class Limiter(Turnstile):
                     if waiter.error is not None:
                         raise waiter.error
                     if waiter.records is not None:
-                        return self._confirmed(now, waiter, prices)
+                        if not self._line.is_late(now, waiter):
+                            return self._confirmed(now, waiter, prices)
+                        self._line.enter_again(waiter)
+                        continue
                     if is_wanted is not None and not is_wanted():
                         raise asyncio.CancelledError("nobody wants to start any more")
                     if now >= deadline:

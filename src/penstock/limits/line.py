@@ -5,7 +5,7 @@ from __future__ import annotations
 import heapq
 import math
 from collections import OrderedDict
-from itertools import count
+from itertools import count, islice
 from typing import TypeAlias
 
 from penstock.limits.exact import Exact
@@ -92,18 +92,44 @@ class Line:
 
     def enter(self, waiter: Waiter) -> None:
         """Join the line at its end; then comes a :meth:`turn`."""
+        waiter.age = next(self._ages)
+        group = self._join(waiter)
+        if len(group.waiters) == 1:
+            self._look_soon(group)
+
+    def enter_again(self, waiter: Waiter) -> None:
+        """One that was let through and came too late waits on, at its old place; then a turn."""
+        self.give_back(waiter)
+        group = self._join(waiter)
+        group.waiters.move_to_end(waiter, last=False)
+        self._forget_look(group)
+        group.parked = None
+        self._look_soon(group)
+
+    def _join(self, waiter: Waiter) -> Group:
         meters = tuple([meter for meter, _ in waiter.needs])
         group = self._groups.get(meters)
         if group is None:
             group = self._groups[meters] = Group(meters)
             for meter in meters:
                 meter.groups += 1
-        waiter.age = next(self._ages)
         waiter.group = group
         group.waiters[waiter] = None
         self.waiting += 1
-        if len(group.waiters) == 1:
-            self._look_soon(group)
+        return group
+
+    def is_late(self, now: float, waiter: Waiter) -> bool:
+        """Whether one that was let through comes too late to start at ``now``."""
+        assert waiter.records is not None
+        for (meter, _), record in zip(waiter.needs, waiter.records, strict=True):
+            if meter.log.is_late(record, now):
+                return True
+        return False
+
+    def oldest(self, count: int) -> list[Waiter]:
+        """The first of those who wait, at most so many."""
+        firsts = [islice(group.waiters, count) for group in self._groups.values()]
+        return list(islice(heapq.merge(*firsts, key=_age), count))
 
     def leave(self, waiter: Waiter) -> None:
         """Wait no longer; then comes a :meth:`turn`."""
@@ -154,6 +180,14 @@ class Line:
         for waiter in rejected:
             self.leave(waiter)
         return rejected
+
+    def dismiss(self, error: Exception) -> list[Waiter]:
+        """Take out all who wait; their ``error`` is this one."""
+        dismissed = self.oldest(self.waiting)
+        for waiter in dismissed:
+            waiter.error = error
+            self.leave(waiter)
+        return dismissed
 
     def turn(self, now: float) -> list[Waiter]:
         """Those who may start at ``now``, in order. What they need is reserved for them."""
@@ -278,3 +312,7 @@ class Line:
                 self._due.clear()
         for meter in group.meters:
             self._let_next_look(meter)
+
+
+def _age(waiter: Waiter) -> int:
+    return waiter.age

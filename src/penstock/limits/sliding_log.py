@@ -123,6 +123,10 @@ class SlidingLog:
         self._total += record.cost
         return record
 
+    def is_late(self, record: Record, now: float) -> bool:
+        """Whether it is too late at ``now`` for what was reserved; here it never is."""
+        return False
+
     def confirm(self, record: Record, now: float) -> None:
         """What was reserved starts at ``now``: only from here does its time in the log run."""
         record.at = now

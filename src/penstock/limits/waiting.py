@@ -24,6 +24,11 @@ class LoopWaiter(Waiter):
         self.loop = loop
         self.future: asyncio.Future[None] = loop.create_future()
 
+    def renew(self) -> None:
+        """It looked, and waits on."""
+        if self.future.done():
+            self.future = self.loop.create_future()
+
     def wake(self, running: asyncio.AbstractEventLoop | None) -> bool:
         """Let it look at what became of it; False when its loop is closed."""
         if self.loop is running:

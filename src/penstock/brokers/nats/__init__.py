@@ -8,7 +8,9 @@
     queue = WorkQueue(queue=NatsQueue("nats://localhost:4222", name="calls", maxsize=10_000))
 
 Whoever puts and whoever processes may be on different machines. ``put`` returning True says that
-the server has stored the item; each is processed at least once.
+the server has stored the item; each is processed at least once. With
+``limits=NatsLimiter("nats://localhost:4222", [Limit(100, per=1)], name="service")`` all machines
+together keep to one rate.
 """
 
 try:
@@ -20,6 +22,7 @@ except ImportError as error:
 
 from penstock.brokers.nats.dead_letters import NatsDeadLetter
 from penstock.brokers.nats.engine import QueueInfo
+from penstock.brokers.nats.limiter import NatsLimiter
 from penstock.brokers.nats.queue import NatsQueue
 
-__all__ = ["NatsDeadLetter", "NatsQueue", "QueueInfo"]
+__all__ = ["NatsDeadLetter", "NatsLimiter", "NatsQueue", "QueueInfo"]

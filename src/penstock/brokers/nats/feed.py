@@ -150,7 +150,9 @@ class Feed(Takers):
         self._is_asking = False
         on_their_way = max(0, self._at_hand() - len(self._called))
         wanted = len(self._takers) - on_their_way - self._asked
-        if self.closed or self._is_hushed or wanted <= 0:
+        # Fewer than are asked for already can wait for the next that comes: a request for one costs
+        # as much as one for many.
+        if self.closed or self._is_hushed or wanted <= 0 or wanted < self._asked:
             return
         if self.put_off + self._hands.settling > _MOST_BESIDE:
             asyncio.get_running_loop().call_later(_REFUSED, self._ask)
@@ -200,6 +202,7 @@ class Feed(Takers):
             return
         self._entries.append(entry)
         self.wake()
+        self._ask_soon()  # for those who waited with their request
         self._watch_leftovers()
 
     def _over(self, number: str, left: str | None, *, is_refusal: bool = False) -> None:
