@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+EXTRAS := cli,httpx,msgpack,nats,otel,progress,report
 
 .PHONY: help demo test lint format docs bench bench-quick examples e2e test-all clean
 
@@ -12,7 +13,7 @@ help:  ## Say what can be made
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV) || { echo "Python's venv module is missing (Debian: apt-get install python3-venv)"; exit 1; }
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade pip
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[cli,msgpack,nats,otel,progress]' --group dev
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[$(EXTRAS)]' --group dev
 	touch $@
 
 demo: $(READY)  ## Send 500 HTTP requests through a queue to a server that pushes back
@@ -73,7 +74,7 @@ test-one: $(VENV)/.tests-ready
 $(VENV)/.tests-ready: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade pip
-	$(BIN)/python -m pip install --quiet -e '.[cli,msgpack,nats,otel,progress]' --group test
+	$(BIN)/python -m pip install --quiet -e '.[$(EXTRAS)]' --group test
 	touch $@
 
 clean:  ## Remove everything that was made

@@ -16,6 +16,9 @@ from typing import Any
 
 import pytest
 
+# The servers of those tests, for the commands that need one.
+from brokers.conftest import nats_program, nats_server, start_nats  # noqa: F401
+
 #: Seconds that any process may take.
 LIMIT = 30.0
 

@@ -30,7 +30,7 @@ def test_all_of_it_can_stand_in_a_file_and_the_command_line_wins(
 ) -> None:
     penstock.environment["SERVICE_TOKEN"] = "a-token"
     penstock.lines({"n": 1}, {"n": 2})
-    (penstock.folder / "run.toml").write_text(CONFIG + "[more]\n".replace("[more]\n", ""))
+    (penstock.folder / "run.toml").write_text(CONFIG)
     server.answer = lambda seen: (500, {}, b"")
     options = ("--config", "run.toml", "--url", server.url)
     done = penstock.run("run", *options)

@@ -10,6 +10,7 @@ from typing import Annotated, Any, cast
 
 import typer
 
+from penstock.cli.broker import add_commands
 from penstock.cli.clients import Clients
 from penstock.cli.display import say
 from penstock.cli.files import STANDARD, count_lines, open_requests
@@ -74,6 +75,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+add_commands(app)
 
 
 def run_command(arguments: list[str] | None = None) -> int:
@@ -83,7 +85,9 @@ def run_command(arguments: list[str] | None = None) -> int:
     except UsageError as error:
         problem = str(error)
     except _TyperUsageError as error:
-        problem = cast("Any", error).format_message().rstrip(".") + " (see penstock run --help)"
+        usage = cast("Any", error)
+        command = usage.ctx.command_path if usage.ctx else "penstock"
+        problem = f"{usage.format_message().rstrip('.')} (see {command} --help)"
     except typer.Abort:
         return 130
     else:

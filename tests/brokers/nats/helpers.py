@@ -69,6 +69,11 @@ class Worker:
         self.done.append(item)
 
 
+def show(*what: Any) -> None:
+    """Write figures where pytest -rA shows them."""
+    sys.stdout.write(" ".join(map(str, what)) + "\n")
+
+
 def ignore(error: Exception, item: Any) -> None:
     """An error handler."""
 

@@ -9,9 +9,9 @@ import asyncio
 import json
 import logging
 import math
+import os
 import sys
 import time
-from pathlib import Path
 from typing import Any
 
 from penstock import RetryPolicy, WorkQueue
@@ -20,7 +20,8 @@ from penstock.errors import BrokerError, QueueUnknownError
 
 
 def note(did: str, **what: Any) -> None:
-    print(json.dumps({"did": did, "at": time.monotonic(), **what}), flush=True)
+    sys.stdout.write(json.dumps({"did": did, "at": time.monotonic(), **what}) + "\n")
+    sys.stdout.flush()
 
 
 def queue_of(settings: dict[str, Any]) -> NatsQueue[Any]:
@@ -80,7 +81,7 @@ async def work(
         note("began", item=item)
         try:
             await asyncio.sleep(takes)
-            while gate is not None and not Path(gate).exists():
+            while gate is not None and not os.path.exists(gate):  # noqa: ASYNC110, ASYNC240
                 await asyncio.sleep(0.01)
         except asyncio.CancelledError:
             note("cancelled", item=item)
@@ -94,7 +95,7 @@ async def work(
     if on_signals:
         queue.stop_on_signals(timeout=stop_timeout)
         note("ready")
-        while queue.status != "stopped":
+        while queue.status != "stopped":  # noqa: ASYNC110 - a signal sets no event
             await asyncio.sleep(0.01)
         note("stopped", all_done=await queue.stop())
         return

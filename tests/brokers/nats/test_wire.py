@@ -53,7 +53,8 @@ def leave_no_leaks() -> Iterator[None]:
 
 
 @pytest.mark.parametrize(
-    "url", ["", "http://localhost:4222", "nats://", "nats://host:port", "nats://h:99999", "kafka:1:2"]
+    "url",
+    ["", "http://localhost:4222", "nats://", "nats://host:port", "nats://h:99999", "kafka:1:2"],
 )
 def test_what_is_no_url_is_refused_at_once(url: str) -> None:
     with pytest.raises(ValueError, match="servers must be like nats://host:4222"):
@@ -214,8 +215,12 @@ async def test_right_credentials(
 
 
 async def test_credentials_that_are_not_good_any_more(
-    start_nats: Start, make_queue: MakeQueue, caplog: pytest.LogCaptureFixture
+    start_nats: Start,
+    make_queue: MakeQueue,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr("penstock.brokers.nats.publisher._NOBODY", 0.5)
     server = start_nats(authorization=USERS)
     queue = make_queue(server.url, options={"user": "penstock", "password": SECRET})
     await queue.start_workers(Worker(), 1)
@@ -292,9 +297,7 @@ async def test_no_permission_to_create(start_nats: Start, make_queue: MakeQueue)
     assert loop.time() - began < 5
 
 
-async def test_no_permission_to_put(
-    start_nats: Start, make_queue: MakeQueue, name: str
-) -> None:
+async def test_no_permission_to_put(start_nats: Start, make_queue: MakeQueue, name: str) -> None:
     server = start_nats(
         authorization=permitting(publish={"deny": [f"penstock.{name}"], "allow": [">"]})
     )
@@ -330,7 +333,7 @@ async def test_no_permission_to_take(
     assert await queue.put("a") is True
 
 
-# -- too large --------------------------------------------------------------------------------------
+# -- too large ------------------------------------------------------------------------------------
 
 
 async def test_an_item_that_is_too_large_for_the_server(
@@ -365,6 +368,8 @@ async def test_the_largest_item_of_the_queue(make_queue: MakeQueue) -> None:
     queue = make_queue(max_item_size=10)
     await queue.start()
     assert await queue.put("x" * 8) is True
-    with pytest.raises(ValueError, match="11 bytes as application/json, and max_item_size allows 10"):
+    with pytest.raises(
+        ValueError, match="11 bytes as application/json, and max_item_size allows 10"
+    ):
         await queue.put("x" * 9)
     assert queue.metrics["enqueued"] == 1

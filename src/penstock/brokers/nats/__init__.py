@@ -24,5 +24,15 @@ from penstock.brokers.nats.dead_letters import NatsDeadLetter
 from penstock.brokers.nats.engine import QueueInfo
 from penstock.brokers.nats.limiter import NatsLimiter
 from penstock.brokers.nats.queue import NatsQueue
+from penstock.brokers.nats.roll_call import NatsProcess
+from penstock.brokers.nats.settings import QueueSettings, existing_settings
 
-__all__ = ["NatsDeadLetter", "NatsLimiter", "NatsQueue", "QueueInfo"]
+__all__ = [
+    "NatsDeadLetter",
+    "NatsLimiter",
+    "NatsProcess",
+    "NatsQueue",
+    "QueueInfo",
+    "QueueSettings",
+    "existing_settings",
+]

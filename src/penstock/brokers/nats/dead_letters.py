@@ -118,7 +118,7 @@ class Graveyard(Generic[T]):
         """
         letters: list[NatsDeadLetter[T]] = []
         number = 1
-        while len(letters) < limit:
+        while self._engine.keeps_dead_letters and len(letters) < limit:
             message = await self._next(number)
             if message is None:
                 break

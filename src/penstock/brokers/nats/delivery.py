@@ -95,6 +95,10 @@ class Hands:
         """A delivery has come."""
         self._held.add(delivery)
 
+    def drop(self, delivery: Delivery) -> None:
+        """It is void: the item came by another delivery since. The server hears nothing of it."""
+        self._held.discard(delivery)
+
     async def done(self, delivery: Delivery, verdict: bytes = _ACK) -> None:
         """Tell the server that the item is done, until it has heard.
 

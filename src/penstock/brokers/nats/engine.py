@@ -25,7 +25,8 @@ CONSUMER: Final = "workers"
 
 #: Seconds that a cluster gets to find a leader.
 _ELECTION = 20.0
-_NANO = 1_000_000_000
+#: Nanoseconds in a second.
+NANO: Final = 1_000_000_000
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,200}")
 
 # Numbers of JetStream's errors, from its source (server/errors.json).
@@ -87,13 +88,15 @@ class Engine:
         #: Whether what failed for good is kept.
         self.keeps_dead_letters = max_dead_letters > 0
         self.dead_subject = f"penstock.{name}.dead"
+        #: Where processes that have the queue open are asked what they did.
+        self.roll_subject = f"penstock.{name}.roll"
         common = {"storage": "file", "num_replicas": replicas, "discard": "new"}
         self._stream = {
             "name": name,
             "subjects": [self.subject],
             "retention": "workqueue",
             "max_msgs": maxsize,
-            "duplicate_window": int(DEDUPE_WINDOW * _NANO),
+            "duplicate_window": int(DEDUPE_WINDOW * NANO),
             **common,
         }
         self._dead = {
@@ -101,13 +104,13 @@ class Engine:
             "subjects": [self.dead_subject],
             "retention": "limits",
             "max_msgs": max_dead_letters,
-            "duplicate_window": int(DEDUPE_WINDOW * _NANO),
+            "duplicate_window": int(DEDUPE_WINDOW * NANO),
             **common,
         }
         self._consumer = {
             "durable_name": CONSUMER,
             "ack_policy": "explicit",
-            "ack_wait": int(ack_wait * _NANO),
+            "ack_wait": int(ack_wait * NANO),
             "max_deliver": -1,
             "max_ack_pending": maxsize,
             "deliver_policy": "all",
@@ -131,12 +134,12 @@ class Engine:
             info = await self._ask(f"STREAM.INFO.{name}")
         except ApiError as error:
             if error.code != NO_STREAM:
-                raise self._refused(f"look at stream {name}", error) from error
+                raise self.refusal(f"look at stream {name}", error) from error
             try:
                 info = await self._ask(f"STREAM.CREATE.{name}", wanted)
             except ApiError as failure:
                 if failure.code != _IN_USE:
-                    raise self._refused(f"create stream {name}", failure) from failure
+                    raise self.refusal(f"create stream {name}", failure) from failure
                 info = await self._ask(f"STREAM.INFO.{name}")  # another machine was faster
         self._compare(f"stream {name}", wanted, info["config"])
 
@@ -146,15 +149,39 @@ class Engine:
             info = await self._ask(f"CONSUMER.INFO.{self.name}.{CONSUMER}")
         except ApiError as error:
             if error.code != NO_CONSUMER:
-                raise self._refused(f"look at the consumer of {self.name}", error) from error
+                raise self.refusal(f"look at the consumer of {self.name}", error) from error
             try:
                 info = await self._ask(
                     f"CONSUMER.DURABLE.CREATE.{self.name}.{CONSUMER}",
                     {"stream_name": self.name, "config": wanted},
                 )
             except ApiError as failure:
-                raise self._refused(f"create the consumer of {self.name}", failure) from failure
+                raise self.refusal(f"create the consumer of {self.name}", failure) from failure
         self._compare(f"the consumer of stream {self.name}", wanted, info["config"])
+
+    async def has_forgotten(self) -> bool:
+        """Whether there are items that the consumer takes for done.
+
+        nats-server 2.9 that is killed has them at times when it starts again: it knows that they
+        were acknowledged, or handed out, and not that it has removed them.
+
+        Raises:
+            ApiError, LostError, NobodyError, BrokerError: it cannot be told now.
+        """
+        told = await self._wire.api(f"CONSUMER.INFO.{self.name}.{CONSUMER}")
+        if told["num_pending"] or told["num_ack_pending"]:
+            return False
+        return await self.size() > 0
+
+    async def remind(self) -> None:
+        """Have all items handed out that are there, also those that the consumer takes for done.
+
+        Raises:
+            ApiError, LostError, NobodyError, BrokerError: it cannot be done now.
+        """
+        # Not a purge: what it forgets may also be that an item was not done.
+        await self._wire.api(f"CONSUMER.DELETE.{self.name}.{CONSUMER}")
+        await self._have_consumer()
 
     def _compare(self, what: str, wanted: dict[str, Any], there: dict[str, Any]) -> None:
         differences = [
@@ -175,7 +202,8 @@ class Engine:
                 "on the server (nats stream edit, nats consumer edit)"
             )
 
-    def _refused(self, what: str, error: ApiError) -> BrokerError:
+    def refusal(self, what: str, error: ApiError) -> BrokerError:
+        """What to raise when the server says no: what it said, and what to do."""
         advice = _ADVICE.get(error.code)
         return BrokerError(
             f"Cannot {what} at {self._wire.where}: {error} ({error.code})"
@@ -252,7 +280,7 @@ class Engine:
                 told = await self._ask(f"STREAM.INFO.{self.dead_name}")
                 dead = told["state"]["messages"]
         except ApiError as error:
-            raise self._refused(f"look at queue {self.name}", error) from error
+            raise self.refusal(f"look at queue {self.name}", error) from error
         return QueueInfo(
             name=self.name,
             size=stream["state"]["messages"],
@@ -282,5 +310,5 @@ def check_name(name: Any) -> str:
 
 def _shown(key: str, value: Any) -> str:
     if key in ("ack_wait", "duplicate_window", "max_age") and isinstance(value, int):
-        return f"{value / _NANO:g} s"
+        return f"{value / NANO:g} s"
     return repr(value)

@@ -95,6 +95,11 @@ class Feed(Takers):
         """How many items wait here because their rules held them up."""
         return len(self._put_off) + len(self._ripe)
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether workers wait, and there is nothing for them here."""
+        return bool(self._takers) and not self._at_hand() and not self.put_off
+
     # -- what workers call --------------------------------------------------------------------
 
     def take(self) -> Entry[Any] | None:
@@ -128,6 +133,10 @@ class Feed(Takers):
             self._hands.hand_back(ticket.delivery, delay)
             return
         order = entry[0]
+        older = self._put_off.pop(order, None)
+        if older is not None:  # the server has handed it out again since, and that one counts
+            older[1].cancel()
+            self._hands.drop(delivery_of(older[0]))
         timer = asyncio.get_running_loop().call_later(delay, self._ripen, order)
         self._put_off[order] = (entry, timer)
 

@@ -52,7 +52,7 @@ class Publisher:
         """
         loop = asyncio.get_running_loop()
         began = loop.time()
-        is_in_doubt = was_full = False
+        is_in_doubt = False
         reason = ""
         while True:
             pause = _rng.uniform(0.05, 0.25)
@@ -67,10 +67,9 @@ class Publisher:
             except ApiError as error:
                 reason = str(error)
                 if error.code == FULL:
-                    if not is_in_doubt or was_full:
+                    if not is_in_doubt:
                         return False
-                    was_full = True  # the first offer may be among what is not counted yet
-                    pause = 1.0
+                    pause = 1.0  # an offer that was not answered may be on its way, and find room
                 elif error.code == _IN_FLIGHT or error.code in _NOT_NOW:
                     is_in_doubt = is_in_doubt or error.code == _IN_FLIGHT
                 else:

@@ -24,6 +24,7 @@ from penstock.brokers.nats.engine import CONSUMER, Engine, QueueInfo, check_name
 from penstock.brokers.nats.feed import Feed
 from penstock.brokers.nats.intake import CONTENT_TYPE, DEADLINE, Intake
 from penstock.brokers.nats.publisher import MESSAGE_ID, Line, Publisher
+from penstock.brokers.nats.roll_call import NatsProcess, RollCall
 from penstock.brokers.nats.wire import (
     ApiError,
     LostError,
@@ -59,6 +60,8 @@ _MOST_REPLICAS = 5
 #: Seconds between two looks at the size, and between two while somebody waits for it to be zero.
 _LOOK = 1.0
 _SHORTEST_LOOK, _LONGEST_LOOK = 0.02, 0.5
+#: Looks at items that nobody gets, though workers wait, until that is looked into.
+_SUSPICIOUS = 3
 #: Seconds that a stop gives the server to hear what became of the items.
 _LAST_WORDS = 10.0
 #: Seconds that a ``get`` which is not to wait gives the server to answer.
@@ -176,6 +179,7 @@ class NatsQueue(QueueBase[T]):
         )
         wire.on_reconnect = self._feed.reconnected
         self._pool = WorkerPool(self._feed, self._accounts, self._name, self._logger)
+        self._roll_call = RollCall(wire, self._engine.roll_subject, self._own_part)
 
         self._line = Line()
         # Message ids: one that is unique in the world, made at each start, and a number.
@@ -256,8 +260,36 @@ class NatsQueue(QueueBase[T]):
             QueueStateError: the queue is not processing.
             BrokerError: the server does not answer.
         """
-        self._must_be_open("look")
+        self._must_be_open("look at the queue")
         return await self._engine.info()
+
+    async def processes(self, wait: float = 0.5) -> list[NatsProcess]:
+        """What each other process that has the queue open now says that it did.
+
+        The server counts no refused puts: only those who put know them. What a process did is
+        forgotten when it ends.
+
+        Args:
+            wait: seconds in which they may answer. One that is stuck, that is further away, or that
+                is not permitted to answer is not in the list.
+
+        Raises:
+            QueueStateError: the queue is not processing.
+            ValueError: ``wait`` is no such number.
+        """
+        self._must_be_open("ask processes")
+        return await self._roll_call.ask(min(_checks.seconds(wait, "wait"), LONG))
+
+    def _own_part(self) -> dict[str, int]:
+        counts = self._accounts
+        return {
+            "accepted": counts.accepted,
+            "refused": counts.full,
+            "processed": counts.processed,
+            "errors": counts.errors,
+            "in_flight": len(self._hands),
+            "workers": self._pool.count,
+        }
 
     # -- putting ------------------------------------------------------------------------------
 
@@ -567,6 +599,7 @@ class NatsQueue(QueueBase[T]):
         try:
             await self._engine.set_up()
             self._level.told(await self._engine.patiently(self._engine.size))
+            await self._roll_call.listen()
         except BaseException:
             await self._wire.close()
             raise
@@ -581,9 +614,32 @@ class NatsQueue(QueueBase[T]):
 
     async def _look(self) -> None:
         """Keep an eye on the queue's size."""
+        idle = 0
         while True:
             await asyncio.sleep(_LOOK)
-            await self._look_once()
+            size = await self._look_once()
+            idle = idle + 1 if size and self._feed.is_idle else 0
+            if idle > _SUSPICIOUS:
+                idle = await self._look_for_forgotten(idle)
+
+    async def _look_for_forgotten(self, idle: int) -> int:
+        """There are items, and workers get none of them: see why, again and again to be sure."""
+        try:
+            if not await self._engine.has_forgotten():
+                return 0
+            if idle <= 2 * _SUSPICIOUS:
+                return idle
+            await self._engine.remind()
+        except (ApiError, LostError, NobodyError, BrokerError):
+            return 0  # some other time
+        self._logger.warning(
+            "Queue %s: the server holds %d items and hands out none, as it may after it was "
+            "killed; now it hands out all of them, also those that were processed",
+            self._name,
+            len(self._level),
+        )
+        self._feed.reconnected()
+        return 0
 
     async def _look_once(self) -> int | None:
         try:

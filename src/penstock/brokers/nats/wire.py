@@ -128,6 +128,7 @@ class Wire:
         self._client = client = Client()
         self._inbox = ""
         self._complaints.clear()
+        self._complained = asyncio.Event()  # the last one may belong to a loop that is gone
         self._denied = None
         self._waiting.clear()
         self._sweep = None  # that of a loop that is gone
