@@ -23,7 +23,6 @@ myst_heading_anchors = 4
 # library would need its inventory from the network, and stay plain text; so do type variables and
 # the parts that a queue is made of.
 nitpicky = True
-nitpick_ignore = [("py:class", "penstock.CodecError")]  # it is penstock.errors.CodecError
 nitpick_ignore_regex = [
     ("py:.*", r"(?!penstock\.).*"),
     ("py:.*", r"penstock\.[\w.]+\.([A-Z]|T_contra|E|Q)"),
