@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 EXTRAS := cli,httpx,msgpack,nats,otel,progress,report
 
-.PHONY: help demo test lint format bench bench-quick examples e2e test-all clean
+.PHONY: help demo test lint format docs bench bench-quick examples e2e test-all clean
 
 help:  ## Say what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -34,6 +34,10 @@ format: $(READY)  ## Format the code
 
 examples: $(READY)  ## Run every example
 	$(BIN)/python examples/run_all.py
+
+docs: $(READY)  ## Build the documentation, strictly, in build/docs
+	$(BIN)/sphinx-build --fresh-env --fail-on-warning --keep-going --quiet docs build/docs
+	@echo "build/docs/index.html"
 
 bench: $(READY)  ## Measure against peers and write benchmarks/README.md (about 20 minutes)
 	$(BIN)/python -m benchmarks.queue --write

@@ -1,0 +1,36 @@
+"""How the documentation is built: ``make docs``. Nothing is fetched from the network."""
+
+from __future__ import annotations
+
+from importlib.metadata import version as version_of
+
+project = "penstock"
+author = "The penstock developers"
+project_copyright = "The penstock developers. Apache License 2.0"
+version = release = version_of("penstock")
+
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
+
+html_theme = "furo"
+html_title = f"penstock {version}"
+html_show_sphinx = False
+
+# Pages are Markdown that reads well without being built. Headings can be linked to as they can on
+# the web sites that show such files.
+myst_heading_anchors = 4
+
+# Every reference in a docstring to something of ours must lead somewhere. Those to the standard
+# library would need its inventory from the network, and stay plain text; so do type variables and
+# the parts that a queue is made of.
+nitpicky = True
+nitpick_ignore_regex = [
+    ("py:.*", r"(?!penstock\.).*"),
+    ("py:.*", r"penstock\.[\w.]+\.([A-Z]|T_contra|E|Q)"),
+    ("py:.*", r"penstock\.[\w.]+\.(Rules|PermitContext|Visit|BridgePool|LimiterStatistics)"),
+]
+
+autodoc_member_order = "bysource"
+autodoc_typehints_format = "short"
+autodoc_default_options = {"members": True}
+napoleon_google_docstring = True
+napoleon_numpy_docstring = False
