@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 EXTRAS := cli,httpx,msgpack,nats,otel,progress,report
 
-.PHONY: help demo test lint format docs bench bench-quick examples e2e test-all clean
+.PHONY: help demo test lint format docs bench bench-quick examples e2e test-brokers pictures test-all clean
 
 help:  ## Say what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -39,7 +39,7 @@ docs: $(READY)  ## Build the documentation, strictly, in build/docs
 	$(BIN)/sphinx-build --fresh-env --fail-on-warning --keep-going --quiet docs build/docs
 	@echo "build/docs/index.html"
 
-bench: $(READY)  ## Measure against peers and write benchmarks/README.md (about 20 minutes)
+bench: $(READY)  ## Measure against peers and write benchmarks/README.md (about half an hour)
 	$(BIN)/python -m benchmarks.queue --write
 	$(BIN)/python -m benchmarks.limits --write
 	$(BIN)/python -m benchmarks.rate_limited_server --write
@@ -54,6 +54,13 @@ bench-quick: $(READY)  ## See that the benchmarks run
 	$(BIN)/python -m benchmarks.threads --quick
 	$(BIN)/python -m benchmarks.telemetry --quick
 	$(BIN)/python -m benchmarks.brokers --quick
+
+# Needs a newer nats-server than Debian's for clusters, which it builds with Go the first time.
+test-brokers: $(READY)  ## Run all tests of brokers, those that take long too
+	$(BIN)/python -m pytest -q tests/brokers tests/contract -m "long or not long"
+
+pictures: $(READY)  ## Make the pictures of the documentation anew
+	$(BIN)/python docs/pictures/make.py
 
 # Needs Go and Debian's prometheus. Builds the collector and Jaeger in .cache the first time, which
 # takes a quarter of an hour; the rest takes some minutes.

@@ -25,7 +25,7 @@ from penstock.limits.breaker import CircuitBreaker
 from penstock.limits.deadline import ServiceTime, is_hopeless
 from penstock.limits.failures import is_throttle, retry_after
 from penstock.limits.limit import Limit
-from penstock.limits.limiter import Limiter
+from penstock.limits.limiter import Limiter, UnusableLimiterError
 from penstock.limits.permit import Permit
 from penstock.limits.retry import RetryPolicy, note_attempts
 
@@ -177,6 +177,8 @@ class Governor:
                 return self._refused(course, CircuitBreakerOpenError(_OPEN, retry_after=pause))
         try:
             permit = await self._permit(course, item)
+        except UnusableLimiterError:  # which is no reason to give the item up
+            raise Postponed(_LONGEST) from None
         except (ValueError, TypeError) as error:  # the max of a limit was lowered meanwhile
             return error
         moment = now()

@@ -546,6 +546,13 @@ class WorkerPool(Generic[T]):
             raise
         self._give_up(remaining)
 
+    def break_off(self, is_to: Callable[[Entry[T]], bool]) -> None:
+        """Cancel the workers whose entries are such; those go back to their source."""
+        for worker in list(self._workers.values()):
+            if worker.entry is not None and is_to(worker.entry):
+                worker.cancelled = True
+                worker.cancel()
+
     def _give_up(self, tasks: Iterable[asyncio.Future[None]]) -> None:
         for task in tasks:
             worker = self._workers.get(task)

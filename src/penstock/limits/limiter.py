@@ -23,6 +23,10 @@ from penstock.limits.waiting import LONGEST, LoopWaiter, ThreadWaiter
 _LOOK = 0.5
 
 
+class UnusableLimiterError(ValueError):
+    """The limiter can let nobody start, as it is set up. Nothing is wrong with the call."""
+
+
 class Limiter(Turnstile):
     """Lets calls start as soon as all of its limits allow, first come, first served.
 

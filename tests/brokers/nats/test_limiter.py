@@ -17,8 +17,9 @@ from typing import Any
 
 import pytest
 
+from brokers.nats.helpers import until
 from brokers.servers import NatsServer
-from penstock import Limit, RateLimitedExecutor, RateLimitError, WorkQueue
+from penstock import Limit, RateLimitedExecutor, RateLimitError, RetryPolicy, WorkQueue
 from penstock.brokers.nats import NatsLimiter
 from penstock.sync import WorkQueue as SyncWorkQueue
 
@@ -276,6 +277,28 @@ async def test_other_rates_under_the_same_name_are_refused(make: Make) -> None:
     with pytest.raises(ValueError, match="'calls' is 100 per 1 s there and 50 per 1 s here"):
         await soon(two.acquire())
     await soon(one.acquire())
+
+
+async def test_a_queue_keeps_its_items_where_rates_differ(
+    make: Make, caplog: pytest.LogCaptureFixture
+) -> None:
+    one, two = make(Limit(100, 1, name="calls")), make(Limit(50, 1, name="calls"))
+    await soon(one.acquire())
+    done: list[str] = []
+
+    async def work(item: str) -> None:
+        done.append(item)
+
+    queue = WorkQueue[str](limits=two, retry=RetryPolicy(2))
+    async with queue:
+        await queue.process(work)
+        await queue.put("a")
+        await until(lambda: "50 per 1 s here" in caplog.text)
+        assert queue.dead_letters == []
+        two.limit("calls").change(max=100)
+        await soon(queue.join())
+    assert done == ["a"]
+    assert caplog.text.count("50 per 1 s here") == 1
 
 
 # -- NATS is away ---------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ import penstock.sync
 from brokers.nats.conftest import MakeQueue
 from brokers.nats.helpers import BOUND, Worker, messages, put_all, soon, until
 from brokers.servers import NatsServer
-from penstock import QueueStateError, QueueStatus, WorkQueue
+from penstock import Limit, QueueStateError, QueueStatus, WorkQueue
 from penstock.brokers.nats import NatsQueue
 from penstock.protocols import Queue
 from sync.helpers import eventually, in_thread, queue_threads, run_program
@@ -152,6 +152,19 @@ async def test_a_worker_puts_into_its_own_queue(make_queue: MakeQueue) -> None:
     await put_all(queue, 5)
     await soon(queue.join())
     assert done == [5, 4, 3, 2, 1, 0]
+
+
+async def test_a_stop_hands_back_what_waits_for_its_limit(make_queue: MakeQueue) -> None:
+    slow, other = make_queue(limits=[Limit(1, per=3600)]), make_queue()
+    first, second = Worker(), Worker()
+    await slow.start_workers(first, 2)
+    await put_all(slow, 0, 1)
+    await until(lambda: len(first.done) == 1 and slow.statistics().inflight == 1)
+    await other.start()
+    await soon(slow.stop())  # and not in an hour
+    await other.start_workers(second, 1)
+    await until(lambda: len(second.done) == 1)
+    assert sorted([*first.done, *second.done]) == [0, 1]
 
 
 async def test_an_exception_in_the_block_hands_back_at_once(make_queue: MakeQueue) -> None:

@@ -12,7 +12,8 @@ from penstock.telemetry import names
 class Level:
     """How many items the queue holds: as the server said last, and what we have done since."""
 
-    def __init__(self) -> None:
+    def __init__(self, maxsize: int) -> None:
+        self._maxsize = maxsize
         self._size = 0
 
     def __len__(self) -> int:
@@ -24,7 +25,8 @@ class Level:
 
     def changed(self, by: int) -> None:
         """We have put one in, or one is done."""
-        self._size = max(0, self._size + by)
+        # What others do is only heard of at the next look.
+        self._size = min(max(0, self._size + by), self._maxsize)
 
 
 class Counts:

@@ -201,6 +201,11 @@ class DeliveryTicket(Ticket):
         #: Whether it is to wait here, where its rules hold it up, rather than on the server.
         self.is_put_off = False
 
+    @property
+    def has_begun(self) -> bool:
+        """Whether its call was made; or else it waits until its rules allow it."""
+        return self.course is not None and self.course.attempts >= self.delivery.number
+
     async def run(self, call: AsyncCall[Any], item: Any) -> None:
         """Make the call, and settle the item after it has returned."""
         await self._inner.run(call, item)
@@ -233,6 +238,12 @@ def delivery_of(entry: Entry[Any]) -> Delivery:
     ticket = entry[3]
     assert isinstance(ticket, DeliveryTicket)
     return ticket.delivery
+
+
+def has_not_begun(entry: Entry[Any]) -> bool:
+    """Whether an entry in a worker's hands waits for its rules still."""
+    ticket = entry[3]
+    return isinstance(ticket, DeliveryTicket) and not ticket.has_begun
 
 
 def _nothing() -> None:

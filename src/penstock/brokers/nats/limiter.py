@@ -20,7 +20,7 @@ from penstock.brokers.nats.leases import UNITS, ServerClock, Slot, amount
 from penstock.brokers.nats.wire import Wire, check_options, check_servers
 from penstock.brokers.nats.wishes import Wishes
 from penstock.limits.limit import Limit
-from penstock.limits.limiter import Limiter
+from penstock.limits.limiter import Limiter, UnusableLimiterError
 from penstock.limits.line import Needs
 from penstock.limits.permit import Permit
 from penstock.limits.sliding_log import SlidingLog
@@ -70,8 +70,9 @@ class NatsLimiter(Limiter):
     is logged once, and goes on when NATS is back. Closing the gate takes effect here at once, and
     elsewhere as soon as the news is there; so does a rate changed by :meth:`penstock.Limit.change`,
     which counts for all machines. A machine that comes with other rates than those in use gets a
-    ``ValueError`` from ``acquire`` that names both; limits that nobody has used for a minute
-    longer than ``per`` give way. Costs are counted in millionths, rounded up.
+    ``ValueError`` from ``acquire`` that names both, and a queue keeps its items until they agree
+    and logs why; limits that nobody has used for a minute longer than ``per`` give way. Costs are
+    counted in millionths, rounded up.
 
     It connects at the first use, in a thread of its own. :meth:`close` it in the end.
     """
@@ -117,6 +118,9 @@ class NatsLimiter(Limiter):
         self._wish: Needs | None = None
         self._expected = -math.inf
         self._is_closed = False
+        #: Why nobody can start, as it was told last.
+        self._problem = ""
+        self._logger = log
         me = weakref.ref(self)
         self._keeper = Keeper(
             me,
@@ -296,6 +300,7 @@ class NatsLimiter(Limiter):
                 log.server_time = clock.at_most
             if slots:
                 self._wish = None
+                self._problem = ""
             self._look_again(now)
 
     def unused(self, slots: Sequence[Slot]) -> None:
@@ -331,10 +336,13 @@ class NatsLimiter(Limiter):
             self._look_again(self._now(None))
 
     def refuse(self, error: Exception) -> None:
-        """Nobody who waits can start, ever."""
+        """Nobody who waits can start, as things are."""
         with self._lock:
             self._wish = None
-            self._dismiss(error)
+            self._dismiss(UnusableLimiterError(str(error)))
+            if self._problem != str(error):
+                self._problem = str(error)
+                self._logger.error("Shared limits: %s; nobody can start until that ends", error)
 
     def _look_again(self, now: float) -> None:
         for limit in self.limits:

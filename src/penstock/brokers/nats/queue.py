@@ -19,7 +19,7 @@ from penstock.base import CLOSED, LONG, WARN_EVERY, QueueBase, figures_of
 from penstock.brokers.codecs import JSON, Codec, JsonCodec
 from penstock.brokers.nats.counts import Counts, Level
 from penstock.brokers.nats.dead_letters import Graveyard, NatsDeadLetter
-from penstock.brokers.nats.delivery import Delivery, Hands, delivery_of
+from penstock.brokers.nats.delivery import Delivery, Hands, delivery_of, has_not_begun
 from penstock.brokers.nats.engine import CONSUMER, Engine, QueueInfo, check_name
 from penstock.brokers.nats.feed import Feed
 from penstock.brokers.nats.intake import CONTENT_TYPE, DEADLINE, Intake
@@ -148,7 +148,7 @@ class NatsQueue(QueueBase[T]):
         self._max_item_size = max_item_size
         self._codec: Codec[T] = JsonCodec() if codec is None else codec
         _checks.members(self._codec, "codec", Codec)
-        self._level = Level()
+        self._level = Level(self._maxsize)
         self._accounts = Counts(self._level)
         self._instrument(telemetry, self._accounts.totals, self._level)
         self._rules = Rules(max_dead_letters=max_dead_letters) if rules is None else rules
@@ -654,6 +654,8 @@ class NatsQueue(QueueBase[T]):
     async def stop(self, timeout: float | None = None, *, drain: bool = True) -> bool:
         """Take no more items, let the workers of this process finish what they hold, disconnect.
 
+        An item that waits for its limits in a worker's hands has not begun: it is handed back.
+
         Args:
             timeout: seconds for the workers to finish; then they are cancelled. ``None`` or
                 ``math.inf``: as long as it takes. ``0``: cancel at once.
@@ -695,6 +697,7 @@ class NatsQueue(QueueBase[T]):
         self._set_status(QueueStatus.STOPPING)
         self._line.close()
         self._pool.retire()
+        self._pool.break_off(has_not_begun)  # it may have to wait for its limits for long
         self._feed.close()
         self._hands.settle(self._feed.hush())
 
