@@ -55,7 +55,7 @@ def worker(
     ] = None,
     max_deliveries: Annotated[
         int, typer.Option(metavar="N", help="Handed out so often: a dead letter.")
-    ] = 10,
+    ] = 20,
     stop_timeout: Annotated[
         float | None,
         typer.Option(metavar="SECONDS", help="To finish what is in hand (as long as it takes)."),
