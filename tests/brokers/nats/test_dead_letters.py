@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Callable
 from typing import Any
@@ -115,6 +116,14 @@ async def test_redriving_ends_where_there_is_no_room(make_queue: MakeQueue) -> N
     assert await queue.redrive(timeout=0) == 2
     assert [one.item for one in await queue.look_at_dead_letters()] == [3]
     assert (await queue.info()).size == 3
+
+
+async def test_two_who_redrive_at_once_put_each_back_once(make_queue: MakeQueue) -> None:
+    one, two = await with_dead(make_queue, 1, 2, 3, 4, 5), make_queue()
+    await two.start()
+    await soon(asyncio.gather(one.redrive(), two.redrive()))
+    assert (await one.info()).size == 5
+    assert await one.look_at_dead_letters() == []
 
 
 async def test_what_dies_again_meanwhile_is_not_redriven_for_ever(make_queue: MakeQueue) -> None:

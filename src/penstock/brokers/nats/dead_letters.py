@@ -31,6 +31,8 @@ _LONGEST = 1000
 _AGAIN = 30.0
 #: JetStream's number for: there is no such message.
 _NO_MESSAGE = 10037
+#: How it says that there is none to delete; the number of that error has other meanings too.
+_NOT_THERE = "no message found"
 
 
 @dataclass(frozen=True)
@@ -137,11 +139,14 @@ class Graveyard(Generic[T]):
 
     async def remove(self, number: int) -> None:
         """It is put back: keep it no more."""
-        await self._engine.patiently(
-            lambda: self._wire.api(
-                f"STREAM.MSG.DELETE.{self._engine.dead_name}", {"seq": number, "no_erase": True}
+        request = {"seq": number, "no_erase": True}
+        try:
+            await self._engine.patiently(
+                lambda: self._wire.api(f"STREAM.MSG.DELETE.{self._engine.dead_name}", request)
             )
-        )
+        except ApiError as error:
+            if str(error) != _NOT_THERE:  # or somebody else was faster
+                raise BrokerError(f"Cannot remove a dead letter: {error}") from error
 
     async def _next(self, number: int) -> dict[str, Any] | None:
         request = {"seq": number, "next_by_subj": self._engine.dead_subject}

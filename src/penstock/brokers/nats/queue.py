@@ -355,10 +355,13 @@ class NatsQueue(QueueBase[T]):
         headers: dict[str, str],
         limit: float,
         had_to_wait: Callable[[], None] | None,
+        first_id: str | None = None,
     ) -> bool:
+        ids = [] if first_id is None else [first_id]
+
         async def attempt() -> bool:
             self._id_number += 1
-            headers[MESSAGE_ID] = f"{self._id}-{self._id_number:x}"
+            headers[MESSAGE_ID] = ids.pop() if ids else f"{self._id}-{self._id_number:x}"
             return await self._publisher.store(self._engine.subject, payload, headers)
 
         counts, stops = self._accounts, self._stops
@@ -557,7 +560,9 @@ class NatsQueue(QueueBase[T]):
             if letter is None or letter[0] > last:
                 break
             number, payload, headers = letter
-            if not await self._put(payload, headers, limit, None):
+            # Known again, if somebody else redrives at the same time.
+            known_as = f"redriven-{self._name}-{number}"
+            if not await self._put(payload, headers, limit, None, known_as):
                 break
             await self._graves.remove(number)
             count += 1
@@ -711,7 +716,8 @@ class NatsQueue(QueueBase[T]):
         await self._hands.close(_LAST_WORDS)
         if self._watch is not None:
             self._watch.cancel()
-        await self._look_once()
+        if not self._wire.is_lost:
+            await self._look_once()
         self._left = len(self._level)
         await self._wire.close()
         self._set_status(QueueStatus.STOPPED)
