@@ -19,8 +19,12 @@ $(READY): pyproject.toml constraints.txt
 demo: $(READY)  ## Send 500 HTTP requests through a queue to a server that pushes back
 	$(BIN)/python examples/demo.py $(if $(OTLP),--otlp $(OTLP) --service-name penstock-demo)
 
+# Several at once, and more than there are cores: most of them wait for something.
+AT_ONCE ?= 4
+PYTEST := -m pytest -q -n $(AT_ONCE) --dist worksteal
+
 test: $(READY)  ## Run all tests, with coverage
-	$(BIN)/python -m pytest --cov --cov-report=term
+	$(BIN)/python $(PYTEST) --cov --cov-report=term
 
 lint: $(READY)  ## Check style and types
 	$(BIN)/ruff check
@@ -76,7 +80,7 @@ test-all:  ## Run all tests under every Python that is installed
 
 .PHONY: test-one
 test-one: $(VENV)/.tests-ready
-	$(BIN)/python -m pytest -q --ignore=tests/observability --ignore=tests/e2e
+	$(BIN)/python $(PYTEST) --ignore=tests/observability --ignore=tests/e2e
 
 $(VENV)/.tests-ready: pyproject.toml
 	$(PYTHON) -m venv $(VENV)

@@ -45,7 +45,7 @@ class Case(NamedTuple):
 def ids(value: Any) -> str:
     if isinstance(value, list):
         return ""
-    return getattr(value, "__name__", None) or str(value)
+    return getattr(value, "__name__", None) or str(value).partition(" at 0x")[0]
 
 
 NO_INT: list[Case] = [

@@ -73,7 +73,11 @@ def test_a_concurrency_limit_of_one_or_more_or_none_is_taken(value: int | None) 
 FIELDS = ["queue_capacity", "capacity_refresh_time", "concurrency_limit"]
 
 
-@pytest.mark.parametrize("value", ["many", [], {}, object(), 1j], ids=repr)
+@pytest.mark.parametrize(
+    "value",
+    ["many", [], {}, object(), 1j],
+    ids=["a str", "a list", "a dict", "an object", "complex"],
+)
 @pytest.mark.parametrize("field", FIELDS)
 def test_what_is_no_number_is_refused_by_name(field: str, value: Any) -> None:
     with pytest.raises(ValidationError, match=field):

@@ -1114,7 +1114,11 @@ async def test_an_event_cancelled_while_it_waits_for_the_refresh_stays_pending()
 # -- Executor: bad arguments ----------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("bad", [None, "Echo", 1, int, object, Echo()], ids=repr)
+@pytest.mark.parametrize(
+    "bad",
+    [None, "Echo", 1, int, object, Echo()],
+    ids=["None", "a str", "an int", "int", "object", "an event"],
+)
 def test_what_is_no_event_type_is_refused(bad: Any) -> None:
     with pytest.raises(TypeError, match=r"event_type must be a subclass of penstock\.Event, got"):
         Executor(bad)

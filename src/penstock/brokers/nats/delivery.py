@@ -167,8 +167,10 @@ class Hands:
 
     async def close(self, timeout: float) -> None:
         """Wait until the server has been told everything, at most ``timeout`` seconds."""
-        if self._settling:
-            await asyncio.wait(list(self._settling), timeout=timeout)
+        loop = asyncio.get_running_loop()
+        give_up_at = loop.time() + timeout
+        while self._settling and loop.time() < give_up_at:  # what ends may have more to tell
+            await asyncio.wait(list(self._settling), timeout=give_up_at - loop.time())
         for task in list(self._settling):
             task.cancel()
         self.forget()
