@@ -161,7 +161,10 @@ class NatsServer:
 
     def freeze(self) -> None:
         """Stop it in its tracks (SIGSTOP): connections stay, nothing is answered."""
-        self._running().send_signal(signal.SIGSTOP)
+        process = self._running()
+        process.send_signal(signal.SIGSTOP)
+        # The signal takes a moment, and until then it answers.
+        os.waitid(os.P_PID, process.pid, os.WSTOPPED | os.WNOWAIT)
         self.is_frozen = True
 
     def thaw(self) -> None:
