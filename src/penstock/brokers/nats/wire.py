@@ -151,9 +151,7 @@ class Wire:
             await client.subscribe(f"{self._inbox}.*", cb=self._answered)
         except BaseException:
             self._inbox = ""
-            connecting.cancel()
-            with suppress(BaseException):
-                await connecting
+            await _end(connecting)
             with suppress(Exception):
                 await client.close()
             raise
@@ -381,6 +379,15 @@ class Wire:
         )
         if self.on_reconnect is not None:
             self.on_reconnect()
+
+
+async def _end(task: asyncio.Future[Any]) -> None:
+    """Cancel until it has ended: before Python 3.12 ``wait_for`` may swallow a cancellation."""
+    while not task.done():
+        task.cancel()
+        await asyncio.wait([task], timeout=0.2)
+    if not task.cancelled():
+        task.exception()  # looked at, so that asyncio does not complain
 
 
 def _is_refusal(error: Exception) -> bool:
