@@ -180,7 +180,8 @@ class Wire:
 
     def _explain(self, error: Exception) -> str:
         where = self.where
-        if _is_refusal(error):
+        # Who is not let in may be cut off before the reason arrives.
+        if _is_refusal(error) or isinstance(error, ConnectionResetError):
             return (
                 f"The NATS server at {where} refuses these credentials: check user and password, "
                 "token or user_credentials, in the URL or in options="
