@@ -159,7 +159,6 @@ def test_a_signal_with_a_timeout_hands_back_what_is_in_hand(start: Start) -> Non
     all_ready(heir)
     victim.process.send_signal(signal.SIGTERM)
     assert victim.wait() == 0
-    (end,) = victim.notes("stopped")
     # At once, and not after ack_wait, which is 30 s.
     heir.until(lambda it: len(it.items("done")) == 2, 5)
     heir.let_end()
