@@ -583,6 +583,18 @@ async def test_what_somebody_waits_for_is_no_dead_letter() -> None:
         assert [letter.item for letter in queue.dead_letters] == ["b"]
 
 
+async def test_whoever_heard_of_a_stop_waits_no_more_so_what_fails_later_is_a_dead_letter() -> None:
+    service = Service({"a": 9})
+    queue = queue_of(retry=every(1, attempts=2))
+    await queue.start()
+    future = await queue.submit("a")
+    assert await queue.stop(drain=False) is False
+    assert isinstance(future.exception(), QueueStateError)
+    await queue.process(service, 1, Handler())
+    assert await queue.stop()
+    assert [letter.item for letter in queue.dead_letters] == ["a"]
+
+
 @pytest.mark.parametrize("rules", [{}, {"retry": every(1), "max_dead_letters": 0}])
 async def test_no_dead_letters_unless_they_are_wanted(rules: dict[str, Any]) -> None:
     async with queue_of(**rules) as queue:
