@@ -175,6 +175,25 @@ async def test_new_workers_replace_the_old_which_finish_what_they_hold() -> None
         assert new.done == [2, 3, 4]
 
 
+async def test_there_are_workers_at_every_moment_of_a_replacement() -> None:
+    """Others look from their own threads: ``map`` starts its own workers where it sees none."""
+    counts: list[int] = []
+
+    class Nosy:
+        async def __call__(self, item: int) -> None:
+            pass
+
+        def __getattr__(self, name: str) -> Any:  # its name is asked for when it becomes a worker
+            counts.append(queue.worker_count)
+            raise AttributeError(name)
+
+    async with BoundedQueue[int]() as queue:
+        await queue.start_workers(AsyncMock(), 2)
+        await queue.start_workers(Nosy(), 2)
+        assert counts
+        assert min(counts) == 2
+
+
 async def test_idle_workers_that_are_replaced_end_at_once() -> None:
     old, new = AsyncMock(), AsyncMock()
     async with BoundedQueue[int]() as queue:
