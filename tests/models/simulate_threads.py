@@ -11,6 +11,7 @@ import faulthandler
 import os
 import sys
 import time
+import traceback
 from pathlib import Path
 
 if not __package__:
@@ -43,8 +44,9 @@ def run_one(seed: int, operations: int = OPERATIONS, way: str | None = None) -> 
     try:
         schedule.run()
     except BaseException as error:
+        trace = "".join(traceback.format_exception(error))
         raise FailedError(
-            f"{schedule.story()}\n{stacks()}\n{schedule.disturbance}\n"
+            f"{schedule.story_of(error)}\n{stacks()}\n{trace}\n{schedule.disturbance}\n"
             f"{type(error).__name__}: {error}\nAgain: {again}"
         ) from error
     finally:

@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import itertools
 import random
+import re
 import threading
 import time
+from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import CancelledError, Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from dataclasses import replace
 from typing import Any
+from unittest.mock import patch
 
 from models.disturbance import Disturbance
 from models.threads import MOMENTS, HangError, Item, Plan, Program, Turn, stacks
@@ -42,6 +45,7 @@ class Schedule(Program):
         self.go = threading.Event()
         self.go.set()
         super().__init__(seed)
+        self.log = deque(maxlen=20 * operations)
         self.gentle = self.gentle or luck.random() < 0.5
         if luck.random() < 0.25:
             self.mappers, self.gentle = luck.choice((1, 2)), True
@@ -55,7 +59,8 @@ class Schedule(Program):
         return rules
 
     def run(self) -> None:
-        with self.disturbance.on():
+        # A loop that is held up is not blocked, and is not to be left behind as one that is.
+        with self.disturbance.on(), patch("penstock.sync.queue.PATIENCE", self.hangs):
             super().run()
 
     # -- so many operations -------------------------------------------------------------------
@@ -63,6 +68,17 @@ class Schedule(Program):
     def note(self, *what: Any) -> None:
         super().note(*what)
         self.count = next(self._done)
+
+    def story_of(self, error: BaseException) -> str:
+        """The end of what happened, and all that happened to the items that ``error`` names."""
+        lines = self.story().splitlines()
+        named = {*re.findall(r"item \d+\.\d+", str(error))}
+        kept = [
+            line
+            for count, line in enumerate(lines)
+            if count > len(lines) - 200 or named & {*re.findall(r"item \d+\.\d+", line)}
+        ]
+        return "\n".join([lines[0], *kept])
 
     @property
     def goes_on(self) -> bool:
