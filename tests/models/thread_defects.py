@@ -95,7 +95,7 @@ def surrender_what_is_done(self: Desk[Any]) -> bool:
         holds_one = self.taken > self.processed
     with self._bridge.lock:
         self.is_lost = True
-        self._accounts.close_desk(self, self.taken - holds_one)
+        self._accounts.close_desk(self)
         if holds_one and self.entry is not None:
             order, item, context, ticket = self.entry
             new = None if ticket is None else ticket.reissue()

@@ -411,7 +411,9 @@ class Program:
                 self.note("join:", finished)
                 if finished:
                     for item in accepted:
-                        done = item.is_done or item.unwanted
+                        # What map let go of may end without a turn.
+                        dropped = item.is_mapped and not item.is_told
+                        done = item.is_done or item.unwanted or dropped
                         assert done, f"join returned before {item} was done"
                 else:
                     limit = math.inf if timeout is None else timeout
