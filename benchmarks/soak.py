@@ -72,7 +72,7 @@ class Soak:
         self.sdk = sdk
         self.tasks = AsyncSide(sdk.telemetry, http)
         self.threads = ThreadSide(sdk.telemetry)
-        self.rows: list[Row] = []
+        self.samples = soak_samples.Samples()
         self.problems: list[str] = []
         self._blocks = 0.0
 
@@ -100,7 +100,7 @@ class Soak:
                 after = self._ended()
                 for name, count in after.items():
                     row[f"ended_{name}_per_s"] = (count - ended[name]) / (now - then)
-                self.rows.append(row | self._sample())
+                self.samples.add(row | self._sample())
                 cpu, then, ended = time.process_time(), now, after
         self.tasks.is_over.set()
         await load
@@ -113,7 +113,7 @@ class Soak:
 
     def _sample(self) -> Row:
         counts = self.sdk.counts
-        if len(self.rows) % COLLECT == 0:
+        if len(self.samples) % COLLECT == 0:
             gc.collect()
             self._blocks = sys.getallocatedblocks()
         return {
@@ -130,7 +130,7 @@ class Soak:
 
     def report(self, picture: str, csv: str) -> str:
         """All of it, in Markdown."""
-        levels, rising = soak_samples.trends(self.rows, NAMES)
+        levels, rising = soak_samples.trends(self.samples.rows, NAMES)
         problems = [*self.problems, *[f"not flat: {text}" for text in rising]]
         packages = ("penstock", "janus", "httpx", "opentelemetry-sdk")
         counts = self.sdk.counts
@@ -156,7 +156,9 @@ class Soak:
     def is_well(self) -> bool:
         """Whether the books balance; and all is flat, where the time was enough to tell."""
         is_short = self.seconds < TELLING * 60
-        return not self.problems and (is_short or not soak_samples.trends(self.rows, NAMES)[1])
+        return not self.problems and (
+            is_short or not soak_samples.trends(self.samples.rows, NAMES)[1]
+        )
 
     def _books(self) -> str:
         tasks, threads = self.tasks, self.threads
@@ -182,10 +184,11 @@ class Soak:
         table = []
         names = [column.name for column in soak_samples.COLUMNS]
         shown = [name for name in names if name.endswith(("_ms", "_per_s")) or name[:3] == "cpu"]
+        all_rows = self.samples.rows
         for name in shown:
             cells = [name.replace("_", " ")]
             for number in range(len(NAMES)):
-                rows = soak_samples.settled(self.rows, number)
+                rows = soak_samples.settled(all_rows, number)
                 cells.append(f"{_median(rows, name):.2f}" if rows else "")
             table.append(tuple(cells))
         return harness.table(("median of each second's", *NAMES), table)
@@ -231,7 +234,7 @@ def main() -> None:
     soak = asyncio.run(_soak(given.minutes * 60))
     folder = KEPT if given.write else TRIED
     folder.mkdir(parents=True, exist_ok=True)
-    rows = soak_samples.condense(soak.rows, LINES)
+    rows = soak_samples.condense(soak.samples.rows, LINES)
     soak_samples.write_csv(folder / "soak.csv", rows, NAMES)
     title = f"{given.minutes:g} minutes of everything at once"
     soak_picture.draw(folder / "soak.svg", rows, NAMES, title)

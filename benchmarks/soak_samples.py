@@ -6,6 +6,7 @@ import csv
 import os
 import statistics
 import sys
+from array import array
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,6 +65,27 @@ COLUMNS = (
     Column("spans_failed", _last),
     Column("spans_dropped", _last),
 )
+
+
+class Samples:
+    """All samples of a run, in so little memory that what they take cannot be taken for a leak."""
+
+    def __init__(self) -> None:
+        self._columns = {column.name: array("d") for column in COLUMNS}
+
+    def add(self, row: Row) -> None:
+        """One more."""
+        for name, values in self._columns.items():
+            values.append(row[name])
+
+    def __len__(self) -> int:
+        return len(self._columns["seconds"])
+
+    @property
+    def rows(self) -> list[Row]:
+        """As rows, for when the run is over."""
+        columns = self._columns.values()
+        return [dict(zip(self._columns, row, strict=True)) for row in zip(*columns, strict=True)]
 
 
 def require_linux() -> None:
