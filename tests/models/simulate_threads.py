@@ -40,7 +40,7 @@ def run_one(seed: int, operations: int = OPERATIONS, way: str | None = None) -> 
     if way is not None:
         again += f" --way {way}"
     # If even those who watch hang: all stacks, and the end of the process.
-    faulthandler.dump_traceback_later(5 * schedule.hangs, exit=True)
+    faulthandler.dump_traceback_later(schedule.whole + 60, exit=True)
     try:
         schedule.run()
     except BaseException as error:

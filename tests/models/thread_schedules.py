@@ -32,7 +32,7 @@ class Schedule(Program):
     """A program that goes on until so many operations are done."""
 
     # Every thread may be held up again and again, on a machine that has others to hold up as well.
-    hangs, slack, margin = 120.0, 30.0, 5.0
+    hangs, slack, margin, whole = 120.0, 30.0, 5.0, 1200.0
 
     def __init__(self, seed: int, operations: int = OPERATIONS, way: str | None = None) -> None:
         self.luck = luck = random.Random(f"schedule {seed}")
@@ -62,6 +62,18 @@ class Schedule(Program):
         # A loop that is held up is not blocked, and is not to be left behind as one that is.
         with self.disturbance.on(), patch("penstock.sync.queue.PATIENCE", self.hangs):
             super().run()
+
+    def wait_for(self, threads: list[threading.Thread]) -> None:
+        """A schedule that goes on does not hang, however slowly."""
+        count, since = self.count, time.monotonic()
+        for thread in threads:
+            while thread.is_alive() and not self.failures:
+                thread.join(1)
+                if self.count != count:
+                    count, since = self.count, time.monotonic()
+                if time.monotonic() - since > self.hangs:
+                    raise HangError(f"{thread.name} hangs\n{stacks()}")
+        super().wait_for(threads)
 
     # -- so many operations -------------------------------------------------------------------
 

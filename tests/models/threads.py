@@ -154,6 +154,8 @@ class Program:
     """``run()`` raises ``AssertionError`` when the queue breaks a promise."""
 
     hangs, slack, margin = HANGS, SLACK, MARGIN
+    #: Seconds after which the whole program is taken to hang.
+    whole = 3 * HANGS
     #: Attempts that an item gets which raises an ``Exception``.
     attempts = 1
 
@@ -211,7 +213,7 @@ class Program:
         before = set(threading.enumerate())
         driver = self.make_thread("driver", self.drive)
         driver.start()
-        driver.join(3 * self.hangs)
+        driver.join(self.whole)
         if driver.is_alive():
             raise HangError(f"the program hangs\n{stacks()}")
         if self.failures:
