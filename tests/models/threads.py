@@ -775,10 +775,11 @@ class Program:
             assert not turns, f"{item} ran although its future was cancelled"
             return
         assert item.unwanted or turns, f"{item} was accepted and never ran"
-        for turn in turns[:-1]:
-            excused = self.is_excused(turn) or self.may_be_retried(turn)
-            assert excused, f"{item} ran {len(turns)} times"
-        assert not turns or not turns[-1].cancelled, f"{item} was broken off and never done"
+        # A worker that lost the item may begin with it even after the one that has it then.
+        sure = [t for t in turns if not (self.is_excused(t) or self.may_be_retried(t))]
+        assert len(sure) <= 1, f"{item} ran {len(turns)} times"
+        kept = any(not turn.cancelled for turn in turns)
+        assert not turns or kept, f"{item} was broken off and never done"
         if item.future is not None and not item.unwanted:
             self.check_result(item, item.future, turns)
 
