@@ -24,13 +24,12 @@ class ItemError(Exception):
 class Item:
     """Something to put. ``fails``: so many attempts at it."""
 
-    __slots__ = ("attempts", "fails", "is_submitted", "number", "offered_at")
+    __slots__ = ("attempts", "fails", "number", "offered_at")
 
     def __init__(self, number: int, fails: int) -> None:
         self.number = number
         self.fails = fails
         self.attempts = 0
-        self.is_submitted = False
         self.offered_at = perf_counter()
 
     def __repr__(self) -> str:
@@ -54,7 +53,7 @@ class Counts:
     #: Puts that found the queue stopped.
     closed: int = 0
     succeeded: int = 0
-    #: Failed for good; and of these, those put (not submitted) that an error handler heard of.
+    #: Failed for good; and of these, those that an error handler heard of.
     failed: int = 0
     handled: int = 0
     #: Nobody wanted the result any more.
@@ -147,12 +146,11 @@ class Ledger(Counts):
     def handle(self, _: BaseException, item: Item) -> None:
         """Be the error handler."""
         with self._lock:
-            self.handled += not item.is_submitted
+            self.handled += 1
         self.end(item, "failed")
 
     def follow(self, item: Item, future: Any) -> None:
         """Note what the future of an item says when it is done."""
-        item.is_submitted = True  # too late for the error handler, which hears after a stop only
 
         def note(done: Any) -> None:
             if done.cancelled():
