@@ -6,59 +6,203 @@ What each figure means is told in ``README.md``.
 from __future__ import annotations
 
 import gc
+import itertools
 import math
+import statistics
 import sys
-import tracemalloc
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from time import perf_counter, process_time
+from time import perf_counter
 
-from benchmarks import growth_limits, growth_picture, growth_queue, growth_threads, harness
-from benchmarks.growth_series import Series
-from benchmarks.harness import Goal, Spread
+from benchmarks import harness
+from benchmarks.growth_limits import LIMITS
+from benchmarks.growth_picture import draw
+from benchmarks.growth_queue import MANY_ITEMS, MANY_WAITERS, MANY_WORKERS
+from benchmarks.growth_series import Scale, Series, Stopwatch
+from benchmarks.growth_threads import THREADS
+from benchmarks.harness import Goal
 
-#: What tenfold the number may cost at most, as a power of ten: twice as much for each. What grows
-#: with n log n, and what leaves the caches of a processor, stays below; a square is far above.
+#: What is "not worse than linear": tenfold the number costs at most twenty times as much. What
+#: grows with n log n, or leaves the caches of the processor, stays below; a square is far above.
 TOLERANCE = 1.3
-#: Seconds of CPU that a sample has at least; and those after which it is sampled no more.
-LEAST, ENOUGH = 0.02, 20.0
+#: Seconds of CPU that a sample of a small number is made to take, and those after which there are
+#: enough samples of a great one.
+LEAST, ENOUGH = 0.02, 5.0
 
 
 @dataclass
 class Growth:
-    """A series, and what came out, by number; a figure a round."""
+    """A series, and what came out, by the number of things."""
 
     series: Series
+    #: Seconds that all of it took, a figure a round.
     cpu: dict[int, list[float]] = field(default_factory=dict)
     wall: dict[int, list[float]] = field(default_factory=dict)
+    #: Bytes of all of it.
     bytes: dict[int, float] = field(default_factory=dict)
 
-    def hold(self, rounds: int, quick: bool) -> None:
+    def hold(self, rounds: int, *, quick: bool) -> None:
         """Measure, the small numbers and the great ones in turn."""
         sizes = self.series.sizes[: 2 if quick else None]
-        times = dict.fromkeys(sizes, 1)
-        for number in range(rounds + 1):
+        self.cpu, self.wall = {n: [] for n in sizes}, {n: [] for n in sizes}
+        times = {n: 1 if quick or n == sizes[-1] else self._times(n) for n in sizes}
+        for _ in range(rounds):
             for n in sizes:
-                if not number:
-                    # Which does not count: it says how often the small ones must run to be seen.
-                    if n * 10 <= max(sizes) or quick:
-                        cpu, _ = self._sample(n, 1)
-                        times[n] = 1 if quick else math.ceil(LEAST / max(cpu, 1e-6))
-                elif sum(self.cpu.get(n, ())) < ENOUGH:
-                    cpu, wall = self._sample(n, times[n])
-                    self.cpu.setdefault(n, []).append(cpu)
-                    self.wall.setdefault(n, []).append(wall)
-        if self.series.kept is not None:
-            for n in sizes:
-                if n <= self.series.kept_most:
-                    self.bytes[n] = bytes_of(self.series.kept, n) / n
+                if len(self.cpu[n]) < 2 or sum(self.cpu[n]) < ENOUGH:
+                    self._sample(n, times[n])
+        for n in sizes:
+            if self.series.weigh is not None and n <= self.series.most_weighed:
+                scale = Scale()
+                self.series.weigh(n, scale)
+                self.bytes[n] = scale.bytes
 
-    def _sample(self, n: int, times: int) -> tuple[float, float]:
-        """Seconds that it took once, of CPU and by the clock, from as many runs in a row."""
+    def _times(self, n: int) -> int:
+        """How often a number is to be run so that its time can be told, also as a warm-up."""
+        watch = Stopwatch()
+        self.series.act(n, watch)
+        return math.ceil(LEAST / max(watch.cpu, LEAST / 100))
+
+    def _sample(self, n: int, times: int) -> None:
         gc.collect()
-        cpu = wall = 0.0
+        watch = Stopwatch()
         for _ in range(times):
-            watch = Stopwatch()
-            self.series.run(n, watch)
-            cpu, wall = cpu + watch.cpu, wall + watch.wall
-        return cpu / times, wall / times
+            self.series.act(n, watch)
+        self.cpu[n].append(watch.cpu / times)
+        self.wall[n].append(watch.wall / times)
+
+    def costs(self) -> dict[int, float]:
+        """The CPU time of all of it: the median of the rounds."""
+        return {n: statistics.median(figures) for n, figures in self.cpu.items()}
+
+    def walls(self) -> dict[int, float]:
+        """The same by the clock."""
+        return {n: statistics.median(figures) for n, figures in self.wall.items()}
+
+
+def exponents(costs: Mapping[int, float]) -> dict[int, float]:
+    """By which power cost grew from one number to the next; 1: as the number did."""
+    sizes = sorted(costs)
+    return {
+        n: math.log(max(costs[n], 1e-9) / max(costs[before], 1e-9)) / math.log(n / before)
+        for before, n in itertools.pairwise(sizes)
+    }
+
+
+@dataclass
+class Group:
+    """Some series that stand in one table, and the worst of them."""
+
+    title: str
+    growths: list[Growth]
+
+    def worst(self) -> tuple[float, str]:
+        """The greatest power by which the CPU time of one of them grew, and where that was."""
+        found = [
+            (exponent, f"{growth.series.name}, at {number(n)}")
+            for growth in self.growths
+            for n, exponent in exponents(growth.costs()).items()
+        ]
+        return max(found)
+
+    def reached(self) -> list[Goal]:
+        """Whether nothing grows faster than it may."""
+        worst, where = self.worst()
+        return [Goal(f"Nothing worse than linear, {self.title.lower()}: {where}", TOLERANCE, worst)]
+
+    def table(self) -> str:
+        """Microseconds of each thing, and the exponents."""
+        return _table({growth.series.name: growth.costs() for growth in self.growths}, 1e6)
+
+    def wall_table(self) -> str:
+        """The same by the clock."""
+        return _table({growth.series.name: growth.walls() for growth in self.growths}, 1e6)
+
+    def bytes_table(self) -> str:
+        """Bytes of each thing."""
+        return _table({growth.series.name: growth.bytes for growth in self.growths}, 1)
+
+
+def _table(rows: Mapping[str, Mapping[int, float]], unit: float) -> str:
+    rows = {name: costs for name, costs in rows.items() if costs}
+    sizes = sorted({n for costs in rows.values() for n in costs})
+    lines = []
+    for name, costs in rows.items():
+        powers = exponents(costs)
+        cells = (_cell(costs, powers, n, unit) for n in sizes)
+        worst = max(powers.values())
+        mark = "**" if worst > TOLERANCE else ""
+        lines.append((name, *cells, f"{mark}{worst:.2f}{mark}"))
+    return harness.table(("", *map(number, sizes), "worst"), lines)
+
+
+def _cell(costs: Mapping[int, float], powers: Mapping[int, float], n: int, unit: float) -> str:
+    if n not in costs:
+        return ""
+    each = costs[n] / n * unit
+    text = f"{each:.2f}" if each < 10 else f"{each:,.0f}"
+    return f"{text} ({powers[n]:.2f})" if n in powers else text
+
+
+def number(n: int) -> str:
+    """A number as the tables have it."""
+    return f"{n:,}"
+
+
+def above_linear(growths: Iterable[Growth]) -> list[str]:
+    """What grows faster than it may, and where."""
+    return [
+        f"{growth.series.name} ({exponent:.2f} up to {number(n)})"
+        for growth in growths
+        for n, exponent in exponents(growth.costs()).items()
+        if exponent > TOLERANCE
+    ]
+
+
+def verdict(growths: Sequence[Growth]) -> str:
+    """In a sentence, what came out."""
+    faster = above_linear(growths)
+    if not faster:
+        return f"**Nothing is worse than linear**: no exponent is above {TOLERANCE}."
+    return f"**Worse than linear**, by an exponent above {TOLERANCE}: {'; '.join(faster)}."
+
+
+def main() -> None:
+    options = harness.options("Measure how cost grows.", rounds=5)
+    groups = [
+        Group(title, [Growth(series) for series in members])
+        for title, members in (
+            ("Many items", MANY_ITEMS),
+            ("Many workers and queues", MANY_WORKERS),
+            ("Many who wait", MANY_WAITERS),
+            ("Limits", LIMITS),
+            ("Threads", THREADS),
+        )
+    ]
+    growths = [growth for group in groups for growth in group.growths]
+    for growth in growths:
+        begin = perf_counter()
+        growth.hold(options.rounds, quick=options.quick)
+        print(f"{perf_counter() - begin:5.1f} s  {growth.series.name}", file=sys.stderr)
+
+    about = f"{harness.surroundings(['penstock'])}; {options.rounds} rounds"
+    goals = [goal for group in groups for goal in group.reached()]
+    everything = Group("Memory", growths)
+    more = (
+        "### Threads, by the clock",
+        groups[-1].wall_table(),
+        "### Bytes",
+        everything.bytes_table(),
+    )
+    report = harness.report(about, goals, groups, *more)
+    harness.publish("growth", f"{verdict(growths)}\n\n{report}", write=options.write)
+    if options.write:
+        panels = {group.title: _curves(group) for group in groups}
+        draw(panels)
+
+
+def _curves(group: Group) -> dict[str, dict[int, float]]:
+    return {growth.series.name: growth.costs() for growth in group.growths}
+
+
+if __name__ == "__main__":
+    main()
