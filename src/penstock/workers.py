@@ -65,7 +65,7 @@ class Accounts(Protocol):
     #: Failures of worker functions. The item may still be done or given back.
     errors: int
     #: Who waits for all items to be done.
-    joiners: list[Any]
+    joiners: dict[Any, None]
 
     def settle(self) -> None:
         """Tell the joiners, if all items are done. To be called after ``processed`` grew."""
@@ -395,7 +395,7 @@ class WorkerPool(Generic[T]):
         self._name = name
         self._logger = logger
         # Those who take items: one crew, or where their number changes, one for each worker.
-        self._crews: list[Crew[T]] = []
+        self._crews: dict[Crew[T], None] = {}
         self._recruit_one: Callable[[], Crew[T]] | None = None
         self._wanted: Callable[[], int] = int
         self._counting = threading.Lock()
@@ -407,7 +407,7 @@ class WorkerPool(Generic[T]):
     @property
     def count(self) -> int:
         """Workers that take items; those that only finish what they hold are not counted."""
-        return sum(crew.left for crew in self._crews[:])  # telemetry asks from its own thread
+        return sum(crew.left for crew in list(self._crews))  # telemetry asks from its own thread
 
     @property
     def is_empty(self) -> bool:
@@ -452,11 +452,11 @@ class WorkerPool(Generic[T]):
         with self._counting:  # workers may be threads
             if crew not in self._crews or len(self._crews) <= self._wanted():
                 return False
-            self._crews.remove(crew)
+            del self._crews[crew]
             return True
 
     def _add(self, crew: Crew[T], size: int) -> None:
-        self._crews.append(crew)
+        self._crews[crew] = None
         empty = Context()
         for _ in range(size):
             self._made += 1
