@@ -163,7 +163,7 @@ async def events(n: int, meter: Meter) -> None:
 
 async def workers(n: int, meter: Meter) -> None:
     with meter:
-        async with BoundedQueue[int](100) as queue:
+        async with BoundedQueue[int](10 * n) as queue:
             await queue.start_workers(yield_once, n)
             await put_all(queue, range(EACH * n))
             await queue.join()
@@ -196,7 +196,7 @@ async def workers_cut_off(n: int, meter: Meter) -> None:
 async def adaptive(n: int, meter: Meter) -> None:
     with meter:
         many = AdaptiveConcurrency(1, n, start=n)
-        async with WorkQueue[int](100, concurrency_limit=many) as queue:
+        async with WorkQueue[int](10 * n, concurrency_limit=many) as queue:
             await queue.process(yield_once)
             await put_all(queue, range(EACH * n))
             await queue.join()
@@ -234,7 +234,7 @@ async def collection(n: int, meter: Meter) -> None:
         await queue.start()
         await put_all(queue, range(10))
     with meter:
-        reader.get_metrics_data()
+        reader.collect(timeout_millis=60_000)
     await all_of(queue.stop() for queue in made)
 
 
@@ -280,15 +280,15 @@ async def puts_cancelled_with_room(n: int, meter: Meter) -> None:
     """Those for which there is room already, and who have not heard of it."""
     async with BoundedQueue[int](n) as queue:
         await put_all(queue, range(n))
-        tasks = await waiting_puts(queue, [math.inf] * n)
-        for _ in range(n):
+        tasks = await waiting_puts(queue, [math.inf] * (n // 2))
+        for _ in tasks:
             queue.get_nowait()
             queue.task_done()
         with meter:
-            for number in shuffled(n):
-                tasks[number].cancel()
+            for task in tasks:
+                task.cancel()
             await all_of(tasks)
-        assert queue.is_empty
+        await queue.start_workers(do_nothing, 1)
 
 
 async def gets_served(n: int, meter: Meter) -> None:
@@ -376,7 +376,7 @@ MANY_WAITERS = [
     Series("puts that wait, served", tens(1, 5), virtual(puts_served)),
     Series("puts that wait, each until another time", tens(1, 5), virtual(puts_late)),
     Series("puts that wait, cancelled", tens(1, 5), real(puts_cancelled)),
-    Series("puts that have room, cancelled", tens(1, 5), real(puts_cancelled_with_room)),
+    Series("puts that have room, cancelled", tens(1, 4), real(puts_cancelled_with_room)),
     Series("puts that wait, at a stop", tens(1, 5), real(stop_with_waiters)),
     Series("gets that wait, served", tens(1, 5), real(gets_served)),
     Series("gets that wait, each until another time", tens(1, 5), virtual(gets_late)),

@@ -54,8 +54,8 @@ def queues(n: int, meter: Meter) -> None:
         made = [stack.enter_context(WorkQueue[int]()) for _ in range(n)]
         for queue in made:
             queue.process(do_nothing)
-        for item in range(EACH):
-            for queue in made:
+        for queue in made:
+            for item in range(EACH):
                 queue.put(item, math.inf)
         for queue in made:
             queue.join()
