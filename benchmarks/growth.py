@@ -48,7 +48,7 @@ class Growth:
         times = {n: 1 if quick or n == sizes[-1] else self._times(n) for n in sizes}
         for _ in range(rounds):
             for n in sizes:
-                if len(self.cpu[n]) < 2 or sum(self.cpu[n]) < ENOUGH:
+                if sum(self.cpu[n]) < ENOUGH:
                     self._sample(n, times[n])
         for n in sizes:
             if self.series.weigh is not None and n <= self.series.most_weighed:
