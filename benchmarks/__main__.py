@@ -93,11 +93,14 @@ def kill(process: subprocess.Popen[str]) -> None:
 def goals_of(reports: dict[str, str]) -> str:
     """The goals of all programs, in one table."""
     rows = [
-        f"| {name} {line}" for name, report in reports.items() for line in harness.goals_in(report)
+        f"| {name}: {line.removeprefix('| ')}"
+        for name, report in reports.items()
+        for line in harness.goals_in(report)
     ]
-    head = harness.table(("", "goal", "", "figure", ""), [])
     missed = sum("missed" in row for row in rows)
-    return "\n".join([f"{len(rows)} goals, {missed} missed.", "", head, *rows])
+    return "\n".join(
+        [f"{len(rows)} goals, {missed} missed.", "", harness.table_of_goals([]), *rows]
+    )
 
 
 def main() -> None:

@@ -158,8 +158,7 @@ def table_of_goals(goals: Iterable[Goal]) -> str:
 
 def goals_in(report: str) -> list[str]:
     """The lines of the tables of goals in a report."""
-    head = table(_GOALS_HEAD, [])
-    tables = report.split(head + "\n")[1:]
+    tables = report.split(table_of_goals([]) + "\n")[1:]
     return [line for text in tables for line in text.partition("\n\n")[0].splitlines()]
 
 
