@@ -69,7 +69,7 @@ async def waiters(n: int, meter: Meter) -> None:
 
 async def waiters_of_keys(n: int, meter: Meter) -> None:
     """Each with a key of its own that has room, behind a limit for all."""
-    both = [Limit(10, MINUTE, key=key, name="each"), Limit(1000, 1.0, name="all")]
+    both = [Limit(10, MINUTE, key=key, name="each"), Limit(1, 0.001, name="all")]
     limiter = Limiter(both)
     with meter:
         await all_of([limiter.acquire(number) for number in range(n)])
