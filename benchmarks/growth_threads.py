@@ -86,6 +86,6 @@ THREADS = [
     Series("threads that put, plain workers", PRODUCERS, partial(producers, plain)),
     Series("threads that work", PRODUCERS, worker_threads, idle_worker_threads),
     Series("queues with a thread of their own", tens(0, 2), queues, idle_queues),
-    Series("items that wait", tens(1, 5), wait_and_go),
-    Series("results that wait in map, as they come", tens(1, 5), read_ahead),
+    Series("items that a thread put, and that wait", tens(1, 5), wait_and_go),
+    Series("results that a thread's map has ready", tens(1, 5), read_ahead),
 ]
