@@ -31,7 +31,7 @@ PROGRAMS = {
     "growth": "growth",
 }
 #: Seconds after which a program is taken for one that hangs, and killed.
-LIMIT, QUICK_LIMIT = 2_700.0, 110.0
+LIMIT, QUICK_LIMIT = 2_700.0, 300.0
 
 
 @dataclass(frozen=True)
