@@ -17,9 +17,10 @@ from time import perf_counter
 from benchmarks import harness
 from benchmarks.growth_limits import LIMITS
 from benchmarks.growth_picture import draw
-from benchmarks.growth_queue import MANY_ITEMS, MANY_WAITERS, MANY_WORKERS
+from benchmarks.growth_queue import MANY_ITEMS, MANY_WORKERS
 from benchmarks.growth_series import Scale, Series, Stopwatch
 from benchmarks.growth_threads import THREADS
+from benchmarks.growth_waiters import MANY_WAITERS
 from benchmarks.harness import Goal
 
 #: What is "not worse than linear": tenfold the number costs at most twenty times as much. What

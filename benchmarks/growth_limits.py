@@ -6,8 +6,7 @@ import asyncio
 import itertools
 from typing import Any
 
-from benchmarks.growth_queue import all_of, put_all, shuffled
-from benchmarks.growth_series import Meter, Series, real, tens, virtual
+from benchmarks.growth_series import Meter, Series, all_of, put_all, real, shuffled, tens, virtual
 from benchmarks.queue_clients import do_nothing
 from penstock import Limit, WorkQueue
 from penstock.limits.limiter import Limiter

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import math
+import random
 import tracemalloc
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from time import perf_counter, process_time
 from typing import Any, TypeAlias
 
-from penstock import testing
+from penstock import BoundedQueue, WorkQueue, testing
 
 #: What is measured stands in a ``with`` block of it.
 Meter: TypeAlias = "AbstractContextManager[object]"
@@ -84,3 +86,18 @@ def virtual(act: AsyncAct) -> Act:
         testing.run(act(n, meter))
 
     return run
+
+
+async def put_all(queue: BoundedQueue[Any] | WorkQueue[Any], items: Iterable[int]) -> None:
+    for item in items:
+        await queue.put(item, math.inf)
+
+
+async def all_of(awaitables: Iterable[Awaitable[Any]]) -> list[Any]:
+    return await asyncio.gather(*awaitables, return_exceptions=True)
+
+
+def shuffled(n: int) -> list[int]:
+    numbers = list(range(n))
+    random.Random(n).shuffle(numbers)
+    return numbers
