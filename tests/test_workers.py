@@ -19,14 +19,7 @@ from unittest.mock import AsyncMock, Mock, patch
 import pytest
 
 import penstock.testing
-import penstock.workers
-from penstock import (
-    AdaptiveConcurrency,
-    BoundedQueue,
-    QueueStateError,
-    QueueStatus,
-    WorkQueue,
-)
+from penstock import BoundedQueue, QueueStateError, QueueStatus
 
 FROM_3_11 = pytest.mark.skipif(sys.version_info < (3, 11), reason="new in Python 3.11")
 
@@ -86,8 +79,8 @@ async def test_a_pool_whose_size_changes_does_not_look_for_each_worker_among_all
 
     monkeypatch.setattr(penstock.workers.FlexibleCrew, "__eq__", compare)
     monkeypatch.setattr(penstock.workers.FlexibleCrew, "__hash__", object.__hash__)
-    size = AdaptiveConcurrency(1, 64, start=64)
-    async with WorkQueue[int](1_000, concurrency_limit=size) as queue:
+    size = penstock.AdaptiveConcurrency(1, 64, start=64)
+    async with penstock.WorkQueue[int](1_000, concurrency_limit=size) as queue:
         await queue.batch_process(range(1_000), AsyncMock())
         assert queue.metrics["processed"] == 1_000
     assert comparisons < 1_000

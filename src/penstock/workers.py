@@ -395,7 +395,7 @@ class WorkerPool(Generic[T]):
         self._name = name
         self._logger = logger
         # Those who take items: one crew, or where their number changes, one for each worker.
-        self._crews: dict[Crew[T], None] = {}
+        self._crews: list[Crew[T]] = []
         self._recruit_one: Callable[[], Crew[T]] | None = None
         self._wanted: Callable[[], int] = int
         self._counting = threading.Lock()
@@ -407,7 +407,7 @@ class WorkerPool(Generic[T]):
     @property
     def count(self) -> int:
         """Workers that take items; those that only finish what they hold are not counted."""
-        return sum(crew.left for crew in list(self._crews))  # telemetry asks from its own thread
+        return sum(crew.left for crew in self._crews[:])  # telemetry asks from its own thread
 
     @property
     def is_empty(self) -> bool:
@@ -450,13 +450,14 @@ class WorkerPool(Generic[T]):
 
     def _lose(self, crew: Crew[T]) -> bool:
         with self._counting:  # workers may be threads
-            if crew not in self._crews or len(self._crews) <= self._wanted():
+            # In this order: it is asked before each item, and looked for only where one must go.
+            if len(self._crews) <= self._wanted() or crew not in self._crews:
                 return False
-            del self._crews[crew]
+            self._crews.remove(crew)
             return True
 
     def _add(self, crew: Crew[T], size: int) -> None:
-        self._crews[crew] = None
+        self._crews.append(crew)
         empty = Context()
         for _ in range(size):
             self._made += 1
