@@ -90,7 +90,10 @@ class Clients:
         self._trust = httpx.create_ssl_context()  # made once: it takes a while
         self._credentials = credentials or Credentials()
         sizes = [min(_SIZE, concurrency - begin) for begin in range(0, concurrency, _SIZE)]
-        self._clients = [self._client(size) for size in sizes]
+        try:
+            self._clients = [self._client(size) for size in sizes]
+        except httpx.InvalidURL as error:  # which is no ValueError
+            raise ValueError(str(error)) from None
         self._under_way = [0] * len(sizes)
         self._opened = AsyncExitStack()
 
