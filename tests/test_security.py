@@ -269,7 +269,7 @@ def test_a_password_in_a_url_is_shown_nowhere(url: str) -> None:
 @pytest.mark.parametrize("proxy", ["foo://user:hunter22@proxy", "http://user:hunter22@[::1"])
 def test_a_password_of_a_proxy_is_not_shown(monkeypatch: pytest.MonkeyPatch, proxy: str) -> None:
     monkeypatch.setenv("ALL_PROXY", proxy)
-    with pytest.raises(ValueError, match="proxy|port") as refused:
+    with pytest.raises(ValueError, match=r"proxy|port") as refused:
         Clients(1)
     assert "hunter22" not in str(refused.value)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import csv
 import io
 import json
 from collections.abc import Callable
@@ -16,7 +17,7 @@ from fuzz.values import few
 from penstock.cli.credentials import read_credentials
 from penstock.cli.options import UsageError, read_concurrency, read_cost
 from penstock.cli.problems import MalformedLineError
-from penstock.cli.records import read_header
+from penstock.cli.records import ends_open, read_header
 from penstock.cli.requests import Request, parse_base
 from penstock.cli.results import Failure, Result
 from penstock.cli.settings import read_settings
@@ -171,6 +172,28 @@ def test_a_csv_file_of_any_kind(data: bytes) -> None:
     check(made)
     total = data.count(b"\n") + bool(data and not data.endswith(b"\n"))
     assert len(made) + rest == total
+
+
+@given(parts=st.lists(st.sampled_from(["a", '"', '""', ",", "\n", "\r\n", "é"])))
+def test_a_row_ends_where_the_module_csv_says(parts: list[str]) -> None:
+    is_open, begun = False, ""
+    for line in "".join(parts).split("\n"):
+        begun += line
+        is_open = ends_open(line.encode(), is_open)
+        try:
+            list(csv.reader(io.StringIO(begun, newline=""), strict=True))
+        except csv.Error as error:
+            assert is_open == (str(error) == "unexpected end of data")
+        else:
+            assert not is_open
+        begun = begun + "\n" if is_open else ""
+
+
+def test_a_row_of_very_many_lines_takes_no_more_time_than_it_has_bytes() -> None:
+    data = b'"a\n' + b'""\n' * 300_000 + b'"\n'  # for the square of that nobody has the time
+    template = Template({"path": "/{a}"})
+    made, rest = made_of(data, Form("http://h", template, ["a"], 1))
+    assert len(made) + rest == 300_002
 
 
 @few
