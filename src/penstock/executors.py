@@ -268,7 +268,9 @@ class Executor(Lifecycle, Generic[E]):
         telemetry: Telemetry | None = None,
     ) -> None:
         if not (isinstance(event_type, type) and issubclass(event_type, Event)):
-            raise TypeError(f"event_type must be a subclass of penstock.Event, got {event_type!r}")
+            raise TypeError(
+                f"event_type must be a subclass of penstock.Event, got {_checks.shown(event_type)}"
+            )
         if not is_async(event_type.invoke):
             raise TypeError(f"{event_type.__qualname__}.invoke must be async def")
         config = QueueConfig() if queue_config is None else queue_config
@@ -291,7 +293,9 @@ class Executor(Lifecycle, Generic[E]):
             ValueError: it was appended before.
         """
         if not isinstance(event, self.event_type):
-            raise TypeError(f"event must be a {self.event_type.__qualname__}, got {event!r}")
+            raise TypeError(
+                f"event must be a {self.event_type.__qualname__}, got {_checks.shown(event)}"
+            )
         if event.id in self._events:
             raise ValueError(f"event {event.id} was appended before")
         self._events[event.id] = event

@@ -807,7 +807,9 @@ def _check_figures(
     if _checks.positive_int(replicas, "replicas", "replicas must be at least 1") > _MOST_REPLICAS:
         raise ValueError(f"replicas must be at most {_MOST_REPLICAS}, got {replicas}")
     if not 1 <= _checks.seconds(ack_wait, "ack_wait") <= LONG:
-        raise ValueError(f"ack_wait must be at least 1 second and finite, got {ack_wait!r}")
+        raise ValueError(
+            f"ack_wait must be at least 1 second and finite, got {_checks.shown(ack_wait)}"
+        )
     most = _checks.positive_int(max_deliveries, "max_deliveries", "max_deliveries must be positive")
     if retry is not None and isinstance(retry.attempts, int) and retry.attempts >= most:
         raise ValueError(
