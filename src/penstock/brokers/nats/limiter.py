@@ -13,11 +13,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
 from penstock import _checks
+from penstock.brokers.nats.addresses import check_options, check_servers
 from penstock.brokers.nats.bucket import Key
 from penstock.brokers.nats.keeper import Keeper
 from penstock.brokers.nats.leased_log import Lease, LeasedLog, usable_from
 from penstock.brokers.nats.leases import UNITS, ServerClock, Slot, amount
-from penstock.brokers.nats.wire import Wire, check_options, check_servers
+from penstock.brokers.nats.wire import Wire
 from penstock.brokers.nats.wishes import Wishes
 from penstock.limits.limit import Limit
 from penstock.limits.limiter import Limiter, UnusableLimiterError
