@@ -80,7 +80,7 @@ class QueueBase(Generic[T]):
 
     @property
     def maxsize(self) -> int:
-        """The most items that may wait."""
+        """The most items that may wait; on a broker, those in flight included."""
         return self._maxsize
 
     @property

@@ -174,14 +174,17 @@ def _cells(row: bytes) -> list[str]:
     return rows[0] if rows else []
 
 
-def read_json(line: bytes) -> Any:
+def read_json(line: bytes, **hooks: Any) -> Any:
     """Read a line as JSON of any kind.
+
+    ``hooks`` are those of ``json.loads``. Without any, numbers that are not finite pass: whoever
+    writes them as JSON again refuses them.
 
     Raises:
         MalformedLineError: it is none.
     """
     try:
-        return json.loads(_decode(line), parse_constant=_refuse_constant, parse_float=_finite)
+        return json.loads(_decode(line), **hooks)
     except json.JSONDecodeError as error:
         raise MalformedLineError(f"not JSON: {error.msg} at column {error.colno}") from None
     except RecursionError:
@@ -191,12 +194,12 @@ def read_json(line: bytes) -> Any:
 
 
 def read_object(line: bytes) -> dict[str, Any]:
-    """Read a line as a JSON object.
+    """Read a line as a JSON object, whose numbers are finite.
 
     Raises:
         MalformedLineError: it is none.
     """
-    value = read_json(line)
+    value = read_json(line, parse_constant=_refuse_constant, parse_float=_finite)
     if not isinstance(value, dict):
         raise MalformedLineError(f"must be an object, got {kind(value)}")
     return value

@@ -83,9 +83,9 @@ class NatsQueue(NatsCore[T]):
 
     Differences from a queue in this process: the bound counts items in flight too; ``size`` is what
     the server said last, up to a second ago; ``stop()`` leaves what waits to other machines;
-    ``unprocessed`` is always empty, for what is handed back is on the server; ``submit``, ``map``,
-    ``put_nowait`` and ``get_nowait`` are not there. A put that is cancelled while the server has
-    not answered may be accepted.
+    ``unprocessed`` is always empty, for what is handed back is on the server; ``put_nowait`` and
+    ``get_nowait``, and ``submit`` and ``map`` of a ``WorkQueue`` on it, raise ``TypeError``. A put
+    that is cancelled while the server has not answered may be accepted.
     """
 
     def __init__(
