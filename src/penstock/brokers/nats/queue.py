@@ -5,12 +5,12 @@ from __future__ import annotations
 import logging
 from asyncio import _get_running_loop
 from collections.abc import Iterable, Mapping, Sequence
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 from opentelemetry import propagate
 
 from penstock import _checks
+from penstock._lifecycle import Lifecycle
 from penstock.base import LONG, figures_of
 from penstock.brokers.codecs import Codec, JsonCodec
 from penstock.brokers.nats.addresses import check_options, check_servers
@@ -29,16 +29,13 @@ from penstock.limits.retry import RetryPolicy
 from penstock.states import QueueStatistics
 from penstock.telemetry.api import Telemetry
 
-if TYPE_CHECKING:
-    from typing_extensions import Self
-
 T = TypeVar("T")
 
 #: As NATS has it.
 _MOST_REPLICAS = 5
 
 
-class NatsQueue(NatsCore[T]):
+class NatsQueue(Lifecycle, NatsCore[T]):
     """A bounded queue for many machines, on NATS JetStream. Meets ``penstock.protocols.Queue``.
 
     The promise: an item for which ``put`` returned True is stored by the server, and is handed out
@@ -397,22 +394,6 @@ class NatsQueue(NatsCore[T]):
         While the server does not answer it waits.
         """
         await self._join()
-
-    async def __aenter__(self) -> Self:
-        await self.start()
-        return self
-
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        """Let the workers finish what they hold; after an exception, hand it back at once."""
-        if exc_type is None:
-            await self.stop()
-        else:
-            await self.stop(timeout=0, drain=False)
 
 
 def _check_figures(
