@@ -28,40 +28,9 @@ from penstock import (
     QueueStatus,
 )
 from penstock.testing import VirtualTimeLoop
+from virtual_time import Gate, begin, for_ever, now, settle
 
 IDLE, PROCESSING, STOPPING, STOPPED = QueueStatus
-
-
-async def settle() -> None:
-    """Let everything happen that can happen now."""
-    await asyncio.sleep(1e-6)
-
-
-def now() -> float:
-    return asyncio.get_running_loop().time()
-
-
-def begin(call: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
-    return asyncio.get_running_loop().create_task(call)
-
-
-async def for_ever() -> None:
-    """Wait for what never comes. (A sleep would count as something that will come.)"""
-    await asyncio.get_running_loop().create_future()
-
-
-class Gate:
-    """A worker function that holds each item until it is let through."""
-
-    def __init__(self) -> None:
-        self.open = asyncio.Event()
-        self.seen: list[Any] = []
-        self.done: list[Any] = []
-
-    async def __call__(self, item: Any) -> None:
-        self.seen.append(item)
-        await self.open.wait()
-        self.done.append(item)
 
 
 @asynccontextmanager

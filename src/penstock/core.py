@@ -74,21 +74,6 @@ class QueueCore(QueueBase[T]):
         """
         return [entry[1] for entry in self._buffer.snapshot() if not _is_unwanted(entry)]
 
-    @property
-    def metrics(self) -> dict[str, int]:
-        """A new dict of four counts: enqueued, processed, errors, backpressure_events.
-
-        ``enqueued`` counts accepted items. ``processed`` counts items that are done: once each,
-        failed or not. ``errors`` counts failures. ``backpressure_events`` counts puts that were
-        refused because the queue was full.
-        """
-        return {
-            "enqueued": self._buffer.accepted,
-            "processed": self._accounts.all_processed,
-            "errors": self._accounts.all_errors,
-            "backpressure_events": self._accounts.full,
-        }
-
     def statistics(self) -> QueueStatistics:
         """Everything that can be counted about the queue, at this instant."""
         accounts, buffer = self._accounts, self._buffer
@@ -404,23 +389,14 @@ class QueueCore(QueueBase[T]):
                 current_state=self._status.value,
             )
 
-    def _leave_dead_loop(self) -> None:
-        """A loop that was closed without a stop: the queue is stopped, whatever it says."""
-        if (
-            self._status in (QueueStatus.PROCESSING, QueueStatus.STOPPING)
-            and self._loop is not None
-            and self._loop.is_closed()
-        ):
-            self._open_on = CLOSED
-            self._stops += 1
-            self._buffer.forget_waiters()
-            self._pool.abandon()
-            self._accounts.forget_joiners()
-            self._drop_unwanted()
-            for entry in self._buffer.snapshot():
-                if entry[3] is not None:
-                    entry[3].forget_future()
-            self._set_status(QueueStatus.STOPPED)
+    def _forget_loop(self) -> None:
+        self._buffer.forget_waiters()
+        self._pool.abandon()
+        self._accounts.forget_joiners()
+        self._drop_unwanted()
+        for entry in self._buffer.snapshot():
+            if entry[3] is not None:
+                entry[3].forget_future()
 
 
 def _is_unwanted(entry: Entry[Any]) -> bool:
