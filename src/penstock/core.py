@@ -249,6 +249,7 @@ class QueueCore(QueueBase[T]):
             if self._status is QueueStatus.STOPPED:
                 self._drop_unwanted()
                 self._hand_back()
+                self._left = self._buffer.ready  # the stop may not have returned yet
             return
         if error is not None:
             self._accounts.add("errors")
