@@ -192,6 +192,29 @@ async def test_a_caller_cancelled_is_cancelled_whatever_its_call_makes_of_it(
     assert complaints == []
 
 
+async def test_a_caller_cancelled_twice_leaves_no_exception_that_nobody_looks_at() -> None:
+    complaints: list[Any] = []
+    asyncio.get_running_loop().set_exception_handler(lambda loop, what: complaints.append(what))
+
+    async def cleans_up() -> None:
+        try:
+            await for_ever()
+        finally:
+            await asyncio.sleep(1)
+            raise KeyError("lost")
+
+    async with AsyncExecutor() as executor:
+        calling = begin(executor.execute(cleans_up))
+        for _ in range(2):
+            await settle()
+            calling.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await calling
+    del calling
+    gc.collect()
+    assert complaints == []
+
+
 async def test_a_caller_cancelled_while_it_waits_never_has_its_call_begun() -> None:
     meter = Meter()
     async with AsyncExecutor(1) as executor:

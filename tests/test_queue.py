@@ -996,6 +996,30 @@ async def test_processing_that_is_cancelled_gives_the_item_back_to_be_next() -> 
         assert await queue.get() == "first"
 
 
+@pytest.mark.parametrize("steps", range(6))
+async def test_a_stop_counts_what_is_given_back_before_it_returns(steps: int) -> None:
+    async def use() -> None:
+        async with queue.processing():
+            await for_ever()
+
+    async def stop() -> bool:
+        return await queue.stop() is (not queue.unprocessed)
+
+    queue: BoundedQueue[str] = BoundedQueue()
+    await queue.start()
+    await queue.put("first")
+    using = begin(use())
+    await settle()
+    await queue.start_workers(lambda item: None, 1)
+    await settle()
+    stopping = begin(stop())
+    for _ in range(steps):
+        await asyncio.sleep(0)
+    using.cancel()
+    await queue.stop()
+    assert await stopping
+
+
 # -- join -----------------------------------------------------------------------------------------
 
 

@@ -644,3 +644,24 @@ async def test_usage_together_with_an_executor() -> None:
         await queue.join()
     assert sorted(answers) == [request * 2 for request in range(25)]
     assert peak == 10
+
+
+async def test_a_map_that_returns_exceptions_raises_when_the_queue_is_stopped() -> None:
+    async def work(item: int) -> int:
+        await asyncio.sleep(1)
+        return item
+
+    queue: WorkQueue[int] = WorkQueue()
+    await queue.process(work)
+
+    async def stop() -> bool:
+        await asyncio.sleep(1.5)
+        return await queue.stop(timeout=0)
+
+    stopping = asyncio.create_task(stop())
+    results = []
+    with pytest.raises(QueueStateError, match="was processed"):  # noqa: PT012
+        async for result in queue.map(work, range(3), return_exceptions=True):
+            results.append(result)  # noqa: PERF401 - those that came before the exception
+    assert results == [0]
+    assert not await stopping

@@ -19,7 +19,7 @@ from penstock.calls import AnyFuture, AsyncCall, Entry, Ticket
 from penstock.errors import QueueEmptyError, QueueStateError
 from penstock.governor import DeadLetter, Rules
 from penstock.line import Outcome, Storage
-from penstock.states import QueueStatistics, QueueStatus
+from penstock.states import NotProcessedError, QueueStatistics, QueueStatus
 from penstock.telemetry.api import Telemetry
 from penstock.telemetry.spans import PutObservation
 from penstock.workers import WorkerPool
@@ -234,6 +234,7 @@ class QueueCore(QueueBase[T]):
             if self._status is QueueStatus.STOPPED:
                 self._drop_unwanted()
                 self._hand_back()
+                self._left = self._buffer.ready  # the stop may not have returned yet
             return
         if error is not None:
             self._accounts.add("errors")
@@ -367,7 +368,7 @@ class QueueCore(QueueBase[T]):
             self._accounts.dismiss()
 
     def _not_processed(self) -> QueueStateError:
-        return QueueStateError(
+        return NotProcessedError(
             "The queue stopped before the item was processed", current_state=self._status.value
         )
 
