@@ -28,40 +28,9 @@ from penstock import (
     QueueStatus,
 )
 from penstock.testing import VirtualTimeLoop
+from virtual_time import Gate, begin, for_ever, now, settle
 
 IDLE, PROCESSING, STOPPING, STOPPED = QueueStatus
-
-
-async def settle() -> None:
-    """Let everything happen that can happen now."""
-    await asyncio.sleep(1e-6)
-
-
-def now() -> float:
-    return asyncio.get_running_loop().time()
-
-
-def begin(call: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
-    return asyncio.get_running_loop().create_task(call)
-
-
-async def for_ever() -> None:
-    """Wait for what never comes. (A sleep would count as something that will come.)"""
-    await asyncio.get_running_loop().create_future()
-
-
-class Gate:
-    """A worker function that holds each item until it is let through."""
-
-    def __init__(self) -> None:
-        self.open = asyncio.Event()
-        self.seen: list[Any] = []
-        self.done: list[Any] = []
-
-    async def __call__(self, item: Any) -> None:
-        self.seen.append(item)
-        await self.open.wait()
-        self.done.append(item)
 
 
 @asynccontextmanager
@@ -1027,6 +996,30 @@ async def test_processing_that_is_cancelled_gives_the_item_back_to_be_next() -> 
         assert await queue.get() == "first"
 
 
+@pytest.mark.parametrize("steps", range(6))
+async def test_a_stop_counts_what_is_given_back_before_it_returns(steps: int) -> None:
+    async def use() -> None:
+        async with queue.processing():
+            await for_ever()
+
+    async def stop() -> bool:
+        return await queue.stop() is (not queue.unprocessed)
+
+    queue: BoundedQueue[str] = BoundedQueue()
+    await queue.start()
+    await queue.put("first")
+    using = begin(use())
+    await settle()
+    await queue.start_workers(lambda item: None, 1)
+    await settle()
+    stopping = begin(stop())
+    for _ in range(steps):
+        await asyncio.sleep(0)
+    using.cancel()
+    await queue.stop()
+    assert await stopping
+
+
 # -- join -----------------------------------------------------------------------------------------
 
 
@@ -1094,6 +1087,36 @@ async def test_a_cancelled_join_harms_nobody() -> None:
         gate.open.set()
         await other
         assert cancelled.cancelled()
+
+
+async def test_cancelling_many_joins_does_not_look_for_each_among_all(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    comparisons = 0
+
+    class Compared(asyncio.Future[Any]):
+        __hash__ = asyncio.Future.__hash__
+
+        def __eq__(self, other: object) -> bool:
+            nonlocal comparisons
+            comparisons += 1
+            return self is other
+
+    loop = asyncio.get_running_loop()
+    async with BoundedQueue[int]() as queue:
+        await queue.put(0)
+        with monkeypatch.context() as patch:
+            patch.setattr(loop, "create_future", lambda: Compared(loop=loop))
+            joins = [begin(queue.join()) for _ in range(200)]
+            await settle()
+        for join in reversed(joins):
+            join.cancel()
+            await settle()
+        assert comparisons < 200 * 5
+        assert all(join.cancelled() for join in joins)
+        assert queue.get_nowait() == 0
+        queue.task_done()
+        await queue.join()
 
 
 async def test_a_join_cancelled_in_the_tick_of_the_last_item_harms_nobody() -> None:

@@ -65,7 +65,7 @@ class Accounts(Protocol):
     #: Failures of worker functions. The item may still be done or given back.
     errors: int
     #: Who waits for all items to be done.
-    joiners: list[Any]
+    joiners: dict[Any, None]
 
     def settle(self) -> None:
         """Tell the joiners, if all items are done. To be called after ``processed`` grew."""
@@ -244,7 +244,11 @@ class Worker(Generic[T]):
                         raise error
                     finally:
                         error = None  # or frame and exception would keep each other alive
+        except asyncio.CancelledError:
+            return  # that is all: were it passed on, the task would keep it, and the item with it
         finally:
+            # An error that somebody keeps, as dead letters are, keeps this frame: and no item.
+            entry = item = context = ticket = coro = steps = awaited = None
             source.wake()
 
     # An item that suspends in its first step comes here. A generator, because every level of
@@ -453,7 +457,8 @@ class WorkerPool(Generic[T]):
 
     def _lose(self, crew: Crew[T]) -> bool:
         with self._counting:  # workers may be threads
-            if crew not in self._crews or len(self._crews) <= self._wanted():
+            # In this order: it is asked before each item, and looked for only where one must go.
+            if len(self._crews) <= self._wanted() or crew not in self._crews:
                 return False
             self._crews.remove(crew)
             return True
