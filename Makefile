@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 EXTRAS := cli,httpx,msgpack,nats,otel,progress,report
 
-.PHONY: help demo test lint format docs bench bench-quick simulate fuzz fuzz-long soak wheel examples e2e \
+.PHONY: help demo test lint format docs bench bench-quick simulate simulate-threads fuzz fuzz-long soak wheel examples e2e \
 	test-brokers pictures test-all clean
 
 help:  ## Say what can be made
@@ -57,6 +57,10 @@ bench-quick: $(READY)  ## See that the benchmarks run
 SEEDS ?= 100000
 simulate: $(READY)  ## Run SEEDS random programs in virtual time
 	PYTHONPATH=src:tests $(BIN)/python -m simulation --seeds $(SEEDS) --jobs 2
+
+SCHEDULES ?= 20
+simulate-threads: $(READY)  ## Run so many SCHEDULES of real threads, 10,000 operations each
+	$(BIN)/python tests/models/simulate_threads.py --seeds $(SCHEDULES)
 
 EACH ?= 120
 fuzz: $(READY)  ## Fuzz with coverage, EACH target for so many seconds (Linux)
