@@ -31,6 +31,7 @@ from penstock import (
 from penstock.governor import answered
 from penstock.limits import attempts_made
 from penstock.testing import run
+from telemetry.recorder import Recorder
 
 SILENT = logging.getLogger("tests.governor")
 SILENT.setLevel(logging.CRITICAL + 1)
@@ -416,6 +417,7 @@ async def test_and_it_was_an_attempt() -> None:
         await queue.process(Service({"a": 1}, error=asyncio.CancelledError), 1, handler)
         await queue.put("a")
         await queue.join()
+        assert [letter.attempts for letter in queue.dead_letters] == [1]
     assert attempts_made(handler.got[0][1]) == 1
 
 
@@ -552,6 +554,23 @@ async def test_redrive_into_a_full_queue_loses_none() -> None:
         assert await queue.redrive(timeout=math.inf) == 3
         await queue.join()
     assert Counter(service.items) == dict.fromkeys(range(5), 3)
+
+
+async def test_redrive_goes_on_past_what_no_limit_can_ever_let_pass() -> None:
+    tokens = Limit(100, 1, cost=lambda item: item)
+    service = Service(dict.fromkeys((9, 3, 4), 2))
+    async with queue_of(limits=[tokens], retry=every(1, attempts=2)) as queue:
+        await fail_all(queue, (9, 3, 4), service)
+        assert [letter.item for letter in queue.dead_letters] == [9, 3, 4]
+        tokens.change(max=5)
+        assert await queue.redrive() == 2
+        assert [letter.item for letter in queue.dead_letters] == [9]
+        await queue.join()
+        tokens.change(max=10)
+        assert await queue.redrive() == 1
+        await queue.join()
+        assert queue.dead_letters == []
+    assert Counter(service.items) == {9: 3, 3: 3, 4: 3}
 
 
 async def test_redrive_into_a_stopped_queue_loses_none() -> None:
@@ -955,6 +974,28 @@ async def test_after_a_cut_no_call_begins_while_too_many_are_under_way() -> None
     assert [(calls, limit) for calls, limit in began if calls > limit] == []
 
 
+async def test_calls_that_fail_slowly_show_that_there_are_too_many() -> None:
+    """A service that times out sheds no load by saying so: nothing but its latency tells."""
+    adaptive = AdaptiveConcurrency(1, 64, start=4)
+    times_out = False
+
+    async def call(item: int) -> None:
+        await asyncio.sleep(5 if times_out else 0.1)
+        if times_out:
+            raise TimeoutError
+
+    async with queue_of(concurrency_limit=adaptive) as queue:
+        await queue.process(call, error_handler=Handler())
+        await put_all(queue, range(1000))
+        await queue.join()
+        (before, cuts), times_out = (adaptive.limit, adaptive.cuts), True
+        await put_all(queue, range(500))
+        await queue.join()
+    assert (before, cuts) == (64, 0)
+    assert adaptive.cuts > 0
+    assert queue.metrics["errors"] == 500
+
+
 async def test_a_number_takes_the_place_of_what_is_found_out() -> None:
     service = Service(takes=1)
     async with queue_of(concurrency_limit=AdaptiveConcurrency(4, 50)) as queue:
@@ -1047,6 +1088,32 @@ async def test_a_deadline_of_one_put() -> None:
     assert service.items == ["a", "in time", "whenever"]
     assert handler.kinds == [("too late", DeadlineExceededError)]
     assert isinstance(late.exception(), DeadlineExceededError)
+
+
+@pytest.mark.parametrize("observed", [True, False])
+async def test_a_deadline_of_one_put_that_does_not_wait(observed: bool) -> None:
+    telemetry = Recorder().telemetry() if observed else None
+    service, handler = Service(takes=4), Handler()
+    async with queue_of(telemetry=telemetry) as queue:
+        await queue.process(service, 1, handler)
+        queue.queue.put_nowait("a")
+        queue.queue.put_nowait("too late", deadline=3)
+        queue.queue.put_nowait("in time", deadline=20)
+        await queue.join()
+    assert service.items == ["a", "in time"]
+    assert handler.kinds == [("too late", DeadlineExceededError)]
+
+
+@pytest.mark.parametrize("observed", [True, False])
+async def test_what_does_not_wait_for_room_keeps_to_the_limits_all_the_same(observed: bool) -> None:
+    service = Service()
+    telemetry = Recorder().telemetry() if observed else None
+    async with queue_of(limits=[Limit(2, 10)], telemetry=telemetry) as queue:
+        await queue.process(service, 5)
+        for item in range(5):
+            queue.put_nowait(item)
+        await queue.join()
+    assert [at for _, at in service.calls] == [0, 0, 10, 10, 20]
 
 
 async def test_a_put_has_the_last_word_on_the_deadline() -> None:
@@ -1298,7 +1365,7 @@ async def test_what_comes_after_the_answer_is_not_latency() -> None:
         await queue.process(work)
         await put_all(queue, range(100))
     assert adaptive.round_trip == pytest.approx(0.1)
-    assert adaptive.limit > 4, "they were under way until their end, so that it was used"
+    assert adaptive.limit == 64, "they were under way until their end, so that it was used"
     assert adaptive.cuts == 0
 
 

@@ -140,6 +140,14 @@ def test_so_does_one_that_says_nothing(error: BaseException) -> None:
     assert breaker.retry_after(30) == 0
 
 
+def test_one_that_is_cancelled_makes_room_for_just_one() -> None:
+    breaker = opened(probes=2)
+    cancelled, _ = breaker.allow(30), breaker.allow(30)
+    breaker.cancelled(cancelled)
+    breaker.allow(30)
+    assert refused(breaker, 30) == 1
+
+
 def test_probes_that_never_come_back_are_given_up() -> None:
     breaker = opened()
     lost = breaker.allow(30)
