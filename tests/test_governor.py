@@ -25,6 +25,7 @@ from penstock import (
     QueueStateError,
     QueueStatus,
     RateLimitError,
+    RetryBudget,
     RetryPolicy,
     WorkQueue,
 )
@@ -364,6 +365,28 @@ async def test_a_total_outage_costs_no_more_retries_than_the_budget_has() -> Non
         assert queue.statistics().retries == 35
     assert len(service.calls) == 2000 + 35
     assert sorted(handler.items) == list(range(2000))
+
+
+@pytest.mark.parametrize(("error", "price"), [(ConnectionError, 10), (RateLimitError, 4)])
+async def test_a_retry_that_succeeds_gives_the_budget_back_what_it_cost(
+    error: type[Exception], price: int
+) -> None:
+    budget = RetryBudget(tokens=100, cost=10, throttle_cost=4, refund=1)
+    policy = RetryPolicy(3, backoff=lambda attempt, error: 5.0, budget=budget)
+    service = Service({"a": 1, "b": 9}, error=error)
+    async with queue_of(retry=policy) as queue:
+        await queue.process(service, 1, Handler())
+        await put_all(queue, "a")
+        await asyncio.sleep(1)
+        assert budget.tokens == 100 - price
+        await queue.join()
+        assert budget.tokens == 100
+        await put_all(queue, "b")
+        await queue.join()
+        assert budget.tokens == 100 - 2 * price, "those that fail give nothing back"
+        await put_all(queue, "c")
+        await queue.join()
+        assert budget.tokens == 100 - 2 * price + 1
 
 
 async def test_every_item_succeeds_when_one_call_in_a_hundred_fails() -> None:

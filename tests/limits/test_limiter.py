@@ -285,6 +285,16 @@ async def test_while_the_gate_is_closed_trying_tells_when_it_opens() -> None:
     assert limiter.try_acquire() is not None
 
 
+async def test_what_costs_nothing_waits_for_the_gate_alone() -> None:
+    limiter = Limiter([Limit(1, 1000, cost=lambda item: item)])
+    await limiter.acquire(1)
+    assert limiter.wait_time(0) == 0
+    limiter.close_for(3)
+    assert 3 <= limiter.wait_time(0) <= 3.3
+    await limiter.acquire(0)
+    assert 3 <= now() <= 3.3
+
+
 async def test_trying_does_not_overtake() -> None:
     limit = Limit(10, 10, cost=lambda item: item)
     limiter = Limiter([limit])

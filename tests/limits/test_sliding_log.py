@@ -273,6 +273,15 @@ def test_records_that_were_merged_can_be_settled() -> None:
     assert log.is_idle(11)
 
 
+def test_what_costs_something_after_all_counts_in_its_place() -> None:
+    log = SlidingLog(4, 10)
+    records = [log.record(at) for at in range(3)]
+    log.settle(records[2], 0)
+    log.record(3)
+    log.settle(records[2], 1)
+    assert [log.free_at(4, cost) for cost in (1, 2, 3, 4)] == [10, 11, 12, 13]
+
+
 def test_starts_that_are_taken_back_do_not_pile_up() -> None:
     log = SlidingLog(5, 10)
     kept = log.record(0)
