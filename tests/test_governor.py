@@ -13,6 +13,7 @@ from contextvars import ContextVar
 from typing import Any
 
 import pytest
+import tenacity
 
 from penstock import (
     AdaptiveConcurrency,
@@ -365,6 +366,19 @@ async def test_a_total_outage_costs_no_more_retries_than_the_budget_has() -> Non
         assert queue.statistics().retries == 35
     assert len(service.calls) == 2000 + 35
     assert sorted(handler.items) == list(range(2000))
+
+
+async def test_a_policy_may_stop_after_so_many_seconds() -> None:
+    service, handler = Service({"a": 99}), Handler()
+    policy = RetryPolicy(
+        tenacity.stop_after_delay(12), backoff=lambda attempt, error: 5.0, budget=None
+    )
+    async with queue_of(retry=policy) as queue:
+        await queue.process(service, 1, handler)
+        await queue.put("a")
+        await queue.join()
+    assert service.times("a") == [0, 5, 10, 15]
+    assert handler.items == ["a"]
 
 
 @pytest.mark.parametrize(("error", "price"), [(ConnectionError, 10), (RateLimitError, 4)])
@@ -1007,8 +1021,9 @@ async def test_calls_that_fail_slowly_show_that_there_are_too_many() -> None:
         if times_out:
             raise TimeoutError
 
+    handler = Handler()
     async with queue_of(concurrency_limit=adaptive) as queue:
-        await queue.process(call, error_handler=Handler())
+        await queue.process(call, error_handler=handler)
         await put_all(queue, range(1000))
         await queue.join()
         (before, cuts), times_out = (adaptive.limit, adaptive.cuts), True
@@ -1017,6 +1032,7 @@ async def test_calls_that_fail_slowly_show_that_there_are_too_many() -> None:
     assert (before, cuts) == (64, 0)
     assert adaptive.cuts > 0
     assert queue.metrics["errors"] == 500
+    assert sorted(handler.items) == list(range(500))
 
 
 async def test_a_number_takes_the_place_of_what_is_found_out() -> None:

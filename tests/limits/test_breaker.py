@@ -148,6 +148,14 @@ def test_one_that_is_cancelled_makes_room_for_just_one() -> None:
     assert refused(breaker, 30) == 1
 
 
+def test_one_that_succeeds_makes_room_for_just_one() -> None:
+    breaker = opened(probes=3)
+    permits = [breaker.allow(30) for _ in range(3)]
+    breaker.succeeded(30, permits[0])
+    breaker.allow(30)
+    assert refused(breaker, 30) == 1
+
+
 def test_probes_that_never_come_back_are_given_up() -> None:
     breaker = opened()
     lost = breaker.allow(30)

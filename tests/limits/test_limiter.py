@@ -367,6 +367,22 @@ async def test_it_counts_every_call_that_it_let_through(limits: int) -> None:
         assert limiter.statistics().grants == 6
 
 
+@pytest.mark.real_time
+def test_and_every_one_of_a_thread() -> None:
+    limiter = Limiter([Limit(1, 0.01)])
+    for count in range(1, 4):
+        limiter.acquire_blocking()
+        assert limiter.statistics().grants == count
+
+
+async def test_a_pause_of_less_than_a_second_is_kept_to() -> None:
+    limiter = Limiter([Limit(1000, 1)])
+    limiter.observe({"retry-after-ms": "250"})
+    assert limiter.try_acquire() is None
+    await limiter.acquire()
+    assert 0.25 <= now() <= 0.275 + 1e-9
+
+
 async def test_headers_close_the_gate() -> None:
     limiter = Limiter([Limit(1000, 1)])
     assert limiter.observe({"X-Served-By": "a"}).wait == 0

@@ -50,13 +50,27 @@ def test_to_give_back_twice_is_to_give_back_once() -> None:
 def test_what_turns_out_to_cost_something_is_charged_to_its_own_key(how: str) -> None:
     limit = Limit(10, 600, cost=lambda item: item[1], key=lambda item: item[0])
     limiter = Limiter([limit])
+    assert limiter.try_acquire(("b", 1)) is not None
     permit = begin(limiter, ("a", 0), how)
     permit.settle(limit, 10)
     assert limiter.try_acquire(("a", 1)) is None
-    assert limiter.try_acquire(("b", 10)) is not None
+    assert limiter.try_acquire(("b", 9)) is not None
     permit.settle(limit, 4)
     assert limiter.try_acquire(("a", 7)) is None
     assert limiter.try_acquire(("a", 6)) is not None
+
+
+def test_what_was_free_everywhere_is_charged_where_it_was_not_once() -> None:
+    limits = [Limit(10, 600, cost=lambda item: item, name=name) for name in "ab"]
+    limiter = Limiter(limits)
+    permit = limiter.try_acquire(0)
+    assert permit is not None
+    permit.settle("a", 4)
+    assert limiter.try_acquire(6) is not None
+    assert limiter.try_acquire(1) is None
+    permit.settle("b", 4)
+    permit.settle("a", 0)
+    assert limiter.try_acquire(1) is None, "the other one is full now"
 
 
 @pytest.mark.real_time
@@ -69,3 +83,25 @@ def test_one_limit_is_settled_and_the_other_stays_as_it_was(how: str) -> None:
     assert limiter.try_acquire(9) is not None
     assert limiter.try_acquire(0) is not None
     assert limiter.try_acquire(0) is None, "three calls"
+
+
+async def test_what_was_waited_for_can_be_settled_too() -> None:
+    limit = Limit(10, 60, cost=lambda item: item)
+    limiter = Limiter([limit])
+    await limiter.acquire(10)
+    permit = await limiter.acquire(10)
+    permit.settle(limit, 3)
+    assert limiter.try_acquire(8) is None
+    assert limiter.try_acquire(7) is not None
+
+
+@pytest.mark.real_time
+def test_and_so_can_what_a_thread_waited_for() -> None:
+    limit = Limit(10, 600, cost=lambda item: item)
+    limiter = Limiter([limit])
+    limiter.close_for(0.01)
+    permit = limiter.acquire_blocking(10)
+    permit.settle(limit, 3)
+    limiter.close_for(0)
+    assert limiter.wait_time(8) > 500
+    assert limiter.wait_time(7) < 1
