@@ -148,6 +148,12 @@ def test_one_that_is_cancelled_makes_room_for_just_one() -> None:
     assert refused(breaker, 30) == 1
 
 
+def test_it_may_be_open_for_less_than_a_second() -> None:
+    breaker = opened(open_for=0.5)
+    assert refused(breaker, 0.25) == 0.25
+    breaker.allow(0.5)
+
+
 def test_one_that_succeeds_makes_room_for_just_one() -> None:
     breaker = opened(probes=3)
     permits = [breaker.allow(30) for _ in range(3)]

@@ -52,6 +52,13 @@ def test_of_what_is_said_twice_that_counts_which_leaves_less(order: int) -> None
     assert feedback.wait == 30
 
 
+def test_the_headers_of_httpx_tell_what_was_said_twice() -> None:
+    headers = httpx.Headers(
+        [("x-ratelimit-remaining", "5"), ("x-ratelimit-remaining", "0"), ("x-ratelimit-reset", "7")]
+    )
+    assert parse(headers, NOW) == Feedback(dimensions=(Dimension("", None, 0, 7),))
+
+
 D = Dimension
 
 

@@ -379,6 +379,7 @@ async def test_a_pause_of_less_than_a_second_is_kept_to() -> None:
     limiter = Limiter([Limit(1000, 1)])
     limiter.observe({"retry-after-ms": "250"})
     assert limiter.try_acquire() is None
+    assert 0.25 <= limiter.wait_time() <= 0.275
     await limiter.acquire()
     assert 0.25 <= now() <= 0.275 + 1e-9
 
