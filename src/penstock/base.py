@@ -59,7 +59,9 @@ class QueueBase(Generic[T]):
         if telemetry is None:
             telemetry = default_telemetry()
         elif not isinstance(telemetry, Telemetry):
-            raise TypeError(f"telemetry must be a penstock.telemetry.Telemetry, got {telemetry!r}")
+            raise TypeError(
+                f"telemetry must be a penstock.telemetry.Telemetry, got {_checks.shown(telemetry)}"
+            )
         self._probe = telemetry.watch(self, totals, line, self._maxsize)
         # Whether more is to be done for a put than to put: asked at every one.
         self._is_special = self._probe.is_on

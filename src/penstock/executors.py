@@ -14,6 +14,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 
 from penstock import _checks
+from penstock._lifecycle import Lifecycle
 from penstock._loop_local import LoopLocal
 from penstock.calls import in_thread, is_async
 from penstock.config import QueueConfig
@@ -242,7 +243,7 @@ class RateLimitedExecutor(AsyncExecutor):
                 raise
 
 
-class Executor(Generic[E]):
+class Executor(Lifecycle, Generic[E]):
     """Runs events, objects with a state of their own, through a ``WorkQueue``.
 
     Args:
@@ -267,7 +268,9 @@ class Executor(Generic[E]):
         telemetry: Telemetry | None = None,
     ) -> None:
         if not (isinstance(event_type, type) and issubclass(event_type, Event)):
-            raise TypeError(f"event_type must be a subclass of penstock.Event, got {event_type!r}")
+            raise TypeError(
+                f"event_type must be a subclass of penstock.Event, got {_checks.shown(event_type)}"
+            )
         if not is_async(event_type.invoke):
             raise TypeError(f"{event_type.__qualname__}.invoke must be async def")
         config = QueueConfig() if queue_config is None else queue_config
@@ -290,7 +293,9 @@ class Executor(Generic[E]):
             ValueError: it was appended before.
         """
         if not isinstance(event, self.event_type):
-            raise TypeError(f"event must be a {self.event_type.__qualname__}, got {event!r}")
+            raise TypeError(
+                f"event must be a {self.event_type.__qualname__}, got {_checks.shown(event)}"
+            )
         if event.id in self._events:
             raise ValueError(f"event {event.id} was appended before")
         self._events[event.id] = event
@@ -381,22 +386,6 @@ class Executor(Generic[E]):
                 len(self._unforwarded),
             )
         return await self.queue.stop(timeout, drain=drain)
-
-    async def __aenter__(self) -> Self:
-        await self.start()
-        return self
-
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        """Process what was forwarded and stop; after an exception, cancel what runs and stop."""
-        if exc_type is None:
-            await self.stop()
-        else:
-            await self.stop(timeout=0, drain=False)
 
     async def _run(self, event: E) -> None:
         clock = asyncio.get_running_loop().time

@@ -348,7 +348,7 @@ class WorkQueue(Face[T]):
         self, items: Any, worker_func: Any, num_workers: Any
     ) -> int | AdaptiveConcurrency:
         if not isinstance(items, Iterable):
-            raise TypeError(f"items must be an iterable, got {items!r}")
+            raise TypeError(f"items must be an iterable, got {_checks.shown(items)}")
         return self._check_job(items, worker_func, num_workers)
 
     @contextmanager

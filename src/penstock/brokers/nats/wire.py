@@ -44,6 +44,7 @@ _OPTIONS = {
 }
 _OURS = ("error_cb", "disconnected_cb", "reconnected_cb", "closed_cb")
 _DENIED = re.compile(r'permissions violation for ((?:publish|subscription) to "([^"]+)")')
+_SCHEME = re.compile(r"[a-z]{1,10}://")
 _NO_RESPONDERS = "503"
 #: Bytes of headers on the wire, beside names and values: the first and last line, and each.
 _HEADER_LINES, _HEADER_MARKS = 14, 4
@@ -438,8 +439,9 @@ def check_options(options: Any) -> dict[str, Any]:
 
 def bare_url(url: str) -> str:
     """A URL without what is secret."""
-    scheme, mark, rest = url.rpartition("://")
-    return f"{scheme}{mark}{rest.rpartition('@')[2]}"
+    scheme = _SCHEME.match(url)
+    bare = url[scheme.end() :] if scheme else url
+    return (scheme[0] if scheme else "") + bare.rpartition("@")[2]
 
 
 def reading(answer: Msg) -> dict[str, Any]:
