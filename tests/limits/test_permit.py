@@ -95,6 +95,19 @@ async def test_what_was_waited_for_can_be_settled_too() -> None:
     assert limiter.try_acquire(7) is not None
 
 
+def test_whichever_of_two_ends_first_the_other_is_still_current() -> None:
+    outer, inner = Limit(10, 600), Limit(10, 600)
+    one, other = Limiter([outer]), Limiter([inner])
+    first, second = one.permit(), other.permit()
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)
+    inner.settle(0)
+    with pytest.raises(RuntimeError, match="outside of any call"):
+        outer.settle(0)
+    second.__exit__(None, None, None)
+
+
 @pytest.mark.real_time
 def test_and_so_can_what_a_thread_waited_for() -> None:
     limit = Limit(10, 600, cost=lambda item: item)
