@@ -82,14 +82,12 @@ class AsyncExecutor:
             )
         call = asyncio.create_task(self._call(func, args, kwargs))
         self._calls.add(call)
-        call.add_done_callback(self._calls.discard)
+        call.add_done_callback(self._has_ended)
         try:
             await asyncio.wait([call])
         except asyncio.CancelledError:
             call.cancel()
             await asyncio.wait([call])
-            if not call.cancelled():
-                call.exception()  # looked at, so that asyncio does not complain
             raise
         else:
             if call.cancelled() and call in self._cut_off:
@@ -99,6 +97,11 @@ class AsyncExecutor:
             return call.result()
         finally:
             self._cut_off.discard(call)
+
+    def _has_ended(self, call: asyncio.Task[Any]) -> None:
+        self._calls.discard(call)
+        if not call.cancelled():
+            call.exception()  # looked at: whoever was cancelled twice is not there to do it
 
     async def _call(
         self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]

@@ -61,11 +61,7 @@ class _Typed(Generic[T]):
 
     content_type: str
 
-    @overload
-    def __init__(self: _Typed[Any]) -> None: ...
-    @overload
-    def __init__(self, item_type: type[T] | TypeAdapter[T]) -> None: ...
-    def __init__(self, item_type: Any = None) -> None:
+    def __init__(self, item_type: type[T] | TypeAdapter[T] | None) -> None:
         self._adapter: TypeAdapter[T] | None = (
             item_type
             if item_type is None or isinstance(item_type, TypeAdapter)
@@ -118,6 +114,13 @@ class JsonCodec(_Typed[T]):
     """
 
     content_type = JSON
+
+    @overload
+    def __init__(self: JsonCodec[Any]) -> None: ...
+    @overload
+    def __init__(self, item_type: type[T] | TypeAdapter[T]) -> None: ...
+    def __init__(self, item_type: Any = None) -> None:
+        super().__init__(item_type)
 
     def _to_bytes(self, item: T) -> bytes:
         if self._adapter is not None:

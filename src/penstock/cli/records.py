@@ -189,20 +189,32 @@ def _cells(row: bytes) -> list[str]:
     return rows[0] if rows else []
 
 
-def read_object(line: bytes) -> dict[str, Any]:
-    """Read a line as a JSON object.
+def read_json(line: bytes, **hooks: Any) -> Any:
+    """Read a line as JSON of any kind.
+
+    ``hooks`` are those of ``json.loads``. Without any, numbers that are not finite pass: whoever
+    writes them as JSON again refuses them.
 
     Raises:
         MalformedLineError: it is none.
     """
     try:
-        value = json.loads(_decode(line), parse_constant=_refuse_constant, parse_float=_finite)
+        return json.loads(_decode(line), **hooks)
     except json.JSONDecodeError as error:
         raise MalformedLineError(f"not JSON: {error.msg} at column {error.colno}") from None
     except RecursionError:
         raise MalformedLineError("not JSON that can be read: nested too deeply") from None
     except ValueError:  # an integer of thousands of digits
         raise MalformedLineError("not JSON that can be read: a number is too long") from None
+
+
+def read_object(line: bytes) -> dict[str, Any]:
+    """Read a line as a JSON object, whose numbers are finite.
+
+    Raises:
+        MalformedLineError: it is none.
+    """
+    value = read_json(line, parse_constant=_refuse_constant, parse_float=_finite)
     if not isinstance(value, dict):
         raise MalformedLineError(f"must be an object, got {kind(value)}")
     return value

@@ -26,7 +26,7 @@ from penstock.limits import (
     RetryPolicy,
 )
 from penstock.protocols import Queue
-from penstock.states import QueueStatus
+from penstock.states import NotProcessedError, QueueStatus
 from penstock.sync.loop_thread import LoopThread
 from penstock.sync.on_loop import QueueOnLoop
 from penstock.sync.queue import BlockingQueue
@@ -494,7 +494,7 @@ class WorkQueue(Face[T]):
                 error = future.exception()
                 if error is None:
                     yield future.result()
-                elif return_exceptions:
+                elif return_exceptions and not isinstance(error, NotProcessedError):
                     yield error
                 else:
                     raise error
