@@ -396,6 +396,7 @@ async def test_whatever_an_item_raises_the_pool_does_not_shrink(how: Any, error:
     async with BoundedQueue[int]() as queue:
         await queue.start_workers(how(error), 2, lambda error, item: handled.append((error, item)))
         before = {task.get_name() for task in worker_tasks(queue)}
+        assert len(before) == 2, "each has a name of its own"
         for item in range(5):
             await queue.put(item)
         await queue.join()
