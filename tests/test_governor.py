@@ -1147,9 +1147,11 @@ async def test_a_deadline_of_one_put_that_does_not_wait(observed: bool) -> None:
     service, handler = Service(takes=4), Handler()
     async with queue_of(telemetry=telemetry) as queue:
         await queue.process(service, 1, handler)
-        queue.queue.put_nowait("a")
-        queue.queue.put_nowait("too late", deadline=3)
-        queue.queue.put_nowait("in time", deadline=20)
+        queue.put_nowait("a")
+        queue.put_nowait("too late", deadline=3)
+        queue.put_nowait("in time", deadline=20)
+        with pytest.raises(ValueError, match="deadline must be zero or more"):
+            queue.put_nowait("never", deadline=-1)
         await queue.join()
     assert service.items == ["a", "in time"]
     assert handler.kinds == [("too late", DeadlineExceededError)]

@@ -187,6 +187,8 @@ async def test_arguments_and_results_are_passed_on_as_they_are() -> None:
 
     assert mock.put.await_args_list == [call("item", timeout=0), call("item", timeout=2.5)]
     mock.put_nowait.assert_called_once_with("item")
+    work_queue.put_nowait("item", deadline=5)
+    mock.put_nowait.assert_called_with("item", deadline=5)
     mock.get.assert_awaited_once_with(timeout=0)
     mock.task_done.assert_called_once_with()
     assert mock.stop.await_args_list == [call(timeout=5), call(timeout=5, drain=False)]

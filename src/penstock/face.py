@@ -160,9 +160,12 @@ class Face(Generic[T]):
         """Everything that can be counted about the queue, at this instant."""
         return self._view.statistics()
 
-    def put_nowait(self, item: T) -> None:
+    def put_nowait(self, item: T, *, deadline: float | None = None) -> None:
         """See :meth:`penstock.BoundedQueue.put_nowait`."""
-        self._view.put_nowait(item)
+        if deadline is None:
+            self._view.put_nowait(item)
+        else:
+            self.queue.put_nowait(item, deadline=deadline)  # not every kind knows deadlines
 
     def get_nowait(self) -> T:
         """See :meth:`penstock.BoundedQueue.get_nowait`."""

@@ -125,9 +125,14 @@ class BoundedQueue(Lifecycle, QueueCore[T]):
     def put_nowait(self, item: T, *, deadline: float | None = None) -> None:
         """Like ``put(item, timeout=0)``, but raises ``QueueFullError`` instead of returning False.
 
+        Args:
+            item, deadline: as for :meth:`put`.
+
         Raises:
             QueueFullError: there is no room.
             QueueStateError: the queue is not processing.
+            ValueError: the deadline is negative, NaN or no number; or a limit can never let the
+                item pass.
         """
         if _get_running_loop() is not self._open_on:
             self._refuse("put")

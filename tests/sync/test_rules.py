@@ -595,17 +595,34 @@ def test_what_cannot_be_in_time_is_not_attempted(kind: str) -> None:
     assert isinstance(late.exception(BOUND), DeadlineExceededError)
 
 
+@pytest.mark.parametrize("how", ["put", "put_nowait", "submit"])
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_deadline_that_passes_in_the_line(kind: str) -> None:
+def test_a_deadline_that_passes_in_the_line(kind: str, how: str) -> None:
     service, handler = Service(), Handler()
     with queue_of() as queue:
-        queue.put("a", deadline=0.01)
-        queue.put("b", deadline=BOUND)
+        if how == "submit":
+            late = queue.submit("a", deadline=0.01)
+        else:
+            getattr(queue, how)("a", deadline=0.01)
+        getattr(queue, how)("b", deadline=BOUND)
         time.sleep(0.02)  # for the deadline, and nothing else
         queue.process(service.of_kind(kind), 1, handler)
         assert queue.join(timeout=BOUND)
     assert service.items == ["b"]
-    assert handler.kinds == [("a", DeadlineExceededError)]
+    if how == "submit":
+        assert isinstance(late.exception(BOUND), DeadlineExceededError)
+        assert handler.kinds == []
+    else:
+        assert handler.kinds == [("a", DeadlineExceededError)]
+
+
+def test_a_deadline_that_is_none_is_refused_at_the_put() -> None:
+    with queue_of(1) as queue:
+        for put in (queue.put, queue.put_nowait, queue.submit):
+            with pytest.raises(ValueError, match="deadline must be zero or more"):
+                put("a", deadline=-1)
+        assert queue.is_empty
+        assert queue.metrics["enqueued"] == 0
 
 
 @pytest.mark.parametrize("kind", KINDS)

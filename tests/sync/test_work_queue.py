@@ -11,11 +11,13 @@ import threading
 import time
 from collections.abc import Iterator
 from typing import Any
+from unittest.mock import Mock
+from unittest.mock import call as calling
 
 import pytest
 
 import penstock
-from penstock import BoundedQueue, QueueConfig, QueueFullError, QueueStateError
+from penstock import BoundedQueue, QueueConfig, QueueFullError, QueueStateError, QueueStatus
 from penstock.sync import LoopThread, WorkQueue
 from penstock.sync.result import Result
 from sync.helpers import BOUND, Held, eventually, in_thread, run_program
@@ -332,6 +334,39 @@ class TestAnotherKindOfQueue:
         assert sorted(done) == list(range(10))
         assert queue.status == "stopped"
         assert queue.stop(timeout=1, drain=False) is True
+
+    def test_it_gets_just_what_was_given(self) -> None:
+        mock = Mock(spec=BoundedQueue, status=QueueStatus.IDLE)
+        queue: WorkQueue[str] = WorkQueue(queue=mock)
+        mock.get.return_value = "taken"
+        mock.stop.return_value = False
+        mock.redrive.return_value = 3
+
+        queue.put("a")
+        queue.put("b", timeout=0)
+        queue.put("c", 2.5, deadline=5)
+        assert mock.put.await_args_list == [
+            calling("a"),
+            calling("b", timeout=0),
+            calling("c", timeout=2.5, deadline=5),
+        ]
+        queue.put_nowait("a")
+        queue.put_nowait("b", deadline=5)
+        assert mock.put_nowait.call_args_list == [calling("a"), calling("b", deadline=5)]
+        assert queue.get() == queue.get(timeout=0) == "taken"
+        assert mock.get.await_args_list == [calling(), calling(timeout=0)]
+        assert queue.redrive(7) == 3
+        mock.redrive.assert_awaited_once_with(timeout=7)
+        assert queue.stop() is False
+        assert queue.stop(5, drain=False) is False
+        assert mock.stop.await_args_list == [calling(timeout=None), calling(timeout=5, drain=False)]
+        queue.process(double_async, 7, print)
+        mock.start_workers.assert_awaited_once_with(
+            worker_func=double_async, num_workers=7, error_handler=print
+        )
+        with pytest.raises(ValueError, match="timeout must be zero or more"):
+            queue.join(timeout=-1)
+        mock.join.assert_not_called()
 
     @pytest.mark.real_time
     async def test_it_blocks_no_loop(self) -> None:

@@ -72,9 +72,10 @@ class QueueOnLoop:
             options["deadline"] = deadline
         return bool(self._call("put", item, **options))
 
-    def put_nowait(self, item: Any) -> None:
+    def put_nowait(self, item: Any, *, deadline: float | None = None) -> None:
         """Offer an item without waiting for room."""
-        self._call("put_nowait", item)
+        options = {} if deadline is None else {"deadline": deadline}
+        self._call("put_nowait", item, **options)
 
     def get(self, timeout: float | None = None) -> Any:
         """Take an item."""

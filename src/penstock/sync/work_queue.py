@@ -233,16 +233,21 @@ class WorkQueue(Face[T]):
         """
         return self._blocking.put(item, timeout, deadline=deadline)
 
-    def put_nowait(self, item: T) -> None:
+    def put_nowait(self, item: T, *, deadline: float | None = None) -> None:
         """Like ``put(item, timeout=0)``, but raises ``QueueFullError`` instead of returning False.
 
         Allowed in a running event loop and in worker functions.
 
+        Args:
+            item, deadline: as for :meth:`put`.
+
         Raises:
             QueueFullError: there is no room.
             QueueStateError: the queue is not processing, or this is a forked child.
+            ValueError: the deadline is negative, NaN or no number; or a limit can never let the
+                item pass.
         """
-        self._blocking.put_nowait(item)
+        self._blocking.put_nowait(item, deadline=deadline)
 
     def get(self, timeout: float | None = None) -> T:
         """Take the item that has waited longest. Call ``task_done()`` when it is done.

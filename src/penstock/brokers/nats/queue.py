@@ -256,7 +256,7 @@ class NatsQueue(Lifecycle, NatsCore[T]):
         """For how many seconds a put waits for room."""
         return min(self._timeout if timeout is None else _checks.seconds(timeout), LONG)
 
-    def put_nowait(self, item: T) -> NoReturn:
+    def put_nowait(self, item: T, *, deadline: float | None = None) -> NoReturn:
         """Refuse: whether there is room, only the server knows, and to ask it takes a moment."""
         self._must_be_open("put")
         raise TypeError(
