@@ -531,6 +531,25 @@ class TestDeathOfTheLoop:
         assert queue.unprocessed == ["a"]
         held.may_go_on.set()
 
+    def test_what_a_worker_gave_back_in_its_last_turn_is_there_once(self) -> None:
+        began = threading.Event()
+
+        async def work(item: str) -> None:
+            began.set()
+            try:
+                await asyncio.sleep(math.inf)
+            finally:
+                asyncio.get_running_loop().stop()
+
+        queue: WorkQueue[str] = WorkQueue()
+        queue.process(work)
+        queue.put("a")
+        assert began.wait(BOUND)
+        with pytest.raises(QueueStateError, match="was stopped by somebody"):
+            queue.stop(timeout=0)
+        eventually(lambda: queue.status == "stopped")
+        assert queue.unprocessed == ["a"]
+
 
 variable: ContextVar[str] = ContextVar("variable", default="unset")
 
