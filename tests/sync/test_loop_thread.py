@@ -188,3 +188,10 @@ def test_one_that_nobody_holds_ends() -> None:
     gc.collect()
     real.join(BOUND)
     assert not real.is_alive()
+
+
+def test_one_that_was_never_started_can_be_closed() -> None:
+    thread = LoopThread()
+    assert thread.close() is True
+    with pytest.raises(QueueStateError, match="is closed"):
+        thread.start()
