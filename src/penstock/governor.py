@@ -275,9 +275,7 @@ class Governor:
             if rules.retry is not None:
                 rules.retry.succeeded(course.attempts, course.last_error)
         elif is_throttle(error):
-            pause = retry_after(error)
-            if pause:
-                self.limiter.close_for(pause)
+            self.limiter.refused(retry_after(error), permit=course.permit)
         if after is not None and after != before and self.on_limit is not None:
             self.on_limit()
 

@@ -14,7 +14,7 @@ from penstock.limits import headers as _headers
 from penstock.limits.counts import LimiterStatistics
 from penstock.limits.limit import Limit
 from penstock.limits.line import Needs
-from penstock.limits.permit import Permit, PermitContext, Price, enter, leave
+from penstock.limits.permit import Permit, PermitContext, Price, current_permits, enter, leave
 from penstock.limits.sliding_log import SlidingLog
 from penstock.limits.turnstile import Turnstile, running_loop
 from penstock.limits.waiting import LONGEST, LoopWaiter, ThreadWaiter
@@ -50,6 +50,8 @@ class Limiter(Turnstile):
 
     #: In what each of its limits is counted.
     log_type: ClassVar[type[SlidingLog]] = SlidingLog
+    #: Whether limits learn from refusals.
+    learns: bool = True
 
     def __init__(
         self,
@@ -249,13 +251,41 @@ class Limiter(Turnstile):
         Raises:
             ValueError: ``seconds`` is not a finite number of zero or more.
         """
-        pause = _checks.seconds(seconds, "seconds")
-        if pause == math.inf:
-            raise ValueError("seconds must be finite, got inf")
+        pause = _finite(seconds, "seconds")
         with self._lock:
             running = running_loop()
             now = self._now(running)
             self._gate.close(now, pause, self._line.waiting)
+            self._turn(now, running)
+
+    def refused(self, retry_after: float = 0.0, *, permit: Permit | None = None) -> None:
+        """The service said "too many requests" to the call of this permit.
+
+        The gate closes for ``retry_after`` seconds, as by :meth:`close_for`. And the limit that was
+        used most learns from it: what the service took before it refused is what is let through
+        from now on, a little less close together, until that has done well for long. It is never
+        more than the limit says, and ``Limit.change`` ends it.
+
+        ``permit``: unless given, that of the call under way; without one, only the gate closes.
+        A queue and ``RateLimitedExecutor`` call this themselves where a call raises an error that
+        says so.
+
+        Raises:
+            ValueError: ``retry_after`` is not a finite number of zero or more.
+        """
+        pause = _finite(retry_after, "retry_after")
+        if permit is None:
+            permit = next((one for one in current_permits()[::-1] if one.limiter is self), None)
+        if pause:
+            self.close_for(pause)
+        if permit is None or not self.learns:
+            return
+        with self._lock:
+            running = running_loop()
+            now = self._now(running)
+            pause = max(pause, self._gate.closed_for(now))
+            permit.refused_at(now, pause, self._lessons)
+            self._rates_changed()
             self._turn(now, running)
 
     def observe(self, headers: Any) -> _headers.Feedback:
@@ -290,6 +320,7 @@ class Limiter(Turnstile):
                 closures=self._gate.closures,
                 closed_for=self._gate.closed_for(self._now(running_loop())),
                 ignored_headers=self._ignored_headers,
+                held_back=self._lessons.in_force(),
             )
 
     async def __aenter__(self) -> Permit:
@@ -309,15 +340,18 @@ class Limiter(Turnstile):
     def _rates_changed(self) -> None:
         """Where no limit looks at the item, all items need the same: then it is said here."""
         looks = any(limit.cost or limit.key or limit.max < 1 for limit in self.limits)
-        meters = () if looks else [limit.meter(None, -math.inf) for limit in self.limits]
+        meters = [] if looks else [limit.meter(None, -math.inf) for limit in self.limits]
         self._fixed = None if looks else tuple((meter, 1) for meter in meters)
-        self._only = meters[0].log if len(meters) == 1 else None
+        is_quick = len(meters) == 1 and not meters[0].is_restrained
+        self._only = meters[0].log if is_quick else None
 
     def _prices(self, item: Any) -> list[Price]:
         # Not under the lock: these functions are the user's.
         return [(limit, limit.key_of(item), limit.price(item)) for limit in self.limits]
 
     def _needs(self, prices: list[Price] | None, now: float) -> Needs:
+        if now >= self._lessons.eases_at:
+            self._ease(now)
         if prices is None:
             if self._fixed is not None:
                 return self._fixed
@@ -335,3 +369,10 @@ class Limiter(Turnstile):
         self._grants += 1
         self._start_now(now, waiter)
         return Permit(self, waiter.needs, records, prices)
+
+
+def _finite(value: Any, name: str) -> float:
+    seconds = _checks.seconds(value, name)
+    if seconds == math.inf:
+        raise ValueError(f"{name} must be finite, got inf")
+    return seconds

@@ -78,6 +78,8 @@ class NatsLimiter(Limiter):
     """
 
     log_type: ClassVar[type[SlidingLog]] = LeasedLog
+    #: What one machine started says little about what all of them did.
+    learns = False
 
     def __init__(
         self,
