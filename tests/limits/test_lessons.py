@@ -11,7 +11,7 @@ import pytest
 from limits.service import Fixed, Outcome, Rule, Sliding, at_least, do
 from penstock import Limit, Limiter, RateLimitedExecutor, RateLimitError
 
-SEEDS = range(9)
+SEEDS = range(5)
 COUNT = 400
 
 
@@ -102,7 +102,8 @@ async def test_keys_learn_each_for_itself() -> None:
     limiter.refused(permit=permit)
     for _ in range(10):
         assert limiter.try_acquire("quiet") is not None
-    assert limiter.try_acquire("busy") is None
+    assert limiter.try_acquire("busy") is not None
+    assert limiter.try_acquire("busy") is None  # one after the other now
 
 
 async def test_a_limiter_may_be_told_not_to_learn() -> None:
