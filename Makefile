@@ -46,21 +46,11 @@ docs: $(READY)  ## Build the documentation, strictly, in build/docs
 	$(BIN)/sphinx-build --fresh-env --fail-on-warning --keep-going --quiet docs build/docs
 	@echo "build/docs/index.html"
 
-bench: $(READY)  ## Measure against peers and write benchmarks/README.md (about half an hour)
-	$(BIN)/python -m benchmarks.queue --write
-	$(BIN)/python -m benchmarks.limits --write
-	$(BIN)/python -m benchmarks.rate_limited_server --write
-	$(BIN)/python -m benchmarks.threads --write
-	$(BIN)/python -m benchmarks.telemetry --write
-	$(BIN)/python -m benchmarks.brokers --write
+bench: $(READY)  ## Measure against peers and write benchmarks/README.md (three quarters of an hour)
+	$(BIN)/python -m benchmarks --write
 
 bench-quick: $(READY)  ## See that the benchmarks run
-	$(BIN)/python -m benchmarks.queue --quick
-	$(BIN)/python -m benchmarks.limits --quick
-	$(BIN)/python -m benchmarks.rate_limited_server --quick
-	$(BIN)/python -m benchmarks.threads --quick
-	$(BIN)/python -m benchmarks.telemetry --quick
-	$(BIN)/python -m benchmarks.brokers --quick
+	$(BIN)/python -m benchmarks --quick
 
 # Needs a newer nats-server than Debian's for clusters, which it builds with Go the first time.
 test-brokers: $(READY)  ## Run all tests of brokers, those that take long too

@@ -12,14 +12,17 @@ from __future__ import annotations
 
 import argparse
 import gc
+import logging
 import os
 import platform
 import random
 import statistics
+import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Protocol
 
 README = Path(__file__).with_name("README.md")
 
@@ -65,26 +68,37 @@ class Contest:
     #: Seconds per item, by the names of contestants, a figure a round.
     times: dict[str, list[float]] = field(default_factory=dict)
 
-    def hold(self, rounds: int, scale: float = 1.0) -> None:
+    def hold(self, rounds: int, scale: float = 1.0, *, warm_up: bool = True) -> None:
         """Run so many rounds, and one before them that does not count."""
         order = list(self.contestants)
-        self.times = {contestant.name: [] for contestant in order}
+        self.forget()
         # What was made before is not for the contestants' garbage collections to look through.
         gc.collect()
         gc.freeze()
-        for number in range(rounds + 1):
+        for number in range(rounds + warm_up):
+            if number == warm_up:
+                self.forget()
             random.shuffle(order)
             for contestant in order:
                 items = int(contestant.items * scale)
                 gc.collect()
-                seconds = contestant.run(items)
-                if number:
-                    self.times[contestant.name].append(seconds / items)
+                self.times[contestant.name].append(contestant.run(items) / items)
+
+    def forget(self) -> None:
+        """Nothing has been measured."""
+        self.times = {contestant.name: [] for contestant in self.contestants}
 
     def ratio(self, name: str) -> Spread:
         """How much more than the baseline a contestant takes."""
         pairs = zip(self.times[name], self.times[self.baseline], strict=True)
         return Spread.of([time / base for time, base in pairs])
+
+    def reached(self) -> list[Goal]:
+        """The goals, with what came out."""
+        return [
+            Goal(f"{self.title}: {name} against {self.baseline}", bound, self.ratio(name).median)
+            for name, bound in self.goals.items()
+        ]
 
     def table(self) -> str:
         """The outcome in Markdown."""
@@ -109,26 +123,43 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def goals(contests: Iterable[Contest]) -> list[tuple[str, str, str, str]]:
-    """Rows that set the goals of all contests beside what came out."""
-    rows = []
-    for contest in contests:
-        for name, goal in contest.goals.items():
-            ratio = contest.ratio(name)
-            rows.append(
-                (
-                    f"{contest.title}: {name} against {contest.baseline}",
-                    f"≤ {goal:.2f}",
-                    f"{ratio.median:.2f}",
-                    verdict(ratio.median, goal, "{:.2f}"),
-                )
-            )
-    return rows
+@dataclass(frozen=True)
+class Goal:
+    """A figure that we want to see, and the one that there is."""
+
+    what: str
+    bound: float
+    figure: float
+    form: str = "{:.2f}"
+    #: The figure is to be at least the bound, and not at most.
+    at_least: bool = False
+
+    @property
+    def is_met(self) -> bool:
+        """Whether it is met, by the figures as they are shown."""
+        shown = float(self.form.format(self.figure))
+        return shown >= self.bound if self.at_least else shown <= self.bound
+
+    def row(self) -> tuple[str, str, str, str]:
+        """Its line in a table of goals."""
+        bound = f"{'≥' if self.at_least else '≤'} {self.form.format(self.bound)}"
+        verdict = "met" if self.is_met else "**missed**"
+        return self.what, bound, self.form.format(self.figure), verdict
 
 
-def verdict(figure: float, goal: float, form: str) -> str:
-    """Whether a goal is met, by the figures as they are shown."""
-    return "met" if float(form.format(figure)) <= goal else "**missed**"
+#: The head of every table of goals, by which ``goals_in`` knows it.
+_GOALS_HEAD = ("goal", "", "figure", "")
+
+
+def table_of_goals(goals: Iterable[Goal]) -> str:
+    """What was wanted, and what came out."""
+    return table(_GOALS_HEAD, [goal.row() for goal in goals])
+
+
+def goals_in(report: str) -> list[str]:
+    """The lines of the tables of goals in a report."""
+    tables = report.split(table_of_goals([]) + "\n")[1:]
+    return [line for text in tables for line in text.partition("\n\n")[0].splitlines()]
 
 
 def surroundings(packages: Iterable[str]) -> str:
@@ -168,29 +199,78 @@ class Options:
 
 def options(description: str, rounds: int) -> Options:
     """Read the command line that all benchmarks have: quick, rounds, write."""
+    # A handler that does nothing: what the contests refuse and drop is not for the screen.
+    logging.getLogger("penstock").addHandler(logging.NullHandler())
     parser = argparse.ArgumentParser(description=description)
-    parser.add_argument("--quick", action="store_true", help="three short rounds: rough figures")
     parser.add_argument("--rounds", type=int, default=rounds, help="default: %(default)s")
-    parser.add_argument("--write", action="store_true", help="put the report into README.md")
+    add_modes(parser)
     given = parser.parse_args()
+    check_modes(parser, given)
     if given.rounds < 1:
         parser.error("--rounds must be at least 1")
-    if given.quick and given.write:
-        parser.error("the figures of --quick are too rough for --write")
     if given.quick:
-        return Options(quick=True, rounds=3, scale=0.2, write=False)
+        return Options(quick=True, rounds=1, scale=0.1, write=False)
     return Options(quick=False, rounds=given.rounds, scale=1.0, write=given.write)
 
 
+def add_modes(parser: argparse.ArgumentParser) -> None:
+    """Let one ask for quick, or for write."""
+    parser.add_argument("--quick", action="store_true", help="one short round: does it run?")
+    parser.add_argument("--write", action="store_true", help="put the report into README.md, too")
+
+
+def check_modes(parser: argparse.ArgumentParser, given: argparse.Namespace) -> None:
+    """Refuse both at once."""
+    if given.quick and given.write:
+        parser.error("the figures of --quick are too rough for --write")
+
+
+def hold(contests: Iterable[Contest], options: Options) -> None:
+    """Hold one contest after the other, and say which."""
+    for contest in contests:
+        print(contest.title, file=sys.stderr)
+        contest.hold(options.rounds, options.scale, warm_up=not options.quick)
+
+
+class Told(Protocol):
+    """What has a title and a table."""
+
+    title: str
+
+    def table(self) -> str: ...
+
+
+def report(about: str, goals: Iterable[Goal], contests: Iterable[Told], *more: str) -> str:
+    """What came out, in Markdown."""
+    parts = [f"{about}.", table_of_goals(goals)]
+    for contest in contests:
+        parts += [f"### {contest.title}", contest.table()]
+    return "\n\n".join([*parts, *more])
+
+
 def publish(section: str, report: str, *, write: bool) -> None:
-    """Print the report, or put it into the README, in the section between this one's marks."""
-    if not write:
-        print(report)
-        return
-    begin, end = f"<!-- {section}: begin -->", f"<!-- {section}: end -->"
+    """Print the report, and put it into the README, between the marks of its section."""
+    print(report)
+    if write:
+        put_into_readme(section, report)
+
+
+def put_into_readme(section: str, report: str) -> None:
+    """Replace what is between the marks of the section, which is made if there is none."""
+    begin, end = _marks(section)
     text = README.read_text(encoding="utf-8")
     if begin not in text:
         text = f"{text}\n## {section.capitalize()}\n\n{begin}\n{end}\n"
     before, _, rest = text.partition(begin)
     _, _, after = rest.partition(end)
     README.write_text(f"{before}{begin}\n{report}\n{end}{after}", encoding="utf-8")
+
+
+def in_readme(section: str) -> str:
+    """What is between the marks of the section."""
+    begin, end = _marks(section)
+    return README.read_text(encoding="utf-8").partition(begin)[2].partition(end)[0]
+
+
+def _marks(section: str) -> tuple[str, str]:
+    return f"<!-- {section}: begin -->", f"<!-- {section}: end -->"

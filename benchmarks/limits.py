@@ -8,26 +8,19 @@ from __future__ import annotations
 import asyncio
 import random
 import statistics
-import sys
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 from time import process_time
-
-if not __package__:
-    sys.path[0] = str(Path(__file__).resolve().parents[1])
-
-from collections.abc import AsyncIterator
 from typing import TypeAlias
 
 import aiolimiter
 import pyrate_limiter
 
 from benchmarks import harness
-from benchmarks.harness import Contest, Contestant
+from benchmarks.harness import Contest, Contestant, Goal
 from penstock.limits.limit import Limit
 from penstock.limits.limiter import Limiter
 
@@ -176,7 +169,7 @@ def main() -> None:
     periods = 2 if options.quick else 5
 
     contest = with_room()
-    contest.hold(options.rounds, options.scale)
+    harness.hold([contest], options)
     shares: dict[str, list[float]] = {name: [] for name in MAKERS}
     windows = {name: Window() for name in MAKERS}
     names = list(MAKERS)
@@ -191,27 +184,13 @@ def main() -> None:
     micros = statistics.median(contest.times[OURS]) * 1e6
     share = statistics.median(shares[OURS])
     most = max(windows[OURS].most)
+    waiters = f"CPU at {WAITERS:,} waiters"
     goals = [
-        (
-            f"Acquire with room, µs: {OURS}",
-            f"≤ {MICROSECONDS_GOAL:.1f}",
-            f"{micros:.1f}",
-            harness.verdict(micros, MICROSECONDS_GOAL, "{:.1f}"),
-        ),
-        (
-            f"CPU at {WAITERS:,} waiters, per cent: {OURS}",
-            f"≤ {SHARE_GOAL:.0f}",
-            f"{share:.1f}",
-            harness.verdict(share, SHARE_GOAL, "{:.1f}"),
-        ),
-        (
-            f"Most starts in any window of a limit of {RATE}: {OURS}",
-            f"≤ {RATE}",
-            str(most),
-            harness.verdict(most, RATE, "{:.0f}"),
-        ),
+        Goal(f"Acquire with room, µs: {OURS}", MICROSECONDS_GOAL, micros, "{:.1f}"),
+        Goal(f"{waiters}, per cent: {OURS}", SHARE_GOAL, share, "{:.1f}"),
+        Goal(f"Most starts in any window of a limit of {RATE}: {OURS}", RATE, most, "{:.0f}"),
     ]
-    head = ("", f"CPU at {WAITERS:,} waiters", "most in any window", f"starts in {periods} periods")
+    head = ("", waiters, "most in any window", f"starts in {periods} periods")
     rows = [
         (
             name,
@@ -221,16 +200,15 @@ def main() -> None:
         )
         for name in MAKERS
     ]
-    packages = ("penstock", "aiolimiter", "pyrate-limiter")
-    parts = [
-        f"{harness.surroundings(packages)}; {options.rounds} rounds, {rounds} of the second kind.",
-        harness.table(("goal", "", "figure", ""), goals),
-        f"### {contest.title}",
-        contest.table(),
+    about = harness.surroundings(("penstock", "aiolimiter", "pyrate-limiter"))
+    report = harness.report(
+        f"{about}; {options.rounds} rounds, {rounds} of the second kind",
+        goals,
+        [contest],
         f"### {RATE} a period, and more who want to",
         harness.table(head, rows),
-    ]
-    harness.publish("limits", "\n\n".join(parts), write=options.write)
+    )
+    harness.publish("limits", report, write=options.write)
 
 
 if __name__ == "__main__":

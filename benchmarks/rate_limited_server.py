@@ -18,12 +18,10 @@ from functools import partial
 from pathlib import Path
 from time import perf_counter
 
-if not __package__:
-    sys.path[0] = str(Path(__file__).resolve().parents[1])
-
 import httpx
 
 from benchmarks import harness
+from benchmarks.harness import Goal
 from benchmarks.limited_clients import (
     TLS,
     Client,
@@ -129,7 +127,8 @@ class Scenario:
             figures = (f"{one.seconds:.1f}", f"{one.ratio:.2f}", one.refused, one.lost, one.doubled)
             rows.append((name, *map(str, figures)))
         head = ("", "seconds", "over the minimum", "answers of 429", "lost", "doubled")
-        return harness.table(head, rows)
+        known = f"{len(self.items)} items; no client can beat {self.minimum:.1f} s."
+        return f"{known}\n\n{harness.table(head, rows)}"
 
 
 def scenarios(scale: float) -> list[Scenario]:
@@ -141,7 +140,10 @@ def scenarios(scale: float) -> list[Scenario]:
     minute = max(1.0, 6.0 * scale)
     tokens = Service(calls=60, per=minute, tokens=12_000)
     luck = random.Random(1)
-    sizes = [min(3_000, int(luck.lognormvariate(math.log(250), 0.8))) for _ in range(120)]
+    sizes = [
+        min(3_000, int(luck.lognormvariate(math.log(250), 0.8)))
+        for _ in range(max(12, int(120 * scale)))
+    ]
     mixed = [Item(number, size) for number, size in enumerate(sizes)]
     lowers = replace(sliding, lowers_after=int(100 * scale))
     return [
@@ -180,9 +182,9 @@ async def hold(contests: list[Scenario], url: str, options: harness.Options) -> 
                 print(f"{scenario.title}: {name}: {scenario.outcomes[name][-1]}", file=sys.stderr)
 
 
-def goals(known: Scenario, too_high: Scenario) -> list[tuple[str, str, str, str]]:
-    rows = []
-    for scenario, name, goal in (
+def goals(known: Scenario, too_high: Scenario) -> list[Goal]:
+    found = []
+    for scenario, name, bound in (
         (known, PLAIN, KNOWN_GOAL),
         (known, SPREAD, KNOWN_GOAL),
         (too_high, PLAIN, TOO_HIGH_GOAL),
@@ -190,32 +192,23 @@ def goals(known: Scenario, too_high: Scenario) -> list[tuple[str, str, str, str]
     ):
         one = scenario.middle(name)
         what = f"{scenario.title}: {name}"
-        figures = [("time over the minimum", goal, one.ratio, "{:.2f}")]
+        found.append(Goal(f"{what}: time over the minimum", bound, one.ratio))
         if scenario is known:
             share = 100 * one.refused / one.calls
-            figures.append(("answers of 429, per cent", REFUSED_GOAL, share, "{:.1f}"))
-        figures.append(("lost or doubled", 0, one.lost + one.doubled, "{:.0f}"))
-        for text, most, figure, form in figures:
-            verdict = harness.verdict(figure, most, form)
-            rows.append((f"{what}: {text}", f"≤ {form.format(most)}", form.format(figure), verdict))
-    return rows
+            found.append(Goal(f"{what}: answers of 429, per cent", REFUSED_GOAL, share, "{:.1f}"))
+        found.append(Goal(f"{what}: lost or doubled", 0, one.lost + one.doubled, "{:.0f}"))
+    return found
 
 
 def main() -> None:
     options = harness.options("Do a job against a server with a rate limit.", rounds=1)
-    contests = scenarios(0.1 if options.quick else 1.0)
+    held = scenarios(0.05 if options.quick else 1.0)
     with server() as url:
-        asyncio.run(hold(contests, url, options))
+        asyncio.run(hold(held, url, options))
     packages = ("penstock", "httpx", "tenacity", "aiolimiter", "aiometer")
-    parts = [
-        f"{harness.surroundings(packages)}; rounds: {1 if options.quick else options.rounds}.",
-        harness.table(("goal", "", "figure", ""), goals(contests[0], contests[2])),
-    ]
-    for scenario in contests:
-        count, least = len(scenario.items), scenario.minimum
-        parts.append(f"### {scenario.title}\n\n{count} items; no client can beat {least:.1f} s.")
-        parts.append(scenario.table())
-    harness.publish("a rate-limited server", "\n\n".join(parts), write=options.write)
+    about = f"{harness.surroundings(packages)}; rounds: {options.rounds}"
+    report = harness.report(about, goals(held[0], held[2]), held)
+    harness.publish("a rate-limited server", report, write=options.write)
 
 
 if __name__ == "__main__":

@@ -6,14 +6,9 @@
 from __future__ import annotations
 
 import asyncio
-import sys
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from time import process_time
-
-if not __package__:
-    sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from opentelemetry import trace
 from opentelemetry.sdk.metrics import MeterProvider
@@ -24,7 +19,7 @@ from opentelemetry.trace import Link, SpanKind
 
 from benchmarks import harness
 from benchmarks.harness import Contest, Contestant
-from benchmarks.queue import Flow, asyncio_queue, do_nothing, in_loop
+from benchmarks.queue_clients import Flow, asyncio_queue, do_nothing, in_loop
 from penstock import BoundedQueue
 from penstock.telemetry import Telemetry
 
@@ -152,14 +147,11 @@ def main() -> None:
         contest("SDK, 1 % sampled", ParentBased(TraceIdRatioBased(0.01)), 1.2),
         contest("SDK, everything recorded", ALWAYS_ON, 1.2),
     ]
-    for each in contests:
-        each.hold(2 if options.quick else options.rounds, 0.2 if options.quick else 1.0)
-    parts = [
-        harness.surroundings(["penstock", "opentelemetry-api", "opentelemetry-sdk"]) + ".",
-        harness.table(("contest", "goal", "measured", ""), harness.goals(contests)),
-    ]
-    parts += [f"**{each.title}**\n\n{each.table()}" for each in contests]
-    harness.publish("telemetry", "\n\n".join(parts), write=options.write)
+    harness.hold(contests, options)
+    about = harness.surroundings(("penstock", "opentelemetry-api", "opentelemetry-sdk"))
+    goals = [goal for contest in contests for goal in contest.reached()]
+    report = harness.report(f"{about}; {options.rounds} rounds", goals, contests)
+    harness.publish("telemetry", report, write=options.write)
 
 
 if __name__ == "__main__":

@@ -75,7 +75,7 @@ async def test_discarding_an_entry_gives_its_place_to_whoever_waits(position: in
         buffer.offer(item)
     waiting = begin_to_wait(buffer, 3)
     await asyncio.sleep(0)
-    buffer.discard(buffer.snapshot()[position])
+    buffer.discard([buffer.snapshot()[position]])
     assert await waiting is Outcome.ACCEPTED
     assert items(buffer) == [item for item in range(4) if item != position]
 
@@ -89,11 +89,77 @@ async def test_discarding_what_was_given_back_frees_no_place() -> None:
     buffer.give_back(entry)
     waiting = begin_to_wait(buffer, 2)
     await asyncio.sleep(0)
-    buffer.discard(entry)
+    buffer.discard([entry])
     await settle()
     assert not waiting.done()
     assert items(buffer) == [1]
     waiting.cancel()
+
+
+class Place(int):
+    """A place in the order of puts that counts how often it is compared."""
+
+    comparisons = 0
+    __hash__ = int.__hash__
+
+    def __add__(self, other: int) -> Place:
+        return Place(int(self) + other)
+
+    def __eq__(self, other: object) -> bool:
+        Place.comparisons += 1
+        return int(self) == other
+
+    def __lt__(self, other: int) -> bool:
+        Place.comparisons += 1
+        return int(self) < int(other)
+
+
+@pytest.fixture
+def places() -> type[Place]:
+    Place.comparisons = 0
+    return Place
+
+
+def filled(size: int) -> Buffer[int]:
+    buffer: Buffer[int] = Buffer(size)
+    buffer._order = Place()
+    for item in range(size):
+        assert buffer.offer(item)
+    return buffer
+
+
+@pytest.mark.parametrize("where", ["in line", "given back", "postponed"])
+async def test_discarding_many_entries_looks_at_each_a_few_times(
+    places: type[Place], where: str
+) -> None:
+    buffer = filled(512)
+    if where != "in line":
+        for entry in take(buffer, 512):
+            buffer.give_back(entry) if where == "given back" else buffer.postpone(entry, 1.0)
+    entries = buffer.snapshot()
+    places.comparisons = 0
+    assert buffer.discard(entries[256:]) == 256
+    assert places.comparisons < 512 * 20
+    assert items(buffer) == list(range(256))
+    assert buffer.discard(entries[256:]) == 0  # they are not there any more
+    buffer.close()
+    buffer.end()
+    assert [entry[1] for entry in take(buffer, 512)] == list(range(256))
+
+
+async def test_a_close_looks_a_few_times_at_each_entry_that_putters_were_granted(
+    places: type[Place],
+) -> None:
+    buffer = filled(512)
+    waiting = [begin_to_wait(buffer, item) for item in range(256)]
+    await asyncio.sleep(0)
+    take(buffer, 256)
+    assert buffer.putters == 256
+    places.comparisons = 0
+    buffer.close()
+    assert places.comparisons < 512 * 20
+    assert items(buffer) == list(range(256, 512))
+    assert set(await asyncio.gather(*waiting)) == {Outcome.CLOSED}
 
 
 async def test_one_taker_is_called_for_a_burst_and_calls_the_others_itself() -> None:

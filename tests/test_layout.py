@@ -20,6 +20,7 @@ ORDER = (
     "errors",
     "_version",
     "_checks",
+    "_lifecycle",
     "_loop_local",
     "protocols",
     "events",

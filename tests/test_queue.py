@@ -1096,6 +1096,36 @@ async def test_a_cancelled_join_harms_nobody() -> None:
         assert cancelled.cancelled()
 
 
+async def test_cancelling_many_joins_does_not_look_for_each_among_all(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    comparisons = 0
+
+    class Compared(asyncio.Future[Any]):
+        __hash__ = asyncio.Future.__hash__
+
+        def __eq__(self, other: object) -> bool:
+            nonlocal comparisons
+            comparisons += 1
+            return self is other
+
+    loop = asyncio.get_running_loop()
+    async with BoundedQueue[int]() as queue:
+        await queue.put(0)
+        with monkeypatch.context() as patch:
+            patch.setattr(loop, "create_future", lambda: Compared(loop=loop))
+            joins = [begin(queue.join()) for _ in range(200)]
+            await settle()
+        for join in reversed(joins):
+            join.cancel()
+            await settle()
+        assert comparisons < 200 * 5
+        assert all(join.cancelled() for join in joins)
+        assert queue.get_nowait() == 0
+        queue.task_done()
+        await queue.join()
+
+
 async def test_a_join_cancelled_in_the_tick_of_the_last_item_harms_nobody() -> None:
     async with BoundedQueue[int]() as queue:
         await queue.put(1)

@@ -67,6 +67,25 @@ class Gate:
 # -- how many -------------------------------------------------------------------------------------
 
 
+async def test_a_pool_whose_size_changes_does_not_look_for_each_worker_among_all(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    comparisons = 0
+
+    def compare(crew: object, other: object) -> bool:
+        nonlocal comparisons
+        comparisons += 1
+        return crew is other
+
+    monkeypatch.setattr(penstock.workers.FlexibleCrew, "__eq__", compare)
+    monkeypatch.setattr(penstock.workers.FlexibleCrew, "__hash__", object.__hash__)
+    size = penstock.AdaptiveConcurrency(1, 64, start=64)
+    async with penstock.WorkQueue[int](1_000, concurrency_limit=size) as queue:
+        await queue.batch_process(range(1_000), AsyncMock())
+        assert queue.metrics["processed"] == 1_000
+    assert comparisons < 1_000
+
+
 @pytest.mark.plan("UT-12")
 @pytest.mark.parametrize("size", [1, 2, 17])
 async def test_as_many_workers_start_as_were_asked_for(size: int) -> None:

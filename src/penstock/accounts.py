@@ -30,7 +30,7 @@ class Accounts:
         #: Tells how often the gate of the limits was closed.
         self.closures: Callable[[], int] = int
         #: Who waits for all items to be done.
-        self.joiners: list[asyncio.Future[bool]] = []
+        self.joiners: dict[asyncio.Future[bool], None] = {}
 
     # What follows is all that others change or sum up, so that a kind of accounts that several
     # threads share has few methods to guard.
@@ -100,14 +100,14 @@ class Accounts:
         self._tell_joiners(False)
 
     def _tell_joiners(self, finished: bool) -> None:
-        joiners = self.joiners[:]
+        joiners = list(self.joiners)
         self.joiners.clear()
         for joiner in joiners:
             if not joiner.done():
                 joiner.set_result(finished)
 
     def _enlist(self, joiner: asyncio.Future[bool]) -> None:
-        self.joiners.append(joiner)
+        self.joiners[joiner] = None
 
     async def join(self) -> bool:
         """Wait until all items are done (True), or will not be (False)."""
@@ -117,5 +117,4 @@ class Accounts:
         try:
             return await joiner
         finally:
-            if joiner in self.joiners:
-                self.joiners.remove(joiner)
+            self.joiners.pop(joiner, None)

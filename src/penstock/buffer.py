@@ -19,6 +19,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections import OrderedDict, deque
+from collections.abc import Iterable
 from contextvars import Context, copy_context
 from heapq import heapify, heappop, heappush
 from typing import TypeAlias, TypeVar
@@ -81,11 +82,11 @@ class Buffer(Line[T], Takers):
         entries = super().snapshot()
         return [entry for entry in entries if entry[0] not in granted] if granted else entries
 
-    def discard(self, entry: Entry[T]) -> bool:
-        """Remove one of the entries in :meth:`snapshot`; False if it is not there any more."""
-        was_there = self._remove(entry)
+    def discard(self, entries: Iterable[Entry[T]]) -> int:
+        """Remove entries of a :meth:`snapshot`; return how many of them were still there."""
+        count = self._remove(entries)
         self._grant()
-        return was_there
+        return count
 
     # -- putting ------------------------------------------------------------------------------
 
@@ -194,10 +195,8 @@ class Buffer(Line[T], Takers):
     def take(self) -> Entry[T] | None:
         """The next entry, or None when there is none, or its putter has not confirmed it yet."""
         if self._returned:
-            entry = self._returned.pop(0)
-            if self._again:
-                self._make_room(entry)
-                self._grant()
+            entry = self._take_returned()
+            self._grant()
             return entry
         entries = self.line
         if not entries or (self._granted and entries[0][0] in self._granted):
@@ -276,8 +275,10 @@ class Buffer(Line[T], Takers):
         waiting = [bid[0] for bid in self._putters.values()]
         self._putters.clear()
         self._deadlines.clear()
-        for entry in self._granted.values():
-            self.line.remove(entry)
-        self._withdrawn += len(self._granted)
-        self._granted.clear()
+        if self._granted:
+            line = [entry for entry in self.line if entry[0] not in self._granted]
+            self.line.clear()
+            self.line.extend(line)
+            self._withdrawn += len(self._granted)
+            self._granted.clear()
         return waiting

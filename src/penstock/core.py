@@ -387,8 +387,9 @@ class QueueCore(QueueBase[T]):
         )
 
     def _drop_unwanted(self) -> None:
-        for entry in self._buffer.snapshot():
-            if _is_unwanted(entry) and self._buffer.discard(entry):
+        unwanted = [entry for entry in self._buffer.snapshot() if _is_unwanted(entry)]
+        if unwanted:
+            for _ in range(self._buffer.discard(unwanted)):
                 self._accounts.count_finished()
 
     async def _join(self) -> None:

@@ -14,6 +14,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 
 from penstock import _checks
+from penstock._lifecycle import Lifecycle
 from penstock._loop_local import LoopLocal
 from penstock.calls import in_thread, is_async
 from penstock.config import QueueConfig
@@ -240,7 +241,7 @@ class RateLimitedExecutor(AsyncExecutor):
                 raise
 
 
-class Executor(Generic[E]):
+class Executor(Lifecycle, Generic[E]):
     """Runs events, objects with a state of their own, through a ``WorkQueue``.
 
     Args:
@@ -379,22 +380,6 @@ class Executor(Generic[E]):
                 len(self._unforwarded),
             )
         return await self.queue.stop(timeout, drain=drain)
-
-    async def __aenter__(self) -> Self:
-        await self.start()
-        return self
-
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        """Process what was forwarded and stop; after an exception, cancel what runs and stop."""
-        if exc_type is None:
-            await self.stop()
-        else:
-            await self.stop(timeout=0, drain=False)
 
     async def _run(self, event: E) -> None:
         clock = asyncio.get_running_loop().time

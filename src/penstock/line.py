@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from bisect import insort
 from collections import deque
+from collections.abc import Iterable
 from contextvars import Context
 from enum import Enum
 from heapq import heapify, heappop, heappush
@@ -42,6 +42,7 @@ class Line(Generic[T]):
         self.line = line
         #: How long the line may be: ``maxsize`` less what was postponed and not taken again.
         self.room = maxsize
+        # A heap: the entry that was put first is handed out first.
         self._returned: list[Entry[T]] = []
         # A heap, by the time at which each is due; and the orders of those and of the ones that
         # were due since and have not been taken.
@@ -77,27 +78,35 @@ class Line(Generic[T]):
         """The entries that are accepted and in nobody's hands, those that came first first."""
         # Each list is copied in one piece: a reader may be in another thread.
         line = list(self.line)
-        if not self._postponed:
-            return [*self._returned, *line]
-        postponed = [entry for _, _, entry in list(self._postponed)]
-        return [*sorted([*self._returned, *postponed], key=_order_of), *line]
+        before = [*self._returned, *(entry for _, _, entry in list(self._postponed))]
+        return [*sorted(before, key=_order_of), *line]
 
-    def _remove(self, entry: Entry[T]) -> bool:
-        """Remove one of the entries in :meth:`snapshot`; False if it is not there any more."""
-        if entry in self._returned:
-            self._returned.remove(entry)
-        elif entry in self.line:
-            self.line.remove(entry)
-        elif any(order == entry[0] for _, order, _ in self._postponed):
-            self._postponed = [one for one in self._postponed if one[1] != entry[0]]
-            heapify(self._postponed)
-        else:
-            return False
-        self._make_room(entry)
-        return True
+    def _remove(self, entries: Iterable[Entry[T]]) -> int:
+        """Remove entries of a :meth:`snapshot`; return how many of them were still there."""
+        # In one go: to look for one after the other would take the square of their number.
+        orders = {entry[0] for entry in entries}
+        before = self.ready
+        line = [entry for entry in self.line if entry[0] not in orders]
+        if len(line) < len(self.line):
+            self.line.clear()
+            self.line.extend(line)
+        self._returned = [entry for entry in self._returned if entry[0] not in orders]
+        self._postponed = [one for one in self._postponed if one[1] not in orders]
+        heapify(self._returned)
+        heapify(self._postponed)
+        self._again -= orders
+        self.room = self.maxsize - len(self._again)
+        return before - self.ready
 
     def _keep(self, entry: Entry[T]) -> None:
-        insort(self._returned, entry, key=_order_of)
+        heappush(self._returned, entry)
+
+    def _take_returned(self) -> Entry[T]:
+        """The first of those that were given back, or were postponed and are due."""
+        entry = heappop(self._returned)
+        if self._again:
+            self._make_room(entry)
+        return entry
 
     # -- postponing ---------------------------------------------------------------------------
 
@@ -138,7 +147,7 @@ class Storage(Protocol[T]):
     @property
     def retrying(self) -> int: ...
     def snapshot(self) -> list[Entry[T]]: ...
-    def discard(self, entry: Entry[T]) -> bool: ...
+    def discard(self, entries: Iterable[Entry[T]]) -> int: ...
     def offer(
         self, item: T, ticket: Ticket | None = None, context: Context | None = None
     ) -> bool: ...

@@ -7,9 +7,10 @@ import logging
 from asyncio import _get_running_loop
 from contextlib import AbstractAsyncContextManager, nullcontext
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from penstock import _checks
+from penstock._lifecycle import Lifecycle
 from penstock.accounts import Accounts
 from penstock.base import WARN_EVERY
 from penstock.buffer import Buffer
@@ -22,9 +23,6 @@ from penstock.states import QueueStatistics, QueueStatus
 from penstock.telemetry.api import Telemetry
 from penstock.workers import WorkerPool
 
-if TYPE_CHECKING:
-    from typing_extensions import Self
-
 __all__ = ["BoundedQueue", "QueueStatistics", "QueueStatus"]
 
 T = TypeVar("T")
@@ -33,7 +31,7 @@ T = TypeVar("T")
 _PLAIN_NUMBERS = (int, float)
 
 
-class BoundedQueue(QueueCore[T]):
+class BoundedQueue(Lifecycle, QueueCore[T]):
     """A bounded queue with backpressure, workers and an explicit lifecycle, for one event loop.
 
     The promise: an item for which ``put`` returned True is handled by a worker (or the error
@@ -345,22 +343,6 @@ class BoundedQueue(QueueCore[T]):
                 worker function, which would wait for itself.
         """
         await self._join()
-
-    async def __aenter__(self) -> Self:
-        await self.start()
-        return self
-
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        """Drain and stop; after an exception, stop without draining and cancel the workers."""
-        if exc_type is None:
-            await self.stop()
-        else:
-            await self.stop(timeout=0, drain=False)
 
     def _set_status(self, status: QueueStatus) -> None:
         if status is QueueStatus.STOPPED:

@@ -17,10 +17,10 @@ from collections.abc import (
 )
 from contextlib import aclosing, asynccontextmanager
 from functools import partial
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
+from typing import Any, Literal, TypeVar, overload
 
 from penstock import _checks
+from penstock._lifecycle import Lifecycle
 from penstock._progress import progress_bar
 from penstock._signals import SignalStop, check_signals
 from penstock.calls import ErrorHandler, WorkerFunc
@@ -38,9 +38,6 @@ from penstock.queue import BoundedQueue, QueueStatus
 from penstock.results import ResultStream, each, workers_for
 from penstock.telemetry import Telemetry
 
-if TYPE_CHECKING:
-    from typing_extensions import Self
-
 T = TypeVar("T")
 R = TypeVar("R")
 
@@ -49,7 +46,7 @@ R = TypeVar("R")
 _PAUSE = 0.1
 
 
-class WorkQueue(Face[T]):
+class WorkQueue(Lifecycle, Face[T]):
     """A queue with what one needs around it: process, batch_process, submit, map.
 
     Args:
@@ -146,22 +143,6 @@ class WorkQueue(Face[T]):
     async def join(self) -> None:
         """See :meth:`penstock.BoundedQueue.join`."""
         await self.queue.join()
-
-    async def __aenter__(self) -> Self:
-        await self.start()
-        return self
-
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        """Drain and stop; after an exception, stop without draining and cancel the workers."""
-        if exc_type is None:
-            await self.stop()
-        else:
-            await self.stop(timeout=0, drain=False)
 
     # -- workers ------------------------------------------------------------------------------
 

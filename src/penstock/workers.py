@@ -65,7 +65,7 @@ class Accounts(Protocol):
     #: Failures of worker functions. The item may still be done or given back.
     errors: int
     #: Who waits for all items to be done.
-    joiners: list[Any]
+    joiners: dict[Any, None]
 
     def settle(self) -> None:
         """Tell the joiners, if all items are done. To be called after ``processed`` grew."""
@@ -450,7 +450,8 @@ class WorkerPool(Generic[T]):
 
     def _lose(self, crew: Crew[T]) -> bool:
         with self._counting:  # workers may be threads
-            if crew not in self._crews or len(self._crews) <= self._wanted():
+            # In this order: it is asked before each item, and looked for only where one must go.
+            if len(self._crews) <= self._wanted() or crew not in self._crews:
                 return False
             self._crews.remove(crew)
             return True

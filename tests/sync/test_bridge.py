@@ -53,8 +53,8 @@ async def test_what_is_given_back_comes_first_and_is_no_part_of_the_bound(
     assert items(bridge) == ["a", "b", "c"]
     assert len(bridge) == 2
     assert bridge.ready == 3
-    bridge.discard(first)
-    bridge.discard(first)
+    bridge.discard([first])
+    bridge.discard([first])
     assert items(bridge) == ["b", "c"]
 
 

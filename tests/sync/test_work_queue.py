@@ -17,6 +17,7 @@ import pytest
 import penstock
 from penstock import BoundedQueue, QueueConfig, QueueFullError, QueueStateError
 from penstock.sync import LoopThread, WorkQueue
+from penstock.sync.result import Result
 from sync.helpers import BOUND, Held, eventually, in_thread, run_program
 
 KINDS = ["async", "plain"]
@@ -227,6 +228,33 @@ class TestMap:
             next(results)
             assert next(read) <= number + 3 + 2 + 1 + number + 1  # our own looks count too
         results.close()
+
+    def test_results_that_come_in_reverse_are_not_looked_for_among_all(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        comparisons = 0
+
+        def compare(result: object, other: object) -> bool:
+            nonlocal comparisons
+            comparisons += 1
+            return result is other
+
+        monkeypatch.setattr(Result, "__eq__", compare)
+        monkeypatch.setattr(Result, "__hash__", object.__hash__)
+        turns = [threading.Event() for _ in range(33)]
+        turns[32].set()
+
+        def wait_for_the_next(number: int) -> int:
+            assert turns[number + 1].wait(BOUND)
+            return number
+
+        told = []
+        queue: WorkQueue[int] = WorkQueue(40)
+        for number in queue.map(wait_for_the_next, range(32), num_workers=32, ordered=False):
+            told.append(number)
+            turns[number].set()
+        assert told == list(reversed(range(32)))
+        assert comparisons < 2 * 32
 
     def test_a_result_is_told_before_the_next_item_is_read(self) -> None:
         asked = 0

@@ -78,7 +78,7 @@ class SharedAccounts(Accounts):
 
     def _tell_joiners(self, finished: bool) -> None:
         with self._lock:
-            joiners = self.joiners[:]
+            joiners = list(self.joiners)
             self.joiners.clear()
         for joiner in joiners:
             with suppress(RuntimeError):  # its loop is closed

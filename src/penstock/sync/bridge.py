@@ -19,7 +19,7 @@ import math
 import threading
 import time
 from collections import OrderedDict, deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextvars import Context, copy_context
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -126,12 +126,12 @@ class Bridge(Line[T]):
         with self.lock:
             return super().snapshot()
 
-    def discard(self, entry: Entry[T]) -> bool:
-        """Remove one of the entries in :meth:`snapshot`; False if somebody has taken it since."""
+    def discard(self, entries: Iterable[Entry[T]]) -> int:
+        """Remove entries of a :meth:`snapshot`; return how many nobody had taken since."""
         with self.lock:
-            was_there = self._remove(entry)
+            count = self._remove(entries)
             self._grant()
-            return was_there
+            return count
 
     # -- putting ------------------------------------------------------------------------------
 
@@ -207,10 +207,8 @@ class Bridge(Line[T]):
             if desk is not None and desk.is_lost:
                 return None
             if self._returned:
-                entry = self._returned.pop(0)
-                if self._again:
-                    self._make_room(entry)
-                    self._grant()
+                entry = self._take_returned()
+                self._grant()
             elif self.line:
                 entry = self._get_nowait()
                 if self._bids:

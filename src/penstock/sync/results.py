@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections import deque
+from collections import OrderedDict
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -55,7 +55,7 @@ def results_of(
     At most ``maxsize`` plus the number of workers items are put whose futures were not read. What
     is done is told before the next item is read, since reading that may take long.
     """
-    unread: deque[Result] = deque()
+    unread: OrderedDict[Result, None] = OrderedDict()  # for removal from the middle at once
     done: SimpleQueue[Result] = SimpleQueue()
     source = iter(items)
     with workers_for(queue, worker_func, size) as call:
@@ -64,7 +64,7 @@ def results_of(
         try:
             while unread or not all_put:
                 may_put = not all_put and len(unread) < most
-                is_ready = unread[0].done() if ordered and unread else not done.empty()
+                is_ready = _first(unread).done() if ordered and unread else not done.empty()
                 if is_ready or not may_put:
                     yield _next(unread, done, ordered)
                     continue
@@ -74,7 +74,7 @@ def results_of(
                     all_put = True
                     continue
                 future = queue.submit(item, timeout=math.inf, call=call)
-                unread.append(future)
+                unread[future] = None
                 if not ordered:
                     future.add_done_callback(done.put)  # type: ignore[arg-type]
         finally:
@@ -82,10 +82,15 @@ def results_of(
                 future.cancel()
 
 
-def _next(unread: deque[Result], done: SimpleQueue[Result], ordered: bool) -> Result:
+def _next(unread: OrderedDict[Result, None], done: SimpleQueue[Result], ordered: bool) -> Result:
     if ordered:
-        unread[0].exception()  # waits
-        return unread.popleft()
-    future = done.get()
-    unread.remove(future)
+        future = _first(unread)
+        future.exception()  # waits
+    else:
+        future = done.get()
+    del unread[future]
     return future
+
+
+def _first(unread: OrderedDict[Result, None]) -> Result:
+    return next(iter(unread))

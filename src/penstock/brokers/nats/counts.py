@@ -46,7 +46,7 @@ class Counts:
         #: The most items that the queue was seen to hold.
         self.peak = 0
         #: Nobody: whether all items are done only the server knows.
-        self.joiners: list[Any] = []
+        self.joiners: dict[Any, None] = {}
         #: Tells how often the gate of the limits was closed.
         self.closures: Callable[[], int] = int
 

@@ -7,14 +7,14 @@ import logging
 from asyncio import _get_running_loop
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 from nats.aio.msg import Msg
 from nats.nuid import NUID
 from opentelemetry import propagate
 
 from penstock import _checks
+from penstock._lifecycle import Lifecycle
 from penstock.base import CLOSED, LONG, WARN_EVERY, QueueBase, figures_of
 from penstock.brokers.codecs import JSON, Codec, JsonCodec
 from penstock.brokers.nats.counts import Counts, Level
@@ -50,9 +50,6 @@ from penstock.states import QueueStatistics, QueueStatus, state_error
 from penstock.telemetry.api import Telemetry
 from penstock.workers import WorkerPool
 
-if TYPE_CHECKING:
-    from typing_extensions import Self
-
 T = TypeVar("T")
 
 #: As NATS has it.
@@ -68,7 +65,7 @@ _LAST_WORDS = 10.0
 _AT_ONCE = 0.2
 
 
-class NatsQueue(QueueBase[T]):
+class NatsQueue(Lifecycle, QueueBase[T]):
     """A bounded queue for many machines, on NATS JetStream. Meets ``penstock.protocols.Queue``.
 
     The promise: an item for which ``put`` returned True is stored by the server, and is handed out
@@ -780,22 +777,6 @@ class NatsQueue(QueueBase[T]):
             "for other machines or the next start",
             current_state=self._status.value,
         )
-
-    async def __aenter__(self) -> Self:
-        await self.start()
-        return self
-
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        """Let the workers finish what they hold; after an exception, hand it back at once."""
-        if exc_type is None:
-            await self.stop()
-        else:
-            await self.stop(timeout=0, drain=False)
 
     def _leave_dead_loop(self) -> None:
         if (
