@@ -5,10 +5,11 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 EXTRAS := cli,httpx,msgpack,nats,otel,progress,report
 
-.PHONY: help demo test lint format docs bench bench-quick examples e2e test-brokers pictures test-all clean
+.PHONY: help demo test lint format docs bench bench-quick simulate fuzz fuzz-long soak wheel examples e2e \
+	test-brokers pictures test-all clean
 
 help:  ## Say what can be made
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV) || { echo "Python's venv module is missing (Debian: apt-get install python3-venv)"; exit 1; }
@@ -51,6 +52,27 @@ bench: $(READY)  ## Measure against peers and write benchmarks/README.md (three 
 
 bench-quick: $(READY)  ## See that the benchmarks run
 	$(BIN)/python -m benchmarks --quick
+
+# The random programs: 2,000 of them are among the tests.
+SEEDS ?= 100000
+simulate: $(READY)  ## Run SEEDS random programs in virtual time
+	PYTHONPATH=src:tests $(BIN)/python -m simulation --seeds $(SEEDS) --jobs 2
+
+EACH ?= 120
+fuzz: $(READY)  ## Fuzz with coverage, EACH target for so many seconds (Linux)
+	$(BIN)/python -m pip install --quiet -c constraints.txt --group fuzz
+	for target in headers lines rows journals templates settings messages; do \
+		$(BIN)/python tests/fuzz/guided.py $$target $(EACH) || exit 1; done
+
+fuzz-long: $(READY)  ## Run the tests that make things up with 20,000 examples each
+	$(BIN)/python -m pytest -q tests/fuzz --hypothesis-profile=nightly
+
+MINUTES ?= 30
+soak: $(READY)  ## Run everything at once for MINUTES and see that it stays level (Linux)
+	$(BIN)/python -m benchmarks.soak --minutes $(MINUTES) --write
+
+wheel: $(READY)  ## Build the wheel, and test it in an empty environment
+	$(BIN)/python -m pytest -q tests/wheel/checks.py
 
 # Needs a newer nats-server than Debian's for clusters, which it builds with Go the first time.
 test-brokers: $(READY)  ## Run all tests of brokers, those that take long too

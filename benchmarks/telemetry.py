@@ -6,14 +6,19 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+import logging
+import socket
+import threading
+from collections.abc import Callable, Sequence
 from functools import partial
 from time import process_time
 
 from opentelemetry import trace
+from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
-from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
+from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor, TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
 from opentelemetry.sdk.trace.sampling import ALWAYS_ON, ParentBased, Sampler, TraceIdRatioBased
 from opentelemetry.trace import Link, SpanKind
 
@@ -117,6 +122,66 @@ def contest(title: str, sampler: Sampler, goal: float) -> Contest:
     )
 
 
+class Healthy(SpanExporter):
+    """Takes spans as soon as they come."""
+
+    def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
+        return SpanExportResult.SUCCESS
+
+
+class Blocked(SpanExporter):
+    """Takes spans and does not come back until the contest is over."""
+
+    def __init__(self) -> None:
+        self.is_over = threading.Event()
+
+    def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
+        self.is_over.wait()
+        return SpanExportResult.FAILURE
+
+
+class Raising(SpanExporter):
+    """Raises."""
+
+    def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
+        raise OSError
+
+
+class Unwell:
+    """Queues whose spans go to exporters that do not do their work."""
+
+    title = "What an exporter that is unwell costs, everything recorded"
+
+    def __init__(self) -> None:
+        with socket.socket() as taken:
+            taken.bind(("127.0.0.1", 0))
+            nobody = f"http://127.0.0.1:{taken.getsockname()[1]}/v1/traces"
+        self._blocked = Blocked()
+        exporters: dict[str, SpanExporter] = {
+            "a healthy exporter": Healthy(),
+            "one that blocks": self._blocked,
+            "one that raises": Raising(),
+            "one that reaches nobody": OTLPSpanExporter(nobody, timeout=1),
+        }
+        self._providers: list[Providers] = []
+        contestants = []
+        for name, exporter in exporters.items():
+            providers = Providers(ALWAYS_ON)
+            providers.traces.add_span_processor(BatchSpanProcessor(exporter))
+            self._providers.append(providers)
+            contestants.append(_queue(name, Telemetry(providers.traces, providers.metrics)))
+        self.contest = Contest(self.title, contestants[0].name, contestants)
+
+    def __enter__(self) -> Contest:
+        logging.getLogger("opentelemetry").setLevel(logging.CRITICAL)  # it says so each time
+        return self.contest
+
+    def __exit__(self, *_: object) -> None:
+        self._blocked.is_over.set()
+        for providers in self._providers:
+            providers.traces.shutdown()
+
+
 def _with(providers: Providers, spans: str) -> Telemetry:
     return Telemetry(providers.traces, providers.metrics, spans=spans)  # type: ignore[arg-type]
 
@@ -147,7 +212,9 @@ def main() -> None:
         contest("SDK, 1 % sampled", ParentBased(TraceIdRatioBased(0.01)), 1.2),
         contest("SDK, everything recorded", ALWAYS_ON, 1.2),
     ]
-    harness.hold(contests, options)
+    with Unwell() as exporters:
+        contests.append(exporters)
+        harness.hold(contests, options)
     about = harness.surroundings(("penstock", "opentelemetry-api", "opentelemetry-sdk"))
     goals = [goal for contest in contests for goal in contest.reached()]
     report = harness.report(f"{about}; {options.rounds} rounds", goals, contests)

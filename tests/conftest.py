@@ -6,8 +6,15 @@ import asyncio
 from collections.abc import Callable, Mapping
 
 import pytest
+from hypothesis import settings
 
 from penstock.testing import VirtualTimeLoop
+
+# No test fails for being slow: other things run on the machine too. The long one is for nights:
+# `pytest --hypothesis-profile=nightly`.
+settings.register_profile("short", max_examples=100, deadline=None)
+settings.register_profile("nightly", max_examples=20_000, deadline=None)
+settings.load_profile("short")
 
 
 def pytest_asyncio_loop_factories(

@@ -10,6 +10,7 @@ import pytest
 
 from penstock.buffer import Buffer, Outcome
 from penstock.calls import FINISHED
+from virtual_time import settle
 
 
 def begin_to_wait(buffer: Buffer[Any], item: Any) -> asyncio.Task[Outcome]:
@@ -22,10 +23,6 @@ def take(buffer: Buffer[Any], count: int) -> list[Any]:
 
 def items(buffer: Buffer[Any]) -> list[Any]:
     return [entry[1] for entry in buffer.snapshot()]
-
-
-async def settle() -> None:
-    await asyncio.sleep(1e-6)
 
 
 def test_the_line_is_never_longer_than_the_bound() -> None:

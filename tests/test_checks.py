@@ -10,6 +10,7 @@ import functools
 import gc
 import logging
 import math
+import sys
 import warnings
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import suppress
@@ -59,6 +60,9 @@ NO_INT: list[Case] = [
     Case(1j, TypeError),
 ]
 TOO_SMALL = [Case(value, ValueError, "must be at least 1") for value in (0, -1, -(10**30))]
+TOO_LARGE = [
+    Case(value, ValueError, "must be at most 9223372036854775807") for value in (2**63, 10**30)
+]
 NO_SECONDS = [
     Case(-1, ValueError),
     Case(-0.001, ValueError),
@@ -160,12 +164,12 @@ def assert_names(error: BaseException, case: Case, name: str) -> None:
 # -- making things --------------------------------------------------------------------------------
 
 MAKING: list[tuple[Callable[..., Any], str, list[Case]]] = [
-    (BoundedQueue, "maxsize", [*NO_INT, *TOO_SMALL, Case(None, TypeError)]),
+    (BoundedQueue, "maxsize", [*NO_INT, *TOO_SMALL, *TOO_LARGE, Case(None, TypeError)]),
     (BoundedQueue, "timeout", [*NO_SECONDS, Case(None, ValueError)]),
     (BoundedQueue, "logger", NO_LOGGER),
     (BoundedQueue, "name", NO_TEXT),
     (BoundedQueue, "telemetry", [Case("on", TypeError), Case(True, TypeError)]),
-    (WorkQueue, "maxsize", [*NO_INT, *TOO_SMALL, Case(None, TypeError)]),
+    (WorkQueue, "maxsize", [*NO_INT, *TOO_SMALL, *TOO_LARGE, Case(None, TypeError)]),
     (WorkQueue, "timeout", [*NO_SECONDS, Case(None, ValueError)]),
     (WorkQueue, "concurrency_limit", NO_INT + TOO_SMALL),
     (WorkQueue, "logger", NO_LOGGER),
@@ -191,7 +195,7 @@ def test_the_class_of_a_queue_is_no_queue() -> None:
         WorkQueue(queue=BoundedQueue)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("maxsize", [1, 10**30])
+@pytest.mark.parametrize("maxsize", [1, sys.maxsize])
 def test_any_whole_number_from_one_on_is_a_size(maxsize: int) -> None:
     assert BoundedQueue(maxsize).maxsize == maxsize
 

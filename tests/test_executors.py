@@ -10,7 +10,7 @@ import math
 import sys
 import threading
 import weakref
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -33,21 +33,9 @@ from penstock import (
     RateLimitError,
     WorkQueue,
 )
+from virtual_time import begin, for_ever, now, settle
 
 PENDING, PROCESSING, COMPLETED, FAILED, CANCELLED = ExecutionStatus
-
-
-async def settle() -> None:
-    """Let everything happen that can happen now."""
-    await asyncio.sleep(1e-6)
-
-
-def now() -> float:
-    return asyncio.get_running_loop().time()
-
-
-def begin(call: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
-    return asyncio.get_running_loop().create_task(call)
 
 
 class Meter:
@@ -67,11 +55,6 @@ class Meter:
         finally:
             self.running -= 1
         return item
-
-
-async def for_ever() -> None:
-    """Wait for what never comes. (A sleep would count as something that will come.)"""
-    await asyncio.get_running_loop().create_future()
 
 
 # -- AsyncExecutor.execute ------------------------------------------------------------------------
@@ -205,6 +188,29 @@ async def test_a_caller_cancelled_is_cancelled_whatever_its_call_makes_of_it(
         calling.cancel()
         with pytest.raises(asyncio.CancelledError):
             await calling
+    gc.collect()
+    assert complaints == []
+
+
+async def test_a_caller_cancelled_twice_leaves_no_exception_that_nobody_looks_at() -> None:
+    complaints: list[Any] = []
+    asyncio.get_running_loop().set_exception_handler(lambda loop, what: complaints.append(what))
+
+    async def cleans_up() -> None:
+        try:
+            await for_ever()
+        finally:
+            await asyncio.sleep(1)
+            raise KeyError("lost")
+
+    async with AsyncExecutor() as executor:
+        calling = begin(executor.execute(cleans_up))
+        for _ in range(2):
+            await settle()
+            calling.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await calling
+    del calling
     gc.collect()
     assert complaints == []
 

@@ -52,6 +52,7 @@ ORDER = (
     "testing",
     "cli",
     "__init__",
+    "__main__",
 )
 
 #: What belongs to extras, or is imported by name by those who want it.

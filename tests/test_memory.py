@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from penstock import BoundedQueue, WorkQueue
+from penstock import BoundedQueue, Limit, RetryPolicy, WorkQueue
 
 MAXSIZE = 100
 WORKERS = 4
@@ -166,6 +166,26 @@ async def test_nothing_holds_an_item_that_is_done(
     finally:
         gc.enable()
     await queue.stop()
+
+
+async def test_a_dead_letter_keeps_no_item_but_its_own(items: type[Item]) -> None:
+    async def work(item: Item) -> None:
+        if item is bad:
+            raise ValueError("bad")
+
+    queue: WorkQueue[Item] = WorkQueue(limits=[Limit(1, per=60)], retry=RetryPolicy(1))
+    await queue.process(work, 1, failing_handler)
+    bad = items()
+    queue.put_nowait(bad)
+    queue.put_nowait(items())
+    await asyncio.sleep(1)  # the same worker has it in hand, and waits for the limit
+    await queue.stop(timeout=0)
+    await queue.process(work, 1)
+    await queue.join()
+    await queue.stop()
+    gc.collect()
+    assert [letter.item for letter in queue.dead_letters] == [bad]
+    assert items.alive == 1
 
 
 async def test_puts_that_waited_leave_no_deadlines_behind() -> None:

@@ -28,40 +28,9 @@ from penstock import (
     QueueStatus,
 )
 from penstock.testing import VirtualTimeLoop
+from virtual_time import Gate, begin, for_ever, now, settle
 
 IDLE, PROCESSING, STOPPING, STOPPED = QueueStatus
-
-
-async def settle() -> None:
-    """Let everything happen that can happen now."""
-    await asyncio.sleep(1e-6)
-
-
-def now() -> float:
-    return asyncio.get_running_loop().time()
-
-
-def begin(call: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
-    return asyncio.get_running_loop().create_task(call)
-
-
-async def for_ever() -> None:
-    """Wait for what never comes. (A sleep would count as something that will come.)"""
-    await asyncio.get_running_loop().create_future()
-
-
-class Gate:
-    """A worker function that holds each item until it is let through."""
-
-    def __init__(self) -> None:
-        self.open = asyncio.Event()
-        self.seen: list[Any] = []
-        self.done: list[Any] = []
-
-    async def __call__(self, item: Any) -> None:
-        self.seen.append(item)
-        await self.open.wait()
-        self.done.append(item)
 
 
 @asynccontextmanager
@@ -1025,6 +994,30 @@ async def test_processing_that_is_cancelled_gives_the_item_back_to_be_next() -> 
         assert queue.metrics["processed"] == 0
         assert queue.unprocessed == ["first", "second"]
         assert await queue.get() == "first"
+
+
+@pytest.mark.parametrize("steps", range(6))
+async def test_a_stop_counts_what_is_given_back_before_it_returns(steps: int) -> None:
+    async def use() -> None:
+        async with queue.processing():
+            await for_ever()
+
+    async def stop() -> bool:
+        return await queue.stop() is (not queue.unprocessed)
+
+    queue: BoundedQueue[str] = BoundedQueue()
+    await queue.start()
+    await queue.put("first")
+    using = begin(use())
+    await settle()
+    await queue.start_workers(lambda item: None, 1)
+    await settle()
+    stopping = begin(stop())
+    for _ in range(steps):
+        await asyncio.sleep(0)
+    using.cancel()
+    await queue.stop()
+    assert await stopping
 
 
 # -- join -----------------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ import contextvars
 import gc
 import math
 import threading
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import aclosing, suppress
 from typing import Any
 from unittest.mock import AsyncMock, Mock
@@ -15,39 +15,14 @@ from unittest.mock import AsyncMock, Mock
 import pytest
 
 from penstock import QueueFullError, QueueStateError, QueueStatus, WorkQueue
+from virtual_time import Gate, begin, now, settle
 
 IDLE, PROCESSING, STOPPING, STOPPED = QueueStatus
-
-
-async def settle() -> None:
-    """Let everything happen that can happen now."""
-    await asyncio.sleep(1e-6)
-
-
-def now() -> float:
-    return asyncio.get_running_loop().time()
-
-
-def begin(call: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
-    return asyncio.get_running_loop().create_task(call)
 
 
 async def double(item: int) -> int:
     await asyncio.sleep(1)
     return item * 2
-
-
-class Gate:
-    """A worker function that holds each item until it is let through."""
-
-    def __init__(self) -> None:
-        self.open = asyncio.Event()
-        self.seen: list[Any] = []
-
-    async def __call__(self, item: Any) -> Any:
-        self.seen.append(item)
-        await self.open.wait()
-        return item
 
 
 # -- submit ---------------------------------------------------------------------------------------

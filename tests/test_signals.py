@@ -17,6 +17,7 @@ import pytest
 
 import penstock.testing
 from penstock import QueueStatus, WorkQueue
+from virtual_time import Gate
 
 pytestmark = [
     pytest.mark.real_time,
@@ -46,20 +47,6 @@ def put_handlers_back() -> Iterator[None]:
 
 def raise_here(number: int) -> None:
     os.kill(os.getpid(), number)
-
-
-class Gate:
-    """A worker function that holds each item until it is let through."""
-
-    def __init__(self) -> None:
-        self.begun = asyncio.Event()
-        self.open = asyncio.Event()
-        self.done: list[Any] = []
-
-    async def __call__(self, item: Any) -> None:
-        self.begun.set()
-        await self.open.wait()
-        self.done.append(item)
 
 
 async def until(condition: Callable[[], bool]) -> None:

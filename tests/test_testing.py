@@ -17,12 +17,9 @@ import pytest
 import penstock.testing
 from penstock import BoundedQueue
 from penstock.testing import DeadlockError, VirtualTimeLoop
+from virtual_time import now
 
 FROM_3_11 = pytest.mark.skipif(sys.version_info < (3, 11), reason="new in Python 3.11")
-
-
-def now() -> float:
-    return asyncio.get_running_loop().time()
 
 
 # -- time -----------------------------------------------------------------------------------------

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 from unittest.mock import AsyncMock, Mock, call
 
@@ -21,21 +21,9 @@ from penstock import (
     WorkQueue,
 )
 from penstock.telemetry import Telemetry
+from virtual_time import begin, now, settle
 
 IDLE, PROCESSING, STOPPING, STOPPED = QueueStatus
-
-
-async def settle() -> None:
-    """Let everything happen that can happen now."""
-    await asyncio.sleep(1e-6)
-
-
-def now() -> float:
-    return asyncio.get_running_loop().time()
-
-
-def begin(coroutine: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
-    return asyncio.get_running_loop().create_task(coroutine)
 
 
 class Recorder:
@@ -656,3 +644,24 @@ async def test_usage_together_with_an_executor() -> None:
         await queue.join()
     assert sorted(answers) == [request * 2 for request in range(25)]
     assert peak == 10
+
+
+async def test_a_map_that_returns_exceptions_raises_when_the_queue_is_stopped() -> None:
+    async def work(item: int) -> int:
+        await asyncio.sleep(1)
+        return item
+
+    queue: WorkQueue[int] = WorkQueue()
+    await queue.process(work)
+
+    async def stop() -> bool:
+        await asyncio.sleep(1.5)
+        return await queue.stop(timeout=0)
+
+    stopping = asyncio.create_task(stop())
+    results = []
+    with pytest.raises(QueueStateError, match="was processed"):  # noqa: PT012
+        async for result in queue.map(work, range(3), return_exceptions=True):
+            results.append(result)  # noqa: PERF401 - those that came before the exception
+    assert results == [0]
+    assert not await stopping

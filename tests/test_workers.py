@@ -10,7 +10,7 @@ import math
 import sys
 import threading
 import weakref
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any
@@ -20,48 +20,17 @@ import pytest
 
 import penstock.testing
 from penstock import BoundedQueue, QueueStateError, QueueStatus
+from virtual_time import Gate, begin, for_ever, now, settle
 
 FROM_3_11 = pytest.mark.skipif(sys.version_info < (3, 11), reason="new in Python 3.11")
 
 request_id: contextvars.ContextVar[str] = contextvars.ContextVar("request_id", default="none")
 
 
-async def settle() -> None:
-    """Let everything happen that can happen now."""
-    await asyncio.sleep(1e-6)
-
-
-def now() -> float:
-    return asyncio.get_running_loop().time()
-
-
-def begin(call: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
-    return asyncio.get_running_loop().create_task(call)
-
-
 def worker_tasks(queue: BoundedQueue[Any]) -> list[asyncio.Task[Any]]:
     """The tasks of a queue's workers, as anybody can find them."""
     prefix = f"penstock-{queue.name}-worker-"
     return [task for task in asyncio.all_tasks() if task.get_name().startswith(prefix)]
-
-
-async def for_ever() -> None:
-    """Wait for what never comes. (A sleep would count as something that will come.)"""
-    await asyncio.get_running_loop().create_future()
-
-
-class Gate:
-    """A worker function that holds each item until it is let through."""
-
-    def __init__(self) -> None:
-        self.open = asyncio.Event()
-        self.seen: list[Any] = []
-        self.done: list[Any] = []
-
-    async def __call__(self, item: Any) -> None:
-        self.seen.append(item)
-        await self.open.wait()
-        self.done.append(item)
 
 
 # -- how many -------------------------------------------------------------------------------------

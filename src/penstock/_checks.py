@@ -9,30 +9,76 @@ import inspect
 import math
 import numbers
 import operator
+import reprlib
+import sys
 from collections.abc import AsyncIterable, Iterable
 from typing import Any
 
 
+class _Short(reprlib.Repr):
+    """What fits into a message."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.maxstring = self.maxlong = self.maxother = 500
+
+    def repr_instance(self, x: Any, level: int) -> str:
+        try:
+            return super().repr_instance(x, level)
+        except Exception:  # noqa: BLE001 - whatever its repr raises
+            return f"<a {type(x).__name__} that cannot be shown>"
+
+    def repr_int(self, x: int, level: int) -> str:
+        if x.bit_length() > 2_000:  # Python turns no more than some thousand digits into text
+            return f"<an int of {x.bit_length()} bits, {'below' if x < 0 else 'above'} zero>"
+        return super().repr_int(x, level)
+
+    def repr_Fraction(self, x: Any, level: int) -> str:  # noqa: N802 - by the name of the type
+        return f"Fraction({self.repr1(x.numerator, level)}, {self.repr1(x.denominator, level)})"
+
+
+#: ``value`` for a message: short, and never an error in place of the error.
+shown = _Short().repr
+
+
 def positive_int(value: Any, name: str, rule: str) -> int:
-    """``value`` as an int of at least 1; ``rule`` is the sentence for one that is less."""
-    if isinstance(value, bool) or not hasattr(value, "__index__"):
-        raise TypeError(f"{name} must be an int, got {value!r}")
-    number = operator.index(value)
+    """``value`` as an int of at least 1; ``rule`` is the sentence for one that is less.
+
+    It is at most ``sys.maxsize``, as all that can be counted: telemetry knows no larger ones.
+    """
+    try:
+        if isinstance(value, bool):
+            raise TypeError
+        number = operator.index(value)
+    except Exception:  # noqa: BLE001 - whatever its __index__ raises
+        raise TypeError(f"{name} must be an int, got {shown(value)}") from None
     if number < 1:
-        raise ValueError(f"{rule}, got {number}")
+        raise ValueError(f"{rule}, got {shown(number)}")
+    if number > sys.maxsize:
+        raise ValueError(f"{name} must be at most {sys.maxsize}, got {shown(number)}")
     return number
+
+
+def real(value: Any, name: str) -> float:
+    """``value`` as a float; what is too large for one is infinite."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        raise TypeError(f"{name} must be a number, got {shown(value)}")
+    try:
+        return float(value)
+    except OverflowError:  # an int or a fraction
+        return math.inf if value > 0 else -math.inf  # type: ignore[operator]
 
 
 def seconds(value: Any, name: str = "timeout") -> float:
     """``value`` as seconds: zero or more, ``math.inf`` included."""
-    if isinstance(value, bool) or not isinstance(value, numbers.Real):
-        raise ValueError(f"{name} must be a number of seconds, got {value!r}")
     try:
-        number = float(value)
-    except OverflowError:  # an int or a fraction too large for a float
-        number = math.inf if value > 0 else -math.inf  # type: ignore[operator]
+        number = real(value, name)
+    except TypeError:
+        raise ValueError(f"{name} must be a number of seconds, got {shown(value)}") from None
     if not number >= 0:  # NaN is not either
-        raise ValueError(f"{name} must be zero or more seconds (math.inf: no limit), got {value!r}")
+        raise ValueError(
+            f"{name} must be zero or more seconds (math.inf: no limit), got {shown(value)}"
+        )
     return number
 
 
@@ -53,13 +99,13 @@ def plain_callable(value: Any, name: str) -> None:
             f"{name}={value.__name__}, without calling it"
         )
     if not callable(value):
-        raise TypeError(f"{name} must be a function, got {value!r}")
+        raise TypeError(f"{name} must be a function, got {shown(value)}")
     own_call = getattr(type(value), "__call__", None)  # noqa: B004 - of an object that has one
     if any(
         inspect.isgeneratorfunction(func) or inspect.isasyncgenfunction(func)
         for func in (value, own_call)
     ):
-        raise TypeError(f"{name} must be a function that returns, got the generator {value!r}")
+        raise TypeError(f"{name} must be a function that returns, got the generator {shown(value)}")
 
 
 def function(value: Any, name: str, *parameters: str) -> None:
@@ -74,7 +120,7 @@ def function(value: Any, name: str, *parameters: str) -> None:
     except TypeError as error:
         raise TypeError(
             f"{name} must accept {' and '.join(parameters)} as positional arguments, "
-            f"got {value!r} with {signature}: {error}"
+            f"got {shown(value)} with {signature}: {error}"
         ) from None
 
 
@@ -87,33 +133,38 @@ def optional_function(value: Any, name: str, *parameters: str) -> None:
 def items(value: Any) -> None:
     """Refuse what can be iterated neither with ``for`` nor with ``async for``."""
     if not isinstance(value, (Iterable, AsyncIterable)):
-        raise TypeError(f"items must be an iterable or an async iterable, got {value!r}")
+        raise TypeError(f"items must be an iterable or an async iterable, got {shown(value)}")
 
 
 def logger(value: Any) -> None:
     """Refuse what does not log; None is allowed."""
     if value is not None and not callable(getattr(value, "isEnabledFor", None)):
-        raise TypeError(f"logger must be a logging.Logger or None, got {value!r}")
+        raise TypeError(f"logger must be a logging.Logger or None, got {shown(value)}")
 
 
 def label(value: Any, name: str) -> str:
-    """``value`` as a name: text that is not empty."""
+    """``value`` as a name: printable text that is not empty.
+
+    It stands in logs and on terminals, and an exporter takes no half characters.
+    """
     if not isinstance(value, str):
-        raise TypeError(f"{name} must be a str, got {value!r}")
+        raise TypeError(f"{name} must be a str, got {shown(value)}")
     if not value:
-        raise ValueError(f"{name} must not be empty, got {value!r}")
+        raise ValueError(f"{name} must not be empty, got {shown(value)}")
+    if not value.isprintable():
+        raise ValueError(f"{name} must be printable text, got {shown(value)}")
     return value
 
 
 def members(value: Any, name: str, protocol: type) -> None:
     """Refuse what lacks a member that ``protocol`` names. (``isinstance`` would not say which.)"""
     if isinstance(value, type):
-        raise TypeError(f"{name} must be an object, got the class {value!r}: call it")
+        raise TypeError(f"{name} must be an object, got the class {shown(value)}: call it")
     missing = [member for member in _members_of(protocol) if not hasattr(value, member)]
     if missing:
         raise TypeError(
             f"{name} must have the methods of {protocol.__module__}.{protocol.__qualname__}, "
-            f"got {value!r} without {', '.join(missing)}"
+            f"got {shown(value)} without {', '.join(missing)}"
         )
 
 

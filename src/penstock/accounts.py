@@ -51,6 +51,11 @@ class Accounts:
         return True
 
     @property
+    def accepted(self) -> int:
+        """Items that were accepted."""
+        return self._buffer.accepted
+
+    @property
     def all_processed(self) -> int:
         """Items that are done, whoever counted them."""
         return self.processed
@@ -65,12 +70,12 @@ class Accounts:
         """Items accepted and not done."""
         # In this order: where other threads go on meanwhile, zero is only read if it was true.
         processed = self.all_processed
-        return self._buffer.accepted - processed
+        return self.accepted - processed
 
     def totals(self) -> dict[str, int]:
         """What only grows, for telemetry; the names are its."""
         return {
-            names.ACCEPTED: self._buffer.accepted,
+            names.ACCEPTED: self.accepted,
             names.FULL: self.full,
             names.CANCELLED: self.cancelled,
             names.STOPPED: self.stopped,

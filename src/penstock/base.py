@@ -59,7 +59,9 @@ class QueueBase(Generic[T]):
         if telemetry is None:
             telemetry = default_telemetry()
         elif not isinstance(telemetry, Telemetry):
-            raise TypeError(f"telemetry must be a penstock.telemetry.Telemetry, got {telemetry!r}")
+            raise TypeError(
+                f"telemetry must be a penstock.telemetry.Telemetry, got {_checks.shown(telemetry)}"
+            )
         self._probe = telemetry.watch(self, totals, line, self._maxsize)
         # Whether more is to be done for a put than to put: asked at every one.
         self._is_special = self._probe.is_on
@@ -80,7 +82,7 @@ class QueueBase(Generic[T]):
 
     @property
     def maxsize(self) -> int:
-        """The most items that may wait."""
+        """The most items that may wait; on a broker, those in flight included."""
         return self._maxsize
 
     @property
@@ -117,6 +119,21 @@ class QueueBase(Generic[T]):
     def size(self) -> int:
         """How many items there are in the queue, as its kind counts them."""
         raise NotImplementedError
+
+    @property
+    def metrics(self) -> dict[str, int]:
+        """A new dict of four counts: enqueued, processed, errors, backpressure_events.
+
+        They tell what this process did. ``enqueued`` counts accepted items. ``processed`` counts
+        items that are done: once each, failed or not. ``errors`` counts failures.
+        ``backpressure_events`` counts puts that were refused because the queue was full.
+        """
+        return {
+            "enqueued": self._accounts.accepted,
+            "processed": self._accounts.all_processed,
+            "errors": self._accounts.all_errors,
+            "backpressure_events": self._accounts.full,
+        }
 
     def statistics(self) -> Any:
         """Everything that can be counted about the queue, at this instant."""
@@ -183,6 +200,19 @@ class QueueBase(Generic[T]):
 
     def _leave_dead_loop(self) -> None:
         """A loop that was closed without a stop: the queue is stopped, whatever it says."""
+        if (
+            self._status in (QueueStatus.PROCESSING, QueueStatus.STOPPING)
+            and self._loop is not None
+            and self._loop.is_closed()
+        ):
+            self._open_on = CLOSED
+            self._stops += 1
+            self._forget_loop()
+            self._set_status(QueueStatus.STOPPED)
+
+    def _forget_loop(self) -> None:
+        """Its tasks, timers and futures will never go on: let go of them."""
+        raise NotImplementedError
 
     # -- states and refusals --------------------------------------------------------------------
 

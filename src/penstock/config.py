@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -62,7 +63,7 @@ class RetryConfig(_Frozen):
     Also written as the number of attempts.
     """
 
-    attempts: int = Field(default=3, ge=1)
+    attempts: int = Field(default=3, ge=1, le=sys.maxsize)
     base: float = Field(default=0.05, gt=0)
     max: float = Field(default=20.0, gt=0)
 
@@ -75,8 +76,8 @@ class RetryConfig(_Frozen):
 class AdaptiveConfig(_Frozen):
     """Between how many and how many calls at once; also written as ``"1-50"``."""
 
-    min: int = Field(default=1, ge=1)
-    max: int = Field(default=1000, ge=1)
+    min: int = Field(default=1, ge=1, le=sys.maxsize)
+    max: int = Field(default=1000, ge=1, le=sys.maxsize)
 
     @model_validator(mode="before")
     @classmethod
@@ -97,9 +98,9 @@ class BreakerConfig(_Frozen):
     """The circuit breaker: see :class:`penstock.CircuitBreaker`. ``open_for`` in seconds."""
 
     failure_share: float = Field(default=0.5, gt=0, le=1)
-    window: int = Field(default=20, ge=1)
+    window: int = Field(default=20, ge=1, le=sys.maxsize)
     open_for: float = Field(default=30.0, gt=0)
-    probes: int = Field(default=1, ge=1)
+    probes: int = Field(default=1, ge=1, le=sys.maxsize)
 
 
 class QueueConfig(BaseModel):
@@ -125,9 +126,9 @@ class QueueConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    queue_capacity: int = 100
+    queue_capacity: int = Field(default=100, le=sys.maxsize)
     capacity_refresh_time: float = Field(default=1.0, allow_inf_nan=False)
-    concurrency_limit: int | None = None
+    concurrency_limit: int | None = Field(default=None, le=sys.maxsize)
     limits: tuple[LimitConfig, ...] = ()
     retry: RetryConfig | None = None
     adaptive: AdaptiveConfig | None = None

@@ -19,7 +19,7 @@ from penstock.calls import AnyFuture, AsyncCall, Entry, Ticket
 from penstock.errors import QueueEmptyError, QueueStateError
 from penstock.governor import DeadLetter, Rules
 from penstock.line import Outcome, Storage
-from penstock.states import QueueStatistics, QueueStatus
+from penstock.states import NotProcessedError, QueueStatistics, QueueStatus
 from penstock.telemetry.api import Telemetry
 from penstock.telemetry.spans import PutObservation
 from penstock.workers import WorkerPool
@@ -73,21 +73,6 @@ class QueueCore(QueueBase[T]):
         again, in this order. What was in the hands of cancelled workers comes first.
         """
         return [entry[1] for entry in self._buffer.snapshot() if not _is_unwanted(entry)]
-
-    @property
-    def metrics(self) -> dict[str, int]:
-        """A new dict of four counts: enqueued, processed, errors, backpressure_events.
-
-        ``enqueued`` counts accepted items. ``processed`` counts items that are done: once each,
-        failed or not. ``errors`` counts failures. ``backpressure_events`` counts puts that were
-        refused because the queue was full.
-        """
-        return {
-            "enqueued": self._buffer.accepted,
-            "processed": self._accounts.all_processed,
-            "errors": self._accounts.all_errors,
-            "backpressure_events": self._accounts.full,
-        }
 
     def statistics(self) -> QueueStatistics:
         """Everything that can be counted about the queue, at this instant."""
@@ -249,6 +234,7 @@ class QueueCore(QueueBase[T]):
             if self._status is QueueStatus.STOPPED:
                 self._drop_unwanted()
                 self._hand_back()
+                self._left = self._buffer.ready  # the stop may not have returned yet
             return
         if error is not None:
             self._accounts.add("errors")
@@ -382,7 +368,7 @@ class QueueCore(QueueBase[T]):
             self._accounts.dismiss()
 
     def _not_processed(self) -> QueueStateError:
-        return QueueStateError(
+        return NotProcessedError(
             "The queue stopped before the item was processed", current_state=self._status.value
         )
 
@@ -404,23 +390,14 @@ class QueueCore(QueueBase[T]):
                 current_state=self._status.value,
             )
 
-    def _leave_dead_loop(self) -> None:
-        """A loop that was closed without a stop: the queue is stopped, whatever it says."""
-        if (
-            self._status in (QueueStatus.PROCESSING, QueueStatus.STOPPING)
-            and self._loop is not None
-            and self._loop.is_closed()
-        ):
-            self._open_on = CLOSED
-            self._stops += 1
-            self._buffer.forget_waiters()
-            self._pool.abandon()
-            self._accounts.forget_joiners()
-            self._drop_unwanted()
-            for entry in self._buffer.snapshot():
-                if entry[3] is not None:
-                    entry[3].forget_future()
-            self._set_status(QueueStatus.STOPPED)
+    def _forget_loop(self) -> None:
+        self._buffer.forget_waiters()
+        self._pool.abandon()
+        self._accounts.forget_joiners()
+        self._drop_unwanted()
+        for entry in self._buffer.snapshot():
+            if entry[3] is not None:
+                entry[3].forget_future()
 
 
 def _is_unwanted(entry: Entry[Any]) -> bool:

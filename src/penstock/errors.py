@@ -1,4 +1,4 @@
-"""Every exception that penstock raises on purpose.
+"""The exceptions of penstock that users catch.
 
 All of them pickle, and keep their context as attributes.
 """

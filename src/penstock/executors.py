@@ -82,14 +82,12 @@ class AsyncExecutor:
             )
         call = asyncio.create_task(self._call(func, args, kwargs))
         self._calls.add(call)
-        call.add_done_callback(self._calls.discard)
+        call.add_done_callback(self._has_ended)
         try:
             await asyncio.wait([call])
         except asyncio.CancelledError:
             call.cancel()
             await asyncio.wait([call])
-            if not call.cancelled():
-                call.exception()  # looked at, so that asyncio does not complain
             raise
         else:
             if call.cancelled() and call in self._cut_off:
@@ -99,6 +97,11 @@ class AsyncExecutor:
             return call.result()
         finally:
             self._cut_off.discard(call)
+
+    def _has_ended(self, call: asyncio.Task[Any]) -> None:
+        self._calls.discard(call)
+        if not call.cancelled():
+            call.exception()  # looked at: whoever was cancelled twice is not there to do it
 
     async def _call(
         self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -266,7 +269,9 @@ class Executor(Lifecycle, Generic[E]):
         telemetry: Telemetry | None = None,
     ) -> None:
         if not (isinstance(event_type, type) and issubclass(event_type, Event)):
-            raise TypeError(f"event_type must be a subclass of penstock.Event, got {event_type!r}")
+            raise TypeError(
+                f"event_type must be a subclass of penstock.Event, got {_checks.shown(event_type)}"
+            )
         if not is_async(event_type.invoke):
             raise TypeError(f"{event_type.__qualname__}.invoke must be async def")
         config = QueueConfig() if queue_config is None else queue_config
@@ -289,7 +294,9 @@ class Executor(Lifecycle, Generic[E]):
             ValueError: it was appended before.
         """
         if not isinstance(event, self.event_type):
-            raise TypeError(f"event must be a {self.event_type.__qualname__}, got {event!r}")
+            raise TypeError(
+                f"event must be a {self.event_type.__qualname__}, got {_checks.shown(event)}"
+            )
         if event.id in self._events:
             raise ValueError(f"event {event.id} was appended before")
         self._events[event.id] = event

@@ -78,7 +78,7 @@ class Face(Generic[T]):
             TypeError: ``config`` is not a ``QueueConfig``.
         """
         if not isinstance(config, QueueConfig):
-            raise TypeError(f"config must be a QueueConfig, got {config!r}")
+            raise TypeError(f"config must be a QueueConfig, got {_checks.shown(config)}")
         make: Any = cls  # whose arguments subclasses have, and not this
         queue: Self = make(
             maxsize=config.queue_capacity,

@@ -69,11 +69,11 @@ def make_rules(
         (breaker, CircuitBreaker, "breaker"),
     ):
         if value is not None and not isinstance(value, kind):
-            raise TypeError(f"{name} must be a {kind.__name__} or None, got {value!r}")
+            raise TypeError(f"{name} must be a {kind.__name__} or None, got {_checks.shown(value)}")
     if deadline is not None:
         deadline = _checks.seconds(deadline, "deadline")
     if isinstance(max_dead_letters, bool) or not isinstance(max_dead_letters, int):
-        raise TypeError(f"max_dead_letters must be an int, got {max_dead_letters!r}")
+        raise TypeError(f"max_dead_letters must be an int, got {_checks.shown(max_dead_letters)}")
     if max_dead_letters < 0:
         raise ValueError(f"max_dead_letters must be zero or more, got {max_dead_letters}")
     rules = Rules(limiter if is_given else None, retry, breaker, deadline, max_dead_letters)

@@ -61,6 +61,10 @@ class QueueStatistics:
     breaker_state: str | None
 
 
+class NotProcessedError(QueueStateError):
+    """The queue stopped before an item was processed: no worker function raised this."""
+
+
 def state_error(what: str, status: QueueStatus) -> QueueStateError:
     """The error for a call that does not fit what the queue is doing."""
     return QueueStateError(

@@ -36,6 +36,7 @@ from penstock.limits import (
 from penstock.protocols import Queue
 from penstock.queue import BoundedQueue, QueueStatus
 from penstock.results import ResultStream, each, workers_for
+from penstock.states import NotProcessedError
 from penstock.telemetry import Telemetry
 
 T = TypeVar("T")
@@ -338,7 +339,7 @@ class WorkQueue(Lifecycle, Face[T]):
                     error = future.exception() if not future.cancelled() else CancelledError()
                     if error is None:
                         yield future.result()
-                    elif return_exceptions:
+                    elif return_exceptions and not isinstance(error, NotProcessedError):
                         yield error
                     else:
                         raise error

@@ -244,7 +244,11 @@ class Worker(Generic[T]):
                         raise error
                     finally:
                         error = None  # or frame and exception would keep each other alive
+        except asyncio.CancelledError:
+            return  # that is all: were it passed on, the task would keep it, and the item with it
         finally:
+            # An error that somebody keeps, as dead letters are, keeps this frame: and no item.
+            entry = item = context = ticket = coro = steps = awaited = None
             source.wake()
 
     # An item that suspends in its first step comes here. A generator, because every level of

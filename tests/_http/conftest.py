@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from _http.server import Server
+from _http.server import Held, Server
 from sync.helpers import eventually, queue_threads
 
 
@@ -30,6 +30,13 @@ def ours(library: Any) -> Any:
 def server() -> Iterator[Server]:
     with Server().serving() as server:
         yield server
+
+
+@pytest.fixture
+def held(server: Server) -> Iterator[Held]:
+    server.answer = held = Held()
+    yield held
+    held.may_go_on.set()
 
 
 @pytest.fixture(autouse=True)

@@ -42,6 +42,21 @@ class Answer:
     body: bytes | Iterable[bytes] = b"fine"
 
 
+class Held:
+    """An answer whose second chunk waits until it may go on."""
+
+    def __init__(self) -> None:
+        self.may_go_on = threading.Event()
+
+    def __call__(self, seen: Seen) -> Answer:
+        return Answer(body=self.chunks())
+
+    def chunks(self) -> Iterator[bytes]:
+        yield b"first "
+        assert self.may_go_on.wait(BOUND)
+        yield b"second"
+
+
 class Server(ThreadingHTTPServer):
     """Listens on the loopback interface."""
 

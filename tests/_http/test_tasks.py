@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 import penstock
-from _http.server import BOUND, Answer, Seen, Server, forget
+from _http.server import BOUND, Answer, Held, Seen, Server, forget
 from penstock import (
     AdaptiveConcurrency,
     CircuitBreaker,
@@ -69,28 +69,6 @@ async def settles() -> None:
 
 def told_to_wait(seconds: str) -> Callable[[Seen], Answer]:
     return lambda seen: Answer(429, {"Retry-After": seconds}) if seen.number == 1 else Answer()
-
-
-class Held:
-    """An answer whose second chunk waits until it may go on."""
-
-    def __init__(self) -> None:
-        self.may_go_on = threading.Event()
-
-    def __call__(self, seen: Seen) -> Answer:
-        return Answer(body=self.chunks())
-
-    def chunks(self) -> Iterator[bytes]:
-        yield b"first "
-        assert self.may_go_on.wait(BOUND)
-        yield b"second"
-
-
-@pytest.fixture
-def held(server: Server) -> Iterator[Held]:
-    server.answer = held = Held()
-    yield held
-    held.may_go_on.set()
 
 
 # -- limits -----------------------------------------------------------------------------------

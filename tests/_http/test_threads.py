@@ -6,7 +6,6 @@ import asyncio
 import os
 import signal
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -15,7 +14,7 @@ from typing import Any
 import pytest
 
 import penstock
-from _http.server import BOUND, Answer, Seen, Server, forget
+from _http.server import BOUND, Answer, Held, Seen, Server, forget
 from penstock import CircuitBreaker, Limit, QueueStateError, RetryPolicy
 from penstock.limits import Backoff
 from sync.helpers import eventually, in_thread, run_program
@@ -37,28 +36,6 @@ def client(library: Any, ours: Any, server: Server) -> Callable[..., Any]:
         )
 
     return make
-
-
-class Held:
-    """An answer whose second chunk waits until it may go on."""
-
-    def __init__(self) -> None:
-        self.may_go_on = threading.Event()
-
-    def __call__(self, seen: Seen) -> Answer:
-        return Answer(body=self.chunks())
-
-    def chunks(self) -> Iterator[bytes]:
-        yield b"first "
-        assert self.may_go_on.wait(BOUND)
-        yield b"second"
-
-
-@pytest.fixture
-def held(server: Server) -> Iterator[Held]:
-    server.answer = held = Held()
-    yield held
-    held.may_go_on.set()
 
 
 def test_never_more_than_the_limit_arrives_in_any_window(client: Any, server: Server) -> None:

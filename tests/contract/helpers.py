@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 from penstock.protocols import Queue
 from penstock.testing import VirtualTimeLoop
+from virtual_time import now
 
 AnyQueue = Queue[Any]
 
@@ -17,10 +18,6 @@ AnyQueue = Queue[Any]
 SLACK = 1.0
 
 NOT_SECONDS = [-1, -0.001, -math.inf, math.nan, "1", b"1", [], True, 1j]
-
-
-def now() -> float:
-    return asyncio.get_running_loop().time()
 
 
 #: What several workers noted: as it is where their order is certain, else sorted.

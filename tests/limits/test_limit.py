@@ -70,7 +70,7 @@ COSTS = [
     (lambda _: True, TypeError, "must be a number, got True"),
     (lambda _: 11, ValueError, "a cost of 11 can never pass the limit 'tokens', whose max is 10"),
     (lambda _: 10.5, ValueError, "a cost of 10.5 can never pass the limit 'tokens'"),
-    (lambda item: item.tokens, ValueError, "cost function of the limit 'tokens' raised for 'item'"),
+    (lambda item: item.tokens, ValueError, "cost function of the limit 'tokens' raised for a str"),
 ]
 
 
@@ -96,8 +96,8 @@ async def test_a_cost_that_is_none_is_told_at_once_and_takes_nothing(
 @pytest.mark.parametrize(
     ("key", "error", "text"),
     [
-        (lambda item: item.account, ValueError, "key function of the limit 'k' raised for 'item'"),
-        (lambda item: [item], TypeError, r"the key of 'item' .* must be hashable, got \['item'\]"),
+        (lambda item: item.account, ValueError, "key function of the limit 'k' raised for a str"),
+        (lambda item: [item], TypeError, r"the key of a str .* must be hashable, got a list"),
     ],
 )
 async def test_a_key_that_is_none_is_told_at_once_and_takes_nothing(

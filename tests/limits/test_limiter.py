@@ -17,10 +17,7 @@ from hypothesis import strategies as st
 from penstock.limits.limit import Limit
 from penstock.limits.limiter import Limiter
 from penstock.testing import VirtualTimeLoop, run
-
-
-def now() -> float:
-    return asyncio.get_running_loop().time()
+from virtual_time import now
 
 
 def most_in_any_window(times: list[float], per: float) -> int:

@@ -26,6 +26,7 @@ from penstock.buffer import Buffer
 from penstock.telemetry import Telemetry
 from penstock.telemetry.names import SCHEMA_URL
 from telemetry.recorder import Recorder, trace_id
+from virtual_time import settle
 
 pytestmark = pytest.mark.usefixtures("exact_times")
 
@@ -47,11 +48,6 @@ TABLE: dict[str, tuple[str, str, set[str]]] = {
     "penstock.item.retrying": (UP_DOWN, "{item}", set()),
     "penstock.limit.gate.closures": (COUNTER, "{closure}", set()),
 }
-
-
-async def settle() -> None:
-    """Let everything happen that can happen now."""
-    await asyncio.sleep(1e-6)
 
 
 async def work(item: Any) -> None:

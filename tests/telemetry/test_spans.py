@@ -28,15 +28,11 @@ import penstock
 from penstock.telemetry import Telemetry
 from penstock.telemetry.names import SCHEMA_URL
 from telemetry.recorder import Recorder, parent_id, span_id, trace_id
+from virtual_time import settle
 
 pytestmark = pytest.mark.usefixtures("exact_times")
 
 UNSET, ERROR = StatusCode.UNSET, StatusCode.ERROR
-
-
-async def settle() -> None:
-    """Let everything happen that can happen now."""
-    await asyncio.sleep(1e-6)
 
 
 async def work(item: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
 from typing_extensions import assert_type
@@ -45,6 +46,26 @@ async def calls() -> None:
         assert_type(await executor.map(compute, [1]), list[float])
         await executor.shutdown(timeout=1)
         assert_type(executor.max_concurrency, int | None)
+
+
+async def texts() -> AsyncIterator[str]:
+    yield "a"
+
+
+async def maps() -> None:
+    executor = AsyncExecutor()
+    assert_type(await executor.map(len, texts()), list[int])
+    assert_type(await executor.map(fetch, range(3)), list[str])
+
+
+async def wrong_uses() -> None:
+    executor = AsyncExecutor()
+    await executor.map(fetch, ["a"])  # type: ignore[arg-type] # pyright: ignore[reportArgumentType, reportCallIssue]
+    await executor.map(compute, texts())  # type: ignore[arg-type] # pyright: ignore[reportArgumentType, reportCallIssue]
+    await executor.execute(5)  # type: ignore[call-overload] # pyright: ignore[reportArgumentType, reportCallIssue]
+    AsyncExecutor("5")  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
+    Executor(int)  # type: ignore[type-var] # pyright: ignore[reportArgumentType]
+    Executor(Upload("a.txt"))  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
 
 
 async def events() -> None:

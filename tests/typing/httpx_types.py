@@ -38,16 +38,16 @@ async def tasks() -> None:
     )
     base: httpx.AsyncBaseTransport = transport
     del base
-    QueueTransport(transport=httpx.HTTPTransport())  # type: ignore[arg-type]
-    QueueTransport(is_failure=is_request)  # type: ignore[arg-type]
-    QueueTransport(limits=Limit(5, per=1))  # type: ignore[arg-type]
+    QueueTransport(transport=httpx.HTTPTransport())  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
+    QueueTransport(is_failure=is_request)  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
+    QueueTransport(limits=Limit(5, per=1))  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
 
 
 def threads() -> None:
     transport = SyncQueueTransport(Limiter([]), transport=httpx.HTTPTransport(), timeout=1)
     with httpx.Client(transport=transport) as client:
         assert_type(client.get("http://nowhere"), httpx.Response)
-    httpx.AsyncClient(transport=transport)  # type: ignore[arg-type]
+    httpx.AsyncClient(transport=transport)  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
     try:
         transport.close()
     except penstock.httpx.QueueFullError as error:

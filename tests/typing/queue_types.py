@@ -132,6 +132,49 @@ async def map_that_returns_exceptions() -> None:
         assert_type(number, float | BaseException)
 
 
+async def map_in_all_its_ways() -> None:
+    queue: WorkQueue[int] = WorkQueue()
+    limit = penstock.AdaptiveConcurrency(1, 5)
+    async for text in queue.map(fetch, numbers(), num_workers=limit, return_exceptions=True):
+        assert_type(text, str | BaseException)
+    async for number in queue.map(compute, numbers(), ordered=False, return_exceptions=True):
+        assert_type(number, float | BaseException)
+    results = queue.map(fetch, [1])
+    assert_type(await results.__anext__(), str)
+    await results.aclose()
+
+
+async def results_and_dead_letters() -> None:
+    bounded, work = BoundedQueue[int](), WorkQueue[int]()
+    future = await work.submit(1, timeout=1, deadline=5)
+    assert_type(future, asyncio.Future[Any])
+    assert_type(await bounded.submit(1, call=fetch), asyncio.Future[Any])
+    assert_type(bounded.dead_letters, list[penstock.DeadLetter[int]])
+    assert_type(bounded.limiter, Limiter)
+    assert_type(await bounded.redrive(timeout=1), int)
+    async with bounded.processing() as item, bounded.processing() as other:
+        assert_type(item + other, int)
+
+
+async def wrong_uses() -> None:
+    bounded, work = BoundedQueue[int](), WorkQueue[int]()
+    await bounded.put("a")  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
+    await bounded.submit("a")  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
+    await bounded.start_workers(len, 1)  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
+    await bounded.start_workers(fetch)  # type: ignore[call-arg] # pyright: ignore[reportCallIssue]
+    with bounded:  # type: ignore[attr-defined] # pyright: ignore[reportGeneralTypeIssues]
+        pass
+    await work.process(len)  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
+    await work.process(fetch, error_handler=fetch)  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
+    await work.batch_process(["a"], fetch)  # type: ignore[list-item] # pyright: ignore[reportArgumentType]
+    work.map(fetch, ["a"])  # type: ignore[list-item] # pyright: ignore[reportArgumentType, reportCallIssue]
+    work.map(fetch, 5)  # type: ignore[call-overload] # pyright: ignore[reportArgumentType, reportCallIssue]
+    WorkQueue[str](queue=bounded)  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
+    WorkQueue[int](limits=penstock.Limit(5, per=1))  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
+    for _ in work.map(fetch, [1]):  # type: ignore[attr-defined] # pyright: ignore[reportGeneralTypeIssues]
+        pass
+
+
 async def wrong_items() -> None:
     queue: WorkQueue[int] = WorkQueue()
     await queue.put("text")  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]

@@ -19,6 +19,9 @@ T = TypeVar("T")
 #: The content type of what says none.
 JSON: Final = "application/json"
 
+#: Characters of the place in an item that a message names.
+_LONGEST_PLACE = 100
+
 _ANY_JSON: TypeAdapter[Any] = TypeAdapter(JsonValue)
 
 # Made once: json.dumps() makes one for every call with arguments.
@@ -58,11 +61,7 @@ class _Typed(Generic[T]):
 
     content_type: str
 
-    @overload
-    def __init__(self: _Typed[Any]) -> None: ...
-    @overload
-    def __init__(self, item_type: type[T] | TypeAdapter[T]) -> None: ...
-    def __init__(self, item_type: Any = None) -> None:
+    def __init__(self, item_type: type[T] | TypeAdapter[T] | None) -> None:
         self._adapter: TypeAdapter[T] | None = (
             item_type
             if item_type is None or isinstance(item_type, TypeAdapter)
@@ -83,7 +82,7 @@ class _Typed(Generic[T]):
         except _ENCODING_FAILURES as error:
             raise CodecError(
                 f"A {type(item).__name__} cannot be put as {self.content_type}: {_reason(error)}"
-            ) from error
+            ) from None  # a traceback would show what is in the item
 
     def decode(self, data: bytes) -> T:
         """The item of these bytes.
@@ -96,7 +95,7 @@ class _Typed(Generic[T]):
         except _DECODING_FAILURES as error:
             raise CodecError(
                 f"{len(data)} bytes are no item as {self.content_type}: {_reason(error)}"
-            ) from error
+            ) from None
 
     def _to_bytes(self, item: T) -> bytes:
         raise NotImplementedError
@@ -115,6 +114,13 @@ class JsonCodec(_Typed[T]):
     """
 
     content_type = JSON
+
+    @overload
+    def __init__(self: JsonCodec[Any]) -> None: ...
+    @overload
+    def __init__(self, item_type: type[T] | TypeAdapter[T]) -> None: ...
+    def __init__(self, item_type: Any = None) -> None:
+        super().__init__(item_type)
 
     def _to_bytes(self, item: T) -> bytes:
         if self._adapter is not None:
@@ -174,6 +180,7 @@ def _reason(error: Exception) -> str:
     """Why, without the values: what is in an item is nobody's business but its worker's."""
     if isinstance(error, ValidationError):
         first = error.errors(include_url=False, include_input=False, include_context=False)[0]
-        place = ".".join(map(str, first["loc"]))
+        # Keys are in it, which whoever sent the item made up.
+        place = ascii(".".join(map(str, first["loc"])))[1:-1][:_LONGEST_PLACE]
         return f"{place}: {first['msg']}" if place else first["msg"]
     return str(error) or type(error).__name__

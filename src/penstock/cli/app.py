@@ -22,6 +22,7 @@ from penstock.cli.options import (
     UsageError,
     check_at_least,
     check_seconds,
+    option,
     read_base,
     read_concurrency,
     read_config,
@@ -114,92 +115,86 @@ def penstock(
     """Send many requests to services that can say "too many requests"."""
 
 
-def _option(panel: str | None, name: str, metavar: str, help_text: str, **more: Any) -> Any:
-    return typer.Option(
-        name, metavar=metavar, help=help_text, rich_help_panel=panel, show_default=False, **more
-    )
-
-
 @app.command(help=_flowing(_HELP), epilog=_flowing(_EPILOG))
 def run(
     file: Annotated[str, typer.Argument(metavar="FILE", hidden=True)],
     config: Annotated[
         str | None,
-        _option(
+        option(
             *(None, "--config", "FILE", 'These options as TOML: rate = "500/min".'),
             callback=read_config,
             is_eager=True,
         ),
     ] = None,
     dry_run: Annotated[
-        bool, _option(None, "--dry-run", " ", "Show the first requests, send nothing.")
+        bool, option(None, "--dry-run", " ", "Show the first requests, send nothing.")
     ] = False,
     report: Annotated[
-        str | None, _option(None, "--report", "PAGE", "Draw it there as HTML (extra report).")
+        str | None, option(None, "--report", "PAGE", "Draw it there as HTML (extra report).")
     ] = None,
     otlp: Annotated[
-        str | None, _option(None, "--otlp", "ENDPOINT", "Send traces and metrics there.")
+        str | None, option(None, "--otlp", "ENDPOINT", "Send traces and metrics there.")
     ] = None,
     service_name: Annotated[
-        str | None, _option(None, "--service-name", "NAME", "The name of this run in traces.")
+        str | None, option(None, "--service-name", "NAME", "The name of this run in traces.")
     ] = None,
     url: Annotated[
-        str | None, _option(_FILES, "--url", "BASE", "What each path is appended to.")
+        str | None, option(_FILES, "--url", "BASE", "What each path is appended to.")
     ] = None,
     template: Annotated[
-        str | None, _option(_FILES, "--template", "FILE|JSON", 'As {"path": "/items/{column}"}.')
+        str | None, option(_FILES, "--template", "FILE|JSON", 'As {"path": "/items/{column}"}.')
     ] = None,
     input_format: Annotated[
-        InputFormat, _option(_FILES, "--input-format", "jsonl|csv", "If FILE's name does not tell.")
+        InputFormat, option(_FILES, "--input-format", "jsonl|csv", "If FILE's name does not tell.")
     ] = InputFormat.AUTO,
     out: Annotated[
-        str | None, _option(_FILES, "--out", "RESULTS", "Where answers go; - is standard output.")
+        str | None, option(_FILES, "--out", "RESULTS", "Where answers go; - is standard output.")
     ] = None,
     failures: Annotated[
-        str | None, _option(_FILES, "--failures", "FILE", "Where failures go as well.")
+        str | None, option(_FILES, "--failures", "FILE", "Where failures go as well.")
     ] = None,
     retry_failed: Annotated[
-        bool, _option(_FILES, "--retry-failed", " ", "Send again what failed in earlier runs.")
+        bool, option(_FILES, "--retry-failed", " ", "Send again what failed in earlier runs.")
     ] = False,
-    overwrite: Annotated[bool, _option(_FILES, "--overwrite", " ", "Begin RESULTS anew.")] = False,
+    overwrite: Annotated[bool, option(_FILES, "--overwrite", " ", "Begin RESULTS anew.")] = False,
     rate: Annotated[
-        str | None, _option(_PACE, "--rate", "N/TIME", "Requests at most, as in 500/min.")
+        str | None, option(_PACE, "--rate", "N/TIME", "Requests at most, as in 500/min.")
     ] = None,
     tokens: Annotated[
-        str | None, _option(_PACE, "--tokens", "N/TIME", "Tokens at most, as in 90000/min.")
+        str | None, option(_PACE, "--tokens", "N/TIME", "Tokens at most, as in 90000/min.")
     ] = None,
     cost: Annotated[
-        str | None, _option(_PACE, "--cost", "PATH", f"Where answers tell them ({COST}).")
+        str | None, option(_PACE, "--cost", "PATH", f"Where answers tell them ({COST}).")
     ] = None,
     concurrency: Annotated[
-        str, _option(_PACE, "--concurrency", "N|auto", "Requests at once (10); auto finds out.")
+        str, option(_PACE, "--concurrency", "N|auto", "Requests at once (10); auto finds out.")
     ] = "10",
     capacity: Annotated[
-        int, _option(_PACE, "--capacity", "N", "Requests that wait at most (100).")
+        int, option(_PACE, "--capacity", "N", "Requests that wait at most (100).")
     ] = 100,
     no_feedback: Annotated[
-        bool, _option(_PACE, "--no-feedback", " ", "Ignore what headers say of limits.")
+        bool, option(_PACE, "--no-feedback", " ", "Ignore what headers say of limits.")
     ] = False,
     retry: Annotated[
-        int, _option(_PACE, "--retry", "N", "Retries of each request at most (4).")
+        int, option(_PACE, "--retry", "N", "Retries of each request at most (4).")
     ] = 4,
     timeout: Annotated[
-        float, _option(_PACE, "--timeout", "SECONDS", "For each attempt (30).")
+        float, option(_PACE, "--timeout", "SECONDS", "For each attempt (30).")
     ] = 30.0,
     deadline: Annotated[
-        float | None, _option(_PACE, "--deadline", "SECONDS", "For each request, waits included.")
+        float | None, option(_PACE, "--deadline", "SECONDS", "For each request, waits included.")
     ] = None,
     bearer_env: Annotated[
-        str | None, _option(_SERVICE, "--bearer-env", "NAME", "Variable that has the token.")
+        str | None, option(_SERVICE, "--bearer-env", "NAME", "Variable that has the token.")
     ] = None,
     header: Annotated[
-        list[str] | None, _option(_SERVICE, "--header", "'NAME: VALUE'", "For each request.")
+        list[str] | None, option(_SERVICE, "--header", "'NAME: VALUE'", "For each request.")
     ] = None,
     header_env: Annotated[
-        list[str] | None, _option(_SERVICE, "--header-env", "NAME=VAR", "The same, of a variable.")
+        list[str] | None, option(_SERVICE, "--header-env", "NAME=VAR", "The same, of a variable.")
     ] = None,
     keep_going: Annotated[
-        bool, _option(_SERVICE, "--keep-going", " ", "Whatever it answers, or does not.")
+        bool, option(_SERVICE, "--keep-going", " ", "Whatever it answers, or does not.")
     ] = False,
 ) -> int:
     """Check everything, then carry it out."""

@@ -7,10 +7,8 @@ import sys
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any, ParamSpec
 
-import typer
-
 from penstock.cli.display import say
-from penstock.cli.options import refuse
+from penstock.cli.options import option, refuse
 from penstock.errors import BrokerError
 from penstock.limits import Limit
 
@@ -25,43 +23,37 @@ BROKER, FILE = 4, 5
 _WHERE, _TLS, _MADE = "Server", "Credentials", "The queue, if it is not there yet"
 
 
-def _option(panel: str | None, name: str, metavar: str, text: str, **more: Any) -> Any:
-    return typer.Option(
-        name, metavar=metavar, help=text, rich_help_panel=panel, show_default=False, **more
-    )
-
-
 Servers = Annotated[
     str,
-    _option(
+    option(
         *(_WHERE, "--nats", "URL", "Of the server; of several in a cluster with commas between."),
         envvar="NATS_URL",
     ),
 ]
-Name = Annotated[str, _option(_WHERE, "--queue", "NAME", "What the queue is called there.")]
+Name = Annotated[str, option(_WHERE, "--queue", "NAME", "What the queue is called there.")]
 Creds = Annotated[
-    str | None, _option(_TLS, "--creds", "FILE", "Credentials as nsc writes them (JWT and seed).")
+    str | None, option(_TLS, "--creds", "FILE", "Credentials as nsc writes them (JWT and seed).")
 ]
 TlsCa = Annotated[
-    str | None, _option(_TLS, "--tls-ca", "FILE", "Who signed the server's certificate.")
+    str | None, option(_TLS, "--tls-ca", "FILE", "Who signed the server's certificate.")
 ]
-TlsCert = Annotated[str | None, _option(_TLS, "--tls-cert", "FILE", "Our own certificate.")]
-TlsKey = Annotated[str | None, _option(_TLS, "--tls-key", "FILE", "And its key.")]
+TlsCert = Annotated[str | None, option(_TLS, "--tls-cert", "FILE", "Our own certificate.")]
+TlsKey = Annotated[str | None, option(_TLS, "--tls-key", "FILE", "And its key.")]
 Maxsize = Annotated[
-    int | None, _option(_MADE, "--maxsize", "N", "Items in it at most, in flight included (100).")
+    int | None, option(_MADE, "--maxsize", "N", "Items in it at most, in flight included (100).")
 ]
 Replicas = Annotated[
-    int | None, _option(_MADE, "--replicas", "N", "Servers of the cluster that keep them (1).")
+    int | None, option(_MADE, "--replicas", "N", "Servers of the cluster that keep them (1).")
 ]
 AckWait = Annotated[
     float | None,
-    _option(_MADE, "--ack-wait", "SECONDS", "Until a silent worker's item goes to another (30)."),
+    option(_MADE, "--ack-wait", "SECONDS", "Until a silent worker's item goes to another (30)."),
 ]
 Otlp = Annotated[
-    str | None, _option(None, "--otlp", "ENDPOINT", "Send traces and metrics there (extra otel).")
+    str | None, option(None, "--otlp", "ENDPOINT", "Send traces and metrics there (extra otel).")
 ]
 ServiceName = Annotated[
-    str | None, _option(None, "--service-name", "NAME", "The name of this process in traces.")
+    str | None, option(None, "--service-name", "NAME", "The name of this process in traces.")
 ]
 
 

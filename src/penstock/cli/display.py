@@ -15,6 +15,7 @@ from rich.text import Text
 
 from penstock.cli.history import History
 from penstock.cli.meter import duration
+from penstock.cli.problems import harmless
 from penstock.cli.results import Totals
 
 #: Lines of the input that something is told about. (The malformed ones are in the results.)
@@ -122,7 +123,7 @@ class Bar:
 
     def tell(self, text: str) -> None:
         """Write a line above the bar."""
-        self.live.console.print(text, markup=False, highlight=False)
+        self.live.console.print(harmless(text), markup=False, highlight=False)
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         """The bar in a line of its own, the rest in as many as it needs at this width."""
@@ -171,7 +172,7 @@ def _painted(line: str) -> Text:
 def say(stream: TextIO, text: str) -> None:
     """Write a line. If nobody reads it any more, the run goes on all the same."""
     try:
-        stream.write(text + "\n")
+        stream.write(harmless(text) + "\n")
         stream.flush()
     except OSError:
         pass

@@ -25,6 +25,11 @@ def open_requests(name: str) -> io.BufferedReader:
     return open(sys.stdin.fileno(), "rb", closefd=False)
 
 
+def private(name: str, flags: int) -> int:
+    """Open a file, one that nobody else can read if it is new: answers may be secret."""
+    return os.open(name, flags, 0o600)
+
+
 def count_lines(file: io.BufferedReader) -> int | None:
     """How many lines a regular file has from here on; None if it is not one."""
     if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):

@@ -18,7 +18,7 @@ from typing import Any, BinaryIO
 
 from filelock import FileLock, Timeout
 
-from penstock.cli.files import STANDARD
+from penstock.cli.files import STANDARD, private
 from penstock.cli.ids import key
 from penstock.cli.problems import RequestId
 from penstock.cli.tokens import cost_of
@@ -109,7 +109,8 @@ def _entry(line: bytes) -> dict[str, Any] | None:
         entry = json.loads(line)
     except RecursionError:  # an answer that is nested very deeply
         head = _HEAD.match(line)
-        return {"id": json.loads(head[1]), head[2].decode(): {}} if head else None
+        is_whole = line.endswith(b"}\n")
+        return {"id": json.loads(head[1]), head[2].decode(): {}} if head and is_whole else None
     except ValueError:
         return None
     if not isinstance(entry, dict) or not ("body" in entry or "error" in entry):
@@ -170,7 +171,7 @@ def open_results(
         raise OSError("it is the file that the requests are read from")
     if there is not None and not overwrite:
         _refuse_other_files(name)
-    file = io.FileIO(name, "ab")  # nothing in it changes before it is locked
+    file = io.FileIO(name, "ab", opener=private)  # nothing in it changes before it is locked
     lock = None
     try:
         lock = _locked(name)
@@ -198,7 +199,7 @@ def open_failures(name: str, *others: io.IOBase) -> io.FileIO:
     try:
         there = os.stat(name)
     except FileNotFoundError:
-        return io.FileIO(name, "wb")
+        return io.FileIO(name, "wb", opener=private)
     if any(os.path.samestat(there, os.fstat(other.fileno())) for other in others):
         raise OSError("it is the file of the requests, or that of the results")
     if stat.S_ISREG(there.st_mode):

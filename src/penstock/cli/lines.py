@@ -18,6 +18,8 @@ from penstock.cli.aside import Aside, settle
 
 #: A line longer than this is not kept in memory.
 LONGEST_LINE = 16 * 1024 * 1024
+#: What is wrong with such a line.
+TOO_LONG = f"longer than {LONGEST_LINE // 2**20} MiB"
 #: So much is read at a time, or less if there is less right now.
 _PIECE = 64 * 1024
 BOM = b"\xef\xbb\xbf"

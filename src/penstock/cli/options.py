@@ -7,7 +7,7 @@ import math
 import os
 import sys
 from collections.abc import Sequence
-from typing import Literal, NoReturn, TextIO
+from typing import Any, Literal, NoReturn, TextIO
 
 import typer
 
@@ -38,6 +38,13 @@ class UsageError(Exception):
     def __init__(self, problem: str, code: int = USAGE) -> None:
         super().__init__(problem)
         self.code = code
+
+
+def option(panel: str | None, name: str, metavar: str, text: str, **more: Any) -> Any:
+    """An option of a command, as its help shows it."""
+    return typer.Option(
+        name, metavar=metavar, help=text, rich_help_panel=panel, show_default=False, **more
+    )
 
 
 def refuse(problem: str, code: int = USAGE) -> NoReturn:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+import re
 from collections.abc import Iterator
 
 from penstock.cli.credentials import HIDDEN, Credentials
@@ -15,6 +16,10 @@ _MOST = 3
 _LONGEST_BODY = 1000
 #: Headers that we make, and that hold nothing secret.
 _OURS = ("content-type", "x-request-id")
+
+
+#: A user and password in a URL.
+_USER = re.compile(r"(?<=://)[^/?#]*@")
 
 
 def preview(file: io.BufferedReader, form: Form, credentials: Credentials) -> str:
@@ -42,7 +47,7 @@ async def _first(file: io.BufferedReader, form: Form, credentials: Credentials) 
 
 def _described(request: Request, credentials: Credentials) -> Iterator[str]:
     yield f"line {request.line}, id {ascii(request.id)[:80]}"
-    yield f"{request.method} {request.url}"
+    yield f"{request.method} {_USER.sub(f'{HIDDEN}@', request.url)}"
     for name, value in request.headers.items():
         yield f"{name}: {value if name.lower() in _OURS else HIDDEN}"
     for name in credentials.given_to(request):

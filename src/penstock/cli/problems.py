@@ -32,6 +32,16 @@ def quote(text: str) -> str:
     return ascii(text if len(text) <= 40 else f"{text[:37]}...")
 
 
+def harmless(text: str) -> str:
+    """``text`` for a terminal: what is not to be seen, and could be obeyed, as an escape.
+
+    Line breaks stay.
+    """
+    if text.isascii() and text.isprintable():
+        return text
+    return "".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in text)
+
+
 def listed(names: list[str]) -> str:
     """``names`` for a message, or the first of them if there are many."""
     shown = ", ".join(quote(name)[1:-1] for name in names[:20])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import io
-import json
 import math
 import sys
 from contextlib import ExitStack
@@ -19,7 +18,10 @@ from penstock.cli.attach import BROKER, FILE, attach
 from penstock.cli.ctrl_c import on_signals
 from penstock.cli.display import say
 from penstock.cli.files import open_requests
+from penstock.cli.lines import BOM, LONGEST_LINE, TOO_LONG
 from penstock.cli.options import refuse, set_up_telemetry
+from penstock.cli.problems import MalformedLineError
+from penstock.cli.records import read_json
 from penstock.errors import BrokerError, CodecError, QueueStateError, QueueUnknownError
 
 HELP = """
@@ -34,10 +36,6 @@ Exit codes: 0 every line was accepted; 1 some were refused, or there was no room
 wrong usage; 4 NATS cannot be reached, refuses, or did not say whether it has a line; 5 FILE cannot
 be read to its end; 130 Ctrl-C, 143 SIGTERM.
 """
-
-#: Bytes of a line; servers take one MiB by default.
-_LONGEST = 16 * 1024 * 1024
-_BOM = b"\xef\xbb\xbf"
 
 
 def put(
@@ -156,7 +154,7 @@ class Filling:
                 self._accepted += 1
             else:
                 ended = 1, f"line {number}: no room in {self._timeout:g} s"
-        except (CodecError, _MalformedError) as error:
+        except (CodecError, MalformedLineError) as error:
             self._refused += 1
             say(sys.stderr, f"line {number}: {error}")
         except QueueUnknownError as error:
@@ -196,30 +194,15 @@ class Filling:
             say(sys.stdout, f"{'stopped':<13}after line {done}; to go on: --skip {done}")
 
 
-class _MalformedError(Exception):
-    """A line is no item."""
-
-
 def _read_line(file: io.BufferedReader) -> bytes:
-    line = file.readline(_LONGEST)
+    line = file.readline(LONGEST_LINE)
     rest = line
-    while len(rest) == _LONGEST and not rest.endswith(b"\n"):  # keep no more, but find its end
-        rest = file.readline(_LONGEST)
+    while len(rest) == LONGEST_LINE and not rest.endswith(b"\n"):  # keep no more, but find its end
+        rest = file.readline(LONGEST_LINE)
     return line
 
 
 def _item(number: int, line: bytes) -> Any:
-    if len(line) == _LONGEST:
-        raise _MalformedError(f"longer than {_LONGEST // 2**20} MiB")
-    if number == 1:
-        line = line.removeprefix(_BOM)
-    try:
-        return json.loads(line.decode())
-    except UnicodeDecodeError as error:
-        raise _MalformedError(f"not UTF-8: byte {error.start + 1} is wrong") from None
-    except json.JSONDecodeError as error:
-        raise _MalformedError(f"not JSON: {error.msg} at column {error.colno}") from None
-    except RecursionError:
-        raise _MalformedError("not JSON that can be read: nested too deeply") from None
-    except ValueError:  # an integer of thousands of digits
-        raise _MalformedError("not JSON that can be read: a number is too long") from None
+    if len(line) == LONGEST_LINE:
+        raise MalformedLineError(TOO_LONG)
+    return read_json(line.removeprefix(BOM) if number == 1 else line)

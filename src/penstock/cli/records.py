@@ -9,6 +9,7 @@ import csv
 import io
 import json
 import math
+import re
 from collections.abc import Callable, Iterator
 from typing import Any, NoReturn, Protocol, TypeAlias
 
@@ -66,6 +67,7 @@ class CsvCutter:
         self._began_at = 0
         self._size = 0
         self._is_too_long = False
+        self._is_open = False
 
     def cut(self, piece: bytes) -> Iterator[Numbered]:
         """Yield the rows that end in ``piece``."""
@@ -87,35 +89,46 @@ class CsvCutter:
             self._began_at = number
         else:
             self._on_blank()  # it is no record of its own
-        had_begun = bool(self._begun)
         self._size += LONGEST_LINE + 1 if line is None else len(line) + 1
         self._is_too_long = self._is_too_long or self._size > LONGEST_LINE
         self._begun.append(b"" if self._is_too_long or line is None else line)
-        if self._is_too_long or b'"' not in (line or b""):
-            # Without a quote it ends what it begins, and does not end what is begun.
-            if self._is_too_long or not had_begun:
-                yield self._take()
-        elif not _is_open(b"\n".join(self._begun)):
+        self._is_open = not self._is_too_long and ends_open(line or b"", self._is_open)
+        if not self._is_open:
             yield self._take()
 
     def _take(self) -> Numbered:
         row = None if self._is_too_long else b"\n".join(self._begun)
         self._begun = []
-        self._size, self._is_too_long = 0, False
+        self._size, self._is_too_long, self._is_open = 0, False, False
         return self._began_at, row
 
 
 _NEVER_CLOSED = "unexpected end of data"
 
 
-def _is_open(row: bytes) -> bool:
-    """Whether ``row`` ends within quotes."""
-    try:
-        for _ in csv.reader(io.StringIO(row.decode("utf-8", "replace"), newline=""), strict=True):
-            pass
-    except csv.Error as error:
-        return str(error) == _NEVER_CLOSED
-    return False
+#: From within quotes to the one that ends them; from within a field to the next one.
+_CLOSING = re.compile(rb'[^"]*(?:""[^"]*)*"(?!")')
+_NEXT_FIELD = re.compile(rb"[^,\r]*[,\r]")
+
+
+def ends_open(line: bytes, is_open: bool) -> bool:
+    """Whether a line ends within quotes; ``is_open``: whether it begins within them.
+
+    (To have the module csv look at all lines of a row again for each would take time that grows
+    with their square, which a hostile file could use.)
+    """
+    at = 0
+    while True:
+        if not is_open and line[at : at + 1] == b'"':
+            is_open, at = True, at + 1
+        found = (_CLOSING if is_open else _NEXT_FIELD).match(line, at)
+        if found is None:
+            return is_open
+        at = found.end()
+        if is_open:
+            if line[at : at + 1] not in (b",", b"\r"):  # it ends here, or is no CSV
+                return False
+            is_open, at = False, at + 1
 
 
 def read_header(file: io.BufferedReader) -> tuple[list[str], int]:
@@ -125,13 +138,15 @@ def read_header(file: io.BufferedReader) -> tuple[list[str], int]:
         OSError: the file cannot be read.
         ValueError: it has no header, or one that is of no use.
     """
-    row, lines = b"", 0
+    row, lines, is_open = bytearray(), 0, False
     while line := file.readline(LONGEST_LINE):
-        row, lines = row + line, lines + 1
-        if (row.strip() and not _is_open(row.rstrip(b"\r\n"))) or len(row) > LONGEST_LINE:
+        lines += 1
+        is_open = ends_open((line if row else line.removeprefix(BOM)).rstrip(b"\r\n"), is_open)
+        row += line
+        if (row.strip() and not is_open) or len(row) > LONGEST_LINE:
             break
     try:
-        columns = _cells(row.removeprefix(BOM).strip(b"\r\n"))
+        columns = _cells(bytes(row).removeprefix(BOM).strip(b"\r\n"))
     except MalformedLineError as error:
         raise ValueError(
             f"its first line cannot be read as the names of columns: {error}"
@@ -174,20 +189,32 @@ def _cells(row: bytes) -> list[str]:
     return rows[0] if rows else []
 
 
-def read_object(line: bytes) -> dict[str, Any]:
-    """Read a line as a JSON object.
+def read_json(line: bytes, **hooks: Any) -> Any:
+    """Read a line as JSON of any kind.
+
+    ``hooks`` are those of ``json.loads``. Without any, numbers that are not finite pass: whoever
+    writes them as JSON again refuses them.
 
     Raises:
         MalformedLineError: it is none.
     """
     try:
-        value = json.loads(_decode(line), parse_constant=_refuse_constant, parse_float=_finite)
+        return json.loads(_decode(line), **hooks)
     except json.JSONDecodeError as error:
         raise MalformedLineError(f"not JSON: {error.msg} at column {error.colno}") from None
     except RecursionError:
         raise MalformedLineError("not JSON that can be read: nested too deeply") from None
     except ValueError:  # an integer of thousands of digits
         raise MalformedLineError("not JSON that can be read: a number is too long") from None
+
+
+def read_object(line: bytes) -> dict[str, Any]:
+    """Read a line as a JSON object, whose numbers are finite.
+
+    Raises:
+        MalformedLineError: it is none.
+    """
+    value = read_json(line, parse_constant=_refuse_constant, parse_float=_finite)
     if not isinstance(value, dict):
         raise MalformedLineError(f"must be an object, got {kind(value)}")
     return value

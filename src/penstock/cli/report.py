@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import stat
+import tempfile
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -84,9 +85,11 @@ def write_report(
 
 
 def _replace(path: Path, data: bytes) -> None:
-    beside = path.with_name(f".{path.name[:100]}.{os.getpid()}.tmp")
+    # By a name that nobody can know before, so that nobody has put a link there.
+    number, name = tempfile.mkstemp(".tmp", f".{path.name[:100]}.", path.parent)
+    beside = Path(name)
     try:
-        with open(beside, "wb") as file:
+        with open(number, "wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())

@@ -13,7 +13,7 @@ from typing import Any
 import httpx
 
 from penstock.cli.ids import fingerprint
-from penstock.cli.problems import MalformedLineError, RequestId, kind, quote
+from penstock.cli.problems import MalformedLineError, RequestId, harmless, kind, quote
 
 #: What a line may have.
 KEYS = ("id", "method", "path", "url", "params", "json", "headers")
@@ -142,16 +142,21 @@ def _url(fields: dict[str, Any], base: str | None) -> str:
         return str(url.copy_merge_params(params) if params else url)
     except UnicodeError:
         raise MalformedLineError("params have half a character in them") from None
+    except httpx.InvalidURL:  # all parts of it are good, so it is this
+        raise MalformedLineError("params are too long for a URL") from None
 
 
 def _parse_url(text: str) -> httpx.URL:
     try:
         url = httpx.URL(text)
+        host = url.host
     except httpx.InvalidURL as error:
-        raise ValueError(f"is not a valid URL: {error}") from None
-    except UnicodeError:
+        raise ValueError(f"is not a valid URL: {harmless(str(error))}") from None
+    except UnicodeEncodeError:
         raise ValueError("is not a valid URL: it has half a character in it") from None
-    if url.scheme not in ("http", "https") or not url.host:
+    except UnicodeError:
+        raise ValueError("is not a valid URL: no host can be called that") from None
+    if url.scheme not in ("http", "https") or not host:
         raise ValueError(
             "must be a full URL that starts with http:// or https://, "
             "for example https://api.example.com/v1"

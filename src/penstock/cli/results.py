@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import time
 from array import array
 from collections import Counter
@@ -17,13 +18,22 @@ from penstock.cli.problems import RequestId
 JsonText = NewType("JsonText", str)
 
 
+_CONTROLS = re.compile("[\x80-\x9f]")
+
+
+def _escaped(found: re.Match[str]) -> str:
+    return f"\\u{ord(found[0]):04x}"
+
+
 def to_json(value: Any) -> JsonText:
     """``value`` on one line, as people read it.
 
     Raises:
         ValueError, RecursionError: JSON has no such number; it is nested too deeply.
     """
-    return JsonText(json.dumps(value, ensure_ascii=False, allow_nan=False))
+    text = json.dumps(value, ensure_ascii=False, allow_nan=False)
+    # JSON escapes only half of what a terminal obeys.
+    return JsonText(text if text.isascii() else _CONTROLS.sub(_escaped, text))
 
 
 @dataclass(frozen=True)

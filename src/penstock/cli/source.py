@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from penstock.cli.ids import fingerprint
-from penstock.cli.lines import LONGEST_LINE, Reader
+from penstock.cli.lines import TOO_LONG, Reader
 from penstock.cli.problems import MalformedLineError, RequestId
 from penstock.cli.records import CsvCutter, Cutter, JsonCutter, read_object, row_reader
 from penstock.cli.requests import Request, make_request
@@ -74,7 +74,7 @@ class Source:
     def _made(self, number: int, record: bytes | None) -> Request | Malformed:
         try:
             if record is None:
-                raise MalformedLineError(f"longer than {LONGEST_LINE // 2**20} MiB")
+                raise MalformedLineError(TOO_LONG)
             return make_request(number, self._read(record), self._form.base)
         except MalformedLineError as error:
             given_id = error.id

@@ -90,10 +90,13 @@ class Template:
         if ("path" in request) == ("url" in request):
             raise ValueError("must have either path or url")
         self._names: dict[str, None] = {}
-        self._fill = {
-            name: self._compiled(value, is_encoded=name in _ENCODED)
-            for name, value in request.items()
-        }
+        try:
+            self._fill = {
+                name: self._compiled(value, is_encoded=name in _ENCODED)
+                for name, value in request.items()
+            }
+        except RecursionError:
+            raise ValueError("must not be nested so deeply") from None
         #: Whether the requests need a base to append their path to.
         self.has_path = "path" in request
 
@@ -113,7 +116,10 @@ class Template:
         Raises:
             MalformedLineError: a field is missing, or is not what it has to be.
         """
-        return {name: fill(fields) for name, fill in self._fill.items()}
+        try:
+            return {name: fill(fields) for name, fill in self._fill.items()}
+        except RecursionError:
+            raise MalformedLineError("is nested too deeply for the template") from None
 
     def _compiled(self, value: Any, *, is_encoded: bool = False) -> Callable[[Fields], Any]:
         if isinstance(value, str):
@@ -143,9 +149,29 @@ class Template:
             value = gap.text(fields)
             return percent_encoded(value, safe="") if is_encoded and gap.kind != "raw" else value
 
-        return lambda fields: "".join(
-            part if isinstance(part, str) else put_in(part, fields) for part in parts
-        )
+        def fill(fields: Fields) -> str:
+            return "".join(
+                part if isinstance(part, str) else put_in(part, fields) for part in parts
+            )
+
+        if not is_encoded:
+            return fill
+        own_steps = _steps("".join(part if isinstance(part, str) else "x" for part in parts))
+
+        def fill_path(fields: Fields) -> str:
+            path = fill(fields)
+            if _steps(path) != own_steps and not any(gap.kind == "raw" for gap in gaps):
+                raise MalformedLineError(
+                    f"the fields make a '.' or '..' of a part of the path: {quote(path)}"
+                )
+            return path
+
+        return fill_path
+
+
+def _steps(path: str) -> int:
+    """How many parts of a path lead elsewhere than down."""
+    return sum(part in (".", "..") for part in re.split("[/?#]", path))
 
 
 def _parts(text: str) -> Iterator[str | _Gap]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import math
+import sys
 from typing import Any
 
 import httpx
@@ -67,4 +67,4 @@ def cost_of(value: Any, path: list[str]) -> float | None:
         return None
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return None
-    return value if 0 <= value < math.inf else None
+    return float(value) if 0 <= value <= sys.float_info.max else None

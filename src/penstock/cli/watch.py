@@ -214,9 +214,7 @@ def _letter_as_text(letter: NatsDeadLetter[Any]) -> str:
     if len(item) > _LONGEST:
         item = f"{item[:_LONGEST]}... (--json has all)"
     times = "once" if letter.deliveries == 1 else f"{letter.deliveries} times"
-    error = f"{letter.error_type}: {letter.error}"
-    # What was an error's message may be anything, and this is a terminal.
-    error = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in error)
+    error = " ".join(f"{letter.error_type}: {letter.error}".split("\n"))
     return f"{letter.number}. handed out {times}, {error}\n    {item}"
 
 

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import math
-import numbers
 import random
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from penstock import _checks
 from penstock.limits.failures import is_throttle, retry_after
@@ -48,18 +47,17 @@ class Backoff:
         for name in names:
             if _checks.seconds(getattr(self, name), name) == math.inf:
                 raise ValueError(f"{name} must be finite, got inf")
-        factor: Any = self.factor
-        if isinstance(factor, bool) or not isinstance(factor, numbers.Real):
-            raise TypeError(f"factor must be a number, got {factor!r}")
-        if not 1 <= float(factor) < math.inf:
-            raise ValueError(f"factor must be at least 1 and finite, got {factor!r}")
+        if not 1 <= _checks.real(self.factor, "factor") < math.inf:
+            raise ValueError(
+                f"factor must be at least 1 and finite, got {_checks.shown(self.factor)}"
+            )
         for name in names:
             if getattr(self, name) > self.max:
                 raise ValueError(
                     f"{name} must not be above max={self.max}, got {getattr(self, name)}"
                 )
-        if self.jitter not in {"full", "none"}:
-            raise ValueError(f'jitter must be "full" or "none", got {self.jitter!r}')
+        if not isinstance(self.jitter, str) or self.jitter not in {"full", "none"}:
+            raise ValueError(f'jitter must be "full" or "none", got {_checks.shown(self.jitter)}')
 
     def wait(self, attempt: int, error: BaseException, rng: random.Random) -> float:
         """Seconds, after attempt number ``attempt`` (from 1) ended with ``error``."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import numbers
 from collections import deque
 from collections.abc import Callable
 from enum import Enum
@@ -82,7 +81,7 @@ class CircuitBreaker:
             )
         self._open_for = _checks.seconds(open_for, "open_for")
         if not 0 < self._open_for < math.inf:
-            raise ValueError(f"open_for must be above 0 and finite, got {open_for!r}")
+            raise ValueError(f"open_for must be above 0 and finite, got {_checks.shown(open_for)}")
         self._probes = _checks.positive_int(probes, "probes", "probes must be at least 1")
         self._is_failure: Callable[[Exception], bool | None] = (
             service_failed if on is None else as_predicate(on, "on")
@@ -208,9 +207,7 @@ class CircuitBreaker:
 
 
 def _share(value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, numbers.Real):
-        raise TypeError(f"failure_share must be a number, got {value!r}")
-    share = float(value)
+    share = _checks.real(value, "failure_share")
     if not 0 < share <= 1:
-        raise ValueError(f"failure_share must be above 0 and at most 1, got {value!r}")
+        raise ValueError(f"failure_share must be above 0 and at most 1, got {_checks.shown(value)}")
     return share

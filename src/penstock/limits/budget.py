@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-import numbers
 import threading
 from typing import Any
 
+from penstock import _checks
 from penstock.errors import CircuitBreakerOpenError
 from penstock.limits.failures import is_throttle
 
@@ -40,7 +40,9 @@ class RetryBudget:
         self._refund = _amount(refund, "refund")
         for price, name in ((self._cost, "cost"), (self._throttle_cost, "throttle_cost")):
             if not 0 < price <= self._most:
-                raise ValueError(f"{name} must be above 0 and at most tokens={tokens}, got {price}")
+                raise ValueError(
+                    f"{name} must be above 0 and at most tokens={self._most:g}, got {price}"
+                )
         self._tokens = self._most
         self._lock = threading.Lock()
 
@@ -74,9 +76,7 @@ class RetryBudget:
 
 
 def _amount(value: Any, name: str) -> float:
-    if isinstance(value, bool) or not isinstance(value, numbers.Real):
-        raise TypeError(f"{name} must be a number, got {value!r}")
-    number = float(value)
+    number = _checks.real(value, name)
     if not 0 <= number < math.inf:
-        raise ValueError(f"{name} must be zero or more and finite, got {value!r}")
+        raise ValueError(f"{name} must be zero or more and finite, got {_checks.shown(value)}")
     return number

@@ -7,6 +7,8 @@ import sys
 from fractions import Fraction
 from typing import Any, TypeAlias
 
+from penstock import _checks
+
 #: A number without rounding: sums of costs neither drift nor depend on the order.
 Exact: TypeAlias = "int | Fraction"
 
@@ -34,7 +36,9 @@ def checked_cost(value: Any, what: str, *parts: Any) -> Exact:
     if type(value) is int and 0 <= value <= sys.maxsize:
         return value
     if not is_number(value):
-        raise TypeError(f"{what.format(*parts)} must be a number, got {value!r}")
+        raise TypeError(f"{what.format(*parts)} must be a number, got {_checks.shown(value)}")
     if not 0 <= value <= sys.float_info.max:
-        raise ValueError(f"{what.format(*parts)} must be finite and zero or more, got {value!r}")
+        raise ValueError(
+            f"{what.format(*parts)} must be finite and zero or more, got {_checks.shown(value)}"
+        )
     return exact(value)

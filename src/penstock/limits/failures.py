@@ -55,7 +55,9 @@ def as_predicate(which: Any, name: str) -> Callable[[Exception], bool]:
             raise ValueError(f"{name} must name at least one exception class, got ()")
         for cls in classes:
             if not (isinstance(cls, type) and issubclass(cls, BaseException)):
-                raise TypeError(f"{name} must be exception classes or a function, got {cls!r}")
+                raise TypeError(
+                    f"{name} must be exception classes or a function, got {_checks.shown(cls)}"
+                )
             if not issubclass(cls, Exception):
                 raise ValueError(
                     f"{name} must be subclasses of Exception, got {cls.__name__}: "

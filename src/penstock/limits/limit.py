@@ -156,9 +156,10 @@ class Limit:
             value = self.cost(item)
         except Exception as error:
             raise ValueError(
-                f"the cost function of the limit {self.name!r} raised for {item!r}: {error!r}"
+                f"the cost function of the limit {self.name!r} raised for {_one(item)}: "
+                f"{_checks.shown(error)}"
             ) from error
-        return checked_cost(value, "the cost of {!r} under the limit {!r}", item, self._name)
+        return checked_cost(value, "the cost of {} under the limit {!r}", _one(item), self._name)
 
     def too_much(self, cost: Exact) -> ValueError:
         """The error for a cost that can never pass."""
@@ -175,13 +176,15 @@ class Limit:
             key = self.key(item)
         except Exception as error:
             raise ValueError(
-                f"the key function of the limit {self.name!r} raised for {item!r}: {error!r}"
+                f"the key function of the limit {self.name!r} raised for {_one(item)}: "
+                f"{_checks.shown(error)}"
             ) from error
         try:
             hash(key)
         except TypeError as error:
             raise TypeError(
-                f"the key of {item!r} under the limit {self.name!r} must be hashable, got {key!r}"
+                f"the key of {_one(item)} under the limit {self.name!r} must be hashable, "
+                f"got {_one(key)}"
             ) from error
         return key
 
@@ -239,10 +242,15 @@ class Limit:
         self._limiter = weakref.ref(limiter)
 
 
+def _one(item: Any) -> str:
+    """An item for a message, which may be logged: what is in it is nobody else's business."""
+    return f"a {type(item).__name__}"
+
+
 def _positive(value: Any, name: str) -> float:
     if not is_number(value):
-        raise TypeError(f"{name} must be a number, got {value!r}")
+        raise TypeError(f"{name} must be a number, got {_checks.shown(value)}")
     if not 0 < value <= sys.float_info.max:
-        raise ValueError(f"{name} must be more than zero and finite, got {value!r}")
+        raise ValueError(f"{name} must be more than zero and finite, got {_checks.shown(value)}")
     number: float = value
     return number

@@ -61,12 +61,16 @@ class Limiter(Turnstile):
         rng: random.Random | None = None,
     ) -> None:
         if not isinstance(limits, Iterable):
-            raise TypeError(f"limits must be an iterable of Limit, got {limits!r}")
+            raise TypeError(f"limits must be an iterable of Limit, got {_checks.shown(limits)}")
+        if rng is not None and not callable(getattr(rng, "random", None)):
+            raise TypeError(f"rng must be a random.Random or None, got {_checks.shown(rng)}")
         self.limits: tuple[Limit, ...] = tuple(limits)
         self._by_name: dict[str, Limit] = {}
         for limit in self.limits:
             if not isinstance(limit, Limit):
-                raise TypeError(f"limits must be an iterable of Limit, got {limit!r} in it")
+                raise TypeError(
+                    f"limits must be an iterable of Limit, got {_checks.shown(limit)} in it"
+                )
             if limit.name in self._by_name:
                 raise ValueError(f"two limits are called {limit.name!r}: give them names")
             self._by_name[limit.name] = limit

@@ -84,7 +84,7 @@ class RetryPolicy:
         by_state = not isinstance(self.backoff, Backoff) and _takes_state(self.backoff)
         budget: Any = self.budget
         if budget is not None and not isinstance(budget, RetryBudget):
-            raise TypeError(f"budget must be a RetryBudget or None, got {budget!r}")
+            raise TypeError(f"budget must be a RetryBudget or None, got {_checks.shown(budget)}")
         if budget is _OWN_BUDGET:
             object.__setattr__(self, "budget", RetryBudget())
         state: Callable[[int, Exception, float, float], RetryCallState] | None = None
@@ -206,5 +206,5 @@ def _takes_state(backoff: Any) -> bool:
         return count == 1
     raise TypeError(
         "backoff must accept attempt and error as positional arguments (or, like tenacity's, a "
-        f"retry_state), got {backoff!r} with {signature}"
+        f"retry_state), got {_checks.shown(backoff)} with {signature}"
     )

@@ -22,7 +22,7 @@ from penstock.errors import QueueStateError
 from penstock.governor import Rules
 from penstock.limits.adaptive import AdaptiveConcurrency
 from penstock.line import Storage
-from penstock.states import QueueStatistics, QueueStatus, state_error
+from penstock.states import NotProcessedError, QueueStatistics, QueueStatus, state_error
 from penstock.sync import _exit, _fork
 from penstock.sync.accounts import SharedAccounts
 from penstock.sync.blocking import drive, refuse_in_loop
@@ -309,7 +309,7 @@ class BlockingQueue(QueueCore[T]):
 
     def _not_processed(self) -> QueueStateError:
         if self._dead is not None:
-            return QueueStateError(self._dead, current_state=self._status.value)
+            return NotProcessedError(self._dead, current_state=self._status.value)
         return super()._not_processed()
 
     def _stopped_meanwhile(self, verb: str) -> QueueStateError:

@@ -26,7 +26,7 @@ from penstock.limits import (
     RetryPolicy,
 )
 from penstock.protocols import Queue
-from penstock.states import QueueStatus
+from penstock.states import NotProcessedError, QueueStatus
 from penstock.sync.loop_thread import LoopThread
 from penstock.sync.on_loop import QueueOnLoop
 from penstock.sync.queue import BlockingQueue
@@ -348,7 +348,7 @@ class WorkQueue(Face[T]):
         self, items: Any, worker_func: Any, num_workers: Any
     ) -> int | AdaptiveConcurrency:
         if not isinstance(items, Iterable):
-            raise TypeError(f"items must be an iterable, got {items!r}")
+            raise TypeError(f"items must be an iterable, got {_checks.shown(items)}")
         return self._check_job(items, worker_func, num_workers)
 
     @contextmanager
@@ -494,7 +494,7 @@ class WorkQueue(Face[T]):
                 error = future.exception()
                 if error is None:
                     yield future.result()
-                elif return_exceptions:
+                elif return_exceptions and not isinstance(error, NotProcessedError):
                     yield error
                 else:
                     raise error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import traceback
 import weakref
 from collections.abc import Callable, Sized
 from typing import Any, Final, Literal, get_args
@@ -14,6 +15,7 @@ from opentelemetry.context import _SUPPRESS_INSTRUMENTATION_KEY
 from opentelemetry.metrics import MeterProvider
 from opentelemetry.trace import Span, StatusCode, TracerProvider
 
+from penstock import _checks
 from penstock._version import __version__
 from penstock.telemetry import _sdk, names
 from penstock.telemetry.metrics import Instruments, Totals, Watched
@@ -79,7 +81,9 @@ class Telemetry:
         _check_choice(spans, SpanMode, "spans")
         _check_choice(relation, Relation, "relation")
         if not isinstance(record_exceptions, bool):
-            raise TypeError(f"record_exceptions must be a bool, got {record_exceptions!r}")
+            raise TypeError(
+                f"record_exceptions must be a bool, got {_checks.shown(record_exceptions)}"
+            )
         self.spans: Final = spans
         self.relation: Final = relation
         self.record_exceptions: Final = record_exceptions
@@ -121,8 +125,9 @@ class Telemetry:
                 span.set_attribute(names.ERROR_TYPE, names.error_type(error))
                 span.set_status(StatusCode.ERROR)  # even if the exception cannot tell its message
                 if self.record_exceptions:
-                    span.set_status(StatusCode.ERROR, str(error))
-                    span.record_exception(error)
+                    message = str(error)
+                    span.set_status(StatusCode.ERROR, _whole(message))
+                    span.record_exception(error, _what_can_be_sent(error, message))
         finally:
             span.end()
 
@@ -144,6 +149,21 @@ class Telemetry:
             _logger.error("Telemetry failed; the queue goes on. This is logged once", exc_info=True)
 
 
+def _whole(text: str) -> str:
+    """``text`` with escapes for half characters: for one of those, OTLP drops a whole batch."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
+def _what_can_be_sent(error: BaseException, message: str) -> dict[str, str] | None:
+    """The attributes of a recorded exception that has half characters in its message or stack."""
+    if message.isascii() and error.__cause__ is error.__context__ is None:
+        return None  # nearly always, and to put a stack in words takes longer than all the rest
+    told = "".join(traceback.format_exception(type(error), error, error.__traceback__))
+    if (stack := _whole(told)) == told:
+        return None
+    return {"exception.message": _whole(message), "exception.stacktrace": stack}
+
+
 def _yes() -> bool:
     return True
 
@@ -155,13 +175,15 @@ def _is_sampled(context: otel_context.Context | None) -> bool:
 
 def _check_provider(value: Any, kind: type, name: str) -> None:
     if value is not None and not isinstance(value, kind):
-        raise TypeError(f"{name} must be a {kind.__name__} or None, got {value!r}")
+        raise TypeError(f"{name} must be a {kind.__name__} or None, got {_checks.shown(value)}")
 
 
 def _check_choice(value: Any, choices: Any, name: str) -> None:
     allowed = get_args(choices)
-    if value not in allowed:
-        raise ValueError(f"{name} must be one of {', '.join(map(repr, allowed))}, got {value!r}")
+    if not isinstance(value, str) or value not in allowed:
+        raise ValueError(
+            f"{name} must be one of {', '.join(map(repr, allowed))}, got {_checks.shown(value)}"
+        )
 
 
 _default: list[Telemetry] = []

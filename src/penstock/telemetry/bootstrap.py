@@ -88,9 +88,12 @@ def _check_endpoint(endpoint: str | None) -> None:
     if endpoint is None:
         return
     if not isinstance(endpoint, str):
-        raise TypeError(f"endpoint must be a str or None, got {endpoint!r}")
+        raise TypeError(f"endpoint must be a str or None, got {_checks.shown(endpoint)}")
     if not _is_url(endpoint):
-        raise ValueError(f"endpoint must be a URL like http://localhost:4317, got {endpoint!r}")
+        raise ValueError(
+            "endpoint must be a URL like http://localhost:4317, "
+            f"got {_checks.shown(endpoint.rpartition('@')[2])}"
+        )
 
 
 def _is_url(text: str) -> bool:
@@ -110,7 +113,7 @@ def _choose_protocol(protocol: str | None, endpoint: str | None) -> str:
         url = endpoint or os.environ.get("OTEL_EXPORTER_OTLP_ENDPOINT", "")
         return "http/protobuf" if urlsplit(url).port == 4318 else "grpc"
     if chosen not in ("grpc", "http/protobuf"):
-        raise ValueError(f'{name} must be "grpc" or "http/protobuf", got {chosen!r}')
+        raise ValueError(f'{name} must be "grpc" or "http/protobuf", got {_checks.shown(chosen)}')
     return chosen
 
 

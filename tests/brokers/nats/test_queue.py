@@ -270,6 +270,41 @@ def test_a_run_that_ends_without_a_stop_and_another_one(nats_server: NatsServer,
     assert "Traceback" not in outcome.stderr
 
 
+def test_a_put_of_a_loop_that_was_closed_does_not_hold_up_a_later_stop(
+    nats_server: NatsServer, name: str
+) -> None:
+    program = f"""
+        import asyncio, time, warnings
+        from penstock.brokers.nats import NatsQueue
+
+        warnings.simplefilter("ignore", ResourceWarning)  # the connection is left behind
+
+        async def begin():
+            await queue.start()
+            assert await queue.put("a")
+            put = asyncio.create_task(queue.put("b", timeout=60))
+            while not queue.statistics().waiting_putters:
+                await asyncio.sleep(0.01)
+            return put
+
+        async def again():
+            await queue.start()
+            put.get_coro().close()  # as the garbage collector does, at some time
+            began = time.monotonic()
+            await queue.stop()
+            print(time.monotonic() - began)
+
+        queue = NatsQueue({nats_server.url!r}, name={name!r}, maxsize=1)
+        loop = asyncio.new_event_loop()
+        put = loop.run_until_complete(begin())
+        loop.close()
+        asyncio.run(again())
+    """
+    outcome = run_program(program)
+    assert outcome.returncode == 0, outcome.stderr
+    assert float(outcome.stdout) < 5
+
+
 @pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_queue_that_is_garbage_takes_nothing_with_it(nats_server: NatsServer, name: str) -> None:

@@ -6,19 +6,15 @@ import base64
 import re
 from collections.abc import Callable
 from datetime import datetime, timezone
-from typing import Any, Final, NamedTuple
+from typing import Any, NamedTuple
 
 from nats.aio.msg import Msg
 from nats.js.api import Header
 
+from penstock.brokers.nats.answers import ApiError, reading
+from penstock.brokers.nats.codes import NAME_IN_USE, NO_MESSAGE, NO_STREAM, WRONG_SEQUENCE
 from penstock.brokers.nats.leases import UNITS
-from penstock.brokers.nats.wire import ApiError, Wire, reading
-
-_NO_MESSAGE: Final = 10037
-_NO_STREAM: Final = 10059
-_IN_USE: Final = 10058
-#: Somebody else was faster: in its form with the number, and without.
-_WRONG_SEQUENCE: Final = (10071, 10164)
+from penstock.brokers.nats.wire import Wire
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 _STAMP = re.compile(r"(.*?)(?:\.(\d+))?Z")
@@ -62,12 +58,12 @@ class Key:
         try:
             await self._wire.api(f"STREAM.INFO.{self._stream}")
         except ApiError as error:
-            if error.code != _NO_STREAM:
+            if error.code != NO_STREAM:
                 raise
             try:
                 await self._wire.api(f"STREAM.CREATE.{self._stream}", self._config)
             except ApiError as failure:
-                if failure.code != _IN_USE:  # or else another machine was faster
+                if failure.code != NAME_IN_USE:  # or else another machine was faster
                     raise
 
     async def read(self) -> Entry:
@@ -86,7 +82,7 @@ class Key:
         try:
             told = await self._wire.api(f"STREAM.MSG.GET.{self._stream}", {"last_by_subj": subject})
         except ApiError as error:
-            if error.code == _NO_MESSAGE:
+            if error.code == NO_MESSAGE:
                 return Entry(0, b"", 0)
             raise
         message: dict[str, Any] = told["message"]
@@ -100,7 +96,7 @@ class Key:
         try:
             told = reading(await self._wire.request(self._subject, data, headers))
         except ApiError as error:
-            if error.code in _WRONG_SEQUENCE:
+            if error.code in WRONG_SEQUENCE:
                 return None
             raise
         new: int = told["seq"]

@@ -19,9 +19,18 @@ class Level:
     def __len__(self) -> int:
         return self._size
 
+    @property
+    def is_full(self) -> bool:
+        """Whether there is no room for another item."""
+        return self._size >= self._maxsize
+
     def told(self, size: int) -> None:
         """The server says so."""
         self._size = size
+
+    def told_full(self) -> None:
+        """The server says that there is no room."""
+        self._size = max(self._size, self._maxsize)
 
     def changed(self, by: int) -> None:
         """We have put one in, or one is done."""
@@ -49,6 +58,16 @@ class Counts:
         self.joiners: dict[Any, None] = {}
         #: Tells how often the gate of the limits was closed.
         self.closures: Callable[[], int] = int
+
+    @property
+    def all_processed(self) -> int:
+        """Items that are done, whoever counted them."""
+        return self.processed
+
+    @property
+    def all_errors(self) -> int:
+        """Failures of worker functions, whoever counted them."""
+        return self.errors
 
     def settle(self) -> None:
         """Nobody waits here."""

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import base64
 import logging
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from email.parser import BytesParser
 from email.policy import compat32
 from typing import Any, Final, Generic, TypeVar
 
 from penstock.brokers.codecs import Codec
+from penstock.brokers.nats.answers import ApiError
+from penstock.brokers.nats.codes import NO_MESSAGE
 from penstock.brokers.nats.delivery import Delivery, Hands
 from penstock.brokers.nats.engine import Engine
 from penstock.brokers.nats.publisher import MESSAGE_ID, Publisher
-from penstock.brokers.nats.wire import ApiError, Wire
+from penstock.brokers.nats.wire import Wire
 from penstock.errors import BrokerError, CodecError
 from penstock.telemetry.names import error_type
 
@@ -29,8 +32,6 @@ _OURS = (ERROR, ERROR_TYPE, DELIVERIES)
 _LONGEST = 1000
 #: Seconds until an item comes again that should be buried and could not.
 _AGAIN = 30.0
-#: JetStream's number for: there is no such message.
-_NO_MESSAGE = 10037
 #: How it says that there is none to delete; the number of that error has other meanings too.
 _NOT_THERE = "no message found"
 
@@ -128,7 +129,32 @@ class Graveyard(Generic[T]):
             number = message["seq"] + 1
         return letters
 
-    async def take(self, number: int) -> tuple[int, bytes, dict[str, str]] | None:
+    async def redrive(self, put: Callable[[bytes, dict[str, str], str], Awaitable[bool]]) -> int:
+        """Put them back, the oldest first, until one finds no room; return how many.
+
+        Args:
+            put: puts a payload with headers under a message id; False where there is no room.
+
+        Raises:
+            BrokerError: the server does not answer; or what ``put`` raises. No item is lost.
+        """
+        if not self._engine.keeps_dead_letters:
+            return 0
+        last = await self._engine.last_dead_letter()
+        count = number = 0
+        while number < last:  # and not those that come meanwhile
+            letter = await self._take(number + 1)
+            if letter is None or letter[0] > last:
+                break
+            number, payload, headers = letter
+            # Known again, if somebody else redrives at the same time.
+            if not await put(payload, headers, f"redriven-{self._engine.name}-{number}"):
+                break
+            await self._remove(number)
+            count += 1
+        return count
+
+    async def _take(self, number: int) -> tuple[int, bytes, dict[str, str]] | None:
         """The first from ``number`` on, to be put back: number, payload and headers; or None."""
         message = await self._next(number)
         if message is None:
@@ -137,7 +163,7 @@ class Graveyard(Generic[T]):
         headers.pop(MESSAGE_ID, None)
         return message["seq"], _data_of(message), headers
 
-    async def remove(self, number: int) -> None:
+    async def _remove(self, number: int) -> None:
         """It is put back: keep it no more."""
         request = {"seq": number, "no_erase": True}
         try:
@@ -155,7 +181,7 @@ class Graveyard(Generic[T]):
                 lambda: self._wire.api(f"STREAM.MSG.GET.{self._engine.dead_name}", request)
             )
         except ApiError as error:
-            if error.code == _NO_MESSAGE:
+            if error.code == NO_MESSAGE:
                 return None
             raise BrokerError(f"Cannot read dead letters: {error}") from error
         message: dict[str, Any] = told["message"]

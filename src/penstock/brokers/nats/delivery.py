@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from nats.aio.msg import Msg
 
-from penstock.brokers.nats.wire import LostError, NobodyError, Wire
+from penstock.brokers.nats.answers import LostError, NobodyError
+from penstock.brokers.nats.wire import Wire
 from penstock.calls import AsyncCall, Entry, Ticket
 from penstock.errors import BrokerError
 from penstock.governor import Postponed

@@ -13,7 +13,9 @@ from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
 from penstock import _checks
-from penstock.brokers.nats.wire import ApiError, LostError, NobodyError, Wire
+from penstock.brokers.nats.answers import ApiError, LostError, NobodyError
+from penstock.brokers.nats.codes import ADVICE, NAME_IN_USE, NO_CONSUMER, NO_LEADER, NO_STREAM
+from penstock.brokers.nats.wire import Wire
 from penstock.errors import BrokerError
 
 R = TypeVar("R")
@@ -28,24 +30,6 @@ _ELECTION = 20.0
 #: Nanoseconds in a second.
 NANO: Final = 1_000_000_000
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,200}")
-
-# Numbers of JetStream's errors, from its source (server/errors.json).
-NO_CONSUMER: Final = 10014
-NO_STREAM: Final = 10059
-FULL: Final = 10077
-_IN_USE = 10058
-_NOT_NOW = 10008
-_ADVICE = {
-    10005: "The cluster has not enough servers for so many replicas: give fewer, or start more",
-    10023: "The server has no room left for streams: raise max_file_store in its configuration",
-    10028: "The account has no room left: raise its limits in the server's configuration",
-    10035: "The user is not permitted to use JetStream",
-    10039: "JetStream is not enabled for this account: give the account jetstream: enabled",
-    10047: "The server's disk allowance is used up: raise max_file_store in its configuration",
-    10052: "The server's configuration of the stream is in the way",
-    10074: "Only a cluster can keep replicas: give replicas=1, or start a cluster",
-    10076: "JetStream is not enabled on the server: start nats-server -js",
-}
 
 
 @dataclass(frozen=True)
@@ -138,7 +122,7 @@ class Engine:
             try:
                 info = await self._ask(f"STREAM.CREATE.{name}", wanted)
             except ApiError as failure:
-                if failure.code != _IN_USE:
+                if failure.code != NAME_IN_USE:
                     raise self.refusal(f"create stream {name}", failure) from failure
                 info = await self._ask(f"STREAM.INFO.{name}")  # another machine was faster
         self._compare(f"stream {name}", wanted, info["config"])
@@ -204,7 +188,7 @@ class Engine:
 
     def refusal(self, what: str, error: ApiError) -> BrokerError:
         """What to raise when the server says no: what it said, and what to do."""
-        advice = _ADVICE.get(error.code)
+        advice = ADVICE.get(error.code)
         return BrokerError(
             f"Cannot {what} at {self._wire.where}: {error} ({error.code})"
             + (f". {advice}" if advice else "")
@@ -240,7 +224,7 @@ class Engine:
                         "cluster's servers there?"
                     ) from None
             except ApiError as error:
-                if error.code != _NOT_NOW or loop.time() >= give_up_at:
+                if error.code != NO_LEADER or loop.time() >= give_up_at:
                     raise
             await asyncio.sleep(0.25)
 

@@ -8,13 +8,13 @@ import logging
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from nats.aio.msg import Msg
 from nats.js.api import Header
 
 from penstock.brokers.nats.delivery import DeliveryTicket, Hands, delivery_of
+from penstock.brokers.nats.pulls import HEARTBEAT, Pulls
 from penstock.brokers.nats.wire import Wire
 from penstock.calls import Entry
 from penstock.takers import Takers
@@ -26,8 +26,7 @@ T = TypeVar("T")
 
 #: Seconds for which a request for items stands.
 _EXPIRES = 30.0
-#: Seconds between two signs of life of a server that has nothing for us, and between two looks.
-_HEARTBEAT = 5.0
+#: Seconds between two looks whether the server is still heard of.
 _LOOK = 2.0
 #: Seconds after which a delivery that no worker takes goes back to the server.
 _LEFT_OVER = 1.0
@@ -39,21 +38,10 @@ _MOST_BESIDE = 100
 _EXPIRED, _HEARTBEATS = "408", "100"
 
 
-@dataclass
-class _Pull:
-    """A request for items that stands."""
-
-    #: How many are still to come.
-    left: int
-    #: When the server must have said that it has expired, by the loop's clock.
-    until: float
-
-
 class Feed(Takers):
     """What the workers of a queue on NATS take from. A ``Source``, see ``penstock.workers``.
 
-    A worker that waits has a place in a request to the server, a *pull*, which stands until it is
-    filled or expires. Which delivery answers which pull is not told; their sum is what counts.
+    A worker that waits has a place in a request to the server, a *pull*.
     """
 
     def __init__(
@@ -80,12 +68,7 @@ class Feed(Takers):
         self._subscription: Subscription | None = None
         self._inbox = ""
         self._subscribing = asyncio.Lock()
-        # Pulls that stand, by number, the oldest first; and how many items they are for in all.
-        self._pulls: dict[str, _Pull] = {}
-        self._pull_number = 0
-        self._asked = 0
-        # When the server was last heard of, and the next look whether it still is.
-        self._heard_at = 0.0
+        self._pulls = Pulls()
         self._look: asyncio.TimerHandle | None = None
         self._is_asking = False
         self._is_hushed = False
@@ -158,23 +141,19 @@ class Feed(Takers):
     def _ask(self, expires: float = _EXPIRES) -> None:
         self._is_asking = False
         on_their_way = max(0, self._at_hand() - len(self._called))
-        wanted = len(self._takers) - on_their_way - self._asked
+        asked = self._pulls.asked
+        wanted = len(self._takers) - on_their_way - asked
         # Fewer than are asked for already can wait for the next that comes: a request for one costs
         # as much as one for many.
-        if self.closed or self._is_hushed or wanted <= 0 or wanted < self._asked:
+        if self.closed or self._is_hushed or wanted <= 0 or wanted < asked:
             return
         if self.put_off + self._hands.settling > _MOST_BESIDE:
             asyncio.get_running_loop().call_later(_REFUSED, self._ask)
             return
         loop = asyncio.get_running_loop()
-        if not self._pulls:
-            self._heard_at = loop.time()
         if self._look is None:
             self._look = loop.call_later(_LOOK, self._look_after_pulls, loop)
-        self._asked += wanted
-        self._pull_number += 1
-        number = str(self._pull_number)
-        self._pulls[number] = _Pull(wanted, loop.time() + expires + _LOOK)
+        number = self._pulls.begin(wanted, loop.time(), expires + _LOOK)
         self._hands.settle(self._pull(number, wanted, expires))
 
     async def _pull(self, number: str, count: int, expires: float) -> None:
@@ -183,14 +162,14 @@ class Feed(Takers):
                 self._inbox = self._wire.client.new_inbox()
                 self._subscription = await self._wire.subscribe(f"{self._inbox}.*", self._arrived)
         request = {"batch": count, "expires": max(1, int(expires * 1e9))}
-        if expires >= 2 * _HEARTBEAT:  # or the server refuses
-            request["idle_heartbeat"] = int(_HEARTBEAT * 1e9)
+        if expires >= 2 * HEARTBEAT:  # or the server refuses
+            request["idle_heartbeat"] = int(HEARTBEAT * 1e9)
         payload = json.dumps(request).encode()
         if not await self._wire.send(self._subject, payload, f"{self._inbox}.{number}"):
             self._over(number, None, is_refusal=True)
 
     async def _arrived(self, message: Msg) -> None:
-        self._heard_at = asyncio.get_running_loop().time()
+        self._pulls.heard_at = asyncio.get_running_loop().time()
         if not message.reply:
             status = (message.headers or {}).get(Header.STATUS, "")
             left = (message.headers or {}).get("Nats-Pending-Messages")
@@ -201,7 +180,7 @@ class Feed(Takers):
                 self._logger.debug("NATS ended a request for items: %s", message.headers)
             self._over(number, left, is_refusal=status != _EXPIRED)
             return
-        self._one_came()
+        self._pulls.one_came()
         entry = self._receive(message)
         if entry is None:  # it was none that a worker could have
             self._ask_soon()
@@ -216,13 +195,7 @@ class Feed(Takers):
 
     def _over(self, number: str, left: str | None, *, is_refusal: bool = False) -> None:
         """A pull has ended; ``left``: how many of its items will not come, if that was told."""
-        pull = self._pulls.pop(number, None)
-        if left is not None:
-            self._asked = max(0, self._asked - int(left))
-        elif pull is not None:
-            self._asked = max(0, self._asked - pull.left)
-        if not self._pulls:
-            self._asked = 0
+        self._pulls.end(number, None if left is None else int(left))
         if self.closed:
             return
         if is_refusal:
@@ -230,22 +203,9 @@ class Feed(Takers):
         else:
             self._ask_soon()
 
-    def _one_came(self) -> None:
-        # Of whichever pull: their sum is right if it is taken for the oldest one's.
-        self._asked = max(0, self._asked - 1)
-        number = next(iter(self._pulls), None)
-        if number is not None:
-            pull = self._pulls[number]
-            pull.left -= 1
-            if not pull.left:
-                del self._pulls[number]
-
     def _look_after_pulls(self, loop: asyncio.AbstractEventLoop) -> None:
         """Give up pulls of which nothing is heard any more; their server may be gone."""
-        now = loop.time()
-        if now - self._heard_at > 2.5 * _HEARTBEAT:
-            self._forget_pulls()
-        for number in [number for number, pull in self._pulls.items() if pull.until < now]:
+        for number in self._pulls.overdue(loop.time()):
             self._over(number, None)
         self._look = None
         if not self._pulls and self._takers:
@@ -255,13 +215,9 @@ class Feed(Takers):
 
     def reconnected(self) -> None:
         """The server that knew our pulls may be another one now: ask anew."""
-        self._forget_pulls()
+        self._pulls.forget()
         if self._takers:
             self._ask_soon()
-
-    def _forget_pulls(self) -> None:
-        self._pulls.clear()
-        self._asked = 0
 
     # -- what nobody takes --------------------------------------------------------------------
 
@@ -288,7 +244,7 @@ class Feed(Takers):
 
     async def hush(self) -> None:
         """See that nothing more comes of what was asked for, and hand back what came."""
-        self._forget_pulls()
+        self._pulls.forget()
         subscription, self._subscription = self._subscription, None
         if subscription is not None:
             self._is_hushed = True  # what is under way still arrives, and is handed back at once
@@ -311,7 +267,6 @@ class Feed(Takers):
         self._entries.clear()
         self._ripe.clear()
         self._put_off.clear()
-        self._pulls.clear()
-        self._asked = 0
+        self._pulls.forget()
         self._is_asking = self._is_hushed = False
         self._look = self._subscription = None

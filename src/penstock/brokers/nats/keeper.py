@@ -11,16 +11,17 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
+from penstock.brokers.nats.answers import ApiError, LostError, NobodyError
 from penstock.brokers.nats.bucket import Key
 from penstock.brokers.nats.leases import (
     Ledger,
-    ServerClock,
     SharedLimit,
     Slot,
     differences,
     micros,
 )
-from penstock.brokers.nats.wire import ApiError, LostError, NobodyError, Wire
+from penstock.brokers.nats.server_clock import ServerClock
+from penstock.brokers.nats.wire import Wire
 from penstock.brokers.nats.wishes import Client, Wishes
 from penstock.errors import BrokerError
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from fractions import Fraction
 
 from penstock.brokers.nats.leases import amount
@@ -177,6 +177,38 @@ class LeasedLog(SlidingLog):
     def _correct(self, end: int, more: int) -> None:
         if more:
             self.corrections[end] = self.corrections.get(end, 0) + more
+
+
+def uncovered(
+    wanted: Iterable[Mapping[str, int]], leases: Mapping[str, Iterable[Lease]], now: float
+) -> list[Mapping[str, int]]:
+    """Those of ``wanted``, in their order, for which nothing is leased; costs and leases by name.
+
+    A lease that covers one does not cover those after it.
+    """
+    lacking: list[Mapping[str, int]] = []
+    rest = {
+        name: [Lease(lease.start, lease.until, lease.end, lease.left) for lease in some]
+        for name, some in leases.items()
+    }
+    for costs in wanted:
+        when = max(
+            [usable_from(rest[name], now, cost) for name, cost in costs.items()], default=now
+        )
+        if when == math.inf or any(
+            usable_from(rest[name], when, cost) > when for name, cost in costs.items()
+        ):
+            lacking.append(costs)
+            continue
+        for name, cost in costs.items():
+            missing = cost
+            for lease in rest[name]:
+                if lease.start <= when < lease.until:
+                    taken = min(lease.left, missing)
+                    lease.left -= taken
+                    missing -= taken
+            rest[name] = [lease for lease in rest[name] if lease.left]
+    return lacking
 
 
 def usable_from(leases: list[Lease], now: float, wanted: int) -> float:

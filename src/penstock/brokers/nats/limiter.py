@@ -13,11 +13,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
 from penstock import _checks
+from penstock.brokers.nats.addresses import check_options, check_servers
 from penstock.brokers.nats.bucket import Key
 from penstock.brokers.nats.keeper import Keeper
-from penstock.brokers.nats.leased_log import Lease, LeasedLog, usable_from
-from penstock.brokers.nats.leases import UNITS, ServerClock, Slot, amount
-from penstock.brokers.nats.wire import Wire, check_options, check_servers
+from penstock.brokers.nats.leased_log import Lease, LeasedLog, uncovered
+from penstock.brokers.nats.leases import UNITS, Slot, amount
+from penstock.brokers.nats.server_clock import ServerClock
+from penstock.brokers.nats.wire import Wire
 from penstock.brokers.nats.wishes import Wishes
 from penstock.limits.limit import Limit
 from penstock.limits.limiter import Limiter, UnusableLimiterError
@@ -255,7 +257,7 @@ class NatsLimiter(Limiter):
             frees = any(log.freed for log in logs.values())
             for log in logs.values():
                 log.lacks = log.freed = False
-            wants = self._uncovered(now, leases)
+            wants = uncovered(self._wanted(), leases, now)
             held = [lease.until for some in leases.values() for lease in some]
             not_before = -math.inf
             if self._gate.spreads:  # one after the other, then
@@ -352,33 +354,12 @@ class NatsLimiter(Limiter):
                 self._line.freed(meter)
         self._turn(now, None)
 
-    def _uncovered(self, now: float, leases: dict[str, list[Lease]]) -> list[dict[str, int]]:
-        """What those need who wait and for whom nothing is leased."""
-        wants = []
+    def _wanted(self) -> list[dict[str, int]]:
+        """What those need who wait, in their order, by the names of limits."""
         waiting = [waiter.needs for waiter in self._line.oldest(_MOST)]
         if self._wish is not None:
             waiting.append(self._wish)
-        copies = {name: [_copy(lease) for lease in some] for name, some in leases.items()}
-        for needs in waiting:
-            costs = {meter.limit.name: amount(cost) for meter, cost in needs}
-            when = max(
-                [usable_from(copies[name], now, cost) for name, cost in costs.items()],
-                default=now,
-            )
-            if when == math.inf or any(
-                usable_from(copies[name], when, cost) > when for name, cost in costs.items()
-            ):
-                wants.append(costs)
-                continue
-            for name, cost in costs.items():
-                missing = cost
-                for lease in copies[name]:
-                    if lease.start <= when < lease.until:
-                        taken = min(lease.left, missing)
-                        lease.left -= taken
-                        missing -= taken
-                copies[name] = [lease for lease in copies[name] if lease.left]
-        return wants
+        return [{meter.limit.name: amount(cost) for meter, cost in needs} for needs in waiting]
 
 
 def _check_sharable(limit: Limit) -> None:
@@ -401,7 +382,3 @@ def _log_of(limit: Limit) -> LeasedLog:
     log = limit.meter(None, -math.inf).log
     assert isinstance(log, LeasedLog)
     return log
-
-
-def _copy(lease: Lease) -> Lease:
-    return Lease(lease.start, lease.until, lease.end, lease.left)

@@ -14,8 +14,10 @@ from typing import Final
 
 from nats.js.api import Header
 
-from penstock.brokers.nats.engine import FULL
-from penstock.brokers.nats.wire import ApiError, LostError, NobodyError, Wire, reading
+from penstock.brokers.nats.answers import ApiError, LostError, NobodyError, reading
+from penstock.brokers.nats.codes import FULL, IN_FLIGHT, NO_STORAGE, NOT_NOW
+from penstock.brokers.nats.news import News
+from penstock.brokers.nats.wire import Wire
 from penstock.errors import BrokerError, QueueUnknownError
 
 MESSAGE_ID: Final = Header.MSG_ID.value
@@ -25,11 +27,6 @@ MESSAGE_ID: Final = Header.MSG_ID.value
 DOUBT: Final = 60.0
 #: Seconds in which somebody must listen to the subject.
 _NOBODY: Final = 20.0
-#: The message is on its way to the cluster's other servers.
-_IN_FLIGHT = 10158
-#: Not the leader, no leader, or a moment of change.
-_NOT_NOW = (10008, 10009, 10013)
-_STORAGE = (10023, 10028, 10047)
 
 _rng = random.Random()  # noqa: S311 - spreads load, keeps no secret
 
@@ -70,8 +67,8 @@ class Publisher:
                     if not is_in_doubt:
                         return False
                     pause = 1.0  # an offer that was not answered may be on its way, and find room
-                elif error.code == _IN_FLIGHT or error.code in _NOT_NOW:
-                    is_in_doubt = is_in_doubt or error.code == _IN_FLIGHT
+                elif error.code == IN_FLIGHT or error.code in NOT_NOW:
+                    is_in_doubt = is_in_doubt or error.code == IN_FLIGHT
                 else:
                     raise self._refusal(error, headers, is_in_doubt) from error
             else:
@@ -84,7 +81,7 @@ class Publisher:
 
     def _refusal(self, error: ApiError, headers: dict[str, str], is_in_doubt: bool) -> BrokerError:
         text = f"The NATS server at {self._wire.where} cannot store the item: {error}"
-        if error.code in _STORAGE:
+        if error.code in NO_STORAGE:
             text += (
                 ". Its disk allowance is used up: process what is there, or raise max_file_store "
                 "in its configuration"
@@ -121,15 +118,16 @@ class Line:
 
     def __init__(self) -> None:
         self._waiting: deque[asyncio.Future[None]] = deque()
-        self._news: asyncio.Future[None] | None = None
-        self._closings = 0
+        self._news = News()
+        #: How often it was closed.
+        self.closings = 0
 
     def __len__(self) -> int:
         return len(self._waiting)
 
     def close(self) -> None:
         """Send all away that wait."""
-        self._closings += 1
+        self.closings += 1
         for waiter in self._waiting:
             if not waiter.done():
                 waiter.set_result(None)
@@ -137,14 +135,13 @@ class Line:
 
     def room(self) -> None:
         """There may be room now."""
-        if self._news is not None and not self._news.done():
-            self._news.set_result(None)
+        self._news.tell()
 
     async def wait_for(self, attempt: Callable[[], Awaitable[bool]], timeout: float) -> bool | None:
         """Attempt until it succeeds (True), or time is up (False), or the line is closed (None)."""
         loop = asyncio.get_running_loop()
         give_up_at = loop.time() + timeout
-        closings = self._closings
+        closings = self.closings
         waiter: asyncio.Future[None] = loop.create_future()
         self._waiting.append(waiter)
         try:
@@ -154,16 +151,16 @@ class Line:
                     await waiter
                 finally:
                     timer.cancel()
-                if self._waiting[0] is not waiter and self._closings == closings:
+                if self._waiting[0] is not waiter and self.closings == closings:
                     return False
             pause = 0.005
-            while self._closings == closings:
+            while self.closings == closings:
                 if await attempt():
                     return True
                 left = give_up_at - loop.time()
                 if left <= 0:
                     return False
-                await self._pause(min(left, _rng.uniform(0.5, 1) * pause))
+                await self._news.wait(min(left, _rng.uniform(0.5, 1) * pause))
                 pause = min(pause * 2, 0.25)
             return None
         finally:
@@ -171,10 +168,6 @@ class Line:
             self._waiting.remove(waiter)
             if was_first and self._waiting:
                 _resolve(self._waiting[0])
-
-    async def _pause(self, seconds: float) -> None:
-        self._news = asyncio.get_running_loop().create_future()
-        await asyncio.wait([self._news], timeout=seconds)
 
 
 def _resolve(waiter: asyncio.Future[None]) -> None:

@@ -7,15 +7,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from penstock.brokers.nats.engine import (
-    CONSUMER,
-    NANO,
-    NO_CONSUMER,
-    NO_STREAM,
-    Engine,
-    check_name,
-)
-from penstock.brokers.nats.wire import ApiError, Wire, check_options, check_servers
+from penstock.brokers.nats.addresses import check_options, check_servers
+from penstock.brokers.nats.answers import ApiError
+from penstock.brokers.nats.codes import NO_CONSUMER, NO_STREAM
+from penstock.brokers.nats.engine import CONSUMER, NANO, Engine, check_name
+from penstock.brokers.nats.wire import Wire
 from penstock.errors import BrokerError
 from penstock.governor import MAX_DEAD_LETTERS
 

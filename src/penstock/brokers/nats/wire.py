@@ -8,23 +8,21 @@ permission fails at once instead of timing out; and one whose connection was los
 from __future__ import annotations
 
 import asyncio
-import inspect
 import json
 import logging
 import re
-import socket
-import ssl
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
 from nats.aio.client import Client
 from nats.aio.msg import Msg
-from nats.errors import AuthorizationError
 from nats.errors import Error as NatsError
 from nats.js.api import Header
 
+from penstock.brokers.nats.addresses import bare_url
+from penstock.brokers.nats.answers import Answers, LostError, NobodyError, reading
+from penstock.brokers.nats.connecting import Attempt, end, explain, is_refusal
 from penstock.errors import BrokerError, CodecError
 
 if TYPE_CHECKING:
@@ -32,8 +30,6 @@ if TYPE_CHECKING:
 
 #: Seconds that a server has to answer.
 PATIENCE = 5.0
-#: Seconds between two looks for requests that have waited long enough.
-_SWEEP = 0.25
 #: What is different from nats-py's defaults: a connection that is dead without a word is noticed
 #: in half a minute, not in four, and reconnecting never ends.
 _OPTIONS = {
@@ -42,28 +38,10 @@ _OPTIONS = {
     "reconnect_time_wait": 0.5,
     "max_reconnect_attempts": -1,
 }
-_OURS = ("error_cb", "disconnected_cb", "reconnected_cb", "closed_cb")
 _DENIED = re.compile(r'permissions violation for ((?:publish|subscription) to "([^"]+)")')
 _NO_RESPONDERS = "503"
 #: Bytes of headers on the wire, beside names and values: the first and last line, and each.
 _HEADER_LINES, _HEADER_MARKS = 14, 4
-
-
-class LostError(Exception):
-    """There is no answer: it did not come in time, or the connection broke. Anything may be."""
-
-
-class NobodyError(Exception):
-    """Nobody heard it, so nothing was done: there is no listener, or no connection."""
-
-
-class ApiError(Exception):
-    """JetStream says no. ``code``: the number of the error, as the server's source lists them."""
-
-    def __init__(self, error: Mapping[str, Any]) -> None:
-        self.code = int(error.get("err_code", 0))
-        self.status = int(error.get("code", 0))
-        super().__init__(str(error.get("description", "")))
 
 
 class Wire:
@@ -82,19 +60,13 @@ class Wire:
         self._options = options
         self._logger = logger
         self._client: Client | None = None
-        self._complaints: list[Exception] = []
-        self._complained = asyncio.Event()
+        self._attempt = Attempt(len(servers))
         self._inbox = ""
         # Why no answer will come: to hear them is not permitted.
         self._denied: BrokerError | None = None
         # Whether it was said that the credentials are good no more.
         self._is_refused = False
-        self._numbers = 0
-        # Who waits for answers: by the end of the reply subject, where the request went, until when
-        # it may take, and who waits. One timer looks after all of them: one for each would cost as
-        # much as the rest of a request.
-        self._waiting: dict[str, tuple[str, float, asyncio.Future[Msg]]] = {}
-        self._sweep: asyncio.TimerHandle | None = None
+        self._answers = Answers()
         #: Called when the connection is there again.
         self.on_reconnect: Callable[[], None] | None = None
 
@@ -127,11 +99,9 @@ class Wire:
         """
         self._client = client = Client()
         self._inbox = ""
-        self._complaints.clear()
-        self._complained = asyncio.Event()  # the last one may belong to a loop that is gone
+        # Not the last ones, which may belong to a loop that is gone.
+        self._attempt, self._answers = Attempt(len(self._servers)), Answers()
         self._denied = None
-        self._waiting.clear()
-        self._sweep = None  # that of a loop that is gone
         options = {**_OPTIONS, **self._options}
         connecting = asyncio.ensure_future(
             client.connect(
@@ -144,60 +114,17 @@ class Wire:
             )
         )
         try:
-            error = await self._first_failure(connecting)
+            error = await self._attempt.failure(connecting)
             if error is not None:
-                raise BrokerError(self._explain(error)) from error
+                raise BrokerError(explain(error, self.where)) from error
             self._inbox = client.new_inbox()
             await client.subscribe(f"{self._inbox}.*", cb=self._answered)
         except BaseException:
             self._inbox = ""
-            await _end(connecting)
+            await end(connecting)
             with suppress(Exception):
                 await client.close()
             raise
-
-    async def _first_failure(self, connecting: asyncio.Future[None]) -> Exception | None:
-        # nats-py tries its servers in turn, without end where reconnecting is to have none. Once
-        # each is enough to know that something is wrong.
-        while True:
-            self._complained.clear()
-            news: asyncio.Future[Any] = asyncio.ensure_future(self._complained.wait())
-            waited_for: list[asyncio.Future[Any]] = [connecting, news]
-            try:
-                await asyncio.wait(waited_for, return_when=asyncio.FIRST_COMPLETED)
-            finally:
-                news.cancel()
-            if connecting.done():
-                error = connecting.exception()
-                if error is not None and not isinstance(error, Exception):
-                    raise error
-                return error
-            last, count = self._complaints[-1], len(self._servers)
-            # Who is not let in may be cut off before the reason arrives: ask again.
-            clear = [one for one in self._complaints if not isinstance(one, ConnectionResetError)]
-            if _is_refusal(last) or len(clear) >= count or len(self._complaints) >= 3 * count:
-                return last
-
-    def _explain(self, error: Exception) -> str:
-        where = self.where
-        # Who is not let in may be cut off before the reason arrives.
-        if _is_refusal(error) or isinstance(error, ConnectionResetError):
-            return (
-                f"The NATS server at {where} refuses these credentials: check user and password, "
-                "token or user_credentials, in the URL or in options="
-            )
-        if isinstance(error, socket.gaierror):
-            return f"No such host: the NATS server at {where} cannot be found. Check the URL"
-        if isinstance(error, ConnectionRefusedError):
-            return (
-                f"Nothing listens at {where}: is nats-server running there? "
-                "To start one here: nats-server -js"
-            )
-        if isinstance(error, ssl.SSLError):
-            return f"No TLS connection to {where}: {error}. Check options={{'tls': ...}}"
-        if isinstance(error, asyncio.TimeoutError):
-            return f"The NATS server at {where} does not answer. Check host and port"
-        return f"Cannot connect to NATS at {where}: {str(error) or type(error).__name__}"
 
     async def close(self) -> None:
         """Send what waits to be sent, and disconnect."""
@@ -208,7 +135,7 @@ class Wire:
         if client.is_connected:
             with suppress(NatsError, OSError, asyncio.TimeoutError):
                 await client.flush(timeout=1)
-        self._forget_waiting()
+        self._answers.lost()
         with suppress(Exception):
             await client.close()
 
@@ -235,20 +162,15 @@ class Wire:
         if not client.is_connected:  # or nats-py would keep it and send it later, unasked
             await self._wait_for_connection(timeout)
         self._check_size(payload, headers)
-        self._numbers += 1
-        token = str(self._numbers)
-        loop = asyncio.get_running_loop()
-        future: asyncio.Future[Msg] = loop.create_future()
-        self._waiting[token] = (subject, loop.time() + timeout, future)
-        if self._sweep is None:
-            self._sweep = loop.call_later(_SWEEP, self._expire, loop)
+        answers = self._answers  # it may be another one when this ends
+        number, future = answers.expect(subject, timeout)
         try:
-            await client.publish(subject, payload, reply=f"{self._inbox}.{token}", headers=headers)
+            await client.publish(subject, payload, reply=f"{self._inbox}.{number}", headers=headers)
             answer = await future
         except (NatsError, OSError) as error:
             raise LostError(str(error)) from error
         finally:
-            del self._waiting[token]
+            answers.drop(number)
         if answer.headers and answer.headers.get(Header.STATUS) == _NO_RESPONDERS:
             raise NobodyError(f"nobody listens to {subject}")
         return answer
@@ -311,34 +233,19 @@ class Wire:
                 raise NobodyError(f"there is no connection to {self.where}")
             await asyncio.sleep(0.05)
 
-    async def _answered(self, message: Msg) -> None:
-        waiting = self._waiting.get(message.subject.rpartition(".")[2])
-        if waiting is not None and not waiting[2].done():
-            waiting[2].set_result(message)
-
-    def _expire(self, loop: asyncio.AbstractEventLoop) -> None:
-        now = loop.time()
-        for _, until, future in self._waiting.values():
-            if until <= now and not future.done():
-                future.set_exception(LostError("no answer in time"))
-        self._sweep = loop.call_later(_SWEEP, self._expire, loop) if self._waiting else None
-
-    def _forget_waiting(self) -> None:
-        for _, _, future in self._waiting.values():
-            if not future.done():
-                future.set_exception(LostError("the connection was lost"))
-
     # -- what nats-py tells -------------------------------------------------------------------
+
+    async def _answered(self, message: Msg) -> None:
+        self._answers.arrived(message.subject.rpartition(".")[2], message)
 
     async def _complain(self, error: Exception) -> None:
         if not self._inbox:  # not open yet
-            self._complaints.append(error)
-            self._complained.set()
+            self._attempt.complain(error)
             return
-        if _is_refusal(error):
+        if is_refusal(error):
             if not self._is_refused:  # and tries again and again
                 self._is_refused = True
-                self._logger.error("%s", self._explain(error))
+                self._logger.error("%s", explain(error, self.where))
             return
         denied = _DENIED.search(str(error).lower())
         if denied is None:
@@ -352,18 +259,16 @@ class Wire:
         hears_nothing = denied[2].startswith(self._inbox.lower())
         if hears_nothing:
             self._denied = problem
-        for subject, _, future in self._waiting.values():
-            if (hears_nothing or subject.lower() == denied[2]) and not future.done():
-                future.set_exception(problem)
+        self._answers.fail(problem, lambda to: hears_nothing or to.lower() == denied[2])
 
     async def _disconnected(self) -> None:
         self._denied = None
-        self._forget_waiting()
+        self._answers.lost()
         if self._inbox and not self.client.is_closed:
             self._logger.warning("Lost the connection to NATS at %s; connecting anew", self.where)
 
     async def _closed(self) -> None:
-        self._forget_waiting()
+        self._answers.lost()
         if self._inbox:
             self._logger.critical(
                 "The connection to NATS at %s is closed for good (%s); stop the queue and start it "
@@ -380,75 +285,3 @@ class Wire:
         )
         if self.on_reconnect is not None:
             self.on_reconnect()
-
-
-async def _end(task: asyncio.Future[Any]) -> None:
-    """Cancel until it has ended: before Python 3.12 ``wait_for`` may swallow a cancellation."""
-    while not task.done():
-        task.cancel()
-        await asyncio.wait([task], timeout=0.2)
-    if not task.cancelled():
-        task.exception()  # looked at, so that asyncio does not complain
-
-
-def _is_refusal(error: Exception) -> bool:
-    """Whether it means that the server does not let us in."""
-    # When it connects nats-py has one error for all that a server says.
-    return isinstance(error, AuthorizationError) or "authorization" in str(error).lower()
-
-
-def check_servers(servers: Any) -> tuple[str, ...]:
-    """URLs of servers, one or several.
-
-    Raises:
-        ValueError, TypeError: they are none.
-    """
-    urls = [servers] if isinstance(servers, str) else servers
-    if not isinstance(urls, (list, tuple)) or not all(isinstance(url, str) for url in urls):
-        raise TypeError(f"servers must be a URL or a list of URLs, got {type(servers).__name__}")
-    if not urls:
-        raise ValueError("servers must name at least one, got an empty list")
-    for url in urls:
-        try:
-            parts = urlsplit(url if "://" in url else f"nats://{url}")
-            is_good = parts.scheme in ("nats", "tls", "ws", "wss") and bool(parts.hostname)
-            _ = parts.port
-        except ValueError:
-            is_good = False
-        if not is_good:
-            raise ValueError(f"servers must be like nats://host:4222, got {bare_url(url)!r}")
-    return tuple(urls)
-
-
-def check_options(options: Any) -> dict[str, Any]:
-    """Arguments for ``nats.connect``, but for those that are ours."""
-    if options is None:
-        return {}
-    if not isinstance(options, Mapping):
-        raise TypeError(f"options must be a mapping, got {type(options).__name__}")
-    for name in ("servers", *_OURS):
-        if name in options:
-            raise ValueError(f"options must not have {name!r}: the queue has its own")
-    allowed = inspect.signature(Client.connect).parameters
-    for name in options:
-        if name not in allowed:
-            raise ValueError(f"options has {name!r}, which nats.connect does not know")
-    return dict(options)
-
-
-def bare_url(url: str) -> str:
-    """A URL without what is secret."""
-    scheme, mark, rest = url.rpartition("://")
-    return f"{scheme}{mark}{rest.rpartition('@')[2]}"
-
-
-def reading(answer: Msg) -> dict[str, Any]:
-    """What JetStream answered.
-
-    Raises:
-        ApiError: it says no.
-    """
-    told: dict[str, Any] = json.loads(answer.data)
-    if "error" in told:
-        raise ApiError(told["error"])
-    return told

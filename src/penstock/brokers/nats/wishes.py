@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from penstock.brokers.nats.leases import ServerClock, Slot
+from penstock.brokers.nats.leases import Slot
+from penstock.brokers.nats.server_clock import ServerClock
 
 
 @dataclass
@@ -71,5 +72,5 @@ class Client(Protocol):
         ...
 
     def refuse(self, error: Exception) -> None:
-        """Nobody who waits can start, ever."""
+        """Nobody who waits can start, as things are."""
         ...

@@ -1,4 +1,4 @@
-"""One random program that uses a queue, made from a seed.
+"""One random program that uses a queue, compared with a plain list after every step.
 
 All durations are multiples of an eighth of a second, so that things often happen at the same
 instant, and floating point adds them up exactly.
@@ -7,38 +7,19 @@ instant, and floating point adds them up exactly.
 from __future__ import annotations
 
 import asyncio
-import logging
 import math
 import random
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
-from opentelemetry.metrics import NoOpMeterProvider
-from opentelemetry.trace import NoOpTracerProvider
-
-from models.loops import ObservedLoop
-from models.model import CURRENT, Crew, Ending, Item, Model
 from penstock import BoundedQueue, QueueEmptyError, QueueFullError, QueueStateError, QueueStatus
-from penstock.telemetry import Telemetry
+from simulation.model import CURRENT, Crew, Ending, Item, Model
+from simulation.program import MOMENTS, OBSERVED, SILENT, ItemError, OddError, Outcome, Program
 
-SILENT = logging.getLogger("tests.models")
-SILENT.setLevel(logging.CRITICAL + 1)
-
-# Puts and attempts that are observed take other ways through the queue.
-OBSERVED = Telemetry(NoOpTracerProvider(), NoOpMeterProvider())
-
-MOMENTS = (0.0, 0.0, 0.125, 0.125, 0.25, 0.5, 1.0)
 TIMEOUTS = (None, None, 0, 0.125, 0.25, 1.0, 1000.0, math.inf)
-
-
-class ItemError(Exception):
-    """A worker function failed."""
-
-
-class OddError(BaseException):
-    """A worker function failed oddly."""
 
 
 @dataclass(frozen=True)
@@ -70,12 +51,13 @@ class Op:
     ending: Ending | None = None
 
 
-class Schedule:
-    """The program. ``run()`` raises ``BrokenPromiseError`` when the queue breaks a promise."""
+class QueueProgram(Program):
+    """Puts, gets, workers, stops: what ``BoundedQueue`` promises."""
 
-    def __init__(self, seed: int, loop: ObservedLoop, *, first_come: bool) -> None:
-        self.random = rng = random.Random(seed)
-        self.loop = loop
+    name = "queue"
+
+    def set_up(self) -> None:
+        rng = self.random
         self.timeout = rng.choice((0, 0.125, 1.0, math.inf))
         self.queue: BoundedQueue[Item] = BoundedQueue(
             rng.choice((1, 1, 2, 3, 5)),
@@ -83,15 +65,14 @@ class Schedule:
             SILENT,
             telemetry=rng.choice((None, None, OBSERVED)),
         )
-        self.model = Model(self.queue, loop, first_come)
-        loop.observer = self.model
+        self.loop.observer = self.model = Model(self.queue, self)
+        self.loop.on_thread = self.enter_thread
+        self.crews: dict[Callable[[Item], Any], Crew] = {}
         self.ops: dict[asyncio.Task[Any], Op] = {}
         self.in_hand: list[Item] = []
-        self.length = rng.choice((5, 10, 20, 40))
-        self.haste = rng.choice((0.2, 0.5, 0.8))
         self.calm = False
         supply, demand = rng.choice(((1, 0.5), (1, 1), (0.3, 2)))
-        weights: dict[Callable[[], Awaitable[None] | None], float] = {
+        self.choices = {
             self.put_soon: 8 * supply,
             self.put_now: 3 * supply,
             self.put_nowait: 3 * supply,
@@ -103,7 +84,7 @@ class Schedule:
             self.task_done: 2,
             self.serve_and_cancel: 2,
             self.let_in_and_cancel: rng.choice((0, 0, 0.5)),
-            self.cancel_one: rng.choice((1, 4)),
+            self.cancel_some_call: rng.choice((1, 4)),
             self.start_workers: rng.choice((1, 3)),
             self.stop_workers_soon: rng.choice((0, 1)),
             self.stop_soon: rng.choice((0, 0.3, 1)),
@@ -112,33 +93,26 @@ class Schedule:
             self.stop_under_a_block: rng.choice((0, 0, 0.3)),
             self.join_soon: 1,
         }
-        self.choices = list(weights)
-        self.weights = list(weights.values())
+
+    def items(self) -> list[Any]:
+        return self.model.items
+
+    def forget(self) -> Any:
+        queue = self.queue
+        self.loop.on_thread = None
+        self.model.__dict__.clear()
+        self.in_hand.clear()
+        self.crews.clear()
+        return queue
 
     # -- the program --------------------------------------------------------------------------
 
-    async def run(self) -> None:
+    async def begin(self) -> None:
         rng = self.random
         if rng.random() < 0.9:
             await self.queue.start()
         if rng.random() < 0.6:
             await self.start_workers()
-        for _ in range(self.length):
-            result = rng.choices(self.choices, self.weights)[0]()
-            if result is not None:
-                await result
-            await self.pause()
-        await self.finish()
-
-    async def pause(self) -> None:
-        rng = self.random
-        if rng.random() < self.haste:
-            return
-        if rng.random() < 0.5:
-            for _ in range(rng.choice((1, 1, 2, 5))):
-                await asyncio.sleep(0)
-        else:
-            await asyncio.sleep(rng.choice(MOMENTS))
 
     async def finish(self) -> None:
         """End everything; then a good crew takes up what was left, and all must add up."""
@@ -171,11 +145,6 @@ class Schedule:
                 model.fail(f"item {item.number} was lost: it is {item.state}")
         for item in model.items:
             self.check_result(item)
-        for _ in range(3):
-            await asyncio.sleep(0)
-        others = asyncio.all_tasks() - {asyncio.current_task()}
-        if others or self.loop.pending_timers():
-            model.fail(f"left over: {others}, {self.loop.pending_timers()}")
 
     def check_balance(self, left: int) -> None:
         metrics = self.queue.metrics
@@ -208,13 +177,16 @@ class Schedule:
     def _op_ended(self, task: asyncio.Task[Any]) -> None:
         op = self.ops.pop(task)
         error = None if task.cancelled() else task.exception()
-        if error is not None and self.model.violation is None:
+        if error is not None and self.violation is None:
             self.model.fail(f"{op.kind} raised {error!r}")
 
-    def cancel_one(self, kinds: tuple[str, ...] = ()) -> None:
+    def cancel_one(self, rng: random.Random, kinds: tuple[str, ...] = ()) -> None:
         candidates = [(task, op) for task, op in self.ops.items() if not kinds or op.kind in kinds]
         if candidates:
-            self.cancel(*self.random.choice(candidates))
+            self.cancel(*rng.choice(candidates))
+
+    def cancel_some_call(self) -> None:
+        self.cancel_one(self.random)
 
     def cancel(self, task: asyncio.Task[Any], op: Op) -> None:
         if op.item is not None:
@@ -409,7 +381,7 @@ class Schedule:
         rng = self.random
         if rng.random() < 0.3:
             self.put_nowait()
-            self.cancel_one(("get", "process"))
+            self.cancel_one(rng, ("get", "process"))
             return
         if rng.random() < 0.5:
             self.get_soon()
@@ -417,7 +389,7 @@ class Schedule:
             self.get_nowait()
         if rng.random() < 0.5:
             self.put_nowait()
-        self.cancel_one(("put", "submit"))
+        self.cancel_one(rng, ("put", "submit"))
 
     async def let_in_and_cancel(self) -> None:
         """Let a waiting put in, line up others before and behind it, and cancel it, in one step."""
@@ -440,11 +412,17 @@ class Schedule:
         status = queue.status
         size = rng.choice((1, 1, 2, 4))
         handler_kind = rng.choice(("", "plain", "raises", "async", "async raises"))
-        crew = model.hired(size, bool(handler_kind))
+        is_plain = rng.random() < 0.2
+        crew = model.hired(size, bool(handler_kind), is_plain)
 
-        async def work(item: Item) -> int:
+        async def in_loop(item: Item) -> int:
             return await self.work(crew, item)
 
+        def in_thread(item: Item) -> Outcome:
+            return Outcome(partial(self.leave_thread, item))
+
+        work = in_thread if is_plain else in_loop
+        self.crews[work] = crew
         try:
             await queue.start_workers(work, size, self.make_handler(handler_kind))
         except QueueStateError:
@@ -460,7 +438,7 @@ class Schedule:
         """The worker function."""
         model = self.model
         attempt = model.began(item, crew)
-        plan = item.plans.pop(0) if item.plans and not self.calm else OBEDIENT
+        plan = self.plan_of(item)
         try:
             if plan.sleep is not None:
                 if plan.sleep == math.inf:
@@ -482,6 +460,27 @@ class Schedule:
             raise error
         model.succeeded(attempt)
         return item.number
+
+    def enter_thread(self, call: partial[Any]) -> None:
+        """A worker hands an item to a thread."""
+        *_, work, item = call.args
+        self.model.began(item, self.crews[work])
+
+    def leave_thread(self, item: Item) -> int:
+        """Its worker hears of it."""
+        attempt = item.attempt
+        assert attempt is not None
+        error = self.plan_of(item).error
+        if error is not None:
+            raised = error(item.number)
+            self.model.failed(attempt, raised)
+            raise raised
+        self.model.succeeded(attempt)
+        return item.number
+
+    def plan_of(self, item: Item) -> Plan:
+        """What a call does with the item."""
+        return item.plans.pop(0) if item.plans and not self.calm else OBEDIENT
 
     async def linger(self, plan: Plan) -> None:
         """Clean up, whatever happens."""
@@ -529,7 +528,7 @@ class Schedule:
         try:
             await self.queue.stop_workers(timeout)
         finally:
-            model.after_step()  # notices who was given up
+            model.notice_all()  # before the reason for it is over
             model.ended(ending)
         for attempt in before:
             if attempt in model.attempts and not attempt.given_up:
@@ -607,7 +606,7 @@ class Schedule:
                 self.get_soon()
                 self.put_soon()
         if rng.random() < 0.5:
-            self.cancel_one(("process",))
+            self.cancel_one(rng, ("process",))
 
     async def stop_under_a_block(self) -> None:
         """Take what is there, stop, and cancel one of those who took it."""
@@ -618,7 +617,7 @@ class Schedule:
         op = Op("stop")
         self.spawn(op, self.stop(0, True, op))
         await asyncio.sleep(0.125)
-        self.cancel_one(("process",))
+        self.cancel_one(self.random, ("process",))
 
     async def join(self) -> None:
         join = self.model.joining()

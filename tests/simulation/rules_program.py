@@ -6,19 +6,15 @@ All durations are multiples of an eighth of a second, but for the jitter after a
 from __future__ import annotations
 
 import asyncio
-import logging
 import math
 import random
 from collections import Counter
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
-from opentelemetry.metrics import NoOpMeterProvider
-from opentelemetry.trace import NoOpTracerProvider
-
-from models.loops import ObservedLoop
 from penstock import (
     AdaptiveConcurrency,
     CircuitBreaker,
@@ -28,23 +24,21 @@ from penstock import (
     Limiter,
     QueueFullError,
     QueueStateError,
+    QueueStatistics,
     QueueStatus,
     RateLimitError,
+    RetryBudget,
     RetryPolicy,
     WorkQueue,
 )
 from penstock.limits import BreakerState
-from penstock.telemetry import Telemetry
-
-SILENT = logging.getLogger("tests.models.rules")
-SILENT.setLevel(logging.CRITICAL + 1)
-
-# Puts and attempts that are observed take other ways through the queue.
-OBSERVED = Telemetry(NoOpTracerProvider(), NoOpMeterProvider())
+from simulation.program import OBSERVED, SILENT, ItemError, OddError, Outcome, Program
 
 MOMENTS = (0.0, 0.0, 0.125, 0.125, 0.25, 0.5, 1.0, 3.0)
 TIMEOUTS = (None, 0, 0, 0.125, 1.0, math.inf)
 GRAIN = 1e-9
+#: What a budget for retries holds.
+TOKENS = 5
 
 
 @dataclass(eq=False)
@@ -57,6 +51,8 @@ class Item:
     actual: int
     #: Seconds that a call takes; None: it does not suspend.
     takes: float | None
+    #: Whether it swallows its cancellation.
+    is_stubborn: bool
     #: What the first calls raise.
     raises: list[BaseException]
     deadline: float | None
@@ -64,15 +60,20 @@ class Item:
     future: asyncio.Future[Any] | None = None
     is_submitted: bool = False
     accepted: int = 0
-    #: Calls that succeeded, that failed, and that were cancelled from outside.
+    #: Calls that succeeded, that failed, and calls of the handler that were cancelled.
     succeeded: int = 0
     failed: int = 0
-    broken_off: int = 0
+    handler_cancelled: int = 0
     #: Errors that the handler got.
     handled: list[BaseException] = field(default_factory=list)
 
     def __repr__(self) -> str:
         return f"#{self.number}"
+
+    @property
+    def raises_cancelled(self) -> bool:
+        """Whether the next call raises CancelledError of its own accord."""
+        return bool(self.raises) and isinstance(self.raises[0], asyncio.CancelledError)
 
 
 @dataclass
@@ -84,23 +85,30 @@ class Start:
     cost: int
 
 
-class Program:
-    """The program. ``run()`` raises AssertionError when the queue breaks a promise."""
+class RulesProgram(Program):
+    """Limits, retries, a breaker, deadlines: what ``WorkQueue`` promises under rules."""
 
-    def __init__(self, seed: int, loop: ObservedLoop, *, adaptive: bool) -> None:
-        self.random = rng = random.Random(seed)
-        self.loop = loop
-        self.is_adaptive = adaptive
-        self.story: list[str] = []
-        self.items: list[Item] = []
+    name = "rules"
+
+    def set_up(self) -> None:
+        rng = self.random
+        self.is_adaptive = rng.random() < 0.3
+        self.loop.observer = self
+        self.loop.on_thread = self.enter_thread
+        self.all_items: list[Item] = []
         self.starts: list[Start] = []
-        self.tasks: set[asyncio.Task[Any]] = set()
+        self.tasks: dict[asyncio.Task[Any], None] = {}  # in their order
+        #: The last call on each item, by its number.
+        self.latest: dict[int, Start] = {}
         self.closed_at = self.closed_until = -math.inf
         self.failures: list[BaseException] = []
+        self.stops: list[asyncio.Task[Any]] = []
         self.peak_in_hand = 0
         self.limits = self._some_limits()
+        self.is_keyed = any(limit.key is not None for limit in self.limits)
         self.attempts = rng.choice((1, 2, 3, 5))
         backoffs = rng.choice(((0.0,), (0.125, 0.5), (1.0, 4.0)))
+        self.budget = rng.choice((None, RetryBudget(TOKENS, 2, 1, 0.5)))
         self.retry = rng.choice(
             (
                 None,
@@ -110,7 +118,7 @@ class Program:
                     self.attempts,
                     on=(ConnectionError, RateLimitError),
                     backoff=lambda attempt, error: rng.choice(backoffs),
-                    budget=None,
+                    budget=self.budget,
                 ),
             )
         )
@@ -130,7 +138,7 @@ class Program:
             )
         )
         self.deadline = rng.choice((None, None, None, 2.0, 8.0))
-        self.limiter = Limiter(self.limits, rng=random.Random(seed))
+        self.limiter = Limiter(self.limits, rng=random.Random(self.seed))
         self.queue: WorkQueue[Item] = WorkQueue(
             rng.choice((1, 2, 3, 5)),
             rng.choice((0, 0.125, 1.0)),
@@ -142,8 +150,7 @@ class Program:
             telemetry=rng.choice((None, None, OBSERVED)),
         )
         self.failing = rng.choice((0.0, 0.2, 0.6))
-        self.haste = rng.choice((0.2, 0.5, 0.8))
-        weights: dict[Callable[[], Awaitable[None] | None], float] = {
+        self.choices = {
             self.put_soon: 8,
             self.put_nowait: 4,
             self.submit_soon: 4,
@@ -151,12 +158,25 @@ class Program:
             self.cancel_task: rng.choice((0, 2)),
             self.start_workers: rng.choice((0.3, 1)),
             self.stop_workers: rng.choice((0, 0.5)),
+            self.stop_soon: rng.choice((0, 0, 0.5)),
             self.restart: rng.choice((0, 0.5, 1)),
             self.redrive_soon: rng.choice((0, 1)),
             self.use_limiter_soon: rng.choice((0, 2)),
             self.observe: rng.choice((0, 0.3)),
         }
-        self.choices, self.weights = list(weights), list(weights.values())
+
+    def items(self) -> list[Any]:
+        dead = {letter.item.number for letter in self.queue.dead_letters}
+        return [item for item in self.all_items if item.number not in dead]
+
+    def forget(self) -> Any:
+        queue = self.queue
+        self.loop.on_thread = None
+        self.all_items.clear()
+        self.starts.clear()
+        self.latest.clear()
+        self.failures.clear()
+        return queue
 
     def _some_limits(self) -> list[Limit]:
         rng = self.random
@@ -174,33 +194,29 @@ class Program:
             )
         return limits
 
-    def tell(self, what: str) -> None:
-        self.story.append(f"{self.loop.time():8.3f}  {what}")
-
     # -- the program --------------------------------------------------------------------------
 
-    async def run(self) -> None:
-        rng = self.random
+    async def begin(self) -> None:
         await self.start_workers()
-        for _ in range(rng.choice((10, 25, 50))):
-            result = rng.choices(self.choices, self.weights)[0]()
-            if result is not None:
-                await result
-            self.check_now()
-            if rng.random() > self.haste:
-                await asyncio.sleep(rng.choice(MOMENTS))
-        await self.end()
 
-    async def end(self) -> None:
+    async def pause(self) -> None:
+        self.check_now()
+        rng = self.random
+        if rng.random() > self.haste:
+            await asyncio.sleep(rng.choice(MOMENTS))
+
+    async def finish(self) -> None:
         if self.random.random() < 0.5:
             await self.stop(self.random.choice((0, 1.0)), drain=self.random.random() < 0.5)
-        self.tell("from here on all goes well")
-        for item in self.items:
+        if self.stops:
+            await asyncio.wait(self.stops)
+        self.note("from here on all goes well")
+        for item in self.all_items:
             item.raises.clear()
         for task in [*self.tasks]:
             if self.random.random() < 0.5:
                 task.cancel()
-        await self.queue.process(self.work, 3, self.handle)
+        await self.queue.process(self.in_loop, 3, self.handle)
         if self.random.random() < 0.5:
             await self.queue.join()
         drained = await self.queue.stop()
@@ -208,9 +224,9 @@ class Program:
             await asyncio.wait(self.tasks)
             await asyncio.sleep(0)
         self.check_now()
-        assert drained, "a stop that drains left something"
+        self.hold(drained, "a stop that drains left something")
         self.check_at_rest()
-        assert self.queue.unprocessed == []
+        self.hold(not self.queue.unprocessed, "a stop that drains left something")
         await self.check_that_nothing_leaked()
 
     def new_item(self) -> Item:
@@ -223,34 +239,32 @@ class Program:
                 lambda: RateLimitError(retry_after=rng.choice((None, 0.5, 2.0))),
                 KeyError,
                 asyncio.CancelledError,
+                OddError,
             )
             raises = [rng.choice(kinds)() for _ in range(rng.randint(1, 4))]
         cost = rng.randint(0, 4)
         item = Item(
-            number=len(self.items),
+            number=len(self.all_items),
             key=rng.randint(0, 2),
             cost=cost,
             actual=rng.choice((cost, rng.randint(0, cost))),
             takes=rng.choice((None, *MOMENTS)),
+            is_stubborn=rng.random() < 0.2,
             raises=raises,
             deadline=rng.choice((None, None, None, 1.0)),
             put_at=self.loop.time(),
         )
-        self.items.append(item)
+        self.all_items.append(item)
         return item
 
-    def soon(self, coroutine: Coroutine[Any, Any, Any]) -> None:
+    def soon(self, coroutine: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
         task = self.loop.create_task(coroutine)
-        self.tasks.add(task)
+        self.tasks[task] = None
         task.add_done_callback(self.is_done)
-
-    def hold(self, condition: bool, message: str) -> None:
-        """Note what must hold where an exception would be a failure of the item."""
-        if not condition:
-            self.failures.append(AssertionError(message))
+        return task
 
     def is_done(self, task: asyncio.Task[Any]) -> None:
-        self.tasks.discard(task)
+        del self.tasks[task]
         error = None if task.cancelled() else task.exception()
         if error is not None:
             self.failures.append(error)
@@ -265,7 +279,7 @@ class Program:
         with suppress(QueueStateError):
             if await self.queue.put(item, timeout, deadline=item.deadline):
                 item.accepted += 1
-                self.tell(f"{item} is accepted")
+                self.note(f"{item} is accepted")
 
     def put_nowait(self) -> None:
         item = self.new_item()
@@ -273,9 +287,9 @@ class Program:
         with suppress(QueueStateError, QueueFullError):
             self.queue.put_nowait(item)
             item.accepted += 1
-            self.tell(f"{item} is accepted at once")
+            self.note(f"{item} is accepted at once")
             now = self.queue.statistics()
-            assert now.size + now.retrying <= now.maxsize
+            self.hold(now.size + now.retrying <= now.maxsize, "more was let in than there is room")
 
     def submit_soon(self) -> None:
         item = self.new_item()
@@ -287,30 +301,36 @@ class Program:
         with suppress(QueueStateError, QueueFullError):
             item.future = await self.queue.submit(item, timeout=timeout, deadline=item.deadline)
             item.accepted += 1
-            self.tell(f"{item} is submitted")
+            self.note(f"{item} is submitted")
 
     def cancel_future(self) -> None:
-        futures = [item for item in self.items if item.future is not None]
+        futures = [item for item in self.all_items if item.future is not None]
         if futures:
             item = self.random.choice(futures)
             assert item.future is not None
-            self.tell(f"the future of {item} is cancelled: {item.future.cancel()}")
+            self.note(f"the future of {item} is cancelled: {item.future.cancel()}")
 
     def cancel_task(self) -> None:
+        self.cancel_one(self.random)
+
+    def cancel_one(self, rng: random.Random) -> None:
         if self.tasks:
-            ordered = sorted(self.tasks, key=lambda task: int(task.get_name().rpartition("-")[2]))
-            self.random.choice(ordered).cancel()
+            self.note("a task is cancelled")
+            rng.choice([*self.tasks]).cancel()
 
     async def start_workers(self) -> None:
         count: Any = self.random.randint(1, 4)
         if self.is_adaptive and self.random.random() < 0.7:
             count = AdaptiveConcurrency(1, 8, start=self.random.randint(1, 4))
-        self.tell(f"{count} workers")
-        await self.queue.process(self.work, count, self.handle)
+        self.note(f"{count} workers")
+        work = self.in_thread if self.random.random() < 0.2 else self.in_loop
+        handler = self.random.choice((self.handle, self.handle_slowly, self.handle_badly))
+        with suppress(QueueStateError):  # another stop is under way
+            await self.queue.process(work, count, handler)
 
     async def stop_workers(self) -> None:
         await self.queue.queue.stop_workers(self.random.choice((0, 0.25, 2.0)))  # type: ignore[attr-defined]
-        self.tell("no workers")
+        self.note("no workers")
         if self.random.random() < 0.8:
             await asyncio.sleep(self.random.choice(MOMENTS))
             await self.start_workers()
@@ -321,12 +341,19 @@ class Program:
         await asyncio.sleep(rng.choice(MOMENTS))
         await self.start_workers()
 
+    def stop_soon(self) -> None:
+        timeout, drain = self.random.choice((0, 0.25, 2.0, None)), self.random.random() < 0.5
+        self.note(f"stop soon, timeout={timeout}, drain={drain}")
+        task = self.soon(self.queue.stop(timeout, drain=drain))
+        self.stops.append(task)
+
     async def stop(self, timeout: float | None, *, drain: bool) -> None:
-        self.tell(f"stop(timeout={timeout}, drain={drain})")
+        self.note(f"stop(timeout={timeout}, drain={drain})")
         result = await self.queue.stop(timeout, drain=drain)
         await asyncio.sleep(0)  # those who are told so say so
-        self.tell(f"stopped, {self.queue.unprocessed} left")
-        assert result is (not self.queue.unprocessed)
+        self.note(f"stopped, {self.queue.unprocessed} left")
+        left = self.queue.unprocessed
+        self.hold(result is (not left), f"stop returned {result}, and {left} is left")
         self.check_at_rest()
 
     def redrive_soon(self) -> None:
@@ -355,7 +382,7 @@ class Program:
         now = self.loop.time()
         start = Start(now, item, item.cost)
         self.starts.append(start)
-        self.tell(f"{item} starts")
+        self.note(f"{item} starts")
         # Whoever was let through in the instant in which it was closed is through.
         is_closed = self.closed_at < now < self.closed_until - GRAIN
         self.hold(not is_closed, f"the gate is closed until {self.closed_until}")
@@ -367,21 +394,49 @@ class Program:
             self.closed_at = now
         self.closed_until = max(self.closed_until, now + seconds)
 
-    async def work(self, item: Item) -> Item:
-        start = self.note_start(item)
+    async def in_loop(self, item: Item) -> Item:
+        """The worker function."""
+        start = self.begin_call(item)
+        try:
+            if item.takes is not None:
+                await asyncio.sleep(item.takes)
+        except asyncio.CancelledError:
+            self.note(f"{item} is broken off")
+            if not item.is_stubborn or item.raises_cancelled or not self.is_heard(item, start):
+                raise
+        return self.end_call(item, start)
+
+    def in_thread(self, item: Item) -> Outcome:
+        """The worker function, a plain one."""
+        return Outcome(partial(self.leave_thread, item))
+
+    def enter_thread(self, call: partial[Any]) -> None:
+        item = call.args[-1]
+        self.begin_call(item)
+
+    def leave_thread(self, item: Item) -> Item:
+        return self.end_call(item, self.latest[item.number])
+
+    def is_heard(self, item: Item, start: Start) -> bool:
+        """Whether anybody still minds how the call ends.
+
+        When the loop stalls for long enough its item is taken from a worker, as from one that
+        ignores its cancellation.
+        """
+        is_left = any(other is item for other in self.queue.unprocessed)
+        return not is_left and self.latest[item.number] is start
+
+    def begin_call(self, item: Item) -> Start:
+        start = self.latest[item.number] = self.note_start(item)
         if self.breaker is not None:
             is_open = self.breaker.state(start.at) is BreakerState.OPEN
             self.hold(not is_open, f"{item} starts while the breaker is open")
         deadline = self.deadline if item.deadline is None else item.deadline
         if deadline is not None and not self.was_redriven(item):
             self.hold(start.at < item.put_at + deadline, f"{item} starts past its deadline")
-        try:
-            if item.takes is not None:
-                await asyncio.sleep(item.takes)
-        except asyncio.CancelledError:
-            item.broken_off += 1
-            self.tell(f"{item} is broken off")
-            raise
+        return start
+
+    def end_call(self, item: Item, start: Start) -> Item:
         for limit in self.limits:
             if limit.cost is not None:
                 limit.settle(item.actual)
@@ -389,17 +444,29 @@ class Program:
         if item.raises:
             error = item.raises.pop(0)
             item.failed += 1
-            self.tell(f"{item} fails: {error!r}")
+            self.note(f"{item} fails: {error!r}")
             if isinstance(error, RateLimitError) and error.retry_after:
                 self.close_gate(error.retry_after)
             raise error
         item.succeeded += 1
-        self.tell(f"{item} succeeds")
+        self.note(f"{item} succeeds")
         return item
 
     def handle(self, error: BaseException, item: Item) -> None:
-        self.tell(f"{item} is given up: {error!r}")
+        self.note(f"{item} is given up: {error!r}")
         item.handled.append(error)
+
+    async def handle_slowly(self, error: BaseException, item: Item) -> None:
+        try:
+            await asyncio.sleep(0.125)
+        except asyncio.CancelledError:
+            item.handler_cancelled += 1  # the item is given back, to be tried once more
+            raise
+        self.handle(error, item)
+
+    def handle_badly(self, error: BaseException, item: Item) -> None:
+        self.handle(error, item)
+        raise ItemError("the handler failed")
 
     def was_redriven(self, item: Item) -> bool:
         return self.retry is not None and not item.is_submitted and bool(item.handled)
@@ -409,36 +476,50 @@ class Program:
     def check_now(self) -> None:
         for failure in self.failures:
             raise failure
-        now = self.queue.statistics()
-        assert now.size <= now.maxsize
-        assert now.size + now.retrying <= now.maxsize + self.peak_in_hand
-        assert now.enqueued - now.processed == now.unfinished
+        self.check_counts(self.queue.statistics())
+
+    def check_counts(self, now: QueueStatistics) -> None:
+        most = now.maxsize + self.peak_in_hand
+        self.hold(now.size <= now.maxsize, f"{now.size} wait, of at most {now.maxsize}")
+        self.hold(now.size + now.retrying <= most, f"retries let the queue grow above {most}")
+        self.hold(now.enqueued - now.processed == now.unfinished, f"it does not add up: {now}")
+        if self.budget is not None:
+            self.hold(0 <= self.budget.tokens <= TOKENS, f"the budget has {self.budget.tokens}")
 
     def after_step(self) -> None:
         """The loop has gone round."""
+        if self.violation:
+            raise self.violation
+        if self.retry is None and not self.is_keyed:
+            return  # then nothing is postponed
         now = self.queue.statistics()
         given_back = now.unfinished - now.inflight - now.size - now.retrying
+        # Those that were replaced and finish what they hold are not counted as workers.
         workers = sum("worker" in task.get_name() for task in asyncio.all_tasks(self.loop))
         self.peak_in_hand = max(self.peak_in_hand, workers + max(0, given_back))
 
     def at_rest(self) -> None:
         """Nothing can run before the clock moves on."""
-        self.check_now()
         now = self.queue.statistics()
+        self.check_counts(now)
         if now.status is QueueStatus.PROCESSING and now.waiting_putters:
-            assert now.size + now.retrying >= now.maxsize, "somebody waits, and there is room"
+            self.hold(now.size + now.retrying >= now.maxsize, "a put waits, and there is room")
 
     def check_at_rest(self) -> None:
         """The queue is stopped: all is accounted for."""
         queue, counts = self.queue, self.queue.metrics
         left = Counter(queue.unprocessed)
         now = queue.statistics()
-        assert now.status is QueueStatus.STOPPED
-        assert (now.inflight, now.worker_count) == (0, 0)
-        assert counts["enqueued"] == counts["processed"] + left.total()
+        self.hold(now.status is QueueStatus.STOPPED, f"stopped, but {now.status.value}")
+        self.hold((now.inflight, now.worker_count) == (0, 0), f"stopped, but somebody works: {now}")
+        adds_up = counts["enqueued"] == counts["processed"] + left.total()
+        self.hold(adds_up, f"{counts} does not add up with {left.total()} unprocessed")
         dead = Counter(letter.item for letter in queue.dead_letters)
-        for item in self.items:
+        for item in self.all_items:
             self.check_item(item, left[item], dead[item])
+        if self.budget is not None and self.retry is not None:
+            most = TOKENS + 2 * sum(item.succeeded for item in self.all_items)
+            self.hold(now.retries <= most, f"{now.retries} retries, of at most {most} paid for")
         for limit in self.limits:
             self.check_limit(limit)
 
@@ -446,7 +527,7 @@ class Program:
         came = item.accepted
         if self.retry is not None and not item.is_submitted:
             came += len(item.handled) - dead  # what was buried and is no longer there was put back
-            assert dead <= len(item.handled)
+            self.hold(dead <= len(item.handled), f"{item} is dead, and nobody was told")
         future = item.future
         told = 0
         if future is not None and future.done() and not future.cancelled():
@@ -454,16 +535,19 @@ class Program:
             told = error is not None and not isinstance(error, QueueStateError)
         ended = item.succeeded + len(item.handled) + told
         if future is not None and future.cancelled():
-            assert ended + left <= came, f"{item} came {came} times, and ended {ended} times"
+            self.hold(ended + left <= came, f"{item} came {came} times, and ended {ended} times")
         else:
-            assert ended + left == came, (
-                f"{item} came {came} times, ended {ended} times and is left {left} times"
+            self.hold(
+                ended + left == came,
+                f"{item} came {came} times, ended {ended} times and is left {left} times",
             )
         calls = item.succeeded + item.failed
-        assert calls <= self.attempts * came, f"{item} had {calls} attempts"
+        most = self.attempts * came + item.handler_cancelled
+        self.hold(calls <= most, f"{item} had {calls} attempts, of at most {most}")
         for error in item.handled:
             if isinstance(error, (DeadlineExceededError, CircuitBreakerOpenError)):
-                assert self.deadline or item.deadline or self.breaker
+                has_reason = bool(self.deadline or item.deadline or self.breaker)
+                self.hold(has_reason, f"{item} was given up without a reason: {error!r}")
 
     def check_limit(self, limit: Limit) -> None:
         for key in {0} if limit.key is None else {0, 1, 2}:
@@ -475,13 +559,14 @@ class Program:
                 while starts[first].at <= start.at - limit.per + GRAIN:
                     total -= costs[first]
                     first += 1
-                assert total <= limit.max, f"{limit} let {total} through before {start.at}"
+                self.hold(total <= limit.max, f"{limit} let {total} through before {start.at}")
 
     async def check_that_nothing_leaked(self) -> None:
         """After the longest window all of every limit is there again."""
         await asyncio.sleep(20)
-        assert self.limiter.statistics().waiting == 0
+        self.hold(self.limiter.statistics().waiting == 0, "somebody waits for a limit for ever")
         if self.limits and all(limit.key is None and limit.cost is None for limit in self.limits):
             least = int(min(limit.max for limit in self.limits))
             permits = [self.limiter.try_acquire() for _ in range(least + 1)]
-            assert [permit is None for permit in permits] == [False] * least + [True]
+            granted = sum(permit is not None for permit in permits)
+            self.hold(granted == least, f"{granted} of {least} may start after all windows")

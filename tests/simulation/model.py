@@ -10,14 +10,14 @@ from __future__ import annotations
 import asyncio
 import math
 from bisect import insort
-from collections import deque
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from operator import is_
 from typing import Any, NoReturn
 
-from models.loops import ObservedLoop
 from penstock import BoundedQueue, QueueStatus
+from simulation.loops import Moment
+from simulation.program import BrokenPromiseError, Program
 
 #: Seconds that a cancelled worker function may take to end.
 GRACE = 1.0
@@ -26,18 +26,14 @@ GRACE = 1.0
 CURRENT: ContextVar[int] = ContextVar("CURRENT", default=-1)
 
 
-class BrokenPromiseError(AssertionError):
-    """The queue broke a promise."""
-
-
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class Item:
     """Something to put. Numbered in the order in which the puts were called."""
 
     number: int
     plans: Any
     limit: float
-    called_at: float
+    called_at: Moment
     step: int
     status: QueueStatus
     had_room: bool
@@ -55,6 +51,9 @@ class Item:
     def __hash__(self) -> int:
         return id(self)
 
+    def __repr__(self) -> str:
+        return f"#{self.number}"
+
     def __bool__(self) -> bool:
         return self.number % 2 == 0
 
@@ -71,6 +70,8 @@ class Crew:
     number: int
     size: int
     has_handler: bool
+    #: Whether its function is a plain one.
+    is_plain: bool = False
 
 
 @dataclass(eq=False)
@@ -79,7 +80,7 @@ class Attempt:
 
     item: Item
     crew: Crew
-    began: float
+    began: Moment
     error: BaseException | None = None
     cancelled_at: float | None = None
     given_up: bool = False
@@ -89,7 +90,7 @@ class Attempt:
 class Get:
     """A call of ``get`` or ``processing`` under way."""
 
-    called_at: float
+    called_at: Moment
     limit: float
     status: QueueStatus
     closings: int
@@ -104,6 +105,8 @@ class Ending:
     deadline: float
     #: Before this it gives nobody up.
     patient_until: float
+    #: When it is over at the latest, by a clock that no stall moves on.
+    at_most: float
 
 
 @dataclass(eq=False)
@@ -120,13 +123,13 @@ class Join:
 class Model:
     """The list, the counters, and everything that must hold between them and the queue."""
 
-    def __init__(self, queue: BoundedQueue[Item], loop: ObservedLoop, first_come: bool) -> None:
+    def __init__(self, queue: BoundedQueue[Item], program: Program) -> None:
         self.queue = queue
-        self.loop = loop
+        self.program = program
+        self.loop = program.loop
+        self.note = program.note
         #: Whether the loop runs callbacks in their order.
-        self.first_come = first_come
-        self.violation: BrokenPromiseError | None = None
-        self.log: deque[tuple[float, int, tuple[Any, ...]]] = deque(maxlen=500)
+        self.first_come = self.loop.order != "shuffled"
         self.items: list[Item] = []
         # Accepted items that wait; and those that were given back.
         self.line: list[Item] = []
@@ -153,18 +156,21 @@ class Model:
         self.rough_end_at = self.hard_end_at = -1.0
 
     def fail(self, message: str) -> NoReturn:
-        self.violation = self.violation or BrokenPromiseError(message)
-        raise self.violation
+        raise self.program.fail(message)
 
-    def note(self, *what: Any) -> None:
-        self.log.append((self.loop.time(), self.loop.steps, what))
+    # -- time: what stalls the loop makes everything later, and nothing longer ------------------
 
-    def story(self) -> str:
-        """What happened, to read after a failure."""
-        return "\n".join(
-            f"t={time:<6g} step {step:<4} " + " ".join(map(str, what))
-            for time, step, what in self.log
-        )
+    def has_passed(self, since: Moment, seconds: float) -> bool:
+        """Whether so many seconds are over."""
+        return self.loop.time() >= since.at + seconds
+
+    def is_late(self, since: Moment, seconds: float) -> bool:
+        """Whether more than so many seconds are over, not counting those in which it stalled."""
+        return self.loop.moment().unstalled > since.unstalled + seconds
+
+    def waited(self, since: Moment, seconds: float) -> bool:
+        """Whether it took so many seconds, and no more."""
+        return self.has_passed(since, seconds) and not self.is_late(since, seconds)
 
     # -- putting ------------------------------------------------------------------------------
 
@@ -174,7 +180,7 @@ class Model:
             number=len(self.items),
             plans=plans,
             limit=timeout,
-            called_at=self.loop.time(),
+            called_at=self.loop.moment(),
             step=self.loop.steps,
             status=queue.status,
             had_room=queue.size < queue.maxsize,
@@ -198,7 +204,7 @@ class Model:
         if waited is item.had_room:
             had = "had room and waited" if waited else "had no room and did not wait"
             self.fail(f"the put of item {item.number} {had}")
-        if self.loop.time() > item.called_at + item.limit:
+        if self.is_late(item.called_at, item.limit):
             self.fail(f"item {item.number} was accepted after its timeout")
         if item.number < self.last_taken:
             self.fail(f"item {self.last_taken} overtook item {item.number}")
@@ -219,13 +225,13 @@ class Model:
             self.fail(f"a queue that was {item.status.value} refused item {item.number} as full")
         if item.had_room:
             self.fail(f"item {item.number} was refused though there was room")
-        if self.loop.time() != item.called_at + item.limit:
-            waited = self.loop.time() - item.called_at
+        if not self.waited(item.called_at, item.limit):
+            waited = self.loop.time() - item.called_at.at
             self.fail(f"item {item.number} was refused after {waited} s instead of {item.limit}")
 
     def not_open(self, item: Item, error: Exception) -> None:
         del self.putters[item]
-        self.note("put", item.number, ":", error)
+        self.note("put", item.number, ":", str(error))
         item.state = "not open"
         self._check_state_error("put", error, item.status, item.closings)
 
@@ -284,7 +290,7 @@ class Model:
     def getting(self, timeout: float | None) -> Get:
         """``get`` or ``processing`` is called."""
         limit = math.inf if timeout is None else timeout
-        get = Get(self.loop.time(), limit, self.queue.status, self.closings)
+        get = Get(self.loop.moment(), limit, self.queue.status, self.closings)
         self.getters[get] = None
         self.note("get, timeout", timeout)
         return get
@@ -300,15 +306,15 @@ class Model:
     def found_nothing(self, get: Get) -> None:
         del self.getters[get]
         self.note("got nothing")
-        waited = self.loop.time() - get.called_at
-        if waited != get.limit:
+        if not self.waited(get.called_at, get.limit):
+            waited = self.loop.time() - get.called_at.at
             self.fail(f"get gave up after {waited} s instead of {get.limit}")
         if get.limit == 0 and self.is_ready:
             self.fail("get found nothing though an item was there")
 
     def get_not_open(self, get: Get, error: Exception) -> None:
         del self.getters[get]
-        self.note("get:", error)
+        self.note("get:", str(error))
         self._check_state_error("get", error, get.status, get.closings)
 
     def get_cancelled(self, get: Get) -> None:
@@ -345,17 +351,17 @@ class Model:
 
     # -- workers ------------------------------------------------------------------------------
 
-    def hired(self, size: int, has_handler: bool) -> Crew:
+    def hired(self, size: int, has_handler: bool, is_plain: bool = False) -> Crew:
         self.crews += 1
-        self.note("crew", self.crews, "of", size)
-        return Crew(self.crews, size, has_handler)
+        self.note("crew", self.crews, "of", size, "threads" if is_plain else "")
+        return Crew(self.crews, size, has_handler, is_plain)
 
     def began(self, item: Item, crew: Crew) -> Attempt:
         """A worker function begins."""
         self.note("crew", crew.number, "begins", item.number)
         self._taken(item)
         self._check_context(item)
-        attempt = item.attempt = Attempt(item, crew, self.loop.time())
+        attempt = item.attempt = Attempt(item, crew, self.loop.moment())
         self.attempts.add(attempt)
         if self.busy(crew) > crew.size:
             self.fail(f"{self.busy(crew)} items in the hands of {crew.size} workers")
@@ -405,12 +411,16 @@ class Model:
     def cancelled(self, attempt: Attempt) -> None:
         """CancelledError was thrown into the function or its error handler."""
         self._notice(attempt)
-        now = self.loop.time()
         self.note(attempt.item.number, "cancelled")
         if attempt.cancelled_at is None:
-            attempt.cancelled_at = now
-        if self.rough_end_at != now and not any(e.deadline <= now for e in self.endings):
+            attempt.cancelled_at = self.loop.time()
+        if not self._is_cancelling():
             self.fail(f"item {attempt.item.number} was cancelled for no reason")
+
+    def _is_cancelling(self) -> bool:
+        """Whether somebody has a reason to cancel workers now."""
+        now, unstalled = self.loop.moment()
+        return self.rough_end_at == unstalled or any(e.deadline <= now for e in self.endings)
 
     def dropped(self, attempt: Attempt) -> None:
         """The cancelled function is about to end by CancelledError."""
@@ -432,6 +442,11 @@ class Model:
         if not attempt.given_up and self._is_left(attempt.item):
             self._give_up(attempt)
 
+    def notice_all(self) -> None:
+        """Notice what the queue has taken from workers."""
+        for attempt in [*self.attempts]:
+            self._notice(attempt)
+
     def _is_left(self, item: Item) -> bool:
         """Whether the item, which is in somebody's hands here, is not so in the queue."""
         if item.unwanted:  # never in ``unprocessed``
@@ -441,9 +456,16 @@ class Model:
     def _give_up(self, attempt: Attempt) -> None:
         if attempt.given_up:
             return
-        number, now = attempt.item.number, self.loop.time()
+        number = attempt.item.number
+        now, unstalled = self.loop.moment()
         self.note(number, "given up")
-        if self.hard_end_at != now and not any(e.patient_until <= now for e in self.endings):
+        if attempt.crew.is_plain:  # what runs in a thread cannot be told
+            if not self._is_cancelling():
+                self.fail(f"item {number} was taken from its thread for no reason")
+            self.attempts.discard(attempt)
+        elif self.hard_end_at != unstalled and not any(
+            e.patient_until <= now for e in self.endings
+        ):
             self.fail(f"item {number} was taken out of the hands of a worker that was not stuck")
         attempt.given_up = True
         self._put_back(attempt.item)
@@ -456,29 +478,31 @@ class Model:
 
     def ending(self, what: str, timeout: float | None) -> Ending:
         """``stop`` or ``stop_workers`` is called."""
-        deadline = math.inf if timeout is None else self.loop.time() + timeout
-        ending = Ending(what, deadline, deadline + GRACE)
+        now, unstalled = self.loop.moment()
+        seconds = math.inf if timeout is None else timeout
+        ending = Ending(what, now + seconds, now + seconds + GRACE, unstalled + seconds + GRACE)
         self.endings.add(ending)
         self.note(what, ", timeout", timeout)
         return ending
 
     def ending_cancelled(self, ending: Ending) -> None:
         """Once: it cancels the workers. Once more: it waits for them no longer."""
-        now = self.loop.time()
+        now, unstalled = self.loop.moment()
         self.rough += 1
         ending.patient_until = now if ending.deadline <= now else now + GRACE
         ending.deadline = min(ending.deadline, now)
+        ending.at_most = min(ending.at_most, unstalled + GRACE)
 
     def ended(self, ending: Ending) -> None:
-        now = self.loop.time()
+        now, unstalled = self.loop.moment()
         self.note(ending.what, "ended")
         if ending.deadline <= now:
-            self.rough_end_at = now
+            self.rough_end_at = unstalled
         if ending.patient_until <= now:
-            self.hard_end_at = now
+            self.hard_end_at = unstalled
         self.endings.discard(ending)
-        if now > ending.deadline + GRACE:
-            self.fail(f"{ending.what} ended {now - ending.deadline - GRACE} s late")
+        if unstalled > ending.at_most:
+            self.fail(f"{ending.what} ended {unstalled - ending.at_most} s late")
 
     def joining(self) -> Join:
         metrics = self.queue.metrics
@@ -512,13 +536,12 @@ class Model:
 
     def after_step(self) -> None:
         """Compare the queue with the list."""
-        if self.violation:
-            raise self.violation
+        if self.program.violation:
+            raise self.program.violation
         queue = self.queue
         metrics = queue.metrics
         if not self._agrees(metrics):
-            for attempt in [*self.attempts]:
-                self._notice(attempt)
+            self.notice_all()
             if not self._agrees(metrics):
                 self._fail_to_agree(metrics)
         if queue.size > queue.maxsize:
@@ -565,6 +588,7 @@ class Model:
     def at_rest(self) -> None:
         """Nobody waits for what is there."""
         queue = self.queue
+        self.notice_all()
         stats = queue.statistics()
         if stats.peak_size > stats.maxsize:
             self.fail(f"{stats.peak_size} items waited at once, of at most {stats.maxsize}")

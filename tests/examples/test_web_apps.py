@@ -1,4 +1,4 @@
-"""The FastAPI example: more comes than it can take, and what it accepted is done when it ends."""
+"""The examples for Django and FastAPI: more comes than they take; what they accepted is done."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ from telemetry.receiver import run
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="ends by SIGTERM")
 
-EXAMPLE = Path(__file__).parents[2] / "examples" / "fastapi_app.py"
+EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
-def test_all_that_was_accepted_is_done_and_the_rest_is_told_to_come_back() -> None:
-    done = run(str(EXAMPLE))
+def accepted_by(example: str) -> tuple[int, str]:
+    """Run it, and see that all that was accepted is done and the rest is told to come back."""
+    done = run(str(EXAMPLES / example))
     assert (done.returncode, done.stderr) == (0, ""), done.stdout + done.stderr
     accepted, refused = (
         int(re.findall(pattern, done.stdout, re.MULTILINE)[0])
@@ -26,5 +27,15 @@ def test_all_that_was_accepted_is_done_and_the_rest_is_told_to_come_back() -> No
     assert f"accepted: {accepted}\nmade: {accepted}, " in done.stdout
     assert f"'enqueued': {accepted}, " in done.stdout
     assert f"'backpressure_events': {refused}" in done.stdout
-    (processed,) = re.findall(r"queue thumbnails: .*'processed': (\d+), 'errors': 0", done.stdout)
+    return accepted, done.stdout
+
+
+def test_django_does_all_that_was_accepted_before_it_ends() -> None:
+    _, said = accepted_by("django_app.py")
+    assert "the server ended with 0\n" in said
+
+
+def test_fastapi_does_all_that_was_accepted_before_it_ends() -> None:
+    accepted, said = accepted_by("fastapi_app.py")
+    (processed,) = re.findall(r"queue thumbnails: .*'processed': (\d+), 'errors': 0", said)
     assert int(processed) == accepted, "the lifespan waited for all of it"

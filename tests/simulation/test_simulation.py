@@ -1,0 +1,91 @@
+"""Two thousand random programs; ``make simulate SEEDS=100000`` runs more.
+
+A failure tells the story of its program, made shorter, and the command that runs just that again.
+And defects are planted in the library: a simulation that does not find them proves nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from penstock.accounts import Accounts
+from penstock.buffer import Buffer
+from penstock.results import ResultStream
+from simulation.run import shrink, simulate
+
+SEEDS = 2000
+CHUNK = 50
+
+#: Programs in which a planted defect must show.
+SOON = 200
+
+
+@pytest.mark.parametrize("first", range(0, SEEDS, CHUNK))
+def test_random_programs(first: int) -> None:
+    for broken in simulate(first, CHUNK):
+        if broken is not None:
+            raise shrink(broken)
+
+
+def lose_what_is_given_back(self: Any, entry: Any) -> None:
+    self.wake()
+
+
+def count_twice(self: Any) -> None:
+    self.processed += 2
+    self.settle()
+
+
+def count_one_too_many(self: Any, field: str) -> None:
+    setattr(self, field, getattr(self, field) + 1 + (field == "full"))
+
+
+def let_the_last_in_first(self: Any) -> None:
+    while self._putters and len(self.line) < self.room:
+        _, (waiter, item, context, ticket) = self._putters.popitem(last=True)
+        if not waiter.done():
+            self._order = order = self._order + 1
+            self._granted[order] = entry = (order, item, context, ticket)
+            self.line.append(entry)
+            waiter.set_result(entry)
+
+
+def leave_the_timer(self: Any) -> None:
+    self._alarm, self._alarm_at = None, float("inf")
+
+
+def keep_a_cancelled_put(self: Any, number: int, waiter: Any) -> None:
+    if self._putters.pop(number, None) is None and waiter.done() and not waiter.cancelled():
+        self._granted.pop(getattr(waiter.result(), "__getitem__", lambda _: None)(0), None)
+
+
+def want_them_all_the_same(self: Any) -> None:
+    """A map that was given up still has what nobody will read."""
+
+
+@pytest.mark.parametrize(
+    ("owner", "name", "defect", "program"),
+    [
+        (Buffer, "give_back", lose_what_is_given_back, "queue"),
+        (Accounts, "count_finished", count_twice, "queue"),
+        (Accounts, "add", count_one_too_many, "queue"),
+        (Buffer, "_grant", let_the_last_in_first, "queue"),
+        (Buffer, "_clear_alarm", leave_the_timer, "queue"),
+        (Buffer, "_withdraw", keep_a_cancelled_put, "queue"),
+        (Buffer, "give_back", lose_what_is_given_back, "rules"),
+        (ResultStream, "cancel", want_them_all_the_same, "face"),
+    ],
+)
+def test_a_planted_defect_is_found(
+    monkeypatch: pytest.MonkeyPatch,
+    owner: type[Any],
+    name: str,
+    defect: Callable[..., Any],
+    program: str,
+) -> None:
+    monkeypatch.setattr(owner, name, defect)
+    found = any(simulate(0, SOON, program=program))
+    assert found, f"{SOON} programs did not notice {defect.__name__}"
