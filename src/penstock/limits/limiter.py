@@ -266,9 +266,10 @@ class Limiter(Turnstile):
         """The service said "too many requests" to the call of this permit.
 
         The gate closes for ``retry_after`` seconds, as by :meth:`close_for`. And the limit that was
-        used most learns from it: what the service took before it refused is what is let through
-        from now on, a little less close together, until that has done well for long. It is never
-        more than the limit says, and ``Limit.change`` ends it.
+        used most learns from it: at first what it lets through is less close together; if that does
+        not help, it is what the service took before it refused. When that has done well for long,
+        more is tried. It is never more than the limit says, and ``Limit.change`` ends it. A refusal
+        for which nobody has to wait teaches nothing.
 
         ``permit``: unless given, that of the call under way; without one, only the gate closes.
         A queue and ``RateLimitedExecutor`` call this themselves where a call raises an error that
@@ -288,6 +289,8 @@ class Limiter(Turnstile):
             running = running_loop()
             now = self._now(running)
             pause = max(pause, self._gate.closed_for(now))
+            if not pause:
+                return
             permit.refused_at(now, pause, self._lessons)
             self._rates_changed()
             self._turn(now, running)

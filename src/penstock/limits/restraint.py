@@ -1,8 +1,8 @@
 """What refusals teach: how much less than it was told a limit lets through, and for how long.
 
-Additive and multiplicative, as TCP has it, but the first cut is a measurement: what the service
-took before it refused is what it takes. (TCP Westwood sets its window so after a loss; Mascolo and
-others, 2001.)
+The first refusal only spreads the starts, in a window that is a little longer. If that does not
+help, the rate is cut, and the cut is a measurement: what the service took before it refused is what
+it takes. (TCP Westwood sets its window so after a loss; Mascolo and others, 2001.)
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ _LEAST = 0.2
 _SOON = 3
 #: No cut takes away more than this share at once: it is one measurement.
 _KEPT = 0.5
-#: Starts follow each other no closer than at so many times the rate, where a window bounds them.
+#: Starts follow each other no closer than at so many times the rate, where all that was told was
+#: taken; elsewhere at the rate itself, for the service may mind bursts.
 _HASTE = 2.0
 #: Nothing is eased for so many times what the last refusal cost; each time that easing was wrong
 #: it is twice as long, so many times at most.
@@ -44,6 +45,8 @@ class Bounds:
     amount: float
     span: float
     margin: float = 0.0
+    #: At how many times the rate starts may follow each other.
+    haste: float = 1.0
 
     @property
     def rate(self) -> float:
@@ -79,6 +82,8 @@ class Restraint:
         self._is_soon = False
         self._first = self._last = Refusal(-math.inf, 0, 0)
         self._refused: Exact = 0
+        #: What was measured when starts were only spread.
+        self._taken = math.inf
         self._pause = 0.0
         self._patience = 1.0
         self._step = _STEP
@@ -136,6 +141,14 @@ class Restraint:
         # refused at the beginning of a window saw what was taken in the one before.
         first = self._first.fill - self._first.cost
         taken = float(max(first, self._last.fill - self._refused))
+        if before == told:  # first be gentle: so a bucket that is small takes the whole rate
+            self._taken = taken
+            is_full = float(self._first.fill) >= _SAME * told.amount
+            return replace(told, margin=margin, haste=_HASTE if is_full else 1.0)
+        if self._is_soon:  # in vain
+            taken = min(taken, self._taken)
+        else:
+            self._taken = math.inf
         if span >= told.span:
             if taken + float(self._first.cost) < _SAME * before.amount or (
                 self._is_soon and taken < before.amount
@@ -145,9 +158,7 @@ class Restraint:
             kept = _KEPT * before.amount / before.span * span
             amount = min(taken, before.amount / before.span * span)
             return Bounds(max(amount, kept), span, margin)
-        if self._is_soon or before.margin:
-            margin += self._margin
-        return replace(before, margin=margin)
+        return replace(before, margin=margin + self._margin)
 
     def ease(self, now: float) -> None:
         """It is time to try a little more."""
@@ -190,7 +201,7 @@ class Restraint:
         """Seconds from one start to the next, for each 1 that it cost."""
         if self.bounds == self.told:
             return 0.0
-        return 1 / (self.bounds.rate * (_HASTE if self._is_window else 1.0))
+        return 1 / (self.bounds.rate * self.bounds.haste)
 
     @property
     def _is_window(self) -> bool:
