@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 EXTRAS := cli,httpx,msgpack,nats,otel,progress,report
 
-.PHONY: help demo test lint format docs bench bench-quick simulate fuzz fuzz-long soak wheel examples e2e \
+.PHONY: help demo test lint format docs bench bench-quick simulate simulate-threads fuzz fuzz-long mutate soak wheel examples e2e \
 	test-brokers pictures test-all clean
 
 help:  ## Say what can be made
@@ -58,6 +58,10 @@ SEEDS ?= 100000
 simulate: $(READY)  ## Run SEEDS random programs in virtual time
 	PYTHONPATH=src:tests $(BIN)/python -m simulation --seeds $(SEEDS) --jobs 2
 
+SCHEDULES ?= 20
+simulate-threads: $(READY)  ## Run so many SCHEDULES of real threads, 10,000 operations each
+	$(BIN)/python tests/models/simulate_threads.py --seeds $(SCHEDULES)
+
 EACH ?= 120
 fuzz: $(READY)  ## Fuzz with coverage, EACH target for so many seconds (Linux)
 	$(BIN)/python -m pip install --quiet -c constraints.txt --group fuzz
@@ -70,6 +74,12 @@ fuzz-long: $(READY)  ## Run the tests that make things up with 20,000 examples e
 MINUTES ?= 30
 soak: $(READY)  ## Run everything at once for MINUTES and see that it stays level (Linux)
 	$(BIN)/python -m benchmarks.soak --minutes $(MINUTES) --write
+
+MODULE ?= penstock.limits.*
+mutate: $(READY)  ## Change MODULE here and there, and see that a test fails (hours for all)
+	$(BIN)/python -m pip install --quiet -c constraints.txt --group mutation
+	PENSTOCK_SEEDS=10 PYTHONPATH=$(CURDIR)/mutants/src $(BIN)/mutmut run '$(MODULE)'
+	$(BIN)/mutmut results
 
 wheel: $(READY)  ## Build the wheel, and test it in an empty environment
 	$(BIN)/python -m pytest -q tests/wheel/checks.py
@@ -104,4 +114,4 @@ $(VENV)/.tests-ready: pyproject.toml
 	touch $@
 
 clean:  ## Remove everything that was made
-	rm -rf .venv .venv-* build dist .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache .cache
+	rm -rf .venv .venv-* build dist mutants .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache .cache

@@ -2274,3 +2274,10 @@ async def test_no_text_is_made_for_a_level_that_is_off() -> None:
         await queue.put(1)
         await queue.put(2, timeout=0)
     assert queue.metrics["errors"] == 1
+
+
+def test_before_its_start_it_takes_nothing_outside_of_a_loop_either() -> None:
+    queue = BoundedQueue[int]()
+    with pytest.raises(QueueStateError):
+        queue.put_nowait(1)
+    assert queue.metrics["enqueued"] == queue.size == 0

@@ -68,7 +68,8 @@ class Ticket:
     @property
     def is_unwanted(self) -> bool:
         """Whether somebody waited for the result and no longer does."""
-        return self.future is not None and self.future.cancelled()
+        future = self.future  # which another thread may forget in this very moment
+        return future is not None and future.cancelled()
 
     async def run(self, call: AsyncCall[Any], item: Any) -> None:
         """Call the function and pass on what it returns; skip an item that is unwanted."""
@@ -116,18 +117,19 @@ class Ticket:
         return not self.is_unwanted
 
     def forget_future(self) -> None:
-        """The loop of whoever waits was closed."""
+        """Nobody waits for the result any more: their loop was closed, or they heard of a stop."""
         self.future = None
 
     def fail(self, error: BaseException) -> bool:
         """Pass on what the function raised; False if nobody waits for it."""
-        if self.future is None or self.future.done():
+        future = self.future
+        if future is None or future.done():
             return False
-        if isinstance(error, asyncio.CancelledError) and isinstance(self.future, asyncio.Future):
-            self.future.cancel()  # to whoever awaits it this looks the same as the exception
+        if isinstance(error, asyncio.CancelledError) and isinstance(future, asyncio.Future):
+            future.cancel()  # to whoever awaits it this looks the same as the exception
         else:
             try:
-                self.future.set_exception(error)
+                future.set_exception(error)
             except InvalidStateError:  # another thread was faster
                 return False
         return True

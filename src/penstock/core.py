@@ -362,8 +362,9 @@ class QueueCore(QueueBase[T]):
         """The queue is stopped: tell whoever waits for the items that are left."""
         entries = self._buffer.snapshot()
         for entry in entries:
-            if entry[3] is not None:
-                entry[3].fail(self._not_processed())
+            # From here on it is an item like any other that nobody waits for.
+            if entry[3] is not None and entry[3].fail(self._not_processed()):
+                entry[3].forget_future()
         if entries:
             self._accounts.dismiss()
 

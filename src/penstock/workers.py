@@ -432,13 +432,17 @@ class WorkerPool(Generic[T]):
 
         Where ``size`` is a function, call :meth:`follow` when it says something new.
         """
-        self.retire()
+        recruit_one: Callable[[], Crew[T]] | None = None
         if callable(size):
             self._wanted = size
-            self._recruit_one = partial(self._recruit, FlexibleCrew, func, 1, error_handler)
-            self.follow()
+            recruit_one = partial(self._recruit, FlexibleCrew, func, 1, error_handler)
+            crew, count = recruit_one(), 1
         else:
-            self._add(self._recruit(Crew, func, size, error_handler), size)
+            crew, count = self._recruit(Crew, func, size, error_handler), size
+        self._replace([crew])
+        self._recruit_one = recruit_one
+        self._launch_all(crew, count)
+        self.follow()
 
     def follow(self) -> None:
         """Let there be as many workers as are wanted, if that may change."""
@@ -446,9 +450,8 @@ class WorkerPool(Generic[T]):
             return
         while len(self._crews) < self._wanted():
             crew = self._recruit_one()
-            assert isinstance(crew, FlexibleCrew)
-            self._add(crew, 1)
-            crew.is_one_too_many = partial(self._lose, crew)
+            self._crews.append(crew)
+            self._launch_all(crew, 1)
         if len(self._crews) > self._wanted():
             self._source.wake_all()
 
@@ -460,8 +463,7 @@ class WorkerPool(Generic[T]):
             self._crews.remove(crew)
             return True
 
-    def _add(self, crew: Crew[T], size: int) -> None:
-        self._crews.append(crew)
+    def _launch_all(self, crew: Crew[T], size: int) -> None:
         empty = Context()
         for _ in range(size):
             self._made += 1
@@ -469,6 +471,8 @@ class WorkerPool(Generic[T]):
             worker.task = self._launch(worker, f"penstock-{self._name}-worker-{self._made}")
             self._workers[worker.task] = worker
             worker.task.add_done_callback(self._ended, context=empty)
+        if isinstance(crew, FlexibleCrew):
+            crew.is_one_too_many = partial(self._lose, crew)
 
     def _recruit(
         self,
@@ -492,11 +496,17 @@ class WorkerPool(Generic[T]):
 
     def retire(self) -> None:
         """Let the workers finish what they hold and take no more."""
+        self._replace([])
+
+    def _replace(self, crews: list[Crew[T]]) -> None:
+        """Let ``crews`` take the items from now on."""
         self._recruit_one = None
-        if self._crews:
-            for crew in self._crews:
-                crew.retired = True
-            self._crews.clear()
+        with self._counting:
+            # In one step: other threads look whether there are any, and in between there were none.
+            retired, self._crews = self._crews, crews
+        for crew in retired:
+            crew.retired = True
+        if retired:
             self._source.wake_all()
 
     async def wait(self, timeout: float | None = None) -> None:
@@ -567,7 +577,8 @@ class WorkerPool(Generic[T]):
 
     def abandon(self) -> None:
         """Take all items back: the loop was closed, so the workers will never go on."""
-        self._crews.clear()
+        with self._counting:
+            self._crews = []
         self._recruit_one = None
         for worker in [*self._workers.values()]:
             worker.crew.retired = True

@@ -205,6 +205,22 @@ def test_a_clock_that_goes_back_is_another_clock() -> None:
     service.serves_until_cut(0.3)
 
 
+def test_and_a_rejection_under_it_is_heeded() -> None:
+    service = settled(20)
+    service.rejects()
+    service.now = -1000.0
+    service.serves(100, 0.1)
+    limit = service.control.limit
+    service.rejects()
+    assert service.control.limit < limit
+    assert service.control.cuts == 2
+
+
+def test_unless_told_it_lies_between_one_and_a_thousand() -> None:
+    control = AdaptiveConcurrency()
+    assert (control.min, control.max, control.limit) == (1, 1000, 1)
+
+
 @pytest.mark.parametrize(
     ("kwargs", "error", "message"),
     [

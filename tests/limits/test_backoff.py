@@ -92,6 +92,7 @@ def test_what_waits_for_the_same_moment_is_spread_a_little() -> None:
         ({"throttle_base": 30}, ValueError, "throttle_base must not be above max=20.0, got 30"),
         ({"factor": 0.5}, ValueError, "factor must be at least 1"),
         ({"factor": math.nan}, ValueError, "factor must be at least 1"),
+        ({"factor": math.inf}, ValueError, "factor must be at least 1 and finite"),
         ({"factor": "2"}, TypeError, "factor must be a number"),
         ({"jitter": "half"}, ValueError, 'jitter must be "full" or "none"'),
     ],

@@ -140,6 +140,28 @@ def test_so_does_one_that_says_nothing(error: BaseException) -> None:
     assert breaker.retry_after(30) == 0
 
 
+def test_one_that_is_cancelled_makes_room_for_just_one() -> None:
+    breaker = opened(probes=2)
+    cancelled, _ = breaker.allow(30), breaker.allow(30)
+    breaker.cancelled(cancelled)
+    breaker.allow(30)
+    assert refused(breaker, 30) == 1
+
+
+def test_it_may_be_open_for_less_than_a_second() -> None:
+    breaker = opened(open_for=0.5)
+    assert refused(breaker, 0.25) == 0.25
+    breaker.allow(0.5)
+
+
+def test_one_that_succeeds_makes_room_for_just_one() -> None:
+    breaker = opened(probes=3)
+    permits = [breaker.allow(30) for _ in range(3)]
+    breaker.succeeded(30, permits[0])
+    breaker.allow(30)
+    assert refused(breaker, 30) == 1
+
+
 def test_probes_that_never_come_back_are_given_up() -> None:
     breaker = opened()
     lost = breaker.allow(30)

@@ -88,3 +88,15 @@ def test_settings_that_make_no_sense(
 ) -> None:
     with pytest.raises(error, match=message):
         RetryBudget(**kwargs)
+
+
+def test_a_retry_gives_back_its_own_price_whatever_others_cost() -> None:
+    budget = RetryBudget(tokens=100, cost=10, throttle_cost=4)
+    error = RateLimitError()
+    assert budget.take(error)
+    assert budget.take(ConnectionError())
+    assert budget.tokens == 86
+    budget.succeeded(error)
+    assert budget.tokens == 90
+    budget.succeeded(ConnectionError())
+    assert budget.tokens == 100

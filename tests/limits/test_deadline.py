@@ -79,6 +79,15 @@ def test_when_all_seem_hopeless_one_is_tried_now_and_then() -> None:
     assert service.is_hopeless(2, 3), "but never past its deadline"
 
 
+def test_an_answer_teaches_no_less_than_a_trial() -> None:
+    service = ServiceTime(trial=1.0)
+    service.add(60.0, 100.0)
+    assert service.is_hopeless(105, 100.5), "the last answer is only half a second old"
+    service.add(60.0, 99.0)
+    assert service.is_hopeless(105, 100.9), "an older one that is told later changes nothing"
+    assert not service.is_hopeless(106, 101)
+
+
 def test_a_clock_that_goes_back_is_another_clock() -> None:
     service = ServiceTime()
     service.add(60.0)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from penstock.limits.gate import Gate
@@ -31,6 +31,7 @@ def test_closing_for_no_time_is_no_closing() -> None:
     assert passing(gate, 5, 1) == [5]
 
 
+@settings(deadline=None)
 @given(
     seconds=st.floats(0.001, 1000),
     count=st.integers(1, 100),

@@ -9,7 +9,7 @@ from typing import Any
 
 import httpx
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from penstock.limits.headers import LONGEST_WAIT, Dimension, Feedback, parse
@@ -32,6 +32,7 @@ def http_date(seconds: float) -> str:
         ("Retry-After", http_date(-5), 0),
         ("Retry-After", "Tue, 14-Nov-23 22:14:20 GMT", 60),
         ("Retry-After", "2023-11-14T22:14:20Z", 60),
+        ("Retry-After", "2023-11-14t22:14:20z", 60),
         ("retry-after-ms", "250", 0.25),
         ("retry-after-ms", "1500.5", 1.5005),
     ],
@@ -40,6 +41,22 @@ def test_retry_after(name: str, value: str, seconds: float) -> None:
     feedback = parse({name: value}, NOW)
     assert feedback == Feedback(retry_after=pytest.approx(seconds))
     assert feedback.wait == pytest.approx(seconds)
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_of_what_is_said_twice_that_counts_which_leaves_less(order: int) -> None:
+    pairs = [("x-ratelimit-remaining", "5"), ("x-ratelimit-remaining", "0")][::order]
+    pairs += [("x-ratelimit-reset", "7"), ("x-ratelimit-reset", "30")][::order]
+    feedback = parse(pairs, NOW)
+    assert feedback.dimensions == (Dimension("", None, 0, 30),)
+    assert feedback.wait == 30
+
+
+def test_the_headers_of_httpx_tell_what_was_said_twice() -> None:
+    headers = httpx.Headers(
+        [("x-ratelimit-remaining", "5"), ("x-ratelimit-remaining", "0"), ("x-ratelimit-reset", "7")]
+    )
+    assert parse(headers, NOW) == Feedback(dimensions=(Dimension("", None, 0, 7),))
 
 
 D = Dimension
@@ -221,6 +238,7 @@ values = st.one_of(
 )
 
 
+@settings(deadline=None)
 @given(headers=st.lists(st.tuples(field_names, values), max_size=6), now=st.floats(0, 4e9))
 def test_garbage_never_raises_and_never_waits_for_ever(
     headers: list[tuple[str, Any]], now: float
@@ -233,6 +251,7 @@ def test_garbage_never_raises_and_never_waits_for_ever(
                 assert figure is None or 0 <= figure < math.inf
 
 
+@settings(deadline=None)
 @given(
     headers=st.one_of(
         st.binary(), st.text(), st.integers(), st.lists(st.tuples(st.text(), st.text()))

@@ -251,6 +251,15 @@ async def test_a_call_that_was_free_may_turn_out_to_cost_something() -> None:
     assert limiter.try_acquire(10) is not None
 
 
+async def test_it_is_called_what_it_was_named() -> None:
+    assert Limiter([]).name == "default"
+    assert Limiter([], name="the service").name == "the service"
+    with pytest.raises(ValueError, match="name must not be empty"):
+        Limiter([], name="")
+    with pytest.raises(KeyError, match=r"no limit 'words'; its limits are none"):
+        Limiter([]).limit("words")
+
+
 async def test_trying_tells_how_long_to_wait_and_takes_nothing() -> None:
     limiter = Limiter([Limit(2, 10)])
     assert limiter.wait_time() == 0
@@ -271,6 +280,16 @@ async def test_while_the_gate_is_closed_trying_tells_when_it_opens() -> None:
     assert 3 <= limiter.wait_time() <= 3.3
     await asyncio.sleep(limiter.wait_time())
     assert limiter.try_acquire() is not None
+
+
+async def test_what_costs_nothing_waits_for_the_gate_alone() -> None:
+    limiter = Limiter([Limit(1, 1000, cost=lambda item: item)])
+    await limiter.acquire(1)
+    assert limiter.wait_time(0) == 0
+    limiter.close_for(3)
+    assert 3 <= limiter.wait_time(0) <= 3.3
+    await limiter.acquire(0)
+    assert 3 <= now() <= 3.3
 
 
 async def test_trying_does_not_overtake() -> None:
@@ -303,6 +322,63 @@ async def test_a_closed_gate_lets_nobody_through_and_opens_with_a_spread() -> No
     assert max(times) <= 5.5 + 1e-9
     assert len({round(at, 6) for at in times}) > 25, "not in step"
     assert limiter.statistics().closures == 1
+
+
+async def test_the_first_of_those_who_wait_does_not_wait_for_the_spread_of_all() -> None:
+    caller = Caller(Limiter([Limit(1, 100)]))
+    await caller("before")
+    tasks = [caller.task(name) for name in range(50)]
+    await a_moment()
+    limit = caller.limiter.limits[0]
+    caller.limiter.close_for(5)
+    limit.change(max=1000)
+    await asyncio.gather(*tasks)
+    assert 5 <= caller.through[1][1] <= 5 + 2 * 0.5 / 51 + 1e-9, "a gap is twice the mean at most"
+    assert caller.through[-1][1] <= 5.5 + 1e-9
+
+
+async def test_the_gaps_are_those_of_the_generator_that_it_is_given() -> None:
+    async def gaps(seed: int) -> list[float]:
+        caller = Caller(Limiter([], rng=random.Random(seed)))
+        caller.limiter.close_for(5)
+        began = now()
+        await asyncio.gather(*(caller(name) for name in range(10)))
+        return [round(at - began, 6) for _, at in caller.through]
+
+    assert await gaps(1) == await gaps(1)
+    assert await gaps(1) != await gaps(2)
+
+
+@pytest.mark.parametrize("limits", [0, 1, 2])
+async def test_it_counts_every_call_that_it_let_through(limits: int) -> None:
+    limiter = Limiter([Limit(2, 10, name=str(number)) for number in range(limits)])
+    await limiter.acquire()
+    assert limiter.statistics().grants == 1
+    async with limiter:
+        assert limiter.statistics().grants == 2
+    await asyncio.gather(limiter.acquire(), limiter.acquire())  # which wait for the limits
+    assert limiter.statistics().grants == 4
+    await asyncio.sleep(20)
+    assert limiter.try_acquire() is not None
+    async with limiter.permit():
+        assert limiter.statistics().grants == 6
+
+
+@pytest.mark.real_time
+def test_and_every_one_of_a_thread() -> None:
+    limiter = Limiter([Limit(1, 0.01)])
+    for count in range(1, 4):
+        limiter.acquire_blocking()
+        assert limiter.statistics().grants == count
+
+
+async def test_a_pause_of_less_than_a_second_is_kept_to() -> None:
+    limiter = Limiter([Limit(1000, 1)])
+    limiter.observe({"retry-after-ms": "250"})
+    assert limiter.try_acquire() is None
+    assert 0.25 <= limiter.wait_time() <= 0.275
+    await limiter.acquire()
+    assert 0.25 <= now() <= 0.275 + 1e-9
 
 
 async def test_headers_close_the_gate() -> None:

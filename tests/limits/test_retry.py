@@ -241,6 +241,12 @@ def test_the_last_error_says_how_many_attempts_were_made() -> None:
     assert attempts_made(error) == 3
 
 
+def test_an_attribute_of_that_name_that_is_no_number_is_not_ours() -> None:
+    error: Any = OSError("connection lost")
+    error.penstock_attempts = "many"
+    assert attempts_made(error) == 1
+
+
 @pytest.mark.skipif(sys.version_info < (3, 11), reason="exceptions have no notes")
 def test_and_its_traceback_does_too_but_once() -> None:
     error: Any = OSError("connection lost")

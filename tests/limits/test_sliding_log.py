@@ -7,7 +7,7 @@ from fractions import Fraction
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from penstock.limits.exact import exact
@@ -50,6 +50,7 @@ def test_a_long_pause_saves_nothing_up() -> None:
     assert log.wait_time(1000) == 1
 
 
+@settings(deadline=None)
 @given(
     maximum=st.integers(1, 5),
     period=st.floats(0.001, 1000),
@@ -72,6 +73,7 @@ def test_no_window_wherever_it_begins_holds_more_than_the_maximum(
         assert too_soon - first >= period * (1 - 1e-9)
 
 
+@settings(deadline=None)
 @given(maximum=st.integers(1, 5), period=st.floats(0.001, 1000), count=st.integers(1, 40))
 def test_whoever_never_pauses_gets_the_whole_rate(maximum: int, period: float, count: int) -> None:
     log = SlidingLog(maximum, period)
@@ -85,6 +87,7 @@ def test_whoever_never_pauses_gets_the_whole_rate(maximum: int, period: float, c
 costs = st.one_of(st.integers(1, 5), st.floats(0.01, 5), st.fractions(0, 5).filter(bool))
 
 
+@settings(deadline=None)
 @given(
     maximum=st.one_of(st.integers(5, 12), st.floats(5, 12)),
     period=st.floats(0.001, 1000),
@@ -105,6 +108,7 @@ def test_no_window_costs_more_than_the_maximum_to_the_last_bit(
         assert len(log) <= maximum
 
 
+@settings(deadline=None)
 @given(maximum=st.integers(1, 5), period=st.floats(0.001, 1000), begin=st.floats(0, 1e6))
 def test_the_wait_is_not_a_float_longer_than_it_must_be(
     maximum: int, period: float, begin: float
@@ -186,6 +190,16 @@ def test_a_longer_period_takes_what_was_forgotten_for_as_much_as_there_may_have_
     assert log.free_at(3, 2) <= 3
 
 
+def test_and_lets_nobody_take_before_that_has_left() -> None:
+    log = SlidingLog(3, 1)
+    log.record(0)
+    assert log.free_at(5) <= 5
+    log.record(5)
+    log.change(period=10)
+    assert log.take(9.9, 1) is None, "there may have been three at 0"
+    assert log.take(10, 1) is not None
+
+
 def test_a_longer_period_of_a_log_that_forgot_nothing_is_exact() -> None:
     log = SlidingLog(3, 10)
     log.record(0)
@@ -202,6 +216,26 @@ def test_a_clock_that_goes_back_is_another_clock() -> None:
     log.record(5)
     log.settle(record, 0)
     assert log.free_at(6) == 15, "the record of the other clock is gone"
+
+
+def test_and_so_it_is_for_who_takes_what_is_free() -> None:
+    log = SlidingLog(2, 10)
+    log.record(1000)
+    assert log.take(5, 1) is not None
+    assert log.take(6, 1) is not None, "what was at 1000 does not count here"
+    assert log.take(14, 1) is None
+    assert log.take(15, 1) is not None
+    assert log.take(15.5, 1) is None
+    assert log.take(16, 1) is not None
+
+
+def test_taking_keeps_to_the_maximum_wherever_the_window_begins() -> None:
+    log = SlidingLog(3, 10)
+    taken = [at for at in range(60) if log.take(at, 1) is not None]
+    assert taken == [at for at in range(60) if at % 10 < 3]
+    log = SlidingLog(3, 10)
+    costly = [at for at in range(60) if log.take(at, 2) is not None]
+    assert costly == [0, 10, 20, 30, 40, 50]
 
 
 @pytest.mark.parametrize("maximum", [1, 2, 3, 10, 100])
@@ -221,6 +255,21 @@ def test_costs_below_one_do_not_make_the_log_longer_than_the_maximum(maximum: in
         assert len(done) >= allowed * 0.7, "and merging does not cost much"
 
 
+@pytest.mark.parametrize("began", [0.0, 1e6])
+@pytest.mark.parametrize(("rate", "reached"), [(1.0, 0.8), (0.7, 0.99), (0.5, 0.99)])
+def test_merging_costs_little_where_starts_come_evenly(
+    rate: float, reached: float, began: float
+) -> None:
+    log = SlidingLog(10, 10)
+    pause = 1 / 16 / rate
+    now = began
+    for _ in range(1000):
+        now = max(now + pause, log.free_at(now + pause, Fraction(1, 16)))
+        log.record(now, Fraction(1, 16))
+        assert len(log) <= 10
+    assert (now - began) * reached <= 1000 * pause
+
+
 def test_records_that_were_merged_can_be_settled() -> None:
     log = SlidingLog(10, 10)
     records = [log.record(at / 100, 0.25) for at in range(40)]
@@ -234,6 +283,15 @@ def test_records_that_were_merged_can_be_settled() -> None:
     assert len(log) <= 10
     assert log.free_at(1, 1) > 10, "they count again, as of their start"
     assert log.is_idle(11)
+
+
+def test_what_costs_something_after_all_counts_in_its_place() -> None:
+    log = SlidingLog(4, 10)
+    records = [log.record(at) for at in range(3)]
+    log.settle(records[2], 0)
+    log.record(3)
+    log.settle(records[2], 1)
+    assert [log.free_at(4, cost) for cost in (1, 2, 3, 4)] == [10, 11, 12, 13]
 
 
 def test_starts_that_are_taken_back_do_not_pile_up() -> None:

@@ -16,7 +16,7 @@ import tempfile
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import CancelledError, Future
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar, copy_context
@@ -60,10 +60,12 @@ ERRORS = (ItemError, ItemError, OddError, SystemExit, KeyboardInterrupt, Generat
 
 @dataclass(frozen=True)
 class Plan:
-    """What a worker function does with an item, the first time."""
+    """What a worker function does with an item: its error some times, and the rest once."""
 
     sleep: float | None = None
     error: type[BaseException] | None = None
+    #: How many times it is raised.
+    fails: int = 1
     #: Put another item on the way.
     puts: bool = False
     #: Try a call that would wait for itself.
@@ -77,6 +79,8 @@ class Turn:
     item: Item
     crew: Crew | None
     began: float
+    #: The thread or task, if it is one that takes items itself.
+    worker: Any = None
     ended: float = math.inf
     #: When its worker took another item, and so had told the queue that this one is done.
     settled: float = math.inf
@@ -95,6 +99,8 @@ class Crew:
     at_work: int = 0
     #: The last turn of each worker.
     last: dict[Any, Turn] = field(default_factory=dict)
+    #: Whether each worker takes the items itself that it runs.
+    takes_itself: bool = True
 
 
 @dataclass(eq=False)
@@ -107,8 +113,11 @@ class Item:
     state: str = "offered"
     future: Future[Any] | None = None
     turns: list[Turn] = field(default_factory=list)
-    #: Set before the worker function ends, or before ``task_done``.
+    #: Set before the worker function ends for good, or before ``task_done``.
     is_done: bool = False
+    #: Whether ``map`` has it, and whether that gave its result.
+    is_mapped: bool = False
+    is_told: bool = False
 
     def __eq__(self, other: object) -> NoReturn:
         raise AssertionError("the queue compared items, which can be anything")
@@ -124,6 +133,8 @@ class Item:
 
     @property
     def unwanted(self) -> bool:
+        if self.is_mapped:  # one that was let go of early may have run all the same
+            return not (self.is_told or self.turns)
         return self.future is not None and self.future.cancelled()
 
 
@@ -142,13 +153,23 @@ def stacks() -> str:
 class Program:
     """``run()`` raises ``AssertionError`` when the queue breaks a promise."""
 
+    hangs, slack, margin = HANGS, SLACK, MARGIN
+    #: Seconds after which the whole program is taken to hang.
+    whole = 3 * HANGS
+    #: Attempts that an item gets which raises an ``Exception``.
+    attempts = 1
+
     def __init__(self, seed: int) -> None:
         self.random = rng = random.Random(seed)
         self.maxsize = rng.choice((1, 1, 2, 3, 10))
         self.own_timeout = rng.choice((0, 0.001, 0.02))
         self.loop_thread = LoopThread() if rng.random() < 0.2 else None
         self.queue: WorkQueue[Item] = WorkQueue(
-            self.maxsize, self.own_timeout, logger=SILENT, loop_thread=self.loop_thread
+            self.maxsize,
+            self.own_timeout,
+            logger=SILENT,
+            loop_thread=self.loop_thread,
+            **self.rules(),
         )
         self.started_at = time.monotonic()
         self.log: deque[tuple[float, str, tuple[Any, ...]]] = deque(maxlen=400)
@@ -166,7 +187,13 @@ class Program:
         self.is_calm = False
         # With one thread for start and stop, what these say can be checked at once.
         self.masters = rng.choice((1, 1, 2, 3))
+        #: Threads that call ``map``; then nobody takes its workers away.
+        self.mappers = 0
         self.gentle = rng.random() < 0.3  # no worker is ever broken off
+
+    def rules(self) -> dict[str, Any]:
+        """What else the queue is to keep to."""
+        return {}
 
     def note(self, *what: Any) -> None:
         name = threading.current_thread().name
@@ -186,7 +213,7 @@ class Program:
         before = set(threading.enumerate())
         driver = self.make_thread("driver", self.drive)
         driver.start()
-        driver.join(3 * HANGS)
+        driver.join(self.whole)
         if driver.is_alive():
             raise HangError(f"the program hangs\n{stacks()}")
         if self.failures:
@@ -214,11 +241,13 @@ class Program:
 
         if rng.random() < 0.9:
             queue.start()
-        if rng.random() < 0.7:
+        if rng.random() < 0.7 or self.mappers:
             self.process(rng)
         producers = some("producer", rng.choice((1, 2, 4, 8)), self.produce)
+        producers += some("mapper", self.mappers, self.map)
         masters = some("master", self.masters, self.rule)
-        others = some("getter", rng.choice((0, 0, 1, 3)), self.consume)
+        getters = rng.choice((0, 0, 1, 3))
+        others = some("getter", 0 if self.mappers else getters, self.consume)
         others += some("joiner", rng.choice((0, 1, 2)), self.wait_for_all)
         others += some("sampler", 1, self.sample)
         threads = producers + masters + others
@@ -235,10 +264,10 @@ class Program:
         self.finish()
         self.check_end()
         if self.loop_thread is not None:
-            assert self.loop_thread.close(timeout=HANGS)
+            assert self.loop_thread.close(timeout=self.hangs)
 
     def wait_for(self, threads: list[threading.Thread]) -> None:
-        give_up_at = time.monotonic() + HANGS
+        give_up_at = time.monotonic() + self.hangs
         for thread in threads:
             thread.join(max(0.0, give_up_at - time.monotonic()))
             if thread.is_alive():
@@ -247,7 +276,7 @@ class Program:
             raise self.failures[0]
 
     def wait_until(self, condition: Callable[[], bool], what: str) -> None:
-        give_up_at = time.monotonic() + HANGS
+        give_up_at = time.monotonic() + self.hangs
         while not condition():
             if time.monotonic() > give_up_at:
                 raise HangError(f"{what}\n{stacks()}")
@@ -263,8 +292,10 @@ class Program:
         """A good crew takes up what was left."""
         queue = self.queue
         self.process(self.random)
-        assert queue.join(timeout=HANGS) is True, f"join hangs: {queue.statistics()}\n{stacks()}"
-        assert queue.stop(timeout=HANGS) is True, f"left: {queue.unprocessed}"
+        assert queue.join(timeout=self.hangs) is True, (
+            f"join hangs: {queue.statistics()}\n{stacks()}"
+        )
+        assert queue.stop(timeout=self.hangs) is True, f"left: {queue.unprocessed}"
         assert queue.unprocessed == []
 
     def give_up(self) -> None:
@@ -281,7 +312,7 @@ class Program:
         mine: list[Item] = []
         haste = rng.choice((0.3, 0.8, 1.0))
         hows = rng.choice((("put", "put", "put", "nowait", "submit"), ("put", "submit", "submit")))
-        for number in range(rng.choice((3, 10, 30))):
+        for number in self.numbers(rng):
             item = Item(me, number, self.make_plan(rng))
             self.items.append(item)
             mine.append(item)
@@ -290,6 +321,10 @@ class Program:
                 self.cancel(rng.choice(mine[-5:]))
             if rng.random() > haste:
                 time.sleep(rng.choice(MOMENTS))
+
+    def numbers(self, rng: random.Random) -> Iterable[int]:
+        """Of the items of one producer."""
+        return range(rng.choice((3, 10, 30)))
 
     def make_plan(self, rng: random.Random) -> Plan:
         kind = rng.random()
@@ -337,7 +372,7 @@ class Program:
             assert limit <= waited + 0.001, f"{item} was refused after {waited} s, not {limit}"
         else:
             raise AssertionError(f"put returned {accepted!r}")
-        assert waited < limit + SLACK, f"put took {waited} s instead of {limit}"
+        assert waited < limit + self.slack, f"put took {waited} s instead of {limit}"
 
     def cancel(self, item: Item) -> None:
         if item.future is not None and item.future.cancel():
@@ -378,7 +413,9 @@ class Program:
                 self.note("join:", finished)
                 if finished:
                     for item in accepted:
-                        done = item.is_done or item.unwanted
+                        # What map let go of may end without a turn.
+                        dropped = item.is_mapped and not item.is_told
+                        done = item.is_done or item.unwanted or dropped
                         assert done, f"join returned before {item} was done"
                 else:
                     limit = math.inf if timeout is None else timeout
@@ -400,6 +437,52 @@ class Program:
             last = metrics
             time.sleep(0.0005)
 
+    def map(self, rng: random.Random) -> None:
+        """Have the queue's workers do something else for a while; now and then not to its end."""
+        while not self.is_calm:
+            with self.lock:
+                self.producers += 1
+                me = self.producers
+            mine: list[Item] = []
+            crew = Crew("map", sys.maxsize, takes_itself=False)
+            self.crews.append(crew)
+            work = rng.choice((self.plain_worker, self.async_worker))(crew)
+            results = self.queue.map(
+                work,
+                self.items_to_map(me, mine, rng.choice((1, 10, 50)), rng),
+                ordered=rng.random() < 0.5,
+                return_exceptions=True,
+            )
+            read = rng.choice((math.inf, math.inf, 5))
+            for count, result in enumerate(results, 1):
+                self.check_mapped(mine, result)
+                if count >= read:
+                    results.close()
+                    break
+            else:
+                assert all(item.is_told for item in mine), "map kept results back"
+            self.accepted += mine  # what was read was put, and now nobody is just about to
+            time.sleep(rng.choice(MOMENTS))
+
+    def items_to_map(
+        self, producer: int, mine: list[Item], count: int, rng: random.Random
+    ) -> Iterator[Item]:
+        for number in range(count):
+            item = Item(producer, number, self.make_plan(rng), "accepted", is_mapped=True)
+            mine.append(item)
+            self.items.append(item)
+            CURRENT.set(item)
+            yield item
+
+    def check_mapped(self, mine: list[Item], result: Any) -> None:
+        for item in mine:
+            if not item.is_told and (
+                result is item or any(is_same(turn.error, result) for turn in item.turns)
+            ):
+                item.is_told = True
+                return
+        raise AssertionError(f"map gave {result!r}, of {mine}")
+
     # -- workers ------------------------------------------------------------------------------
 
     def process(self, rng: random.Random) -> None:
@@ -408,6 +491,7 @@ class Program:
             rng.choice((1, 1, 2, 4, 8)),
             has_handler=rng.random() < 0.6,
         )
+        crew.takes_itself = crew.kind != "mixed"
         self.crews.append(crew)
         work: Callable[[Item], Any] = {
             "async": lambda: self.async_worker(crew),
@@ -425,6 +509,8 @@ class Program:
 
     def begin(self, item: Item, crew: Crew) -> Turn:
         turn = Turn(item, crew, time.monotonic())
+        if crew.takes_itself:
+            turn.worker = current_task() or threading.current_thread()
         item.turns.append(turn)
         crew.turns.append(turn)
         self.turns.append(turn)
@@ -432,9 +518,13 @@ class Program:
         return turn
 
     def end(self, turn: Turn) -> None:
-        turn.item.is_done = True
+        turn.item.is_done = not self.is_to_be_retried(turn)
         turn.ended = time.monotonic()
         self.note("ends", turn.item)
+
+    def is_to_be_retried(self, turn: Turn) -> bool:
+        """Whether the item gets another turn because this one failed."""
+        return False
 
     def check_context(self, item: Item) -> None:
         if CURRENT.get() is not item:
@@ -455,7 +545,10 @@ class Program:
                 self.failures.append(
                     AssertionError(f"{crew.at_work} items in the hands of {crew.size} workers")
                 )
-        plan = Plan() if self.is_calm or len(item.turns) > 1 else item.plan
+        times = len(item.turns)
+        plan = item.plan if times == 1 else Plan(error=item.plan.error)
+        if self.is_calm or times > item.plan.fails:
+            plan = Plan()
         try:
             yield plan
             self.check_context(item)
@@ -557,12 +650,12 @@ class Program:
         queue = self.queue
         weights = {
             "process": 3,
-            "stop": rng.choice((0, 1, 3)),
-            "stop workers": rng.choice((0, 1, 3)),
+            "stop": 0 if self.mappers else rng.choice((0, 1, 3)),
+            "stop workers": 0 if self.mappers else rng.choice((0, 1, 3)),
             "start": 1,
             "pause": 2,
         }
-        for _ in range(rng.choice((1, 5, 10))):
+        for _ in self.rounds(rng):
             what = rng.choices([*weights], [*weights.values()])[0]
             if what == "process":
                 self.process(rng)
@@ -579,6 +672,10 @@ class Program:
                 self.note("started")
             time.sleep(rng.choice(MOMENTS))
 
+    def rounds(self, rng: random.Random) -> Iterable[int]:
+        """Of one master."""
+        return range(rng.choice((1, 5, 10)))
+
     def stop(self, rng: random.Random, timeout: float | None, *, drain: bool) -> None:
         if self.gentle:
             timeout = None
@@ -589,7 +686,7 @@ class Program:
         took = time.monotonic() - began
         self.note("stopped, clean:", clean)
         if timeout is not None:
-            assert took < timeout + SLACK, f"stop took {took} s instead of {timeout}"
+            assert took < timeout + self.slack, f"stop took {took} s instead of {timeout}"
         if self.masters == 1:
             assert self.queue.status is QueueStatus.STOPPED
             left = self.queue.unprocessed
@@ -612,10 +709,10 @@ class Program:
         """Whether the item may have been taken back from whoever held it."""
         if turn.crew is None or turn.crew.kind == "get":
             return False
-        until = min(turn.settled, turn.ended + MARGIN)
+        until = min(turn.settled, turn.ended + self.margin)
         since = turn.began
         if turn.crew.kind != "async":  # the thread may be given up on its way to the function
-            since -= MARGIN
+            since -= self.margin
         return any(began <= until and since <= ended for began, ended in self.rough)
 
     def check_state(self) -> None:
@@ -638,7 +735,9 @@ class Program:
         for item in accepted - {*left}:
             assert item.is_done or item.unwanted, f"{item} is lost"
         for item in left:
-            assert all(map(self.is_excused, item.turns)), f"{item} is left, and was done"
+            for turn in item.turns:
+                excused = self.is_excused(turn) or self.may_be_retried(turn)
+                assert excused, f"{item} is left, and was done"
         for item in self.items:
             if item.future is not None:
                 assert item.future.done(), f"the future of {item} is pending"
@@ -649,18 +748,23 @@ class Program:
         assert metrics["enqueued"] == metrics["processed"] == len(self.accepted)
         for item in self.items:
             self.check_item(item)
-        failed = [turn for turn in self.turns if turn.error is not None]
+        raised = [turn for turn in self.turns if turn.error is not None]
+        failed = [
+            turn for turn in raised if turn is turn.item.turns[-1] or not self.may_be_retried(turn)
+        ]
         sure = [turn for turn in failed if not self.is_excused(turn)]
         stray = sum(1 for t in self.turns if t.cancelled and not self.is_excused(t))
         assert not stray, f"{stray} items were broken off for no reason"
-        assert len(sure) <= metrics["errors"] <= len(failed), (
-            f"{metrics}, but {len(sure)} to {len(failed)} failed"
+        # What map let go of may have been on its way to a thread that map had ended by then.
+        lost = sum(1 for item in self.items if item.is_mapped and not item.turns)
+        assert len(sure) <= metrics["errors"] <= len(raised) + lost, (
+            f"{metrics}, but {len(sure)} to {len(raised)} failed"
         )
         self.check_handled(failed)
-        if not self.rough:
+        self.check_rules(failed)
+        if not self.rough and self.attempts == 1:
             for crew in self.crews:
-                if crew.size == 1:
-                    self.check_order(crew)
+                self.check_order(crew)
 
     def check_item(self, item: Item) -> None:
         turns = sorted(item.turns, key=lambda turn: turn.began)
@@ -671,9 +775,11 @@ class Program:
             assert not turns, f"{item} ran although its future was cancelled"
             return
         assert item.unwanted or turns, f"{item} was accepted and never ran"
-        for turn in turns[:-1]:
-            assert self.is_excused(turn), f"{item} ran {len(turns)} times"
-        assert not turns or not turns[-1].cancelled, f"{item} was broken off and never done"
+        # A worker that lost the item may begin with it even after the one that has it then.
+        sure = [t for t in turns if not (self.is_excused(t) or self.may_be_retried(t))]
+        assert len(sure) <= 1, f"{item} ran {len(turns)} times"
+        kept = any(not turn.cancelled for turn in turns)
+        assert not turns or kept, f"{item} was broken off and never done"
         if item.future is not None and not item.unwanted:
             self.check_result(item, item.future, turns)
 
@@ -698,7 +804,7 @@ class Program:
         for turn in failed:
             if turn.crew is None or not turn.crew.has_handler or self.is_excused(turn):
                 continue
-            if turn.item.future is None:
+            if turn.item.future is None and not turn.item.is_mapped:
                 is_handled = any(is_same(turn.error, error) for error in handled)
                 assert is_handled, f"nobody heard of the failure of {turn.item}"
         for item, error in self.handled:
@@ -706,12 +812,22 @@ class Program:
             assert is_known, f"the handler got {error!r} for {item}"
 
     def check_order(self, crew: Crew) -> None:
-        """One worker, and nothing was given back: the items of a producer come in their order."""
-        last: dict[int, int] = {}
+        """Nothing was given back: to each worker a producer's items come in their order."""
+        last: dict[tuple[Any, int], int] = {}
         for turn in crew.turns:
-            item = turn.item
-            assert last.get(item.producer, -1) < item.number, f"{item} was overtaken"
-            last[item.producer] = item.number
+            item, taker = turn.item, turn.worker if crew.takes_itself else crew
+            if not crew.takes_itself and crew.size > 1:
+                continue
+            before = last.get((taker, item.producer), -1)
+            assert before < item.number, f"{item} was overtaken"
+            last[taker, item.producer] = item.number
+
+    def may_be_retried(self, turn: Turn) -> bool:
+        """Whether it failed in a way that may be followed by another turn."""
+        return self.attempts > 1 and isinstance(turn.error, Exception)
+
+    def check_rules(self, failed: list[Turn]) -> None:
+        """What else the queue keeps to."""
 
     def check_threads(self, before: set[threading.Thread]) -> None:
         def left() -> set[threading.Thread]:

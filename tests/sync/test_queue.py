@@ -14,6 +14,7 @@ import time
 import weakref
 from contextlib import suppress
 from contextvars import ContextVar
+from functools import partial
 from typing import Any
 
 import pytest
@@ -259,6 +260,18 @@ def test_a_worker_cannot_wait_for_itself(kind: str, call: str) -> None:
         queue.process(kind_of(kind, lambda item: getattr(queue, call)()))
         with pytest.raises(QueueStateError, match=r"inside a worker|running event loop"):
             queue.submit("a").result(BOUND)
+
+
+@pytest.mark.parametrize("call", ["stop", "join", "start"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_workers_do_for_a_map_cannot_wait_for_itself_either(kind: str, call: str) -> None:
+    with WorkQueue[str]() as queue:
+        queue.process(kind_of(kind, str))
+        options = {} if call == "start" else {"timeout": BOUND}
+        wait = partial(getattr(queue, call), **options)
+        for error in queue.map(lambda _: wait(), "ab", return_exceptions=True):
+            assert isinstance(error, QueueStateError)
+            assert "inside a worker" in str(error)
 
 
 def test_several_threads_stop_at_once_many_times_over() -> None:

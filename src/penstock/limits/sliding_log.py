@@ -24,6 +24,17 @@ class Record:
         self.into: Record | None = None
 
 
+class _Group(Record):
+    """Neighbours as one; its time is that of the latest, so that none is forgotten too early."""
+
+    __slots__ = ("since",)
+
+    def __init__(self, since: float) -> None:
+        super().__init__(since, 0)
+        #: When the earliest was.
+        self.since = since
+
+
 #: What has left the window for less than this share of it has just left.
 _JUST = 0.1
 
@@ -41,8 +52,8 @@ class SlidingLog:
 
     It holds at most ``maximum`` records (the old one, just after that was lowered). Costs below
     one, and costs that were given back, could make them more: then neighbours are merged and count
-    from the later of them, which errs by at most two ``maximum``-ths of the period, to the safe
-    side.
+    from the latest of them, which errs by about two ``maximum``-ths of the period, to the safe
+    side; by the whole of it where ``maximum`` is three or less.
 
     When the maximum or the period changes, what started before the change counts as well. What was
     already forgotten and would lie in the longer period is taken to have filled the limit.
@@ -308,7 +319,9 @@ class SlidingLog:
             else:
                 record.into = _FREE
         if len(kept) > room:
-            kept = _merge(kept, 2 * max(self._period, kept[-1].at - kept[0].at) / room)
+            length = max(self._period, kept[-1].at - _since(kept[0]))
+            # Of three groups in a row, the first and the last begin so far apart: no more fit in.
+            kept = _merge(kept, 2 * length / (room - 1) if room > 1 else math.inf)
         self._records = kept
         self._see_first()
 
@@ -316,16 +329,20 @@ class SlidingLog:
 def _merge(records: deque[Record], span: float) -> deque[Record]:
     """One record for all those that lie within ``span`` of the first of them, and so on."""
     merged: deque[Record] = deque()
-    first = -math.inf
+    group = _Group(-math.inf)
     for record in records:
-        if not merged or record.at >= first + span:
-            first = record.at
-            merged.append(Record(record.at, 0))
-        group = merged[-1]
-        group.at = record.at  # the latest: none of them leaves the window too early
+        # By its true beginning: a group that is merged again must not creep along with time.
+        if not merged or record.at >= group.since + span:
+            group = _Group(_since(record))
+            merged.append(group)
+        group.at = record.at
         group.cost += record.cost
         record.into = group
     return merged
+
+
+def _since(record: Record) -> float:
+    return record.since if isinstance(record, _Group) else record.at
 
 
 def _counted(record: Record) -> Record:

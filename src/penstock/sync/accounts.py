@@ -27,13 +27,15 @@ class SharedAccounts(Accounts):
         with self._lock:
             self._desks.add(desk)
 
-    def close_desk(self, desk: Desk[Any], processed: int) -> None:
-        """The worker has finished ``processed`` items; what it counts from now on does not."""
+    def close_desk(self, desk: Desk[Any]) -> int:
+        """What the worker counts from now on does not; return how many items it had finished."""
         with self._lock:
+            processed = desk.processed  # once: it may go on counting in this very moment
             if desk in self._desks:
                 self._desks.remove(desk)
                 self.processed += processed
                 self.errors += desk.errors
+            return processed
 
     def add(self, field: Field) -> None:
         """One more of this."""

@@ -61,8 +61,7 @@ class Desk(Generic[T]):
                 return False
             self.is_lost = True
             # The worker goes on meanwhile, but it can neither take anything now nor finish twice.
-            holds_one = self.taken > self.processed
-            self._accounts.close_desk(self, self.taken - holds_one)
+            holds_one = self.taken > self._accounts.close_desk(self)
             if holds_one and self.entry is not None:
                 order, item, context, ticket = self.entry
                 # A copy: the worker may be in the context itself, and only one can be. And what
@@ -73,7 +72,7 @@ class Desk(Generic[T]):
 
     def close(self) -> None:
         """The worker has left."""
-        self._accounts.close_desk(self, self.processed)
+        self._accounts.close_desk(self)
 
 
 class LoopDesk(Desk[T]):

@@ -175,9 +175,18 @@ class BridgePool(WorkerPool[T]):
                 return await in_this_thread(item)
             if is_async(func):
                 return await func(item)
-            return await in_thread(threads(), func, item)
+            return await in_thread(threads(), self._as_worker, func, item)
 
         return call
+
+    def _as_worker(self, func: Callable[[T], Any], item: T) -> Any:
+        """Call a function in a thread of somebody else's, where the same is refused as in ours."""
+        me = threading.get_ident()
+        self.threads.add(me)
+        try:
+            return func(item)
+        finally:
+            self.threads.discard(me)
 
 
 async def _await(awaitable: Awaitable[Any]) -> tuple[Any, BaseException | None]:

@@ -1,0 +1,171 @@
+"""Mistakes that somebody could make in ``penstock.sync``: each is one that the schedules must find.
+
+Each is a race, and does no harm as long as threads do not meet at the wrong moment.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from penstock.accounts import Accounts
+from penstock.line import Outcome
+from penstock.sync import bridge
+from penstock.sync.accounts import SharedAccounts
+from penstock.sync.bridge import Bridge
+from penstock.sync.desks import Desk
+from penstock.sync.loop_side import LoopSide
+
+
+async def wait_without_a_second_look(
+    self: Bridge[Any], timeout: float | None = None, is_retired: Callable[[], bool] = bridge._never
+) -> bool:
+    """A thread looks for entries, and only then says that it waits."""
+    gate = bridge._Gate()
+    if is_retired():
+        return True
+    if self.at_hand or self.is_over:
+        return bool(self.at_hand)
+    with self.lock:
+        self._takers[gate] = None
+    if gate.wait(timeout):
+        return True
+    with self.lock:
+        return self._takers.pop(gate, bridge._ABSENT) is bridge._ABSENT
+
+
+async def loop_waits_without_a_second_look(self: LoopSide) -> bool:
+    """A worker in the loop does not look again once it has said that it waits."""
+    if self._left < 0:
+        await asyncio.sleep(0)
+        self._left = 32
+        return True
+    is_news = self._bridge.at_hand > 0
+    if is_news or self._bridge.is_over:
+        return is_news
+    return await self._be_called(self._register())
+
+
+async def put_gives_up_without_the_lock(
+    self: Bridge[Any], item: Any, timeout: float | None, ticket: Any = None, context: Any = None
+) -> Outcome:
+    """A put whose time is over reads what became of it while somebody grants it a slot."""
+    bid = bridge._Bid(item, bridge.copy_context() if context is None else context, ticket)
+    with self.lock:
+        if self.closed:
+            return Outcome.CLOSED
+        self._bids[bid] = None
+        self._grant()
+    if not bid.wait(timeout):
+        outcome = bid.outcome
+        with self.lock:
+            self._bids.pop(bid, None)
+        return outcome
+    return bid.outcome
+
+
+def offer_looks_first(
+    self: Bridge[Any], item: Any, ticket: Any = None, context: Any = None
+) -> bool:
+    """A put looks for room before it takes the lock."""
+    if len(self.line) >= self.room or self.closed:
+        return False
+    context = bridge.copy_context() if context is None else context
+    with self.lock:
+        order = self._order = self._order + 1
+        # Not janus's own put, which would notice.
+        self.line.append((order, item, context, ticket))
+        self.peak = max(self.peak, len(self.line))
+        self._call(1)
+        return True
+
+
+def add_without_the_lock(self: SharedAccounts, field: Any) -> None:
+    """Two threads read a count, and both write it back with one more."""
+    Accounts.add(self, field)
+
+
+def surrender_what_is_done(self: Desk[Any]) -> bool:
+    """An item is taken back from a worker that has finished it already."""
+    with self._bridge.lock:
+        if self.is_lost:
+            return False
+        holds_one = self.taken > self.processed
+    with self._bridge.lock:
+        self.is_lost = True
+        self._accounts.close_desk(self)
+        if holds_one and self.entry is not None:
+            order, item, context, ticket = self.entry
+            new = None if ticket is None else ticket.reissue()
+            self._bridge.keep((order, item, context.copy(), new))
+        return holds_one
+
+
+def answer_forgets_late(self: LoopSide) -> None:
+    """The loop says that it can be called again only after it has called those who wait."""
+    if self._for_all:
+        self.wake_all()
+    else:
+        self.wake()
+    with self._bridge.lock:
+        self._for_all = self._rung = False
+
+
+def settle_before_all_is_done(self: SharedAccounts) -> None:
+    """Whoever finds nothing waiting tells the joiners, whatever others have in hand."""
+    if not self._buffer.ready:
+        self._tell_joiners(True)
+
+
+async def join_without_a_second_look(self: SharedAccounts) -> bool:
+    """A joiner does not look again once it has said that it waits."""
+    joiner: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+    self._enlist(joiner)
+    return await joiner
+
+
+def take_without_the_lock(self: Bridge[Any], desk: Any = None) -> Any:
+    """What a worker takes is noted on its desk a moment later."""
+    taken = _take(self, None)
+    if taken is not None and desk is not None:
+        desk.entry = taken
+        desk.taken += 1
+    return taken
+
+
+_take = Bridge.take
+
+#: By name: the class, its method, and what comes in its place.
+DEFECTS: dict[str, tuple[type[Any], str, Callable[..., Any]]] = {
+    "wait": (Bridge, "wait", wait_without_a_second_look),
+    "loop-wait": (LoopSide, "wait", loop_waits_without_a_second_look),
+    "put": (Bridge, "wait_for_room", put_gives_up_without_the_lock),
+    "offer": (Bridge, "offer", offer_looks_first),
+    "add": (SharedAccounts, "add", add_without_the_lock),
+    "surrender": (Desk, "surrender", surrender_what_is_done),
+    "answer": (LoopSide, "_answer", answer_forgets_late),
+    "settle": (SharedAccounts, "settle", settle_before_all_is_done),
+    "join": (SharedAccounts, "join", join_without_a_second_look),
+    "take": (Bridge, "take", take_without_the_lock),
+}
+
+
+@contextmanager
+def planted(name: str | None) -> Iterator[None]:
+    """Break the queue in this way, within the block."""
+    if name is None:
+        yield
+        return
+    owner, method, broken = DEFECTS[name]
+    inherited = method not in vars(owner)
+    sound = getattr(owner, method)
+    setattr(owner, method, broken)
+    try:
+        yield
+    finally:
+        if inherited:
+            delattr(owner, method)
+        else:
+            setattr(owner, method, sound)
