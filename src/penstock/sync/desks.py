@@ -44,13 +44,14 @@ class Desk(Generic[T]):
     def give_back(self, entry: Entry[T]) -> None:
         """The worker was cancelled with the entry in its hands."""
         with self._bridge.lock:
-            self.taken -= 1
-            self._bridge.keep(entry)
+            if not self.is_lost:  # else it was handed back already
+                self.taken -= 1
+                self._bridge.keep(entry)
 
     def postpone(self, entry: Entry[T], delay: float) -> None:
         """The entry is to be handed out again in ``delay`` seconds."""
         with self._bridge.lock:
-            if not self.is_lost:  # else it was handed back already
+            if not self.is_lost:
                 self.taken -= 1
                 self._bridge.postpone(entry, delay)
 
