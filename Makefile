@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 EXTRAS := cli,httpx,msgpack,nats,otel,progress,report
 
-.PHONY: help demo test lint format docs bench bench-quick simulate simulate-threads fuzz fuzz-long soak wheel examples e2e \
+.PHONY: help demo test lint format docs bench bench-quick simulate simulate-threads fuzz fuzz-long mutate soak wheel examples e2e \
 	test-brokers pictures test-all clean
 
 help:  ## Say what can be made
@@ -75,6 +75,12 @@ MINUTES ?= 30
 soak: $(READY)  ## Run everything at once for MINUTES and see that it stays level (Linux)
 	$(BIN)/python -m benchmarks.soak --minutes $(MINUTES) --write
 
+MODULE ?= penstock.limits.*
+mutate: $(READY)  ## Change MODULE here and there, and see that a test fails (hours for all)
+	$(BIN)/python -m pip install --quiet -c constraints.txt --group mutation
+	PENSTOCK_SEEDS=10 PYTHONPATH=$(CURDIR)/mutants/src $(BIN)/mutmut run '$(MODULE)'
+	$(BIN)/mutmut results
+
 wheel: $(READY)  ## Build the wheel, and test it in an empty environment
 	$(BIN)/python -m pytest -q tests/wheel/checks.py
 
@@ -108,4 +114,4 @@ $(VENV)/.tests-ready: pyproject.toml
 	touch $@
 
 clean:  ## Remove everything that was made
-	rm -rf .venv .venv-* build dist .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache .cache
+	rm -rf .venv .venv-* build dist mutants .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache .cache
