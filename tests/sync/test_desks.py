@@ -87,3 +87,20 @@ def test_what_is_taken_from_a_worker_shares_no_context_with_it() -> None:
         assert variable not in returned[2]  # and not what the worker has set in it since
         worker.result(BOUND)
         assert bridge.discard([returned]) == 1
+
+
+def test_a_failure_that_counts_is_told() -> None:
+    bridge: Bridge[str] = Bridge(1)
+    accounts = SharedAccounts(bridge)
+    desk = Desk(bridge, accounts)
+    assert bridge.offer("a", None, copy_context())
+    assert desk.take() is not None
+    told: list[bool] = []
+
+    def fail() -> None:
+        told.append(not desk.is_lost)  # which is what a worker asks before it tells
+        desk.processed += 1
+
+    accounts._lock = Interrupted(fail)  # type: ignore[assignment]
+    assert not desk.surrender()
+    assert told == [True]
