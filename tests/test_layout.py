@@ -26,6 +26,7 @@ ORDER = (
     "events",
     "config",
     "limits",
+    "lanes",
     "governor",
     "calls",
     "telemetry",

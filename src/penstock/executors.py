@@ -236,13 +236,11 @@ class RateLimitedExecutor(AsyncExecutor):
     async def _invoke(
         self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
-        async with self.limits.permit(args[0] if args else None):
+        async with self.limits.permit(args[0] if args else None) as permit:
             try:
                 return await super()._invoke(func, args, kwargs)
             except RateLimitError as error:
-                pause = retry_after(error)
-                if pause:
-                    self.limits.close_for(pause)
+                self.limits.refused(retry_after(error), permit=permit)
                 raise
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True)
@@ -19,3 +20,6 @@ class LimiterStatistics:
     closed_for: float
     #: Header fields given to ``observe`` that made no sense.
     ignored_headers: int
+    #: By the name of the limit, how much a second it lets through, where refusals showed that the
+    #: service takes less than it says, or in bursts less.
+    held_back: Mapping[str, float] = field(default_factory=dict)

@@ -22,12 +22,14 @@ if TYPE_CHECKING:
 class Meter:
     """Where one limit is counted for one key, and who waits for it."""
 
-    __slots__ = ("blockers", "groups", "key", "limit", "log", "parked")
+    __slots__ = ("blockers", "groups", "is_restrained", "key", "limit", "log", "parked")
 
     def __init__(self, limit: Limit, key: Hashable, log: SlidingLog) -> None:
         self.limit = limit
         self.key = key
         self.log = log
+        #: Whether refusals have left less of it than the limit says.
+        self.is_restrained = False
         #: How many groups of waiters need it.
         self.groups = 0
         #: Groups that lack capacity here; whoever is younger than one of them waits behind it.
@@ -208,7 +210,7 @@ class Limit:
             key, oldest = next(iter(self._meters.items()))
             if oldest is in_use:
                 return
-            if oldest.groups:  # somebody waits for it: it will be used
+            if oldest.groups or oldest.is_restrained:  # somebody waits for it: it will be used
                 self._meters.move_to_end(key)
             elif oldest.log.is_idle(now):
                 self._forgotten = max(self._forgotten, oldest.log.forgotten)

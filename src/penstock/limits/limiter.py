@@ -6,15 +6,16 @@ import asyncio
 import math
 import random
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, ClassVar
 
 from penstock import _checks
 from penstock.limits import headers as _headers
 from penstock.limits.counts import LimiterStatistics
+from penstock.limits.exact import Exact, exact
 from penstock.limits.limit import Limit
 from penstock.limits.line import Needs
-from penstock.limits.permit import Permit, PermitContext, Price, enter, leave
+from penstock.limits.permit import Permit, PermitContext, Price, current_permits, enter, leave
 from penstock.limits.sliding_log import SlidingLog
 from penstock.limits.turnstile import Turnstile, running_loop
 from penstock.limits.waiting import LONGEST, LoopWaiter, ThreadWaiter
@@ -50,6 +51,8 @@ class Limiter(Turnstile):
 
     #: In what each of its limits is counted.
     log_type: ClassVar[type[SlidingLog]] = SlidingLog
+    #: Whether limits learn from refusals.
+    learns: bool = True
 
     def __init__(
         self,
@@ -96,7 +99,7 @@ class Limiter(Turnstile):
         Cancelling it uses nothing up. With room it does not suspend.
         """
         running = asyncio.get_running_loop()
-        prices = None if self._fixed is not None else self._prices(item)
+        prices = None if self._fixed is not None else self.prices(item)
         with self._lock:  # not acquire() and try: Ctrl-C could come between the two
             now = self._clock() if running is self._clock_of else self._now(running)
             only = self._only
@@ -161,7 +164,7 @@ class Limiter(Turnstile):
                 "acquire_blocking would block the event loop that runs in this thread:"
                 " use `await limiter.acquire()` or `async with limiter:` instead"
             )
-        prices = None if self._fixed is not None else self._prices(item)
+        prices = None if self._fixed is not None else self.prices(item)
         with self._lock:
             now = self._now(None)
             needs = self._needs(prices, now)
@@ -200,7 +203,7 @@ class Limiter(Turnstile):
 
     def try_acquire(self, item: Any = None) -> Permit | None:
         """As :meth:`acquire`, but ``None`` where that would wait. From any thread."""
-        prices = None if self._fixed is not None else self._prices(item)
+        prices = None if self._fixed is not None else self.prices(item)
         with self._lock:
             now = self._now(running_loop())
             needs = self._needs(prices, now)
@@ -218,7 +221,7 @@ class Limiter(Turnstile):
         It may be earlier, when something is given back or a limit grows, and later, when others
         take the room. ``math.inf``: not before something happens.
         """
-        prices = None if self._fixed is not None else self._prices(item)
+        prices = None if self._fixed is not None else self.prices(item)
         with self._lock:
             now = self._now(running_loop())
             needs = self._needs(prices, now)
@@ -229,6 +232,28 @@ class Limiter(Turnstile):
                 when = self._line.next_turn(now)
             return max(0.0, max(when, self._gate.opens_at) - now)
 
+    def wait_behind(self, prices: list[Price], ahead: Sequence[Exact]) -> float:
+        """As :meth:`wait_time`, for an item that lets others go first; 0: there is room for all.
+
+        ``prices``: its own; ``ahead``: what those others cost of each limit. In each window may
+        start what costs ``max``: so what is a ``max`` further behind starts ``per`` seconds later.
+
+        Raises:
+            ValueError: it can never pass.
+        """
+        with self._lock:
+            now = self._now(running_loop())
+            self._needs(prices, now)
+            opens_at = max(now, self._gate.opens_at)
+            when = opens_at
+            for (limit, key, cost), before in zip(prices, ahead, strict=True):
+                if cost:
+                    most = exact(limit.max)
+                    windows = -(-(before + cost) // most) - 1
+                    free_at = limit.meter(key, now).log.free_at(now, before + cost - windows * most)
+                    when = max(when, max(opens_at, free_at) + windows * limit.per)
+            return when - now
+
     def check(self, item: Any) -> None:
         """Raise what :meth:`acquire` would raise for an item that can never pass. Takes nothing.
 
@@ -236,7 +261,7 @@ class Limiter(Turnstile):
             ValueError, TypeError: as :meth:`acquire`.
         """
         if self._fixed is None:
-            for limit, _, cost in self._prices(item):
+            for limit, _, cost in self.prices(item):
                 if cost > limit.max:
                     raise limit.too_much(cost)
 
@@ -253,13 +278,44 @@ class Limiter(Turnstile):
         Raises:
             ValueError: ``seconds`` is not a finite number of zero or more.
         """
-        pause = _checks.seconds(seconds, "seconds")
-        if pause == math.inf:
-            raise ValueError("seconds must be finite, got inf")
+        pause = _finite(seconds, "seconds")
         with self._lock:
             running = running_loop()
             now = self._now(running)
             self._gate.close(now, pause, self._line.waiting)
+            self._turn(now, running)
+
+    def refused(self, retry_after: float = 0.0, *, permit: Permit | None = None) -> None:
+        """The service said "too many requests" to the call of this permit.
+
+        The gate closes for ``retry_after`` seconds, as by :meth:`close_for`. And the limit that was
+        used most learns from it: at first what it lets through is less close together; if that does
+        not help, it is what the service took before it refused. When that has done well for long,
+        more is tried. It is never more than the limit says, and ``Limit.change`` ends it. A refusal
+        for which nobody has to wait teaches nothing.
+
+        ``permit``: unless given, that of the call under way; without one, only the gate closes.
+        A queue and ``RateLimitedExecutor`` call this themselves where a call raises an error that
+        says so.
+
+        Raises:
+            ValueError: ``retry_after`` is not a finite number of zero or more.
+        """
+        pause = _finite(retry_after, "retry_after")
+        if permit is None:
+            permit = next((one for one in current_permits()[::-1] if one.limiter is self), None)
+        if pause:
+            self.close_for(pause)
+        if permit is None or not self.learns:
+            return
+        with self._lock:
+            running = running_loop()
+            now = self._now(running)
+            pause = max(pause, self._gate.closed_for(now))
+            if not pause:
+                return
+            permit.refused_at(now, pause, self._lessons)
+            self._rates_changed()
             self._turn(now, running)
 
     def observe(self, headers: Any) -> _headers.Feedback:
@@ -294,6 +350,7 @@ class Limiter(Turnstile):
                 closures=self._gate.closures,
                 closed_for=self._gate.closed_for(self._now(running_loop())),
                 ignored_headers=self._ignored_headers,
+                held_back=self._lessons.in_force(),
             )
 
     async def __aenter__(self) -> Permit:
@@ -313,19 +370,27 @@ class Limiter(Turnstile):
     def _rates_changed(self) -> None:
         """Where no limit looks at the item, all items need the same: then it is said here."""
         looks = any(limit.cost or limit.key or limit.max < 1 for limit in self.limits)
-        meters = () if looks else [limit.meter(None, -math.inf) for limit in self.limits]
+        meters = [] if looks else [limit.meter(None, -math.inf) for limit in self.limits]
         self._fixed = None if looks else tuple((meter, 1) for meter in meters)
-        self._only = meters[0].log if len(meters) == 1 else None
+        is_quick = len(meters) == 1 and not meters[0].is_restrained
+        self._only = meters[0].log if is_quick else None
 
-    def _prices(self, item: Any) -> list[Price]:
+    def prices(self, item: Any) -> list[Price]:
+        """What the item takes from each limit, and under which key.
+
+        Raises:
+            ValueError, TypeError: what a cost or key function says cannot be.
+        """
         # Not under the lock: these functions are the user's.
         return [(limit, limit.key_of(item), limit.price(item)) for limit in self.limits]
 
     def _needs(self, prices: list[Price] | None, now: float) -> Needs:
+        if now >= self._lessons.eases_at:
+            self._ease(now)
         if prices is None:
             if self._fixed is not None:
                 return self._fixed
-            prices = self._prices(None)  # a max was lowered below 1 in this moment
+            prices = self.prices(None)  # a max was lowered below 1 in this moment
         for limit, _, cost in prices:
             if cost > limit.max:
                 raise limit.too_much(cost)  # before any key is remembered
@@ -339,3 +404,10 @@ class Limiter(Turnstile):
         self._grants += 1
         self._start_now(now, waiter)
         return Permit(self, waiter.needs, records, prices)
+
+
+def _finite(value: Any, name: str) -> float:
+    seconds = _checks.seconds(value, name)
+    if seconds == math.inf:
+        raise ValueError(f"{name} must be finite, got inf")
+    return seconds

@@ -11,6 +11,7 @@ from penstock.limits.exact import Exact, checked_cost
 from penstock.limits.sliding_log import Record
 
 if TYPE_CHECKING:
+    from penstock.limits.lessons import Lessons
     from penstock.limits.limit import Limit, Meter
     from penstock.limits.limiter import Limiter
     from penstock.limits.line import Needs
@@ -72,6 +73,10 @@ class Permit:
                 self._needs = (*self._needs, (meter, cost))
                 self._records = (*self._records, meter.log.record(now, cost))
         return None
+
+    def refused_at(self, now: float, pause: float, lessons: Lessons) -> None:
+        """For the limiter: learn from it that this call was refused."""
+        lessons.refused(self._needs, self._records, now, pause)
 
     @contextmanager
     def applied(self) -> Iterator[Permit]:

@@ -12,11 +12,13 @@ from penstock.limits.exact import Exact, exact
 class Record:
     """A start, or some that are kept as one; what :meth:`SlidingLog.settle` corrects."""
 
-    __slots__ = ("at", "cost", "into")
+    __slots__ = ("at", "cost", "fill", "into")
 
     def __init__(self, at: float, cost: Exact) -> None:
         self.at = at
         self.cost = cost
+        #: What had started in the window by then, it included.
+        self.fill: Exact = 0
         #: The record that this one was merged into. ``_GONE``: it no longer counts. ``_FREE``: it
         #: is not kept, since it costs nothing.
         self.into: Record | None = None
@@ -32,6 +34,9 @@ class _Group(Record):
         #: When the earliest was.
         self.since = since
 
+
+#: What has left the window for less than this share of it has just left.
+_JUST = 0.1
 
 _GONE = Record(-math.inf, 0)
 _FREE = Record(-math.inf, 0)
@@ -57,12 +62,17 @@ class SlidingLog:
     __slots__ = (
         "_first_ends",
         "_forgotten",
+        "_gap",
         "_maximum",
         "_open_from",
         "_period",
         "_records",
+        "_reserved",
         "_room",
+        "_seen",
         "_total",
+        "_was",
+        "_was_until",
     )
 
     def __init__(self, maximum: float, period: float, *, forgotten: float = -math.inf) -> None:
@@ -71,6 +81,11 @@ class SlidingLog:
         self._period = period
         self._records: deque[Record] = deque()
         self._total: Exact = 0  # of the records, and of what is reserved
+        self._reserved: Exact = 0
+        self._gap = 0.0  # seconds from a start to the next, for each 1 that it cost
+        self._seen = -math.inf  # when it was last asked, if there are gaps
+        self._was: Exact = 0  # the total just before something left the window, and until when
+        self._was_until = -math.inf  # that was just before
         self._first_ends = math.inf  # when the oldest record leaves the window
         self._forgotten = forgotten  # the latest start that is no longer in the log
         self._open_from = _end(forgotten, period)
@@ -90,9 +105,16 @@ class SlidingLog:
         """
         if self._records and (now >= self._first_ends or now < self._records[-1].at):
             self._forget(now)
+        if self._gap:
+            self._seen = now
         missing = self._total + cost - self._maximum
         if missing <= 0:
             return self._open_from
+        if self._gap and cost > self._maximum:
+            # More than refusals have left of it: it starts when nothing else counts.
+            missing = self._total
+            if not missing:
+                return self._open_from
         for record in self._records:
             missing -= record.cost
             if missing <= 0:
@@ -121,10 +143,12 @@ class SlidingLog:
             or total > self._maximum
             or len(records) >= self._room
             or now < self._open_from
+            or self._gap
         ):
             return None if self.free_at(now, cost) > now else self.record(now, cost)
         self._total = total
         record = Record(now, cost)
+        record.fill = total
         records.append(record)
         return record
 
@@ -132,6 +156,9 @@ class SlidingLog:
         """Something that costs so much will start soon. It counts from now on until confirmed."""
         record = Record(math.inf, exact(cost))
         self._total += record.cost
+        self._reserved += record.cost
+        if self._gap:
+            self._leave_gap(self._seen, record)
         return record
 
     def is_late(self, record: Record, now: float) -> bool:
@@ -141,6 +168,7 @@ class SlidingLog:
     def confirm(self, record: Record, now: float) -> None:
         """What was reserved starts at ``now``: only from here does its time in the log run."""
         record.at = now
+        self._reserved -= record.cost
         self._append(now, record)
 
     def settle(self, record: Record, actual: float | Fraction) -> None:
@@ -166,6 +194,7 @@ class SlidingLog:
         """What was reserved does not start after all. Does nothing once it is confirmed."""
         if record.into is None and record.at == math.inf:
             self._total -= record.cost
+            self._reserved -= record.cost
             record.into = _GONE
 
     def change(self, maximum: float | None = None, period: float | None = None) -> None:
@@ -177,6 +206,29 @@ class SlidingLog:
             self._period = period
             self._open_from = _end(self._forgotten, period)
             self._see_first()
+        self._gap = 0.0
+
+    def restrain(self, maximum: float, period: float, gap: float) -> None:
+        """For a while less than was said: ``maximum``, in a ``period`` that may be longer.
+
+        ``gap``: seconds from a start to the next, for each 1 that it cost.
+        """
+        self._maximum = exact(maximum)
+        self._period = period
+        self._gap = gap
+        self._open_from = _end(self._forgotten, period)
+        self._see_first()
+
+    def fill(self, record: Record) -> Exact:
+        """What had started in the window that ends with this start, or just did not any more."""
+        return max(record.fill, self._was) if record.at < self._was_until else record.fill
+
+    def busy_since(self, start: float) -> float:
+        """When the first start was of those that count, the window before ``start`` at most."""
+        window = start - self._period
+        if self._forgotten > window or not self._records:
+            return window
+        return max(window, self._records[0].at)
 
     def clear(self) -> None:
         """Forget all starts: the clock is another one."""
@@ -197,9 +249,15 @@ class SlidingLog:
         elif now < records[-1].at:
             self._forget(now)
         records.append(record)
+        record.fill = self._total - self._reserved
+        if self._gap:
+            self._leave_gap(now, record)
         if len(records) > self._room:
             self._forget(now)
             self._keep_small()
+
+    def _leave_gap(self, now: float, record: Record) -> None:
+        self._open_from = max(self._open_from, now + self._gap * float(record.cost))
 
     def _forget(self, now: float) -> None:
         """Drop what has left the window."""
@@ -207,6 +265,13 @@ class SlidingLog:
         if records and now < records[-1].at:
             self.clear()  # a clock that goes back is another clock, of another loop
         ends = math.inf
+        if (
+            records
+            and now >= self._first_ends
+            and (now >= self._was_until or self._total - self._reserved >= self._was)
+        ):
+            self._was = self._total - self._reserved
+            self._was_until = self._first_ends + _JUST * self._period
         while records:
             ends = _end(records[0].at, self._period)
             if now < ends:

@@ -12,6 +12,7 @@ from collections.abc import Callable
 
 from penstock.limits.exact import Exact
 from penstock.limits.gate import Gate
+from penstock.limits.lessons import Lessons
 from penstock.limits.limit import Limit
 from penstock.limits.line import Line
 from penstock.limits.permit import Permit
@@ -39,6 +40,7 @@ class Turnstile:
         self._lock = threading.Lock()
         self._gate = Gate(rng)
         self._line = Line(self._gate)
+        self._lessons = Lessons()
         self._clock: Callable[[], float] = time.monotonic
         self._clock_of: asyncio.AbstractEventLoop | None = None
         self._clock_was_read = False
@@ -64,6 +66,7 @@ class Turnstile:
     def _start_anew(self) -> None:
         """Times of another clock mean nothing."""
         self._gate.reopen()
+        self._lessons.forget()
         for limit in self._limits:
             limit.use_another_clock()
         self._line.reconsider()
@@ -81,6 +84,8 @@ class Turnstile:
     def _turn(self, now: float, running: asyncio.AbstractEventLoop | None) -> None:
         """Let start who may, and set the timers."""
         self._reap()
+        if now >= self._lessons.eases_at:
+            self._ease(now)
         line = self._line
         while line.waiting and (started := line.turn(now)):
             for waiter in started:
@@ -172,6 +177,7 @@ class Turnstile:
         with self._lock:
             running = running_loop()
             now = self._now(running)
+            self._lessons.forget(limit)
             limit.set_rate(maximum, period)
             self._rates_changed()
             for waiter in self._line.reject_too_much():
@@ -179,6 +185,12 @@ class Turnstile:
                 waiter.wake(running)
             self._line.reconsider()
             self._turn(now, running)
+
+    def _ease(self, now: float) -> None:
+        """What refusals took away may be tried again."""
+        self._lessons.ease(now)
+        self._rates_changed()
+        self._line.reconsider()
 
     def _rates_changed(self) -> None:
         """For those who know something that depends on them."""

@@ -80,6 +80,8 @@ class NatsLimiter(Limiter):
     """
 
     log_type: ClassVar[type[SlidingLog]] = LeasedLog
+    #: What one machine started says little about what all of them did.
+    learns = False
 
     def __init__(
         self,
@@ -163,7 +165,7 @@ class NatsLimiter(Limiter):
         """
         permit = super().try_acquire(item)
         if permit is None:
-            prices = None if self._fixed is not None else self._prices(item)
+            prices = None if self._fixed is not None else self.prices(item)
             with self._lock:
                 if self._is_closed:
                     raise self._closed()
