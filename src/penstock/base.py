@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 from asyncio import _get_running_loop
 from collections.abc import Sized
 from typing import Any, Generic, NoReturn, TypeVar
@@ -31,6 +32,8 @@ CLOSED: Any = object()
 LONG = 1e9
 #: Seconds between two warnings about backpressure from one queue.
 WARN_EVERY = 1.0
+
+_governing = threading.Lock()
 
 
 class QueueBase(Generic[T]):
@@ -69,9 +72,12 @@ class QueueBase(Generic[T]):
     def _govern(self, rules: Rules) -> Governor:
         """Keep all items from now on to rules, if only to have them counted."""
         if self._governor is None:
-            self._governor = governor = Governor(rules, self._probe)
-            self._accounts.closures = lambda: governor.limiter.statistics().closures
-            self._is_special = _yes
+            governor = Governor(rules, self._probe)
+            with _governing:  # any thread may be the first to ask for one
+                if self._governor is None:
+                    self._accounts.closures = lambda: governor.limiter.statistics().closures
+                    self._governor = governor
+                    self._is_special = _yes
         return self._governor
 
     def __repr__(self) -> str:

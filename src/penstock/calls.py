@@ -100,10 +100,11 @@ class Ticket:
     def reissue(self) -> Ticket:
         """The same, for whoever processes the item next; this one is void from now on."""
         new = copy(self)
-        self.future = None
+        # In this order: what has no future and is not void is buried when it fails.
         if self.course is not None:
             new.course = copy(self.course)
             self.course.is_void = True
+        self.future = None
         return new
 
     def claim(self) -> bool:
@@ -139,9 +140,10 @@ class Ticket:
 
     def succeed(self, result: Any) -> None:
         """Pass on a result, if somebody waits for it."""
-        if self.future is not None and not self.future.done():
+        future = self.future  # which another thread may forget in this very moment
+        if future is not None and not future.done():
             with suppress(InvalidStateError):  # another thread was faster
-                self.future.set_result(result)
+                future.set_result(result)
 
     def taken_by_hand(self) -> None:
         """The item was taken by ``get``, so no worker will tell its result."""

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import sys
 import threading
-from contextvars import copy_context
+from contextvars import ContextVar, copy_context
 from typing import Any
+
+import pytest
 
 from penstock.sync.accounts import SharedAccounts
 from penstock.sync.bridge import Bridge
 from penstock.sync.desks import Desk
+from sync.helpers import BOUND, in_thread
+
+IS_FREE_THREADED = not getattr(sys, "_is_gil_enabled", lambda: True)()
 
 
 class Interrupted:
@@ -43,3 +49,58 @@ def test_an_item_that_was_counted_as_processed_stays_so_and_is_not_given_back() 
     assert not desk.surrender()
     assert [*seen, accounts.all_processed] == [1, 1]
     assert bridge.snapshot() == []
+
+
+def test_a_worker_that_was_cancelled_gives_back_nothing_that_was_taken_from_it() -> None:
+    bridge: Bridge[str] = Bridge(1)
+    desk = Desk(bridge, SharedAccounts(bridge))
+    assert bridge.offer("a", None, copy_context())
+    entry = desk.take()
+    assert entry is not None
+    assert desk.surrender()  # by another thread, in the moment before the next line
+    desk.give_back(entry)
+    assert [one[1] for one in bridge.snapshot()] == ["a"]
+
+
+@pytest.mark.skipif(not IS_FREE_THREADED, reason="threads take turns here")
+def test_what_is_taken_from_a_worker_shares_no_context_with_it() -> None:
+    variable: ContextVar[object] = ContextVar("variable")
+    bridge: Bridge[str] = Bridge(1)
+    accounts = SharedAccounts(bridge)
+    for _ in range(300):
+        desk = Desk(bridge, accounts)
+        assert bridge.offer("a", None, copy_context())
+        entry = desk.take()
+        assert entry is not None
+        began = threading.Event()
+
+        def work(began: threading.Event = began) -> None:
+            began.set()
+            for _ in range(1000):
+                variable.set(object())
+
+        worker = in_thread(entry[2].run, work)
+        assert began.wait(BOUND)
+        assert desk.surrender()
+        (returned,) = bridge.snapshot()
+        assert returned[2] is not entry[2]
+        assert variable not in returned[2]  # and not what the worker has set in it since
+        worker.result(BOUND)
+        assert bridge.discard([returned]) == 1
+
+
+def test_a_failure_that_counts_is_told() -> None:
+    bridge: Bridge[str] = Bridge(1)
+    accounts = SharedAccounts(bridge)
+    desk = Desk(bridge, accounts)
+    assert bridge.offer("a", None, copy_context())
+    assert desk.take() is not None
+    told: list[bool] = []
+
+    def fail() -> None:
+        told.append(not desk.is_lost)  # which is what a worker asks before it tells
+        desk.processed += 1
+
+    accounts._lock = Interrupted(fail)  # type: ignore[assignment]
+    assert not desk.surrender()
+    assert told == [True]

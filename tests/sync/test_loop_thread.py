@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import threading
+from concurrent.futures import Future, wait
 from contextvars import ContextVar
 from typing import Any
 
@@ -12,7 +13,7 @@ import pytest
 
 from penstock import QueueStateError
 from penstock.sync import LoopThread
-from sync.helpers import BOUND, eventually
+from sync.helpers import BOUND, eventually, in_thread
 
 variable: ContextVar[str] = ContextVar("variable", default="unset")
 
@@ -195,3 +196,34 @@ def test_one_that_was_never_started_can_be_closed() -> None:
     assert thread.close() is True
     with pytest.raises(QueueStateError, match="is closed"):
         thread.start()
+
+
+def test_all_who_want_to_be_told_of_its_death_in_the_same_moment_are() -> None:
+    class Heir:
+        def __init__(self) -> None:
+            self.heard: list[str] = []
+
+        def on_death(self, message: str) -> None:
+            self.heard.append(message)
+
+    class Meanwhile:
+        """Known already. While somebody looks at it, another one asks."""
+
+        def __call__(self) -> None:
+            if not asked:
+                asked.append(in_thread(home.tell_of_death, second.on_death))
+                wait(asked, timeout=0.1)  # it may have to wait for its turn
+
+    asked: list[Future[None]] = []
+    first, second = Heir(), Heir()
+    home = LoopThread()
+    home.start()
+    assert home._home is not None
+    assert home.loop is not None
+    assert home.thread is not None
+    home._home.on_death.append(Meanwhile())  # type: ignore[arg-type]
+    home.tell_of_death(first.on_death)
+    asked[0].result(BOUND)
+    home.loop.call_soon_threadsafe(home.loop.stop)
+    home.thread.join(BOUND)
+    assert [len(heir.heard) for heir in (first, second)] == [1, 1]

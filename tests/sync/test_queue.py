@@ -9,11 +9,13 @@ import logging
 import math
 import os
 import random
+import sys
 import threading
 import time
 import weakref
+from collections.abc import Iterator
 from contextlib import suppress
-from contextvars import ContextVar
+from contextvars import Context, ContextVar
 from functools import partial
 from typing import Any
 
@@ -35,6 +37,15 @@ def kind_of(kind: str, func: Any) -> Any:
         return func(item)
 
     return work
+
+
+@pytest.fixture
+def quick_switches() -> Iterator[None]:
+    """Threads meet in more places when they hold the interpreter for a moment only."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(before)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -572,7 +583,8 @@ def test_each_item_sees_its_callers_context_and_leaks_nothing(kind: str) -> None
         queue.process(kind_of(kind, work), 1)
         for name in ("a", "b"):
             in_thread(put, name).result(BOUND)
-        in_thread(queue.put, "c").result(BOUND)
+        # A thread may inherit the context of whoever starts it.
+        in_thread(Context().run, queue.put, "c").result(BOUND)
     assert seen == [("a", "a"), ("b", "b"), ("c", "unset")]
 
 
@@ -791,3 +803,41 @@ def test_it_cannot_be_sent_to_another_process() -> None:
     process = multiprocessing.get_context("spawn").Process(target=print, args=(queue,))
     with pytest.raises(TypeError, match="cannot be sent to another process"):
         process.start()
+
+
+def at_once(count: int, func: Any) -> list[Any]:
+    """What ``func`` returns in so many threads that call it in the same moment."""
+    ready = threading.Barrier(count)
+
+    def call() -> Any:
+        ready.wait(BOUND)
+        return func()
+
+    return [called.result(BOUND) for called in [in_thread(call) for _ in range(count)]]
+
+
+class TestManyThreadsAtOnce:
+    @pytest.mark.usefixtures("quick_switches")
+    def test_all_get_the_same_limiter(self) -> None:
+        for _ in range(100):
+            queue: WorkQueue[str] = WorkQueue()
+            assert len({*at_once(4, lambda queue=queue: queue.limits)}) == 1
+
+    def test_one_of_them_complains_of_a_full_queue(self, caplog: pytest.LogCaptureFixture) -> None:
+        together = threading.Barrier(4)
+
+        class Meeting(float):
+            """Lets threads go on together that compare something with it."""
+
+            def __le__(self, other: float) -> bool:
+                together.wait(BOUND)
+                return super().__le__(other)
+
+        with caplog.at_level("WARNING"), WorkQueue[str](1) as queue:
+            queue.queue._warn_after = Meeting(0)  # type: ignore[attr-defined]
+            assert queue.put("a")
+            assert at_once(4, lambda: queue.put("b", timeout=0)) == [False] * 4
+            assert len([one for one in caplog.messages if "is full" in one]) == 1
+            assert queue.metrics["backpressure_events"] == 4
+            assert queue.get() == "a"
+            queue.task_done()

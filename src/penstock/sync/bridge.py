@@ -16,6 +16,7 @@ Every change is made under one lock, which is never held while anybody waits.
 from __future__ import annotations
 
 import math
+import sys
 import threading
 import time
 from collections import OrderedDict, deque
@@ -35,6 +36,9 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _ABSENT: Any = object()
+
+#: Whether threads may run in the same instant: then none may touch the context that another is in.
+_IS_FREE_THREADED = "free-threading" in sys.version
 
 
 def _never() -> bool:
@@ -218,6 +222,11 @@ class Bridge(Line[T]):
             if desk is not None:
                 desk.entry = entry
                 desk.taken += 1
+                if _IS_FREE_THREADED:
+                    # The worker gets a context of its own. To copy one while a thread sets
+                    # variables in it crashes the interpreter, and the item may be taken back.
+                    order, item, context, ticket = entry
+                    return order, item, context.copy(), ticket
             return entry
 
     async def wait(

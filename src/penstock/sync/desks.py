@@ -44,13 +44,14 @@ class Desk(Generic[T]):
     def give_back(self, entry: Entry[T]) -> None:
         """The worker was cancelled with the entry in its hands."""
         with self._bridge.lock:
-            self.taken -= 1
-            self._bridge.keep(entry)
+            if not self.is_lost:  # else it was handed back already
+                self.taken -= 1
+                self._bridge.keep(entry)
 
     def postpone(self, entry: Entry[T], delay: float) -> None:
         """The entry is to be handed out again in ``delay`` seconds."""
         with self._bridge.lock:
-            if not self.is_lost:  # else it was handed back already
+            if not self.is_lost:
                 self.taken -= 1
                 self._bridge.postpone(entry, delay)
 
@@ -59,9 +60,11 @@ class Desk(Generic[T]):
         with self._bridge.lock:
             if self.is_lost:
                 return False
-            self.is_lost = True
             # The worker goes on meanwhile, but it can neither take anything now nor finish twice.
             holds_one = self.taken > self._accounts.close_desk(self)
+            # In this order: one that is lost tells nobody of a failure, so what it counts then
+            # must not count, or nobody would ever hear of the item.
+            self.is_lost = True
             if holds_one and self.entry is not None:
                 order, item, context, ticket = self.entry
                 # A copy: the worker may be in the context itself, and only one can be. And what

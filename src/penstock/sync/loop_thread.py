@@ -83,7 +83,8 @@ class _Home:
             _logger.critical(message, exc_info=self.error)
             with self.lock:
                 self.ended = message
-            for reference in self.on_death:
+                on_death = list(self.on_death)
+            for reference in on_death:
                 callback = reference()
                 if callback is not None:
                     callback(message)
@@ -299,10 +300,12 @@ class LoopThread:
     def tell_of_death(self, callback: Callable[[str], None]) -> None:
         """Call this method of an object, if that still exists, when the loop ends unasked."""
         home = self._reach()
-        home.on_death[:] = [known for known in home.on_death if known() is not None]
         reference = weakref.WeakMethod(callback)
-        if reference not in home.on_death:
-            home.on_death.append(reference)
+        with home.lock:  # many queues can share the loop
+            if home.ended is not None:
+                raise QueueStateError(home.ended)
+            alive = [known for known in home.on_death if known() is not None]
+            home.on_death = alive if reference in alive else [*alive, reference]
 
     def close(self, timeout: float | None = None) -> bool:
         """End the loop and its thread; False if that takes longer than ``timeout`` seconds.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import sys
+import threading
 import time
 import warnings
 from asyncio import _get_running_loop
@@ -63,6 +64,7 @@ class BlockingQueue(QueueCore[T]):
         super().__init__(maxsize, timeout, logger, name, telemetry, rules)
         self._house = House(loop_thread, self._is_at_rest)
         self._warn_after = 0.0
+        self._complaining = threading.Lock()
         # Why nothing works any more: the loop's thread died, or stayed behind in a forked parent.
         self._dead: str | None = None
         self._is_inherited = False
@@ -157,7 +159,10 @@ class BlockingQueue(QueueCore[T]):
     def _complain_of_fullness(self) -> None:
         now = time.monotonic()
         if now >= self._warn_after:
-            self._warn_after = now + WARN_EVERY
+            with self._complaining:
+                if now < self._warn_after:  # another thread was faster
+                    return
+                self._warn_after = now + WARN_EVERY
             self._log_fullness()
 
     # -- lifecycle and workers, in the loop ---------------------------------------------------
