@@ -57,6 +57,7 @@ bench-quick: $(READY)  ## See that the benchmarks run
 SEEDS ?= 100000
 simulate: $(READY)  ## Run SEEDS random programs in virtual time
 	PYTHONPATH=src:tests $(BIN)/python -m simulation --seeds $(SEEDS) --jobs 2
+	$(BIN)/python -m pytest -q tests/simulation/test_every_step.py -m long
 
 SCHEDULES ?= 20
 simulate-threads: $(READY)  ## Run so many SCHEDULES of real threads, 10,000 operations each

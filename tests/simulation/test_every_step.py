@@ -16,6 +16,7 @@ def test_a_play_ends_well_wherever_one_of_its_calls_is_cancelled(name: str) -> N
             play(name, strikes)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", PLAYS)
 def test_a_play_ends_well_wherever_one_of_its_calls_is_cancelled_twice(name: str) -> None:
     with little_garbage():
