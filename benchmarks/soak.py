@@ -139,7 +139,7 @@ class Soak:
             [
                 f"{harness.surroundings(packages)}; {self.seconds / 60:g} minutes.",
                 f"![What was sampled]({picture})",
-                f"All samples: [{Path(csv).name}]({csv}).",
+                f"All samples: `{csv}`.",
                 "### What became of the items",
                 self._books(),
                 "The books balance." if not self.problems else "**The books do not balance.**",
