@@ -149,6 +149,7 @@ def test_missing_empty_and_foreign_variables_change_nothing() -> None:
         ("CAPACITY_REFRESH_TIME", "-1", "Capacity refresh time must be positive"),
         ("CAPACITY_REFRESH_TIME", "nan", "capacity_refresh_time"),
         ("CONCURRENCY_LIMIT", "0", "Concurrency limit must be at least 1"),
+        pytest.param("QUEUE_CAPACITY", "[" * 100_000, "queue_capacity", id="nested too deeply"),
     ],
 )
 def test_a_bad_variable_is_refused(name: str, text: str, complaint: str) -> None:

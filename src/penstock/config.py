@@ -203,5 +203,5 @@ def _read(text: str) -> Any:
         return text
     try:
         return json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return text  # which the field refuses, by its name

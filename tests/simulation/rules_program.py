@@ -566,6 +566,8 @@ class RulesProgram(Program):
         await asyncio.sleep(20)
         self.hold(self.limiter.statistics().waiting == 0, "somebody waits for a limit for ever")
         if self.limits and all(limit.key is None and limit.cost is None for limit in self.limits):
+            for limit in self.limits:
+                limit.change(limit.max)  # forgets what refusals taught, which holds starts apart
             least = int(min(limit.max for limit in self.limits))
             permits = [self.limiter.try_acquire() for _ in range(least + 1)]
             granted = sum(permit is not None for permit in permits)

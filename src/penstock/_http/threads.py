@@ -30,6 +30,9 @@ from penstock.sync import WorkQueue
 #: One at a time: it takes a millisecond.
 _starting = threading.Lock()
 
+#: Seconds. A Ctrl-C in the moment in which a thread begins to wait does not end that wait.
+_LOOK = 1.0
+
 
 class HeldStream(Held):
     """For threads."""
@@ -114,17 +117,19 @@ class BlockingTransport(Transport[TransportT, RequestT, ResponseT]):
 
     def _may_send(self, exchange: Exchange, give_up_at: float) -> bool:
         """Wait for the next turn; False if there is none to come."""
-        left = None if give_up_at == math.inf else max(0.0, give_up_at - time.monotonic())
-        concurrent.futures.wait(
-            [exchange.turn, exchange.result],
-            timeout=left,
-            return_when=concurrent.futures.FIRST_COMPLETED,
-        )
-        if exchange.turn.done():
-            return True
-        if not exchange.result.done():
-            raise self._too_late()
-        return False
+        while True:
+            left = give_up_at - time.monotonic()
+            concurrent.futures.wait(
+                [exchange.turn, exchange.result],
+                timeout=max(0.0, min(left, _LOOK)),
+                return_when=concurrent.futures.FIRST_COMPLETED,
+            )
+            if exchange.turn.done():
+                return True
+            if exchange.result.done():
+                return False
+            if left <= 0:
+                raise self._too_late()
 
     def _attempt(self, exchange: Exchange, turn: Turn, request: Any) -> Any:
         """A response for the caller, or None if it is a failure."""
