@@ -58,7 +58,6 @@ class Item:
     deadline: float | None
     put_at: float = 0.0
     future: asyncio.Future[Any] | None = None
-    is_submitted: bool = False
     accepted: int = 0
     #: Calls that succeeded, that failed, and calls of the handler that were cancelled.
     succeeded: int = 0
@@ -293,7 +292,6 @@ class RulesProgram(Program):
 
     def submit_soon(self) -> None:
         item = self.new_item()
-        item.is_submitted = True
         self.soon(self.submit(item, self.random.choice(TIMEOUTS)))
 
     async def submit(self, item: Item, timeout: float | None) -> None:
@@ -469,7 +467,7 @@ class RulesProgram(Program):
         raise ItemError("the handler failed")
 
     def was_redriven(self, item: Item) -> bool:
-        return self.retry is not None and not item.is_submitted and bool(item.handled)
+        return self.retry is not None and bool(item.handled)
 
     # -- what must hold -----------------------------------------------------------------------
 
@@ -525,7 +523,7 @@ class RulesProgram(Program):
 
     def check_item(self, item: Item, left: int, dead: int) -> None:
         came = item.accepted
-        if self.retry is not None and not item.is_submitted:
+        if self.retry is not None:  # of a submitted item too, once a stop has handed it back
             came += len(item.handled) - dead  # what was buried and is no longer there was put back
             self.hold(dead <= len(item.handled), f"{item} is dead, and nobody was told")
         future = item.future
