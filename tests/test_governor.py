@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import logging
 import math
 import random
@@ -32,7 +31,6 @@ from penstock import (
     WorkQueue,
 )
 from penstock.governor import answered
-from penstock.lanes import Lane, Place
 from penstock.limits import attempts_made
 from penstock.testing import run
 from telemetry.recorder import Recorder
@@ -847,136 +845,6 @@ async def test_a_key_that_has_room_sooner_than_it_seemed(how: str) -> None:
     queue = queue_of(limits=[limit])
     await queue.batch_process("ab", call, 2)
     assert service.calls == [("a", 0), ("b", 1)]
-
-
-@pytest.fixture
-def looks(monkeypatch: pytest.MonkeyPatch) -> Counter[Any]:
-    """How often each item was looked at: whether it may start."""
-    counted: Counter[Any] = Counter()
-    try_acquire = Limiter.try_acquire
-    wait_behind = Limiter.wait_behind
-
-    def tried(self: Limiter, item: Any = None) -> Any:
-        counted[item] += 1
-        return try_acquire(self, item)
-
-    def asked(self: Limiter, *args: Any) -> float:
-        counted["asked"] += 1
-        return wait_behind(self, *args)
-
-    monkeypatch.setattr(Limiter, "try_acquire", tried)
-    monkeypatch.setattr(Limiter, "wait_behind", asked)
-    return counted
-
-
-@pytest.mark.parametrize(("rate", "per"), [(10, 1), (1, 1)])
-async def test_items_of_one_key_do_not_all_look_at_each_start(
-    rate: int, per: float, looks: Counter[Any]
-) -> None:
-    each = []
-    for count in (200, 2000):
-        looks.clear()
-        service, began = Service(), clock()
-        limits = [Limit(rate, per, key=lambda _: "one")]
-        await queue_of(count, limits=limits).batch_process(range(count), service, 4)
-        assert service.items == list(range(count))  # first in, first out
-        assert_limited([at for _, at in service.calls], rate, per)
-        last = began + (count - 1) // rate * per
-        assert last <= service.calls[-1][1] <= last + 0.01 * (last - began)
-        each.append(looks.total() / count)
-    # Where ten times as many wait it is a few looks more, and not ten times as many.
-    assert each[1] < each[0] + 5 * math.log2(10)
-
-
-async def test_starts_that_were_spread_over_the_window_are_waited_for_one_by_one(
-    looks: Counter[Any],
-) -> None:
-    limit = Limit(100, 100, key=lambda _: "one")
-    service = Service()
-    async with queue_of(limits=[limit]) as queue:
-        await queue.process(service, 4)
-        for number in range(100):
-            await queue.put(number)
-            await asyncio.sleep(1)
-        await put_all(queue, range(100, 300))
-        began = clock()
-        await queue.join()
-    assert service.items == list(range(300))
-    starts = [at for _, at in service.calls]
-    assert_limited(starts, 100, 100)
-    assert starts[-1] - began == pytest.approx(199, rel=0.01)
-    assert looks.total() < 300 * 10 * math.log2(200)
-
-
-async def test_items_of_one_key_with_different_costs_start_in_order() -> None:
-    costs = random.Random(1).choices([0.5, 1, 2, 5], k=400)
-    limiter, times = Limiter([Limit(10, 1, cost=lambda item: item)]), []
-    for cost in costs:  # one after the other: when they can start at the earliest, in this order
-        await limiter.acquire(cost)
-        times.append(clock())
-    began, service = clock(), Service()
-    limit = Limit(10, 1, cost=lambda item: item[1], key=lambda _: "one")
-    await queue_of(limits=[limit]).batch_process(enumerate(costs), service, 4)
-    assert service.items == list(enumerate(costs))
-    assert service.calls[-1][1] - began == pytest.approx(times[-1], rel=0.01)
-
-
-@pytest.mark.parametrize("put_later", [False, True])
-async def test_a_rate_that_is_raised_takes_effect_soon_and_in_order(put_later: bool) -> None:
-    limit = Limit(1, 60, key=lambda _: "one")
-    service = Service()
-    async with queue_of(limits=[limit]) as queue:
-        await queue.process(service, 4)
-        await put_all(queue, range(100))
-        await asyncio.sleep(70)
-        assert service.items == [0, 1]
-        limit.change(per=0.01)
-        raised = clock()
-        if put_later:
-            await put_all(queue, range(100, 150))  # they are not let past those that wait
-        await queue.join()
-    assert service.items == list(range(150 if put_later else 100))
-    for place, (_, at) in enumerate(service.calls[2:100]):
-        assert at - raised <= max(1, 0.25 * place) + 0.01 * place + 0.1
-
-
-async def test_items_of_a_key_that_are_taken_out_keep_nobody_waiting() -> None:
-    limit = Limit(1, 10, key=lambda item: item[0])
-    service = Service()
-    async with queue_of(limits=[limit]) as queue:
-        await queue.process(service, 1)
-        futures = [await queue.submit(("a", number)) for number in range(100)]
-        await asyncio.sleep(1)
-        for future in futures[1:99]:
-            future.cancel()
-        await queue.join()
-    assert service.items == [("a", 0), ("a", 99)]
-    assert service.calls[-1][1] <= 30
-
-
-async def test_nothing_is_left_of_a_key_for_which_nobody_waits() -> None:
-    limit = Limit(1, 1, key=lambda item: item % 50)
-    queue = queue_of(limits=[limit], deadline=2.5)
-    service, handler = Service(), Handler()
-    await queue.batch_process(range(200), service, 2, handler)
-    assert len(service.items) == 150
-    assert handler.kinds == [(item, DeadlineExceededError) for item in handler.items]
-    gc.collect()
-    assert not [one for one in gc.get_objects() if isinstance(one, (Lane, Place))]
-
-
-async def test_items_of_a_key_wait_on_after_a_stop_and_in_order() -> None:
-    service = Service()
-    queue = queue_of(limits=[Limit(1, 10, key=lambda _: "one")])
-    await queue.process(service, 2)
-    await put_all(queue, range(20))
-    await asyncio.sleep(45)
-    assert await queue.stop(timeout=1) is False
-    assert queue.unprocessed == list(range(5, 20))
-    await queue.process(service, 2)
-    assert await queue.stop()
-    assert service.items == list(range(20))
-    assert service.calls[-1][1] == pytest.approx(190, rel=0.01)
 
 
 def raises(item: Any) -> Any:

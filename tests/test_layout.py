@@ -26,7 +26,6 @@ ORDER = (
     "events",
     "config",
     "limits",
-    "lanes",
     "governor",
     "calls",
     "telemetry",

@@ -20,7 +20,6 @@ from typing import Any, Generic, Protocol, TypeVar
 
 from penstock import _checks
 from penstock.errors import CircuitBreakerOpenError, DeadlineExceededError
-from penstock.lanes import Lanes, Place
 from penstock.limits.adaptive import AdaptiveConcurrency
 from penstock.limits.breaker import CircuitBreaker
 from penstock.limits.deadline import ServiceTime, is_hopeless
@@ -36,10 +35,8 @@ T = TypeVar("T")
 MAX_DEAD_LETTERS = 1000
 
 #: The least seconds for which an item is put off that cannot start yet; and the most, where it
-#: waits for a limit and is the first of its key.
+#: waits for a limit.
 _SHORTEST, _LONGEST = 0.001, 1.0
-#: So many seconds more for each that is before it.
-_LONGER = 0.25
 
 
 @dataclass(frozen=True)
@@ -123,7 +120,6 @@ class Governor:
         # There is always one: its gate is closed when the service says so, whatever the limits.
         self.limiter = Limiter([]) if rules.limiter is None else rules.limiter
         self._is_keyed = any(limit.key is not None for limit in self.limiter.limits)
-        self._lanes = Lanes()
         limits = self.limiter.limits
         self.limit_name = limits[0].name if len(limits) == 1 else self.limiter.name
         self.adaptive: AdaptiveConcurrency | None = None
@@ -207,48 +203,19 @@ class Governor:
         limiter = self.limiter
         if self._is_keyed:
             # Not in a worker's hands: items with other keys must not wait for this one.
-            return self._permit_of_key(course, item)
+            permit = limiter.try_acquire(item)
+            if permit is None:
+                if course.waits_since is None:
+                    course.waits_since = now()
+                wait = limiter.wait_time(item)
+                if wait == math.inf:  # not before something happens, and that may be at once
+                    wait = _SHORTEST
+                # It looks again before long: limits change, and costs are settled.
+                raise Postponed(min(max(_SHORTEST, wait), _LONGEST))
+            return permit
         if _get_running_loop() is None:
             return limiter.acquire_blocking(item, is_wanted=lambda: not course.is_void)
         return await limiter.acquire(item)
-
-    def _permit_of_key(self, course: Course, item: Any) -> Permit:
-        """Its permit, if it may start and there is room for all of its key that came before it.
-
-        Else it looks again when that will be, as far as can be told from its place. But limits
-        change, and costs are settled: so it looks after half of that time, or after a quarter of
-        a second for each one before it, whichever is less; though not before a second has passed.
-        So the first four of a key know within a second what is new, and of n that wait for a key
-        each looks about log(n) times for a start of theirs, and not n times.
-
-        Raises:
-            Postponed: it may not start yet.
-        """
-        limiter = self.limiter
-        if course.place is None:
-            permit = None if self._lanes else limiter.try_acquire(item)
-            if permit is not None:
-                return permit
-        prices = limiter.prices(item)
-        if course.place is None:
-            _, keys, costs = zip(*prices, strict=True)
-            course.place = self._lanes.enter(keys, costs)
-        count, ahead = self._lanes.ahead(course.place)
-        wait = limiter.wait_behind(prices, ahead)
-        if wait <= 0:
-            permit = limiter.try_acquire(item)
-            if permit is not None:
-                return permit
-            wait = limiter.wait_time(item)
-        moment = now()
-        if course.waits_since is None:
-            course.waits_since = moment
-        if wait == math.inf:  # not before something happens, and that may be at once
-            wait = _SHORTEST * (1 + count)
-        delay = min(wait, max(_LONGEST, min(wait / 2, count * _LONGER)))
-        if course.deadline_at is not None:
-            delay = min(delay, course.deadline_at - moment)
-        raise Postponed(max(_SHORTEST, delay))
 
     def _refused(self, course: Course, error: CircuitBreakerOpenError) -> Exception:
         if self.rules.retry is None:
@@ -369,7 +336,6 @@ class Course:
         "is_void",
         "last_error",
         "permit",
-        "place",
         "refusal",
         "waited",
         "waits_since",
@@ -390,8 +356,6 @@ class Course:
         self.waited = 0.0
         #: Since when it is put off for the limit of its key.
         self.waits_since: float | None = None
-        #: Its place among those of its key that are put off, itself included.
-        self.place: Place | None = None
         #: Whether somebody else has the item now.
         self.is_void = False
         self.permit: Permit | None = None
@@ -402,7 +366,6 @@ class Course:
         self.permit = self.breaker_permit = None
         self.waited = 0.0
         self.refusal = await self.governor.admit(self, item)
-        self.place = None
         if self.governor.limiter.limits and self.refusal is None:
             self.governor.listener.waited(self.governor.limit_name, self.waited)
 

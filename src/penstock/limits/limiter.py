@@ -6,13 +6,12 @@ import asyncio
 import math
 import random
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from typing import Any, ClassVar
 
 from penstock import _checks
 from penstock.limits import headers as _headers
 from penstock.limits.counts import LimiterStatistics
-from penstock.limits.exact import Exact, exact
 from penstock.limits.limit import Limit
 from penstock.limits.line import Needs
 from penstock.limits.permit import Permit, PermitContext, Price, current_permits, enter, leave
@@ -99,7 +98,7 @@ class Limiter(Turnstile):
         Cancelling it uses nothing up. With room it does not suspend.
         """
         running = asyncio.get_running_loop()
-        prices = None if self._fixed is not None else self.prices(item)
+        prices = None if self._fixed is not None else self._prices(item)
         with self._lock:  # not acquire() and try: Ctrl-C could come between the two
             now = self._clock() if running is self._clock_of else self._now(running)
             only = self._only
@@ -164,7 +163,7 @@ class Limiter(Turnstile):
                 "acquire_blocking would block the event loop that runs in this thread:"
                 " use `await limiter.acquire()` or `async with limiter:` instead"
             )
-        prices = None if self._fixed is not None else self.prices(item)
+        prices = None if self._fixed is not None else self._prices(item)
         with self._lock:
             now = self._now(None)
             needs = self._needs(prices, now)
@@ -203,7 +202,7 @@ class Limiter(Turnstile):
 
     def try_acquire(self, item: Any = None) -> Permit | None:
         """As :meth:`acquire`, but ``None`` where that would wait. From any thread."""
-        prices = None if self._fixed is not None else self.prices(item)
+        prices = None if self._fixed is not None else self._prices(item)
         with self._lock:
             now = self._now(running_loop())
             needs = self._needs(prices, now)
@@ -221,7 +220,7 @@ class Limiter(Turnstile):
         It may be earlier, when something is given back or a limit grows, and later, when others
         take the room. ``math.inf``: not before something happens.
         """
-        prices = None if self._fixed is not None else self.prices(item)
+        prices = None if self._fixed is not None else self._prices(item)
         with self._lock:
             now = self._now(running_loop())
             needs = self._needs(prices, now)
@@ -232,28 +231,6 @@ class Limiter(Turnstile):
                 when = self._line.next_turn(now)
             return max(0.0, max(when, self._gate.opens_at) - now)
 
-    def wait_behind(self, prices: list[Price], ahead: Sequence[Exact]) -> float:
-        """As :meth:`wait_time`, for an item that lets others go first; 0: there is room for all.
-
-        ``prices``: its own; ``ahead``: what those others cost of each limit. In each window may
-        start what costs ``max``: so what is a ``max`` further behind starts ``per`` seconds later.
-
-        Raises:
-            ValueError: it can never pass.
-        """
-        with self._lock:
-            now = self._now(running_loop())
-            self._needs(prices, now)
-            opens_at = max(now, self._gate.opens_at)
-            when = opens_at
-            for (limit, key, cost), before in zip(prices, ahead, strict=True):
-                if cost:
-                    most = exact(limit.max)
-                    windows = -(-(before + cost) // most) - 1
-                    free_at = limit.meter(key, now).log.free_at(now, before + cost - windows * most)
-                    when = max(when, max(opens_at, free_at) + windows * limit.per)
-            return when - now
-
     def check(self, item: Any) -> None:
         """Raise what :meth:`acquire` would raise for an item that can never pass. Takes nothing.
 
@@ -261,7 +238,7 @@ class Limiter(Turnstile):
             ValueError, TypeError: as :meth:`acquire`.
         """
         if self._fixed is None:
-            for limit, _, cost in self.prices(item):
+            for limit, _, cost in self._prices(item):
                 if cost > limit.max:
                     raise limit.too_much(cost)
 
@@ -375,12 +352,7 @@ class Limiter(Turnstile):
         is_quick = len(meters) == 1 and not meters[0].is_restrained
         self._only = meters[0].log if is_quick else None
 
-    def prices(self, item: Any) -> list[Price]:
-        """What the item takes from each limit, and under which key.
-
-        Raises:
-            ValueError, TypeError: what a cost or key function says cannot be.
-        """
+    def _prices(self, item: Any) -> list[Price]:
         # Not under the lock: these functions are the user's.
         return [(limit, limit.key_of(item), limit.price(item)) for limit in self.limits]
 
@@ -390,7 +362,7 @@ class Limiter(Turnstile):
         if prices is None:
             if self._fixed is not None:
                 return self._fixed
-            prices = self.prices(None)  # a max was lowered below 1 in this moment
+            prices = self._prices(None)  # a max was lowered below 1 in this moment
         for limit, _, cost in prices:
             if cost > limit.max:
                 raise limit.too_much(cost)  # before any key is remembered

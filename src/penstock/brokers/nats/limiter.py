@@ -165,7 +165,7 @@ class NatsLimiter(Limiter):
         """
         permit = super().try_acquire(item)
         if permit is None:
-            prices = None if self._fixed is not None else self.prices(item)
+            prices = None if self._fixed is not None else self._prices(item)
             with self._lock:
                 if self._is_closed:
                     raise self._closed()
