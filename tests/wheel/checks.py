@@ -61,7 +61,15 @@ TESTS = (
         "tests/sync/test_work_queue.py",
     ),
 )
-NEEDED = ("hypothesis", "packaging", "pytest", "pytest-asyncio", "pytest-xdist", "trustme")
+NEEDED = (
+    "hypothesis",
+    "packaging",
+    "pytest",
+    "pytest-asyncio",
+    "pytest-timeout",
+    "pytest-xdist",
+    "trustme",
+)
 
 
 class Built(NamedTuple):
@@ -180,7 +188,15 @@ def test_the_sdist_has_what_the_wheel_is_built_from_and_the_tests(built: Built) 
         names = [name.partition("/")[2] for name in archive.getnames()]
     allowed = {
         *("src", "tests", "examples", "docs"),
-        *("README.md", "CHANGELOG.md", "LICENSE", "pyproject.toml", "PKG-INFO", ".gitignore"),
+        *(
+            "README.md",
+            "CHANGELOG.md",
+            "SECURITY.md",
+            "LICENSE",
+            "pyproject.toml",
+            "PKG-INFO",
+            ".gitignore",
+        ),
     }
     assert {name.partition("/")[0] for name in names} == allowed
     assert not [name for name in names if re.search(r"__pycache__|\.pyc$|\.so$|\.log$", name)]
