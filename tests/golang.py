@@ -1,4 +1,8 @@
-"""Programs that tests need, built from source with Go: once, since they stay in ``.cache``."""
+"""Programs that tests need, built from source with Go: once, since they stay in ``.cache``.
+
+Building is a step of its own (``make nats-server``, the first part of ``make e2e``): no test waits
+for a compiler.
+"""
 
 from __future__ import annotations
 
@@ -7,9 +11,14 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
+from collections.abc import Sequence
 from pathlib import Path
 
 CACHE = Path(__file__).resolve().parents[1] / ".cache"
+
+#: Seconds between two lines that say that a build goes on.
+PROGRESS = 10.0
 
 
 class MissingError(Exception):
@@ -24,15 +33,16 @@ def installed(package: str, version: str, built: Path, hint: str) -> Path:
     if not built.exists():
         say(f"building {built.name}: {hint}")
         with folder(built.parent) as work:
-            go("install", f"{package}@{version}", cwd=Path(work), GOBIN=work)
+            go("install", "-v", f"{package}@{version}", cwd=Path(work), GOBIN=work)
             (made,) = Path(work).iterdir()  # Go names it after the module, or the folder
             shutil.move(made, built)
     return built
 
 
 def say(text: str) -> None:
-    """Tell whoever waits what for; ``pytest -s`` lets it through."""
+    """Print a line of progress at once."""
     sys.stderr.write(f"{text}\n")
+    sys.stderr.flush()
 
 
 def folder(cache: Path) -> tempfile.TemporaryDirectory[str]:
@@ -50,14 +60,37 @@ def go(*arguments: str, cwd: Path, **more: str) -> str:
     """Run a command of Go and return what it printed."""
     if shutil.which("go") is None:
         raise MissingError("go is missing (Go 1.25 or newer)")
-    done = subprocess.run(
-        ["go", *arguments],
-        cwd=cwd,
-        env=environment(**more),
-        check=False,
-        capture_output=True,
-        text=True,
-    )
-    if done.returncode:
-        raise MissingError(f"go {' '.join(arguments)}: {(done.stdout + done.stderr)[-3000:]}")
-    return done.stdout
+    return run(["go", *arguments], cwd, **more)
+
+
+def run(command: Sequence[str | Path], cwd: Path, **more: str) -> str:
+    """Run a command that may take minutes, and return what it printed.
+
+    Every ten seconds it says that the command still runs, and how many lines the command printed
+    as its progress: Go prints one for each package.
+    """
+    name = " ".join([Path(command[0]).name, *map(str, command[1:2])])
+    began = time.monotonic()
+    with (
+        tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as output,
+        tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as progress,
+        subprocess.Popen(
+            command, cwd=cwd, env=environment(**more), stdout=output, stderr=progress
+        ) as process,
+    ):
+        while True:
+            try:
+                code = process.wait(PROGRESS)
+                break
+            except subprocess.TimeoutExpired:
+                lines = _read(progress).count("\n")
+                say(f"  {name}: {time.monotonic() - began:.0f} s, {lines} packages or steps")
+        if code:
+            raise MissingError(f"{name}: {(_read(output) + _read(progress))[-3000:]}")
+        return _read(output)
+
+
+def _read(file: tempfile._TemporaryFileWrapper[str]) -> str:
+    # By a place of its own: the command writes at the end.
+    size = os.fstat(file.fileno()).st_size
+    return os.pread(file.fileno(), size, 0).decode("utf-8", "replace")

@@ -90,8 +90,20 @@ def environment(request: pytest.FixtureRequest) -> dict[str, str]:
     }
 
 
+#: What programs of pages use that `make test` does not install.
+OTHERS = re.compile(
+    rf"^\s*(?:import|from) (?:openai|anthropic|django|flask|fastapi)\b|{NATS}", re.MULTILINE
+)
+
+
 def having(wanted: Any) -> list[Any]:
-    return [pytest.param(block, id=block.name) for block in all_blocks() if wanted(block)]
+    return [
+        pytest.param(
+            block, id=block.name, marks=[pytest.mark.slow] if OTHERS.search(block.code) else []
+        )
+        for block in all_blocks()
+        if wanted(block)
+    ]
 
 
 def is_program(block: Block) -> bool:
@@ -149,6 +161,7 @@ def in_the_background(line: str, port: int, folder: Path, env: dict[str, str]) -
             os.killpg(process.pid, signal.SIGTERM)
 
 
+@pytest.mark.slow
 @pytest.mark.real_time
 @pytest.mark.parametrize("page", CONSOLES, ids=lambda page: page.relative_to(DOCS).as_posix())
 def test_commands_of_a_page_do_what_it_says(

@@ -14,6 +14,7 @@ from chromium import find_chromium
 PICTURES = Path(__file__).parents[1] / "docs" / "pictures"
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="needs a pseudo-terminal")
 def test_the_pictures_can_be_made(tmp_path: Path) -> None:
     find_chromium()

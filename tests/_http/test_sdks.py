@@ -18,7 +18,7 @@ from _http.server import BOUND, Answer, Seen, Server
 from penstock import Limit, RetryPolicy
 from penstock.limits import Backoff
 
-pytestmark = pytest.mark.real_time
+pytestmark = [pytest.mark.slow, pytest.mark.real_time]
 
 LLM_SERVER = Path(__file__).parents[2] / "examples" / "llm_server.py"
 #: What the account may do in its "minute" of a second; calls arrive sooner or later than sent.

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from brokers.servers import Cluster, NatsServer, newer, packaged, running
+from brokers.build import built
+from brokers.servers import Cluster, NatsServer, packaged, running
 from golang import MissingError
 
 
@@ -20,7 +21,7 @@ def nats_program() -> Path:
     try:
         return packaged()
     except MissingError as missing:
-        reason = f"no nats-server (Debian: apt-get install nats-server): {missing}"
+        reason = f"no nats-server (Debian: apt-get install nats-server; or {missing})"
         if os.environ.get("CI") == "true":
             pytest.fail(reason)
         pytest.skip(reason)
@@ -30,7 +31,7 @@ def nats_program() -> Path:
 def newer_nats_program() -> Path:
     """A server for clusters."""
     try:
-        return newer()
+        return built()
     except MissingError as missing:
         pytest.skip(f"no nats-server that is new enough for clusters: {missing}")
 

@@ -23,12 +23,9 @@ from typing import Any
 
 import trustme
 
+from brokers.build import built
 from brokers.proxy import Proxy
-from golang import CACHE, MissingError, installed
 from processes import free_port, wait_for
-
-#: What clusters are tested with.
-PACKAGE, VERSION = "github.com/nats-io/nats-server/v2", "v2.15.2"
 
 #: Seconds that a server may take to start, to stop, and to answer.
 START, STOP, ANSWER = 30.0, 15.0, 5.0
@@ -40,20 +37,9 @@ _http = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
 def packaged() -> Path:
-    """A server for what needs one node: Debian's if it is there, or else :func:`newer`."""
+    """A server for what needs one node: Debian's if it is there, or else the built one."""
     found = shutil.which("nats-server") or shutil.which("nats-server", path="/usr/sbin")
-    return Path(found) if found else newer()
-
-
-def newer() -> Path:
-    """A server for what needs several nodes: ``PENSTOCK_NATS_SERVER``, or else built with Go."""
-    named = os.environ.get("PENSTOCK_NATS_SERVER")
-    if named:
-        path = Path(named)
-        if not os.access(path, os.X_OK):
-            raise MissingError(f"PENSTOCK_NATS_SERVER names no program: {named}")
-        return path
-    return installed(PACKAGE, VERSION, CACHE / "nats" / f"nats-server-{VERSION}", "a minute or two")
+    return Path(found) if found else built()
 
 
 class NatsServer:
@@ -240,7 +226,7 @@ class Cluster:
         program: Path | None = None,
         **settings: Any,
     ) -> None:
-        self._program = newer() if program is None else program
+        self._program = built() if program is None else program
         self._folder, self._settings = folder, settings
         self._cleanup = ExitStack()
         #: The ways from each node to each other, by their places, where they are proxied.

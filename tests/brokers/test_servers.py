@@ -20,7 +20,7 @@ from nats.js.api import StreamConfig
 from brokers.proxy import Proxy
 from brokers.servers import Certificates, Cluster, NatsServer
 
-pytestmark = pytest.mark.real_time
+pytestmark = [pytest.mark.slow, pytest.mark.real_time]
 
 #: Seconds in which nothing shall come, and those in which something shall.
 SHORT, BOUND = 0.3, 30.0

@@ -295,6 +295,7 @@ def counting_api() -> Iterator[tuple[str, Counter[str]]]:
         thread.join(LIMIT)
 
 
+@pytest.mark.slow
 def test_twenty_kills_at_random_points(penstock: Command) -> None:
     seed = int(os.environ.get("PENSTOCK_SEED", time.time_ns() % 10**6))
     print(f"PENSTOCK_SEED={seed}")  # noqa: T201 - pytest shows it if the test fails
@@ -361,6 +362,7 @@ def peak_memory(penstock: Command, *arguments: str) -> int:
     return int(done.stderr) * 1024
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="needs Linux to measure")
 def test_a_hundred_thousand_finished_requests_take_little_memory(penstock: Command) -> None:
     def run(count: int) -> int:
@@ -374,6 +376,7 @@ def test_a_hundred_thousand_finished_requests_take_little_memory(penstock: Comma
     assert many < 110_000_000
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="needs Linux to measure")
 def test_ten_times_the_requests_take_hardly_more_memory(
     penstock: Command, api: Callable[..., str]

@@ -15,6 +15,8 @@ import pytest
 
 from cli.conftest import Command, Server
 
+pytestmark = pytest.mark.slow
+
 JSON = {"Content-Type": "application/json"}
 Answer = tuple[int, dict[str, str], bytes]
 

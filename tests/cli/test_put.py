@@ -20,7 +20,7 @@ from penstock.brokers.nats import NatsQueue
 from penstock.cli.app import run_command
 from processes import wait_for
 
-pytestmark = pytest.mark.real_time
+pytestmark = [pytest.mark.slow, pytest.mark.real_time]
 
 Run = Callable[..., tuple[int, str, str]]
 

@@ -355,6 +355,7 @@ class Visit:
         return width
 
 
+@pytest.mark.slow
 def test_the_report_of_a_real_run_in_a_real_browser(
     penstock: Any, api: Any, chromium: Any, tmp_path: Path
 ) -> None:
@@ -399,6 +400,7 @@ def test_the_report_of_a_real_run_in_a_real_browser(
     assert visit.page.is_visible("details table")
 
 
+@pytest.mark.slow
 def test_what_is_quoted_is_shown_and_does_nothing(chromium: Any, tmp_path: Path) -> None:
     totals, history, elapsed = a_run()
     result = Result(EVIL, 1, None, None, Failure("connection", EVIL_END), 2, 999.0)
@@ -424,6 +426,7 @@ def wide_page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [320, 375, 768, 1600])
 def test_it_fits_on_any_screen_by_day_and_by_night(
@@ -463,6 +466,7 @@ CONTRASTS = """() => {
 }"""
 
 
+@pytest.mark.slow
 def test_it_can_be_printed(chromium: Any, drawn: Path) -> None:
     visit = Visit(chromium, drawn, color_scheme="dark")
     visit.page.emulate_media(media="print")

@@ -22,7 +22,7 @@ from cli.conftest import ENVIRONMENT, Command
 from penstock.brokers.nats import NatsQueue
 from penstock.cli.app import run_command
 
-pytestmark = pytest.mark.real_time
+pytestmark = [pytest.mark.slow, pytest.mark.real_time]
 
 
 @asynccontextmanager

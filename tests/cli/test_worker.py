@@ -19,7 +19,7 @@ from penstock.cli.app import run_command
 from processes import wait_for
 from telemetry.receiver import Receiver
 
-pytestmark = pytest.mark.real_time
+pytestmark = [pytest.mark.slow, pytest.mark.real_time]
 
 #: Writes what it was called with, one line for each call; stays where a file says so.
 JOBS = """

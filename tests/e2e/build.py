@@ -1,7 +1,8 @@
 """Build the collector that ``otel-collector.yaml`` names, and Jaeger 2, from source with Go.
 
-The collector is made by OpenTelemetry's own builder, of just the components that the YAML uses.
-What is built stays in ``.cache/e2e``, so that this takes minutes only once.
+``make e2e`` runs this before its tests, which build nothing. OpenTelemetry's own builder makes the
+collector, of just the components that the YAML uses. What is built stays in ``.cache/e2e``, so that
+this takes minutes only once.
 """
 
 from __future__ import annotations
@@ -12,12 +13,12 @@ import shutil
 import subprocess
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 
 import golang
-from golang import MissingError, environment, folder, go, installed, say
+from golang import MissingError, environment, folder, go, installed, run, say
 from observability import shipped
 
 CACHE = golang.CACHE / "e2e"
@@ -96,33 +97,56 @@ def parts() -> dict[str, dict[str, list[str]]]:
     return made
 
 
-def collector() -> Path:
-    """The collector, built if it is not there yet."""
-    text = yaml.safe_dump(manifest(), sort_keys=False)
-    # By its components too: another set of them is another program.
-    digest = hashlib.sha256(text.encode()).hexdigest()[:8]
-    built = CACHE / f"otelcol-contrib-{VERSION}-{digest}"
-    if built.exists():
-        return built
+class Programs(NamedTuple):
+    """Where the programs are, or will be once they are built."""
+
+    collector: Path
+    jaeger: Path
+    #: Reads a compose file as "docker compose" does; it needs no Docker.
+    compose: Path
+
+
+def programs() -> Programs:
+    """Their places in the cache."""
+    # The collector by its components too: another set of them is another program.
+    digest = hashlib.sha256(builder_config().encode()).hexdigest()[:8]
+    return Programs(
+        CACHE / f"otelcol-contrib-{VERSION}-{digest}",
+        CACHE / f"jaeger-{JAEGER[1]}",
+        CACHE / f"compose-go-{COMPOSE[1]}",
+    )
+
+
+def built() -> Programs:
+    """The programs, or :class:`MissingError` that names those that are not built."""
+    wanted = programs()
+    absent = [path.name for path in wanted if not path.exists()]
+    if absent:
+        raise MissingError(f"not built: {', '.join(absent)}")
+    return wanted
+
+
+def builder_config() -> str:
+    return yaml.safe_dump(manifest(), sort_keys=False)
+
+
+def build_collector(target: Path) -> None:
     say(f"building the collector {VERSION}: some minutes")
     with folder(CACHE) as name:
         work = Path(name)
         try:
-            go("install", f"{CORE}/cmd/builder@v{VERSION}", cwd=work, GOBIN=str(work))
+            go("install", "-v", f"{CORE}/cmd/builder@v{VERSION}", cwd=work, GOBIN=str(work))
         except MissingError as error:
             raise MissingError(
                 f"all of {shipped.COLLECTOR.name} stays unproved: OpenTelemetry's collector builder"
                 f" cannot be installed: {error}"
             ) from None
-        (work / "builder.yaml").write_text(text, encoding="utf-8")
-        command = [str(work / "builder"), "--config=builder.yaml"]
-        done = subprocess.run(
-            command, cwd=work, env=environment(), check=False, capture_output=True, text=True
-        )
-        if done.returncode:
-            raise MissingError(f"{unproved()}\n{(done.stdout + done.stderr)[-3000:]}")
-        shutil.move(work / "made" / "otelcol-contrib", built)
-    return built
+        (work / "builder.yaml").write_text(builder_config(), encoding="utf-8")
+        try:
+            run([work / "builder", "--verbose", "--config=builder.yaml"], work)
+        except MissingError as error:
+            raise MissingError(f"{unproved()}\n{error}") from None
+        shutil.move(work / "made" / "otelcol-contrib", target)
 
 
 def unproved() -> str:
@@ -146,12 +170,8 @@ def unproved() -> str:
     return "\n".join(("these parts of the YAML stay unproved, they cannot be built:", *lines))
 
 
-def jaeger() -> Path:
-    """Jaeger 2, built if it is not there yet."""
+def build_jaeger(target: Path) -> None:
     module, version = JAEGER
-    built = CACHE / f"jaeger-{version}"
-    if built.exists():
-        return built
     say(f"building Jaeger 2 ({version}): ten minutes or so")
     with folder(CACHE) as name:
         work = Path(name)
@@ -162,16 +182,32 @@ def jaeger() -> Path:
             shutil.copytree(found["Dir"], source)
             for path in (source, *source.rglob("*")):
                 path.chmod(path.stat().st_mode | 0o200)
-            go("build", "-o", str(built), "./cmd/jaeger", cwd=source)
+            # Moved when it is whole: what is in the cache works.
+            go("build", "-v", "-o", "made", "./cmd/jaeger", cwd=source)
+            shutil.move(source / "made", target)
         except MissingError as error:
             raise MissingError(
                 "exporters: otlp_grpc/jaeger stays unproved, as does what traces look like in the"
                 f" end: Jaeger cannot be built: {error}"
             ) from None
-    return built
 
 
-def compose() -> Path:
-    """A program that reads a compose file as "docker compose" does; it needs no Docker."""
-    module, version = COMPOSE
-    return installed(f"{module}/cmd", version, CACHE / f"compose-go-{version}", "seconds")
+def main() -> None:
+    """Build what is not there yet, and say how far it is."""
+    try:
+        tools()
+        wanted = programs()
+        if not wanted.collector.exists():
+            build_collector(wanted.collector)
+        if not wanted.jaeger.exists():
+            build_jaeger(wanted.jaeger)
+        module, version = COMPOSE
+        installed(f"{module}/cmd", version, wanted.compose, "seconds")
+    except MissingError as missing:
+        raise SystemExit(f"make e2e cannot run: {missing}") from None
+    for path in wanted:
+        say(f"{path.name} is there")
+
+
+if __name__ == "__main__":
+    main()

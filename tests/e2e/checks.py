@@ -10,8 +10,8 @@ import pytest
 from e2e import build
 from e2e.conftest import Outcome, Servers
 from e2e.jaeger import Span
+from e2e.servers import get
 from observability import shipped
-from observability.servers import get
 from processes import wait_for
 
 pytestmark = pytest.mark.usefixtures("outcome")
@@ -246,7 +246,7 @@ def test_exemplars_of_what_is_slow_always_lead_to_a_trace(
 def test_the_compose_file_is_read_as_docker_compose_reads_it() -> None:
     path = shipped.FOLDER / "compose.yaml"
     done = subprocess.run(
-        [build.compose(), "-format", "json", path],
+        [build.programs().compose, "-format", "json", path],
         capture_output=True,
         text=True,
         check=False,

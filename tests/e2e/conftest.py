@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -16,9 +17,9 @@ import pytest
 from e2e import build
 from e2e.jaeger import Jaeger, Traces
 from e2e.program import SERVICE
+from e2e.servers import Prometheus, prometheus, running
 from golang import MissingError
 from observability import shipped
-from observability.servers import Prometheus, prometheus, running
 from processes import free_port, wait_for
 
 if TYPE_CHECKING:
@@ -49,6 +50,23 @@ class Outcome(NamedTuple):
     traces: Traces
 
 
+def _command(name: str) -> str:
+    path = shutil.which(name)
+    if path is None:
+        pytest.fail(f"{name} is missing (Debian: apt-get install prometheus)")
+    return path
+
+
+@pytest.fixture(scope="session")
+def promtool() -> str:
+    return _command("promtool")
+
+
+@pytest.fixture(scope="session")
+def prometheus_command() -> str:
+    return _command("prometheus")
+
+
 @pytest.fixture(scope="session")
 def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
     # Here, because pytest reads this file also where the libraries for it are not installed.
@@ -56,9 +74,9 @@ def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
 
     try:
         build.tools()
-        collector, jaeger = build.collector(), build.jaeger()
+        programs = build.built()
     except MissingError as missing:
-        pytest.exit(f"make e2e cannot run: {missing}", returncode=1)
+        pytest.exit(f"{missing} (make e2e builds what it needs)", returncode=1)
     folder = tmp_path_factory.mktemp("e2e")
     kinds = {
         "JAEGER": ("QUERY", "QUERY_GRPC", "OTLP"),
@@ -84,16 +102,16 @@ def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
         }
         start(
             running(
-                [str(jaeger), f"--config={shipped.FOLDER / 'jaeger.yaml'}"],
+                [str(programs.jaeger), f"--config={shipped.FOLDER / 'jaeger.yaml'}"],
                 folder / "jaeger.log",
                 f"{jaeger_url}/api/services",
                 environment=ports,
             )
         )
-        accept(collector)
+        accept(programs.collector)
         start(
             running(
-                [str(collector), f"--config={shipped.COLLECTOR}"],
+                [str(programs.collector), f"--config={shipped.COLLECTOR}"],
                 folder / "collector.log",
                 health,
                 environment=ports | settings,

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from datetime import datetime, timedelta, timezone
 from typing import Any, NamedTuple
 
-from observability.servers import get
+from e2e.servers import get
 
 #: The numbers of OTLP.
 KINDS = {1: "internal", 2: "server", 3: "client", 4: "producer", 5: "consumer"}

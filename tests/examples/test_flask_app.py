@@ -16,7 +16,10 @@ import requests
 
 from telemetry.receiver import LIMIT, Receiver, run, start
 
-pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="gunicorn needs fork()")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(sys.platform == "win32", reason="gunicorn needs fork()"),
+]
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 #: How many are sent to workers that cannot serve them.

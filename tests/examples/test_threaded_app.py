@@ -6,7 +6,11 @@ import re
 import subprocess
 from pathlib import Path
 
+import pytest
+
 from telemetry.receiver import Receiver, run
+
+pytestmark = pytest.mark.slow
 
 EXAMPLE = str(Path(__file__).parents[2] / "examples" / "threaded_app.py")
 

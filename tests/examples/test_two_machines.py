@@ -20,6 +20,8 @@ import pytest
 from brokers.conftest import nats_program, start_nats  # noqa: F401
 from processes import wait_for
 
+pytestmark = pytest.mark.slow
+
 FOLDER = Path(__file__).parents[2] / "examples" / "two_machines"
 ENVIRONMENT = {**os.environ, "PYTHONWARNINGS": "error"}
 

@@ -10,7 +10,10 @@ import pytest
 
 from telemetry.receiver import run
 
-pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="ends by SIGTERM")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(sys.platform == "win32", reason="ends by SIGTERM"),
+]
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 

@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 PROGRAM = Path(__file__).with_name("simulate_threads.py")
 #: Seconds for a few schedules, on a machine that does other things as well.
 LIMIT = 300

@@ -14,6 +14,7 @@ FOLDER = ROOT / "examples" / "observability"
 COLLECTOR = ROOT / "otel-collector.yaml"
 DASHBOARD = FOLDER / "grafana" / "dashboards" / "penstock-queues.json"
 RULES = FOLDER / "rules" / "penstock.yml"
+RULE_TESTS = RULES.parent / "tests" / "penstock_test.yml"
 
 #: What Grafana puts in place of its variables.
 _GRAFANA = {"$__rate_interval": "1m", "$job": ".*", "$queue": ".*"}

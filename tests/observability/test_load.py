@@ -9,7 +9,7 @@ import pytest
 
 from observability import shipped
 
-pytestmark = pytest.mark.real_time
+pytestmark = [pytest.mark.slow, pytest.mark.real_time]
 
 
 def test_it_runs_and_says_what_happened() -> None:

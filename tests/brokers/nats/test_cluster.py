@@ -19,7 +19,7 @@ from penstock.brokers.nats import NatsQueue
 from penstock.errors import BrokerError
 from processes import wait_for
 
-pytestmark = pytest.mark.real_time
+pytestmark = [pytest.mark.slow, pytest.mark.real_time]
 
 StartCluster = Callable[..., Cluster]
 

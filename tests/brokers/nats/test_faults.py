@@ -33,6 +33,7 @@ from telemetry.recorder import Recorder
 
 # nats-py leaves its socket open where a reconnect gets a connection and nothing more.
 pytestmark = [
+    pytest.mark.slow,
     pytest.mark.real_time,
     pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning"),
     pytest.mark.filterwarnings("ignore:loop is closed:ResourceWarning"),

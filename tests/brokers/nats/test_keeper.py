@@ -16,7 +16,7 @@ from brokers.servers import Cluster, NatsServer
 from penstock import Limit
 from penstock.brokers.nats import NatsLimiter, keeper
 
-pytestmark = pytest.mark.real_time
+pytestmark = [pytest.mark.slow, pytest.mark.real_time]
 
 SHORT, BOUND = 0.4, 40.0
 LONG = 600.0

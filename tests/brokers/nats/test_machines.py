@@ -16,7 +16,7 @@ import pytest
 
 from brokers.servers import Cluster, NatsServer
 
-pytestmark = pytest.mark.real_time
+pytestmark = [pytest.mark.slow, pytest.mark.real_time]
 
 PROGRAM = Path(__file__).parent / "machine.py"
 #: By the rule it is 100. But a machine notes the time a moment after a call was let start, and

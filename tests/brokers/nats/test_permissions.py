@@ -14,7 +14,7 @@ from brokers.servers import NatsServer
 from penstock import BrokerError, QueueEmptyError
 from penstock.brokers.nats import NatsQueue
 
-pytestmark = pytest.mark.real_time
+pytestmark = [pytest.mark.slow, pytest.mark.real_time]
 
 DOCS = Path(__file__).parents[3] / "docs"
 

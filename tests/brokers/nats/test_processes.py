@@ -16,7 +16,7 @@ from brokers.servers import NatsServer
 from processes import wait_for
 from sync.helpers import run_program
 
-pytestmark = pytest.mark.real_time
+pytestmark = [pytest.mark.slow, pytest.mark.real_time]
 
 Start = Callable[..., Program]
 

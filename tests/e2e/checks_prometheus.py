@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from e2e.servers import Prometheus, get, prometheus
 from observability import shipped
-from observability.servers import Prometheus, get, prometheus
 from penstock.telemetry import names
 from processes import wait_for
 
