@@ -11,7 +11,6 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import openai
 import pytest
 
 from _http.server import BOUND, Answer, Seen, Server
@@ -19,6 +18,9 @@ from penstock import Limit, RetryPolicy
 from penstock.limits import Backoff
 
 pytestmark = [pytest.mark.slow, pytest.mark.real_time]
+
+#: `make test`, which leaves these tests out, does not install it.
+openai: Any = pytest.importorskip("openai")
 
 LLM_SERVER = Path(__file__).parents[2] / "examples" / "llm_server.py"
 #: What the account may do in its "minute" of a second; calls arrive sooner or later than sent.

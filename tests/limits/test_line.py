@@ -283,6 +283,23 @@ def test_who_was_let_through_and_came_too_late_is_the_first_again() -> None:
     assert line.turn(10) == [waiters[0]], "nobody overtook"
 
 
+def test_those_who_come_too_late_together_are_in_their_old_order() -> None:
+    line = Line(Gate())
+    limit = Limit(3, 10)
+    waiters = [Waiter(((limit.meter(None, 0), 1),)) for _ in range(6)]
+    for waiter in waiters:
+        line.enter(waiter)
+    late = line.turn(0)
+    assert late == waiters[:3]
+    for waiter in late:
+        line.enter_again(waiter)
+    assert line.turn(0) == late
+    for waiter in (late[1], late[2], late[0]):  # in whatever order they notice
+        line.enter_again(waiter)
+    assert line.oldest(9) == waiters
+    assert line.turn(0) == late
+
+
 def test_who_comes_back_alone_waits_as_before() -> None:
     line = Line(Gate())
     waiter = Waiter(((Limit(1, 10).meter(None, 0), 1),))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import heapq
 import math
 from collections import OrderedDict
-from itertools import count, islice
+from itertools import count, islice, takewhile
 from typing import TypeAlias
 
 from penstock.limits.exact import Exact
@@ -101,7 +101,10 @@ class Line:
         """One that was let through and came too late waits on, at its old place; then a turn."""
         self.give_back(waiter)
         group = self._join(waiter)
-        group.waiters.move_to_end(waiter, last=False)
+        # Others that came too late may be back before it: those that are older stay before it.
+        older = list(takewhile(lambda other: other.age < waiter.age, group.waiters))
+        for other in (waiter, *reversed(older)):
+            group.waiters.move_to_end(other, last=False)
         self._forget_look(group)
         group.parked = None
         self._look_soon(group)
