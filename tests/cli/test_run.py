@@ -224,6 +224,7 @@ def read_lines(path: Path, count: int) -> list[Any]:
     raise AssertionError(f"{path} never had {count} lines")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["SIGINT", "SIGTERM"]
 )
@@ -374,6 +375,7 @@ def test_if_nobody_reads_the_results_the_run_ends(penstock: Any, server: Any) ->
     assert len(server.seen) < 300
 
 
+@pytest.mark.slow
 def test_if_nobody_reads_the_progress_the_run_goes_on(penstock: Any, server: Any) -> None:
     lines = penstock.lines({}, *({"path": f"/{n}"} for n in range(20)))
     reading, writing = os.pipe()
