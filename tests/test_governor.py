@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import math
 import random
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from contextvars import ContextVar
 from typing import Any
 
 import pytest
 import tenacity
 
+from helpers.handlers import Handler
+from helpers.logs import SILENT
+from helpers.retries import every
+from helpers.services import Service
+from helpers.tasks import now
 from penstock import (
     AdaptiveConcurrency,
     CircuitBreaker,
@@ -35,79 +39,9 @@ from penstock.limits import attempts_made
 from penstock.testing import run
 from telemetry.recorder import Recorder
 
-SILENT = logging.getLogger("tests.governor")
-SILENT.setLevel(logging.CRITICAL + 1)
-
 
 def queue_of(maxsize: int = 1000, **rules: Any) -> WorkQueue[Any]:
     return WorkQueue(maxsize, logger=SILENT, **rules)
-
-
-def every(seconds: float, attempts: int = 3, **options: Any) -> RetryPolicy:
-    """Another attempt after just so many seconds, whatever it costs."""
-    return RetryPolicy(attempts, backoff=lambda attempt, error: seconds, budget=None, **options)
-
-
-def clock() -> float:
-    return asyncio.get_running_loop().time()
-
-
-class Service:
-    """A worker function that fails as often as it is told to, and notes who called it when."""
-
-    def __init__(
-        self,
-        fails: dict[Any, int] | None = None,
-        *,
-        takes: float = 0.0,
-        error: Callable[[], BaseException] = ConnectionError,
-    ) -> None:
-        self.fails = Counter(fails or {})
-        self.takes = takes
-        self.error = error
-        self.calls: list[tuple[Any, float]] = []
-        self.raised: list[BaseException] = []
-        self.under_way = self.peak = 0
-
-    async def __call__(self, item: Any) -> Any:
-        self.calls.append((item, clock()))
-        self.under_way += 1
-        self.peak = max(self.peak, self.under_way)
-        try:
-            if self.takes:
-                await asyncio.sleep(self.takes)
-        finally:
-            self.under_way -= 1
-        if self.fails[item]:
-            self.fails[item] -= 1
-            self.raised.append(self.error())
-            raise self.raised[-1]
-        return item
-
-    @property
-    def items(self) -> list[Any]:
-        return [item for item, _ in self.calls]
-
-    def times(self, item: Any) -> list[float]:
-        return [at for called, at in self.calls if called == item]
-
-
-class Handler:
-    """An error handler that notes what it gets."""
-
-    def __init__(self) -> None:
-        self.got: list[tuple[Any, Exception]] = []
-
-    def __call__(self, error: Exception, item: Any) -> None:
-        self.got.append((item, error))
-
-    @property
-    def items(self) -> list[Any]:
-        return [item for item, _ in self.got]
-
-    @property
-    def kinds(self) -> list[tuple[Any, type]]:
-        return [(item, type(error)) for item, error in self.got]
 
 
 async def put_all(queue: WorkQueue[Any], items: Iterable[Any]) -> None:
@@ -132,8 +66,8 @@ async def test_no_worker_is_held_while_an_item_waits_for_its_next_attempt() -> N
         await put_all(queue, "abc")
         await asyncio.sleep(1)
         assert service.calls == [("a", 0), ("b", 0), ("c", 0)]
-        now = queue.statistics()
-        assert (now.retrying, now.inflight, now.size, now.unfinished) == (1, 0, 0, 1)
+        counts = queue.statistics()
+        assert (counts.retrying, counts.inflight, counts.size, counts.unfinished) == (1, 0, 0, 1)
         await queue.join()
     assert service.calls[3:] == [("a", 10)]
 
@@ -143,7 +77,7 @@ async def test_join_waits_for_it() -> None:
         await queue.process(Service({"a": 2}))
         await queue.put("a")
         await queue.join()
-        assert clock() == 20
+        assert now() == 20
         assert queue.metrics["processed"] == 1
 
 
@@ -155,7 +89,7 @@ async def test_a_stop_that_drains_waits_for_it(workers: int) -> None:
     await put_all(queue, "abc")
     await asyncio.sleep(1)
     assert await queue.stop() is True
-    assert clock() == 20
+    assert now() == 20
     assert queue.status is QueueStatus.STOPPED
     assert queue.unprocessed == []
     assert Counter(service.items) == {"a": 3, "b": 1, "c": 2}
@@ -173,13 +107,13 @@ async def test_a_stop_that_does_not_hands_it_back_in_its_place(
     await asyncio.sleep(1)
     assert await queue.stop(**options) is False
     assert queue.status is QueueStatus.STOPPED
-    assert clock() < 10
+    assert now() < 10
     assert queue.unprocessed == ["a", "c", "d"]
     assert results[1].result() == "b"
     for item in (0, 2, 3):
         with pytest.raises(QueueStateError, match="stopped before the item was processed"):
             results[item].result()
-    stopped_at = clock()
+    stopped_at = now()
     await queue.process(service, workers)
     assert await queue.stop() is True
     assert service.calls[4:] == [(item, stopped_at) for item in "acd"]
@@ -252,8 +186,8 @@ async def test_an_outage_does_not_let_the_queue_grow() -> None:
         accepted = []
         for item in range(20):
             accepted.append(await queue.put(item))
-            now = queue.statistics()
-            assert now.size + now.retrying <= 5
+            counts = queue.statistics()
+            assert counts.size + counts.retrying <= 5
             await asyncio.sleep(1)
         assert accepted == [True] * 5 + [False] * 15
         assert queue.queue.is_full  # type: ignore[attr-defined]
@@ -272,7 +206,7 @@ async def test_a_put_waits_until_a_postponed_item_is_taken_again() -> None:
         await asyncio.sleep(1)
         assert not await queue.put("b", timeout=2)
         assert await queue.put("c", timeout=math.inf)
-        assert clock() == 10
+        assert now() == 10
         await queue.join()
     assert service.items == ["a", "a", "c"]
 
@@ -283,9 +217,9 @@ async def test_the_error_handler_gets_the_last_error_once_and_how_many_attempts(
         await queue.process(service, 1, handler)
         await queue.put("a")
         await queue.join()
-        now = queue.statistics()
-        assert queue.metrics["errors"] == now.errors == 1
-        assert (now.retries, now.retrying, now.processed) == (2, 0, 1)
+        counts = queue.statistics()
+        assert queue.metrics["errors"] == counts.errors == 1
+        assert (counts.retries, counts.retrying, counts.processed) == (2, 0, 1)
     assert service.times("a") == [0, 10, 20]
     assert handler.got == [("a", service.raised[2])]
     assert attempts_made(service.raised[2]) == 3
@@ -711,7 +645,7 @@ async def test_no_window_holds_too_many_whatever_is_stopped_and_cancelled(seed: 
     assert_limited(times, 9, 25)
     # And nothing leaked: the next windows are fully used.
     await asyncio.sleep(50)
-    began, so_far = clock(), len(times)
+    began, so_far = now(), len(times)
     await queue.batch_process(range(9), service, 9)
     assert [at - began for _, at in service.calls[so_far:]] == pytest.approx([0] * 5 + [10] * 4)
 
@@ -966,25 +900,25 @@ class Elastic:
             if self.rejects and self.under_way > self.capacity:
                 await asyncio.sleep(0.01)
                 raise RateLimitError
-            await asyncio.sleep(self._begin() - clock())
+            await asyncio.sleep(self._begin() - now())
             self.served += 1
         finally:
             self.under_way -= 1
 
     def _begin(self) -> float:
         """Take the next place that falls free; return when the call ends."""
-        self._free_at = sorted(at for at in self._free_at if at > clock())
+        self._free_at = sorted(at for at in self._free_at if at > now())
         ahead = len(self._free_at) - self.capacity
-        start = clock() if ahead < 0 else self._free_at[ahead]
+        start = now() if ahead < 0 else self._free_at[ahead]
         end = start + 0.2 * self._random.lognormvariate(-0.045, 0.3)
         self._free_at.append(end)
         return end
 
 
 async def feed(queue: WorkQueue[Any], seconds: float) -> None:
-    until = clock() + seconds
-    while clock() < until:
-        await queue.put(0, timeout=until - clock())
+    until = now() + seconds
+    while now() < until:
+        await queue.put(0, timeout=until - now())
 
 
 @pytest.mark.parametrize("rejects", [True, pytest.param(False)])
@@ -1080,7 +1014,7 @@ async def test_adaptive_concurrency_in_a_batch_and_in_a_map(plain: bool) -> None
     assert results == [item * 2 for item in range(100)]
     assert (queue.status, queue.worker_count) == (QueueStatus.STOPPED, 0)
     if not plain:
-        assert clock() < 60  # it did find out that more than two can be under way
+        assert now() < 60  # it did find out that more than two can be under way
 
 
 @pytest.mark.parametrize("timeout", [None, 20])
@@ -1113,7 +1047,7 @@ async def test_what_cannot_be_in_time_is_not_attempted() -> None:
         await queue.join()
         counts = queue.metrics
         assert (counts["processed"], counts["errors"]) == (5, 3)
-        assert clock() == 0.8
+        assert now() == 0.8
     assert service.calls == [(0, 0), (1, 0.4)]  # the third would begin at 0.8, and end at 1.2
     assert handler.kinds == [(item, DeadlineExceededError) for item in (2, 3, 4)]
     assert {attempts_made(error) for _, error in handler.got} == {0}
@@ -1193,7 +1127,7 @@ async def test_a_deadline_that_is_none(how: str, deadline: Any) -> None:
 async def test_it_fails_at_once_when_the_wait_would_be_for_a_limit() -> None:
     service, failed_at = Service(), []
     queue = queue_of(limits=[Limit(1, 10)], deadline=5)
-    await queue.batch_process("ab", service, 1, lambda error, item: failed_at.append(clock()))
+    await queue.batch_process("ab", service, 1, lambda error, item: failed_at.append(now()))
     assert service.items == ["a"]
     assert failed_at == [0]
 
@@ -1225,7 +1159,7 @@ async def test_it_is_not_tried_again_when_the_wait_would_be_too_long() -> None:
         await queue.process(service, 1, handler)
         await queue.put("a")
         await queue.join()
-        assert clock() < 15
+        assert now() < 15
     assert service.times("a") == [0, 6, 12]
     assert handler.items == ["a"]
     assert attempts_made(handler.got[0][1]) == 3
@@ -1260,7 +1194,7 @@ async def test_nothing_starts_past_its_deadline(seed: int) -> None:
     late = []
 
     async def work(item: int) -> None:
-        if clock() >= put_at[item] + 10:
+        if now() >= put_at[item] + 10:
             late.append(item)
         await asyncio.sleep(rng.random() * 3)
         if rng.random() < 0.3:
@@ -1278,7 +1212,7 @@ async def test_nothing_starts_past_its_deadline(seed: int) -> None:
     async with queue_of(deadline=10, **rules) as queue:
         await queue.process(work, 4, failed)
         for item in range(200):
-            put_at[item] = clock()
+            put_at[item] = now()
             await queue.put(item)
             await asyncio.sleep(rng.random() / 2)
         await queue.join()
@@ -1385,7 +1319,7 @@ async def test_a_stop_while_the_breaker_is_open() -> None:
     await asyncio.sleep(1)
     assert service.items == ["a"]  # it is open still
     assert await queue.stop() is True
-    assert clock() >= 30
+    assert now() >= 30
     assert Counter(service.items) == {"a": 2, "b": 1, "c": 1}
 
 
@@ -1399,7 +1333,7 @@ async def test_a_probe_that_is_cancelled_lets_the_next_one_through() -> None:
     await queue.stop(timeout=0)
     await queue.process(service)
     assert await queue.stop()
-    assert clock() < 45
+    assert now() < 45
     assert len(service.times("a")) == 3
 
 

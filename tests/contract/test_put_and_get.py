@@ -14,14 +14,14 @@ from contract.helpers import (
     NOT_SECONDS,
     SLACK,
     MakeQueue,
-    Recorder,
     a_while,
     filled,
-    now,
-    put_all,
     queue_that_is,
     quite_a_while,
 )
+from helpers.queues import put_all
+from helpers.tasks import now
+from helpers.workers import Worker
 from penstock import QueueEmptyError, QueueFullError, QueueStateError
 
 
@@ -36,11 +36,11 @@ class TestPut:
     async def test_false_says_that_it_never_will_be(self, make_queue: MakeQueue) -> None:
         queue = await filled(make_queue, "a")
         assert await queue.put("b") is False
-        recorder = Recorder()
-        await queue.start_workers(recorder.work, 1)
+        worker = Worker()
+        await queue.start_workers(worker, 1)
         await queue.join()
         await a_while()
-        assert recorder.began == ["a"]
+        assert worker.began == ["a"]
         assert queue.metrics["enqueued"] == 1
         assert queue.metrics["backpressure_events"] == 1
 
@@ -96,11 +96,11 @@ class TestPut:
         for item in ("b", "c", "d"):
             puts.append(asyncio.create_task(queue.put(item, timeout=math.inf)))
             await a_while()
-        recorder = Recorder()
-        await queue.start_workers(recorder.work, 1)
+        worker = Worker()
+        await queue.start_workers(worker, 1)
         assert await asyncio.gather(*puts) == [True, True, True]
         await queue.join()
-        assert recorder.done == ["a", "b", "c", "d"]
+        assert worker.done == ["a", "b", "c", "d"]
 
     @pytest.mark.usefixtures("calls_at_once")
     async def test_a_newcomer_does_not_overtake(self, make_queue: MakeQueue) -> None:
@@ -122,11 +122,11 @@ class TestPut:
         put.cancel()
         with pytest.raises(asyncio.CancelledError):
             await put
-        recorder = Recorder()
-        await queue.start_workers(recorder.work, 1)
+        worker = Worker()
+        await queue.start_workers(worker, 1)
         await queue.join()
         await a_while()
-        assert recorder.began == ["a"]
+        assert worker.began == ["a"]
         assert queue.metrics["enqueued"] == 1
         assert queue.metrics["backpressure_events"] == 0
 
@@ -272,15 +272,15 @@ class TestJoin:
 
     async def test_it_waits_for_workers(self, make_queue: MakeQueue) -> None:
         queue = make_queue()
-        recorder = Recorder(held=True)
-        await queue.start_workers(recorder.work, 2)
+        worker = Worker(held=True)
+        await queue.start_workers(worker, 2)
         await put_all(queue, "a", "b", "c")
         join = asyncio.create_task(queue.join())
         await a_while()
         assert not join.done()
-        recorder.may_go_on.set()
+        worker.may_go_on.set()
         await join
-        assert sorted(recorder.done) == ["a", "b", "c"]
+        assert sorted(worker.done) == ["a", "b", "c"]
 
     async def test_a_stop_with_items_left_ends_it(self, make_queue: MakeQueue) -> None:
         queue = await filled(make_queue, "a")
@@ -295,13 +295,13 @@ class TestJoin:
     @pytest.mark.usefixtures("drains")
     async def test_a_stop_that_drains_lets_it_return(self, make_queue: MakeQueue) -> None:
         queue = make_queue()
-        recorder = Recorder(held=True)
-        await queue.start_workers(recorder.work, 1)
+        worker = Worker(held=True)
+        await queue.start_workers(worker, 1)
         await put_all(queue, "a", "b")
         join = asyncio.create_task(queue.join())
         stop = asyncio.create_task(queue.stop())
         await a_while()
-        recorder.may_go_on.set()
+        worker.may_go_on.set()
         await join
         assert await stop is True
 

@@ -154,6 +154,10 @@ async def in_thread(func: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     return await asyncio.wait_for(asyncio.wrap_future(outcome), HANGS)
 
 
+def is_async(func: Any) -> bool:
+    return iscoroutinefunction(func) or iscoroutinefunction(type(func).__call__)
+
+
 def _look(name: str) -> Any:
     return property(lambda self: getattr(self.blocking, name))
 
@@ -224,10 +228,10 @@ class QueueInThreads:
         self, worker_func: Any, num_workers: int, error_handler: Any = None
     ) -> None:
         stage = self._stage
-        if iscoroutinefunction(worker_func):
+        if is_async(worker_func):
             wrap = stage.for_threads if self._plain else stage.for_loop
             worker_func = wrap(worker_func)
-        if iscoroutinefunction(error_handler):
+        if is_async(error_handler):
             error_handler = stage.for_loop(error_handler)
         await in_thread(self.blocking.process, worker_func, num_workers, error_handler)
 

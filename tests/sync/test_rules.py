@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import math
 import threading
 import time
@@ -13,6 +12,10 @@ from typing import Any
 
 import pytest
 
+from helpers.handlers import Handler
+from helpers.logs import SILENT
+from helpers.retries import every
+from helpers.services import Service
 from penstock import (
     AdaptiveConcurrency,
     CircuitBreaker,
@@ -23,15 +26,12 @@ from penstock import (
     QueueStateError,
     QueueStatus,
     RateLimitError,
-    RetryPolicy,
 )
 from penstock.limits import attempts_made
 from penstock.sync import WorkQueue
 from sync.helpers import BOUND, eventually, in_thread, queue_threads
 
 KINDS = ["async", "plain"]
-SILENT = logging.getLogger("tests.sync.rules")
-SILENT.setLevel(logging.CRITICAL + 1)
 
 #: Longer than any test: what waits for so long does not happen in it.
 NEVER = 3 * BOUND
@@ -41,70 +41,8 @@ def queue_of(maxsize: int = 1000, **rules: Any) -> WorkQueue[Any]:
     return WorkQueue(maxsize, logger=SILENT, **rules)
 
 
-def every(seconds: float, attempts: int = 3) -> RetryPolicy:
-    """Another attempt after just so many seconds, whatever it costs."""
-    return RetryPolicy(attempts, backoff=lambda attempt, error: seconds, budget=None)
-
-
-class Service:
-    """A worker function that fails as often as it is told to; plain, or async as ``work``."""
-
-    def __init__(
-        self,
-        fails: dict[Any, int] | None = None,
-        *,
-        takes: float = 0.0,
-        error: Callable[[], BaseException] = ConnectionError,
-    ) -> None:
-        self.fails = Counter(fails or {})
-        self.takes = takes
-        self.error = error
-        self.calls: list[tuple[Any, float]] = []
-        self._lock = threading.Lock()
-
-    def __call__(self, item: Any) -> Any:
-        fails = self._begins(item)
-        if self.takes:
-            time.sleep(self.takes)
-        if fails:
-            raise self.error()
-        return item
-
-    async def work(self, item: Any) -> Any:
-        fails = self._begins(item)
-        await asyncio.sleep(self.takes)
-        if fails:
-            raise self.error()
-        return item
-
-    def of_kind(self, kind: str) -> Any:
-        return self.work if kind == "async" else self
-
-    def _begins(self, item: Any) -> bool:
-        with self._lock:
-            self.calls.append((item, time.monotonic()))
-            fails = self.fails[item] > 0
-            self.fails[item] -= fails
-            return fails
-
-    @property
-    def items(self) -> list[Any]:
-        return [item for item, _ in self.calls]
-
-    def times(self, item: Any) -> list[float]:
-        return [at for called, at in self.calls if called == item]
-
-
-class Handler:
-    def __init__(self) -> None:
-        self.got: list[tuple[Any, Exception]] = []
-
-    def __call__(self, error: Exception, item: Any) -> None:
-        self.got.append((item, error))
-
-    @property
-    def kinds(self) -> list[tuple[Any, type]]:
-        return [(item, type(error)) for item, error in self.got]
+def of_kind(kind: str, service: Service) -> Any:
+    return service if kind == "async" else service.in_thread
 
 
 def within_the_bound(func: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
@@ -139,7 +77,7 @@ def all_threads_are_gone() -> bool:
 def test_no_worker_is_held_while_an_item_waits_for_its_next_attempt(kind: str) -> None:
     service = Service({"a": 1})
     queue = queue_of(retry=every(NEVER))
-    queue.process(service.of_kind(kind), 1)
+    queue.process(of_kind(kind, service), 1)
     for item in "abc":
         queue.put(item)
     eventually(lambda: queue.metrics["processed"] == 2)
@@ -156,7 +94,7 @@ def test_no_worker_is_held_while_an_item_waits_for_its_next_attempt(kind: str) -
 def test_join_and_stop_wait_for_it(kind: str, workers: int) -> None:
     service, handler = Service({1: 1, 3: 2, 4: 9}), Handler()
     queue = queue_of(retry=every(0.02))
-    queue.process(service.of_kind(kind), workers, handler)
+    queue.process(of_kind(kind, service), workers, handler)
     for item in range(6):
         queue.put(item)
     assert queue.join(timeout=BOUND)
@@ -176,7 +114,7 @@ def test_join_and_stop_wait_for_it(kind: str, workers: int) -> None:
 def test_a_stop_that_does_not_hands_it_back(options: dict[str, Any], kind: str) -> None:
     service = Service({"a": 1, "c": 1})
     queue = queue_of(retry=every(NEVER))
-    queue.process(service.of_kind(kind), 2)
+    queue.process(of_kind(kind, service), 2)
     results = [queue.submit(item) for item in "abc"]
     eventually(lambda: queue.statistics().retrying == 2 and results[1].done())
     assert within_the_bound(queue.stop, **options) is False
@@ -184,7 +122,7 @@ def test_a_stop_that_does_not_hands_it_back(options: dict[str, Any], kind: str) 
     assert queue.unprocessed == ["a", "c"]
     for item in (0, 2):
         assert isinstance(results[item].exception(BOUND), QueueStateError)
-    queue.process(service.of_kind(kind), 2)
+    queue.process(of_kind(kind, service), 2)
     assert within_the_bound(queue.stop) is True
     assert Counter(service.items) == {"a": 2, "b": 1, "c": 2}
     assert queue.metrics["processed"] == queue.metrics["enqueued"] == 3
@@ -194,7 +132,7 @@ def test_a_stop_that_does_not_hands_it_back(options: dict[str, Any], kind: str) 
 def test_an_outage_does_not_let_the_queue_grow(kind: str) -> None:
     service = Service(dict.fromkeys(range(20), 1))
     queue = queue_of(5, retry=every(NEVER))
-    queue.process(service.of_kind(kind), 2)
+    queue.process(of_kind(kind, service), 2)
     for item in range(5):
         assert queue.put(item, timeout=math.inf)
     eventually(lambda: queue.statistics().retrying == 5)
@@ -211,7 +149,7 @@ def test_an_outage_does_not_let_the_queue_grow(kind: str) -> None:
 def test_a_putter_goes_on_when_a_postponed_item_is_taken_again(kind: str) -> None:
     service = Service({"a": 1})
     with queue_of(1, retry=every(0.05)) as queue:
-        queue.process(service.of_kind(kind))
+        queue.process(of_kind(kind, service))
         queue.put("a")
         eventually(lambda: service.items)
         assert in_thread(queue.put, "b", math.inf).result(BOUND) is True
@@ -224,7 +162,7 @@ def test_results_are_the_final_outcomes(kind: str) -> None:
     service = Service({1: 2, 2: 9})
     queue = queue_of(retry=every(0.01))
     results = list(
-        queue.map(service.of_kind(kind), range(4), num_workers=2, return_exceptions=True)
+        queue.map(of_kind(kind, service), range(4), num_workers=2, return_exceptions=True)
     )
     assert (results[0], results[1], results[3]) == (0, 1, 3)
     assert isinstance(results[2], ConnectionError)
@@ -264,7 +202,7 @@ def test_many_items_many_threads_one_call_in_ten_fails() -> None:
 def test_redrive(kind: str) -> None:
     service = Service(dict.fromkeys(range(4), 2))
     with queue_of(2, retry=every(0.001, attempts=2)) as queue:
-        queue.process(service.of_kind(kind), 2, Handler())
+        queue.process(of_kind(kind, service), 2, Handler())
         for item in range(4):
             assert queue.put(item, timeout=math.inf)
         assert queue.join(timeout=BOUND)
@@ -272,7 +210,7 @@ def test_redrive(kind: str) -> None:
         queue.queue.stop_workers()
         assert queue.redrive(timeout=0.02) == 2  # there is no room for more
         assert len(queue.dead_letters) == 2
-        queue.process(service.of_kind(kind), 2)
+        queue.process(of_kind(kind, service), 2)
         assert within_the_bound(queue.redrive, timeout=math.inf) == 2
         assert queue.join(timeout=BOUND)
         assert queue.dead_letters == []
@@ -302,7 +240,7 @@ def test_eight_threads_keep_to_one_limit(kind: str) -> None:
     service = Service(takes=0.005)
     queue = queue_of(limits=[Limit(10, 0.3)])
     began = time.monotonic()
-    within_the_bound(queue.batch_process, range(35), service.of_kind(kind), 8)
+    within_the_bound(queue.batch_process, range(35), of_kind(kind, service), 8)
     assert 0.9 <= time.monotonic() - began <= BOUND
     assert_limited([at for _, at in service.calls], 10, 0.3)
     assert sorted(service.items) == list(range(35))
@@ -315,11 +253,11 @@ def test_queues_threads_and_the_event_loop_share_a_limiter() -> None:
     def other() -> None:
         for number in range(10):
             with limiter:
-                service(("other", number))
+                service.in_thread(("other", number))
 
     jobs = [
         in_thread(queue_of(limits=limiter).batch_process, range(10), service, 4),
-        in_thread(queue_of(limits=limiter).batch_process, range(10), service.work, 4),
+        in_thread(queue_of(limits=limiter).batch_process, range(10), service, 4),
         in_thread(other),
     ]
     for job in jobs:
@@ -332,7 +270,7 @@ def test_queues_threads_and_the_event_loop_share_a_limiter() -> None:
 def test_a_stop_takes_the_items_of_those_who_wait_for_a_limit(kind: str) -> None:
     service, limit = Service(), Limit(1, NEVER)
     queue = queue_of(limits=[limit])
-    queue.process(service.of_kind(kind), 3)
+    queue.process(of_kind(kind, service), 3)
     for item in range(5):
         queue.put(item)
     eventually(lambda: service.items and queue.statistics().inflight == 3)
@@ -343,7 +281,7 @@ def test_a_stop_takes_the_items_of_those_who_wait_for_a_limit(kind: str) -> None
     eventually(all_threads_are_gone)
     assert service.items == [0]
     assert queue.unprocessed == [1, 2, 3, 4]
-    queue.process(service.of_kind(kind), 2)
+    queue.process(of_kind(kind, service), 2)
     assert within_the_bound(queue.stop) is True
     assert sorted(service.items) == [0, 1, 2, 3, 4]
 
@@ -360,7 +298,7 @@ def test_a_stop_takes_the_items_of_those_who_wait_for_a_limit(kind: str) -> None
 def test_and_they_are_no_dead_letters(kind: str) -> None:
     service, limit = Service(), Limit(1, NEVER)
     queue = queue_of(limits=[limit], retry=every(0.01))
-    queue.process(service.of_kind(kind), 3)
+    queue.process(of_kind(kind, service), 3)
     for item in range(3):
         queue.put(item)
     eventually(lambda: service.items and queue.statistics().inflight == 2)
@@ -400,10 +338,10 @@ def test_a_rate_limit_error_closes_the_gate_for_all(kind: str) -> None:
     service = Service({0: 1}, error=lambda: RateLimitError(retry_after=0.3))
     queue = queue_of(retry=every(0.01))
     began = time.monotonic()
-    queue.process(service.of_kind(kind), 1)
+    queue.process(of_kind(kind, service), 1)
     queue.put(0)
     eventually(lambda: queue.statistics().gate_closures == 1)
-    queue.process(service.of_kind(kind), 6)
+    queue.process(of_kind(kind, service), 6)
     for item in range(1, 12):
         queue.put(item)
     assert within_the_bound(queue.stop) is True
@@ -415,7 +353,7 @@ def test_a_rate_limit_error_closes_the_gate_for_all(kind: str) -> None:
 def test_a_busy_key_does_not_hold_up_the_others(kind: str) -> None:
     service = Service()
     queue = queue_of(limits=[Limit(1, 1, key=lambda item: item[0])])
-    queue.process(service.of_kind(kind), 2)
+    queue.process(of_kind(kind, service), 2)
     for item in ["a1", "a2", "b1", "c1"]:
         queue.put(item)
     assert within_the_bound(queue.stop) is True
@@ -465,7 +403,7 @@ def test_a_max_lowered_below_a_waiting_cost_fails_the_item(kind: str) -> None:
     limit = Limit(8, NEVER, cost=lambda item: item)
     service, handler = Service(), Handler()
     queue = queue_of(limits=[limit], retry=every(0.01))
-    queue.process(service.of_kind(kind), 1, handler)
+    queue.process(of_kind(kind, service), 1, handler)
     for cost in (8, 7, 6, 0):
         queue.put(cost)
     eventually(lambda: queue.limits.statistics().waiting == 1)
@@ -538,9 +476,9 @@ def test_the_number_of_workers_follows(kind: str) -> None:
 def test_adaptive_concurrency_in_a_batch_and_in_a_map(kind: str) -> None:
     service = Service(takes=0.001)
     queue = queue_of(20, concurrency_limit=AdaptiveConcurrency(2, 16))
-    within_the_bound(queue.batch_process, range(200), service.of_kind(kind))
+    within_the_bound(queue.batch_process, range(200), of_kind(kind, service))
     assert sorted(service.items) == list(range(200))
-    results = list(queue.map(service.of_kind(kind), range(100)))
+    results = list(queue.map(of_kind(kind, service), range(100)))
     assert results == list(range(100))
     assert queue.status is QueueStatus.STOPPED
 
@@ -551,7 +489,7 @@ def test_a_stop_ends_the_workers_that_were_added_meanwhile(kind: str) -> None:
     queue = queue_of(concurrency_limit=AdaptiveConcurrency(1, 32))
     try:
         for number in range(1, 5):
-            queue.process(service.of_kind(kind), AdaptiveConcurrency(1, 32))
+            queue.process(of_kind(kind, service), AdaptiveConcurrency(1, 32))
             for item in range(100):
                 queue.put(item)
             assert within_the_bound(queue.stop) is True
@@ -566,7 +504,7 @@ def test_a_stop_ends_the_workers_that_were_added_meanwhile(kind: str) -> None:
 def test_a_stop_in_the_middle_of_growth(kind: str) -> None:
     service = Service(takes=0.01)
     queue = queue_of(concurrency_limit=AdaptiveConcurrency(1, 32))
-    queue.process(service.of_kind(kind))
+    queue.process(of_kind(kind, service))
     for item in range(300):
         queue.put(item)
     eventually(lambda: queue.worker_count >= 4)
@@ -585,7 +523,7 @@ def test_a_stop_in_the_middle_of_growth(kind: str) -> None:
 def test_what_cannot_be_in_time_is_not_attempted(kind: str) -> None:
     service, handler = Service(), Handler()
     with queue_of(limits=[Limit(1, NEVER)], deadline=BOUND) as queue:
-        queue.process(service.of_kind(kind), 1, handler)
+        queue.process(of_kind(kind, service), 1, handler)
         queue.put("a")
         queue.put("b")
         late = queue.submit("c", deadline=1)
@@ -606,7 +544,7 @@ def test_a_deadline_that_passes_in_the_line(kind: str, how: str) -> None:
             getattr(queue, how)("a", deadline=0.01)
         getattr(queue, how)("b", deadline=BOUND)
         time.sleep(0.02)  # for the deadline, and nothing else
-        queue.process(service.of_kind(kind), 1, handler)
+        queue.process(of_kind(kind, service), 1, handler)
         assert queue.join(timeout=BOUND)
     assert service.items == ["b"]
     if how == "submit":
@@ -629,7 +567,7 @@ def test_a_deadline_that_is_none_is_refused_at_the_put() -> None:
 def test_an_open_breaker_refuses(kind: str) -> None:
     service, handler = Service({"a": 1}), Handler()
     with queue_of(breaker=CircuitBreaker(window=1, open_for=NEVER)) as queue:
-        queue.process(service.of_kind(kind), 1, handler)
+        queue.process(of_kind(kind, service), 1, handler)
         for item in "abc":
             queue.put(item)
         assert queue.join(timeout=BOUND)
@@ -643,10 +581,10 @@ def test_with_retries_items_wait_for_it(kind: str) -> None:
     service = Service({"a": 1})
     breaker = CircuitBreaker(window=1, open_for=0.3)
     queue = queue_of(breaker=breaker, retry=every(0.01, attempts=2))
-    queue.process(service.of_kind(kind), 1)
+    queue.process(of_kind(kind, service), 1)
     queue.put("a")
     eventually(lambda: service.items)
-    queue.process(service.of_kind(kind), 4)
+    queue.process(of_kind(kind, service), 4)
     for item in "bcd":
         queue.put(item)
     assert within_the_bound(queue.stop) is True
@@ -659,7 +597,7 @@ def test_a_stop_while_it_is_open(kind: str) -> None:
     service = Service({"a": 1})
     breaker = CircuitBreaker(window=1, open_for=NEVER)
     queue = queue_of(breaker=breaker, retry=every(0.01))
-    queue.process(service.of_kind(kind), 2)
+    queue.process(of_kind(kind, service), 2)
     queue.put("a")
     eventually(lambda: queue.statistics().breaker_state == "open")
     queue.put("b")
