@@ -27,9 +27,9 @@ InOrder = Callable[[list[Any]], list[Any]]
 
 
 class MakeQueue(Protocol):
-    """What a kind of queue gives: see conftest.py."""
+    """What a kind of queue gives: see conftest.py. Kinds of work queue take rules as well."""
 
-    def __call__(self, *, maxsize: int = ..., timeout: float = ...) -> AnyQueue: ...
+    def __call__(self, *, maxsize: int = ..., timeout: float = ..., **rules: Any) -> Any: ...
 
 
 async def a_while() -> None:
