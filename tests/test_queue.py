@@ -7,7 +7,6 @@ import dataclasses
 import gc
 import logging
 import math
-import queue as stdlib_queue
 import random
 import sys
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
@@ -269,32 +268,6 @@ async def test_stop_workers_without_workers_changes_nothing(status: QueueStatus)
 # -- put ------------------------------------------------------------------------------------------
 
 
-@pytest.mark.plan("UT-4")
-async def test_put_adds_an_item() -> None:
-    async with BoundedQueue[str](maxsize=10) as queue:
-        assert await queue.put("a") is True
-        assert queue.size == 1
-        assert not queue.is_empty
-        assert await queue.put("b") is True
-        assert queue.size == 2
-        assert queue.metrics["enqueued"] == 2
-        assert queue.unprocessed == ["a", "b"]
-
-
-@pytest.mark.plan("UT-5")
-async def test_put_into_a_full_queue_applies_backpressure() -> None:
-    queue: BoundedQueue[str] = BoundedQueue(maxsize=1, timeout=0.01)
-    await queue.start()
-    assert await queue.put("first")
-    assert queue.size == 1
-    assert queue.is_full
-    assert await queue.put("second") is False
-    assert queue.metrics["backpressure_events"] == 1
-    assert queue.metrics["enqueued"] == 1
-    assert queue.unprocessed == ["first"]
-    await queue.stop()
-
-
 @pytest.mark.parametrize(
     ("own", "given", "waited"),
     [
@@ -341,17 +314,6 @@ async def test_a_put_that_waits_is_accepted_as_soon_as_there_is_room() -> None:
         assert queue.metrics["backpressure_events"] == 0
 
 
-async def test_a_refused_item_is_never_processed() -> None:
-    worker = Worker(held=True)
-    async with BoundedQueue[int](1) as queue:
-        await queue.start_workers(worker, 1)
-        for item in range(3):
-            await queue.put(item)
-            await settle()
-        worker.may_go_on.set()
-    assert worker.done == [0, 1]
-
-
 async def test_put_nowait_adds_an_item_or_says_how_full_the_queue_is() -> None:
     async with BoundedQueue[int](2, name="uploads") as queue:
         assert queue.put_nowait(1) is None
@@ -361,14 +323,6 @@ async def test_put_nowait_adds_an_item_or_says_how_full_the_queue_is() -> None:
         assert (caught.value.queue_size, caught.value.queue_capacity) == (2, 2)
         assert queue.metrics["backpressure_events"] == 1
         assert queue.unprocessed == [1, 2]
-
-
-@pytest.mark.parametrize("base", [stdlib_queue.Full, asyncio.QueueFull])
-async def test_code_written_for_other_queues_catches_put_nowait(base: type[Exception]) -> None:
-    async with BoundedQueue[int](1) as queue:
-        queue.put_nowait(1)
-        with pytest.raises(base):
-            queue.put_nowait(2)
 
 
 @pytest.mark.parametrize("item", [None, 0, "", [], {}, float("nan")], ids=repr)
@@ -403,19 +357,6 @@ async def test_items_are_never_compared() -> None:
 
 
 # -- put: who is served when ----------------------------------------------------------------------
-
-
-async def test_puts_that_wait_are_served_first_come_first_served() -> None:
-    async with BoundedQueue[int](1) as queue:
-        await queue.put(0)
-        puts = [asyncio.create_task(queue.put(item, timeout=math.inf)) for item in range(1, 6)]
-        await settle()
-        taken = []
-        for _ in range(6):
-            taken.append(queue.get_nowait())
-            await settle()
-        assert taken == [0, 1, 2, 3, 4, 5]
-        assert await asyncio.gather(*puts) == [True] * 5
 
 
 async def test_a_newcomer_in_the_tick_of_a_free_slot_does_not_overtake() -> None:
@@ -693,24 +634,6 @@ def test_a_put_that_wakes_a_worker_makes_one_callback_and_nothing_else() -> None
 # -- get ------------------------------------------------------------------------------------------
 
 
-@pytest.mark.plan("UT-6")
-async def test_get_takes_the_item_that_has_waited_longest() -> None:
-    async with BoundedQueue[str]() as queue:
-        for item in "abc":
-            await queue.put(item)
-        assert [await queue.get() for _ in "abc"] == ["a", "b", "c"]
-        assert queue.is_empty
-
-
-async def test_get_waits_for_an_item() -> None:
-    async with BoundedQueue[str]() as queue:
-        waiting = asyncio.create_task(queue.get())
-        await asyncio.sleep(1000)
-        assert not waiting.done()
-        await queue.put("item")
-        assert await waiting == "item"
-
-
 @pytest.mark.parametrize("timeout", [0, 0.5, 3])
 async def test_get_gives_up_after_its_timeout(timeout: float) -> None:
     async with BoundedQueue[str]() as queue:
@@ -774,13 +697,6 @@ async def test_gets_that_wait_are_served_first_come_first_served() -> None:
         assert await asyncio.gather(*gets) == [0, 1, 2, 3]
 
 
-@pytest.mark.parametrize("base", [stdlib_queue.Empty, asyncio.QueueEmpty])
-async def test_code_written_for_other_queues_catches_get_nowait(base: type[Exception]) -> None:
-    async with BoundedQueue[int]() as queue:
-        with pytest.raises(base):
-            queue.get_nowait()
-
-
 async def test_a_get_cancelled_while_it_waits_loses_nothing() -> None:
     async with BoundedQueue[str]() as queue:
         cancelled = asyncio.create_task(queue.get())
@@ -790,19 +706,6 @@ async def test_a_get_cancelled_while_it_waits_loses_nothing() -> None:
         await queue.put("item")
         assert await other == "item"
         assert cancelled.cancelled()
-
-
-async def test_a_get_cancelled_in_the_tick_of_a_put_loses_nothing() -> None:
-    async with BoundedQueue[str]() as queue:
-        cancelled = asyncio.create_task(queue.get())
-        other = asyncio.create_task(queue.get())
-        await settle()
-        await queue.put("item")
-        cancelled.cancel()
-        assert await other == "item"
-        with pytest.raises(asyncio.CancelledError):
-            await cancelled
-        assert queue.is_empty
 
 
 async def test_a_get_cancelled_in_the_tick_of_a_put_leaves_the_item_where_it_was() -> None:
@@ -850,17 +753,6 @@ async def test_a_get_that_waited_through_a_stop_and_a_start_does_not_cripple_the
     await queue.put("another")
     await asyncio.wait([later], timeout=1)
     assert later.done()
-
-
-async def test_a_get_that_waits_gets_a_state_error_even_if_the_queue_starts_at_once() -> None:
-    queue: BoundedQueue[str] = BoundedQueue()
-    await queue.start()
-    waiting = asyncio.create_task(queue.get())
-    await settle()
-    await queue.stop()
-    await queue.start()
-    with pytest.raises(QueueStateError):
-        await asyncio.wait_for(waiting, timeout=1)
 
 
 async def test_a_get_from_before_the_stop_does_not_hold_up_one_from_after_the_start() -> None:
@@ -1025,45 +917,6 @@ async def test_a_stop_counts_what_is_given_back_before_it_returns(steps: int) ->
 # -- join -----------------------------------------------------------------------------------------
 
 
-@pytest.mark.plan("UT-8")
-async def test_join_waits_for_all_items_to_be_processed() -> None:
-    done = []
-
-    async def worker(item: int) -> None:
-        await asyncio.sleep(1)
-        done.append(item)
-
-    async with BoundedQueue[int]() as queue:
-        await queue.start_workers(worker, 2)
-        for item in range(5):
-            await queue.put(item)
-        begun = now()
-        await queue.join()
-        assert sorted(done) == [0, 1, 2, 3, 4]
-        assert now() - begun == pytest.approx(3)
-
-
-@pytest.mark.plan("UT-8")
-async def test_join_waits_for_the_task_done_of_every_get() -> None:
-    async with BoundedQueue[int]() as queue:
-        for item in range(2):
-            await queue.put(item)
-        joining = [asyncio.create_task(queue.join()) for _ in range(3)]
-        for _ in range(2):
-            await queue.get()
-        queue.task_done()
-        await settle()
-        assert not any(join.done() for join in joining)
-        queue.task_done()
-        await asyncio.gather(*joining)
-
-
-@pytest.mark.parametrize("status", [IDLE, PROCESSING, STOPPED], ids=str)
-async def test_join_with_nothing_to_wait_for_returns(status: QueueStatus) -> None:
-    async with queue_that_is(status) as queue:
-        await queue.join()
-
-
 async def test_join_waits_for_what_is_put_meanwhile() -> None:
     async def countdown(item: int) -> None:
         await asyncio.sleep(1)
@@ -1133,28 +986,6 @@ async def test_a_join_cancelled_in_the_tick_of_the_last_item_harms_nobody() -> N
         assert cancelled.cancelled()
 
 
-async def test_join_raises_when_the_queue_stops_with_items_left() -> None:
-    queue: BoundedQueue[int] = BoundedQueue()
-    await queue.start()
-    await queue.put(1)
-    joining = [asyncio.create_task(queue.join()) for _ in range(2)]
-    await settle()
-    assert await queue.stop() is False
-    for join in joining:
-        with pytest.raises(QueueStateError, match="stopped with 1 items unprocessed") as caught:
-            await join
-        assert caught.value.current_state == "stopped"
-
-
-async def test_join_raises_on_a_queue_that_stopped_with_items_left() -> None:
-    queue: BoundedQueue[int] = BoundedQueue()
-    await queue.start()
-    await queue.put(1)
-    await queue.stop()
-    with pytest.raises(QueueStateError, match="stopped with 1 items unprocessed"):
-        await queue.join()
-
-
 async def test_join_on_a_stopped_queue_waits_for_what_callers_hold() -> None:
     queue: BoundedQueue[int] = BoundedQueue()
     await queue.start()
@@ -1187,63 +1018,7 @@ async def test_join_does_not_wait_for_an_item_given_back_to_a_stopped_queue() ->
         await asyncio.wait_for(joining, timeout=1)
 
 
-async def test_join_from_inside_a_worker_function_is_an_error_and_no_deadlock() -> None:
-    complaints = []
-
-    async def worker(item: int) -> None:
-        with pytest.raises(QueueStateError, match=r"join\(\) from inside a worker") as caught:
-            await queue.join()
-        complaints.append(caught.value)
-
-    async with BoundedQueue[int]() as queue:
-        await queue.start_workers(worker, 1)
-        await queue.put(1)
-        await queue.join()
-    assert len(complaints) == 1
-
-
 # -- stop: what becomes of what was accepted ------------------------------------------------------
-
-
-async def test_stop_processes_everything_that_was_accepted() -> None:
-    worker = Worker(held=True)
-    queue: BoundedQueue[int] = BoundedQueue()
-    await queue.start_workers(worker, 2)
-    for item in range(6):
-        await queue.put(item)
-    stopping = asyncio.create_task(queue.stop())
-    await settle()
-    assert queue.status is STOPPING
-    worker.may_go_on.set()
-    assert await stopping is True
-    assert sorted(worker.done) == [0, 1, 2, 3, 4, 5]
-    assert queue.worker_count == 0
-    assert queue.unprocessed == []
-
-
-async def test_stop_without_workers_keeps_what_is_queued() -> None:
-    queue: BoundedQueue[int] = BoundedQueue()
-    await queue.start()
-    for item in range(3):
-        await queue.put(item)
-    assert await queue.stop() is False
-    assert queue.unprocessed == [0, 1, 2]
-    assert await queue.stop() is False, "a stop that changes nothing says the same"
-
-
-async def test_stop_without_draining_finishes_what_is_in_hand_and_keeps_the_rest() -> None:
-    worker = Worker(held=True)
-    queue: BoundedQueue[int] = BoundedQueue()
-    await queue.start_workers(worker, 2)
-    for item in range(5):
-        await queue.put(item)
-    await settle()
-    stopping = asyncio.create_task(queue.stop(drain=False))
-    await settle()
-    worker.may_go_on.set()
-    assert await stopping is False
-    assert worker.done == [0, 1]
-    assert queue.unprocessed == [2, 3, 4]
 
 
 async def test_stop_cancels_the_workers_after_its_timeout_and_lists_what_they_held_first() -> None:

@@ -26,13 +26,17 @@ from penstock import QueueEmptyError, QueueFullError, QueueStateError
 
 
 class TestPut:
+    @pytest.mark.plan("UT-4")
     async def test_true_says_that_it_is_in(self, make_queue: MakeQueue) -> None:
         queue = make_queue()
         await queue.start()
-        assert await queue.put("a") is True
-        assert queue.unprocessed == ["a"]
-        assert queue.metrics["enqueued"] == 1
+        for size, item in enumerate(("a", "b"), 1):
+            assert await queue.put(item) is True
+            assert queue.size == size
+            assert queue.metrics["enqueued"] == size
+        assert queue.unprocessed == ["a", "b"]
 
+    @pytest.mark.plan("UT-5")
     async def test_false_says_that_it_never_will_be(self, make_queue: MakeQueue) -> None:
         queue = await filled(make_queue, "a")
         assert await queue.put("b") is False
@@ -161,6 +165,7 @@ class TestPut:
 
 
 class TestGet:
+    @pytest.mark.plan("UT-6")
     async def test_in_the_order_of_the_puts(self, make_queue: MakeQueue) -> None:
         queue = await filled(make_queue, "a", "b", "c")
         assert [await queue.get() for _ in range(3)] == ["a", "b", "c"]
@@ -258,6 +263,7 @@ class TestJoin:
         async with queue_that_is(state, make_queue) as queue:
             await queue.join()
 
+    @pytest.mark.plan("UT-8")
     async def test_it_waits_for_the_last_item(self, make_queue: MakeQueue) -> None:
         queue = await filled(make_queue, "a", "b")
         joins = [asyncio.create_task(queue.join()) for _ in range(2)]
@@ -270,6 +276,7 @@ class TestJoin:
             queue.task_done()
         await asyncio.gather(*joins)
 
+    @pytest.mark.plan("UT-8")
     async def test_it_waits_for_workers(self, make_queue: MakeQueue) -> None:
         queue = make_queue()
         worker = Worker(held=True)
@@ -287,9 +294,10 @@ class TestJoin:
         join = asyncio.create_task(queue.join())
         await a_while()
         assert await queue.stop() is False
-        with pytest.raises(QueueStateError):
+        with pytest.raises(QueueStateError, match=r"stopped .*with 1 items") as caught:
             await join
-        with pytest.raises(QueueStateError):
+        assert caught.value.current_state == "stopped"
+        with pytest.raises(QueueStateError, match=r"stopped .*with 1 items"):
             await queue.join()
 
     @pytest.mark.usefixtures("drains")
