@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
+from helpers.tasks import settle
 from penstock.buffer import Buffer, Outcome
 from penstock.calls import FINISHED
-from virtual_time import settle
 
 
 def begin_to_wait(buffer: Buffer[Any], item: Any) -> asyncio.Task[Outcome]:

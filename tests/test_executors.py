@@ -19,6 +19,7 @@ from unittest.mock import AsyncMock
 import pytest
 
 import penstock.testing
+from helpers.tasks import for_ever, now, settle
 from penstock import (
     AsyncExecutor,
     Event,
@@ -33,7 +34,6 @@ from penstock import (
     RateLimitError,
     WorkQueue,
 )
-from virtual_time import begin, for_ever, now, settle
 
 PENDING, PROCESSING, COMPLETED, FAILED, CANCELLED = ExecutionStatus
 
@@ -159,7 +159,7 @@ async def test_a_call_runs_in_the_context_of_its_caller() -> None:
 async def test_a_cancelled_caller_cancels_its_call() -> None:
     meter = Meter(math.inf)
     async with AsyncExecutor(1) as executor:
-        calling = begin(executor.execute(meter, 1))
+        calling = asyncio.create_task(executor.execute(meter, 1))
         await settle()
         assert meter.running == 1
         calling.cancel()
@@ -183,7 +183,7 @@ async def test_a_caller_cancelled_is_cancelled_whatever_its_call_makes_of_it(
             raise ending
 
     async with AsyncExecutor() as executor:
-        calling = begin(executor.execute(shrugs))
+        calling = asyncio.create_task(executor.execute(shrugs))
         await settle()
         calling.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -204,7 +204,7 @@ async def test_a_caller_cancelled_twice_leaves_no_exception_that_nobody_looks_at
             raise KeyError("lost")
 
     async with AsyncExecutor() as executor:
-        calling = begin(executor.execute(cleans_up))
+        calling = asyncio.create_task(executor.execute(cleans_up))
         for _ in range(2):
             await settle()
             calling.cancel()
@@ -218,7 +218,9 @@ async def test_a_caller_cancelled_twice_leaves_no_exception_that_nobody_looks_at
 async def test_a_caller_cancelled_while_it_waits_never_has_its_call_begun() -> None:
     meter = Meter()
     async with AsyncExecutor(1) as executor:
-        first, second, third = (begin(executor.execute(meter, item)) for item in range(3))
+        first, second, third = (
+            asyncio.create_task(executor.execute(meter, item)) for item in range(3)
+        )
         await settle()
         second.cancel()
         await asyncio.gather(first, third)
@@ -334,7 +336,7 @@ async def test_items_that_fail_to_come_cancel_the_calls_of_map() -> None:
 async def test_cancelling_map_cancels_its_calls() -> None:
     meter = Meter(math.inf)
     async with AsyncExecutor(3) as executor:
-        mapping = begin(executor.map(meter, range(100)))
+        mapping = asyncio.create_task(executor.map(meter, range(100)))
         await settle()
         assert meter.running == 3
         mapping.cancel()
@@ -359,9 +361,9 @@ async def test_map_shares_the_limit_with_other_calls() -> None:
 
 async def test_shutdown_waits_for_the_calls_and_takes_no_more() -> None:
     executor = AsyncExecutor(1)
-    calls = [begin(executor.execute(Meter(), item)) for item in range(3)]
+    calls = [asyncio.create_task(executor.execute(Meter(), item)) for item in range(3)]
     await settle()
-    closing = begin(executor.shutdown())
+    closing = asyncio.create_task(executor.shutdown())
     await settle()
     with pytest.raises(QueueStateError, match="Cannot execute calls when executor is stopped"):
         await executor.execute(Meter())
@@ -375,7 +377,7 @@ async def test_shutdown_waits_for_the_calls_and_takes_no_more() -> None:
 async def test_shutdown_cancels_the_calls_after_its_timeout(timeout: float) -> None:
     meter = Meter(math.inf)
     executor = AsyncExecutor(2)
-    calls = [begin(executor.execute(meter, item)) for item in range(3)]
+    calls = [asyncio.create_task(executor.execute(meter, item)) for item in range(3)]
     await settle()
     begun = now()
     await executor.shutdown(timeout=timeout)
@@ -390,7 +392,7 @@ async def test_shutdown_cancels_the_calls_after_its_timeout(timeout: float) -> N
 @pytest.mark.parametrize("timeout", [None, math.inf])
 async def test_shutdown_without_a_timeout_waits_as_long_as_it_takes(timeout: float | None) -> None:
     executor = AsyncExecutor()
-    call = begin(executor.execute(Meter(100_000), "done"))
+    call = asyncio.create_task(executor.execute(Meter(100_000), "done"))
     await settle()
     await executor.shutdown(timeout)
     assert await call == "done"
@@ -408,7 +410,7 @@ async def test_no_task_outlives_shutdown() -> None:
             cleaned.append(True)
 
     executor = AsyncExecutor()
-    calls = [begin(executor.execute(tidy)) for _ in range(3)]
+    calls = [asyncio.create_task(executor.execute(tidy)) for _ in range(3)]
     await settle()
     await executor.shutdown(timeout=0)
     assert cleaned == [True] * 3
@@ -419,9 +421,9 @@ async def test_no_task_outlives_shutdown() -> None:
 async def test_cancelling_a_shutdown_cancels_the_calls() -> None:
     meter = Meter(math.inf)
     executor = AsyncExecutor()
-    call = begin(executor.execute(meter))
+    call = asyncio.create_task(executor.execute(meter))
     await settle()
-    closing = begin(executor.shutdown())
+    closing = asyncio.create_task(executor.shutdown())
     await settle()
     closing.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -439,11 +441,10 @@ async def test_shutdown_twice_or_without_calls_is_fine() -> None:
 
 async def test_two_shutdowns_at_once_are_one() -> None:
     executor = AsyncExecutor()
-    call = begin(executor.execute(Meter(10), "done"))
+    call = asyncio.create_task(executor.execute(Meter(10), "done"))
     await settle()
     begun = now()
-    closings = [begin(executor.shutdown()), begin(executor.shutdown(timeout=2))]
-    await asyncio.gather(*closings)
+    await asyncio.gather(executor.shutdown(), executor.shutdown(timeout=2))
     assert now() - begun == pytest.approx(2)
     with pytest.raises(QueueStateError):
         await call
@@ -459,7 +460,7 @@ async def test_shutdown_from_inside_a_call_is_an_error_and_no_deadlock() -> None
 
 async def test_a_clean_exit_waits_and_an_exit_by_exception_cancels() -> None:
     async with AsyncExecutor() as executor:
-        call = begin(executor.execute(Meter(10), "done"))
+        call = asyncio.create_task(executor.execute(Meter(10), "done"))
         await settle()
     assert await call == "done"
 
@@ -467,7 +468,7 @@ async def test_a_clean_exit_waits_and_an_exit_by_exception_cancels() -> None:
 
     async def fail() -> None:
         async with AsyncExecutor() as executor:
-            calls.append(begin(executor.execute(for_ever)))
+            calls.append(asyncio.create_task(executor.execute(for_ever)))
             await settle()
             raise KeyError("lost")
 
@@ -495,7 +496,7 @@ async def test_a_call_whose_caller_was_cancelled_twice_does_not_outlive_shutdown
             cleaned.append(True)
 
     executor = AsyncExecutor()
-    calling = begin(executor.execute(slow_to_clean_up))
+    calling = asyncio.create_task(executor.execute(slow_to_clean_up))
     for _ in range(2):
         await settle()
         calling.cancel()
@@ -513,9 +514,9 @@ async def test_a_caller_cancelled_during_a_shutdown_is_cancelled() -> None:
             await asyncio.sleep(5)
 
     executor = AsyncExecutor()
-    calling = begin(executor.execute(slow_to_clean_up))
+    calling = asyncio.create_task(executor.execute(slow_to_clean_up))
     await settle()
-    closing = begin(executor.shutdown(timeout=0))
+    closing = asyncio.create_task(executor.shutdown(timeout=0))
     await settle()
     calling.cancel()
     await asyncio.wait([calling, closing])
@@ -588,7 +589,7 @@ async def test_an_executor_waits_out_backpressure() -> None:
         events = [Echo(number) for number in range(5)]
         for event in events:
             executor.append(event)
-        forwarding = begin(executor.forward())
+        forwarding = asyncio.create_task(executor.forward())
         await settle()
         assert not forwarding.done()
         assert executor.queue.is_full
@@ -833,7 +834,7 @@ async def test_a_cancelled_forward_loses_nothing_and_doubles_nothing() -> None:
         for event in events:
             executor.append(event)
         for _ in range(4):
-            forwarding = begin(executor.forward())
+            forwarding = asyncio.create_task(executor.forward())
             await asyncio.sleep(0.7)
             forwarding.cancel()
             with suppress(asyncio.CancelledError):
@@ -858,7 +859,7 @@ async def test_forward_takes_events_that_are_appended_meanwhile() -> None:
     async with Executor(Echo, fast(capacity=1)) as executor:
         for number in range(3):
             executor.append(Echo(number))
-        forwarding = begin(executor.forward())
+        forwarding = asyncio.create_task(executor.forward())
         await settle()
         executor.append(Echo("late"))
         await forwarding
@@ -871,7 +872,7 @@ async def test_forward_says_so_when_the_executor_stops_under_it() -> None:
     await executor.start()
     for number in range(5):
         executor.append(Echo(number))
-    forwarding = begin(executor.forward())
+    forwarding = asyncio.create_task(executor.forward())
     await settle()
     assert await executor.stop() is True
     with pytest.raises(QueueStateError):
@@ -884,7 +885,7 @@ async def test_wait_says_so_when_the_executor_stops_with_events_left() -> None:
     executor = Executor(Echo, fast())
     await executor.start()
     executor.append(Echo(seconds=100))
-    waiting = begin(executor.wait())
+    waiting = asyncio.create_task(executor.wait())
     await settle()
     assert await executor.stop(timeout=1) is False
     with pytest.raises(QueueStateError, match="1 items unprocessed"):
@@ -1181,7 +1182,7 @@ class TestRateLimitedExecutor:
         started: list[float] = []
 
         async def call(number: int) -> int:
-            started.append(asyncio.get_running_loop().time())
+            started.append(now())
             return number
 
         async with RateLimitedExecutor([Limit(3, per=10)], max_concurrency=5) as executor:
@@ -1194,7 +1195,7 @@ class TestRateLimitedExecutor:
 
             async def call(size: int, settled: int) -> float:
                 tokens.settle(settled)
-                return asyncio.get_running_loop().time()
+                return now()
 
             assert await executor.execute(call, 8, 2) == 0
             assert await executor.execute(call, 8, 8) == 0
@@ -1207,7 +1208,7 @@ class TestRateLimitedExecutor:
         times: list[float] = []
 
         async def call(item: Any) -> None:
-            times.append(asyncio.get_running_loop().time())
+            times.append(now())
 
         async with (
             RateLimitedExecutor(limiter) as executor,
@@ -1224,7 +1225,7 @@ class TestRateLimitedExecutor:
         times: list[float] = []
 
         async def call(number: int) -> None:
-            times.append(asyncio.get_running_loop().time())
+            times.append(now())
             if number == 0:
                 raise RateLimitError(retry_after=10)
 
@@ -1237,7 +1238,7 @@ class TestRateLimitedExecutor:
 
     async def test_a_cancelled_call_uses_nothing_up(self) -> None:
         async def call() -> float:
-            return asyncio.get_running_loop().time()
+            return now()
 
         async with RateLimitedExecutor([Limit(1, per=10)]) as executor:
             assert await executor.execute(call) == 0

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import math
 import random
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from contextvars import ContextVar
 from typing import Any
 
 import pytest
 import tenacity
 
+from helpers.handlers import Handler
+from helpers.limits import BAD
+from helpers.logs import SILENT
+from helpers.retries import every
+from helpers.services import Service
+from helpers.tasks import now
 from penstock import (
     AdaptiveConcurrency,
     CircuitBreaker,
@@ -22,7 +27,6 @@ from penstock import (
     DeadlineExceededError,
     Limit,
     Limiter,
-    QueueFullError,
     QueueStateError,
     QueueStatus,
     RateLimitError,
@@ -35,79 +39,9 @@ from penstock.limits import attempts_made
 from penstock.testing import run
 from telemetry.recorder import Recorder
 
-SILENT = logging.getLogger("tests.governor")
-SILENT.setLevel(logging.CRITICAL + 1)
-
 
 def queue_of(maxsize: int = 1000, **rules: Any) -> WorkQueue[Any]:
     return WorkQueue(maxsize, logger=SILENT, **rules)
-
-
-def every(seconds: float, attempts: int = 3, **options: Any) -> RetryPolicy:
-    """Another attempt after just so many seconds, whatever it costs."""
-    return RetryPolicy(attempts, backoff=lambda attempt, error: seconds, budget=None, **options)
-
-
-def clock() -> float:
-    return asyncio.get_running_loop().time()
-
-
-class Service:
-    """A worker function that fails as often as it is told to, and notes who called it when."""
-
-    def __init__(
-        self,
-        fails: dict[Any, int] | None = None,
-        *,
-        takes: float = 0.0,
-        error: Callable[[], BaseException] = ConnectionError,
-    ) -> None:
-        self.fails = Counter(fails or {})
-        self.takes = takes
-        self.error = error
-        self.calls: list[tuple[Any, float]] = []
-        self.raised: list[BaseException] = []
-        self.under_way = self.peak = 0
-
-    async def __call__(self, item: Any) -> Any:
-        self.calls.append((item, clock()))
-        self.under_way += 1
-        self.peak = max(self.peak, self.under_way)
-        try:
-            if self.takes:
-                await asyncio.sleep(self.takes)
-        finally:
-            self.under_way -= 1
-        if self.fails[item]:
-            self.fails[item] -= 1
-            self.raised.append(self.error())
-            raise self.raised[-1]
-        return item
-
-    @property
-    def items(self) -> list[Any]:
-        return [item for item, _ in self.calls]
-
-    def times(self, item: Any) -> list[float]:
-        return [at for called, at in self.calls if called == item]
-
-
-class Handler:
-    """An error handler that notes what it gets."""
-
-    def __init__(self) -> None:
-        self.got: list[tuple[Any, Exception]] = []
-
-    def __call__(self, error: Exception, item: Any) -> None:
-        self.got.append((item, error))
-
-    @property
-    def items(self) -> list[Any]:
-        return [item for item, _ in self.got]
-
-    @property
-    def kinds(self) -> list[tuple[Any, type]]:
-        return [(item, type(error)) for item, error in self.got]
 
 
 async def put_all(queue: WorkQueue[Any], items: Iterable[Any]) -> None:
@@ -123,67 +57,6 @@ def assert_limited(starts: Iterable[float], maximum: int, period: float) -> None
 
 
 # -- retries ----------------------------------------------------------------------------------
-
-
-async def test_no_worker_is_held_while_an_item_waits_for_its_next_attempt() -> None:
-    service = Service({"a": 1})
-    async with queue_of(retry=every(10)) as queue:
-        await queue.process(service, 1)
-        await put_all(queue, "abc")
-        await asyncio.sleep(1)
-        assert service.calls == [("a", 0), ("b", 0), ("c", 0)]
-        now = queue.statistics()
-        assert (now.retrying, now.inflight, now.size, now.unfinished) == (1, 0, 0, 1)
-        await queue.join()
-    assert service.calls[3:] == [("a", 10)]
-
-
-async def test_join_waits_for_it() -> None:
-    async with queue_of(retry=every(10)) as queue:
-        await queue.process(Service({"a": 2}))
-        await queue.put("a")
-        await queue.join()
-        assert clock() == 20
-        assert queue.metrics["processed"] == 1
-
-
-@pytest.mark.parametrize("workers", [1, 3])
-async def test_a_stop_that_drains_waits_for_it(workers: int) -> None:
-    service = Service({"a": 2, "c": 1})
-    queue = queue_of(retry=every(10))
-    await queue.process(service, workers)
-    await put_all(queue, "abc")
-    await asyncio.sleep(1)
-    assert await queue.stop() is True
-    assert clock() == 20
-    assert queue.status is QueueStatus.STOPPED
-    assert queue.unprocessed == []
-    assert Counter(service.items) == {"a": 3, "b": 1, "c": 2}
-
-
-@pytest.mark.parametrize("workers", [1, 3])
-@pytest.mark.parametrize("options", [{"timeout": 5}, {"drain": False}, {"timeout": 0}])
-async def test_a_stop_that_does_not_hands_it_back_in_its_place(
-    options: dict[str, Any], workers: int
-) -> None:
-    service = Service({"a": 1, "c": 1, "d": 1})
-    queue = queue_of(retry=every(10))
-    await queue.process(service, workers)
-    results = [await queue.submit(item) for item in "abcd"]
-    await asyncio.sleep(1)
-    assert await queue.stop(**options) is False
-    assert queue.status is QueueStatus.STOPPED
-    assert clock() < 10
-    assert queue.unprocessed == ["a", "c", "d"]
-    assert results[1].result() == "b"
-    for item in (0, 2, 3):
-        with pytest.raises(QueueStateError, match="stopped before the item was processed"):
-            results[item].result()
-    stopped_at = clock()
-    await queue.process(service, workers)
-    assert await queue.stop() is True
-    assert service.calls[4:] == [(item, stopped_at) for item in "acd"]
-    assert queue.metrics["processed"] == queue.metrics["enqueued"] == 4
 
 
 async def test_stop_workers_leaves_it_to_the_next_ones() -> None:
@@ -245,47 +118,15 @@ async def test_it_comes_before_new_work_when_it_is_due() -> None:
     assert service.items == ["a", "b", "c", "a", "d", "e"]
 
 
-async def test_an_outage_does_not_let_the_queue_grow() -> None:
-    service = Service(dict.fromkeys(range(20), 3))
-    async with queue_of(5, timeout=0, retry=every(100)) as queue:
-        await queue.process(service, 2)
-        accepted = []
-        for item in range(20):
-            accepted.append(await queue.put(item))
-            now = queue.statistics()
-            assert now.size + now.retrying <= 5
-            await asyncio.sleep(1)
-        assert accepted == [True] * 5 + [False] * 15
-        assert queue.queue.is_full  # type: ignore[attr-defined]
-        assert queue.metrics["backpressure_events"] == 15
-        with pytest.raises(QueueFullError):
-            queue.put_nowait("x")
-        with pytest.raises(QueueFullError):
-            await queue.submit("x")
-
-
-async def test_a_put_waits_until_a_postponed_item_is_taken_again() -> None:
-    service = Service({"a": 1})
-    async with queue_of(1, retry=every(10)) as queue:
-        await queue.process(service)
-        await queue.put("a")
-        await asyncio.sleep(1)
-        assert not await queue.put("b", timeout=2)
-        assert await queue.put("c", timeout=math.inf)
-        assert clock() == 10
-        await queue.join()
-    assert service.items == ["a", "a", "c"]
-
-
 async def test_the_error_handler_gets_the_last_error_once_and_how_many_attempts() -> None:
     service, handler = Service({"a": 9}), Handler()
     async with queue_of(retry=every(10, attempts=3)) as queue:
         await queue.process(service, 1, handler)
         await queue.put("a")
         await queue.join()
-        now = queue.statistics()
-        assert queue.metrics["errors"] == now.errors == 1
-        assert (now.retries, now.retrying, now.processed) == (2, 0, 1)
+        counts = queue.statistics()
+        assert queue.metrics["errors"] == counts.errors == 1
+        assert (counts.retries, counts.retrying, counts.processed) == (2, 0, 1)
     assert service.times("a") == [0, 10, 20]
     assert handler.got == [("a", service.raised[2])]
     assert attempts_made(service.raised[2]) == 3
@@ -301,19 +142,6 @@ async def test_what_a_policy_does_not_want_again_is_not_tried_again() -> None:
         await queue.join()
     assert handler.kinds == [("a", KeyError)]
     assert (service.items, queue.statistics().retries) == (["a"], 0)
-
-
-async def test_a_future_gets_the_final_outcome() -> None:
-    service, handler = Service({"a": 2, "b": 3}), Handler()
-    async with queue_of(retry=every(10)) as queue:
-        await queue.process(service, 1, handler)
-        good, bad = await queue.submit("a"), await queue.submit("b")
-        assert await good == "a"
-        with pytest.raises(ConnectionError) as raised:
-            await bad
-    assert raised.value is service.raised[-1]
-    assert attempts_made(raised.value) == 3
-    assert handler.got == []
 
 
 @pytest.mark.parametrize("ordered", [True, False])
@@ -551,18 +379,6 @@ async def test_dead_letters_are_kept_up_to_the_bound_and_the_oldest_go() -> None
         assert queue.statistics().dead_letters == 3
 
 
-async def test_redrive_puts_each_back_once() -> None:
-    service = Service(dict.fromkeys(range(5), 2))
-    async with queue_of(retry=every(1, attempts=2)) as queue:
-        await fail_all(queue, range(5), service)
-        assert await queue.redrive() == 5
-        assert queue.dead_letters == []
-        assert await queue.redrive() == 0
-        await queue.join()
-    assert Counter(service.items) == dict.fromkeys(range(5), 3)
-    assert queue.metrics == {"enqueued": 10, "processed": 10, "errors": 5, "backpressure_events": 0}
-
-
 async def test_what_fails_again_has_all_its_attempts_and_is_a_dead_letter_again() -> None:
     service = Service({"a": 99})
     async with queue_of(retry=every(1, attempts=2)) as queue:
@@ -573,24 +389,18 @@ async def test_what_fails_again_has_all_its_attempts_and_is_a_dead_letter_again(
     assert len(service.calls) == 4
 
 
-async def test_redrive_into_a_full_queue_loses_none() -> None:
-    service = Service(dict.fromkeys(range(5), 1))
-    async with queue_of(2, retry=every(1, attempts=2), timeout=1) as queue:
-        service.fails.update(dict.fromkeys(range(5), 1))
+async def test_a_cancelled_redrive_loses_none() -> None:
+    service = Service(dict.fromkeys(range(5), 2))
+    async with queue_of(2, retry=every(1, attempts=2)) as queue:
         await fail_all(queue, range(5), service)
         await queue.queue.stop_workers()
-        assert await queue.redrive() == 2
+        redriving = asyncio.create_task(queue.redrive(timeout=math.inf))
+        await asyncio.sleep(1)
+        redriving.cancel()
+        await asyncio.wait([redriving])
+        assert redriving.cancelled()
         assert queue.unprocessed == [0, 1]
         assert [letter.item for letter in queue.dead_letters] == [2, 3, 4]
-        waiting = asyncio.create_task(queue.redrive(timeout=math.inf))
-        await asyncio.sleep(1)
-        waiting.cancel()
-        await asyncio.wait([waiting])
-        assert [letter.item for letter in queue.dead_letters] == [2, 3, 4]
-        await queue.process(service)
-        assert await queue.redrive(timeout=math.inf) == 3
-        await queue.join()
-    assert Counter(service.items) == dict.fromkeys(range(5), 3)
 
 
 async def test_redrive_goes_on_past_what_no_limit_can_ever_let_pass() -> None:
@@ -608,24 +418,6 @@ async def test_redrive_goes_on_past_what_no_limit_can_ever_let_pass() -> None:
         await queue.join()
         assert queue.dead_letters == []
     assert Counter(service.items) == {9: 3, 3: 3, 4: 3}
-
-
-async def test_redrive_into_a_stopped_queue_loses_none() -> None:
-    service = Service({"a": 9, "b": 9})
-    queue = queue_of(1, retry=every(1, attempts=2))
-    await queue.start()
-    await fail_all(queue, "ab", service)
-    await queue.queue.stop_workers()
-    await queue.put("in the way")
-    waiting = asyncio.create_task(queue.redrive(timeout=math.inf))
-    await asyncio.sleep(1)
-    await queue.stop(drain=False)
-    with pytest.raises(QueueStateError):
-        await waiting
-    with pytest.raises(QueueStateError, match="Cannot put items when queue is stopped"):
-        await queue.redrive()
-    assert [letter.item for letter in queue.dead_letters] == ["a", "b"]
-    assert queue.unprocessed == ["in the way"]
 
 
 async def test_what_somebody_waits_for_is_no_dead_letter() -> None:
@@ -711,7 +503,7 @@ async def test_no_window_holds_too_many_whatever_is_stopped_and_cancelled(seed: 
     assert_limited(times, 9, 25)
     # And nothing leaked: the next windows are fully used.
     await asyncio.sleep(50)
-    began, so_far = clock(), len(times)
+    began, so_far = now(), len(times)
     await queue.batch_process(range(9), service, 9)
     assert [at - began for _, at in service.calls[so_far:]] == pytest.approx([0] * 5 + [10] * 4)
 
@@ -730,19 +522,6 @@ async def test_queues_and_others_share_one_limiter() -> None:
     times = [at for _, at in service.calls]
     assert times == [at for at in range(0, 60, 10) for _ in range(5)]
     assert queues[0].limits is queues[1].limits is limiter
-
-
-async def test_settle_in_a_worker_function_gives_back_the_difference() -> None:
-    tokens = Limit(10, 10, cost=lambda item: 5, name="tokens")
-    service = Service()
-
-    async def call(item: int) -> None:
-        await service(item)
-        tokens.settle(1)
-
-    queue = queue_of(limits=[tokens])
-    await queue.batch_process(range(12), call)
-    assert [at for _, at in service.calls] == [0] * 6 + [10] * 6
 
 
 async def test_settle_charges_what_the_estimate_missed() -> None:
@@ -773,31 +552,6 @@ async def test_headers_close_the_gate_for_all_workers(limited: bool) -> None:
     assert times[:3] == [0, 0, 0]
     assert all(31 <= at <= 38 for at in times[3:])
     assert queue.statistics().gate_closures == 1
-
-
-async def test_a_rate_limit_error_closes_the_gate_for_all_workers() -> None:
-    service = Service({0: 1}, takes=1, error=lambda: RateLimitError(retry_after=20))
-    queue = queue_of(limits=[Limit(1000, 1)], retry=every(1))
-    await queue.batch_process(range(12), service, 4)
-    times = [at for _, at in service.calls]
-    assert times[:4] == [0] * 4
-    assert all(at >= 21 for at in times[4:])
-    assert Counter(service.items) == Counter([*range(12), 0])
-    assert len(set(times[4:])) > 1  # they do not start in step
-
-
-async def test_a_busy_key_does_not_hold_up_the_others() -> None:
-    service = Service()
-    limits = [Limit(1, 10, key=lambda item: item[0])]
-    async with queue_of(limits=limits) as queue:
-        await queue.process(service, 1)
-        await put_all(queue, [("busy", number) for number in range(4)])
-        await put_all(queue, [(name, 0) for name in "abc"])
-        await asyncio.sleep(1)
-        assert service.items == [("busy", 0), ("a", 0), ("b", 0), ("c", 0)]
-        assert queue.statistics().retrying == 3
-        await queue.join()
-    assert service.calls[4:] == [(("busy", number), number * 10) for number in (1, 2, 3)]
 
 
 async def test_keys_under_a_limit_for_all_of_them() -> None:
@@ -847,91 +601,24 @@ async def test_a_key_that_has_room_sooner_than_it_seemed(how: str) -> None:
     assert service.calls == [("a", 0), ("b", 1)]
 
 
-def raises(item: Any) -> Any:
-    if item == "bad":
-        raise RuntimeError("no such account")
-    return 1
-
-
-BAD: dict[str, tuple[Limit, type[Exception], str]] = {
-    "cost raises": (Limit(5, 10, cost=raises), ValueError, "cost function .* raised for a str: "),
-    "cost is NaN": (
-        Limit(5, 10, cost=lambda item: math.nan if item == "bad" else 1),
-        ValueError,
-        "must be finite and zero or more, got nan",
-    ),
-    "cost is negative": (
-        Limit(5, 10, cost=lambda item: -1 if item == "bad" else 1),
-        ValueError,
-        "must be finite and zero or more, got -1",
-    ),
-    "cost is above max": (
-        Limit(5, 10, cost=lambda item: 6 if item == "bad" else 1),
-        ValueError,
-        "cost of 6 can never pass the limit",
-    ),
-    "cost is no number": (
-        Limit(5, 10, cost=lambda item: None if item == "bad" else 1),  # type: ignore[arg-type,return-value]
-        TypeError,
-        "must be a number, got None",
-    ),
-    "key raises": (Limit(5, 10, key=raises), ValueError, "key function .* raised for a str: "),
-    "key is unhashable": (
-        Limit(5, 10, key=lambda item: [] if item == "bad" else 1),  # type: ignore[arg-type,return-value]
-        TypeError,
-        "must be hashable",
-    ),
-}
-
-
-async def offer(queue: WorkQueue[Any], how: str, service: Service) -> None:
-    if how == "put_nowait":
-        queue.put_nowait("bad")
-    elif how == "batch_process":
-        await queue.batch_process(["good", "bad", "good"], service)
-    elif how == "map":
-        assert [result async for result in queue.map(service, ["good", "bad", "good"])] == []
-    else:
-        await getattr(queue, how)("bad")
-
-
-@pytest.mark.parametrize("how", ["put", "put_nowait", "submit", "batch_process", "map"])
+@pytest.mark.parametrize("how", ["batch_process", "map"])
 @pytest.mark.parametrize("what", BAD)
-async def test_an_item_that_no_limit_can_let_pass_is_refused_at_once(what: str, how: str) -> None:
-    limit, error, message = BAD[what]
+async def test_a_job_with_an_item_that_no_limit_can_let_pass_raises(what: str, how: str) -> None:
+    settings, error, message = BAD[what]
     service = Service()
-    queue = queue_of(limits=Limiter([Limit(100, 1), *limit_again(limit)]))
-    several = how in ("batch_process", "map")
-    if not several:
-        await queue.start()
+    queue = queue_of(limits=[Limit(100, 1), Limit(5, 10, name="bad", **settings)])
+
+    async def do(items: list[str]) -> None:
+        if how == "batch_process":
+            await queue.batch_process(items, service)
+        else:
+            assert [result async for result in queue.map(service, items)] == []
+
     with pytest.raises(error, match=message):
-        await offer(queue, how, service)
-    assert queue.metrics["enqueued"] == several
-    if not several:
-        assert (queue.size, queue.unprocessed) == (0, [])
+        await do(["good", "bad", "good"])
+    assert queue.metrics["enqueued"] == 1
     await queue.batch_process(["good"], service)
     assert set(service.items) == {"good"}
-
-
-def limit_again(limit: Limit) -> list[Limit]:
-    """The same for another test: a limit belongs to one limiter."""
-    return [Limit(limit.max, limit.per, cost=limit.cost, key=limit.key, name="bad")]
-
-
-@pytest.mark.parametrize("keyed", [True, False])
-async def test_a_max_lowered_below_a_waiting_cost_fails_the_item(keyed: bool) -> None:
-    limit = Limit(8, 10, cost=lambda item: item, key=(lambda item: 0) if keyed else None)
-    service, handler = Service(), Handler()
-    async with queue_of(limits=[limit], retry=every(1)) as queue:
-        await queue.process(service, 1, handler)
-        await put_all(queue, [8, 7, 6, 5])  # one started, one in hand or postponed, two in line
-        await asyncio.sleep(1)
-        limit.change(max=5)
-        await queue.join()
-        assert queue.metrics["processed"] == 4
-        assert [letter.attempts for letter in queue.dead_letters] == [0, 0]
-    assert service.items == [8, 5]
-    assert handler.kinds == [(7, ValueError), (6, ValueError)]
 
 
 async def test_an_item_cancelled_while_it_waits_for_a_limit_uses_nothing_up() -> None:
@@ -966,25 +653,25 @@ class Elastic:
             if self.rejects and self.under_way > self.capacity:
                 await asyncio.sleep(0.01)
                 raise RateLimitError
-            await asyncio.sleep(self._begin() - clock())
+            await asyncio.sleep(self._begin() - now())
             self.served += 1
         finally:
             self.under_way -= 1
 
     def _begin(self) -> float:
         """Take the next place that falls free; return when the call ends."""
-        self._free_at = sorted(at for at in self._free_at if at > clock())
+        self._free_at = sorted(at for at in self._free_at if at > now())
         ahead = len(self._free_at) - self.capacity
-        start = clock() if ahead < 0 else self._free_at[ahead]
+        start = now() if ahead < 0 else self._free_at[ahead]
         end = start + 0.2 * self._random.lognormvariate(-0.045, 0.3)
         self._free_at.append(end)
         return end
 
 
 async def feed(queue: WorkQueue[Any], seconds: float) -> None:
-    until = clock() + seconds
-    while clock() < until:
-        await queue.put(0, timeout=until - clock())
+    until = now() + seconds
+    while now() < until:
+        await queue.put(0, timeout=until - now())
 
 
 @pytest.mark.parametrize("rejects", [True, pytest.param(False)])
@@ -1080,26 +767,7 @@ async def test_adaptive_concurrency_in_a_batch_and_in_a_map(plain: bool) -> None
     assert results == [item * 2 for item in range(100)]
     assert (queue.status, queue.worker_count) == (QueueStatus.STOPPED, 0)
     if not plain:
-        assert clock() < 60  # it did find out that more than two can be under way
-
-
-@pytest.mark.parametrize("timeout", [None, 20])
-async def test_a_stop_ends_the_workers_that_were_added_meanwhile(timeout: float | None) -> None:
-    done: list[int] = []
-
-    async def work(item: int) -> None:
-        await asyncio.sleep(1 + item % 7 / 10)
-        done.append(item)
-
-    queue = queue_of(concurrency_limit=AdaptiveConcurrency(1, 64))
-    await queue.process(work)
-    await put_all(queue, range(100))
-    result = await queue.stop(timeout)
-    assert queue.status is QueueStatus.STOPPED
-    assert queue.worker_count == 0
-    assert queue.statistics().inflight == 0
-    assert result is (timeout is None)
-    assert sorted([*done, *queue.unprocessed]) == list(range(100))
+        assert now() < 60  # it did find out that more than two can be under way
 
 
 # -- deadlines --------------------------------------------------------------------------------
@@ -1113,7 +781,7 @@ async def test_what_cannot_be_in_time_is_not_attempted() -> None:
         await queue.join()
         counts = queue.metrics
         assert (counts["processed"], counts["errors"]) == (5, 3)
-        assert clock() == 0.8
+        assert now() == 0.8
     assert service.calls == [(0, 0), (1, 0.4)]  # the third would begin at 0.8, and end at 1.2
     assert handler.kinds == [(item, DeadlineExceededError) for item in (2, 3, 4)]
     assert {attempts_made(error) for _, error in handler.got} == {0}
@@ -1124,21 +792,6 @@ async def test_nor_where_a_call_takes_long() -> None:
     queue = queue_of(deadline=100)
     await queue.batch_process(range(5), service, 1, Handler())
     assert service.calls == [(0, 0), (1, 40)]
-
-
-async def test_a_deadline_of_one_put() -> None:
-    service, handler = Service(takes=4), Handler()
-    async with queue_of() as queue:
-        await queue.process(service, 1, handler)
-        await queue.put("a")
-        await queue.put("too late", deadline=3)
-        await queue.put("in time", deadline=20)
-        late = await queue.submit("late, too", deadline=8)
-        await queue.put("whenever")
-        await queue.join()
-    assert service.items == ["a", "in time", "whenever"]
-    assert handler.kinds == [("too late", DeadlineExceededError)]
-    assert isinstance(late.exception(), DeadlineExceededError)
 
 
 @pytest.mark.parametrize("observed", [True, False])
@@ -1179,25 +832,6 @@ async def test_a_put_has_the_last_word_on_the_deadline() -> None:
     assert service.items == ["a", "c"]
 
 
-@pytest.mark.parametrize("deadline", [-1, math.nan, "soon"])
-@pytest.mark.parametrize("how", ["put", "submit"])
-async def test_a_deadline_that_is_none(how: str, deadline: Any) -> None:
-    async with queue_of() as queue:
-        with pytest.raises((ValueError, TypeError), match="deadline must be"):
-            await getattr(queue, how)("a", deadline=deadline)
-        assert queue.metrics["enqueued"] == 0
-    with pytest.raises((ValueError, TypeError), match="deadline must be"):
-        queue_of(deadline=deadline)
-
-
-async def test_it_fails_at_once_when_the_wait_would_be_for_a_limit() -> None:
-    service, failed_at = Service(), []
-    queue = queue_of(limits=[Limit(1, 10)], deadline=5)
-    await queue.batch_process("ab", service, 1, lambda error, item: failed_at.append(clock()))
-    assert service.items == ["a"]
-    assert failed_at == [0]
-
-
 async def test_it_fails_at_once_when_the_wait_would_be_for_the_limit_of_a_key() -> None:
     service, handler = Service(), Handler()
     queue = queue_of(limits=[Limit(1, 10, key=lambda item: item[0])], deadline=15)
@@ -1225,7 +859,7 @@ async def test_it_is_not_tried_again_when_the_wait_would_be_too_long() -> None:
         await queue.process(service, 1, handler)
         await queue.put("a")
         await queue.join()
-        assert clock() < 15
+        assert now() < 15
     assert service.times("a") == [0, 6, 12]
     assert handler.items == ["a"]
     assert attempts_made(handler.got[0][1]) == 3
@@ -1260,7 +894,7 @@ async def test_nothing_starts_past_its_deadline(seed: int) -> None:
     late = []
 
     async def work(item: int) -> None:
-        if clock() >= put_at[item] + 10:
+        if now() >= put_at[item] + 10:
             late.append(item)
         await asyncio.sleep(rng.random() * 3)
         if rng.random() < 0.3:
@@ -1278,7 +912,7 @@ async def test_nothing_starts_past_its_deadline(seed: int) -> None:
     async with queue_of(deadline=10, **rules) as queue:
         await queue.process(work, 4, failed)
         for item in range(200):
-            put_at[item] = clock()
+            put_at[item] = now()
             await queue.put(item)
             await asyncio.sleep(rng.random() / 2)
         await queue.join()
@@ -1293,7 +927,7 @@ def open_after(calls: int, **options: Any) -> CircuitBreaker:
     return CircuitBreaker(0.5, window=calls, minimum=calls, open_for=30, **options)
 
 
-async def test_an_open_breaker_refuses() -> None:
+async def test_a_breaker_opens_is_half_open_after_its_time_and_closes() -> None:
     service, handler = Service(dict.fromkeys(range(4), 1)), Handler()
     async with queue_of(breaker=open_after(4)) as queue:
         await queue.process(service, 1, handler)
@@ -1373,19 +1007,13 @@ async def test_a_refused_item_takes_nothing_from_the_limits() -> None:
     assert service.calls == [("a", 0), ("x", 31)]
 
 
-async def test_a_stop_while_the_breaker_is_open() -> None:
+async def test_a_stop_that_drains_waits_until_the_breaker_lets_items_through() -> None:
     service = Service({"a": 1})
     queue = queue_of(breaker=open_after(1), retry=every(1))
     await queue.process(service, 2)
     await put_all(queue, "abc")
-    await asyncio.sleep(1)
-    assert await queue.stop(timeout=5) is False
-    assert queue.unprocessed == ["a", "b", "c"]
-    await queue.process(service, 2)
-    await asyncio.sleep(1)
-    assert service.items == ["a"]  # it is open still
     assert await queue.stop() is True
-    assert clock() >= 30
+    assert now() >= 30
     assert Counter(service.items) == {"a": 2, "b": 1, "c": 1}
 
 
@@ -1399,7 +1027,7 @@ async def test_a_probe_that_is_cancelled_lets_the_next_one_through() -> None:
     await queue.stop(timeout=0)
     await queue.process(service)
     assert await queue.stop()
-    assert clock() < 45
+    assert now() < 45
     assert len(service.times("a")) == 3
 
 

@@ -10,6 +10,7 @@ from typing import Any, Generic, TypeVar
 
 import pytest
 
+from helpers.tasks import now
 from penstock import AsyncExecutor, BoundedQueue, Executor, QueueStatus, WorkQueue, protocols
 from penstock.events import Event
 from penstock.limits.limit import Limit
@@ -168,4 +169,4 @@ async def test_the_limiter_is_used_through_its_protocol() -> None:
     limiter: protocols.RateLimiter = Limiter([Limit(1, 5)])
     await limiter.acquire()
     await limiter.acquire()
-    assert asyncio.get_running_loop().time() == pytest.approx(5)
+    assert now() == pytest.approx(5)

@@ -7,7 +7,6 @@ import dataclasses
 import gc
 import logging
 import math
-import queue as stdlib_queue
 import random
 import sys
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
@@ -20,6 +19,8 @@ from unittest.mock import AsyncMock, Mock
 import pytest
 
 import penstock.testing
+from helpers.tasks import for_ever, now, settle
+from helpers.workers import Worker
 from penstock import (
     BoundedQueue,
     QueueEmptyError,
@@ -28,7 +29,6 @@ from penstock import (
     QueueStatus,
 )
 from penstock.testing import VirtualTimeLoop
-from virtual_time import Gate, begin, for_ever, now, settle
 
 IDLE, PROCESSING, STOPPING, STOPPED = QueueStatus
 
@@ -36,21 +36,21 @@ IDLE, PROCESSING, STOPPING, STOPPED = QueueStatus
 @asynccontextmanager
 async def queue_that_is(status: QueueStatus) -> AsyncIterator[BoundedQueue[Any]]:
     queue: BoundedQueue[Any] = BoundedQueue(maxsize=3)
-    gate = Gate()
+    worker = Worker(held=True)
     stop = None
     if status is not IDLE:
         await queue.start()
     if status is STOPPED:
         await queue.stop()
     if status is STOPPING:
-        await queue.start_workers(gate, 1)
+        await queue.start_workers(worker, 1)
         await queue.put("held")
         await settle()
-        stop = begin(queue.stop())
+        stop = asyncio.create_task(queue.stop())
         await settle()
     assert queue.status is status
     yield queue
-    gate.open.set()
+    worker.may_go_on.set()
     if stop is not None:
         await stop
     await queue.stop()
@@ -122,16 +122,16 @@ async def test_the_repr_tells_name_state_and_how_full_it_is() -> None:
 
 
 async def test_statistics_tell_everything_at_one_instant() -> None:
-    gate = Gate()
+    worker = Worker(held=True)
     async with BoundedQueue[int](2, name="uploads") as queue:
-        await queue.start_workers(gate, 1)
+        await queue.start_workers(worker, 1)
         await queue.put(1)
         await settle()  # 1 is in the worker's hands now
         await queue.put(2)
         await queue.put(3)
         await queue.put(4, timeout=0)  # refused
         await queue.put(5, timeout=1)  # waits, and is refused
-        waiting = begin(queue.put(6, timeout=math.inf))
+        waiting = asyncio.create_task(queue.put(6, timeout=math.inf))
         await settle()
 
         statistics = queue.statistics()
@@ -158,7 +158,7 @@ async def test_statistics_tell_everything_at_one_instant() -> None:
             "gate_closures": 0,
             "breaker_state": None,
         }
-        gate.open.set()
+        worker.may_go_on.set()
         assert await waiting
 
 
@@ -268,32 +268,6 @@ async def test_stop_workers_without_workers_changes_nothing(status: QueueStatus)
 # -- put ------------------------------------------------------------------------------------------
 
 
-@pytest.mark.plan("UT-4")
-async def test_put_adds_an_item() -> None:
-    async with BoundedQueue[str](maxsize=10) as queue:
-        assert await queue.put("a") is True
-        assert queue.size == 1
-        assert not queue.is_empty
-        assert await queue.put("b") is True
-        assert queue.size == 2
-        assert queue.metrics["enqueued"] == 2
-        assert queue.unprocessed == ["a", "b"]
-
-
-@pytest.mark.plan("UT-5")
-async def test_put_into_a_full_queue_applies_backpressure() -> None:
-    queue: BoundedQueue[str] = BoundedQueue(maxsize=1, timeout=0.01)
-    await queue.start()
-    assert await queue.put("first")
-    assert queue.size == 1
-    assert queue.is_full
-    assert await queue.put("second") is False
-    assert queue.metrics["backpressure_events"] == 1
-    assert queue.metrics["enqueued"] == 1
-    assert queue.unprocessed == ["first"]
-    await queue.stop()
-
-
 @pytest.mark.parametrize(
     ("own", "given", "waited"),
     [
@@ -320,7 +294,7 @@ async def test_put_waits_for_its_timeout_or_else_the_timeout_of_the_queue(
 async def test_put_with_an_infinite_timeout_waits_as_long_as_it_takes(own: float) -> None:
     async with BoundedQueue[str](1, timeout=own) as queue:
         await queue.put("first")
-        waiting = begin(queue.put("second", timeout=math.inf if own == 0.1 else None))
+        waiting = asyncio.create_task(queue.put("second", timeout=math.inf if own == 0.1 else None))
         await asyncio.sleep(100_000)
         assert not waiting.done()
         assert queue.get_nowait() == "first"
@@ -331,24 +305,13 @@ async def test_put_with_an_infinite_timeout_waits_as_long_as_it_takes(own: float
 async def test_a_put_that_waits_is_accepted_as_soon_as_there_is_room() -> None:
     async with BoundedQueue[str](1) as queue:
         await queue.put("first")
-        waiting = begin(queue.put("second", timeout=10))
+        waiting = asyncio.create_task(queue.put("second", timeout=10))
         await asyncio.sleep(3)
         begun = now()
         queue.get_nowait()
         assert await waiting is True
         assert now() == begun
         assert queue.metrics["backpressure_events"] == 0
-
-
-async def test_a_refused_item_is_never_processed() -> None:
-    gate = Gate()
-    async with BoundedQueue[int](1) as queue:
-        await queue.start_workers(gate, 1)
-        for item in range(3):
-            await queue.put(item)
-            await settle()
-        gate.open.set()
-    assert gate.done == [0, 1]
 
 
 async def test_put_nowait_adds_an_item_or_says_how_full_the_queue_is() -> None:
@@ -360,14 +323,6 @@ async def test_put_nowait_adds_an_item_or_says_how_full_the_queue_is() -> None:
         assert (caught.value.queue_size, caught.value.queue_capacity) == (2, 2)
         assert queue.metrics["backpressure_events"] == 1
         assert queue.unprocessed == [1, 2]
-
-
-@pytest.mark.parametrize("base", [stdlib_queue.Full, asyncio.QueueFull])
-async def test_code_written_for_other_queues_catches_put_nowait(base: type[Exception]) -> None:
-    async with BoundedQueue[int](1) as queue:
-        queue.put_nowait(1)
-        with pytest.raises(base):
-            queue.put_nowait(2)
 
 
 @pytest.mark.parametrize("item", [None, 0, "", [], {}, float("nan")], ids=repr)
@@ -387,14 +342,14 @@ async def test_items_are_never_compared() -> None:
     async with BoundedQueue[Touchy](2) as queue:
         await queue.put(Touchy())
         await queue.put(Touchy())
-        waiting = begin(queue.put(Touchy(), timeout=math.inf))
+        waiting = asyncio.create_task(queue.put(Touchy(), timeout=math.inf))
         await settle()
         queue.get_nowait()
         waiting.cancel()  # in the tick of its grant: the item must be found and removed
         with pytest.raises(asyncio.CancelledError):
             await waiting
-        gate = Gate()
-        await queue.start_workers(gate, 1)
+        worker = Worker(held=True)
+        await queue.start_workers(worker, 1)
         await queue.submit(Touchy())
         await settle()
         await queue.stop_workers(timeout=0)
@@ -404,23 +359,10 @@ async def test_items_are_never_compared() -> None:
 # -- put: who is served when ----------------------------------------------------------------------
 
 
-async def test_puts_that_wait_are_served_first_come_first_served() -> None:
-    async with BoundedQueue[int](1) as queue:
-        await queue.put(0)
-        puts = [begin(queue.put(item, timeout=math.inf)) for item in range(1, 6)]
-        await settle()
-        taken = []
-        for _ in range(6):
-            taken.append(queue.get_nowait())
-            await settle()
-        assert taken == [0, 1, 2, 3, 4, 5]
-        assert await asyncio.gather(*puts) == [True] * 5
-
-
 async def test_a_newcomer_in_the_tick_of_a_free_slot_does_not_overtake() -> None:
     async with BoundedQueue[str](1) as queue:
         await queue.put("first")
-        waiting = begin(queue.put("second", timeout=math.inf))
+        waiting = asyncio.create_task(queue.put("second", timeout=math.inf))
         await settle()
         queue.get_nowait()  # the slot is free, and the one who waits has not woken up yet
         with pytest.raises(QueueFullError):
@@ -433,21 +375,21 @@ async def test_a_newcomer_in_the_tick_of_a_free_slot_does_not_overtake() -> None
 async def test_a_newcomer_that_can_wait_waits_behind_those_who_wait() -> None:
     async with BoundedQueue[str](1) as queue:
         await queue.put("first")
-        begin(queue.put("second", timeout=math.inf))
+        second = asyncio.create_task(queue.put("second", timeout=math.inf))
         await settle()
         queue.get_nowait()
-        third = begin(queue.put("third", timeout=math.inf))
+        third = asyncio.create_task(queue.put("third", timeout=math.inf))
         await settle()
         assert queue.get_nowait() == "second"
-        await third
+        assert await asyncio.gather(second, third) == [True, True]
         assert queue.get_nowait() == "third"
 
 
 async def test_the_short_patience_of_one_does_not_hold_up_the_next() -> None:
     async with BoundedQueue[str](1) as queue:
         await queue.put("first")
-        impatient = begin(queue.put("impatient", timeout=1))
-        patient = begin(queue.put("patient", timeout=math.inf))
+        impatient = asyncio.create_task(queue.put("impatient", timeout=1))
+        patient = asyncio.create_task(queue.put("patient", timeout=math.inf))
         assert await impatient is False
         queue.get_nowait()
         assert await patient is True
@@ -457,7 +399,7 @@ async def test_the_short_patience_of_one_does_not_hold_up_the_next() -> None:
 async def test_an_item_is_there_to_take_only_once_its_put_is_through() -> None:
     async with BoundedQueue[str](1) as queue:
         await queue.put("first")
-        waiting = begin(queue.put("second", timeout=math.inf))
+        waiting = asyncio.create_task(queue.put("second", timeout=math.inf))
         await settle()
         queue.get_nowait()
         with pytest.raises(QueueEmptyError):  # its put may still be cancelled
@@ -471,8 +413,8 @@ async def test_an_item_is_there_to_take_only_once_its_put_is_through() -> None:
 async def test_a_put_cancelled_while_it_waits_leaves_nothing_and_holds_up_nobody() -> None:
     async with BoundedQueue[str](1) as queue:
         await queue.put("first")
-        cancelled = begin(queue.put("cancelled", timeout=math.inf))
-        patient = begin(queue.put("patient", timeout=math.inf))
+        cancelled = asyncio.create_task(queue.put("cancelled", timeout=math.inf))
+        patient = asyncio.create_task(queue.put("patient", timeout=math.inf))
         await settle()
         cancelled.cancel()
         await settle()
@@ -489,8 +431,8 @@ async def test_a_put_cancelled_in_the_tick_of_its_grant_passes_its_turn_on(
 ) -> None:
     async with BoundedQueue[str](1) as queue:
         await queue.put("first")
-        unlucky = begin(queue.put("unlucky", timeout=math.inf))
-        next_in_line = begin(queue.put("next", timeout=math.inf))
+        unlucky = asyncio.create_task(queue.put("unlucky", timeout=math.inf))
+        next_in_line = asyncio.create_task(queue.put("next", timeout=math.inf))
         await settle()
         if cancelled_first:
             unlucky.cancel()
@@ -509,7 +451,7 @@ async def test_a_put_cancelled_in_the_tick_of_its_grant_passes_its_turn_on(
 async def test_a_put_cancelled_in_the_tick_of_its_grant_leaves_room_for_a_newcomer() -> None:
     async with BoundedQueue[str](1) as queue:
         await queue.put("first")
-        unlucky = begin(queue.put("unlucky", timeout=math.inf))
+        unlucky = asyncio.create_task(queue.put("unlucky", timeout=math.inf))
         await settle()
         queue.get_nowait()
         unlucky.cancel()
@@ -523,8 +465,8 @@ async def test_what_stands_behind_a_put_cancelled_in_its_grant_still_reaches_the
     async with BoundedQueue[str](2) as queue:
         await queue.put("a")
         await queue.put("b")
-        unlucky = begin(queue.put("unlucky", timeout=math.inf))
-        behind = begin(queue.put("behind", timeout=math.inf))
+        unlucky = asyncio.create_task(queue.put("unlucky", timeout=math.inf))
+        behind = asyncio.create_task(queue.put("behind", timeout=math.inf))
         await settle()
         queue.get_nowait()
         queue.get_nowait()
@@ -547,7 +489,7 @@ async def test_a_put_that_expires_in_the_tick_of_a_free_slot_is_either_in_or_ref
         free_a_slot = partial(asyncio.get_running_loop().call_at, now() + 1, queue.get_nowait)
         if freed_first:
             free_a_slot()
-        late = begin(queue.put("late", timeout=1))
+        late = asyncio.create_task(queue.put("late", timeout=1))
         await asyncio.sleep(0)
         if not freed_first:
             free_a_slot()
@@ -567,7 +509,7 @@ async def test_the_bound_is_exact_at_every_instant() -> None:
 
     async def producer() -> None:
         for item in range(30):
-            put = begin(queue.put(item, timeout=rng.random() * 2))
+            put = asyncio.create_task(queue.put(item, timeout=rng.random() * 2))
             if rng.random() < 0.2:
                 await asyncio.sleep(rng.random())
                 put.cancel()
@@ -692,24 +634,6 @@ def test_a_put_that_wakes_a_worker_makes_one_callback_and_nothing_else() -> None
 # -- get ------------------------------------------------------------------------------------------
 
 
-@pytest.mark.plan("UT-6")
-async def test_get_takes_the_item_that_has_waited_longest() -> None:
-    async with BoundedQueue[str]() as queue:
-        for item in "abc":
-            await queue.put(item)
-        assert [await queue.get() for _ in "abc"] == ["a", "b", "c"]
-        assert queue.is_empty
-
-
-async def test_get_waits_for_an_item() -> None:
-    async with BoundedQueue[str]() as queue:
-        waiting = begin(queue.get())
-        await asyncio.sleep(1000)
-        assert not waiting.done()
-        await queue.put("item")
-        assert await waiting == "item"
-
-
 @pytest.mark.parametrize("timeout", [0, 0.5, 3])
 async def test_get_gives_up_after_its_timeout(timeout: float) -> None:
     async with BoundedQueue[str]() as queue:
@@ -723,7 +647,7 @@ async def test_get_gives_up_after_its_timeout(timeout: float) -> None:
 
 async def test_get_with_an_infinite_timeout_waits_as_long_as_it_takes() -> None:
     async with BoundedQueue[str]() as queue:
-        waiting = begin(queue.get(timeout=math.inf))
+        waiting = asyncio.create_task(queue.get(timeout=math.inf))
         await asyncio.sleep(100_000)
         await queue.put("item")
         assert await waiting == "item"
@@ -731,7 +655,7 @@ async def test_get_with_an_infinite_timeout_waits_as_long_as_it_takes() -> None:
 
 async def test_get_with_a_timeout_takes_an_item_that_comes_in_time() -> None:
     async with BoundedQueue[str]() as queue:
-        waiting = begin(queue.get(timeout=3))
+        waiting = asyncio.create_task(queue.get(timeout=3))
         await asyncio.sleep(2)
         await queue.put("item")
         assert await waiting == "item"
@@ -740,7 +664,7 @@ async def test_get_with_a_timeout_takes_an_item_that_comes_in_time() -> None:
 async def test_a_get_that_was_beaten_to_its_item_waits_for_the_rest_of_its_timeout() -> None:
     async with BoundedQueue[str]() as queue:
         begun = now()
-        beaten = begin(queue.get(timeout=3))
+        beaten = asyncio.create_task(queue.get(timeout=3))
         await asyncio.sleep(2)
         await queue.put("item")
         assert queue.get_nowait() == "item"  # before the one who was called has woken up
@@ -756,7 +680,7 @@ async def test_a_get_that_expires_in_the_tick_of_a_put_takes_the_item(put_first:
         put = partial(asyncio.get_running_loop().call_at, now() + 1, queue.put_nowait, "item")
         if put_first:
             put()
-        waiting = begin(queue.get(timeout=1))
+        waiting = asyncio.create_task(queue.get(timeout=1))
         await asyncio.sleep(0)
         if not put_first:
             put()
@@ -766,24 +690,17 @@ async def test_a_get_that_expires_in_the_tick_of_a_put_takes_the_item(put_first:
 
 async def test_gets_that_wait_are_served_first_come_first_served() -> None:
     async with BoundedQueue[int]() as queue:
-        gets = [begin(queue.get()) for _ in range(4)]
+        gets = [asyncio.create_task(queue.get()) for _ in range(4)]
         await settle()
         for item in range(4):
             await queue.put(item)
         assert await asyncio.gather(*gets) == [0, 1, 2, 3]
 
 
-@pytest.mark.parametrize("base", [stdlib_queue.Empty, asyncio.QueueEmpty])
-async def test_code_written_for_other_queues_catches_get_nowait(base: type[Exception]) -> None:
-    async with BoundedQueue[int]() as queue:
-        with pytest.raises(base):
-            queue.get_nowait()
-
-
 async def test_a_get_cancelled_while_it_waits_loses_nothing() -> None:
     async with BoundedQueue[str]() as queue:
-        cancelled = begin(queue.get())
-        other = begin(queue.get())
+        cancelled = asyncio.create_task(queue.get())
+        other = asyncio.create_task(queue.get())
         await settle()
         cancelled.cancel()
         await queue.put("item")
@@ -791,22 +708,9 @@ async def test_a_get_cancelled_while_it_waits_loses_nothing() -> None:
         assert cancelled.cancelled()
 
 
-async def test_a_get_cancelled_in_the_tick_of_a_put_loses_nothing() -> None:
-    async with BoundedQueue[str]() as queue:
-        cancelled = begin(queue.get())
-        other = begin(queue.get())
-        await settle()
-        await queue.put("item")
-        cancelled.cancel()
-        assert await other == "item"
-        with pytest.raises(asyncio.CancelledError):
-            await cancelled
-        assert queue.is_empty
-
-
 async def test_a_get_cancelled_in_the_tick_of_a_put_leaves_the_item_where_it_was() -> None:
     async with BoundedQueue[str]() as queue:
-        cancelled = begin(queue.get())
+        cancelled = asyncio.create_task(queue.get())
         await settle()
         await queue.put("item")
         cancelled.cancel()
@@ -817,7 +721,7 @@ async def test_a_get_cancelled_in_the_tick_of_a_put_leaves_the_item_where_it_was
 async def test_get_makes_room_for_a_put_that_waits() -> None:
     async with BoundedQueue[str](1) as queue:
         await queue.put("first")
-        waiting = begin(queue.put("second", timeout=math.inf))
+        waiting = asyncio.create_task(queue.put("second", timeout=math.inf))
         await settle()
         assert await queue.get() == "first"
         assert await queue.get() == "second"
@@ -827,7 +731,7 @@ async def test_get_makes_room_for_a_put_that_waits() -> None:
 async def test_a_get_that_waits_when_the_queue_stops_gets_a_state_error() -> None:
     queue: BoundedQueue[str] = BoundedQueue()
     await queue.start()
-    gets = [begin(queue.get()), begin(queue.get(timeout=60))]
+    gets = [asyncio.create_task(queue.get()), asyncio.create_task(queue.get(timeout=60))]
     await settle()
     await queue.stop()
     for get in gets:
@@ -838,12 +742,12 @@ async def test_a_get_that_waits_when_the_queue_stops_gets_a_state_error() -> Non
 async def test_a_get_that_waited_through_a_stop_and_a_start_does_not_cripple_the_queue() -> None:
     queue: BoundedQueue[str] = BoundedQueue()
     await queue.start()
-    waiting = begin(queue.get())
+    waiting = asyncio.create_task(queue.get())
     await settle()
     await queue.stop()
     await queue.start()
     await asyncio.wait([waiting], timeout=1)
-    later = begin(queue.get())
+    later = asyncio.create_task(queue.get())
     await settle()
     await queue.put("item")
     await queue.put("another")
@@ -851,28 +755,18 @@ async def test_a_get_that_waited_through_a_stop_and_a_start_does_not_cripple_the
     assert later.done()
 
 
-async def test_a_get_that_waits_gets_a_state_error_even_if_the_queue_starts_at_once() -> None:
-    queue: BoundedQueue[str] = BoundedQueue()
-    await queue.start()
-    waiting = begin(queue.get())
-    await settle()
-    await queue.stop()
-    await queue.start()
-    with pytest.raises(QueueStateError):
-        await asyncio.wait_for(waiting, timeout=1)
-
-
 async def test_a_get_from_before_the_stop_does_not_hold_up_one_from_after_the_start() -> None:
     queue: BoundedQueue[str] = BoundedQueue()
     await queue.start()
-    earlier = begin(queue.get())
+    earlier = asyncio.create_task(queue.get())
     await settle()
-    begin(queue.put("item"))  # will run before the earlier get is back
+    put = asyncio.create_task(queue.put("item"))  # will run before the earlier get is back
     await queue.stop()
     await queue.start()
     begun = now()
     assert await queue.get(timeout=1) == "item"
     assert now() == begun
+    assert await put is True
     assert isinstance(earlier.exception(), QueueStateError)
 
 
@@ -987,7 +881,7 @@ async def test_processing_that_is_cancelled_gives_the_item_back_to_be_next() -> 
     async with BoundedQueue[str]() as queue:
         await queue.put("first")
         await queue.put("second")
-        using = begin(use())
+        using = asyncio.create_task(use())
         await settle()
         using.cancel()
         await settle()
@@ -1008,11 +902,11 @@ async def test_a_stop_counts_what_is_given_back_before_it_returns(steps: int) ->
     queue: BoundedQueue[str] = BoundedQueue()
     await queue.start()
     await queue.put("first")
-    using = begin(use())
+    using = asyncio.create_task(use())
     await settle()
     await queue.start_workers(lambda item: None, 1)
     await settle()
-    stopping = begin(stop())
+    stopping = asyncio.create_task(stop())
     for _ in range(steps):
         await asyncio.sleep(0)
     using.cancel()
@@ -1021,45 +915,6 @@ async def test_a_stop_counts_what_is_given_back_before_it_returns(steps: int) ->
 
 
 # -- join -----------------------------------------------------------------------------------------
-
-
-@pytest.mark.plan("UT-8")
-async def test_join_waits_for_all_items_to_be_processed() -> None:
-    done = []
-
-    async def worker(item: int) -> None:
-        await asyncio.sleep(1)
-        done.append(item)
-
-    async with BoundedQueue[int]() as queue:
-        await queue.start_workers(worker, 2)
-        for item in range(5):
-            await queue.put(item)
-        begun = now()
-        await queue.join()
-        assert sorted(done) == [0, 1, 2, 3, 4]
-        assert now() - begun == pytest.approx(3)
-
-
-@pytest.mark.plan("UT-8")
-async def test_join_waits_for_the_task_done_of_every_get() -> None:
-    async with BoundedQueue[int]() as queue:
-        for item in range(2):
-            await queue.put(item)
-        joining = [begin(queue.join()) for _ in range(3)]
-        for _ in range(2):
-            await queue.get()
-        queue.task_done()
-        await settle()
-        assert not any(join.done() for join in joining)
-        queue.task_done()
-        await asyncio.gather(*joining)
-
-
-@pytest.mark.parametrize("status", [IDLE, PROCESSING, STOPPED], ids=str)
-async def test_join_with_nothing_to_wait_for_returns(status: QueueStatus) -> None:
-    async with queue_that_is(status) as queue:
-        await queue.join()
 
 
 async def test_join_waits_for_what_is_put_meanwhile() -> None:
@@ -1076,15 +931,15 @@ async def test_join_waits_for_what_is_put_meanwhile() -> None:
 
 
 async def test_a_cancelled_join_harms_nobody() -> None:
-    gate = Gate()
+    worker = Worker(held=True)
     async with BoundedQueue[int]() as queue:
-        await queue.start_workers(gate, 1)
+        await queue.start_workers(worker, 1)
         await queue.put(1)
-        cancelled, other = begin(queue.join()), begin(queue.join())
+        cancelled, other = asyncio.create_task(queue.join()), asyncio.create_task(queue.join())
         await settle()
         cancelled.cancel()
         await settle()
-        gate.open.set()
+        worker.may_go_on.set()
         await other
         assert cancelled.cancelled()
 
@@ -1107,7 +962,7 @@ async def test_cancelling_many_joins_does_not_look_for_each_among_all(
         await queue.put(0)
         with monkeypatch.context() as patch:
             patch.setattr(loop, "create_future", lambda: Compared(loop=loop))
-            joins = [begin(queue.join()) for _ in range(200)]
+            joins = [asyncio.create_task(queue.join()) for _ in range(200)]
             await settle()
         for join in reversed(joins):
             join.cancel()
@@ -1123,7 +978,7 @@ async def test_a_join_cancelled_in_the_tick_of_the_last_item_harms_nobody() -> N
     async with BoundedQueue[int]() as queue:
         await queue.put(1)
         await queue.get()
-        cancelled, other = begin(queue.join()), begin(queue.join())
+        cancelled, other = asyncio.create_task(queue.join()), asyncio.create_task(queue.join())
         await settle()
         cancelled.cancel()
         queue.task_done()
@@ -1131,34 +986,12 @@ async def test_a_join_cancelled_in_the_tick_of_the_last_item_harms_nobody() -> N
         assert cancelled.cancelled()
 
 
-async def test_join_raises_when_the_queue_stops_with_items_left() -> None:
-    queue: BoundedQueue[int] = BoundedQueue()
-    await queue.start()
-    await queue.put(1)
-    joining = [begin(queue.join()) for _ in range(2)]
-    await settle()
-    assert await queue.stop() is False
-    for join in joining:
-        with pytest.raises(QueueStateError, match="stopped with 1 items unprocessed") as caught:
-            await join
-        assert caught.value.current_state == "stopped"
-
-
-async def test_join_raises_on_a_queue_that_stopped_with_items_left() -> None:
-    queue: BoundedQueue[int] = BoundedQueue()
-    await queue.start()
-    await queue.put(1)
-    await queue.stop()
-    with pytest.raises(QueueStateError, match="stopped with 1 items unprocessed"):
-        await queue.join()
-
-
 async def test_join_on_a_stopped_queue_waits_for_what_callers_hold() -> None:
     queue: BoundedQueue[int] = BoundedQueue()
     await queue.start()
     await queue.put(1)
     await queue.get()
-    joining = begin(queue.join())
+    joining = asyncio.create_task(queue.join())
     await queue.stop()
     await settle()
     assert not joining.done()
@@ -1174,9 +1007,9 @@ async def test_join_does_not_wait_for_an_item_given_back_to_a_stopped_queue() ->
     queue: BoundedQueue[int] = BoundedQueue()
     await queue.start()
     await queue.put(1)
-    using = begin(use())
+    using = asyncio.create_task(use())
     await settle()
-    joining = begin(queue.join())
+    joining = asyncio.create_task(queue.join())
     await queue.stop()
     using.cancel()
     await settle()
@@ -1185,75 +1018,19 @@ async def test_join_does_not_wait_for_an_item_given_back_to_a_stopped_queue() ->
         await asyncio.wait_for(joining, timeout=1)
 
 
-async def test_join_from_inside_a_worker_function_is_an_error_and_no_deadlock() -> None:
-    complaints = []
-
-    async def worker(item: int) -> None:
-        with pytest.raises(QueueStateError, match=r"join\(\) from inside a worker") as caught:
-            await queue.join()
-        complaints.append(caught.value)
-
-    async with BoundedQueue[int]() as queue:
-        await queue.start_workers(worker, 1)
-        await queue.put(1)
-        await queue.join()
-    assert len(complaints) == 1
-
-
 # -- stop: what becomes of what was accepted ------------------------------------------------------
 
 
-async def test_stop_processes_everything_that_was_accepted() -> None:
-    gate = Gate()
-    queue: BoundedQueue[int] = BoundedQueue()
-    await queue.start_workers(gate, 2)
-    for item in range(6):
-        await queue.put(item)
-    stopping = begin(queue.stop())
-    await settle()
-    assert queue.status is STOPPING
-    gate.open.set()
-    assert await stopping is True
-    assert sorted(gate.done) == [0, 1, 2, 3, 4, 5]
-    assert queue.worker_count == 0
-    assert queue.unprocessed == []
-
-
-async def test_stop_without_workers_keeps_what_is_queued() -> None:
-    queue: BoundedQueue[int] = BoundedQueue()
-    await queue.start()
-    for item in range(3):
-        await queue.put(item)
-    assert await queue.stop() is False
-    assert queue.unprocessed == [0, 1, 2]
-    assert await queue.stop() is False, "a stop that changes nothing says the same"
-
-
-async def test_stop_without_draining_finishes_what_is_in_hand_and_keeps_the_rest() -> None:
-    gate = Gate()
-    queue: BoundedQueue[int] = BoundedQueue()
-    await queue.start_workers(gate, 2)
-    for item in range(5):
-        await queue.put(item)
-    await settle()
-    stopping = begin(queue.stop(drain=False))
-    await settle()
-    gate.open.set()
-    assert await stopping is False
-    assert gate.done == [0, 1]
-    assert queue.unprocessed == [2, 3, 4]
-
-
 async def test_stop_cancels_the_workers_after_its_timeout_and_lists_what_they_held_first() -> None:
-    gate = Gate()
+    worker = Worker(held=True)
     queue: BoundedQueue[int] = BoundedQueue()
-    await queue.start_workers(gate, 2)
+    await queue.start_workers(worker, 2)
     for item in range(5):
         await queue.put(item)
     begun = now()
     assert await queue.stop(timeout=3) is False
     assert now() - begun == pytest.approx(3)
-    assert gate.done == []
+    assert worker.done == []
     assert queue.unprocessed == [0, 1, 2, 3, 4]
     assert queue.metrics == {
         "enqueued": 5,
@@ -1264,9 +1041,9 @@ async def test_stop_cancels_the_workers_after_its_timeout_and_lists_what_they_he
 
 
 async def test_stop_with_a_timeout_of_zero_cancels_at_once() -> None:
-    gate = Gate()
+    worker = Worker(held=True)
     queue: BoundedQueue[int] = BoundedQueue()
-    await queue.start_workers(gate, 1)
+    await queue.start_workers(worker, 1)
     await queue.put(1)
     await settle()
     begun = now()
@@ -1277,33 +1054,33 @@ async def test_stop_with_a_timeout_of_zero_cancels_at_once() -> None:
 
 @pytest.mark.parametrize("timeout", [None, math.inf])
 async def test_stop_without_a_timeout_waits_as_long_as_it_takes(timeout: float | None) -> None:
-    gate = Gate()
+    worker = Worker(held=True)
     queue: BoundedQueue[int] = BoundedQueue()
-    await queue.start_workers(gate, 1)
+    await queue.start_workers(worker, 1)
     await queue.put(1)
-    stopping = begin(queue.stop(timeout))
+    stopping = asyncio.create_task(queue.stop(timeout))
     await asyncio.sleep(100_000)
     assert not stopping.done()
-    gate.open.set()
+    worker.may_go_on.set()
     assert await stopping is True
 
 
 async def test_a_put_that_waits_when_the_queue_stops_gets_a_state_error() -> None:
-    gate = Gate()
+    worker = Worker(held=True)
     queue: BoundedQueue[int] = BoundedQueue(1)
-    await queue.start_workers(gate, 1)
+    await queue.start_workers(worker, 1)
     await queue.put(0)
     await settle()
     await queue.put(1)
-    waiting = [begin(queue.put(item, timeout=math.inf)) for item in (2, 3)]
+    waiting = [asyncio.create_task(queue.put(item, timeout=math.inf)) for item in (2, 3)]
     await settle()
-    stopping = begin(queue.stop())
+    stopping = asyncio.create_task(queue.stop())
     for put in waiting:
         with pytest.raises(QueueStateError, match="Cannot put items when queue is stopping"):
             await put
-    gate.open.set()
+    worker.may_go_on.set()
     assert await stopping is True
-    assert gate.done == [0, 1]
+    assert worker.done == [0, 1]
     assert queue.metrics["enqueued"] == 2
 
 
@@ -1311,7 +1088,7 @@ async def test_a_put_granted_in_the_tick_of_the_stop_is_either_in_or_refused_nev
     queue: BoundedQueue[int] = BoundedQueue(1)
     await queue.start()
     await queue.put(0)
-    waiting = begin(queue.put(1, timeout=math.inf))
+    waiting = asyncio.create_task(queue.put(1, timeout=math.inf))
     await settle()
     queue.get_nowait()  # grants the slot
     await queue.stop()  # and takes it away again
@@ -1326,7 +1103,7 @@ async def test_a_put_cancelled_in_the_tick_of_the_stop_is_cancelled() -> None:
     queue: BoundedQueue[int] = BoundedQueue(1)
     await queue.start()
     await queue.put(0)
-    waiting = begin(queue.put(1, timeout=math.inf))
+    waiting = asyncio.create_task(queue.put(1, timeout=math.inf))
     await settle()
     queue.get_nowait()
     await queue.stop()
@@ -1341,7 +1118,7 @@ async def test_a_put_cancelled_while_the_queue_stops_is_forgotten() -> None:
     queue: BoundedQueue[int] = BoundedQueue(1)
     await queue.start()
     await queue.put(0)
-    waiting = begin(queue.put(1, timeout=math.inf))
+    waiting = asyncio.create_task(queue.put(1, timeout=math.inf))
     await settle()
     waiting.cancel()
     await queue.stop()
@@ -1351,15 +1128,15 @@ async def test_a_put_cancelled_while_the_queue_stops_is_forgotten() -> None:
 
 
 async def test_two_stops_at_once_are_one_stop() -> None:
-    gate = Gate()
+    worker = Worker(held=True)
     queue: BoundedQueue[int] = BoundedQueue()
-    await queue.start_workers(gate, 1)
+    await queue.start_workers(worker, 1)
     await queue.put(1)
-    stops = [begin(queue.stop()) for _ in range(2)]
+    stops = [asyncio.create_task(queue.stop()) for _ in range(2)]
     await settle()
-    gate.open.set()
+    worker.may_go_on.set()
     assert await asyncio.gather(*stops) == [True, True]
-    assert gate.done == [1]
+    assert worker.done == [1]
 
 
 @pytest.mark.parametrize(("first", "second"), [(10, 2), (2, 10), (None, 2), (2, None)])
@@ -1367,28 +1144,28 @@ async def test_of_two_stops_the_shorter_timeout_counts(
     first: float | None, second: float | None
 ) -> None:
     queue: BoundedQueue[int] = BoundedQueue()
-    await queue.start_workers(Gate(), 1)
+    await queue.start_workers(Worker(held=True), 1)
     await queue.put(1)
     begun = now()
-    stops = [begin(queue.stop(first)), begin(queue.stop(second))]
+    stops = [asyncio.create_task(queue.stop(first)), asyncio.create_task(queue.stop(second))]
     assert await asyncio.gather(*stops) == [False, False]
     assert now() - begun == pytest.approx(2)
     assert queue.unprocessed == [1]
 
 
 async def test_a_second_stop_can_give_up_draining() -> None:
-    gate = Gate()
+    worker = Worker(held=True)
     queue: BoundedQueue[int] = BoundedQueue()
-    await queue.start_workers(gate, 1)
+    await queue.start_workers(worker, 1)
     for item in range(3):
         await queue.put(item)
-    stops = [begin(queue.stop())]
+    stops = [asyncio.create_task(queue.stop())]
     await settle()
-    stops.append(begin(queue.stop(drain=False)))
+    stops.append(asyncio.create_task(queue.stop(drain=False)))
     await settle()
-    gate.open.set()
+    worker.may_go_on.set()
     assert await asyncio.gather(*stops) == [False, False]
-    assert gate.done == [0]
+    assert worker.done == [0]
     assert queue.unprocessed == [1, 2]
 
 
@@ -1455,12 +1232,12 @@ async def test_stop_before_start_makes_the_queue_stopped_and_start_still_works()
 
 
 async def test_a_cancelled_stop_cancels_the_workers_and_leaves_the_queue_stopped() -> None:
-    gate = Gate()
+    worker = Worker(held=True)
     queue: BoundedQueue[int] = BoundedQueue()
-    await queue.start_workers(gate, 2)
+    await queue.start_workers(worker, 2)
     for item in range(4):
         await queue.put(item)
-    stopping = begin(queue.stop())
+    stopping = asyncio.create_task(queue.stop())
     await settle()
     stopping.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -1528,7 +1305,7 @@ async def test_a_stop_cancelled_twice_does_not_wait_for_a_stubborn_worker() -> N
     await queue.start_workers(stubborn, 1)
     await queue.put(1)
     await settle()
-    stopping = begin(queue.stop())
+    stopping = asyncio.create_task(queue.stop())
     await settle()
     stopping.cancel()
     await settle()
@@ -1584,7 +1361,7 @@ async def test_items_refused_or_cancelled_never_show_up_after_a_stop() -> None:
     await queue.start()
     await queue.put("accepted")
     await queue.put("refused", timeout=0)
-    waiting = begin(queue.put("cancelled", timeout=math.inf))
+    waiting = asyncio.create_task(queue.put("cancelled", timeout=math.inf))
     await settle()
     waiting.cancel()
     await settle()
@@ -1598,7 +1375,7 @@ async def test_items_refused_or_cancelled_never_show_up_after_a_stop() -> None:
 async def test_a_restart_takes_up_what_was_left_in_order_and_what_was_in_hand_first() -> None:
     seen = []
     queue: BoundedQueue[int] = BoundedQueue()
-    await queue.start_workers(Gate(), 3)
+    await queue.start_workers(Worker(held=True), 3)
     for item in range(6):
         await queue.put(item)
     await settle()
@@ -1618,7 +1395,7 @@ async def test_a_restart_takes_up_what_was_left_in_order_and_what_was_in_hand_fi
 
 async def test_what_was_left_can_be_taken_with_get_as_well() -> None:
     queue: BoundedQueue[int] = BoundedQueue()
-    await queue.start_workers(Gate(), 1)
+    await queue.start_workers(Worker(held=True), 1)
     for item in range(3):
         await queue.put(item)
     await settle()
@@ -1634,7 +1411,7 @@ async def test_what_was_left_survives_any_number_of_stops() -> None:
         await queue.put(item)
     for _ in range(3):
         await queue.stop(timeout=0)
-        await queue.start_workers(Gate(), 2)
+        await queue.start_workers(Worker(held=True), 2)
         await settle()
     assert await queue.stop(timeout=0) is False
     assert queue.unprocessed == [0, 1, 2]
@@ -1642,7 +1419,7 @@ async def test_what_was_left_survives_any_number_of_stops() -> None:
 
 async def test_what_cancelled_workers_give_back_takes_no_room_in_the_line() -> None:
     queue: BoundedQueue[int] = BoundedQueue(1)
-    await queue.start_workers(Gate(), 1)
+    await queue.start_workers(Worker(held=True), 1)
     await queue.put(0)
     await settle()
     await queue.put(1)
@@ -1655,70 +1432,70 @@ async def test_what_cancelled_workers_give_back_takes_no_room_in_the_line() -> N
 
 
 async def test_start_during_a_stop_waits_for_it_and_then_starts() -> None:
-    gate = Gate()
+    worker = Worker(held=True)
     queue: BoundedQueue[int] = BoundedQueue()
-    await queue.start_workers(gate, 1)
+    await queue.start_workers(worker, 1)
     await queue.put(1)
-    stopping = begin(queue.stop())
+    stopping = asyncio.create_task(queue.stop())
     await settle()
-    starting = [begin(queue.start()) for _ in range(2)]
+    starting = [asyncio.create_task(queue.start()) for _ in range(2)]
     await settle()
     assert queue.status is STOPPING
     assert not any(start.done() for start in starting)
-    gate.open.set()
+    worker.may_go_on.set()
     assert await stopping is True
     await asyncio.gather(*starting)
     assert queue.status is PROCESSING
-    assert gate.done == [1]
+    assert worker.done == [1]
     assert await queue.stop() is True
 
 
 async def test_start_during_a_stop_that_times_out_takes_up_what_is_left() -> None:
     queue: BoundedQueue[int] = BoundedQueue()
-    await queue.start_workers(Gate(), 1)
+    await queue.start_workers(Worker(held=True), 1)
     await queue.put(1)
-    stopping = begin(queue.stop(timeout=2))
+    stopping = asyncio.create_task(queue.stop(timeout=2))
     await settle()
-    starting = begin(queue.start())
+    starting = asyncio.create_task(queue.start())
     assert await stopping is False
     await starting
     assert queue.get_nowait() == 1
 
 
 async def test_cancelling_a_start_that_waits_does_not_cut_the_stop_short() -> None:
-    gate = Gate()
+    worker = Worker(held=True)
     queue: BoundedQueue[int] = BoundedQueue()
-    await queue.start_workers(gate, 1)
+    await queue.start_workers(worker, 1)
     await queue.put(1)
-    stopping = begin(queue.stop())
+    stopping = asyncio.create_task(queue.stop())
     await settle()
-    starting = begin(queue.start())
+    starting = asyncio.create_task(queue.start())
     await settle()
     starting.cancel()
     await settle()
-    gate.open.set()
+    worker.may_go_on.set()
     assert await stopping is True
-    assert gate.done == [1]
+    assert worker.done == [1]
 
 
 async def test_stop_in_the_tick_of_a_start_stops() -> None:
     queue: BoundedQueue[int] = BoundedQueue()
-    starting, stopping = begin(queue.start()), begin(queue.stop())
+    starting, stopping = asyncio.create_task(queue.start()), asyncio.create_task(queue.stop())
     await asyncio.gather(starting, stopping)
     assert queue.status is STOPPED
 
 
 async def test_stop_while_a_start_waits_for_an_earlier_stop_is_that_stop() -> None:
-    gate = Gate()
+    worker = Worker(held=True)
     queue: BoundedQueue[int] = BoundedQueue()
-    await queue.start_workers(gate, 1)
+    await queue.start_workers(worker, 1)
     await queue.put(1)
-    first = begin(queue.stop())
+    first = asyncio.create_task(queue.stop())
     await settle()
-    starting = begin(queue.start())
-    second = begin(queue.stop())
+    starting = asyncio.create_task(queue.start())
+    second = asyncio.create_task(queue.stop())
     await settle()
-    gate.open.set()
+    worker.may_go_on.set()
     assert await asyncio.gather(first, second) == [True, True]
     await starting
     assert queue.status is PROCESSING
@@ -1739,7 +1516,7 @@ async def test_start_from_inside_a_worker_function_while_the_queue_stops_is_an_e
     await queue.start_workers(worker, 1)
     await queue.put(1)
     await settle()
-    stopping = begin(queue.stop())
+    stopping = asyncio.create_task(queue.stop())
     await settle()
     gate.set()
     assert await stopping is True
@@ -1792,7 +1569,7 @@ async def test_an_exit_by_exception_cancels_and_keeps_what_is_left(
 
     async def use() -> None:
         async with queue:
-            await queue.start_workers(Gate(), 1)
+            await queue.start_workers(Worker(held=True), 1)
             for item in range(3):
                 await queue.put(item)
             await settle()
@@ -1833,7 +1610,7 @@ FROM_ELSEWHERE: dict[str, Callable[[BoundedQueue[Any]], Coroutine[Any, Any, Any]
 @pytest.mark.parametrize("call", FROM_ELSEWHERE)
 async def test_another_loop_is_told_of_penstock_sync(call: str) -> None:
     async with BoundedQueue[int]() as queue:
-        await queue.start_workers(gate := Gate(), 1)
+        await queue.start_workers(worker := Worker(held=True), 1)
         await queue.put(1)
         await settle()
         with ThreadPoolExecutor(1) as thread:
@@ -1844,7 +1621,7 @@ async def test_another_loop_is_told_of_penstock_sync(call: str) -> None:
                 await attempt
         assert queue.status is PROCESSING
         assert queue.worker_count == 1
-        gate.open.set()
+        worker.may_go_on.set()
 
 
 @pytest.mark.parametrize("call", ["put_nowait", "get_nowait", "task_done"])
@@ -1929,12 +1706,12 @@ def run_and_forget(main: Coroutine[Any, Any, Any]) -> None:
 
 async def leave_behind(queue: BoundedQueue[Any], *, waiting: bool = True) -> list[Any]:
     """Have one item in hand, one in line, and the loop end under it."""
-    await queue.start_workers(Gate(), 1)
+    await queue.start_workers(Worker(held=True), 1)
     await queue.put("in hand")
     await settle()
     await queue.put("in line")
     pending = [queue.put("waiting", timeout=math.inf)] if waiting else []
-    tasks = [begin(call) for call in pending]
+    tasks = [asyncio.create_task(call) for call in pending]
     await settle()
     return tasks
 
@@ -1995,8 +1772,9 @@ def test_a_put_granted_in_the_last_tick_of_a_loop_is_not_in_the_queue(wreckage: 
     async def grant_and_go() -> None:
         await queue.start()
         await queue.put("first")
-        begin(queue.put("second", timeout=math.inf))
+        put = asyncio.create_task(queue.put("second", timeout=math.inf))
         await settle()
+        assert not put.done()
         asyncio.get_running_loop().call_soon(queue.get_nowait)  # nobody wakes up after that
 
     run_and_forget(grant_and_go())
@@ -2064,7 +1842,7 @@ def test_a_join_left_behind_in_a_closed_loop_does_not_kill_the_new_workers(
     async def join_and_go() -> None:
         await queue.start()
         await queue.put("item")
-        wreckage.tasks.append(begin(queue.join()))
+        wreckage.tasks.append(asyncio.create_task(queue.join()))
         await settle()
 
     async def again() -> None:
@@ -2088,7 +1866,7 @@ def test_a_future_left_behind_in_a_closed_loop_is_no_error_of_the_item(
         async def caller() -> None:
             await (await queue.submit("item"))
 
-        wreckage.tasks.append(begin(caller()))
+        wreckage.tasks.append(asyncio.create_task(caller()))
         await settle()
 
     async def again() -> None:
@@ -2109,7 +1887,7 @@ def test_workers_can_be_started_on_a_queue_whose_loop_was_closed_in_mid_stop(
 
     async def stop_and_go() -> None:
         await leave_behind(queue, waiting=False)
-        wreckage.tasks.append(begin(queue.stop()))
+        wreckage.tasks.append(asyncio.create_task(queue.stop()))
         await settle()
 
     async def again() -> None:
@@ -2125,7 +1903,7 @@ def test_a_stop_left_behind_in_a_closed_loop_goes_quietly(wreckage: Wreckage) ->
 
     async def stop_and_go() -> None:
         await leave_behind(queue, waiting=False)
-        wreckage.tasks.append(begin(queue.stop()))
+        wreckage.tasks.append(asyncio.create_task(queue.stop()))
         await settle()
 
     run_and_forget(stop_and_go())
@@ -2256,7 +2034,7 @@ async def test_no_text_is_made_of_an_item_whatever_happens_to_it() -> None:
             with pytest.raises(QueueFullError):
                 queue.put_nowait(Unspeakable())
             await queue.join()
-        await queue.start_workers(Gate(), 1)
+        await queue.start_workers(Worker(held=True), 1)
         await queue.put(Unspeakable())
         await settle()
         await queue.stop(timeout=0)

@@ -14,8 +14,9 @@ from unittest.mock import AsyncMock, Mock
 
 import pytest
 
+from helpers.tasks import now, settle
+from helpers.workers import Worker
 from penstock import QueueFullError, QueueStateError, QueueStatus, WorkQueue
-from virtual_time import Gate, begin, now, settle
 
 IDLE, PROCESSING, STOPPING, STOPPED = QueueStatus
 
@@ -87,7 +88,7 @@ async def test_submit_to_a_full_queue_raises(timeout: float | None, waited: floa
 async def test_submit_waits_for_room() -> None:
     async with WorkQueue[int](1) as queue:
         await queue.put(1)
-        submitting = begin(queue.submit(2, timeout=math.inf))
+        submitting = asyncio.create_task(queue.submit(2, timeout=math.inf))
         await settle()
         assert queue.get_nowait() == 1
         future = await submitting
@@ -98,7 +99,7 @@ async def test_submit_waits_for_room() -> None:
 async def test_a_submit_cancelled_while_it_waits_leaves_nothing() -> None:
     async with WorkQueue[int](1) as queue:
         await queue.put(1)
-        submitting = begin(queue.submit(2, timeout=math.inf))
+        submitting = asyncio.create_task(queue.submit(2, timeout=math.inf))
         await settle()
         submitting.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -107,16 +108,16 @@ async def test_a_submit_cancelled_while_it_waits_leaves_nothing() -> None:
 
 
 async def test_cancelling_the_future_of_an_item_that_waits_skips_the_item() -> None:
-    gate = Gate()
+    worker = Worker(held=True)
     async with WorkQueue[int]() as queue:
-        await queue.process(gate)
+        await queue.process(worker)
         futures = [await queue.submit(item) for item in range(3)]
         await settle()
         assert futures[1].cancel()
         assert queue.unprocessed == [2]
-        gate.open.set()
+        worker.may_go_on.set()
         await queue.join()
-        assert gate.seen == [0, 2]
+        assert worker.began == [0, 2]
         assert queue.metrics == {
             "enqueued": 3,
             "processed": 3,
@@ -126,16 +127,16 @@ async def test_cancelling_the_future_of_an_item_that_waits_skips_the_item() -> N
 
 
 async def test_cancelling_the_future_of_an_item_that_runs_lets_it_run() -> None:
-    gate = Gate()
+    worker = Worker(held=True)
     async with WorkQueue[int]() as queue:
-        await queue.process(gate)
+        await queue.process(worker)
         future = await queue.submit(1)
         await settle()
         future.cancel()
         await settle()
         assert queue.worker_count == 1
         assert queue.metrics["processed"] == 0
-        gate.open.set()
+        worker.may_go_on.set()
         await queue.join()
         assert queue.metrics["processed"] == 1
         assert queue.metrics["errors"] == 0
@@ -163,7 +164,7 @@ async def test_whoever_awaits_a_future_and_is_cancelled_cancels_the_item_that_wa
         await (await queue.submit(1))
 
     async with WorkQueue[int]() as queue:
-        calling = begin(caller(queue))
+        calling = asyncio.create_task(caller(queue))
         await settle()
         calling.cancel()
         await settle()
@@ -179,7 +180,7 @@ async def test_futures_fail_when_the_queue_stops_before_their_items_are_done(
     queue: WorkQueue[int] = WorkQueue()
     await queue.start()
     if workers:
-        await queue.process(Gate())
+        await queue.process(Worker(held=True))
     futures = [await queue.submit(item) for item in range(3)]
     await settle()
     assert await queue.stop(timeout=0) is False
@@ -216,7 +217,7 @@ async def test_a_stop_with_nothing_left_but_cancelled_items_left_nothing() -> No
 
 async def test_a_stop_that_drops_cancelled_items_in_hand_left_nothing() -> None:
     queue: WorkQueue[int] = WorkQueue()
-    await queue.process(Gate())
+    await queue.process(Worker(held=True))
     future = await queue.submit(1)
     await settle()
     future.cancel()
@@ -226,10 +227,10 @@ async def test_a_stop_that_drops_cancelled_items_in_hand_left_nothing() -> None:
 
 async def test_stop_workers_drops_the_items_that_nobody_waits_for() -> None:
     async with WorkQueue[int](2) as queue:
-        await queue.process(Gate())
+        await queue.process(Worker(held=True))
         futures = [await queue.submit(item) for item in range(3)]
         await settle()
-        waiting = begin(queue.put(3, timeout=math.inf))
+        waiting = asyncio.create_task(queue.put(3, timeout=math.inf))
         await settle()
         futures[1].cancel()
         await queue.queue.stop_workers(timeout=0)
@@ -272,7 +273,7 @@ async def test_an_item_taken_by_processing_has_the_outcome_of_the_block() -> Non
 
 async def test_an_item_handed_back_keeps_its_future() -> None:
     async with WorkQueue[int]() as queue:
-        await queue.process(Gate())
+        await queue.process(Worker(held=True))
         future = await queue.submit(21)
         await settle()
         await queue.queue.stop_workers(timeout=0)
@@ -575,17 +576,17 @@ async def test_breaking_out_without_closing_stops_everything_a_moment_later() ->
 
 async def test_cancelling_the_reader_of_map_stops_everything_it_started() -> None:
     queue: WorkQueue[int] = WorkQueue()
-    gate = Gate()
+    worker = Worker(held=True)
 
     async def read() -> None:
-        async with aclosing(queue.map(gate, range(100), num_workers=3)) as results:
+        async with aclosing(queue.map(worker, range(100), num_workers=3)) as results:
             async for _ in results:
                 pytest.fail("nothing was let through")
 
     before = asyncio.all_tasks()
-    reading = begin(read())
+    reading = asyncio.create_task(read())
     await settle()
-    assert gate.seen == [0, 1, 2]
+    assert worker.began == [0, 1, 2]
     reading.cancel()
     with pytest.raises(asyncio.CancelledError):
         await reading
@@ -711,16 +712,16 @@ async def test_items_of_map_run_in_the_context_of_its_reader() -> None:
 
 
 async def test_map_starts_a_queue_that_is_just_stopping() -> None:
-    gate = Gate()
+    worker = Worker(held=True)
     queue: WorkQueue[int] = WorkQueue()
-    await queue.process(gate)
+    await queue.process(worker)
     await queue.put(-1)
     await settle()
-    stopping = begin(queue.stop())
+    stopping = asyncio.create_task(queue.stop())
     await settle()
-    results = begin(collect_all(queue.map(double, range(2))))
+    results = asyncio.create_task(collect_all(queue.map(double, range(2))))
     await settle()
-    gate.open.set()
+    worker.may_go_on.set()
     assert await stopping is True
     assert await results == [0, 2]
     assert queue.status is STOPPED

@@ -9,15 +9,16 @@ import signal
 import subprocess
 import sys
 import textwrap
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 
 import penstock.testing
+from helpers.tasks import until
+from helpers.workers import Worker
 from penstock import QueueStatus, WorkQueue
-from virtual_time import Gate
 
 pytestmark = [
     pytest.mark.real_time,
@@ -49,62 +50,54 @@ def raise_here(number: int) -> None:
     os.kill(os.getpid(), number)
 
 
-async def until(condition: Callable[[], bool]) -> None:
-    """Wait for something that is about to happen, one turn of the loop at a time."""
-
-    async def poll() -> None:
-        while not condition():  # noqa: ASYNC110 - a signal sets no event
-            await asyncio.sleep(0)
-
-    await asyncio.wait_for(poll(), SOON)
+@pytest.fixture
+async def worker() -> Worker:
+    return Worker(held=True)
 
 
 @pytest.fixture
-async def gate() -> Gate:
-    return Gate()
-
-
-@pytest.fixture
-async def queue(gate: Gate) -> AsyncIterator[WorkQueue[int]]:
+async def queue(worker: Worker) -> AsyncIterator[WorkQueue[int]]:
     """A queue with three items, the first of them in hand."""
     queue: WorkQueue[int] = WorkQueue()
-    await queue.process(gate)
+    await queue.process(worker)
     for item in range(3):
         await queue.put(item)
-    await asyncio.wait_for(gate.begun.wait(), SOON)
+    await until(lambda: worker.began)
     yield queue
     await queue.stop(timeout=0)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 async def test_the_first_signal_stops_and_drains(
-    queue: WorkQueue[int], gate: Gate, number: int
+    queue: WorkQueue[int], worker: Worker, number: int
 ) -> None:
     before = handlers()
     queue.stop_on_signals()
     raise_here(number)
     await until(lambda: queue.status is QueueStatus.STOPPING)
-    gate.open.set()
+    worker.may_go_on.set()
     await queue.join()
     await until(lambda: queue.status is STOPPED)
-    assert gate.done == [0, 1, 2]
+    assert worker.done == [0, 1, 2]
     assert signal.getsignal(number) is before[number]
 
 
 @pytest.mark.parametrize("second", [signal.SIGTERM, signal.SIGINT])
-async def test_the_second_signal_cancels(queue: WorkQueue[int], gate: Gate, second: int) -> None:
+async def test_the_second_signal_cancels(
+    queue: WorkQueue[int], worker: Worker, second: int
+) -> None:
     before = handlers()
     queue.stop_on_signals()
     raise_here(signal.SIGTERM)
     await until(lambda: queue.status is QueueStatus.STOPPING)
     raise_here(second)
     await until(lambda: queue.status is STOPPED)
-    assert gate.done == []
+    assert worker.done == []
     assert queue.unprocessed == [0, 1, 2]
     assert signal.getsignal(second) is before[second]
 
 
-async def test_further_signals_change_nothing(queue: WorkQueue[int], gate: Gate) -> None:
+async def test_further_signals_change_nothing(queue: WorkQueue[int], worker: Worker) -> None:
     queue.stop_on_signals(signal.SIGUSR1)
     raise_here(signal.SIGUSR1)
     await until(lambda: queue.status is QueueStatus.STOPPING)

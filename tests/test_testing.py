@@ -15,9 +15,9 @@ from typing import Any
 import pytest
 
 import penstock.testing
+from helpers.tasks import now
 from penstock import BoundedQueue
 from penstock.testing import DeadlockError, VirtualTimeLoop
-from virtual_time import now
 
 FROM_3_11 = pytest.mark.skipif(sys.version_info < (3, 11), reason="new in Python 3.11")
 

@@ -11,6 +11,7 @@ from unittest.mock import AsyncMock, Mock, call
 
 import pytest
 
+from helpers.tasks import now, settle
 from penstock import (
     AsyncExecutor,
     BoundedQueue,
@@ -21,7 +22,6 @@ from penstock import (
     WorkQueue,
 )
 from penstock.telemetry import Telemetry
-from virtual_time import begin, now, settle
 
 IDLE, PROCESSING, STOPPING, STOPPED = QueueStatus
 
@@ -504,7 +504,7 @@ async def test_items_that_fail_to_come_end_the_batch(running: bool) -> None:
 async def test_a_cancelled_batch_stops_and_keeps_what_was_accepted() -> None:
     worker = Recorder(10)
     queue: WorkQueue[int] = WorkQueue(2)
-    batch = begin(queue.batch_process(range(100), worker))
+    batch = asyncio.create_task(queue.batch_process(range(100), worker))
     await asyncio.sleep(15)
     batch.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -518,7 +518,7 @@ async def test_a_cancelled_batch_stops_and_keeps_what_was_accepted() -> None:
 async def test_a_cancelled_batch_on_a_running_queue_leaves_it_running() -> None:
     worker = Recorder(10)
     async with WorkQueue[int](2) as queue:
-        batch = begin(queue.batch_process(range(100), worker))
+        batch = asyncio.create_task(queue.batch_process(range(100), worker))
         await settle()
         batch.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -529,7 +529,7 @@ async def test_a_cancelled_batch_on_a_running_queue_leaves_it_running() -> None:
 
 async def test_a_batch_says_so_when_the_queue_is_stopped_under_it() -> None:
     queue: WorkQueue[int] = WorkQueue(2)
-    batch = begin(queue.batch_process(range(100), Recorder(10)))
+    batch = asyncio.create_task(queue.batch_process(range(100), Recorder(10)))
     await settle()
     assert await queue.stop(timeout=0) is False
     with pytest.raises(QueueStateError):
@@ -543,7 +543,7 @@ async def test_a_batch_started_while_the_queue_stops_waits_for_the_stop() -> Non
     await queue.process(slow)
     await queue.put(1)
     await settle()
-    stopping = begin(queue.stop())
+    stopping = asyncio.create_task(queue.stop())
     await settle()
     await queue.batch_process([2], worker)
     assert await stopping is True

@@ -19,8 +19,9 @@ from unittest.mock import AsyncMock, Mock, patch
 import pytest
 
 import penstock.testing
+from helpers.tasks import for_ever, now, settle
+from helpers.workers import Worker
 from penstock import BoundedQueue, QueueStateError, QueueStatus
-from virtual_time import Gate, begin, for_ever, now, settle
 
 FROM_3_11 = pytest.mark.skipif(sys.version_info < (3, 11), reason="new in Python 3.11")
 
@@ -121,15 +122,15 @@ async def test_workers_take_up_what_was_put_before_they_started() -> None:
 
 
 async def test_a_worker_that_waits_leaves_the_other_items_to_the_other_workers() -> None:
-    gate = Gate()
+    worker = Worker(held=True)
     async with BoundedQueue[int]() as queue:
-        await queue.start_workers(gate, 3)
+        await queue.start_workers(worker, 3)
         await settle()
         for item in range(4):
             queue.put_nowait(item)
         await settle()
-        assert sorted(gate.seen) == [0, 1, 2]
-        gate.open.set()
+        assert sorted(worker.began) == [0, 1, 2]
+        worker.may_go_on.set()
 
 
 async def test_idle_workers_do_not_poll() -> None:
@@ -146,7 +147,7 @@ async def test_idle_workers_do_not_poll() -> None:
 
 
 async def test_new_workers_replace_the_old_which_finish_what_they_hold() -> None:
-    old, new = Gate(), Gate()
+    old, new = Worker(held=True), Worker(held=True)
     async with BoundedQueue[int]() as queue:
         await queue.start_workers(old, 2)
         for item in range(5):
@@ -155,9 +156,9 @@ async def test_new_workers_replace_the_old_which_finish_what_they_hold() -> None
         await queue.start_workers(new, 1)
         assert queue.worker_count == 1
         await settle()
-        assert (old.seen, new.seen) == ([0, 1], [2])
-        old.open.set()
-        new.open.set()
+        assert (old.began, new.began) == ([0, 1], [2])
+        old.may_go_on.set()
+        new.may_go_on.set()
         await queue.join()
         assert sorted(old.done) == [0, 1]
         assert new.done == [2, 3, 4]
@@ -213,19 +214,19 @@ async def test_a_worker_function_may_replace_the_workers() -> None:
 
 @pytest.mark.plan("UT-15")
 async def test_stop_workers_ends_all_workers_and_the_queue_goes_on() -> None:
-    gate = Gate()
+    worker = Worker(held=True)
     async with BoundedQueue[int]() as queue:
-        await queue.start_workers(gate, 3)
+        await queue.start_workers(worker, 3)
         for item in range(5):
             await queue.put(item)
         await settle()
-        stopping = begin(queue.stop_workers())
+        stopping = asyncio.create_task(queue.stop_workers())
         await settle()
         assert queue.worker_count == 0, "what only finishes what it holds is no worker any more"
-        gate.open.set()
+        worker.may_go_on.set()
         await stopping
         assert worker_tasks(queue) == []
-        assert sorted(gate.done) == [0, 1, 2]
+        assert sorted(worker.done) == [0, 1, 2]
         assert queue.status is QueueStatus.PROCESSING
         assert queue.unprocessed == [3, 4]
         assert await queue.put(5)
@@ -236,7 +237,7 @@ async def test_stop_workers_ends_all_workers_and_the_queue_goes_on() -> None:
 @pytest.mark.parametrize("timeout", [0, 3])
 async def test_stop_workers_cancels_them_after_its_timeout(timeout: float) -> None:
     async with BoundedQueue[int]() as queue:
-        await queue.start_workers(Gate(), 2)
+        await queue.start_workers(Worker(held=True), 2)
         for item in range(3):
             await queue.put(item)
         await settle()
@@ -250,10 +251,10 @@ async def test_stop_workers_cancels_them_after_its_timeout(timeout: float) -> No
 
 async def test_cancelling_stop_workers_cancels_the_workers() -> None:
     async with BoundedQueue[int]() as queue:
-        await queue.start_workers(Gate(), 1)
+        await queue.start_workers(Worker(held=True), 1)
         await queue.put(1)
         await settle()
-        stopping = begin(queue.stop_workers())
+        stopping = asyncio.create_task(queue.stop_workers())
         await settle()
         stopping.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -263,12 +264,12 @@ async def test_cancelling_stop_workers_cancels_the_workers() -> None:
 
 
 async def test_stop_workers_does_not_touch_workers_that_start_meanwhile() -> None:
-    old, new = Gate(), AsyncMock()
+    old, new = Worker(held=True), AsyncMock()
     async with BoundedQueue[int]() as queue:
         await queue.start_workers(old, 1)
         await queue.put("old")
         await settle()
-        stopping = begin(queue.stop_workers(timeout=2))
+        stopping = asyncio.create_task(queue.stop_workers(timeout=2))
         await settle()
         await queue.start_workers(new, 2)
         await stopping
@@ -632,13 +633,13 @@ async def await_a_cancelled_future(item: Any) -> None:
 
 
 async def await_a_cancelled_task(item: Any) -> None:
-    task = begin(asyncio.sleep(10))
+    task = asyncio.create_task(asyncio.sleep(10))
     asyncio.get_running_loop().call_later(1, task.cancel)
     await task
 
 
 async def gather_a_cancelled_task(item: Any) -> None:
-    task = begin(asyncio.sleep(10))
+    task = asyncio.create_task(asyncio.sleep(10))
     asyncio.get_running_loop().call_later(1, task.cancel)
     await asyncio.gather(task, asyncio.sleep(2))
 
@@ -792,9 +793,9 @@ async def test_the_worker_itself_is_the_current_task_of_an_item() -> None:
 
 
 async def test_a_worker_task_cancelled_from_outside_ends_and_hands_its_item_back() -> None:
-    gate = Gate()
+    worker = Worker(held=True)
     async with BoundedQueue[int]() as queue:
-        await queue.start_workers(gate, 1)
+        await queue.start_workers(worker, 1)
         await queue.put(1)
         await settle()
         [task] = worker_tasks(queue)
@@ -830,21 +831,21 @@ async def test_a_worker_task_cancelled_by_an_item_that_never_waits_takes_no_othe
 
 
 async def test_an_item_handed_back_goes_to_the_next_worker_first() -> None:
-    gate = Gate()
+    worker = Worker(held=True)
     async with BoundedQueue[int]() as queue:
-        await queue.start_workers(gate, 2)
+        await queue.start_workers(worker, 2)
         for item in range(4):
             await queue.put(item)
         await settle()
-        assert gate.seen == [0, 1]
+        assert worker.began == [0, 1]
         doomed = next(task for task in worker_tasks(queue) if task.get_name().endswith("1"))
         doomed.cancel()
         await settle()
         assert queue.worker_count == 1
-        gate.open.set()
+        worker.may_go_on.set()
         await queue.join()
-        assert gate.seen == [0, 1, 0, 2, 3]
-        assert sorted(gate.done) == [0, 1, 2, 3]
+        assert worker.began == [0, 1, 0, 2, 3]
+        assert sorted(worker.done) == [0, 1, 2, 3]
 
 
 async def test_an_idle_worker_cancelled_from_outside_loses_nothing() -> None:
@@ -974,7 +975,7 @@ async def test_workers_hold_nothing_of_the_context_in_which_they_were_started() 
         return weakref.ref(request)
 
     async with BoundedQueue[int]() as queue:
-        gone = await begin(handle_a_request())
+        gone = await asyncio.create_task(handle_a_request())
         await settle()
         gc.collect()
         assert gone() is None

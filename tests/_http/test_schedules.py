@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from helpers.tasks import now
 from penstock import Limit, QueueStateError, RetryPolicy
 
 CONCURRENCY, REQUESTS = 3, 40
@@ -47,7 +48,7 @@ class Service:
         class Inner(self._library.AsyncBaseTransport):  # type: ignore[misc, name-defined]
             async def handle_async_request(self, request: Any) -> Any:
                 rng = service._rng
-                service.sent.append((request.url.path, asyncio.get_running_loop().time()))
+                service.sent.append((request.url.path, now()))
                 service.open += 1
                 service.most_open = max(service.most_open, service.open)
                 if service.is_calm:
@@ -97,7 +98,7 @@ class Callers:
         except (self._library.TransportError, QueueStateError):
             pass
         finally:
-            self.left[path] = asyncio.get_running_loop().time()
+            self.left[path] = now()
 
     async def run(self) -> None:
         rng = self._rng
@@ -125,7 +126,7 @@ class Callers:
         ):
             await response.aclose()
         assert self.service.most_open == CONCURRENCY
-        self.left["/last"] = asyncio.get_running_loop().time()
+        self.left["/last"] = now()
 
 
 @pytest.mark.parametrize("seed", range(60))

@@ -15,6 +15,7 @@ import pytest
 
 import penstock
 from _http.server import BOUND, Answer, Held, Seen, Server, forget
+from helpers.tasks import until
 from penstock import (
     AdaptiveConcurrency,
     CircuitBreaker,
@@ -48,15 +49,6 @@ def client(library: Any, ours: Any, server: Server) -> Callable[..., Any]:
         )
 
     return make
-
-
-async def until(condition: Callable[[], Any]) -> None:
-    """Wait until something holds."""
-    for _ in range(int(BOUND / 0.005)):
-        if condition():
-            return
-        await asyncio.sleep(0.005)
-    raise AssertionError("this should have happened by now")
 
 
 async def came(server: Server, count: int) -> None:

@@ -21,7 +21,7 @@ from brokers.conftest import nats_program, nats_server
 from contract.helpers import InOrder, MakeQueue
 from contract.nats import nats_queues
 from contract.threads import blocking_queues
-from penstock import BoundedQueue
+from penstock import BoundedQueue, WorkQueue
 from penstock.protocols import Queue
 from penstock.testing import VirtualTimeLoop
 
@@ -71,6 +71,11 @@ async def bounded_queues() -> AsyncIterator[MakeQueue]:
     yield BoundedQueue
 
 
+@asynccontextmanager
+async def work_queues() -> AsyncIterator[MakeQueue]:
+    yield WorkQueue
+
+
 #: penstock.sync.WorkQueue, where its workers are tasks in its event loop.
 BLOCKING = Kind(
     partial(blocking_queues, plain=False),
@@ -95,6 +100,13 @@ KINDS = [
     pytest.param(NATS, id="NatsQueue", marks=pytest.mark.real_time),
 ]
 
+#: Those whose items keep to limits, retries, deadlines and the like, each by the queue itself.
+WORK_QUEUES = [
+    pytest.param(Kind(work_queues), id="WorkQueue"),
+    pytest.param(BLOCKING, id="sync.WorkQueue", marks=pytest.mark.real_time),
+    pytest.param(BLOCKING_PLAIN, id="sync.WorkQueue-plain", marks=pytest.mark.real_time),
+]
+
 
 @pytest.fixture(params=KINDS)
 def kind(request: pytest.FixtureRequest) -> Kind:
@@ -107,8 +119,8 @@ async def make_queue(kind: Kind, request: pytest.FixtureRequest) -> AsyncIterato
     """Makes queues, and stops them at the end."""
     made: list[Queue[Any]] = []
 
-    def make(*, maxsize: int = 100, timeout: float = 0.1) -> Queue[Any]:
-        queue = factory(maxsize=maxsize, timeout=timeout)
+    def make(*, maxsize: int = 100, timeout: float = 0.1, **rules: Any) -> Any:
+        queue = factory(maxsize=maxsize, timeout=timeout, **rules)
         made.append(queue)
         return queue
 

@@ -8,9 +8,11 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any, Protocol
 
+from helpers.queues import put_all
+from helpers.tasks import until
+from helpers.workers import Worker
 from penstock.protocols import Queue
 from penstock.testing import VirtualTimeLoop
-from virtual_time import now
 
 AnyQueue = Queue[Any]
 
@@ -25,17 +27,9 @@ InOrder = Callable[[list[Any]], list[Any]]
 
 
 class MakeQueue(Protocol):
-    """What a kind of queue gives: see conftest.py."""
+    """What a kind of queue gives: see conftest.py. Kinds of work queue take rules as well."""
 
-    def __call__(self, *, maxsize: int = ..., timeout: float = ...) -> AnyQueue: ...
-
-
-async def eventually(condition: Callable[[], bool]) -> None:
-    """Wait until something holds."""
-    give_up_at = now() + 10
-    while not condition():
-        assert now() < give_up_at, "this should have happened by now"
-        await asyncio.sleep(0.01)
+    def __call__(self, *, maxsize: int = ..., timeout: float = ..., **rules: Any) -> Any: ...
 
 
 async def a_while() -> None:
@@ -46,27 +40,6 @@ async def a_while() -> None:
 async def quite_a_while() -> None:
     """The same where it costs nothing to be more certain."""
     await asyncio.sleep(1 if isinstance(asyncio.get_running_loop(), VirtualTimeLoop) else 0.2)
-
-
-class Recorder:
-    """A worker function that notes what it gets, and can be held up."""
-
-    def __init__(self, *, held: bool = False) -> None:
-        self.began: list[Any] = []
-        self.done: list[Any] = []
-        self.may_go_on = asyncio.Event()
-        if not held:
-            self.may_go_on.set()
-
-    async def work(self, item: Any) -> None:
-        self.began.append(item)
-        await self.may_go_on.wait()
-        self.done.append(item)
-
-
-async def put_all(queue: AnyQueue, *items: Any) -> None:
-    for item in items:
-        assert await queue.put(item, timeout=0) is True
 
 
 async def filled(make_queue: MakeQueue, *items: Any, timeout: float = 0.1) -> AnyQueue:
@@ -90,12 +63,12 @@ async def queue_that_is(state: str, make_queue: MakeQueue) -> AsyncIterator[AnyQ
     if state != "stopping":
         yield queue
         return
-    recorder = Recorder(held=True)
-    await queue.start_workers(recorder.work, 1)
+    worker = Worker(held=True)
+    await queue.start_workers(worker, 1)
     await put_all(queue, "in hand")
-    await eventually(lambda: recorder.began == ["in hand"])
+    await until(lambda: worker.began == ["in hand"])
     stop = asyncio.create_task(queue.stop())
-    await eventually(lambda: queue.status == "stopping")
+    await until(lambda: queue.status == "stopping")
     yield queue
-    recorder.may_go_on.set()
+    worker.may_go_on.set()
     assert await stop is True

@@ -14,33 +14,37 @@ from contract.helpers import (
     NOT_SECONDS,
     SLACK,
     MakeQueue,
-    Recorder,
     a_while,
     filled,
-    now,
-    put_all,
     queue_that_is,
     quite_a_while,
 )
+from helpers.queues import put_all
+from helpers.tasks import now
+from helpers.workers import Worker
 from penstock import QueueEmptyError, QueueFullError, QueueStateError
 
 
 class TestPut:
+    @pytest.mark.plan("UT-4")
     async def test_true_says_that_it_is_in(self, make_queue: MakeQueue) -> None:
         queue = make_queue()
         await queue.start()
-        assert await queue.put("a") is True
-        assert queue.unprocessed == ["a"]
-        assert queue.metrics["enqueued"] == 1
+        for size, item in enumerate(("a", "b"), 1):
+            assert await queue.put(item) is True
+            assert queue.size == size
+            assert queue.metrics["enqueued"] == size
+        assert queue.unprocessed == ["a", "b"]
 
+    @pytest.mark.plan("UT-5")
     async def test_false_says_that_it_never_will_be(self, make_queue: MakeQueue) -> None:
         queue = await filled(make_queue, "a")
         assert await queue.put("b") is False
-        recorder = Recorder()
-        await queue.start_workers(recorder.work, 1)
+        worker = Worker()
+        await queue.start_workers(worker, 1)
         await queue.join()
         await a_while()
-        assert recorder.began == ["a"]
+        assert worker.began == ["a"]
         assert queue.metrics["enqueued"] == 1
         assert queue.metrics["backpressure_events"] == 1
 
@@ -96,11 +100,11 @@ class TestPut:
         for item in ("b", "c", "d"):
             puts.append(asyncio.create_task(queue.put(item, timeout=math.inf)))
             await a_while()
-        recorder = Recorder()
-        await queue.start_workers(recorder.work, 1)
+        worker = Worker()
+        await queue.start_workers(worker, 1)
         assert await asyncio.gather(*puts) == [True, True, True]
         await queue.join()
-        assert recorder.done == ["a", "b", "c", "d"]
+        assert worker.done == ["a", "b", "c", "d"]
 
     @pytest.mark.usefixtures("calls_at_once")
     async def test_a_newcomer_does_not_overtake(self, make_queue: MakeQueue) -> None:
@@ -122,11 +126,11 @@ class TestPut:
         put.cancel()
         with pytest.raises(asyncio.CancelledError):
             await put
-        recorder = Recorder()
-        await queue.start_workers(recorder.work, 1)
+        worker = Worker()
+        await queue.start_workers(worker, 1)
         await queue.join()
         await a_while()
-        assert recorder.began == ["a"]
+        assert worker.began == ["a"]
         assert queue.metrics["enqueued"] == 1
         assert queue.metrics["backpressure_events"] == 0
 
@@ -161,6 +165,7 @@ class TestPut:
 
 
 class TestGet:
+    @pytest.mark.plan("UT-6")
     async def test_in_the_order_of_the_puts(self, make_queue: MakeQueue) -> None:
         queue = await filled(make_queue, "a", "b", "c")
         assert [await queue.get() for _ in range(3)] == ["a", "b", "c"]
@@ -258,6 +263,7 @@ class TestJoin:
         async with queue_that_is(state, make_queue) as queue:
             await queue.join()
 
+    @pytest.mark.plan("UT-8")
     async def test_it_waits_for_the_last_item(self, make_queue: MakeQueue) -> None:
         queue = await filled(make_queue, "a", "b")
         joins = [asyncio.create_task(queue.join()) for _ in range(2)]
@@ -270,38 +276,40 @@ class TestJoin:
             queue.task_done()
         await asyncio.gather(*joins)
 
+    @pytest.mark.plan("UT-8")
     async def test_it_waits_for_workers(self, make_queue: MakeQueue) -> None:
         queue = make_queue()
-        recorder = Recorder(held=True)
-        await queue.start_workers(recorder.work, 2)
+        worker = Worker(held=True)
+        await queue.start_workers(worker, 2)
         await put_all(queue, "a", "b", "c")
         join = asyncio.create_task(queue.join())
         await a_while()
         assert not join.done()
-        recorder.may_go_on.set()
+        worker.may_go_on.set()
         await join
-        assert sorted(recorder.done) == ["a", "b", "c"]
+        assert sorted(worker.done) == ["a", "b", "c"]
 
     async def test_a_stop_with_items_left_ends_it(self, make_queue: MakeQueue) -> None:
         queue = await filled(make_queue, "a")
         join = asyncio.create_task(queue.join())
         await a_while()
         assert await queue.stop() is False
-        with pytest.raises(QueueStateError):
+        with pytest.raises(QueueStateError, match=r"stopped .*with 1 items") as caught:
             await join
-        with pytest.raises(QueueStateError):
+        assert caught.value.current_state == "stopped"
+        with pytest.raises(QueueStateError, match=r"stopped .*with 1 items"):
             await queue.join()
 
     @pytest.mark.usefixtures("drains")
     async def test_a_stop_that_drains_lets_it_return(self, make_queue: MakeQueue) -> None:
         queue = make_queue()
-        recorder = Recorder(held=True)
-        await queue.start_workers(recorder.work, 1)
+        worker = Worker(held=True)
+        await queue.start_workers(worker, 1)
         await put_all(queue, "a", "b")
         join = asyncio.create_task(queue.join())
         stop = asyncio.create_task(queue.stop())
         await a_while()
-        recorder.may_go_on.set()
+        worker.may_go_on.set()
         await join
         assert await stop is True
 

@@ -8,7 +8,9 @@ from typing import Any
 
 import pytest
 
-from contract.helpers import AnyQueue, MakeQueue, Recorder, a_while, filled, put_all, queue_that_is
+from contract.helpers import AnyQueue, MakeQueue, a_while, filled, queue_that_is
+from helpers.queues import put_all
+from helpers.workers import Worker
 from penstock import QueueStateError, QueueStatus
 from penstock.protocols import Queue
 
@@ -155,18 +157,18 @@ class TestStates:
 
     @pytest.mark.parametrize("state", ["idle", "processing", "stopped"])
     async def test_start_workers_starts_the_queue(self, make_queue: MakeQueue, state: str) -> None:
-        recorder = Recorder()
+        worker = Worker()
         async with queue_that_is(state, make_queue) as queue:
-            await queue.start_workers(recorder.work, 2)
+            await queue.start_workers(worker, 2)
             assert queue.status == QueueStatus.PROCESSING
             assert queue.worker_count == 2
             await put_all(queue, "a")
             await queue.join()
-        assert recorder.done == ["a"]
+        assert worker.done == ["a"]
 
     async def test_start_workers_on_a_queue_that_stops(self, make_queue: MakeQueue) -> None:
         async with queue_that_is("stopping", make_queue) as queue:
             with pytest.raises(QueueStateError) as caught:
-                await queue.start_workers(Recorder().work, 1)
+                await queue.start_workers(Worker(), 1)
             assert str(caught.value) == "Cannot start workers when queue is stopping"
             assert caught.value.current_state == "stopping"

@@ -8,19 +8,10 @@ from typing import Any
 
 import pytest
 
-from contract.helpers import (
-    NOT_SECONDS,
-    SLACK,
-    InOrder,
-    MakeQueue,
-    Recorder,
-    a_while,
-    eventually,
-    filled,
-    now,
-    put_all,
-    queue_that_is,
-)
+from contract.helpers import NOT_SECONDS, SLACK, InOrder, MakeQueue, a_while, filled, queue_that_is
+from helpers.queues import put_all
+from helpers.tasks import now, until
+from helpers.workers import Worker
 from penstock import QueueStateError, QueueStatus
 
 
@@ -28,11 +19,11 @@ class TestStop:
     @pytest.mark.usefixtures("drains")
     async def test_it_drains(self, make_queue: MakeQueue, in_order: InOrder) -> None:
         queue = make_queue()
-        recorder = Recorder()
-        await queue.start_workers(recorder.work, 2)
+        worker = Worker()
+        await queue.start_workers(worker, 2)
         await put_all(queue, *range(10))
         assert await queue.stop() is True
-        assert in_order(recorder.done) == list(range(10))
+        assert in_order(worker.done) == list(range(10))
         assert queue.unprocessed == []
         assert queue.worker_count == 0
 
@@ -44,15 +35,15 @@ class TestStop:
 
     async def test_without_draining_what_waits_is_left(self, make_queue: MakeQueue) -> None:
         queue = make_queue()
-        recorder = Recorder(held=True)
-        await queue.start_workers(recorder.work, 1)
+        worker = Worker(held=True)
+        await queue.start_workers(worker, 1)
         await put_all(queue, "a", "b", "c")
-        await eventually(lambda: recorder.began == ["a"])
+        await until(lambda: worker.began == ["a"])
         stop = asyncio.create_task(queue.stop(drain=False))
         await a_while()
-        recorder.may_go_on.set()
+        worker.may_go_on.set()
         assert await stop is False
-        assert recorder.done == ["a"]
+        assert worker.done == ["a"]
         assert queue.unprocessed == ["b", "c"]
 
     @pytest.mark.parametrize("timeout", [0, 0.5])
@@ -60,10 +51,10 @@ class TestStop:
         self, make_queue: MakeQueue, in_order: InOrder, timeout: float
     ) -> None:
         queue = make_queue()
-        recorder = Recorder(held=True)
-        await queue.start_workers(recorder.work, 2)
+        worker = Worker(held=True)
+        await queue.start_workers(worker, 2)
         await put_all(queue, *"abcde")
-        await eventually(lambda: in_order(recorder.began) == ["a", "b"])
+        await until(lambda: in_order(worker.began) == ["a", "b"])
         began = now()
         assert await queue.stop(timeout=timeout) is False
         assert timeout <= now() - began < timeout + SLACK
@@ -74,18 +65,18 @@ class TestStop:
         self, make_queue: MakeQueue, in_order: InOrder
     ) -> None:
         queue = make_queue()
-        recorder = Recorder(held=True)
-        await queue.start_workers(recorder.work, 2)
+        worker = Worker(held=True)
+        await queue.start_workers(worker, 2)
         await put_all(queue, *"abc")
-        await eventually(lambda: in_order(recorder.began) == ["a", "b"])
+        await until(lambda: in_order(worker.began) == ["a", "b"])
         await queue.stop(timeout=0)
         await queue.start()
         await put_all(queue, "d")
         assert queue.unprocessed == list("abcd")
-        recorder = Recorder()
-        await queue.start_workers(recorder.work, 1)
+        worker = Worker()
+        await queue.start_workers(worker, 1)
         await queue.join()
-        assert recorder.done == list("abcd")
+        assert worker.done == list("abcd")
         assert await queue.stop() is True
         assert queue.metrics["enqueued"] == queue.metrics["processed"] == 4
 
@@ -93,7 +84,7 @@ class TestStop:
     async def test_what_is_no_timeout(self, make_queue: MakeQueue, timeout: Any) -> None:
         queue = make_queue()
         await queue.start()
-        await queue.start_workers(Recorder().work, 1)
+        await queue.start_workers(Worker(), 1)
         with pytest.raises(ValueError, match="timeout"):
             await queue.stop(timeout=timeout)
         with pytest.raises(ValueError, match="timeout"):
@@ -103,10 +94,10 @@ class TestStop:
 
     async def test_the_shorter_timeout_of_two_counts(self, make_queue: MakeQueue) -> None:
         queue = make_queue()
-        recorder = Recorder(held=True)
-        await queue.start_workers(recorder.work, 1)
+        worker = Worker(held=True)
+        await queue.start_workers(worker, 1)
         await put_all(queue, "a")
-        await eventually(lambda: recorder.began == ["a"])
+        await until(lambda: worker.began == ["a"])
         began = now()
         stops = [queue.stop(), queue.stop(timeout=0.5), queue.stop(timeout=60)]
         assert await asyncio.gather(*stops) == [False, False, False]
@@ -115,10 +106,10 @@ class TestStop:
     @pytest.mark.usefixtures("cancellable_calls")
     async def test_cancelling_it_stops_at_once(self, make_queue: MakeQueue) -> None:
         queue = make_queue()
-        recorder = Recorder(held=True)
-        await queue.start_workers(recorder.work, 1)
+        worker = Worker(held=True)
+        await queue.start_workers(worker, 1)
         await put_all(queue, "a", "b")
-        await eventually(lambda: recorder.began == ["a"])
+        await until(lambda: worker.began == ["a"])
         stop = asyncio.create_task(queue.stop())
         await a_while()
         stop.cancel()
@@ -144,13 +135,13 @@ class TestStop:
 
         await queue.start_workers(work, 1)
         await put_all(queue, "a", "b")
-        await eventually(lambda: began == ["a"])
+        await until(lambda: began == ["a"])
         called_at = now()
         assert await queue.stop(timeout=0) is False
         assert now() < called_at + 1 + SLACK
         assert queue.unprocessed == ["a", "b"]
         may_end.set()
-        await eventually(lambda: done == ["a"])
+        await until(lambda: done == ["a"])
         assert queue.unprocessed == ["a", "b"]  # its end comes too late to count
         assert queue.metrics["processed"] == 0
 
@@ -185,7 +176,7 @@ class TestStop:
 
         await queue.start_workers(work, 1)
         await put_all(queue, "a")
-        await eventually(lambda: bool(errors))
+        await until(lambda: bool(errors))
         assert refusal_in_worker in str(errors[0])
         await queue.join()
 
@@ -193,41 +184,41 @@ class TestStop:
 class TestAsyncWith:
     @pytest.mark.usefixtures("drains")
     async def test_it_starts_and_drains(self, make_queue: MakeQueue) -> None:
-        recorder = Recorder()
+        worker = Worker()
         queue = make_queue()
         async with queue as same:
             assert same is queue
             assert queue.status == QueueStatus.PROCESSING
-            await queue.start_workers(recorder.work, 1)
+            await queue.start_workers(worker, 1)
             await put_all(queue, "a", "b")
         assert queue.status == QueueStatus.STOPPED
-        assert recorder.done == ["a", "b"]
+        assert worker.done == ["a", "b"]
 
     async def test_an_exception_does_not_drain(self, make_queue: MakeQueue) -> None:
-        recorder = Recorder(held=True)
+        worker = Worker(held=True)
         queue = make_queue()
         began = now()
 
         async def fail_in_the_middle() -> None:
             async with queue:
-                await queue.start_workers(recorder.work, 1)
+                await queue.start_workers(worker, 1)
                 await put_all(queue, "a", "b")
-                await eventually(lambda: recorder.began == ["a"])
+                await until(lambda: worker.began == ["a"])
                 raise KeyError("mine")
 
         with pytest.raises(KeyError, match="mine"):
             await fail_in_the_middle()
         assert now() - began < SLACK
         assert queue.status == QueueStatus.STOPPED
-        assert recorder.done == []
+        assert worker.done == []
         assert queue.unprocessed == ["a", "b"]
 
     async def test_again(self, make_queue: MakeQueue) -> None:
         queue = make_queue()
         for item in ("a", "b"):
-            recorder = Recorder()
+            worker = Worker()
             async with queue:
-                await queue.start_workers(recorder.work, 1)
+                await queue.start_workers(worker, 1)
                 await put_all(queue, item)
                 await queue.join()
-            assert recorder.done == [item]
+            assert worker.done == [item]

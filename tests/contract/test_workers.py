@@ -9,19 +9,22 @@ from typing import Any
 
 import pytest
 
-from contract.helpers import SLACK, InOrder, MakeQueue, Recorder, a_while, eventually, now, put_all
+from contract.helpers import SLACK, InOrder, MakeQueue, a_while
+from helpers.queues import put_all
+from helpers.tasks import now, until
+from helpers.workers import Worker
 from penstock import QueueStatus
 
 
 class TestWorkers:
     async def test_each_item_once_and_in_order(self, make_queue: MakeQueue) -> None:
         queue = make_queue(maxsize=3)
-        recorder = Recorder()
-        await queue.start_workers(recorder.work, 1)
+        worker = Worker()
+        await queue.start_workers(worker, 1)
         for number in range(20):
             assert await queue.put(number, timeout=math.inf) is True
         await queue.join()
-        assert recorder.done == list(range(20))
+        assert worker.done == list(range(20))
         assert queue.metrics == {
             "enqueued": 20,
             "processed": 20,
@@ -34,14 +37,14 @@ class TestWorkers:
         self, make_queue: MakeQueue, in_order: InOrder, workers: int
     ) -> None:
         queue = make_queue()
-        recorder = Recorder(held=True)
-        await queue.start_workers(recorder.work, workers)
+        worker = Worker(held=True)
+        await queue.start_workers(worker, workers)
         await put_all(queue, *range(5))
-        await eventually(lambda: len(recorder.began) == workers)
+        await until(lambda: len(worker.began) == workers)
         await a_while()
-        assert in_order(recorder.began) == list(range(workers))
+        assert in_order(worker.began) == list(range(workers))
         assert queue.worker_count == workers
-        recorder.may_go_on.set()
+        worker.may_go_on.set()
         await queue.join()
 
     async def test_a_plain_function(self, make_queue: MakeQueue) -> None:
@@ -61,7 +64,7 @@ class TestWorkers:
     async def test_fewer_than_one_are_refused(self, make_queue: MakeQueue, workers: int) -> None:
         queue = make_queue()
         with pytest.raises(ValueError, match="Number of workers must be at least 1"):
-            await queue.start_workers(Recorder().work, workers)
+            await queue.start_workers(Worker(), workers)
         assert queue.worker_count == 0
 
     async def test_a_failure_is_counted_and_handled(self, make_queue: MakeQueue) -> None:
@@ -131,14 +134,14 @@ class TestWorkers:
         self, make_queue: MakeQueue, in_order: InOrder
     ) -> None:
         queue = make_queue()
-        old, new = Recorder(held=True), Recorder()
-        await queue.start_workers(old.work, 2)
+        old, new = Worker(held=True), Worker()
+        await queue.start_workers(old, 2)
         await put_all(queue, "a", "b")
-        await eventually(lambda: len(old.began) == 2)
-        await queue.start_workers(new.work, 1)
+        await until(lambda: len(old.began) == 2)
+        await queue.start_workers(new, 1)
         assert queue.worker_count == 1
         await put_all(queue, "c", "d")
-        await eventually(lambda: new.done == ["c", "d"])
+        await until(lambda: new.done == ["c", "d"])
         old.may_go_on.set()
         await queue.join()
         await put_all(queue, "e")
@@ -148,17 +151,17 @@ class TestWorkers:
 
     async def test_stop_workers_lets_them_finish(self, make_queue: MakeQueue) -> None:
         queue = make_queue()
-        recorder = Recorder(held=True)
-        await queue.start_workers(recorder.work, 1)
+        worker = Worker(held=True)
+        await queue.start_workers(worker, 1)
         await put_all(queue, "a", "b")
-        await eventually(lambda: recorder.began == ["a"])
+        await until(lambda: worker.began == ["a"])
         stopping = asyncio.create_task(queue.stop_workers())
         await a_while()
         assert not stopping.done()
-        recorder.may_go_on.set()
+        worker.may_go_on.set()
         await stopping
         await a_while()
-        assert recorder.done == ["a"]
+        assert worker.done == ["a"]
         assert queue.worker_count == 0
         assert queue.status is QueueStatus.PROCESSING
         assert queue.unprocessed == ["b"]
@@ -166,16 +169,16 @@ class TestWorkers:
     @pytest.mark.usefixtures("cancellable_workers")
     async def test_stop_workers_cancels_them_in_the_end(self, make_queue: MakeQueue) -> None:
         queue = make_queue()
-        recorder = Recorder(held=True)
-        await queue.start_workers(recorder.work, 1)
+        worker = Worker(held=True)
+        await queue.start_workers(worker, 1)
         await put_all(queue, "a", "b")
-        await eventually(lambda: recorder.began == ["a"])
+        await until(lambda: worker.began == ["a"])
         began = now()
         await queue.stop_workers(timeout=0.5)
         assert 0.5 <= now() - began < 0.5 + SLACK
         assert queue.unprocessed == ["a", "b"]
         assert queue.metrics["processed"] == 0
-        recorder.may_go_on.set()
-        await queue.start_workers(recorder.work, 1)
+        worker.may_go_on.set()
+        await queue.start_workers(worker, 1)
         await queue.join()
-        assert recorder.done == ["a", "b"]
+        assert worker.done == ["a", "b"]

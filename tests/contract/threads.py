@@ -154,15 +154,23 @@ async def in_thread(func: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     return await asyncio.wait_for(asyncio.wrap_future(outcome), HANGS)
 
 
+def is_async(func: Any) -> bool:
+    return iscoroutinefunction(func) or iscoroutinefunction(type(func).__call__)
+
+
 def _look(name: str) -> Any:
     return property(lambda self: getattr(self.blocking, name))
 
 
 class QueueInThreads:
-    """``penstock.protocols.Queue`` over ``penstock.sync.WorkQueue``."""
+    """What ``penstock.WorkQueue`` and ``protocols.Queue`` are, over ``penstock.sync.WorkQueue``."""
 
-    def __init__(self, stage: Stage, plain: bool, maxsize: int, timeout: float) -> None:
-        self.blocking: penstock.sync.WorkQueue[Any] = penstock.sync.WorkQueue(maxsize, timeout)
+    def __init__(
+        self, stage: Stage, plain: bool, maxsize: int, timeout: float, rules: dict[str, Any]
+    ) -> None:
+        self.blocking: penstock.sync.WorkQueue[Any] = penstock.sync.WorkQueue(
+            maxsize, timeout, **rules
+        )
         self._stage = stage
         #: Whether the tests' async worker functions are given to it as plain ones.
         self._plain = plain
@@ -176,6 +184,8 @@ class QueueInThreads:
     worker_count = _look("worker_count")
     unprocessed = _look("unprocessed")
     metrics = _look("metrics")
+    limits = _look("limits")
+    dead_letters = _look("dead_letters")
 
     def statistics(self) -> Any:
         return self.blocking.statistics()
@@ -197,8 +207,15 @@ class QueueInThreads:
     async def join(self) -> None:
         assert await in_thread(self.blocking.join) is True
 
-    def put_nowait(self, item: Any) -> None:
-        self.blocking.put_nowait(item)  # allowed in an event loop
+    def put_nowait(self, item: Any, **options: Any) -> None:
+        self.blocking.put_nowait(item, **options)  # allowed in an event loop
+
+    async def submit(self, *args: Any, **kwargs: Any) -> asyncio.Future[Any]:
+        return asyncio.wrap_future(await in_thread(self.blocking.submit, *args, **kwargs))
+
+    async def redrive(self, *args: Any, **kwargs: Any) -> int:
+        count: int = await in_thread(self.blocking.redrive, *args, **kwargs)
+        return count
 
     def get_nowait(self) -> Any:
         return self._at_once(self.blocking.get_nowait)
@@ -220,16 +237,18 @@ class QueueInThreads:
         threading.Thread(target=call, daemon=True).start()
         return outcome.result(timeout=HANGS)
 
-    async def start_workers(
-        self, worker_func: Any, num_workers: int, error_handler: Any = None
+    async def process(
+        self, worker_func: Any, num_workers: Any = None, error_handler: Any = None
     ) -> None:
         stage = self._stage
-        if iscoroutinefunction(worker_func):
+        if is_async(worker_func):
             wrap = stage.for_threads if self._plain else stage.for_loop
             worker_func = wrap(worker_func)
-        if iscoroutinefunction(error_handler):
+        if is_async(error_handler):
             error_handler = stage.for_loop(error_handler)
         await in_thread(self.blocking.process, worker_func, num_workers, error_handler)
+
+    start_workers = process
 
     async def stop_workers(self, timeout: float | None = None) -> None:
         await in_thread(self.blocking.queue.stop_workers, timeout)
@@ -251,8 +270,8 @@ class QueueInThreads:
 async def blocking_queues(*, plain: bool) -> AsyncIterator[MakeQueue]:
     stage = Stage()
 
-    def make(*, maxsize: int = 100, timeout: float = 0.1) -> QueueInThreads:
-        return QueueInThreads(stage, plain, maxsize, timeout)
+    def make(*, maxsize: int = 100, timeout: float = 0.1, **rules: Any) -> QueueInThreads:
+        return QueueInThreads(stage, plain, maxsize, timeout, rules)
 
     yield make
     await stage.clear()

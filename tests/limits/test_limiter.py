@@ -14,10 +14,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from helpers.tasks import now
 from penstock.limits.limit import Limit
 from penstock.limits.limiter import Limiter
 from penstock.testing import VirtualTimeLoop, run
-from virtual_time import now
 
 
 def most_in_any_window(times: list[float], per: float) -> int:

@@ -6,7 +6,6 @@ import asyncio
 import math
 import threading
 import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -14,16 +13,10 @@ import pytest
 
 from penstock.limits.limit import Limit
 from penstock.limits.limiter import Limiter
+from sync.helpers import eventually
 
 #: Seconds after which something is taken to hang.
 PATIENCE = 20
-
-
-def until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < deadline, "it did not come"
-        time.sleep(0.001)
 
 
 def most_in_any_window(times: list[float], per: float) -> int:
@@ -123,7 +116,7 @@ def test_threads_are_served_first_come_first_served() -> None:
     starters = []
     for number in range(5):
         starters.append(Starter(limiter))
-        until(lambda number=number: waiting(limiter) == number + 1)  # type: ignore[misc]
+        eventually(lambda number=number: waiting(limiter) == number + 1)  # type: ignore[misc]
     for number, starter in enumerate(starters):
         assert all(each.is_alive() for each in starters[number:])
         limit.change(max=number + 2)
@@ -141,7 +134,7 @@ def test_a_thread_that_runs_out_of_time_has_used_nothing_up() -> None:
     with pytest.raises(TimeoutError):
         limiter.acquire_blocking(timeout=0)
     starter = Starter(limiter)
-    until(lambda: waiting(limiter) == 1)
+    eventually(lambda: waiting(limiter) == 1)
     permit.settle(limit, 0)
     assert starter.result() is not None
     assert waiting(limiter) == 0
@@ -151,9 +144,9 @@ def test_when_the_thread_that_minds_the_time_gives_up_another_does() -> None:
     limiter = Limiter([Limit(1, 0.2)])
     limiter.acquire_blocking()
     first = Starter(limiter, timeout=0.02)
-    until(lambda: waiting(limiter) == 1)
+    eventually(lambda: waiting(limiter) == 1)
     second = Starter(limiter)
-    until(lambda: waiting(limiter) == 2 or not first.is_alive())
+    eventually(lambda: waiting(limiter) == 2 or not first.is_alive())
     assert isinstance(first.result(), TimeoutError)
     assert not isinstance(second.result(), BaseException)
 
@@ -163,7 +156,7 @@ def test_a_thread_wakes_up_when_its_cost_can_no_longer_pass() -> None:
     limiter = Limiter([limit])
     limiter.acquire_blocking(5)
     starter = Starter(limiter, 8)
-    until(lambda: waiting(limiter) == 1)
+    eventually(lambda: waiting(limiter) == 1)
     limit.change(max=7)
     assert isinstance(starter.result(), ValueError)
     assert waiting(limiter) == 0
@@ -174,7 +167,7 @@ def test_a_thread_settles_the_call_under_way() -> None:
     limiter = Limiter([limit])
     with limiter.permit(10):
         starter = Starter(limiter, 6)
-        until(lambda: waiting(limiter) == 1)
+        eventually(lambda: waiting(limiter) == 1)
         limit.settle(4)
         assert starter.result() is not None
 
@@ -200,12 +193,12 @@ async def test_a_loop_that_stands_still_does_not_hold_up_threads() -> None:
     limiter = Limiter([Limit(1, 0.05)])
     await limiter.acquire()
     thread = Starter(limiter)
-    until(lambda: waiting(limiter) == 1)
+    eventually(lambda: waiting(limiter) == 1)
     assert thread.result() is not None, "it came although this loop did not turn"
     task = asyncio.ensure_future(limiter.acquire())
     await asyncio.sleep(0)
     behind = Starter(limiter)
-    until(lambda: waiting(limiter) == 2)
+    eventually(lambda: waiting(limiter) == 2)
     time.sleep(0.2)  # noqa: ASYNC251 - this is the stall
     assert behind.is_alive(), "the task was first, and its start is still to be counted"
     await asyncio.wait_for(task, PATIENCE)

@@ -14,7 +14,8 @@ from typing import Any
 
 import pytest
 
-from models.threads import SILENT, switching_every
+from helpers.logs import SILENT
+from models.threads import switching_every
 from penstock import QueueEmptyError, QueueStateError, QueueStatus
 from penstock.sync import WorkQueue, loop_thread
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import faulthandler
-import logging
 import math
 import random
 import sys
@@ -24,11 +23,9 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, NoReturn
 
+from helpers.logs import SILENT
 from penstock import QueueEmptyError, QueueFullError, QueueStateError, QueueStatus
 from penstock.sync import LoopThread, WorkQueue
-
-SILENT = logging.getLogger("tests.models")
-SILENT.setLevel(logging.CRITICAL + 1)
 
 #: Seconds after which a call, or the whole program, is taken to hang.
 HANGS = 20.0

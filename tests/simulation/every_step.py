@@ -16,6 +16,7 @@ from contextlib import aclosing, suppress
 from functools import partial
 from typing import Any
 
+from helpers.logs import SILENT
 from penstock import (
     AsyncExecutor,
     BoundedQueue,
@@ -32,7 +33,7 @@ from penstock import (
     WorkQueue,
 )
 from simulation.loops import SimulatedLoop
-from simulation.program import SILENT, BrokenPromiseError, Outcome
+from simulation.program import BrokenPromiseError, Outcome
 
 #: What a call may raise when others were cancelled.
 EXPECTED = (QueueStateError, QueueEmptyError)

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
+from helpers.logs import SILENT
 from penstock import (
     AsyncExecutor,
     Event,
@@ -24,7 +25,7 @@ from penstock import (
     RateLimitError,
     WorkQueue,
 )
-from simulation.program import MOMENTS, SILENT, ItemError, OddError, Outcome, Program
+from simulation.program import MOMENTS, ItemError, OddError, Outcome, Program
 
 #: A limit of this executor's, and of the events': so many in so many seconds.
 RATE, PER = 3, 1.0

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import random
 from abc import ABC, abstractmethod
 from collections import deque
@@ -15,9 +14,6 @@ from opentelemetry.trace import NoOpTracerProvider
 
 from penstock.telemetry import Telemetry
 from simulation.loops import SimulatedLoop
-
-SILENT = logging.getLogger("tests.simulation")
-SILENT.setLevel(logging.CRITICAL + 1)
 
 # Puts and attempts that are observed take other ways through the queue.
 OBSERVED = Telemetry(NoOpTracerProvider(), NoOpMeterProvider())

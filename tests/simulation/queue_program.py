@@ -15,9 +15,10 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from helpers.logs import SILENT
 from penstock import BoundedQueue, QueueEmptyError, QueueFullError, QueueStateError, QueueStatus
 from simulation.model import CURRENT, Crew, Ending, Item, Model
-from simulation.program import MOMENTS, OBSERVED, SILENT, ItemError, OddError, Outcome, Program
+from simulation.program import MOMENTS, OBSERVED, ItemError, OddError, Outcome, Program
 
 TIMEOUTS = (None, None, 0, 0.125, 0.25, 1.0, 1000.0, math.inf)
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
+from helpers.logs import SILENT
 from penstock import (
     AdaptiveConcurrency,
     CircuitBreaker,
@@ -32,7 +33,7 @@ from penstock import (
     WorkQueue,
 )
 from penstock.limits import BreakerState
-from simulation.program import OBSERVED, SILENT, ItemError, OddError, Outcome, Program
+from simulation.program import OBSERVED, ItemError, OddError, Outcome, Program
 
 MOMENTS = (0.0, 0.0, 0.125, 0.125, 0.25, 0.5, 1.0, 3.0)
 TIMEOUTS = (None, 0, 0, 0.125, 1.0, math.inf)

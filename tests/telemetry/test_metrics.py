@@ -22,11 +22,12 @@ from opentelemetry.sdk.metrics.export import (
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
 
 import penstock
+from helpers.handlers import ignore
+from helpers.tasks import settle
 from penstock.buffer import Buffer
 from penstock.telemetry import Telemetry
 from penstock.telemetry.names import SCHEMA_URL
 from telemetry.recorder import Recorder, trace_id
-from virtual_time import settle
 
 pytestmark = pytest.mark.usefixtures("exact_times")
 
@@ -56,10 +57,6 @@ async def work(item: Any) -> None:
         await asyncio.sleep(1)
         raise item
     await asyncio.sleep(item)
-
-
-def ignore(error: Exception, item: Any) -> None:
-    pass
 
 
 def queue_of(

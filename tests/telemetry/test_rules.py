@@ -18,13 +18,14 @@ from opentelemetry.sdk.trace.sampling import (
 )
 from opentelemetry.trace import StatusCode
 
+from helpers.handlers import ignore
+from helpers.retries import every
 from penstock import (
     AdaptiveConcurrency,
     CircuitBreaker,
     Limit,
     Limiter,
     RateLimitError,
-    RetryPolicy,
     WorkQueue,
 )
 from telemetry.recorder import Recorder, parent_id, span_id
@@ -36,10 +37,6 @@ CONNECTION_ERROR, RATE_LIMIT = "ConnectionError", "penstock.errors.RateLimitErro
 
 def queue_of(recorder: Recorder, name: str = "q", **options: Any) -> WorkQueue[Any]:
     return WorkQueue(name=name, telemetry=recorder.telemetry(), **options)
-
-
-def every(seconds: float, attempts: int = 3) -> RetryPolicy:
-    return RetryPolicy(attempts, backoff=lambda attempt, error: seconds, budget=None)
 
 
 def failing(times: int, error: type[Exception] = ConnectionError) -> Any:
@@ -56,10 +53,6 @@ def failing(times: int, error: type[Exception] = ConnectionError) -> Any:
 
 async def fine(item: Any) -> None:
     await asyncio.sleep(1)
-
-
-def ignore(error: Exception, item: Any) -> None:
-    pass
 
 
 def attributes(span: ReadableSpan) -> dict[str, Any]:

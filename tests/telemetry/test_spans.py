@@ -25,10 +25,11 @@ from opentelemetry.trace import (
 )
 
 import penstock
+from helpers.handlers import ignore
+from helpers.tasks import settle
 from penstock.telemetry import Telemetry
 from penstock.telemetry.names import SCHEMA_URL
 from telemetry.recorder import Recorder, parent_id, span_id, trace_id
-from virtual_time import settle
 
 pytestmark = pytest.mark.usefixtures("exact_times")
 
@@ -39,10 +40,6 @@ async def work(item: Any) -> Any:
     if isinstance(item, BaseException):
         raise item
     return item
-
-
-def ignore(error: Exception, item: Any) -> None:
-    pass
 
 
 def queue_of(

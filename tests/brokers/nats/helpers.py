@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import subprocess
 import sys
-import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
@@ -29,53 +27,9 @@ AnyQueue = NatsQueue[Any]
 _PROGRAM = Path(__file__).with_name("program.py")
 
 
-async def until(condition: Callable[[], Any], timeout: float = BOUND) -> None:
-    """Wait until something holds."""
-    give_up_at = time.monotonic() + timeout
-    while not condition():
-        assert time.monotonic() < give_up_at, "this should have happened by now"
-        await asyncio.sleep(0.005)
-
-
-async def soon(awaitable: Awaitable[Any], timeout: float = BOUND) -> Any:
-    """Await something that does not take long."""
-    return await asyncio.wait_for(awaitable, timeout)
-
-
-async def put_all(queue: AnyQueue, *items: Any) -> None:
-    for item in items:
-        assert await queue.put(item, timeout=0) is True
-
-
-class Worker:
-    """A worker function that notes what it gets, and can be held up or fail."""
-
-    def __init__(self, *, held: bool = False) -> None:
-        self.began: list[Any] = []
-        self.done: list[Any] = []
-        self.times: list[float] = []
-        #: What to raise, in this order, before it succeeds.
-        self.failures: list[BaseException] = []
-        self.may_go_on = asyncio.Event()
-        if not held:
-            self.may_go_on.set()
-
-    async def __call__(self, item: Any) -> None:
-        self.began.append(item)
-        self.times.append(time.monotonic())
-        await self.may_go_on.wait()
-        if self.failures:
-            raise self.failures.pop(0)
-        self.done.append(item)
-
-
 def show(*what: Any) -> None:
     """Write figures where pytest -rA shows them."""
     sys.stdout.write(" ".join(map(str, what)) + "\n")
-
-
-def ignore(error: Exception, item: Any) -> None:
-    """An error handler."""
 
 
 @asynccontextmanager

@@ -8,7 +8,6 @@ was in the hands of a machine that something happened to.
 from __future__ import annotations
 
 import asyncio
-import logging
 import math
 import random
 from collections import Counter
@@ -20,12 +19,10 @@ from typing import Any
 from brokers.nats.helpers import show
 from brokers.proxy import Proxy
 from brokers.servers import NatsServer
+from helpers.logs import SILENT
 from penstock import QueueEmptyError, QueueStateError, RetryPolicy
 from penstock.brokers.nats import NatsQueue
 from penstock.errors import BrokerError, QueueUnknownError
-
-SILENT = logging.getLogger("tests.nats")
-SILENT.setLevel(logging.CRITICAL + 1)
 
 ACK_WAIT = 2.0
 #: Seconds after the end of a call in which the server may not have heard of it.

@@ -13,8 +13,10 @@ from typing import Any
 import pytest
 
 from brokers.nats.conftest import MakeQueue
-from brokers.nats.helpers import Program, Worker, ask, plain_client, programs, show, soon, until
+from brokers.nats.helpers import Program, ask, plain_client, programs, show
 from brokers.servers import Cluster, Node
+from helpers.tasks import soon, until
+from helpers.workers import Worker
 from penstock.brokers.nats import NatsQueue
 from penstock.errors import BrokerError
 from processes import wait_for

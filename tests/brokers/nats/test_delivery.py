@@ -10,31 +10,22 @@ from typing import Any
 import pytest
 
 from brokers.nats.conftest import MakeQueue
-from brokers.nats.helpers import (
-    SLACK,
-    AnyQueue,
-    Worker,
-    ignore,
-    messages,
-    put_all,
-    soon,
-    until,
-)
+from brokers.nats.helpers import SLACK, AnyQueue, messages
 from brokers.servers import NatsServer
+from helpers.handlers import ignore
+from helpers.queues import put_all
+from helpers.retries import every
+from helpers.tasks import soon, until
+from helpers.workers import Worker
 from penstock import (
     CircuitBreaker,
     DeadlineExceededError,
     Limit,
     RateLimitError,
-    RetryPolicy,
     WorkQueue,
 )
 
 pytestmark = pytest.mark.real_time
-
-
-def every(seconds: float, attempts: int = 3) -> RetryPolicy:
-    return RetryPolicy(attempts, on=Exception, backoff=lambda attempt, error: seconds, budget=None)
 
 
 async def dead(queue: AnyQueue) -> list[tuple[Any, str, str, int]]:
@@ -95,7 +86,7 @@ async def test_what_waits_for_its_limit_is_kept_too(make_queue: MakeQueue) -> No
 
 
 async def test_attempts_count_on_all_machines(make_queue: MakeQueue) -> None:
-    machines = [make_queue(retry=every(0.05, attempts=6)) for _ in range(2)]
+    machines = [make_queue(retry=every(0.05, attempts=6, on=Exception)) for _ in range(2)]
     began: list[int] = []
 
     def failing(machine: int) -> Any:
@@ -117,7 +108,7 @@ async def test_attempts_count_on_all_machines(make_queue: MakeQueue) -> None:
 
 
 async def test_a_retry_waits_as_long_as_it_was_told(make_queue: MakeQueue) -> None:
-    queue, worker = make_queue(retry=every(0.7)), Worker()
+    queue, worker = make_queue(retry=every(0.7, on=Exception)), Worker()
     worker.failures = [ValueError("1"), ValueError("2")]
     await queue.start_workers(worker, 2)
     await put_all(queue, "a", "b", "c")
@@ -130,7 +121,7 @@ async def test_a_retry_waits_as_long_as_it_was_told(make_queue: MakeQueue) -> No
 
 
 async def test_retry_after_is_heeded_and_holds_up_all_workers(make_queue: MakeQueue) -> None:
-    queue, worker = make_queue(retry=every(0)), Worker()
+    queue, worker = make_queue(retry=every(0, on=Exception)), Worker()
     worker.failures = [RateLimitError(retry_after=1.0)]
     await queue.start_workers(worker, 1)
     await put_all(queue, "a", "b")
@@ -158,7 +149,8 @@ async def test_what_its_limit_holds_up_is_not_delivered_again_and_again(
 
 async def test_a_breaker_that_is_open_costs_no_deliveries(make_queue: MakeQueue) -> None:
     breaker = CircuitBreaker(window=2, open_for=0.6)
-    queue, worker = make_queue(breaker=breaker, retry=every(0.01, attempts=4)), Worker()
+    retry = every(0.01, attempts=4, on=Exception)
+    queue, worker = make_queue(breaker=breaker, retry=retry), Worker()
     worker.failures = [ConnectionError("1"), ConnectionError("2")]
     await queue.start_workers(worker, 1)
     await put_all(queue, "a", "b")
@@ -183,7 +175,7 @@ async def test_a_deadline_that_passed_in_the_queue(make_queue: MakeQueue) -> Non
 
 
 async def test_no_retry_after_the_deadline(make_queue: MakeQueue) -> None:
-    queue, worker = make_queue(retry=every(0.4, attempts=19), deadline=1.0), Worker()
+    queue, worker = make_queue(retry=every(0.4, attempts=19, on=Exception), deadline=1.0), Worker()
     worker.failures = [ValueError(str(number)) for number in range(100)]
     await queue.start_workers(worker, 1, ignore)
     await put_all(queue, "a")

@@ -10,8 +10,12 @@ from typing import Any
 import pytest
 
 from brokers.nats.conftest import MakeQueue
-from brokers.nats.helpers import Worker, ask, ignore, plain_client, put_all, soon, until
+from brokers.nats.helpers import ask, plain_client
 from brokers.servers import NatsServer
+from helpers.handlers import ignore
+from helpers.queues import put_all
+from helpers.tasks import soon, until
+from helpers.workers import Worker
 from penstock.brokers.nats import NatsQueue, QueueInfo
 from penstock.errors import BrokerError, QueueStateError
 

@@ -14,18 +14,12 @@ from typing import Any
 import pytest
 
 from brokers.nats.conftest import MakeQueue
-from brokers.nats.helpers import (
-    BOUND,
-    Worker,
-    messages,
-    programs,
-    put_all,
-    show,
-    soon,
-    until,
-)
+from brokers.nats.helpers import BOUND, messages, programs, show
 from brokers.proxy import Proxy
 from brokers.servers import NatsServer
+from helpers.queues import put_all
+from helpers.tasks import soon, until
+from helpers.workers import Worker
 from penstock import Limit
 from penstock.errors import BrokerError, QueueUnknownError
 from processes import wait_for

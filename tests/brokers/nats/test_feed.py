@@ -8,7 +8,10 @@ import time
 import pytest
 
 from brokers.nats.conftest import MakeQueue
-from brokers.nats.helpers import SLACK, Worker, put_all, soon, until
+from brokers.nats.helpers import SLACK
+from helpers.queues import put_all
+from helpers.tasks import soon, until
+from helpers.workers import Worker
 from penstock import AdaptiveConcurrency, QueueEmptyError, QueueStateError
 
 pytestmark = pytest.mark.real_time

@@ -16,8 +16,12 @@ from opentelemetry import baggage, context, propagate
 from pydantic import BaseModel
 
 from brokers.nats.conftest import MakeQueue
-from brokers.nats.helpers import BOUND, Worker, ignore, plain_client, put_all, soon, until
+from brokers.nats.helpers import BOUND, plain_client
 from brokers.servers import NatsServer
+from helpers.handlers import ignore
+from helpers.queues import put_all
+from helpers.tasks import soon, until
+from helpers.workers import Worker
 from penstock import RetryPolicy
 from penstock.brokers.codecs import JsonCodec, MsgpackCodec
 from penstock.errors import CodecError

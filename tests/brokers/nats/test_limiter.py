@@ -17,8 +17,8 @@ from typing import Any
 
 import pytest
 
-from brokers.nats.helpers import until
 from brokers.servers import NatsServer
+from helpers.tasks import soon, until
 from penstock import Limit, RateLimitedExecutor, RateLimitError, RetryPolicy, WorkQueue
 from penstock.brokers.nats import NatsLimiter
 from penstock.sync import WorkQueue as SyncWorkQueue
@@ -61,19 +61,6 @@ async def waiting(limiter: NatsLimiter, item: Any = None) -> AsyncIterator[async
     finally:
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
-
-
-async def soon(awaitable: Any) -> Any:
-    return await asyncio.wait_for(awaitable, BOUND)
-
-
-async def eventually(condition: Callable[[], Any]) -> float:
-    """Wait until something holds; return for how long it did not."""
-    began = time.monotonic()
-    while not condition():
-        assert time.monotonic() < began + BOUND, "this should have happened by now"
-        await asyncio.sleep(0.002)
-    return time.monotonic() - began
 
 
 def weighed(most: float, per: float = LONG, name: str = "tokens") -> Limit:
@@ -209,7 +196,7 @@ def test_threads_share_it_too(make: Make) -> None:
 async def test_who_does_not_wait_has_it_fetched(make: Make) -> None:
     limiter = make(Limit(1, LONG))
     assert limiter.try_acquire() is None
-    await eventually(limiter.try_acquire)
+    await until(limiter.try_acquire)
     assert limiter.try_acquire() is None
 
 
@@ -228,7 +215,9 @@ async def test_closing_the_gate_closes_it_for_all(make: Make) -> None:
     await soon(one.acquire())
     await soon(two.acquire())
     one.close_for(60)
-    took = await eventually(lambda: two.statistics().closed_for > 50)
+    began = time.monotonic()
+    await until(lambda: two.statistics().closed_for > 50)
+    took = time.monotonic() - began
     sys.stdout.write(f"the others knew after {took * 1000:.1f} ms\n")
     async with waiting(two):
         pass
@@ -243,7 +232,7 @@ async def test_the_headers_of_a_response_count_for_all(make: Make) -> None:
     await soon(two.acquire())
     one.observe({"Retry-After": "0.8"})
     one.observe({"Retry-After": "1"})
-    await eventually(lambda: two.statistics().closed_for > 0)
+    await until(lambda: two.statistics().closed_for > 0)
     began = time.monotonic()
     await soon(two.acquire())
     assert time.monotonic() - began > 0.5
@@ -369,7 +358,7 @@ async def test_one_that_is_thrown_away_ends_its_thread(nats_server: NatsServer) 
         gc.collect()  # again and again: its thread may just be at work for it
         return not any(name in thread.name for thread in threading.enumerate())
 
-    await eventually(is_gone)
+    await until(is_gone)
 
 
 @pytest.mark.parametrize("close", [True, False])
@@ -461,7 +450,7 @@ async def test_an_answer_of_429_holds_up_the_others(make: Make) -> None:
     async with RateLimitedExecutor(one) as executor:
         with pytest.raises(RateLimitError):
             await soon(executor.execute(refuse, 1))
-    await eventually(lambda: two.statistics().closed_for > 20)
+    await until(lambda: two.statistics().closed_for > 20)
 
 
 def test_in_a_queue_of_threads(make: Make) -> None:

@@ -10,18 +10,11 @@ from typing import Any
 import pytest
 
 from brokers.nats.conftest import MakeQueue
-from brokers.nats.helpers import (
-    SLACK,
-    AnyQueue,
-    Worker,
-    ask,
-    messages,
-    plain_client,
-    put_all,
-    soon,
-    until,
-)
+from brokers.nats.helpers import SLACK, AnyQueue, ask, messages, plain_client
 from brokers.servers import NatsServer
+from helpers.queues import put_all
+from helpers.tasks import soon, until
+from helpers.workers import Worker
 from penstock.errors import BrokerError, QueueStateError
 
 pytestmark = pytest.mark.real_time

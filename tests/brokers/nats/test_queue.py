@@ -11,8 +11,11 @@ import pytest
 
 import penstock.sync
 from brokers.nats.conftest import MakeQueue
-from brokers.nats.helpers import BOUND, Worker, messages, put_all, soon, until
+from brokers.nats.helpers import BOUND, messages
 from brokers.servers import NatsServer
+from helpers.queues import put_all
+from helpers.tasks import soon, until
+from helpers.workers import Worker
 from penstock import Limit, QueueStateError, QueueStatus, WorkQueue
 from penstock.brokers.nats import NatsQueue
 from penstock.protocols import Queue

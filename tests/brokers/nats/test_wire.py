@@ -13,9 +13,12 @@ from typing import Any
 import pytest
 
 from brokers.nats.conftest import MakeQueue
-from brokers.nats.helpers import BOUND, Worker, put_all, soon, until
+from brokers.nats.helpers import BOUND
 from brokers.proxy import Proxy
 from brokers.servers import Certificates, NatsServer
+from helpers.queues import put_all
+from helpers.tasks import soon, until
+from helpers.workers import Worker
 from penstock.brokers.nats import NatsQueue
 from penstock.errors import BrokerError
 from processes import free_port
