@@ -1,4 +1,4 @@
-"""Servers that a benchmark runs against: on a free port, with a store that goes when they do."""
+"""Servers that a benchmark runs against: on a port of their own, with a store that goes as well."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import os
 import shutil
 import socket
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -64,8 +65,8 @@ def redis(program: str) -> Iterator[str]:
 
 @contextmanager
 def _running(command: Callable[[int, str], list[str]]) -> Iterator[int]:
-    with tempfile.TemporaryDirectory(prefix="penstock-bench-") as folder:
-        port, log = _free_port(), Path(folder, "log")
+    with tempfile.TemporaryDirectory(prefix="penstock-bench-") as folder, _held_port() as port:
+        log = Path(folder, "log")
         with log.open("wb") as output:
             process = subprocess.Popen(
                 command(port, folder), stdin=subprocess.DEVNULL, stdout=output, stderr=output
@@ -82,11 +83,16 @@ def _running(command: Callable[[int, str], list[str]]) -> Iterator[int]:
                 process.wait()
 
 
-def _free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-        return port
+@contextmanager
+def _held_port() -> Iterator[int]:
+    """A port that the server can have and nobody else is given: see HeldPort in tests/."""
+    with socket.socket() as held:
+        held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        held.bind(("127.0.0.1", 0))
+        port: int = held.getsockname()[1]
+        if sys.platform != "linux":
+            held.close()
+        yield port
 
 
 def _wait_for(process: subprocess.Popen[bytes], port: int, log: Path) -> None:

@@ -2,34 +2,52 @@
 
 from __future__ import annotations
 
-import os
-import random
 import socket
+import sys
 import time
 from collections.abc import Callable
-from typing import TypeVar
+from types import TracebackType
+from typing import TYPE_CHECKING, TypeVar
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 T = TypeVar("T")
 
-#: No port is taken from where the kernel takes those of outgoing connections (Linux: from 32768,
-#: others: from 49152): a server that starts again shall find its own still free.
-PORTS = range(20_000, 32_000)
-#: Where tests run in several processes, each has ports of its own: between a look at one and its
-#: use there is time for others.
-_PROCESS = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
-_OURS = PORTS[_PROCESS % 16 :: 16]
 
+class HeldPort:
+    """A port of the loopback interface that nobody else is given while it is held.
 
-def free_port() -> int:
-    """A port of the loopback interface on which nobody listens."""
-    for port in random.SystemRandom().sample(_OURS, 100):
-        with socket.socket() as probe:
-            try:
-                probe.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-            return port
-    raise OSError("there is no free port")
+    A server that is told its number can listen there, end, and listen there again; until one does,
+    connections are refused. For a socket of ours is bound to the port and does not listen: so the
+    kernel chooses it for no other socket, and lets those share it that ask for it by its number
+    with SO_REUSEADDR, as servers do.
+
+    Only Linux lets them. Elsewhere this is a port on which nobody listened when it was chosen.
+    """
+
+    def __init__(self) -> None:
+        self._socket = socket.socket()
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        self._socket.bind(("127.0.0.1", 0))
+        self.number: int = self._socket.getsockname()[1]
+        if sys.platform != "linux":
+            self._socket.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Give it back."""
+        self._socket.close()
 
 
 def wait_for(what: str, ask: Callable[[], T], timeout: float = 30.0, every: float = 0.1) -> T:

@@ -23,6 +23,7 @@ from packaging.requirements import Requirement
 from brokers.conftest import nats_program, nats_server  # noqa: F401
 from pages import DOCS, PAGES, ROOT, Block, all_blocks, anchors, blocks, commands, is_like, outputs
 from penstock.telemetry import names
+from processes import HeldPort
 from telemetry.receiver import Receiver
 
 #: What pages call instead of a server and a collector on this machine.
@@ -168,14 +169,13 @@ def test_commands_of_a_page_do_what_it_says(
     page: Path, there: There, tmp_path: Path, environment: dict[str, str]
 ) -> None:
     """One after the other, in a folder of their own, with the files that the page shows."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-
-    def here(text: str) -> str:
-        return re.sub(rf"\b{PORT}\b", str(port), there(text))
-
     ran, spans = "", len(there.receiver.spans)
     with ExitStack() as servers:
+        port = servers.enter_context(HeldPort()).number
+
+        def here(text: str) -> str:
+            return re.sub(rf"\b{PORT}\b", str(port), there(text))
+
         for block in blocks(page):
             file = block.said("file:")
             if file is not None:

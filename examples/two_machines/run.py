@@ -6,17 +6,20 @@ that PENSTOCK_NATS_SERVER names. Without one it says so and does nothing.
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
-import socket
 import sqlite3
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
+from typing import TypeVar
+
+T = TypeVar("T")
 
 FOLDER = Path(__file__).resolve().parent
 COUNT = 200
@@ -45,19 +48,32 @@ def running(*command: str, **options: object) -> Iterator[subprocess.Popen[str]]
             process.wait()
 
 
-def wait_for(what: str, ask: Callable[[], bool]) -> None:
-    """Ask until it is so."""
+def wait_for(what: str, ask: Callable[[], T]) -> T:
+    """Ask until the answer is true, and return it."""
     give_up_at = time.monotonic() + PATIENCE
-    while not ask():
+    while True:
+        answer = ask()
+        if answer:
+            return answer
         if time.monotonic() > give_up_at:
             raise SystemExit(f"{what}: not within {PATIENCE:g} s")
         time.sleep(0.05)
 
 
-def listens(port: int) -> bool:
-    """Whether somebody is there."""
-    with socket.socket() as client:
-        return client.connect_ex(("127.0.0.1", port)) == 0
+@contextmanager
+def nats(program: str, folder: str) -> Iterator[str]:
+    """A NATS server; gives its address. It chooses a free port, and writes down which one."""
+    command = (program, "-js", "-a", "127.0.0.1", "-sd", folder, "-l", f"{folder}/log")
+
+    def address() -> str:
+        for file in Path(folder).glob("*.ports"):
+            with suppress(ValueError):  # not all of it is written yet
+                url: str = json.loads(file.read_text())["nats"][0]
+                return url
+        return ""
+
+    with running(*command, "-p", "-1", "--ports_file_dir", folder):
+        yield wait_for("the server", address)
 
 
 def times(ledger: Path) -> list[int]:
@@ -75,20 +91,13 @@ def main() -> int:
     if program is None:
         print("skipped: there is no nats-server here (Debian: apt-get install nats-server)")
         return 0
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    environment = {**os.environ, "NATS_URL": f"nats://127.0.0.1:{port}"}
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         ledger = Path(folder) / "ledger.sqlite"
         worker = (sys.executable, str(FOLDER / "worker.py"), str(ledger))
-        server = (program, "-js", "-a", "127.0.0.1", "-p", str(port), "-sd", folder)
-        with (
-            running(*server, "-l", f"{folder}/log"),
-            running(*worker, env=environment) as first,
-            running(*worker, env=environment) as second,
-        ):
-            wait_for("the server", lambda: listens(port))
+        with ExitStack() as processes:
+            start = processes.enter_context
+            environment = {**os.environ, "NATS_URL": start(nats(program, folder))}
+            first, second = (start(running(*worker, env=environment)) for _ in range(2))
             producer = (sys.executable, str(FOLDER / "producer.py"), str(COUNT))
             with running(*producer, env=environment) as process:
                 wait_for("a quarter", lambda: len(times(ledger)) >= COUNT // 4)

@@ -9,6 +9,8 @@ from collections.abc import Callable, Coroutine
 from types import FrameType
 from typing import Any
 
+from penstock import _checks
+
 
 class SignalStop:
     """Until it is released, each of ``signals`` runs ``first()``, and the next one ``second()``.
@@ -66,6 +68,8 @@ def check_signals(signals: tuple[int, ...]) -> None:
     for number in signals:
         is_int = isinstance(number, int) and not isinstance(number, bool)
         if not is_int or number not in set(signal.Signals) - uncatchable:
-            raise ValueError(f"signals must be ones that can be caught, got {number!r}")
+            raise ValueError(
+                f"signals must be ones that can be caught, got {_checks.shown(number)}"
+            )
     if threading.current_thread() is not threading.main_thread():
         raise ValueError("signals can be caught in the main thread only")

@@ -11,6 +11,8 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from penstock import _checks
+
 _UNITS = {"s": 1, "sec": 1, "second": 1, "min": 60, "minute": 60, "h": 3600, "hour": 3600}
 _UNITS |= {"m": 60, "d": 86_400, "day": 86_400}
 _RATE = re.compile(r"\s*([0-9_.]+)\s*/\s*([0-9.]*)\s*([a-z]+)\s*")
@@ -33,7 +35,9 @@ def parse_rate(text: str) -> tuple[float, float]:
         if not (rate[0] > 0 and rate[1] > 0):
             raise ValueError
     except (KeyError, ValueError):
-        raise ValueError(f"a rate must look like 500/min, 20/s or 100/10s, got {text!r}") from None
+        raise ValueError(
+            f"a rate must look like 500/min, 20/s or 100/10s, got {_checks.shown(text)}"
+        ) from None
     return rate
 
 

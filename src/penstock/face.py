@@ -56,7 +56,7 @@ class Face(Generic[T]):
         _checks.members(queue, "queue", Queue)
         if any(value != _DEFAULTS.get(name) for name, value in settings.items()):
             raise ValueError(
-                f"queue={queue!r} has its own {', '.join(settings)}; "
+                f"queue={_checks.shown(queue)} has its own {', '.join(settings)}; "
                 "set them there and leave them out here"
             )
         self.queue = queue
@@ -199,14 +199,16 @@ class Face(Generic[T]):
     def _with(self, member: str, what: str | None = None) -> Any:
         """The queue, if it has this, which not every kind does."""
         if not hasattr(self.queue, member):
-            raise TypeError(f"{what or member} is for queues that have it; {self.queue!r} has not")
+            raise TypeError(
+                f"{what or member} is for queues that have it; {_checks.shown(self.queue)} has not"
+            )
         return self.queue
 
     def _in_process(self, kind: type[Q], what: str) -> Q:
         if not isinstance(self.queue, kind):
             raise TypeError(
                 f"{what}() needs a queue in this process, which can give results back; "
-                f"{self.queue!r} cannot. Use put() or batch_process()"
+                f"{_checks.shown(self.queue)} cannot. Use put() or batch_process()"
             )
         return self.queue
 

@@ -61,7 +61,9 @@ def make_rules(
         TypeError, ValueError: for what is not allowed.
     """
     if isinstance(limits, Limit):
-        raise TypeError(f"limits must be a list of Limit, or a Limiter: write limits=[{limits!r}]")
+        raise TypeError(
+            f"limits must be a list of Limit, or a Limiter: write limits=[{_checks.shown(limits)}]"
+        )
     limiter = limits if isinstance(limits, Limiter) else Limiter(limits)
     is_given = limiter is limits or bool(limiter.limits)
     for value, kind, name in (

@@ -11,10 +11,10 @@ from typing import Any
 
 from typing_extensions import Self
 
-from processes import free_port
+from processes import HeldPort
 
 #: Seconds that it may take to do what it is told.
-BOUND = 10.0
+BOUND = 30.0
 
 
 class Proxy:
@@ -25,7 +25,8 @@ class Proxy:
 
     def __init__(self, target: int) -> None:
         self._target = target
-        self.port = free_port()
+        self._held = HeldPort()
+        self.port = self._held.number
         self._loop = asyncio.new_event_loop()
         self._flows: asyncio.Event
         self._connections: set[asyncio.Task[None]] = set()
@@ -56,6 +57,7 @@ class Proxy:
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(BOUND)
         self._loop.close()
+        self._held.close()
 
     def stall(self) -> None:
         """Keep all connections and take new ones, but pass on nothing, either way."""

@@ -25,10 +25,10 @@ import trustme
 
 from brokers.build import built
 from brokers.proxy import Proxy
-from processes import free_port, wait_for
+from processes import HeldPort, wait_for
 
 #: Seconds that a server may take to start, to stop, and to answer.
-START, STOP, ANSWER = 30.0, 15.0, 5.0
+START, STOP, ANSWER = 30.0, 30.0, 10.0
 #: Seconds that a cluster may take to elect.
 ELECT = 60.0
 
@@ -43,7 +43,7 @@ def packaged() -> Path:
 
 
 class NatsServer:
-    """A server on a free port of this machine, which is its own from one start to the next.
+    """A server on ports of this machine that are its own until it is closed.
 
     Args:
         folder: a new folder for its configuration, its log and its store.
@@ -66,7 +66,8 @@ class NatsServer:
         self.folder = folder
         self.name = name
         self.program = packaged() if program is None else program
-        self.port, self._http_port = free_port(), free_port()
+        self._held = HeldPort(), HeldPort()
+        self.port, self._http_port = (held.number for held in self._held)
         self.is_frozen = False
         self._process: subprocess.Popen[bytes] | None = None
         self._scheme = "tls" if "tls" in settings else "nats"
@@ -167,6 +168,8 @@ class NatsServer:
                 self.terminate()
             except subprocess.TimeoutExpired:
                 self.kill()
+        for held in self._held:
+            held.close()
         if self.log.exists():
             sys.stdout.write(f"--- {self.log}\n{self.tail()}\n")
 
@@ -232,7 +235,8 @@ class Cluster:
         #: The ways from each node to each other, by their places, where they are proxied.
         self._between: dict[tuple[int, int], Proxy] = {}
         self._isolated: set[Node] = set()
-        listens = [free_port() for _ in range(size)]
+        held = [self._cleanup.enter_context(HeldPort()) for _ in range(size)]
+        listens = [port.number for port in held]
         self.nodes = [self._node(place, listens[place]) for place in range(size)]
         if proxied:
             for node in self.nodes:

@@ -76,6 +76,14 @@ class Command:
 
 
 @pytest.fixture
+def no_thread_is_left() -> Iterator[None]:
+    """The threads that the command starts in this process end with it."""
+    before = set(threading.enumerate())
+    yield
+    assert not set(threading.enumerate()) - before
+
+
+@pytest.fixture
 def penstock(tmp_path: Path) -> Command:
     return Command(tmp_path)
 

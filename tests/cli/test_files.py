@@ -7,13 +7,14 @@ import errno
 import io
 import json
 import os
+import threading
 from pathlib import Path
 
 import pytest
 
 from penstock.cli import lines
 from penstock.cli.files import count_lines, open_requests
-from penstock.cli.lines import LineWriter
+from penstock.cli.lines import LineWriter, Reader
 from penstock.cli.records import JsonCutter
 from penstock.cli.results import Failure, JsonText, Result, Totals, to_json
 
@@ -101,6 +102,7 @@ async def test_what_nobody_waits_for_is_written_all_the_same(tmp_path: Path) -> 
 
 
 @pytest.mark.real_time  # it has a thread
+@pytest.mark.usefixtures("no_thread_is_left")
 async def test_after_an_error_nothing_is_added_to_what_is_there(tmp_path: Path) -> None:
     path = tmp_path / "file"
     file = Reluctant(path, "wb")
@@ -113,6 +115,29 @@ async def test_after_an_error_nothing_is_added_to_what_is_there(tmp_path: Path) 
         await writer.write(b"second\n")
     await writer.close()
     assert path.read_bytes() == b"firs"
+
+
+@pytest.mark.real_time  # it has a thread
+@pytest.mark.usefixtures("no_thread_is_left")
+async def test_a_reader_that_is_closed_in_the_middle_of_a_read_ends_after_it() -> None:
+    """Nobody waits for a read from a pipe, for it may never end."""
+    before = set(threading.enumerate())
+    reading, writing = os.pipe()
+    file = io.BufferedReader(io.FileIO(reading))
+    reader = Reader(file)
+    pieces = aiter(reader)
+    piece = asyncio.ensure_future(anext(pieces))
+    await asyncio.sleep(0)  # it has asked for one
+    (thread,) = set(threading.enumerate()) - before
+    await reader.close()
+    assert thread.is_alive()
+    os.write(writing, b"late")
+    assert await piece == b"late"
+    thread.join(30)
+    assert not thread.is_alive()
+    assert file.closed
+    os.close(writing)
+    await pieces.aclose()
 
 
 def test_a_result_is_a_line_of_json_that_people_can_read() -> None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import socket
 from typing import Any
 
 import pytest
+
+from processes import HeldPort
 
 pytestmark = pytest.mark.slow
 
@@ -62,11 +63,10 @@ def test_it_keeps_going_if_it_is_told_to(penstock: Any, server: Any) -> None:
 
 @pytest.mark.parametrize("count", [2, 500])
 def test_nobody_there_is_told_once(penstock: Any, server: Any, count: int) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as closed:
-        port = closed.getsockname()[1]
-    url = f"http://127.0.0.1:{port}"
     lines = lines_for(penstock, count)
-    done = penstock.run("run", lines, "--url", url, *OUT, "--retry", "1")
+    with HeldPort() as port:
+        url = f"http://127.0.0.1:{port.number}"
+        done = penstock.run("run", lines, "--url", url, *OUT, "--retry", "1")
     assert done.returncode == 4
     attempts = 2 * min(count, 10)
     assert done.stderr == (
@@ -80,11 +80,10 @@ def test_nobody_there_is_told_once(penstock: Any, server: Any, count: int) -> No
 
 
 def test_once_there_was_an_answer_the_rest_are_failures(penstock: Any, server: Any) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as closed:
-        port = closed.getsockname()[1]
-    refused = [{"url": f"http://127.0.0.1:{port}/{n}"} for n in range(15)]
-    lines = penstock.lines(*refused[:5], {"url": f"{server.url}/fine"}, *refused[5:])
-    done = penstock.run("run", lines, *OUT, "--retry", "0", "--concurrency", "1")
+    with HeldPort() as port:
+        refused = [{"url": f"http://127.0.0.1:{port.number}/{n}"} for n in range(15)]
+        lines = penstock.lines(*refused[:5], {"url": f"{server.url}/fine"}, *refused[5:])
+        done = penstock.run("run", lines, *OUT, "--retry", "0", "--concurrency", "1")
     assert done.returncode == 1, done.stderr
     assert "failed       15 (connection 15)" in done.stdout
     assert len(penstock.results()) == 16

@@ -61,6 +61,7 @@ def size(server: NatsServer, name: str) -> int:
     return asyncio.run(look())
 
 
+@pytest.mark.usefixtures("no_thread_is_left")
 def test_each_line_is_an_item_in_its_order(run: Run, nats_server: NatsServer) -> None:
     lines = '\ufeff{"a": 1}\n\n  \r\n[2, "ü"]\r\n3.5\nnull\n"five"\ntrue'.encode()
     code, out, _ = run(lines, nats_server, "lines")

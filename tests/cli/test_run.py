@@ -167,6 +167,7 @@ def test_failures_are_told_by_kind_and_the_run_goes_on(penstock: Any, server: An
     assert "sent         5 requests" in done.stdout
 
 
+@pytest.mark.usefixtures("no_thread_is_left")
 def test_an_empty_file_is_done_at_once(
     penstock: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -176,14 +177,14 @@ def test_an_empty_file_is_done_at_once(
     assert "sent         0 requests" in capsys.readouterr().out
 
 
+@pytest.mark.usefixtures("no_thread_is_left")
 def test_of_many_malformed_lines_only_the_first_are_told(
     penstock: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(penstock.folder)
-    assert (
-        run_command(["run", penstock.lines(*({"id": number} for number in range(500))), *OUT]) == 1
-    )
-    assert len(penstock.results()) == 500
+    lines = penstock.lines(*({"id": number} for number in range(500)))
+    assert run_command(["run", lines, *OUT, "--failures", "failures.jsonl"]) == 1
+    assert len(penstock.results()) == len(penstock.results("failures.jsonl")) == 500
     told = capsys.readouterr().out
     assert told.count("has neither path nor url") == 10
     assert "failed       500 (malformed 500)" in told
@@ -334,6 +335,7 @@ def test_it_reads_no_further_than_there_is_room(penstock: Any, server: Any) -> N
             # What waits, what runs, one in hand, and less than two in the buffers.
             assert taken() <= capacity + concurrency + 1 + 2
             time.sleep(0.01)
+        server.wait_for(concurrency)
         assert len(server.seen) == concurrency
         release.set()
         os.set_blocking(descriptor, True)

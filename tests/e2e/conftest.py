@@ -20,7 +20,7 @@ from e2e.program import SERVICE
 from e2e.servers import Prometheus, prometheus, running
 from golang import MissingError
 from observability import shipped
-from processes import free_port, wait_for
+from processes import HeldPort, wait_for
 
 if TYPE_CHECKING:
     from e2e.tempo import Receiver
@@ -31,7 +31,7 @@ PROGRAM, THROUGH = 300.0, 90.0
 
 
 class Servers(NamedTuple):
-    """What runs, on ports of this machine that were free."""
+    """What runs, on ports of this machine."""
 
     #: URLs of the collector: where it receives OTLP, and where it says how it is.
     otlp: str
@@ -82,17 +82,20 @@ def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
         "JAEGER": ("QUERY", "QUERY_GRPC", "OTLP"),
         "OTELCOL": ("GRPC", "HTTP", "HEALTH", "PROMETHEUS", "METRICS"),
     }
-    ports = {
-        f"{server}_{kind}_PORT": str(free_port()) for server in kinds for kind in kinds[server]
-    }
-    at = {name: f"127.0.0.1:{port}" for name, port in ports.items()}
-    jaeger_url, health = f"http://{at['JAEGER_QUERY_PORT']}", f"http://{at['OTELCOL_HEALTH_PORT']}"
-    targets = {
-        "otel-collector:8889": at["OTELCOL_PROMETHEUS_PORT"],
-        "otel-collector:8888": at["OTELCOL_METRICS_PORT"],
-    }
     with ExitStack() as cleanup:
         start = cleanup.enter_context
+        ports = {
+            f"{server}_{kind}_PORT": str(start(HeldPort()).number)
+            for server in kinds
+            for kind in kinds[server]
+        }
+        at = {name: f"127.0.0.1:{port}" for name, port in ports.items()}
+        jaeger_url = f"http://{at['JAEGER_QUERY_PORT']}"
+        health = f"http://{at['OTELCOL_HEALTH_PORT']}"
+        targets = {
+            "otel-collector:8889": at["OTELCOL_PROMETHEUS_PORT"],
+            "otel-collector:8888": at["OTELCOL_METRICS_PORT"],
+        }
         tempo, tempo_address = start(receiving())
         settings = {
             "JAEGER_ENDPOINT": at["JAEGER_OTLP_PORT"],

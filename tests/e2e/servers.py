@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,7 +16,7 @@ import httpx
 import yaml
 
 from observability import shipped
-from processes import free_port, wait_for
+from processes import HeldPort, wait_for
 
 #: Seconds that a server may take to start, and to stop.
 START, STOP = 60.0, 15.0
@@ -126,15 +126,18 @@ def prometheus(folder: Path, targets: Mapping[str, str], every: str = "1s") -> I
         job for job in config["scrape_configs"] if _redirect(job["static_configs"], targets)
     ]
     (folder / "prometheus.yml").write_text(yaml.safe_dump(config), encoding="utf-8")
-    address = f"127.0.0.1:{free_port()}"
     arguments = [
         f"--config.file={folder / 'prometheus.yml'}",
         f"--storage.tsdb.path={folder / 'data'}",
-        f"--web.listen-address={address}",
         "--enable-feature=exemplar-storage",
     ]
-    url = f"http://{address}"
-    with running([command, *arguments], folder / "prometheus.log", f"{url}/-/ready"):
+    with ExitStack() as cleanup:
+        address = f"127.0.0.1:{cleanup.enter_context(HeldPort()).number}"
+        arguments.append(f"--web.listen-address={address}")
+        url = f"http://{address}"
+        cleanup.enter_context(
+            running([command, *arguments], folder / "prometheus.log", f"{url}/-/ready")
+        )
         made = Prometheus(url)
         # It begins some seconds after it says that it is ready; nothing shall happen before.
         jobs = len(config["scrape_configs"])

@@ -281,3 +281,29 @@ def test_the_environment(variables: dict[str, str]) -> None:
 def test_a_value_that_raises_whatever_it_is_asked_is_told_by_its_type() -> None:
     with pytest.raises(TypeError, match=r"maxsize must be an int, got .*Broken"):
         BoundedQueue(Broken())  # type: ignore[arg-type]
+
+
+LONG, HUGE = "ä" * 5_000, 10**5_000
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: QueueConfig(limits=[LONG]),  # type: ignore[list-item]
+        lambda: NatsLimiter("nats://a", [], name="q", storage=HUGE),  # type: ignore[arg-type]
+        lambda: NatsLimiter("nats://a", [], name=LONG),
+        lambda: NatsQueue("nats://a", LONG),
+        lambda: NatsQueue(f"http://{LONG}", "q"),
+        lambda: NatsQueue("nats://a", "q", options={LONG: 1}),
+        lambda: Limiter([Limit(1, 1, name=LONG), Limit(2, 1, name=LONG)]),
+        lambda: Limiter([Limit(1, 1, name=LONG, cost=lambda item: -1)]).try_acquire(1),
+        lambda: Limiter([Limit(1, 1, name=LONG, cost=lambda item: 2)]).try_acquire(1),
+        lambda: RetryPolicy(on=ValueError(LONG)),  # type: ignore[arg-type]
+        lambda: WorkQueue(limits=Limit(1, 1, name=LONG)),  # type: ignore[arg-type]
+    ],
+)
+def test_what_is_long_is_cut_short_in_a_message(call: Callable[[], Any]) -> None:
+    with pytest.raises(REFUSAL) as caught:
+        call()
+    assert "..." in str(caught.value) or "bits" in str(caught.value)
+    assert len(str(caught.value)) < 2_000

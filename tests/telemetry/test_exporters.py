@@ -6,7 +6,6 @@ What is kept for it is what the SDK keeps: ``max_queue_size`` spans, and the bat
 from __future__ import annotations
 
 import asyncio
-import socket
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
@@ -125,13 +124,6 @@ class Rig:
             self.metrics.shutdown()
 
 
-def closed_port() -> int:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        port: int = taken.getsockname()[1]
-        return port
-
-
 def blocked(door: Door) -> Rig:
     return Rig(BlockedSpans(door), BlockedMetrics(door), door)
 
@@ -141,7 +133,7 @@ def raising(door: Door) -> Rig:
 
 
 def unreachable(door: Door) -> Rig:
-    base = f"http://127.0.0.1:{closed_port()}/v1"
+    base = "http://127.0.0.1:9/v1"  # nobody listens at a port that only root may have
     return Rig(
         OTLPSpanExporter(f"{base}/traces", timeout=1),
         OTLPMetricExporter(f"{base}/metrics", timeout=1),

@@ -61,9 +61,11 @@ class Transport(Generic[TransportT, RequestT, ResponseT]):
     ) -> None:
         method = self._handler
         if transport is not None and not callable(getattr(transport, method, None)):
-            raise TypeError(f"transport must have the method {method}, got {transport!r}")
+            raise TypeError(
+                f"transport must have the method {method}, got {_checks.shown(transport)}"
+            )
         if retry is not None and not isinstance(retry, RetryPolicy):
-            raise TypeError(f"retry must be a RetryPolicy or None, got {retry!r}")
+            raise TypeError(f"retry must be a RetryPolicy or None, got {_checks.shown(retry)}")
         _checks.function(is_failure, "is_failure", "response")
         if concurrency is None:
             raise TypeError("concurrency must be an int or an AdaptiveConcurrency, got None")
@@ -134,7 +136,7 @@ class Transport(Generic[TransportT, RequestT, ResponseT]):
     def _found_failing(self, response: Any) -> bool:
         verdict = self._is_failure(response)
         if not isinstance(verdict, bool):
-            raise TypeError(f"is_failure must return a bool, got {verdict!r}")
+            raise TypeError(f"is_failure must return a bool, got {_checks.shown(verdict)}")
         return verdict
 
     def _copy(self, response: Any, stream: Any) -> Any:

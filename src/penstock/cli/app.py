@@ -229,6 +229,7 @@ def run(
             requests = opened.enter_context(open_requests(file))
             form = read_form(file, input_format.value, filled, base, requests)
             if out is None or dry_run:
+                opened.pop_all()  # it closes it itself, as the run does
                 say(sys.stdout, preview(requests, form, credentials))
                 return 0
             expected = count_lines(requests)

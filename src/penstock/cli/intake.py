@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator
 
 from penstock.cli.display import Display
@@ -51,9 +50,9 @@ class Intake:
             else:
                 yield made
 
-    def close(self) -> asyncio.Future[None]:
-        """Close the input, unless a read never ends; the future tells when."""
-        return self._source.close()
+    async def close(self) -> None:
+        """Close the input."""
+        await self._source.close()
 
     async def _made(self) -> AsyncIterator[Request | Malformed]:
         try:

@@ -79,9 +79,15 @@ class Reader:
         while piece := await self._aside.call(partial(self._file.read1, _PIECE)):
             yield piece
 
-    def close(self) -> asyncio.Future[None]:
-        """Close the file, unless a read never ends; the future tells when."""
-        return self._aside.call(self._file.close)
+    async def close(self) -> None:
+        """Close the file; after a read that is under way, which may never end: so do not wait."""
+        is_read = self._aside.is_busy
+        closed = self._aside.call(self._file.close)
+        try:
+            if not is_read:
+                await closed
+        finally:
+            self._aside.end()
 
 
 class LineWriter:
@@ -120,9 +126,12 @@ class LineWriter:
         Raises:
             OSError: what was written may not be on the disk.
         """
-        with suppress(OSError):
-            await self.write(b"")
-        await self._aside.call(self._close)
+        try:
+            with suppress(OSError):
+                await self.write(b"")
+            await self._aside.call(self._close)
+        finally:
+            self._aside.end()
 
     def _close(self) -> None:
         with self._file:

@@ -11,6 +11,7 @@ from typing import Any, Literal, NoReturn, TextIO
 
 import typer
 
+from penstock._checks import shown
 from penstock.cli.credentials import Credentials, read_credentials
 from penstock.cli.files import STANDARD
 from penstock.cli.problems import MalformedLineError
@@ -94,7 +95,7 @@ def read_concurrency(text: str) -> tuple[int, bool]:
     try:
         most = AUTO if is_auto and not colon else int(number if is_auto else text)
     except ValueError:
-        refuse(f"--concurrency must be a number, auto or auto:N (as in auto:50), got {text!r}")
+        refuse(f"--concurrency must be a number, auto or auto:N (as in auto:50), got {shown(text)}")
     check_at_least("--concurrency", most, 1)
     return most, is_auto
 
@@ -110,7 +111,7 @@ def read_rate(name: str, text: str | None) -> tuple[float, float] | None:
 def read_cost(cost: str | None, tokens: str | None) -> str | None:
     """Where answers say what they cost, if anybody wants to know."""
     if cost is not None and not all(cost.split(".")):
-        refuse(f"--cost must be a path such as {COST}, got {cost!r}")
+        refuse(f"--cost must be a path such as {COST}, got {shown(cost)}")
     return cost or (None if tokens is None else COST)
 
 

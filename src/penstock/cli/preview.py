@@ -23,7 +23,7 @@ _USER = re.compile(r"(?<=://)[^/?#]*@")
 
 
 def preview(file: io.BufferedReader, form: Form, credentials: Credentials) -> str:
-    """Describe the first requests of an input.
+    """Describe the first requests of an input, and close it.
 
     Raises:
         OSError: it cannot be read.
@@ -34,14 +34,17 @@ def preview(file: io.BufferedReader, form: Form, credentials: Credentials) -> st
 async def _first(file: io.BufferedReader, form: Form, credentials: Credentials) -> list[str]:
     shown: list[str] = []
     source = Source(file, form)
-    async for made in source:
-        if isinstance(made, Malformed):
-            shown.append(f"line {made.line}: {made.problem}")
-        else:
-            lines = _described(made, credentials)
-            shown.append("\n".join(credentials.redacted(line) for line in lines))
-        if len(shown) == _MOST:
-            break
+    try:
+        async for made in source:
+            if isinstance(made, Malformed):
+                shown.append(f"line {made.line}: {made.problem}")
+            else:
+                lines = _described(made, credentials)
+                shown.append("\n".join(credentials.redacted(line) for line in lines))
+            if len(shown) == _MOST:
+                break
+    finally:
+        await source.close()
     return shown
 
 

@@ -79,10 +79,12 @@ def put(
                 where, given={"maxsize": maxsize, "replicas": replicas, "ack_wait": ack_wait}
             )
             filling = Filling(attached, lines, timeout, skip)
-            code = await filling()
-            if filling.is_reading:
-                opened.pop_all()  # to close the file would wait for a read that may never end
-            return code
+            try:
+                return await filling()
+            finally:
+                if filling.is_reading:
+                    opened.pop_all()  # to close the file would wait for a read that may never end
+                filling.close()
 
         return asyncio.run(fill())
 
@@ -101,8 +103,15 @@ class Filling:
         self._settled = 0
         self._interrupted: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         self._stop: asyncio.Task[bool] | None = None
-        #: Whether the file is being read.
-        self.is_reading = False
+
+    @property
+    def is_reading(self) -> bool:
+        """Whether the file is being read."""
+        return self._aside.is_busy
+
+    def close(self) -> None:
+        """Put no more."""
+        self._aside.end()
 
     async def __call__(self) -> int:
         """Put them all, say what came of it, and return the exit code."""
@@ -167,13 +176,11 @@ class Filling:
 
     async def _next(self) -> bytes | None:
         """The next line; None at the end, and where a signal comes first."""
-        self.is_reading = True
         reading = self._aside.call(partial(_read_line, self._lines))
         either: list[asyncio.Future[Any]] = [reading, self._interrupted]
         await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
         if not reading.done():
             return None
-        self.is_reading = False
         return reading.result() or None
 
     def _doubt(self) -> str:

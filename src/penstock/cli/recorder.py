@@ -52,9 +52,11 @@ class Recorder:
         Raises:
             OSError: what was written may not be on the disk.
         """
-        await self._results.close()
-        if self._failures is not None:
-            await self._failures.close()
+        try:
+            await self._results.close()
+        finally:
+            if self._failures is not None:
+                await self._failures.close()
 
 
 async def _confirmed(*written: asyncio.Future[None]) -> None:

@@ -207,10 +207,7 @@ class Run:
         self._work.cancel()
 
     async def _close_files(self) -> None:
-        closing: list[asyncio.Future[None]] = [asyncio.ensure_future(self._recorder.close())]
-        reader_closes = self._intake.close()
-        if not self._work.cancelled():  # or it may be in a read that never ends
-            closing.append(reader_closes)
+        closing = [asyncio.ensure_future(it.close()) for it in (self._recorder, self._intake)]
         done, _ = await asyncio.wait(closing, timeout=_LAST_WRITES)
         for future in done:
             error = future.exception()

@@ -15,6 +15,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
+from penstock._checks import shown
 from penstock.cli import attach as common
 from penstock.cli.attach import attach
 from penstock.cli.ctrl_c import on_signals
@@ -184,7 +185,7 @@ def _load(text: str) -> Callable[[Any], Any]:
     """The function that ``module:function`` names."""
     name, _, path = text.partition(":")
     if not (name and path):
-        refuse(f"MODULE:FUNCTION must look like jobs:send, got {text!r}")
+        refuse(f"MODULE:FUNCTION must look like jobs:send, got {shown(text)}")
     sys.path.insert(0, os.getcwd())
     try:
         module = importlib.import_module(name)

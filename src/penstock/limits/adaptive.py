@@ -74,12 +74,14 @@ class AdaptiveConcurrency:
         self._min = _checks.positive_int(min, "min", "min must be at least 1")
         self._max = _checks.positive_int(max, "max", "max must be at least 1")
         if self._min > self._max:
-            raise ValueError(f"min must not be above max, got min={min} and max={max}")
+            raise ValueError(f"min must not be above max, got min={self._min} and max={self._max}")
         if start is None:
             start = self._min
         start = _checks.positive_int(start, "start", "start must be at least 1")
         if not self._min <= start <= self._max:
-            raise ValueError(f"start must lie between min={min} and max={max}, got {start}")
+            raise ValueError(
+                f"start must lie between min={self._min} and max={self._max}, got {start}"
+            )
         self._exact = float(start)
         self._doubling = True
         self._before_cut = 0.0

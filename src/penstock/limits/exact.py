@@ -26,8 +26,8 @@ def is_number(value: Any) -> bool:
     return isinstance(value, numbers.Real) and not isinstance(value, bool)
 
 
-def checked_cost(value: Any, what: str, *parts: Any) -> Exact:
-    """``value`` as an exact cost; or an error about ``what``, with ``parts`` formatted into it.
+def checked_cost(value: Any, what: str, limit: str) -> Exact:
+    """``value`` as an exact cost; or an error about ``what`` under the limit of that name.
 
     Raises:
         TypeError: it is no number.
@@ -36,9 +36,13 @@ def checked_cost(value: Any, what: str, *parts: Any) -> Exact:
     if type(value) is int and 0 <= value <= sys.maxsize:
         return value
     if not is_number(value):
-        raise TypeError(f"{what.format(*parts)} must be a number, got {_checks.shown(value)}")
+        raise TypeError(
+            f"{what} under the limit {_checks.shown(limit)} must be a number, "
+            f"got {_checks.shown(value)}"
+        )
     if not 0 <= value <= sys.float_info.max:
         raise ValueError(
-            f"{what.format(*parts)} must be finite and zero or more, got {_checks.shown(value)}"
+            f"{what} under the limit {_checks.shown(limit)} must be finite and zero or more, "
+            f"got {_checks.shown(value)}"
         )
     return exact(value)

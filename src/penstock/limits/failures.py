@@ -65,10 +65,14 @@ def as_predicate(which: Any, name: str) -> Callable[[Exception], bool]:
                 )
         return lambda error: isinstance(error, classes)
     if isinstance(which, BaseException):
-        raise TypeError(f"{name} must be an exception class, got the exception {which!r}")
+        raise TypeError(
+            f"{name} must be an exception class, got the exception {_checks.shown(which)}"
+        )
     _checks.function(which, name, "error")
     if inspect.iscoroutinefunction(which):
-        raise TypeError(f"{name} must be a plain function, got the async function {which!r}")
+        raise TypeError(
+            f"{name} must be a plain function, got the async function {_checks.shown(which)}"
+        )
     function: Callable[[Exception], bool] = which
     return function
 

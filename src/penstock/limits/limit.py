@@ -141,9 +141,9 @@ class Limit:
                 permit.settle(self, actual)
                 return
         raise RuntimeError(
-            f"settle of the limit {self.name!r} was called outside of any call that it let through:"
-            " call it in the worker function, or in `async with limiter:`, or keep the permit and"
-            " use permit.settle"
+            f"settle of the limit {_checks.shown(self.name)} was called outside of any call that "
+            "it let through: call it in the worker function, or in `async with limiter:`, or keep "
+            "the permit and use permit.settle"
         )
 
     # -- for the limiter --------------------------------------------------------------------------
@@ -156,15 +156,15 @@ class Limit:
             value = self.cost(item)
         except Exception as error:
             raise ValueError(
-                f"the cost function of the limit {self.name!r} raised for {_one(item)}: "
-                f"{_checks.shown(error)}"
+                f"the cost function of the limit {_checks.shown(self.name)} raised for "
+                f"{_one(item)}: {_checks.shown(error)}"
             ) from error
-        return checked_cost(value, "the cost of {} under the limit {!r}", _one(item), self._name)
+        return checked_cost(value, f"the cost of {_one(item)}", self._name)
 
     def too_much(self, cost: Exact) -> ValueError:
         """The error for a cost that can never pass."""
         return ValueError(
-            f"a cost of {float(cost):g} can never pass the limit {self.name!r}, "
+            f"a cost of {float(cost):g} can never pass the limit {_checks.shown(self.name)}, "
             f"whose max is {float(self._max):g}"
         )
 
@@ -176,15 +176,15 @@ class Limit:
             key = self.key(item)
         except Exception as error:
             raise ValueError(
-                f"the key function of the limit {self.name!r} raised for {_one(item)}: "
-                f"{_checks.shown(error)}"
+                f"the key function of the limit {_checks.shown(self.name)} raised for "
+                f"{_one(item)}: {_checks.shown(error)}"
             ) from error
         try:
             hash(key)
         except TypeError as error:
             raise TypeError(
-                f"the key of {_one(item)} under the limit {self.name!r} must be hashable, "
-                f"got {_one(key)}"
+                f"the key of {_one(item)} under the limit {_checks.shown(self.name)} must be "
+                f"hashable, got {_one(key)}"
             ) from error
         return key
 
@@ -236,8 +236,8 @@ class Limit:
         """Be part of this limiter: ``ValueError`` while it is part of another."""
         if self.limiter not in (None, limiter):
             raise ValueError(
-                f"the limit {self.name!r} is part of another Limiter: make one Limit for each, or"
-                " pass that Limiter on to all who share it"
+                f"the limit {_checks.shown(self.name)} is part of another Limiter: make one Limit "
+                "for each, or pass that Limiter on to all who share it"
             )
         self._limiter = weakref.ref(limiter)
 

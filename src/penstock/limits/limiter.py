@@ -72,7 +72,8 @@ class Limiter(Turnstile):
                     f"limits must be an iterable of Limit, got {_checks.shown(limit)} in it"
                 )
             if limit.name in self._by_name:
-                raise ValueError(f"two limits are called {limit.name!r}: give them names")
+                called = _checks.shown(limit.name)
+                raise ValueError(f"two limits are called {called}: give them names")
             self._by_name[limit.name] = limit
         for limit in self.limits:
             limit.belong_to(self)
@@ -313,8 +314,10 @@ class Limiter(Turnstile):
         """The limit of that name: ``KeyError`` if there is none."""
         limit = self._by_name.get(which) if isinstance(which, str) else which
         if limit not in self.limits:
-            names = ", ".join(map(repr, self._by_name)) or "none"
-            raise KeyError(f"the limiter has no limit {which!r}; its limits are {names}")
+            names = ", ".join(map(_checks.shown, self._by_name)) or "none"
+            raise KeyError(
+                f"the limiter has no limit {_checks.shown(which)}; its limits are {names}"
+            )
         assert limit is not None
         return limit
 

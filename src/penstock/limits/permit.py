@@ -53,7 +53,7 @@ class Permit:
             KeyError: the limiter has no such limit.
         """
         chosen = self.limiter.limit(limit)
-        cost = checked_cost(actual, "the actual cost under the limit {!r}", chosen.name)
+        cost = checked_cost(actual, "the actual cost", chosen.name)
         self.limiter._settle(self, chosen, cost)
 
     def give_back(self) -> None:

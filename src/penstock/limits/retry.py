@@ -193,7 +193,9 @@ def _takes_state(backoff: Any) -> bool:
     _no_class(backoff, "backoff")
     _checks.plain_callable(backoff, "backoff")
     if inspect.iscoroutinefunction(backoff):
-        raise TypeError(f"backoff must be a plain function, got the async function {backoff!r}")
+        raise TypeError(
+            f"backoff must be a plain function, got the async function {_checks.shown(backoff)}"
+        )
     try:
         signature = inspect.signature(backoff)
     except (TypeError, ValueError):  # some built-in functions have none to show

@@ -18,7 +18,9 @@ from helpers.tasks import soon, until
 from helpers.workers import Worker
 from penstock import Limit, QueueStateError, QueueStatus, WorkQueue
 from penstock.brokers.nats import NatsQueue
+from penstock.errors import BrokerError
 from penstock.protocols import Queue
+from processes import HeldPort
 from sync.helpers import eventually, in_thread, queue_threads, run_program
 
 pytestmark = pytest.mark.real_time
@@ -401,12 +403,11 @@ def test_what_threads_cannot_have(make_blocking: Any) -> None:
 
 
 def test_a_server_that_is_not_there_for_threads() -> None:
-    from penstock.errors import BrokerError
-    from processes import free_port
-
-    queue = penstock.sync.WorkQueue[Any](queue=NatsQueue(f"nats://127.0.0.1:{free_port()}", "q"))
-    with pytest.raises(BrokerError, match="Nothing listens at"):
-        queue.start()
+    with HeldPort() as port:
+        url = f"nats://127.0.0.1:{port.number}"
+        queue = penstock.sync.WorkQueue[Any](queue=NatsQueue(url, "q"))
+        with pytest.raises(BrokerError, match="Nothing listens at"):
+            queue.start()
     assert not queue_threads()
 
 

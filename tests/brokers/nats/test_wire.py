@@ -21,7 +21,7 @@ from helpers.tasks import soon, until
 from helpers.workers import Worker
 from penstock.brokers.nats import NatsQueue
 from penstock.errors import BrokerError
-from processes import free_port
+from processes import HeldPort
 
 # nats-py leaves its socket open where a connection comes to nothing.
 pytestmark = [
@@ -97,7 +97,8 @@ def test_options_are_a_mapping() -> None:
 
 
 async def test_nobody_listens(make_queue: MakeQueue) -> None:
-    text = await refusal(make_queue(f"nats://user:{SECRET}@127.0.0.1:{free_port()}"))
+    with HeldPort() as port:
+        text = await refusal(make_queue(f"nats://user:{SECRET}@127.0.0.1:{port.number}"))
     assert "Nothing listens at nats://127.0.0.1" in text
     assert "nats-server -js" in text
 
@@ -125,15 +126,17 @@ async def test_somebody_listens_who_does_not_speak_nats(make_queue: MakeQueue) -
 async def test_one_of_several_servers_is_enough(
     make_queue: MakeQueue, nats_server: NatsServer
 ) -> None:
-    dead = f"nats://127.0.0.1:{free_port()}"
-    queue = make_queue([dead, nats_server.url, dead])
-    await soon(queue.start())
+    with HeldPort() as port:
+        dead = f"nats://127.0.0.1:{port.number}"
+        queue = make_queue([dead, nats_server.url, dead])
+        await soon(queue.start())
     assert await queue.put("a") is True
 
 
 async def test_none_of_several_servers(make_queue: MakeQueue) -> None:
-    urls = [f"nats://127.0.0.1:{free_port()}" for _ in range(3)]
-    text = await refusal(make_queue(urls))
+    with HeldPort() as one, HeldPort() as two, HeldPort() as three:
+        urls = [f"nats://127.0.0.1:{port.number}" for port in (one, two, three)]
+        text = await refusal(make_queue(urls))
     for url in urls:
         assert url in text
 

@@ -10,6 +10,8 @@ from urllib.parse import urlsplit
 
 from nats.aio.client import Client
 
+from penstock import _checks
+
 _OURS = ("servers", "error_cb", "disconnected_cb", "reconnected_cb", "closed_cb")
 _SCHEME = re.compile(r"[a-z]{1,10}://")
 
@@ -33,7 +35,9 @@ def check_servers(servers: Any) -> tuple[str, ...]:
         except ValueError:
             is_good = False
         if not is_good:
-            raise ValueError(f"servers must be like nats://host:4222, got {bare_url(url)!r}")
+            raise ValueError(
+                f"servers must be like nats://host:4222, got {_checks.shown(bare_url(url))}"
+            )
     return tuple(urls)
 
 
@@ -49,7 +53,7 @@ def check_options(options: Any) -> dict[str, Any]:
     allowed = inspect.signature(Client.connect).parameters
     for name in options:
         if name not in allowed:
-            raise ValueError(f"options has {name!r}, which nats.connect does not know")
+            raise ValueError(f"options has {_checks.shown(name)}, which nats.connect does not know")
     return dict(options)
 
 

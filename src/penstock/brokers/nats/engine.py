@@ -287,7 +287,8 @@ def check_name(name: Any) -> str:
     label = _checks.label(name, "name")
     if not _NAME.fullmatch(label):
         raise ValueError(
-            f"name must be up to 200 of the letters A to Z, a to z, digits, _ and -, got {label!r}"
+            "name must be up to 200 of the letters A to Z, a to z, digits, _ and -, "
+            f"got {_checks.shown(label)}"
         )
     return label
 

@@ -102,11 +102,11 @@ class NatsLimiter(Limiter):
             if not _NAME.fullmatch(_checks.label(value, what)):
                 raise ValueError(
                     f"{what} must be up to 200 of the letters A to Z, a to z, digits, _ and -,"
-                    f" got {value!r}"
+                    f" got {_checks.shown(value)}"
                 )
         replicas = _checks.positive_int(replicas, "replicas", "replicas must be at least 1")
         if storage not in ("file", "memory"):
-            raise ValueError(f"storage must be 'file' or 'memory', got {storage!r}")
+            raise ValueError(f"storage must be 'file' or 'memory', got {_checks.shown(storage)}")
         _checks.logger(logger)
         log = logging.getLogger("penstock") if logger is None else logger
         super().__init__(limits, name=name, rng=rng)
@@ -365,8 +365,8 @@ class NatsLimiter(Limiter):
 def _check_sharable(limit: Limit) -> None:
     if limit.key is not None:
         raise ValueError(
-            f"the limit {limit.name!r} has a key, and a NatsLimiter cannot share those: make a"
-            " NatsLimiter for each key, or give limits with keys to each machine"
+            f"the limit {_checks.shown(limit.name)} has a key, and a NatsLimiter cannot share "
+            "those: make a NatsLimiter for each key, or give limits with keys to each machine"
         )
     _check_max(limit.name, limit.max)
 
@@ -374,7 +374,8 @@ def _check_sharable(limit: Limit) -> None:
 def _check_max(name: str, maximum: float) -> None:
     if maximum < 1 / UNITS:
         raise ValueError(
-            f"the max of a shared limit must be at least 0.000001, got {maximum!r} for {name!r}"
+            f"the max of a shared limit must be at least 0.000001, got {_checks.shown(maximum)} "
+            f"for {_checks.shown(name)}"
         )
 
 
