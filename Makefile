@@ -79,6 +79,7 @@ soak: $(READY)  ## Run everything at once for MINUTES and see that it stays leve
 MODULE ?= penstock.limits.*
 mutate: $(READY)  ## Change MODULE here and there, and see that a test fails (hours for all)
 	$(BIN)/python -m pip install --quiet -c constraints.txt --group mutation
+	mkdir -p mutants/src # Python looks only once for a folder of PYTHONPATH
 	PENSTOCK_SEEDS=10 PYTHONPATH=$(CURDIR)/mutants/src $(BIN)/mutmut run '$(MODULE)'
 	$(BIN)/mutmut results
 
