@@ -93,6 +93,7 @@ soak: $(VENV)/.test-servers $(VENV)/.bench  ## Run everything at once for MINUTE
 
 MODULE ?= penstock.limits.*
 mutate: $(VENV)/.test $(VENV)/.mutation  ## Change MODULE here and there, and see that a test fails (hours for all)
+	mkdir -p mutants/src # Python looks only once for a folder of PYTHONPATH
 	PENSTOCK_SEEDS=10 PYTHONPATH=$(CURDIR)/mutants/src $(BIN)/mutmut run '$(MODULE)'
 	$(BIN)/mutmut results
 

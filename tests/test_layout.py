@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import functools
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -13,6 +14,12 @@ import pytest
 
 import penstock
 
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+ROOT = Path(__file__).parents[1]
 PACKAGE = Path(penstock.__file__).parent
 
 #: Modules and subpackages. Each imports from lines above its own, and from nothing below.
@@ -184,3 +191,30 @@ def test_the_public_names_are_there_and_say_what_they_are() -> None:
 
 def test_the_package_says_that_it_is_typed() -> None:
     assert (PACKAGE / "py.typed").exists()
+
+
+def mutation_paths() -> list[str]:
+    """What the settings of mutmut name: modules, tests, and tests that are left out."""
+    pyproject = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    settings = tomllib.loads(pyproject)["tool"]["mutmut"]
+    return [
+        *settings["source_paths"],
+        *settings["only_mutate"],
+        *settings["pytest_add_cli_args_test_selection"],
+        *(
+            argument.removeprefix("--deselect=")
+            for argument in settings["pytest_add_cli_args"]
+            if argument.startswith("--deselect=")
+        ),
+    ]
+
+
+@pytest.mark.parametrize("name", mutation_paths())
+def test_what_the_settings_of_mutmut_name_is_there(name: str) -> None:
+    path, _, test = name.partition("::")
+    files = list(ROOT.glob(path))
+    assert files != []
+    if test:
+        text = files[0].read_text(encoding="utf-8")
+        for part in test.partition("[")[0].split("::"):
+            assert re.search(rf"^ *(?:class|def|async def) {part}\b", text, re.MULTILINE)
