@@ -7,7 +7,6 @@ import contextvars
 import gc
 import logging
 import math
-import sys
 import threading
 import weakref
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -33,6 +32,7 @@ from penstock import (
     RateLimitError,
     WorkQueue,
 )
+from versions import FROM_3_11
 from virtual_time import begin, for_ever, now, settle
 
 PENDING, PROCESSING, COMPLETED, FAILED, CANCELLED = ExecutionStatus
@@ -1169,7 +1169,7 @@ async def test_an_event_whose_own_invoke_is_not_async_fails_by_itself() -> None:
     assert isinstance(event.execution.error, TypeError)
 
 
-@pytest.mark.skipif(sys.version_info < (3, 11), reason="TaskGroup is new in Python 3.11")
+@FROM_3_11
 async def test_executors_and_task_groups_go_together() -> None:
     async with AsyncExecutor(2) as executor, asyncio.TaskGroup() as group:
         tasks = [group.create_task(executor.execute(Meter(), item)) for item in range(4)]

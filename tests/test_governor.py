@@ -6,7 +6,6 @@ import asyncio
 import logging
 import math
 import random
-import sys
 from collections import Counter
 from collections.abc import Callable, Iterable
 from contextvars import ContextVar
@@ -34,6 +33,7 @@ from penstock.governor import answered
 from penstock.limits import attempts_made
 from penstock.testing import run
 from telemetry.recorder import Recorder
+from versions import FROM_3_11
 
 SILENT = logging.getLogger("tests.governor")
 SILENT.setLevel(logging.CRITICAL + 1)
@@ -289,8 +289,17 @@ async def test_the_error_handler_gets_the_last_error_once_and_how_many_attempts(
     assert service.times("a") == [0, 10, 20]
     assert handler.got == [("a", service.raised[2])]
     assert attempts_made(service.raised[2]) == 3
-    if sys.version_info >= (3, 11):
-        assert service.raised[2].__notes__ == ["penstock: given up after 3 attempts"]
+
+
+@FROM_3_11
+async def test_its_traceback_says_how_many_attempts() -> None:
+    service, handler = Service({"a": 9}), Handler()
+    async with queue_of(retry=every(10, attempts=3)) as queue:
+        await queue.process(service, 1, handler)
+        await queue.put("a")
+        await queue.join()
+    [(_, error)] = handler.got
+    assert error.__notes__ == ["penstock: given up after 3 attempts"]
 
 
 async def test_what_a_policy_does_not_want_again_is_not_tried_again() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import functools
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -18,6 +19,7 @@ PACKAGE = Path(penstock.__file__).parent
 #: Modules and subpackages. Each imports from lines above its own, and from nothing below.
 ORDER = (
     "errors",
+    "_compat",
     "_version",
     "_checks",
     "_lifecycle",
@@ -184,3 +186,9 @@ def test_the_public_names_are_there_and_say_what_they_are() -> None:
 
 def test_the_package_says_that_it_is_typed() -> None:
     assert (PACKAGE / "py.typed").exists()
+
+
+@pytest.mark.parametrize("module", sorted(MODULES.keys() - {"_compat"}))
+def test_what_an_old_python_lacks_is_asked_for_in_one_place_only(module: str) -> None:
+    text = MODULES[module].read_text(encoding="utf-8")
+    assert not re.findall(r"\bversion_info\b|\btyping_extensions\b|\btomli\b", text)

@@ -7,7 +7,6 @@ import contextvars
 import gc
 import logging
 import math
-import sys
 import threading
 import weakref
 from collections.abc import Callable
@@ -20,9 +19,8 @@ import pytest
 
 import penstock.testing
 from penstock import BoundedQueue, QueueStateError, QueueStatus
+from versions import FROM_3_11, FROM_3_12
 from virtual_time import Gate, begin, for_ever, now, settle
-
-FROM_3_11 = pytest.mark.skipif(sys.version_info < (3, 11), reason="new in Python 3.11")
 
 request_id: contextvars.ContextVar[str] = contextvars.ContextVar("request_id", default="none")
 
@@ -981,7 +979,7 @@ async def test_workers_hold_nothing_of_the_context_in_which_they_were_started() 
         assert queue.worker_count == 1
 
 
-@pytest.mark.skipif(sys.version_info < (3, 12), reason="nobody could ask before Python 3.12")
+@FROM_3_12  # nobody could ask before
 async def test_the_context_of_a_worker_itself_is_empty() -> None:
     request_id.set("whoever started the workers")
     async with BoundedQueue[int]() as queue:

@@ -19,6 +19,7 @@ from penstock.errors import CircuitBreakerOpenError, QueueStateError, RateLimitE
 from penstock.limits.backoff import Backoff
 from penstock.limits.budget import RetryBudget
 from penstock.limits.retry import RetryPolicy, attempts_made, note_attempts
+from versions import FROM_3_11
 
 ERROR = OSError("connection lost")
 
@@ -247,7 +248,7 @@ def test_an_attribute_of_that_name_that_is_no_number_is_not_ours() -> None:
     assert attempts_made(error) == 1
 
 
-@pytest.mark.skipif(sys.version_info < (3, 11), reason="exceptions have no notes")
+@FROM_3_11
 def test_and_its_traceback_does_too_but_once() -> None:
     error: Any = OSError("connection lost")
     error.add_note("of somebody else")

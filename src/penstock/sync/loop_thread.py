@@ -12,14 +12,12 @@ from collections.abc import Callable, Coroutine
 from contextlib import nullcontext, suppress
 from contextvars import Context
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 from penstock import _checks
+from penstock._compat import Self
 from penstock.errors import QueueStateError
 from penstock.sync import _fork
-
-if TYPE_CHECKING:
-    from typing_extensions import Self
 
 R = TypeVar("R")
 LoopFactory = Callable[[], asyncio.AbstractEventLoop]
