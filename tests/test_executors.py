@@ -331,6 +331,23 @@ async def test_items_that_fail_to_come_cancel_the_calls_of_map() -> None:
         assert meter.running == 0
 
 
+async def test_a_map_that_fails_closes_the_async_generator_that_it_reads() -> None:
+    closed = []
+
+    async def source() -> AsyncIterator[int]:
+        try:
+            for item in range(100):
+                yield item
+        finally:
+            closed.append("source")
+
+    items = source()
+    async with AsyncExecutor(2) as executor:
+        with pytest.raises(KeyError):
+            await executor.map(AsyncMock(side_effect=KeyError), items)
+    assert closed == ["source"]
+
+
 async def test_cancelling_map_cancels_its_calls() -> None:
     meter = Meter(math.inf)
     async with AsyncExecutor(3) as executor:

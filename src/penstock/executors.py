@@ -129,8 +129,9 @@ class AsyncExecutor:
     ) -> list[Any]:
         """Call ``func`` on each item and return the results in the order of the items.
 
-        ``items`` is read lazily, no faster than calls start. The first exception cancels the
-        calls under way and is raised. Raises otherwise what :meth:`execute` raises.
+        ``items`` is read lazily, no faster than calls start, and closed when it is read no further
+        if it is an async generator. The first exception cancels the calls under way and is raised.
+        Raises otherwise what :meth:`execute` raises.
         """
         _checks.items(items)
         _checks.function(func, "func", "item")
