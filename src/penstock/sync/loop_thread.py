@@ -6,6 +6,7 @@ import asyncio
 import concurrent.futures
 import itertools
 import logging
+import sys
 import threading
 import weakref
 from collections.abc import Callable, Coroutine
@@ -356,8 +357,9 @@ class LoopThread:
     def __reduce__(self) -> Any:
         raise TypeError(f"{self!r} cannot be sent to another process: make one there")
 
-    def __del__(self) -> None:
-        if getattr(self, "_home", None) is not None:
+    # Bound here, since at the end of the interpreter this module may be empty already.
+    def __del__(self, is_ending: Callable[[], bool] = sys.is_finalizing) -> None:
+        if not is_ending() and getattr(self, "_home", None) is not None:
             self.leave()
 
 
