@@ -1253,6 +1253,32 @@ async def test_an_idle_worker_keeps_no_error_alive(pause: float) -> None:
         gc.enable()
 
 
+async def test_an_error_that_is_kept_keeps_no_other_item_of_its_worker_alive() -> None:
+    kept = []
+
+    async def worker(item: Heavy) -> None:
+        await asyncio.sleep(1)
+        raise OSError
+
+    async def handler(error: Exception, item: Heavy) -> None:
+        if kept:
+            await for_ever()
+        kept.append(error)
+
+    queue: BoundedQueue[Heavy] = BoundedQueue()
+    await queue.start()
+    await queue.start_workers(worker, 1, handler)
+    await queue.put(Heavy())
+    await queue.put(Heavy())
+    await asyncio.sleep(3)
+    await queue.stop(timeout=0)  # while the error of the second one is handled
+    await queue.start()
+    gone = weakref.ref(await queue.get())
+    await queue.stop()
+    gc.collect()
+    assert gone() is None
+
+
 async def test_an_idle_worker_keeps_no_result_alive() -> None:
     async def worker(item: int) -> Heavy:
         return Heavy()

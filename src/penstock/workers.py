@@ -228,8 +228,10 @@ class Worker(Generic[T]):
         except asyncio.CancelledError:
             return  # that is all: were it passed on, the task would keep it, and the item with it
         finally:
-            # An error that somebody keeps, as dead letters are, keeps this frame: and no item.
+            # An error that somebody keeps, as dead letters are, keeps this frame: and no item, nor
+            # another error, whose frames have items.
             entry = item = context = ticket = coro = steps = awaited = None
+            error = failure = None  # type: ignore[assignment]
             source.wake()
 
     # An item that suspends in its first step comes here. A generator, because every level of
