@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import math
 import random
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterable
 from contextvars import ContextVar
@@ -31,9 +33,10 @@ from penstock import (
 )
 from penstock.governor import answered
 from penstock.limits import attempts_made
-from penstock.testing import run
+from penstock.testing import VirtualTimeLoop, run
 from telemetry.recorder import Recorder
 from versions import FROM_3_11
+from virtual_time import for_ever, settle
 
 SILENT = logging.getLogger("tests.governor")
 SILENT.setLevel(logging.CRITICAL + 1)
@@ -1462,3 +1465,31 @@ async def test_what_comes_after_the_answer_is_not_the_failure_of_the_service() -
 def test_bad_rules(rules: dict[str, Any], error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         queue_of(**rules)
+
+
+def test_a_call_under_way_when_its_loop_was_closed_is_thrown_away_quietly(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    complaints: list[Any] = []
+    monkeypatch.setattr(sys, "unraisablehook", complaints.append)
+    # "Task was destroyed but it is pending" is true.
+    monkeypatch.setattr(logging.getLogger("asyncio"), "disabled", True)
+    begun = []
+
+    async def work(item: str) -> None:
+        begun.append(item)
+        await for_ever()
+
+    async def main() -> None:
+        queue = queue_of(limits=[Limit(1, 1)])
+        await queue.process(work)
+        await queue.put("in hand")
+        await settle()
+
+    loop = VirtualTimeLoop()
+    loop.run_until_complete(main())
+    loop.close()
+    del loop
+    gc.collect()
+    assert begun == ["in hand"]
+    assert complaints == []
