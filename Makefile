@@ -100,16 +100,32 @@ mutate: $(VENV)/.test $(VENV)/.mutation  ## Change MODULE here and there, and se
 wheel: $(VENV)/.test $(VENV)/.wheel  ## Build the wheel, and test it in an empty environment (1 min)
 	$(BIN)/python -m pytest -q tests/wheel/checks.py
 
-# Every Python that runs here, one after the other, each in an environment of its own, with the
-# newest versions that suit it; but for what needs examples/observability, which one Python tests.
-PYTHONS ?= $(shell for p in python3.10 python3.11 python3.12 python3.13 python3.14; do $$p -c '' 2>/dev/null && echo $$p; done)
+# Each Python that is found, one after the other, in an environment of its own, .venv-VERSION, with
+# the newest versions of all packages that suit it.
+test-all:  ## Run the tests under every Python that is found here (5 min each)
+	@$(PYTHON) tests/pythons.py --missing
+	@all=$$($(PYTHON) tests/pythons.py) && failed=; for found in $$all; do \
+		version=$${found%%=*}; \
+		echo "== Python $$version"; \
+		$(MAKE) --no-print-directory test-one PYTHON=$${found#*=} VENV=.venv-$$version || failed="$$failed $$version"; \
+	done; \
+	$(PYTHON) tests/pythons.py --missing; \
+	test -z "$$failed" || { echo "Failed under Python$$failed"; exit 1; }
 
-test-all:  ## Run all tests under every Python that is installed
-	@for p in $(PYTHONS); do echo "== $$p" && $(MAKE) --no-print-directory test-one PYTHON=$$p VENV=.venv-$$p || exit 1; done
+# What penstock itself is, without the command, brokers and clients.
+CORE := tests/test_queue.py tests/test_work_queue.py tests/test_workers.py tests/limits tests/sync \
+	tests/contract tests/simulation tests/telemetry
 
-.PHONY: test-one
+test-newest:  ## Run the tests of the core under the newest Python that is found here (3 min)
+	@found=$$($(PYTHON) tests/pythons.py --newest) && \
+		$(MAKE) --no-print-directory test-one PYTHON=$${found#*=} VENV=.venv-$${found%%=*} TESTS="$(CORE)"
+
+TESTS ?=
+
+.PHONY: test-newest test-one
 test-one: $(VENV)/.tests-ready
-	$(BIN)/python $(PYTEST) --ignore=tests/observability --ignore=tests/e2e
+	$(BIN)/python --version
+	$(BIN)/python $(PYTEST) $(TESTS)
 
 $(VENV)/.tests-ready: pyproject.toml
 	$(PYTHON) -m venv $(VENV)

@@ -7,7 +7,6 @@ import contextvars
 import gc
 import logging
 import math
-import sys
 import threading
 import weakref
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -20,6 +19,7 @@ import pytest
 
 import penstock.testing
 from helpers.tasks import for_ever, now, settle
+from helpers.versions import FROM_3_11
 from penstock import (
     AsyncExecutor,
     Event,
@@ -331,6 +331,23 @@ async def test_items_that_fail_to_come_cancel_the_calls_of_map() -> None:
         with pytest.raises(OSError, match="the file ends here"):
             await executor.map(meter, source())
         assert meter.running == 0
+
+
+async def test_a_map_that_fails_closes_the_async_generator_that_it_reads() -> None:
+    closed = []
+
+    async def source() -> AsyncIterator[int]:
+        try:
+            for item in range(100):
+                yield item
+        finally:
+            closed.append("source")
+
+    items = source()
+    async with AsyncExecutor(2) as executor:
+        with pytest.raises(KeyError):
+            await executor.map(AsyncMock(side_effect=KeyError), items)
+    assert closed == ["source"]
 
 
 async def test_cancelling_map_cancels_its_calls() -> None:
@@ -1170,7 +1187,7 @@ async def test_an_event_whose_own_invoke_is_not_async_fails_by_itself() -> None:
     assert isinstance(event.execution.error, TypeError)
 
 
-@pytest.mark.skipif(sys.version_info < (3, 11), reason="TaskGroup is new in Python 3.11")
+@FROM_3_11
 async def test_executors_and_task_groups_go_together() -> None:
     async with AsyncExecutor(2) as executor, asyncio.TaskGroup() as group:
         tasks = [group.create_task(executor.execute(Meter(), item)) for item in range(4)]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import logging
 import math
 import random
 import sys
@@ -19,7 +21,8 @@ from helpers.limits import BAD
 from helpers.logs import SILENT
 from helpers.retries import every
 from helpers.services import Service
-from helpers.tasks import now
+from helpers.tasks import for_ever, now, settle
+from helpers.versions import FROM_3_11
 from penstock import (
     AdaptiveConcurrency,
     CircuitBreaker,
@@ -36,7 +39,7 @@ from penstock import (
 )
 from penstock.governor import answered
 from penstock.limits import attempts_made
-from penstock.testing import run
+from penstock.testing import VirtualTimeLoop, run
 from telemetry.recorder import Recorder
 
 
@@ -130,8 +133,17 @@ async def test_the_error_handler_gets_the_last_error_once_and_how_many_attempts(
     assert service.times("a") == [0, 10, 20]
     assert handler.got == [("a", service.raised[2])]
     assert attempts_made(service.raised[2]) == 3
-    if sys.version_info >= (3, 11):
-        assert service.raised[2].__notes__ == ["penstock: given up after 3 attempts"]
+
+
+@FROM_3_11
+async def test_its_traceback_says_how_many_attempts() -> None:
+    service, handler = Service({"a": 9}), Handler()
+    async with queue_of(retry=every(10, attempts=3)) as queue:
+        await queue.process(service, 1, handler)
+        await queue.put("a")
+        await queue.join()
+    [(_, error)] = handler.got
+    assert error.__notes__ == ["penstock: given up after 3 attempts"]
 
 
 async def test_what_a_policy_does_not_want_again_is_not_tried_again() -> None:
@@ -1081,3 +1093,31 @@ async def test_what_comes_after_the_answer_is_not_the_failure_of_the_service() -
 def test_bad_rules(rules: dict[str, Any], error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         queue_of(**rules)
+
+
+def test_a_call_under_way_when_its_loop_was_closed_is_thrown_away_quietly(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    complaints: list[Any] = []
+    monkeypatch.setattr(sys, "unraisablehook", complaints.append)
+    # "Task was destroyed but it is pending" is true.
+    monkeypatch.setattr(logging.getLogger("asyncio"), "disabled", True)
+    begun = []
+
+    async def work(item: str) -> None:
+        begun.append(item)
+        await for_ever()
+
+    async def main() -> None:
+        queue = queue_of(limits=[Limit(1, 1)])
+        await queue.process(work)
+        await queue.put("in hand")
+        await settle()
+
+    loop = VirtualTimeLoop()
+    loop.run_until_complete(main())
+    loop.close()
+    del loop
+    gc.collect()
+    assert begun == ["in hand"]
+    assert complaints == []

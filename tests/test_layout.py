@@ -25,6 +25,7 @@ PACKAGE = Path(penstock.__file__).parent
 #: Modules and subpackages. Each imports from lines above its own, and from nothing below.
 ORDER = (
     "errors",
+    "_compat",
     "_version",
     "_checks",
     "_lifecycle",
@@ -218,3 +219,9 @@ def test_what_the_settings_of_mutmut_name_is_there(name: str) -> None:
         text = files[0].read_text(encoding="utf-8")
         for part in test.partition("[")[0].split("::"):
             assert re.search(rf"^ *(?:class|def|async def) {part}\b", text, re.MULTILINE)
+
+
+@pytest.mark.parametrize("module", sorted(MODULES.keys() - {"_compat"}))
+def test_what_an_old_python_lacks_is_asked_for_in_one_place_only(module: str) -> None:
+    text = MODULES[module].read_text(encoding="utf-8")
+    assert not re.findall(r"\bversion_info\b|\btyping_extensions\b|\btomli\b", text)

@@ -595,6 +595,73 @@ async def test_cancelling_the_reader_of_map_stops_everything_it_started() -> Non
     assert asyncio.all_tasks() == before
 
 
+def test_a_map_still_open_at_the_end_of_asyncio_run_is_closed_there(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    kept: list[Any] = []
+
+    async def main() -> None:
+        queue: WorkQueue[int] = WorkQueue()
+        results = queue.map(AsyncMock(), range(100))
+        await anext(results)
+        kept.extend([queue, results])
+
+    asyncio.run(main())
+    assert caplog.text == ""
+    queue, _ = kept
+    assert (queue.status, queue.worker_count) == (STOPPED, 0)
+
+
+class Rows:
+    """Iterating over it makes an async generator, which is kept: nothing closes it by chance."""
+
+    def __init__(self) -> None:
+        self.made: list[AsyncIterator[int]] = []
+        self.closed = 0
+
+    def __aiter__(self) -> AsyncIterator[int]:
+        self.made.append(self.read())
+        return self.made[-1]
+
+    async def read(self) -> AsyncIterator[int]:
+        try:
+            for item in range(100):
+                yield item
+        finally:
+            await asyncio.sleep(1)  # as closing a file or a connection may
+            self.closed += 1
+
+
+@pytest.mark.parametrize("make_items", [Rows.__aiter__, lambda rows: rows], ids=["it", "its own"])
+async def test_map_closes_the_async_generator_that_it_does_not_read_to_its_end(
+    make_items: Callable[[Rows], Any],
+) -> None:
+    rows = Rows()
+    async with aclosing(WorkQueue[int](1).map(double, make_items(rows))) as results:
+        await anext(results)
+        assert rows.closed == 0
+    assert rows.closed == 1
+
+
+async def test_map_leaves_open_what_is_no_generator() -> None:
+    class Stream:
+        closed = False
+
+        def __aiter__(self) -> AsyncIterator[int]:
+            return self
+
+        async def __anext__(self) -> int:
+            return 1
+
+        async def aclose(self) -> None:
+            self.closed = True
+
+    stream = Stream()
+    async with aclosing(WorkQueue[int](1).map(double, stream)) as results:
+        await anext(results)
+    assert not stream.closed
+
+
 async def test_a_source_that_broke_is_no_news_to_a_reader_that_broke_off_before() -> None:
     complaints: list[Any] = []
     asyncio.get_running_loop().set_exception_handler(lambda loop, what: complaints.append(what))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import math
 import socket
-import sys
 import threading
 import time
 from collections.abc import Callable, Coroutine
@@ -16,11 +15,9 @@ import pytest
 
 import penstock.testing
 from helpers.tasks import now
+from helpers.versions import FROM_3_11
 from penstock import BoundedQueue
 from penstock.testing import DeadlockError, VirtualTimeLoop
-
-FROM_3_11 = pytest.mark.skipif(sys.version_info < (3, 11), reason="new in Python 3.11")
-
 
 # -- time -----------------------------------------------------------------------------------------
 

@@ -527,6 +527,25 @@ async def test_a_cancelled_batch_on_a_running_queue_leaves_it_running() -> None:
     assert worker.done == [0, 1, 2]
 
 
+async def test_a_batch_that_ends_early_closes_the_async_generator_that_it_reads() -> None:
+    closed = []
+
+    async def source() -> AsyncIterator[int]:
+        try:
+            for item in range(100):
+                yield item
+        finally:
+            closed.append("source")
+
+    items = source()
+    batch = asyncio.create_task(WorkQueue[int](2).batch_process(items, Recorder(10)))
+    await settle()
+    batch.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await batch
+    assert closed == ["source"]
+
+
 async def test_a_batch_says_so_when_the_queue_is_stopped_under_it() -> None:
     queue: WorkQueue[int] = WorkQueue(2)
     batch = asyncio.create_task(queue.batch_process(range(100), Recorder(10)))

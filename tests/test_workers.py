@@ -7,7 +7,6 @@ import contextvars
 import gc
 import logging
 import math
-import sys
 import threading
 import weakref
 from collections.abc import Callable
@@ -20,10 +19,9 @@ import pytest
 
 import penstock.testing
 from helpers.tasks import for_ever, now, settle
+from helpers.versions import FROM_3_11, FROM_3_12
 from helpers.workers import Worker
 from penstock import BoundedQueue, QueueStateError, QueueStatus
-
-FROM_3_11 = pytest.mark.skipif(sys.version_info < (3, 11), reason="new in Python 3.11")
 
 request_id: contextvars.ContextVar[str] = contextvars.ContextVar("request_id", default="none")
 
@@ -982,7 +980,7 @@ async def test_workers_hold_nothing_of_the_context_in_which_they_were_started() 
         assert queue.worker_count == 1
 
 
-@pytest.mark.skipif(sys.version_info < (3, 12), reason="nobody could ask before Python 3.12")
+@FROM_3_12  # nobody could ask before
 async def test_the_context_of_a_worker_itself_is_empty() -> None:
     request_id.set("whoever started the workers")
     async with BoundedQueue[int]() as queue:
@@ -1254,6 +1252,32 @@ async def test_an_idle_worker_keeps_no_error_alive(pause: float) -> None:
             assert [failure() for failure in failures] == [None]
     finally:
         gc.enable()
+
+
+async def test_an_error_that_is_kept_keeps_no_other_item_of_its_worker_alive() -> None:
+    kept = []
+
+    async def worker(item: Heavy) -> None:
+        await asyncio.sleep(1)
+        raise OSError
+
+    async def handler(error: Exception, item: Heavy) -> None:
+        if kept:
+            await for_ever()
+        kept.append(error)
+
+    queue: BoundedQueue[Heavy] = BoundedQueue()
+    await queue.start()
+    await queue.start_workers(worker, 1, handler)
+    await queue.put(Heavy())
+    await queue.put(Heavy())
+    await asyncio.sleep(3)
+    await queue.stop(timeout=0)  # while the error of the second one is handled
+    await queue.start()
+    gone = weakref.ref(await queue.get())
+    await queue.stop()
+    gc.collect()
+    assert gone() is None
 
 
 async def test_an_idle_worker_keeps_no_result_alive() -> None:

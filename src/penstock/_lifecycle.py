@@ -5,10 +5,10 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING
 
+from penstock._compat import Self
+
 if TYPE_CHECKING:
     from types import TracebackType
-
-    from typing_extensions import Self
 
 
 class Lifecycle(ABC):

@@ -11,9 +11,10 @@ from collections.abc import AsyncIterable, Awaitable, Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
+from typing import Any, Generic, TypeVar, overload
 
 from penstock import _checks
+from penstock._compat import Self
 from penstock._lifecycle import Lifecycle
 from penstock._loop_local import LoopLocal
 from penstock.calls import in_thread, is_async
@@ -26,9 +27,6 @@ from penstock.limits.limiter import Limiter
 from penstock.results import each
 from penstock.telemetry import Telemetry
 from penstock.work_queue import WorkQueue
-
-if TYPE_CHECKING:
-    from typing_extensions import Self
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -131,8 +129,9 @@ class AsyncExecutor:
     ) -> list[Any]:
         """Call ``func`` on each item and return the results in the order of the items.
 
-        ``items`` is read lazily, no faster than calls start. The first exception cancels the
-        calls under way and is raised. Raises otherwise what :meth:`execute` raises.
+        ``items`` is read lazily, no faster than calls start, and closed when it is read no further
+        if it is an async generator. The first exception cancels the calls under way and is raised.
+        Raises otherwise what :meth:`execute` raises.
         """
         _checks.items(items)
         _checks.function(func, "func", "item")

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from penstock import _checks
+from penstock._compat import Self
 from penstock.config import QueueConfig, RetryConfig
 from penstock.governor import MAX_DEAD_LETTERS, DeadLetter, make_rules
 from penstock.limits import (
@@ -20,9 +21,6 @@ from penstock.limits import (
 from penstock.protocols import Queue
 from penstock.states import QueueStatus
 from penstock.telemetry import Telemetry
-
-if TYPE_CHECKING:
-    from typing_extensions import Self
 
 T = TypeVar("T")
 Q = TypeVar("Q")

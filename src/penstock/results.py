@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Iterable
+from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import aclosing, asynccontextmanager
+from contextlib import aclosing
 from typing import Any, Generic, TypeVar
 
 from penstock.calls import AsyncCall, as_async
@@ -17,37 +17,58 @@ T = TypeVar("T")
 
 
 async def each(items: Iterable[T] | AsyncIterable[T]) -> AsyncGenerator[T, None]:
-    """``async for`` over either kind of iterable."""
-    if isinstance(items, AsyncIterable):
-        async for item in items:
-            yield item
-    else:
+    """``async for`` over either kind of iterable.
+
+    Where that is an async generator, it is closed with this one: nobody else knows when it is read
+    no further, and one that is left to the garbage collector cleans up at an odd time, or never.
+    """
+    if not isinstance(items, AsyncIterable):
         for item in items:
             yield item
+        return
+    source = aiter(items)
+    try:
+        async for item in source:
+            yield item
+    finally:
+        if isinstance(source, AsyncGenerator):
+            await source.aclose()
 
 
-@asynccontextmanager
-async def workers_for(
-    queue: BoundedQueue[T], worker_func: Callable[[T], Any], size: int | AdaptiveConcurrency
-) -> AsyncIterator[AsyncCall[T] | None]:
-    """See that workers run on ``queue``; yield the call that they have to be told of, if any.
+class Workers(Generic[T]):
+    """See that workers run on ``queue``; gives the call that they have to be told of, if any.
 
     Workers that are there already do the work, but with ``worker_func``. If there are none,
     ``size`` workers are started, and cancelled at the end.
     """
-    if queue.worker_count:
-        threads = ThreadPoolExecutor(queue.worker_count, thread_name_prefix="penstock-map")
-        try:
-            yield as_async(worker_func, lambda: threads)
-        finally:
-            threads.shutdown(wait=False)
-    else:
-        await queue.start_workers(worker_func, size)
-        try:
-            yield None
-        finally:
-            if queue.status is QueueStatus.PROCESSING:
-                await queue.stop_workers(timeout=0)
+
+    # This is entered in an async generator, and so is no generator itself: at its end
+    # ``asyncio.run`` closes all that are open, each by itself and not the outer one first.
+
+    def __init__(
+        self,
+        queue: BoundedQueue[T],
+        worker_func: Callable[[T], Any],
+        size: int | AdaptiveConcurrency,
+    ) -> None:
+        self._queue = queue
+        self._worker_func = worker_func
+        self._size = size
+        self._threads: ThreadPoolExecutor | None = None
+
+    async def __aenter__(self) -> AsyncCall[T] | None:
+        count = self._queue.worker_count
+        if not count:
+            await self._queue.start_workers(self._worker_func, self._size)
+            return None
+        threads = self._threads = ThreadPoolExecutor(count, thread_name_prefix="penstock-map")
+        return as_async(self._worker_func, lambda: threads)
+
+    async def __aexit__(self, *error: object) -> None:
+        if self._threads is not None:
+            self._threads.shutdown(wait=False)
+        elif self._queue.status is QueueStatus.PROCESSING:
+            await self._queue.stop_workers(timeout=0)
 
 
 class ResultStream(Generic[T]):

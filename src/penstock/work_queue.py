@@ -10,12 +10,11 @@ from asyncio import CancelledError
 from collections.abc import (
     AsyncGenerator,
     AsyncIterable,
-    AsyncIterator,
     Awaitable,
     Callable,
     Iterable,
 )
-from contextlib import aclosing, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, aclosing, nullcontext
 from functools import partial
 from typing import Any, Literal, TypeVar, overload
 
@@ -35,7 +34,7 @@ from penstock.limits import (
 )
 from penstock.protocols import Queue
 from penstock.queue import BoundedQueue, QueueStatus
-from penstock.results import ResultStream, each, workers_for
+from penstock.results import ResultStream, Workers, each
 from penstock.states import NotProcessedError
 from penstock.telemetry import Telemetry
 
@@ -175,7 +174,8 @@ class WorkQueue(Lifecycle, Face[T]):
         """Process all ``items`` and return when the last one is done.
 
         Args:
-            items: read lazily, as there is room: at most one more than ``maxsize`` waits.
+            items: read lazily, as there is room: at most one more than ``maxsize`` waits. An async
+                generator is closed when it is read no further.
             worker_func, num_workers, error_handler: as for :meth:`process`.
             progress: show a bar on standard error, with ``penstock[progress]``.
 
@@ -206,19 +206,9 @@ class WorkQueue(Lifecycle, Face[T]):
                 if bar is not None:
                     bar.finish(self.metrics["processed"] - began_with)
 
-    @asynccontextmanager
-    async def _running(self) -> AsyncIterator[None]:
+    def _running(self) -> AbstractAsyncContextManager[Any]:
         """Start the queue and stop it, unless it runs already."""
-        if self.queue.status == QueueStatus.PROCESSING:
-            yield
-            return
-        await self.queue.start()
-        try:
-            yield
-        except BaseException:
-            await self.stop(timeout=0, drain=False)
-            raise
-        await self.stop()
+        return nullcontext() if self.queue.status == QueueStatus.PROCESSING else self
 
     # -- results ------------------------------------------------------------------------------
 
@@ -295,7 +285,7 @@ class WorkQueue(Lifecycle, Face[T]):
 
         Args:
             worker_func: ``async def`` or a plain function.
-            items: read lazily.
+            items: read lazily. An async generator is closed when it is read no further.
             num_workers: how many workers to start, as for :meth:`process`. On a queue that has
                 workers already these do the work, and this must be left out.
             ordered: results in the order of the items; else as they come.
@@ -331,7 +321,7 @@ class WorkQueue(Lifecycle, Face[T]):
         ordered: bool,
         return_exceptions: bool,
     ) -> AsyncGenerator[Any, None]:
-        async with self._running(), workers_for(queue, worker_func, workers) as call:
+        async with self._running(), Workers(queue, worker_func, workers) as call:
             results = ResultStream(queue, call, ordered)
             feeder = asyncio.create_task(results.feed(items))
             try:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import sys
 import threading
 import types
 from collections.abc import Callable, Generator, Iterable
@@ -19,6 +18,7 @@ from functools import partial
 from inspect import isawaitable
 from typing import Any, Generic, Protocol, TypeVar
 
+from penstock._compat import CountingTask, cancel_requests
 from penstock.calls import (
     FINISHED,
     AsyncCall,
@@ -69,25 +69,6 @@ class Accounts(Protocol):
 
     def settle(self) -> None:
         """Tell the joiners, if all items are done. To be called after ``processed`` grew."""
-
-
-if sys.version_info >= (3, 11):
-    _WorkerTask = asyncio.Task
-    _cancel_requests = asyncio.Task.cancelling
-
-else:
-
-    class _WorkerTask(asyncio.Task[None]):
-        """Counts what ``cancelling()`` counts from Python 3.11 on."""
-
-        requests = 0
-
-        def cancel(self, msg: Any = None) -> bool:
-            self.requests += 1
-            return super().cancel(msg)
-
-    def _cancel_requests(task: asyncio.Task[Any]) -> int:
-        return task.requests if isinstance(task, _WorkerTask) else 0
 
 
 def _never() -> bool:
@@ -247,8 +228,10 @@ class Worker(Generic[T]):
         except asyncio.CancelledError:
             return  # that is all: were it passed on, the task would keep it, and the item with it
         finally:
-            # An error that somebody keeps, as dead letters are, keeps this frame: and no item.
+            # An error that somebody keeps, as dead letters are, keeps this frame: and no item, nor
+            # another error, whose frames have items.
             entry = item = context = ticket = coro = steps = awaited = None
+            error = failure = None  # type: ignore[assignment]
             source.wake()
 
     # An item that suspends in its first step comes here. A generator, because every level of
@@ -291,7 +274,7 @@ class Worker(Generic[T]):
         if self.entry is not entry:
             raise asyncio.CancelledError("the pool gave this worker up and took its item")
         if isinstance(error, asyncio.CancelledError) and (
-            self.cancelled or _cancel_requests(task) > self.requests
+            self.cancelled or cancel_requests(task) > self.requests
         ):
             self._let_go(entry)
             try:
@@ -299,7 +282,7 @@ class Worker(Generic[T]):
             finally:
                 error = None
         self.entry = None
-        self.requests = _cancel_requests(task)  # those so far were the item's own business
+        self.requests = cancel_requests(task)  # those so far were the item's own business
         try:
             return error
         finally:
@@ -491,7 +474,7 @@ class WorkerPool(Generic[T]):
         # In an empty context: a worker outlives the request that happened to start it, and must
         # not carry that request's trace into the items of all others. Not through the loop's task
         # factory: an eager one would run items before the pool knows the worker.
-        make = partial(_WorkerTask, worker.run(), loop=asyncio.get_running_loop(), name=name)
+        make = partial(CountingTask, worker.run(), loop=asyncio.get_running_loop(), name=name)
         return Context().run(make)
 
     def retire(self) -> None:

@@ -17,13 +17,11 @@ from contextvars import ContextVar
 from inspect import iscoroutinefunction
 from queue import SimpleQueue
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import penstock.sync
 from contract.helpers import MakeQueue
-
-if TYPE_CHECKING:
-    from typing_extensions import Self
+from penstock._compat import Self
 
 #: Seconds after which a call is taken to hang.
 HANGS = 30

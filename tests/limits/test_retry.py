@@ -15,6 +15,7 @@ import tenacity
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from helpers.versions import FROM_3_11
 from penstock.errors import CircuitBreakerOpenError, QueueStateError, RateLimitError
 from penstock.limits.backoff import Backoff
 from penstock.limits.budget import RetryBudget
@@ -247,7 +248,7 @@ def test_an_attribute_of_that_name_that_is_no_number_is_not_ours() -> None:
     assert attempts_made(error) == 1
 
 
-@pytest.mark.skipif(sys.version_info < (3, 11), reason="exceptions have no notes")
+@FROM_3_11
 def test_and_its_traceback_does_too_but_once() -> None:
     error: Any = OSError("connection lost")
     error.add_note("of somebody else")

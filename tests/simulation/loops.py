@@ -106,6 +106,7 @@ class SimulatedLoop(VirtualTimeLoop):
         ready.append(handles.pop(chosen))
         super()._run_once()  # type: ignore[misc]
         ready.extendleft(reversed(handles))
+        handles.clear()  # the traceback of a task may keep this frame, and what its list holds
 
     def _is_timer_due(self) -> bool:
         return any(timer.when() <= self._now for timer in self.pending_timers())

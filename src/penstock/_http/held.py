@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 from penstock._http.exchange import Turn
@@ -27,8 +28,9 @@ class Held:
         self._is_closed = True
         self._turn.end()
 
-    def __del__(self) -> None:
-        if getattr(self, "_is_closed", True) or sys.is_finalizing():
+    # Bound here, since at the end of the interpreter this module may be empty already.
+    def __del__(self, is_ending: Callable[[], bool] = sys.is_finalizing) -> None:
+        if is_ending() or getattr(self, "_is_closed", True):
             return
         warnings.warn("a response was neither read nor closed", ResourceWarning, stacklevel=2)
         # The worker closes it, and not this, which may run wherever Python collects: in any

@@ -6,7 +6,7 @@ import asyncio
 import math
 import sys
 import warnings
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 from types import TracebackType
 from typing import Any
@@ -180,9 +180,12 @@ class AsyncTransport(Transport[TransportT, RequestT, ResponseT]):
         self._turns.let_go()
         await self.queue.stop(timeout=0, drain=False)
 
-    def __del__(self) -> None:
+    # Bound here, since at the end of the interpreter this module may be empty already.
+    def __del__(self, is_ending: Callable[[], bool] = sys.is_finalizing) -> None:
+        if is_ending():
+            return
         loop = self._loop
-        if loop is None or self._is_closed or sys.is_finalizing():
+        if loop is None or self._is_closed:
             return
         if self.queue.status is not QueueStatus.PROCESSING or loop.is_closed():
             return

@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 
 #: What the extra brings. (typer needs click in some of its versions.)
-_FROM_THE_EXTRA = frozenset({"click", "filelock", "httpx", "rich", "tenacity", "tomli", "typer"})
+_FROM_THE_EXTRA = frozenset({"click", "filelock", "httpx", "rich", "tenacity", "typer"})
 
 
 def main() -> None:

@@ -10,14 +10,12 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import httpx
 
+from penstock._compat import Self
 from penstock.cli.credentials import Credentials
-
-if TYPE_CHECKING:
-    from typing_extensions import Self
 
 #: Connections of one client at most.
 _SIZE = 8

@@ -3,16 +3,11 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Collection
 from typing import Any
 
+from penstock._compat import load_toml
 from penstock.cli.problems import quote
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 
 def read_settings(
@@ -32,10 +27,10 @@ def read_settings(
     """
     try:
         with open(name, "rb") as file:
-            found = tomllib.load(file)
+            found = load_toml(file)
     except UnicodeDecodeError as error:
         raise ValueError(f"not UTF-8: byte {error.start + 1} is wrong") from None
-    except tomllib.TOMLDecodeError as error:
+    except ValueError as error:
         raise ValueError(f"not TOML: {error}") from None
     unknown = [key for key in found if key not in allowed]
     if unknown:

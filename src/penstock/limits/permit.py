@@ -81,11 +81,12 @@ class Permit:
     @contextmanager
     def applied(self) -> Iterator[Permit]:
         """Make this the permit that ``limit.settle(actual)`` finds, within the ``with`` block."""
-        token = _current.set((*_current.get(), self))
+        around = _current.get()
+        _current.set((*around, self))
         try:
             yield self
         finally:
-            _current.reset(token)
+            _current.set(around)  # by no token: this may run in a copy of the context
 
 
 def current_permits() -> tuple[Permit, ...]:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from penstock import _checks
+from penstock._compat import add_note
 from penstock.limits.backoff import Backoff, not_before
 from penstock.limits.budget import RetryBudget
 from penstock.limits.failures import Which, as_predicate, worth_retrying
@@ -166,9 +167,8 @@ def note_attempts(error: BaseException, attempts: int) -> None:
         notes = getattr(error, "__notes__", None)
         if isinstance(notes, list):  # it failed for good before, and was put back since
             notes[:] = [note for note in notes if not _is_ours(note)]
-        add_note = getattr(error, "add_note", None)
-        if attempts > 1 and add_note is not None:
-            add_note(f"{_NOTE}{attempts} attempts")
+        if attempts > 1:
+            add_note(error, f"{_NOTE}{attempts} attempts")
     except (AttributeError, TypeError):  # a class with __slots__, or frozen
         return
 

@@ -6,20 +6,19 @@ import asyncio
 import concurrent.futures
 import itertools
 import logging
+import sys
 import threading
 import weakref
 from collections.abc import Callable, Coroutine
 from contextlib import nullcontext, suppress
 from contextvars import Context
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 from penstock import _checks
+from penstock._compat import Self
 from penstock.errors import QueueStateError
 from penstock.sync import _fork
-
-if TYPE_CHECKING:
-    from typing_extensions import Self
 
 R = TypeVar("R")
 LoopFactory = Callable[[], asyncio.AbstractEventLoop]
@@ -358,8 +357,9 @@ class LoopThread:
     def __reduce__(self) -> Any:
         raise TypeError(f"{self!r} cannot be sent to another process: make one there")
 
-    def __del__(self) -> None:
-        if getattr(self, "_home", None) is not None:
+    # Bound here, since at the end of the interpreter this module may be empty already.
+    def __del__(self, is_ending: Callable[[], bool] = sys.is_finalizing) -> None:
+        if not is_ending() and getattr(self, "_home", None) is not None:
             self.leave()
 
 

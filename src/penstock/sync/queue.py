@@ -331,11 +331,12 @@ class BlockingQueue(QueueCore[T]):
     def __reduce__(self) -> Any:
         raise TypeError(f"{self!r} cannot be sent to another process: make a queue there")
 
-    def __del__(self) -> None:
-        house: House | None = getattr(self, "_house", None)
-        if house is None or not house.is_open:
+    # Bound here, since at the end of the interpreter this module may be empty already.
+    def __del__(self, is_ending: Callable[[], bool] = sys.is_finalizing) -> None:
+        if is_ending():
             return
-        if self._is_inherited or self._dead is not None or sys.is_finalizing():
+        house: House | None = getattr(self, "_house", None)
+        if house is None or not house.is_open or self._is_inherited or self._dead is not None:
             return
         if not self._is_at_rest():
             warnings.warn(

@@ -10,9 +10,10 @@ import time
 from collections.abc import Awaitable, Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
+from typing import Any, Literal, TypeVar, overload
 
 from penstock import _checks
+from penstock._compat import Self
 from penstock._progress import progress_bar
 from penstock._signals import check_signals
 from penstock.calls import ErrorHandler, WorkerFunc
@@ -34,9 +35,6 @@ from penstock.sync.result import Result
 from penstock.sync.results import results_of
 from penstock.sync.signals import SignalStop
 from penstock.telemetry import Telemetry
-
-if TYPE_CHECKING:
-    from typing_extensions import Self
 
 T = TypeVar("T")
 R = TypeVar("R")

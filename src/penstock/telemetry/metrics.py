@@ -7,6 +7,7 @@ callbacks here. Only distributions are recorded item by item.
 from __future__ import annotations
 
 import logging
+import sys
 import threading
 import weakref
 from collections import Counter, deque
@@ -90,8 +91,11 @@ class Watch:
         self._dead = dead
 
     # Not the callback of a weak reference, which could not ask a queue that is gone. It may run in
-    # the middle of anything, so it takes no lock.
-    def __del__(self) -> None:
+    # the middle of anything, so it takes no lock. At the end of the interpreter nobody reads the
+    # counts any more, and this module may be empty already: so ``is_ending`` is bound here.
+    def __del__(self, is_ending: Callable[[], bool] = sys.is_finalizing) -> None:
+        if is_ending():
+            return
         self.record.note(self.totals())
         self._dead.append(self.record)
 

@@ -19,6 +19,7 @@ from opentelemetry import trace
 from opentelemetry.metrics import Counter
 from opentelemetry.trace import INVALID_SPAN, Link, Span, SpanKind
 
+from penstock._compat import Self
 from penstock.calls import AnyFuture, AsyncCall, Ticket
 from penstock.errors import QueueError, QueueStateError, QueueUnknownError
 from penstock.governor import Course
@@ -26,8 +27,6 @@ from penstock.telemetry import names
 from penstock.telemetry.metrics import Watch
 
 if TYPE_CHECKING:
-    from typing_extensions import Self
-
     from penstock.telemetry.api import Telemetry
 
 # Seconds for durations and waits; a module variable so that a test can put another clock here.

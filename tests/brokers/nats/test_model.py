@@ -13,11 +13,11 @@ import threading
 from collections.abc import Iterator
 
 import pytest
-from typing_extensions import Self
 
 from brokers.nats.helpers import show
 from brokers.nats.model import Schedule
 from brokers.servers import NatsServer
+from penstock._compat import Self
 
 pytestmark = [
     pytest.mark.real_time,

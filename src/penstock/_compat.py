@@ -1,0 +1,49 @@
+"""What newer Pythons have and Python 3.10 lacks. All of it goes when 3.10 does."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from typing import Any, BinaryIO
+
+__all__ = ["CountingTask", "Self", "add_note", "cancel_requests", "load_toml"]
+
+if sys.version_info >= (3, 11):
+    from typing import Self
+
+    CountingTask = asyncio.Task
+    add_note = BaseException.add_note
+    cancel_requests = asyncio.Task.cancelling
+
+else:
+    from typing_extensions import Self  # which pydantic brings
+
+    class CountingTask(asyncio.Task[Any]):
+        """Counts what ``cancelling()`` counts from Python 3.11 on."""
+
+        requests = 0
+
+        def cancel(self, msg: Any = None) -> bool:
+            """Cancel, as any task."""
+            self.requests += 1
+            return super().cancel(msg)
+
+    def add_note(error: BaseException, note: str, /) -> None:
+        """Do nothing: tracebacks show no notes."""
+
+    def cancel_requests(task: asyncio.Task[Any]) -> int:
+        """How often the task was asked to cancel itself."""
+        return task.requests if isinstance(task, CountingTask) else 0
+
+
+def load_toml(file: BinaryIO) -> dict[str, Any]:
+    """Read a TOML file, on Python 3.10 by what ``penstock[cli]`` brings.
+
+    Raises:
+        ValueError: it is no TOML; UnicodeDecodeError if it is not even UTF-8.
+    """
+    if sys.version_info >= (3, 11):
+        import tomllib
+    else:
+        import tomli as tomllib
+    return tomllib.load(file)

@@ -1,0 +1,10 @@
+"""What not every supported Python has."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+
+FROM_3_11 = pytest.mark.skipif(sys.version_info < (3, 11), reason="new in Python 3.11")
+FROM_3_12 = pytest.mark.skipif(sys.version_info < (3, 12), reason="new in Python 3.12")
