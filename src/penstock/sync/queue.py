@@ -36,8 +36,9 @@ from penstock.telemetry.api import Telemetry
 
 T = TypeVar("T")
 
-#: Seconds that a loop gets to show that it turns, when a stop has taken longer than it should.
-PATIENCE = 0.25
+#: Seconds that a loop gets to show that it turns, when a stop has taken longer than it should. As
+#: long as a cancelled worker gets: a busy machine can hold up a thread for a good part of a second.
+PATIENCE = 1.0
 
 
 class BlockingQueue(QueueCore[T]):
