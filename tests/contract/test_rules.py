@@ -19,7 +19,7 @@ from helpers.logs import SILENT
 from helpers.queues import put_all
 from helpers.retries import every
 from helpers.services import Service
-from helpers.tasks import now, until
+from helpers.tasks import for_ever, now, soon, until
 from penstock import (
     AdaptiveConcurrency,
     CircuitBreaker,
@@ -294,10 +294,11 @@ class TestLimits:
         service, handler = Service(), Handler()
         queue = queue_of(limits=[limit], retry=every(0.01))
         await queue.process(service, 1, handler)
-        await put_all(queue, 8, 7, 6, 0)  # one starts, one waits for the limit, two in line
-        await until(
-            lambda: queue.statistics().retrying if keyed else queue.limits.statistics().waiting
-        )
+        await put_all(queue, 8, 7, 6, 0)
+        if keyed:  # no worker is held: both that cost too much wait for their next attempt
+            await until(lambda: queue.statistics().retrying >= 2)
+        else:
+            await until(lambda: queue.limits.statistics().waiting == 1)
         limit.change(max=5)
         assert await queue.stop() is True
         assert service.items == [8, 0]
@@ -325,19 +326,27 @@ class TestAdaptiveConcurrency:
     async def test_a_stop_in_the_middle_of_growth(
         self, queue_of: QueueOf, options: dict[str, Any]
     ) -> None:
-        service = Service(takes=0.01)
+        service, grown = Service(takes=0.01), asyncio.Event()
+
+        async def work(item: int) -> None:
+            await service(item)
+            if queue.worker_count >= 4:
+                grown.set()
+            if grown.is_set():  # whenever the stop comes, there is something left
+                await for_ever()
+
         queue = queue_of(concurrency_limit=AdaptiveConcurrency(1, 16))
-        await queue.process(service)
-        await put_all(queue, *range(500))
-        await until(lambda: queue.worker_count >= 4)
+        await queue.process(work)
+        await put_all(queue, *range(1000))
+        await soon(grown.wait())
         assert await queue.stop(**options) is False
         assert queue.status is QueueStatus.STOPPED
         counts = queue.statistics()
         assert (counts.inflight, counts.worker_count) == (0, 0)
         left = queue.unprocessed
         assert left == sorted(left)
-        assert queue.metrics["processed"] + len(left) == 500
-        assert {*service.items, *left} == set(range(500))
+        assert queue.metrics["processed"] + len(left) == 1000
+        assert {*service.items, *left} == set(range(1000))
 
 
 class TestDeadlines:
@@ -416,7 +425,7 @@ class TestBreaker:
         queue = queue_of(breaker=breaker, retry=every(0.01, attempts=2))
         await queue.process(service, 1)
         await put_all(queue, "a")
-        await until(lambda: service.raised)
+        await until(lambda: queue.statistics().retrying or len(service.items) > 1)
         await queue.process(service, 4)
         await put_all(queue, *"bcd")
         assert await queue.stop() is True
