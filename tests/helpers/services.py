@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from helpers.tasks import now
+from penstock.limits.permit import current_permits
 
 
 class Service:
@@ -31,6 +32,8 @@ class Service:
         self.takes = takes
         self.error = error
         self.calls: list[tuple[Any, float]] = []
+        #: When a limit counted each item's call, which the call itself notes later.
+        self.counted: dict[Any, float] = {}
         self.raised: list[BaseException] = []
         self.under_way = self.peak = 0
         self._lock = threading.Lock()
@@ -51,6 +54,8 @@ class Service:
     def _call(self, item: Any, at: float) -> Iterator[None]:
         with self._lock:
             self.calls.append((item, at))
+            for permit in current_permits():
+                self.counted.update((item, record.at) for record in permit._records)
             self.under_way += 1
             self.peak = max(self.peak, self.under_way)
         try:

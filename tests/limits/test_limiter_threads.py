@@ -13,10 +13,16 @@ import pytest
 
 from penstock.limits.limit import Limit
 from penstock.limits.limiter import Limiter
+from penstock.limits.permit import Permit
 from sync.helpers import eventually
 
 #: Seconds after which something is taken to hang.
-PATIENCE = 20
+PATIENCE = 60
+
+
+def counted_at(permit: Permit) -> float:
+    """When a start was counted. A thread goes on later: how much later is the machine's doing."""
+    return permit._records[0].at
 
 
 def most_in_any_window(times: list[float], per: float) -> int:
@@ -58,30 +64,29 @@ def test_threads_share_a_limit_and_no_window_holds_too_much() -> None:
 
     def work() -> None:
         barrier.wait(PATIENCE)
-        for _ in range(5):
-            limiter.acquire_blocking(timeout=PATIENCE)
-            times.append(time.monotonic())
+        permits = [limiter.acquire_blocking(timeout=PATIENCE) for _ in range(5)]
+        times.extend(map(counted_at, permits))
 
+    began = time.monotonic()
     with ThreadPoolExecutor(8) as pool:
         for future in [pool.submit(work) for _ in range(8)]:
             future.result(PATIENCE)
     assert len(times) == 40
-    # A thread notes its time a little after its start was counted, some more than others.
-    assert most_in_any_window(times, per * 0.8) <= 9
-    assert max(times) - min(times) >= 7 * per * 0.9
+    assert most_in_any_window(times, per) == 5
+    assert time.monotonic() - began >= 7 * per
 
 
 @pytest.mark.parametrize("loops", [1, 2])
 def test_threads_and_loops_share_one_limiter(loops: int) -> None:
     per = 0.05
     limiter = Limiter([Limit(4, per)])
-    done: list[float] = []
+    times: list[float] = []
     barrier = threading.Barrier(loops + 4)
 
     async def tasks() -> None:
         async def one() -> None:
-            async with limiter:
-                done.append(time.monotonic())
+            async with limiter.permit() as permit:
+                times.append(counted_at(permit))
 
         await asyncio.wait_for(asyncio.gather(*(one() for _ in range(10))), PATIENCE)
 
@@ -92,9 +97,10 @@ def test_threads_and_loops_share_one_limiter(loops: int) -> None:
     def thread() -> None:
         barrier.wait(PATIENCE)
         for _ in range(3):
-            with limiter:
-                done.append(time.monotonic())
+            with limiter.permit() as permit:
+                times.append(counted_at(permit))
 
+    began = time.monotonic()
     with ThreadPoolExecutor(loops + 4) as pool:
         futures = [pool.submit(loop) for _ in range(loops)] + [
             pool.submit(thread) for _ in range(4)
@@ -102,8 +108,9 @@ def test_threads_and_loops_share_one_limiter(loops: int) -> None:
         for future in futures:
             future.result(PATIENCE)
     count = loops * 10 + 12
-    assert len(done) == count
-    assert max(done) - min(done) >= (math.ceil(count / 4) - 1) * per * 0.9
+    assert len(times) == count
+    assert most_in_any_window(times, per) == 4
+    assert time.monotonic() - began >= (math.ceil(count / 4) - 1) * per
     assert waiting(limiter) == 0
     assert not limiter._alarms
     assert not limiter._threads
@@ -144,11 +151,11 @@ def test_when_the_thread_that_minds_the_time_gives_up_another_does() -> None:
     limiter = Limiter([Limit(1, 0.2)])
     limiter.acquire_blocking()
     first = Starter(limiter, timeout=0.02)
-    eventually(lambda: waiting(limiter) == 1)
+    eventually(lambda: waiting(limiter) == 1 or not first.is_alive())
     second = Starter(limiter)
     eventually(lambda: waiting(limiter) == 2 or not first.is_alive())
-    assert isinstance(first.result(), TimeoutError)
-    assert not isinstance(second.result(), BaseException)
+    first.result()  # a TimeoutError, unless this machine stood still until there was room again
+    assert isinstance(second.result(), Permit)
 
 
 def test_a_thread_wakes_up_when_its_cost_can_no_longer_pass() -> None:
@@ -190,15 +197,16 @@ def test_a_timeout_is_a_number_of_seconds(timeout: Any) -> None:
 
 @pytest.mark.real_time
 async def test_a_loop_that_stands_still_does_not_hold_up_threads() -> None:
-    limiter = Limiter([Limit(1, 0.05)])
+    limit = Limit(1, 0.05)
+    limiter = Limiter([limit])
     await limiter.acquire()
-    thread = Starter(limiter)
-    eventually(lambda: waiting(limiter) == 1)
-    assert thread.result() is not None, "it came although this loop did not turn"
+    assert isinstance(Starter(limiter).result(), Permit), "though this loop did not turn"
+    limit.change(per=1000)
     task = asyncio.ensure_future(limiter.acquire())
     await asyncio.sleep(0)
     behind = Starter(limiter)
     eventually(lambda: waiting(limiter) == 2)
+    limit.change(per=0.05)
     time.sleep(0.2)  # noqa: ASYNC251 - this is the stall
     assert behind.is_alive(), "the task was first, and its start is still to be counted"
     await asyncio.wait_for(task, PATIENCE)
@@ -206,7 +214,7 @@ async def test_a_loop_that_stands_still_does_not_hold_up_threads() -> None:
 
 
 def test_a_loop_that_was_closed_with_waiters_does_not_hold_up_threads() -> None:
-    limit = Limit(1, 0.05)
+    limit = Limit(1, 1000)
     limiter = Limiter([limit])
     loop = asyncio.new_event_loop()
     tasks: list[asyncio.Task[Any]] = []
@@ -218,6 +226,7 @@ def test_a_loop_that_was_closed_with_waiters_does_not_hold_up_threads() -> None:
 
     loop.run_until_complete(leave_some_waiting())
     assert waiting(limiter) == 3
+    limit.change(per=0.05)
     loop.close()
     assert Starter(limiter).result() is not None
     assert waiting(limiter) == 0
@@ -247,7 +256,8 @@ async def test_a_loop_that_stands_still_is_told_once_of_a_new_time() -> None:
 
 
 def test_a_waiter_that_is_thrown_away_holds_nobody_up() -> None:
-    limiter = Limiter([Limit(1, 0.05)])
+    limit = Limit(1, 1000)
+    limiter = Limiter([limit])
     loop = asyncio.new_event_loop()
 
     async def begin() -> Any:
@@ -260,6 +270,7 @@ def test_a_waiter_that_is_thrown_away_holds_nobody_up() -> None:
     assert waiting(limiter) == 1
     with limiter._lock:  # as when the garbage collector comes while the lock is held
         coroutine.close()
+    limit.change(per=0.05)
     assert Starter(limiter).result() is not None
     assert waiting(limiter) == 0
     loop.close()
@@ -271,8 +282,9 @@ async def test_in_real_time_no_window_holds_too_much() -> None:
     times: list[float] = []
 
     async def call() -> None:
-        await limiter.acquire()
-        times.append(time.monotonic())
+        times.append(counted_at(await limiter.acquire()))
 
+    began = time.monotonic()
     await asyncio.gather(*(call() for _ in range(20)))
-    assert all(b - a >= 0.02 - 0.002 for a, b in zip(times, times[5:], strict=False))
+    assert most_in_any_window(times, 0.02) == 5
+    assert time.monotonic() - began >= 3 * 0.02

@@ -20,7 +20,7 @@ from penstock import QueueEmptyError, QueueStateError, QueueStatus
 from penstock.sync import WorkQueue, loop_thread
 
 #: Seconds after which a call is taken to hang.
-HANGS = 10
+HANGS = 60
 
 
 @pytest.fixture(autouse=True)

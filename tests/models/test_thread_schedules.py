@@ -17,7 +17,7 @@ pytestmark = pytest.mark.slow
 
 PROGRAM = Path(__file__).with_name("simulate_threads.py")
 #: Seconds for a few schedules, on a machine that does other things as well.
-LIMIT = 300
+LIMIT = 540
 
 
 def simulate(*arguments: str) -> subprocess.CompletedProcess[str]:

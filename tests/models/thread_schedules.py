@@ -32,7 +32,7 @@ class Schedule(Program):
     """A program that goes on until so many operations are done."""
 
     # Every thread may be held up again and again, on a machine that has others to hold up as well.
-    hangs, slack, margin, whole = 120.0, 30.0, 5.0, 1200.0
+    hangs, whole = 120.0, 1200.0
 
     def __init__(self, seed: int, operations: int = OPERATIONS, way: str | None = None) -> None:
         self.luck = luck = random.Random(f"schedule {seed}")

@@ -22,19 +22,16 @@ from contextvars import ContextVar, copy_context
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, NoReturn
+from unittest.mock import patch
 
 from helpers.logs import SILENT
 from penstock import QueueEmptyError, QueueFullError, QueueStateError, QueueStatus
 from penstock.sync import LoopThread, WorkQueue
+from penstock.sync.desks import Desk, LoopDesk
+from sync.helpers import queue_threads
 
-#: Seconds after which a call, or the whole program, is taken to hang.
-HANGS = 20.0
-#: Seconds by which a timeout may be overshot, on a machine that does other things as well.
-SLACK = 2.0
-
-#: Seconds from the end of a function to when its worker has told the queue so, at the latest; and
-#: from when a thread takes an item to when the function begins.
-MARGIN = 0.25
+#: Seconds after which a call is taken to hang, on a machine that does other things as well.
+HANGS = 60.0
 
 MOMENTS = (0.0, 0.0, 0.0005, 0.001, 0.003, 0.01)
 TIMEOUTS = (None, 0, 0, 0.001, 0.005, 0.02, math.inf, math.inf)
@@ -42,6 +39,8 @@ END_TIMEOUTS = (None, None, 0, 0, 0.001, 0.01, 0.03)
 
 #: The item that the running code belongs to.
 CURRENT: ContextVar[Any] = ContextVar("CURRENT", default=None)
+#: How long the worker has had it.
+HOLD: ContextVar[Hold | None] = ContextVar("HOLD", default=None)
 
 
 class ItemError(Exception):
@@ -70,6 +69,54 @@ class Plan:
 
 
 @dataclass(eq=False)
+class Hold:
+    """A time in which a worker may have had an item.
+
+    From when it was about to take one, until it had told the queue what became of the item.
+    """
+
+    since: float
+    until: float = math.inf
+
+
+@contextmanager
+def noting_holds() -> Iterator[None]:
+    """Have the workers of queues note for how long they have an item, in the item's context."""
+
+    def let_go(desk: Any) -> float:
+        now = time.monotonic()
+        if getattr(desk, "hold", None) is not None:
+            desk.hold.until = now
+            desk.hold = None
+        return now
+
+    def noting(take: Callable[[Any], Any]) -> Callable[[Any], Any]:
+        def take_and_note(desk: Any) -> Any:
+            hold = Hold(let_go(desk))
+            entry = take(desk)
+            if entry is not None:
+                _, _, context, _ = entry
+                context.run(HOLD.set, hold)
+                desk.hold = hold
+            return entry
+
+        return take_and_note
+
+    def close(desk: Any) -> None:
+        if not desk.is_lost:  # or its worker may still be on its way to the function
+            let_go(desk)
+        close_desk(desk)
+
+    close_desk = Desk.close
+    with (
+        patch.object(Desk, "take", noting(Desk.take)),
+        patch.object(LoopDesk, "take", noting(LoopDesk.take)),
+        patch.object(Desk, "close", close),
+    ):
+        yield
+
+
+@dataclass(eq=False)
 class Turn:
     """One time that an item was handed out: to a worker, or to a caller of ``get``."""
 
@@ -79,8 +126,8 @@ class Turn:
     #: The thread or task, if it is one that takes items itself.
     worker: Any = None
     ended: float = math.inf
-    #: When its worker took another item, and so had told the queue that this one is done.
-    settled: float = math.inf
+    #: For how long the worker had the item; None: it was a caller of ``get``.
+    hold: Hold | None = field(default_factory=HOLD.get)
     cancelled: bool = False
     error: BaseException | None = None
 
@@ -94,8 +141,6 @@ class Crew:
     has_handler: bool = False
     turns: list[Turn] = field(default_factory=list)
     at_work: int = 0
-    #: The last turn of each worker.
-    last: dict[Any, Turn] = field(default_factory=dict)
     #: Whether each worker takes the items itself that it runs.
     takes_itself: bool = True
 
@@ -129,6 +174,11 @@ class Item:
         return f"item {self.producer}.{self.number}"
 
     @property
+    def is_let_go(self) -> bool:
+        """Whether ``map`` ended early: the item may end without a turn, or without another one."""
+        return self.is_mapped and not self.is_told
+
+    @property
     def unwanted(self) -> bool:
         if self.is_mapped:  # one that was let go of early may have run all the same
             return not (self.is_told or self.turns)
@@ -150,7 +200,7 @@ def stacks() -> str:
 class Program:
     """``run()`` raises ``AssertionError`` when the queue breaks a promise."""
 
-    hangs, slack, margin = HANGS, SLACK, MARGIN
+    hangs = HANGS
     #: Seconds after which the whole program is taken to hang.
     whole = 3 * HANGS
     #: Attempts that an item gets which raises an ``Exception``.
@@ -178,6 +228,7 @@ class Program:
         self.handled: list[tuple[Item, BaseException]] = []
         self.rough: list[tuple[float, float]] = []
         self.failures: list[BaseException] = []
+        self.threads: list[threading.Thread] = []
         self.lock = threading.Lock()
         self.producers = 0
         self.is_ending = False
@@ -207,10 +258,11 @@ class Program:
 
     def run(self) -> None:
         """All of it, in a thread, so that a hang is found whoever hangs."""
-        before = set(threading.enumerate())
+        before = queue_threads()
         driver = self.make_thread("driver", self.drive)
-        driver.start()
-        driver.join(self.whole)
+        with noting_holds():
+            driver.start()
+            driver.join(self.whole)
         if driver.is_alive():
             raise HangError(f"the program hangs\n{stacks()}")
         if self.failures:
@@ -225,7 +277,9 @@ class Program:
                 self.note("FAILED:", repr(error))
                 self.failures.append(error)
 
-        return threading.Thread(target=run, name=name, daemon=True)
+        thread = threading.Thread(target=run, name=name, daemon=True)
+        self.threads.append(thread)
+        return thread
 
     def drive(self) -> None:
         rng, queue = self.random, self.queue
@@ -369,7 +423,7 @@ class Program:
             assert limit <= waited + 0.001, f"{item} was refused after {waited} s, not {limit}"
         else:
             raise AssertionError(f"put returned {accepted!r}")
-        assert waited < limit + self.slack, f"put took {waited} s instead of {limit}"
+        assert waited < limit + self.hangs, f"put took {waited} s instead of {limit}"
 
     def cancel(self, item: Item) -> None:
         if item.future is not None and item.future.cancel():
@@ -410,9 +464,7 @@ class Program:
                 self.note("join:", finished)
                 if finished:
                     for item in accepted:
-                        # What map let go of may end without a turn.
-                        dropped = item.is_mapped and not item.is_told
-                        done = item.is_done or item.unwanted or dropped
+                        done = item.is_done or item.unwanted or item.is_let_go
                         assert done, f"join returned before {item} was done"
                 else:
                     limit = math.inf if timeout is None else timeout
@@ -532,10 +584,6 @@ class Program:
         """A worker function, but for its sleep."""
         self.check_context(item)
         turn = self.begin(item, crew)
-        worker = current_task() or threading.current_thread()
-        if worker in crew.last:
-            crew.last[worker].settled = turn.began
-        crew.last[worker] = turn
         with self.lock:
             crew.at_work += 1
             if crew.at_work > crew.size:
@@ -683,7 +731,7 @@ class Program:
         took = time.monotonic() - began
         self.note("stopped, clean:", clean)
         if timeout is not None:
-            assert took < timeout + self.slack, f"stop took {took} s instead of {timeout}"
+            assert took < timeout + self.hangs, f"stop took {took} s instead of {timeout}"
         if self.masters == 1:
             assert self.queue.status is QueueStatus.STOPPED
             left = self.queue.unprocessed
@@ -704,13 +752,10 @@ class Program:
 
     def is_excused(self, turn: Turn) -> bool:
         """Whether the item may have been taken back from whoever held it."""
-        if turn.crew is None or turn.crew.kind == "get":
-            return False
-        until = min(turn.settled, turn.ended + self.margin)
-        since = turn.began
-        if turn.crew.kind != "async":  # the thread may be given up on its way to the function
-            since -= self.margin
-        return any(began <= until and since <= ended for began, ended in self.rough)
+        hold = turn.hold
+        return hold is not None and any(
+            began <= hold.until and hold.since <= ended for began, ended in self.rough
+        )
 
     def check_state(self) -> None:
         """The queue is stopped and everybody gone: what it says must be what was noted."""
@@ -730,7 +775,7 @@ class Program:
         assert stats.waiting_putters == 0, stats
         assert stats.peak_size <= self.maxsize
         for item in accepted - {*left}:
-            assert item.is_done or item.unwanted, f"{item} is lost"
+            assert item.is_done or item.unwanted or item.is_let_go, f"{item} is lost"
         for item in left:
             for turn in item.turns:
                 excused = self.is_excused(turn) or self.may_be_retried(turn)
@@ -827,13 +872,12 @@ class Program:
         """What else the queue keeps to."""
 
     def check_threads(self, before: set[threading.Thread]) -> None:
-        def left() -> set[threading.Thread]:
-            return {*threading.enumerate()} - before
-
-        give_up_at = time.monotonic() + 5
-        while left() and time.monotonic() < give_up_at:
-            time.sleep(0.001)
-        assert not left(), f"threads are left: {left()}\n{stacks()}"
+        for thread in self.threads:
+            thread.join(self.hangs)
+        self.wait_until(
+            lambda: not queue_threads() - before,
+            f"threads are left: {[*self.threads, *queue_threads() - before]}",
+        )
 
 
 class ShortOfTime(random.Random):

@@ -13,7 +13,7 @@ from concurrent.futures import Future
 from typing import Any
 
 #: Seconds after which something that should have happened has not.
-BOUND = 20.0
+BOUND = 60.0
 
 
 def in_thread(func: Callable[..., Any], *args: Any, **kwargs: Any) -> Future[Any]:
@@ -68,7 +68,7 @@ class Held:
 
 
 def run_program(
-    source: str, *, timeout: float = 60, **options: Any
+    source: str, *, timeout: float = 2 * BOUND, **options: Any
 ) -> subprocess.CompletedProcess[str]:
     """Run a program in an interpreter of its own, with every warning an error.
 

@@ -57,7 +57,7 @@ def test_every_call_is_refused_and_the_parent_goes_on(workers: str) -> None:
     check(f"""
         queue = penstock.sync.WorkQueue(10)
         queue.process({workers}, 2)
-        assert queue.submit("before").result(10) in ("before", None)
+        assert queue.submit("before").result(60) in ("before", None)
         held = penstock.sync.WorkQueue(10)
         held.start()
         pending = held.submit("pending")
@@ -74,7 +74,7 @@ def test_every_call_is_refused_and_the_parent_goes_on(workers: str) -> None:
             assert repr(queue) and queue.size == 0 and queue.statistics() and queue.metrics
 
         in_child(child)
-        assert queue.submit("after").result(10) in ("after", None)
+        assert queue.submit("after").result(60) in ("after", None)
         assert queue.stop() is True and held.stop() is False
         assert done == ["before", "after"]
     """)
@@ -84,7 +84,7 @@ def test_a_child_that_collects_or_leaves_it_disturbs_nothing() -> None:
     check("""
         queue = penstock.sync.WorkQueue(10)
         queue.process(work)
-        queue.submit("before").result(10)
+        queue.submit("before").result(60)
 
         def collect():
             global queue
@@ -93,7 +93,7 @@ def test_a_child_that_collects_or_leaves_it_disturbs_nothing() -> None:
 
         in_child(collect)
         for _ in range(3):
-            queue.submit("after").result(10)
+            queue.submit("after").result(60)
 
         def leave():
             try:
@@ -107,7 +107,7 @@ def test_a_child_that_collects_or_leaves_it_disturbs_nothing() -> None:
                 collect()
 
         in_child(leave)
-        queue.submit("and after").result(10)
+        queue.submit("and after").result(60)
 
         def exit_in_the_middle():
             sys.exit(0)  # runs what is registered for the end of the interpreter
@@ -116,7 +116,7 @@ def test_a_child_that_collects_or_leaves_it_disturbs_nothing() -> None:
         if not pid:
             sys.exit(0)
         assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
-        queue.submit("at last").result(10)
+        queue.submit("at last").result(60)
         assert queue.stop() is True
     """)
 
@@ -140,14 +140,14 @@ def test_a_fork_while_other_threads_put_is_no_deadlock_in_the_child() -> None:
             is_refused(queue.stop)
             fresh = penstock.sync.WorkQueue(10)
             fresh.process(work)
-            assert fresh.submit("mine").result(10) == "mine"
+            assert fresh.submit("mine").result(60) == "mine"
             assert fresh.stop() is True
 
         for _ in range(20):
             in_child(child)
         halt.set()
         for thread in threads:
-            thread.join(10)
+            thread.join(60)
         assert queue.stop() is True
     """)
 
@@ -161,7 +161,7 @@ def test_one_made_before_and_started_after_the_fork_is_the_childs() -> None:
             mine = penstock.sync.WorkQueue(10)
             with mine:
                 mine.process(work)
-                assert mine.submit("a").result(10) == "a"
+                assert mine.submit("a").result(60) == "a"
 
         in_child(child)
         with made:
@@ -186,6 +186,6 @@ def test_a_loop_thread_is_the_parents_too() -> None:
         assert thread.is_running
         with penstock.sync.WorkQueue(loop_thread=thread) as queue:
             queue.process(work)
-            assert queue.submit(1).result(10) == 1
-        assert thread.close(10) is True
+            assert queue.submit(1).result(60) == 1
+        assert thread.close(60) is True
     """)

@@ -23,7 +23,7 @@ import pytest
 
 from penstock import QueueEmptyError, QueueFullError, QueueStateError
 from penstock.sync import LoopThread, WorkQueue
-from sync.helpers import BOUND, Held, eventually, in_thread, queue_threads
+from sync.helpers import BOUND, Held, eventually, in_thread, queue_threads, run_program
 
 KINDS = ["async", "plain"]
 
@@ -54,7 +54,6 @@ def test_64_threads_with_random_timeouts_and_a_stop_in_the_middle(kind: str) -> 
     ran: list[int] = []
     accepted: list[int] = []
     refused: list[int] = []
-    overshot: list[float] = []
     deepest: list[int] = []
 
     def work(item: int) -> None:
@@ -68,38 +67,27 @@ def test_64_threads_with_random_timeouts_and_a_stop_in_the_middle(kind: str) -> 
             timeout = rng.choice([0, 0.001, 0.01, 0.05, None, math.inf])
             began = time.monotonic()
             try:
-                (accepted if queue.put(item, timeout=timeout) else refused).append(item)
+                if queue.put(item, timeout=timeout):
+                    accepted.append(item)
+                else:
+                    refused.append(item)
+                    waited = 0.01 if timeout is None else timeout
+                    assert time.monotonic() - began >= waited, "it gave up too soon"
             except QueueStateError:
                 refused.append(item)
-            if timeout != math.inf:
-                overshot.append(time.monotonic() - began - (timeout or 0.01))
 
-    late = [0.0]
-    halt = threading.Event()
-
-    def watch() -> None:
-        """How late this machine lets a thread wake up that only sleeps."""
-        while not halt.is_set():
-            began = time.monotonic()
-            time.sleep(0.01)
-            late.append(time.monotonic() - began - 0.01)
-
-    watcher = in_thread(watch)
     queue.process(kind_of(kind, work), 4)
     producers = [in_thread(produce, seed) for seed in range(64)]
     eventually(lambda: len(accepted) > 300)
     stopped = queue.stop(timeout=0 if kind == "plain" else 5)
     for producer in producers:
         producer.result(BOUND)
-    halt.set()
-    watcher.result(BOUND)
     left = queue.unprocessed
     assert stopped is not bool(left)
     assert sorted(accepted) == sorted([*ran, *left])
     assert not set(refused) & set(ran)
     assert max(deepest) <= 10
     assert queue.statistics().peak_size <= 10
-    assert max(overshot) < 0.5 + 2 * max(late)
     assert queue.metrics["enqueued"] == len(accepted)
     assert queue.metrics["processed"] == len(ran)
 
@@ -368,9 +356,8 @@ class TestAStuckWorker:
         queue.process({"plain": held, "ignores": ignores, "blocks": blocks}[kind], 1)
         stuck, waiting = queue.submit("stuck"), queue.submit("waiting")
         eventually(lambda: held.began == ["stuck"])
-        began = time.monotonic()
         assert queue.stop(timeout=0.2) is False
-        assert time.monotonic() - began < 0.2 + 1 + 1
+        assert held.done == []
         assert queue.status == "stopped"
         assert queue.unprocessed == ["stuck", "waiting"]
         for future in (stuck, waiting):
@@ -449,24 +436,36 @@ class TestCollection:
         del queue
         gc.collect()
 
-    @pytest.mark.parametrize("kind", KINDS)
-    def test_fifty_cycles_leave_no_thread_and_no_file(self, kind: str) -> None:
-        def work(item: int) -> None:
-            done.append(item)
+    @pytest.mark.skipif(not os.path.exists("/proc/self/fd"), reason="needs Linux to count files")
+    @pytest.mark.parametrize(
+        "work", ["async def work(item): done.append(item)", "work = done.append"]
+    )
+    def test_fifty_cycles_leave_no_thread_and_no_file(self, work: str) -> None:
+        outcome = run_program(f"""
+import os, threading, time, penstock.sync
 
-        done: list[int] = []
-        queue: WorkQueue[int] = WorkQueue()
-        others = queue_threads()
-        before: set[str] = set()
-        for cycle in range(50):
-            queue.process(kind_of(kind, work), 2)
-            queue.put(cycle)
-            assert queue.stop() is True
-            if cycle == 0:
-                before = set(os.listdir("/proc/self/fd"))
-        assert len(os.listdir("/proc/self/fd")) <= len(before)
-        assert queue_threads() <= others
-        assert sorted(done) == list(range(50))
+def open_files():
+    return len(os.listdir("/proc/self/fd"))
+
+def wait_until(condition):
+    while not condition():
+        time.sleep(0.001)
+
+done = []
+{work}
+queue = penstock.sync.WorkQueue()
+for cycle in range(50):
+    queue.process(work, 2)
+    queue.put(cycle)
+    assert queue.stop() is True
+    if cycle == 0:
+        wait_until(lambda: threading.active_count() == 1)
+        before = open_files()
+wait_until(lambda: threading.active_count() == 1)
+assert open_files() <= before
+assert sorted(done) == list(range(50))
+""")
+        assert outcome.returncode == 0, outcome.stderr
 
 
 class TestDeathOfTheLoop:
@@ -617,9 +616,8 @@ class TestTimeouts:
             assert queue.join(timeout=timeout) is True
 
     def test_zero_does_not_wait(self) -> None:
-        with WorkQueue[str](1, timeout=BOUND) as queue:
+        def use(queue: WorkQueue[str]) -> None:
             queue.put("a")
-            began = time.monotonic()
             assert queue.put("b", timeout=0) is False
             assert queue.join(timeout=0) is False
             assert queue.get(timeout=0) == "a"
@@ -627,8 +625,10 @@ class TestTimeouts:
                 queue.get(timeout=0)
             with pytest.raises(QueueEmptyError):
                 queue.get_nowait()
-            assert time.monotonic() - began < BOUND / 2
             queue.task_done()
+
+        with WorkQueue[str](1, timeout=math.inf) as queue:
+            in_thread(use, queue).result(BOUND)
 
 
 def test_a_handler_that_stalls_the_loop_does_not_hold_up_a_put_that_has_room() -> None:
@@ -778,7 +778,10 @@ def test_a_lambda_around_an_async_function_is_awaited_in_the_loop() -> None:
         assert queue.submit(21).result(BOUND) == 42
 
 
-def test_refusals_are_logged_once_a_second(caplog: pytest.LogCaptureFixture) -> None:
+def test_refusals_are_logged_once_a_second(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("penstock.sync.queue.WARN_EVERY", 10 * BOUND)  # a second may pass here
     with WorkQueue[str](1) as queue, caplog.at_level(logging.WARNING):
         queue.put("a")
         for _ in range(50):
@@ -823,7 +826,10 @@ class TestManyThreadsAtOnce:
             queue: WorkQueue[str] = WorkQueue()
             assert len({*at_once(4, lambda queue=queue: queue.limits)}) == 1
 
-    def test_one_of_them_complains_of_a_full_queue(self, caplog: pytest.LogCaptureFixture) -> None:
+    def test_one_of_them_complains_of_a_full_queue(
+        self, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("penstock.sync.queue.WARN_EVERY", 10 * BOUND)
         together = threading.Barrier(4)
 
         class Meeting(float):

@@ -8,7 +8,6 @@ import itertools
 import logging
 import math
 import threading
-import time
 from collections.abc import Iterator
 from typing import Any
 from unittest.mock import Mock
@@ -447,9 +446,7 @@ print(len(done) == queue.metrics["processed"], len(queue.unprocessed))
 
     def test_the_second_cancels(self) -> None:
         second = "threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT)).start()"
-        began = time.monotonic()
         outcome = run_program(self.PROGRAM.format(pause=1000, second=second))
-        assert time.monotonic() - began < 30
         assert outcome.returncode == 0, outcome.stderr
         is_right, left = outcome.stdout.split()
         assert is_right == "True"
@@ -494,7 +491,7 @@ penstock.sync.WorkQueue().batch_process("abc", print)
     assert outcome.stdout.split() == ["a", "b", "c"], outcome.stderr
 
 
-@pytest.mark.parametrize("timeout", [math.inf, None, 5])
+@pytest.mark.parametrize("timeout", [math.inf, None, BOUND])
 def test_stop_and_join_say_whether_they_finished_in_time(timeout: float | None) -> None:
     held = Held()
     queue: WorkQueue[str] = WorkQueue()
