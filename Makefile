@@ -9,7 +9,7 @@ EXTRAS := cli,httpx,msgpack,nats,otel,progress,report
 # environments forbid Python to keep what it compiled.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: help demo test test-servers coverage lint format docs bench bench-quick simulate simulate-threads fuzz \
+.PHONY: help demo test test-servers coverage lint format docs bench bench-quick bench-guard simulate simulate-threads fuzz \
 	fuzz-long mutate soak wheel examples nats-server e2e e2e-build e2e-prometheus test-brokers pictures test-all clean
 
 help:  ## Say what can be made, and how long it takes on two cores
@@ -162,6 +162,10 @@ bench: $(VENV)/.bench  ## Measure against peers and write benchmarks/README.md (
 
 bench-quick: $(VENV)/.bench  ## See that the benchmarks run (45 s)
 	$(BIN)/python -m benchmarks --quick
+
+# BASE and NEW: commits, or . for the working tree. STRICT=1: fail if a line is slower.
+bench-guard: $(VENV)/.test  ## Compare the speed of BASE and NEW: HEAD and your changes (2 min)
+	$(BIN)/python -m benchmarks.guard $(or $(BASE),$(if $(NEW),HEAD)) $(NEW) $(if $(STRICT),--strict)
 
 clean:  ## Remove everything that was made
 	rm -rf .venv .venv-* build dist mutants .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache .cache
