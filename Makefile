@@ -113,7 +113,7 @@ test-all:  ## Run the tests under every Python that is found here (5 min each)
 	test -z "$$failed" || { echo "Failed under Python$$failed"; exit 1; }
 
 # What penstock itself is, without the command, brokers and clients.
-CORE := tests/test_queue.py tests/test_work_queue.py tests/test_workers.py tests/limits tests/sync \
+CORE := tests/queue tests/test_work_queue.py tests/workers tests/policies tests/limits tests/sync \
 	tests/contract tests/simulation tests/telemetry
 
 test-newest:  ## Run the tests of the core under the newest Python that is found here (3 min)

@@ -9,7 +9,7 @@ from typing import Any
 from benchmarks.growth_series import Meter, Series, all_of, put_all, real, shuffled, tens, virtual
 from benchmarks.queue_clients import do_nothing
 from penstock import Limit, WorkQueue
-from penstock.limits.limiter import Limiter
+from penstock.limits.rate.limiter import Limiter
 
 #: A limit that leaves room for any number.
 ROOM, MINUTE = 10_000_000, 60.0

@@ -21,8 +21,8 @@ import pyrate_limiter
 
 from benchmarks import harness
 from benchmarks.harness import Contest, Contestant, Goal
-from penstock.limits.limit import Limit
-from penstock.limits.limiter import Limiter
+from penstock.limits.rate.limit import Limit
+from penstock.limits.rate.limiter import Limiter
 
 #: Acquires in a slice, of the fast contestants and of the slow one.
 MANY, FEW = 10_000, 5_000

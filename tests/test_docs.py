@@ -23,7 +23,7 @@ from packaging.requirements import Requirement
 # A server for the pages that need one.
 from brokers.conftest import nats_program, nats_server  # noqa: F401
 from pages import DOCS, PAGES, ROOT, Block, all_blocks, anchors, blocks, commands, is_like, outputs
-from penstock._compat import load_toml
+from penstock._util.compat import load_toml
 from penstock.telemetry import names
 from processes import HeldPort
 from telemetry.receiver import Receiver

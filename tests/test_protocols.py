@@ -13,8 +13,8 @@ import pytest
 from helpers.tasks import now
 from penstock import AsyncExecutor, BoundedQueue, Executor, QueueStatus, WorkQueue, protocols
 from penstock.events import Event
-from penstock.limits.limit import Limit
-from penstock.limits.limiter import Limiter
+from penstock.limits.rate.limit import Limit
+from penstock.limits.rate.limiter import Limiter
 
 T = TypeVar("T")
 

@@ -27,7 +27,6 @@ from penstock.errors import (
 )
 from penstock.events import Event, Execution, ExecutionStatus
 from penstock.executors import AsyncExecutor, Executor, RateLimitedExecutor
-from penstock.governor import DeadLetter
 from penstock.limits import (
     AdaptiveConcurrency,
     Backoff,
@@ -37,7 +36,8 @@ from penstock.limits import (
     RetryBudget,
     RetryPolicy,
 )
-from penstock.queue import BoundedQueue, QueueStatistics, QueueStatus
+from penstock.policies.governor import DeadLetter
+from penstock.queue.bounded import BoundedQueue, QueueStatistics, QueueStatus
 from penstock.work_queue import WorkQueue
 
 __all__ = [

@@ -11,7 +11,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from penstock import _checks
+from penstock._util import checks
 
 _UNITS = {"s": 1, "sec": 1, "second": 1, "min": 60, "minute": 60, "h": 3600, "hour": 3600}
 _UNITS |= {"m": 60, "d": 86_400, "day": 86_400}
@@ -36,7 +36,7 @@ def parse_rate(text: str) -> tuple[float, float]:
             raise ValueError
     except (KeyError, ValueError):
         raise ValueError(
-            f"a rate must look like 500/min, 20/s or 100/10s, got {_checks.shown(text)}"
+            f"a rate must look like 500/min, 20/s or 100/10s, got {checks.shown(text)}"
         ) from None
     return rate
 

@@ -7,7 +7,7 @@ from enum import Enum
 from typing import Any
 from uuid import uuid4
 
-from penstock._compat import Self
+from penstock._util.compat import Self
 
 
 class ExecutionStatus(str, Enum):

@@ -13,24 +13,42 @@ from contextlib import aclosing
 from types import TracebackType
 from typing import Any, Generic, TypeVar, overload
 
-from penstock import _checks
-from penstock._compat import Self
-from penstock._lifecycle import Lifecycle
-from penstock._loop_local import LoopLocal
-from penstock.calls import in_thread, is_async
+from penstock._util import checks
+from penstock._util.compat import Self
+from penstock._util.functions import is_async
+from penstock._util.lifecycle import Lifecycle
 from penstock.config import QueueConfig
 from penstock.errors import QueueStateError, RateLimitError
 from penstock.events import Event, ExecutionStatus
 from penstock.limits.failures import retry_after
-from penstock.limits.limit import Limit
-from penstock.limits.limiter import Limiter
-from penstock.results import each
+from penstock.limits.rate.limit import Limit
+from penstock.limits.rate.limiter import Limiter
+from penstock.queue.results import each
 from penstock.telemetry import Telemetry
 from penstock.work_queue import WorkQueue
+from penstock.workers.calls import in_thread
 
 T = TypeVar("T")
 R = TypeVar("R")
 E = TypeVar("E", bound=Event)
+
+
+class _LoopLocal(Generic[T]):
+    """What ``make()`` returns, made anew when it is used in another event loop than before.
+
+    asyncio's locks and semaphores bind themselves to the first loop in which somebody waits.
+    """
+
+    def __init__(self, make: Callable[[], T]) -> None:
+        self._make = make
+        self._made: tuple[asyncio.AbstractEventLoop, T] | None = None
+
+    def get(self) -> T:
+        """The one that belongs to the running loop."""
+        loop = asyncio.get_running_loop()
+        if self._made is None or self._made[0] is not loop:
+            self._made = (loop, self._make())
+        return self._made[1]
 
 
 class AsyncExecutor:
@@ -45,11 +63,11 @@ class AsyncExecutor:
 
     def __init__(self, max_concurrency: int | None = None) -> None:
         if max_concurrency is not None:
-            max_concurrency = _checks.positive_int(
+            max_concurrency = checks.positive_int(
                 max_concurrency, "max_concurrency", "Maximum concurrency must be at least 1"
             )
         self.max_concurrency = max_concurrency
-        self._slots = LoopLocal(lambda: asyncio.Semaphore(max_concurrency or sys.maxsize))
+        self._slots = _LoopLocal(lambda: asyncio.Semaphore(max_concurrency or sys.maxsize))
         self._calls: set[asyncio.Task[Any]] = set()
         self._cut_off: set[asyncio.Task[Any]] = set()
         self._threads: ThreadPoolExecutor | None = None
@@ -73,7 +91,7 @@ class AsyncExecutor:
 
         Cancelling this cancels the call. (A plain function goes on in its thread.)
         """
-        _checks.plain_callable(func, "func")
+        checks.plain_callable(func, "func")
         if self._closed:
             raise QueueStateError(
                 "Cannot execute calls when executor is stopped", current_state="stopped"
@@ -133,8 +151,8 @@ class AsyncExecutor:
         if it is an async generator. The first exception cancels the calls under way and is raised.
         Raises otherwise what :meth:`execute` raises.
         """
-        _checks.items(items)
-        _checks.function(func, "func", "item")
+        checks.items(items)
+        checks.function(func, "func", "item")
         turns = asyncio.Semaphore(self.max_concurrency or sys.maxsize)
         calls: list[asyncio.Task[Any]] = []
         failure: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -177,7 +195,7 @@ class AsyncExecutor:
 
         No task is left when it returns. Cancelling it cancels the calls.
         """
-        limit = _checks.optional_seconds(timeout)
+        limit = checks.optional_seconds(timeout)
         if asyncio.current_task() in self._calls:
             raise QueueStateError(
                 "Cannot call shutdown() from inside a call: it would wait for itself",
@@ -269,7 +287,7 @@ class Executor(Lifecycle, Generic[E]):
     ) -> None:
         if not (isinstance(event_type, type) and issubclass(event_type, Event)):
             raise TypeError(
-                f"event_type must be a subclass of penstock.Event, got {_checks.shown(event_type)}"
+                f"event_type must be a subclass of penstock.Event, got {checks.shown(event_type)}"
             )
         if not is_async(event_type.invoke):
             raise TypeError(f"{event_type.__qualname__}.invoke must be async def")
@@ -283,7 +301,7 @@ class Executor(Lifecycle, Generic[E]):
         self._events: dict[str, E] = {}
         self._unsettled: set[str] = set()
         self._unforwarded: deque[E] = deque()
-        self._forwarding = LoopLocal(asyncio.Lock)
+        self._forwarding = _LoopLocal(asyncio.Lock)
 
     def append(self, event: E) -> None:
         """Add an event; :meth:`forward` sends it on its way.
@@ -294,7 +312,7 @@ class Executor(Lifecycle, Generic[E]):
         """
         if not isinstance(event, self.event_type):
             raise TypeError(
-                f"event must be a {self.event_type.__qualname__}, got {_checks.shown(event)}"
+                f"event must be a {self.event_type.__qualname__}, got {checks.shown(event)}"
             )
         if event.id in self._events:
             raise ValueError(f"event {event.id} was appended before")

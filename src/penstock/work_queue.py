@@ -18,13 +18,10 @@ from contextlib import AbstractAsyncContextManager, aclosing, nullcontext
 from functools import partial
 from typing import Any, Literal, TypeVar, overload
 
-from penstock import _checks
-from penstock._lifecycle import Lifecycle
-from penstock._progress import progress_bar
-from penstock._signals import SignalStop, check_signals
-from penstock.calls import ErrorHandler, WorkerFunc
-from penstock.face import Face
-from penstock.governor import MAX_DEAD_LETTERS
+from penstock._util import checks
+from penstock._util.lifecycle import Lifecycle
+from penstock._util.progress import progress_bar
+from penstock._util.signals import SignalStop, check_signals
 from penstock.limits import (
     AdaptiveConcurrency,
     CircuitBreaker,
@@ -32,11 +29,14 @@ from penstock.limits import (
     Limiter,
     RetryPolicy,
 )
+from penstock.policies.governor import MAX_DEAD_LETTERS
 from penstock.protocols import Queue
-from penstock.queue import BoundedQueue, QueueStatus
-from penstock.results import ResultStream, Workers, each
-from penstock.states import NotProcessedError
+from penstock.queue.bounded import BoundedQueue, QueueStatus
+from penstock.queue.results import ResultStream, Workers, each
+from penstock.queue.status import NotProcessedError
+from penstock.queue.work_queue_base import Face
 from penstock.telemetry import Telemetry
+from penstock.workers.calls import ErrorHandler, WorkerFunc
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -191,7 +191,7 @@ class WorkQueue(Lifecycle, Face[T]):
         draining, and what was accepted and not done is in ``unprocessed``.
         """
         workers = self._check_job(items, worker_func, num_workers)
-        _checks.optional_function(error_handler, "error_handler", "exc", "item")
+        checks.optional_function(error_handler, "error_handler", "exc", "item")
         began_with = self.metrics["processed"]
         with progress_bar(progress, items, failures_count=not self._retries) as bar:
             func = worker_func if bar is None else bar.following(worker_func)
@@ -357,7 +357,7 @@ class WorkQueue(Lifecycle, Face[T]):
         Puts that wait get ``QueueStateError``, ``join()`` returns when all is drained, and your
         main function goes on from there.
         """
-        limit = _checks.optional_seconds(timeout)
+        limit = checks.optional_seconds(timeout)
         asyncio.get_running_loop()
         check_signals(signals)
         self._release_signals()

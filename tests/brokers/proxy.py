@@ -9,7 +9,7 @@ from contextlib import suppress
 from types import TracebackType
 from typing import Any
 
-from penstock._compat import Self
+from penstock._util.compat import Self
 from processes import HeldPort
 
 #: Seconds that it may take to do what it is told.

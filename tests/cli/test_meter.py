@@ -7,7 +7,7 @@ import random
 import pytest
 
 from penstock.cli.meter import Meter, duration, number
-from penstock.limits.sliding_log import SlidingLog
+from penstock.limits.rate.sliding_log import SlidingLog
 
 
 def test_a_steady_stream_reads_as_its_rate() -> None:

@@ -21,7 +21,7 @@ from typing import Any
 
 import penstock.sync
 from contract.helpers import MakeQueue
-from penstock._compat import Self
+from penstock._util.compat import Self
 
 #: Seconds after which a call is taken to hang.
 HANGS = 30

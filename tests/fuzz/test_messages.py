@@ -21,7 +21,7 @@ from penstock.brokers.codecs import JsonCodec, MsgpackCodec
 from penstock.brokers.nats.delivery import Delivery, Hands
 from penstock.brokers.nats.intake import CONTENT_TYPE, DEADLINE, Intake
 from penstock.errors import CodecError
-from penstock.governor import Governor, Rules
+from penstock.policies.governor import Governor, Rules
 from penstock.telemetry import Telemetry
 
 REPLY = "$JS.ACK.q.c.1.5.5.1700000000000000000.0"

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from helpers.tasks import now
-from penstock.limits.permit import current_permits
+from penstock.limits.rate.permit import current_permits
 
 
 class Service:

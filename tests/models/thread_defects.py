@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from penstock.accounts import Accounts
-from penstock.line import Outcome
+from penstock.queue.counters import Accounts
+from penstock.queue.store import Outcome
 from penstock.sync import bridge
 from penstock.sync.accounts import SharedAccounts
 from penstock.sync.bridge import Bridge

@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from penstock.accounts import Accounts
-from penstock.buffer import Buffer
-from penstock.results import ResultStream
+from penstock.queue.buffer import Buffer
+from penstock.queue.counters import Accounts
+from penstock.queue.results import ResultStream
 from simulation.run import shrink, simulate
 
 SEEDS = 2000

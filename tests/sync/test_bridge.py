@@ -8,7 +8,7 @@ from contextvars import copy_context
 
 import pytest
 
-from penstock.line import Outcome
+from penstock.queue.store import Outcome
 from penstock.sync.blocking import drive
 from penstock.sync.bridge import Bridge
 from sync.helpers import BOUND, eventually, in_thread

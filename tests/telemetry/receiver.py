@@ -20,7 +20,7 @@ from opentelemetry.proto.collector.metrics.v1 import metrics_service_pb2_grpc as
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2 as trace_service
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2_grpc as trace_grpc
 
-from penstock._compat import Self
+from penstock._util.compat import Self
 
 #: Seconds that a child process, or something to arrive, may take.
 LIMIT = 60.0

@@ -18,9 +18,9 @@ from opentelemetry.sdk.trace.sampling import Decision, Sampler, SamplingResult
 from opentelemetry.trace import NonRecordingSpan, SpanContext, StatusCode, TraceFlags
 
 import penstock
-from penstock.calls import Ticket
 from penstock.telemetry import Telemetry, _sdk
 from penstock.telemetry.spans import Probe
+from penstock.workers.calls import Ticket
 from telemetry.receiver import script
 from telemetry.recorder import Recorder, span_id, trace_id
 

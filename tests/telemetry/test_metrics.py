@@ -24,7 +24,7 @@ from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
 import penstock
 from helpers.handlers import ignore
 from helpers.tasks import settle
-from penstock.buffer import Buffer
+from penstock.queue.buffer import Buffer
 from penstock.telemetry import Telemetry
 from penstock.telemetry.names import SCHEMA_URL
 from telemetry.recorder import Recorder, trace_id

@@ -22,7 +22,7 @@ from penstock import (
     RateLimitError,
     WorkQueue,
 )
-from penstock.limits.limiter import Limiter
+from penstock.limits.rate.limiter import Limiter
 from penstock.protocols import AsyncResourceManager, Queue, RateLimiter
 
 

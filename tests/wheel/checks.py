@@ -49,14 +49,13 @@ COMMAND = "import sys; sys.argv[1:] = ['--version']; import penstock.cli; pensto
 TESTS = (
     *(
         f"tests/test_{name}.py"
-        for name in (
-            *("buffer", "calls", "config", "errors", "events", "executors", "queue", "results"),
-            *("testing", "work_queue", "workers"),
-        )
+        for name in (*("config", "errors", "events", "executors", "testing", "work_queue"),)
     ),
     *(
         "tests/contract",
         "tests/limits",
+        "tests/queue",
+        "tests/workers",
         "tests/sync/test_queue.py",
         "tests/sync/test_work_queue.py",
     ),

@@ -17,9 +17,9 @@ from typing import Any
 
 from opentelemetry import context as otel_context
 
-from penstock.governor import answered
 from penstock.limits import Limiter
-from penstock.limits.permit import Permit, current_permits
+from penstock.limits.rate.permit import Permit, current_permits
+from penstock.policies.governor import answered
 
 
 class Turn:

@@ -6,10 +6,10 @@ import math
 from collections.abc import Callable, Iterable
 from typing import Any, ClassVar, Generic, NoReturn, TypeVar
 
-from penstock import _checks
 from penstock._http import judgement
 from penstock._http.exchange import Exchange, Turn, Turns
 from penstock._http.held import Held
+from penstock._util import checks
 from penstock.errors import (
     CircuitBreakerOpenError,
     DeadlineExceededError,
@@ -62,11 +62,11 @@ class Transport(Generic[TransportT, RequestT, ResponseT]):
         method = self._handler
         if transport is not None and not callable(getattr(transport, method, None)):
             raise TypeError(
-                f"transport must have the method {method}, got {_checks.shown(transport)}"
+                f"transport must have the method {method}, got {checks.shown(transport)}"
             )
         if retry is not None and not isinstance(retry, RetryPolicy):
-            raise TypeError(f"retry must be a RetryPolicy or None, got {_checks.shown(retry)}")
-        _checks.function(is_failure, "is_failure", "response")
+            raise TypeError(f"retry must be a RetryPolicy or None, got {checks.shown(retry)}")
+        checks.function(is_failure, "is_failure", "response")
         if concurrency is None:
             raise TypeError("concurrency must be an int or an AdaptiveConcurrency, got None")
         if isinstance(limits, Iterable):
@@ -87,7 +87,7 @@ class Transport(Generic[TransportT, RequestT, ResponseT]):
         #: What every request asks before it is sent, to be shared, or told more.
         self.limits: Limiter = self.queue.limits
         self._timeout: float = self.queue.queue.timeout
-        self._deadline = None if deadline is None else _checks.seconds(deadline, "deadline")
+        self._deadline = None if deadline is None else checks.seconds(deadline, "deadline")
         self._is_failure = is_failure
         self._turns = Turns()
         self._is_closed = False
@@ -136,7 +136,7 @@ class Transport(Generic[TransportT, RequestT, ResponseT]):
     def _found_failing(self, response: Any) -> bool:
         verdict = self._is_failure(response)
         if not isinstance(verdict, bool):
-            raise TypeError(f"is_failure must return a bool, got {_checks.shown(verdict)}")
+            raise TypeError(f"is_failure must return a bool, got {checks.shown(verdict)}")
         return verdict
 
     def _copy(self, response: Any, stream: Any) -> Any:

@@ -22,7 +22,7 @@ from penstock._http.face import (
 )
 from penstock._http.held import Held
 from penstock.errors import APIClientError, QueueStateError
-from penstock.states import QueueStatus
+from penstock.queue.status import QueueStatus
 from penstock.work_queue import WorkQueue
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import httpx
 
-from penstock._compat import Self
+from penstock._util.compat import Self
 from penstock.cli.credentials import Credentials
 
 #: Connections of one client at most.

@@ -11,7 +11,7 @@ from typing import Any, Literal, NoReturn, TextIO
 
 import typer
 
-from penstock._checks import shown
+from penstock._util.checks import shown
 from penstock.cli.credentials import Credentials, read_credentials
 from penstock.cli.files import STANDARD
 from penstock.cli.problems import MalformedLineError

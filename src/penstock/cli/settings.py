@@ -6,7 +6,7 @@ import json
 from collections.abc import Collection
 from typing import Any
 
-from penstock._compat import load_toml
+from penstock._util.compat import load_toml
 from penstock.cli.problems import quote
 
 

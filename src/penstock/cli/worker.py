@@ -15,7 +15,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from penstock._checks import shown
+from penstock._util.checks import shown
 from penstock.cli import attach as common
 from penstock.cli.attach import attach
 from penstock.cli.ctrl_c import on_signals

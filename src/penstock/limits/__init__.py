@@ -8,9 +8,10 @@ from penstock.limits.backoff import Backoff
 from penstock.limits.breaker import BreakerState, CircuitBreaker
 from penstock.limits.budget import RetryBudget
 from penstock.limits.headers import Feedback
-from penstock.limits.limit import Limit
-from penstock.limits.limiter import Limiter
-from penstock.limits.permit import Permit
+from penstock.limits.rate.limit import Limit
+from penstock.limits.rate.limiter import Limiter
+from penstock.limits.rate.permit import Permit
+from penstock.limits.rate.statistics import LimiterStatistics
 from penstock.limits.retry import RetryPolicy, attempts_made
 
 __all__ = [
@@ -21,6 +22,7 @@ __all__ = [
     "Feedback",
     "Limit",
     "Limiter",
+    "LimiterStatistics",
     "Permit",
     "RetryBudget",
     "RetryPolicy",

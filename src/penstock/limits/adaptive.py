@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 
-from penstock import _checks
+from penstock._util import checks
 from penstock.limits.cuts import CUT, SlowCuts
 from penstock.limits.estimate import Ewma, LogSample
 
@@ -71,13 +71,13 @@ class AdaptiveConcurrency:
         *,
         start: int | None = None,
     ) -> None:
-        self._min = _checks.positive_int(min, "min", "min must be at least 1")
-        self._max = _checks.positive_int(max, "max", "max must be at least 1")
+        self._min = checks.positive_int(min, "min", "min must be at least 1")
+        self._max = checks.positive_int(max, "max", "max must be at least 1")
         if self._min > self._max:
             raise ValueError(f"min must not be above max, got min={self._min} and max={self._max}")
         if start is None:
             start = self._min
-        start = _checks.positive_int(start, "start", "start must be at least 1")
+        start = checks.positive_int(start, "start", "start must be at least 1")
         if not self._min <= start <= self._max:
             raise ValueError(
                 f"start must lie between min={self._min} and max={self._max}, got {start}"

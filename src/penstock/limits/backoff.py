@@ -7,7 +7,7 @@ import random
 from dataclasses import dataclass
 from typing import Literal
 
-from penstock import _checks
+from penstock._util import checks
 from penstock.limits.failures import is_throttle, retry_after
 
 #: What was told to wait until the same moment comes back spread over so much more of the wait.
@@ -45,11 +45,11 @@ class Backoff:
         if self.throttle_base is not None:
             names.append("throttle_base")
         for name in names:
-            if _checks.seconds(getattr(self, name), name) == math.inf:
+            if checks.seconds(getattr(self, name), name) == math.inf:
                 raise ValueError(f"{name} must be finite, got inf")
-        if not 1 <= _checks.real(self.factor, "factor") < math.inf:
+        if not 1 <= checks.real(self.factor, "factor") < math.inf:
             raise ValueError(
-                f"factor must be at least 1 and finite, got {_checks.shown(self.factor)}"
+                f"factor must be at least 1 and finite, got {checks.shown(self.factor)}"
             )
         for name in names:
             if getattr(self, name) > self.max:
@@ -57,7 +57,7 @@ class Backoff:
                     f"{name} must not be above max={self.max}, got {getattr(self, name)}"
                 )
         if not isinstance(self.jitter, str) or self.jitter not in {"full", "none"}:
-            raise ValueError(f'jitter must be "full" or "none", got {_checks.shown(self.jitter)}')
+            raise ValueError(f'jitter must be "full" or "none", got {checks.shown(self.jitter)}')
 
     def wait(self, attempt: int, error: BaseException, rng: random.Random) -> float:
         """Seconds, after attempt number ``attempt`` (from 1) ended with ``error``."""

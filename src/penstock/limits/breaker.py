@@ -8,7 +8,7 @@ from collections.abc import Callable
 from enum import Enum
 from typing import Any
 
-from penstock import _checks
+from penstock._util import checks
 from penstock.errors import CircuitBreakerOpenError
 from penstock.limits.failures import Which, as_predicate, service_failed
 
@@ -70,19 +70,19 @@ class CircuitBreaker:
         on: Which | None = None,
     ) -> None:
         self._failure_share = _share(failure_share)
-        self._window = _checks.positive_int(window, "window", "window must be at least 1")
+        self._window = checks.positive_int(window, "window", "window must be at least 1")
         if minimum is None:
             minimum = (self._window + 1) // 2
-        self._minimum = _checks.positive_int(minimum, "minimum", "minimum must be at least 1")
+        self._minimum = checks.positive_int(minimum, "minimum", "minimum must be at least 1")
         if self._minimum > self._window:
             raise ValueError(
                 f"minimum must not be above window={self._window}, got {minimum}: "
                 "it would never open"
             )
-        self._open_for = _checks.seconds(open_for, "open_for")
+        self._open_for = checks.seconds(open_for, "open_for")
         if not 0 < self._open_for < math.inf:
-            raise ValueError(f"open_for must be above 0 and finite, got {_checks.shown(open_for)}")
-        self._probes = _checks.positive_int(probes, "probes", "probes must be at least 1")
+            raise ValueError(f"open_for must be above 0 and finite, got {checks.shown(open_for)}")
+        self._probes = checks.positive_int(probes, "probes", "probes must be at least 1")
         self._is_failure: Callable[[Exception], bool | None] = (
             service_failed if on is None else as_predicate(on, "on")
         )
@@ -207,7 +207,7 @@ class CircuitBreaker:
 
 
 def _share(value: Any) -> float:
-    share = _checks.real(value, "failure_share")
+    share = checks.real(value, "failure_share")
     if not 0 < share <= 1:
-        raise ValueError(f"failure_share must be above 0 and at most 1, got {_checks.shown(value)}")
+        raise ValueError(f"failure_share must be above 0 and at most 1, got {checks.shown(value)}")
     return share

@@ -6,7 +6,7 @@ import math
 import threading
 from typing import Any
 
-from penstock import _checks
+from penstock._util import checks
 from penstock.errors import CircuitBreakerOpenError
 from penstock.limits.failures import is_throttle
 
@@ -76,7 +76,7 @@ class RetryBudget:
 
 
 def _amount(value: Any, name: str) -> float:
-    number = _checks.real(value, name)
+    number = checks.real(value, name)
     if not 0 <= number < math.inf:
-        raise ValueError(f"{name} must be zero or more and finite, got {_checks.shown(value)}")
+        raise ValueError(f"{name} must be zero or more and finite, got {checks.shown(value)}")
     return number

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from penstock import _checks
+from penstock._util import checks
 from penstock.limits.estimate import Ewma
 
 
@@ -32,7 +32,7 @@ class ServiceTime:
     """
 
     def __init__(self, trial: float = 1.0) -> None:
-        self._trial = _checks.seconds(trial, "trial")
+        self._trial = checks.seconds(trial, "trial")
         self._average = Ewma()
         self._distance = Ewma(0.25)
         self._last_start = -math.inf

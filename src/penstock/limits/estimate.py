@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from penstock import _checks
+from penstock._util import checks
 
 
 class Ewma:
@@ -20,7 +20,7 @@ class Ewma:
 
     def __init__(self, weight: float = 0.125) -> None:
         if not 0 < weight <= 1:
-            raise ValueError(f"weight must be above 0 and at most 1, got {_checks.shown(weight)}")
+            raise ValueError(f"weight must be above 0 and at most 1, got {checks.shown(weight)}")
         self._weight = weight
         self._count = 0
         self._value = 0.0

@@ -8,7 +8,7 @@ import numbers
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
-from penstock import _checks
+from penstock._util import checks
 from penstock.errors import (
     APIClientError,
     CircuitBreakerOpenError,
@@ -56,7 +56,7 @@ def as_predicate(which: Any, name: str) -> Callable[[Exception], bool]:
         for cls in classes:
             if not (isinstance(cls, type) and issubclass(cls, BaseException)):
                 raise TypeError(
-                    f"{name} must be exception classes or a function, got {_checks.shown(cls)}"
+                    f"{name} must be exception classes or a function, got {checks.shown(cls)}"
                 )
             if not issubclass(cls, Exception):
                 raise ValueError(
@@ -66,12 +66,12 @@ def as_predicate(which: Any, name: str) -> Callable[[Exception], bool]:
         return lambda error: isinstance(error, classes)
     if isinstance(which, BaseException):
         raise TypeError(
-            f"{name} must be an exception class, got the exception {_checks.shown(which)}"
+            f"{name} must be an exception class, got the exception {checks.shown(which)}"
         )
-    _checks.function(which, name, "error")
+    checks.function(which, name, "error")
     if inspect.iscoroutinefunction(which):
         raise TypeError(
-            f"{name} must be a plain function, got the async function {_checks.shown(which)}"
+            f"{name} must be a plain function, got the async function {checks.shown(which)}"
         )
     function: Callable[[Exception], bool] = which
     return function

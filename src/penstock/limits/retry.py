@@ -9,8 +9,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from penstock import _checks
-from penstock._compat import add_note
+from penstock._util import checks
+from penstock._util.compat import add_note
 from penstock.limits.backoff import Backoff, not_before
 from penstock.limits.budget import RetryBudget
 from penstock.limits.failures import Which, as_predicate, worth_retrying
@@ -71,10 +71,10 @@ class RetryPolicy:
         most: float
         if callable(self.attempts):
             _no_class(self.attempts, "attempts")
-            _checks.function(self.attempts, "attempts", "retry_state")
+            checks.function(self.attempts, "attempts", "retry_state")
             most = math.inf
         else:
-            most = _checks.positive_int(self.attempts, "attempts", "attempts must be at least 1")
+            most = checks.positive_int(self.attempts, "attempts", "attempts must be at least 1")
         if most == 1:
             for name, given in (
                 ("backoff", self.backoff is not _STANDARD_BACKOFF),
@@ -85,7 +85,7 @@ class RetryPolicy:
         by_state = not isinstance(self.backoff, Backoff) and _takes_state(self.backoff)
         budget: Any = self.budget
         if budget is not None and not isinstance(budget, RetryBudget):
-            raise TypeError(f"budget must be a RetryBudget or None, got {_checks.shown(budget)}")
+            raise TypeError(f"budget must be a RetryBudget or None, got {checks.shown(budget)}")
         if budget is _OWN_BUDGET:
             object.__setattr__(self, "budget", RetryBudget())
         state: Callable[[int, Exception, float, float], RetryCallState] | None = None
@@ -150,7 +150,7 @@ class RetryPolicy:
             wait = backoff(self._state(attempt, error, elapsed, 0.0))
         else:
             wait = backoff(attempt, error)
-        seconds = _checks.seconds(wait, "what backoff returns")
+        seconds = checks.seconds(wait, "what backoff returns")
         if seconds == math.inf:
             raise ValueError("what backoff returns must be finite, got inf")
         return seconds
@@ -191,10 +191,10 @@ def _no_class(value: Any, name: str) -> None:
 def _takes_state(backoff: Any) -> bool:
     """Whether a backoff takes one argument, a ``RetryCallState``; two are attempt and error."""
     _no_class(backoff, "backoff")
-    _checks.plain_callable(backoff, "backoff")
+    checks.plain_callable(backoff, "backoff")
     if inspect.iscoroutinefunction(backoff):
         raise TypeError(
-            f"backoff must be a plain function, got the async function {_checks.shown(backoff)}"
+            f"backoff must be a plain function, got the async function {checks.shown(backoff)}"
         )
     try:
         signature = inspect.signature(backoff)
@@ -208,5 +208,5 @@ def _takes_state(backoff: Any) -> bool:
         return count == 1
     raise TypeError(
         "backoff must accept attempt and error as positional arguments (or, like tenacity's, a "
-        f"retry_state), got {_checks.shown(backoff)} with {signature}"
+        f"retry_state), got {checks.shown(backoff)} with {signature}"
     )

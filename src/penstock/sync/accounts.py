@@ -7,8 +7,8 @@ import threading
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from penstock.accounts import Accounts, Field
-from penstock.line import Storage
+from penstock.queue.counters import Accounts, Field
+from penstock.queue.store import Storage
 
 if TYPE_CHECKING:
     from penstock.sync.desks import Desk

@@ -1,6 +1,6 @@
 """What waits in a queue that threads put into: the entries, the putters, and those who take.
 
-The rules are those of ``penstock.buffer``, for any number of threads:
+The rules are those of ``penstock.queue.buffer``, for any number of threads:
 
 * janus's queue is the one storage, and keeps the bound.
 * First come, first served. A slot that falls free is filled there and then with the entry of the
@@ -26,9 +26,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import janus
 
-from penstock.calls import Entry, Ticket
-from penstock.line import Line, Outcome
+from penstock.queue.store import Line, Outcome
 from penstock.sync.loop_side import LoopSide
+from penstock.workers.calls import Entry, Ticket
 
 if TYPE_CHECKING:
     from penstock.sync.desks import Desk

@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Generic, TypeVar
 
-from penstock.calls import Entry
 from penstock.sync.bridge import Bridge
 from penstock.sync.loop_side import LoopSide
+from penstock.workers.calls import Entry
 
 if TYPE_CHECKING:
     from penstock.sync.accounts import SharedAccounts

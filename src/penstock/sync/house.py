@@ -8,7 +8,7 @@ from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from penstock import _checks
+from penstock._util import checks
 from penstock.sync import _exit
 from penstock.sync.loop_thread import LoopThread
 
@@ -26,8 +26,7 @@ class House:
     def __init__(self, given: LoopThread | None, is_at_rest: Callable[[], bool]) -> None:
         if given is not None and not isinstance(given, LoopThread):
             raise TypeError(
-                "loop_thread must be a penstock.sync.LoopThread or None, "
-                f"got {_checks.shown(given)}"
+                f"loop_thread must be a penstock.sync.LoopThread or None, got {checks.shown(given)}"
             )
         self._given = given
         # A method of the queue, which holds the house, and must not be held by it.

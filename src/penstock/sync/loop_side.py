@@ -6,7 +6,7 @@ import asyncio
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from penstock.takers import Takers
+from penstock._util.wait_queue import Takers
 
 if TYPE_CHECKING:
     from penstock.sync.bridge import Bridge

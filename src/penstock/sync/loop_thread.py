@@ -15,8 +15,8 @@ from contextvars import Context
 from types import TracebackType
 from typing import Any, TypeVar
 
-from penstock import _checks
-from penstock._compat import Self
+from penstock._util import checks
+from penstock._util.compat import Self
 from penstock.errors import QueueStateError
 from penstock.sync import _fork
 
@@ -154,9 +154,9 @@ class LoopThread:
 
     def __init__(self, *, loop_factory: LoopFactory | None = None, name: str | None = None) -> None:
         if loop_factory is not None:
-            _checks.plain_callable(loop_factory, "loop_factory")
+            checks.plain_callable(loop_factory, "loop_factory")
         number = next(_numbers)
-        self.name = f"penstock-loop-{number}" if name is None else _checks.label(name, "name")
+        self.name = f"penstock-loop-{number}" if name is None else checks.label(name, "name")
         self._factory: LoopFactory = loop_factory or asyncio.new_event_loop
         self._starting = threading.Lock()
         self._home: _Home | None = None
@@ -312,7 +312,7 @@ class LoopThread:
         Tasks that are left are cancelled. Queues that still run on it get nothing done any more:
         stop them first. Closing it again does nothing.
         """
-        limit = _checks.optional_seconds(timeout)
+        limit = checks.optional_seconds(timeout)
         if self._is_inherited:
             return True
         self.leave()

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from penstock import _checks
+from penstock._util import checks
 from penstock.protocols import Queue
-from penstock.states import QueueStatus
+from penstock.queue.status import QueueStatus
 from penstock.sync.blocking import refuse_in_loop
 from penstock.sync.house import House
 from penstock.sync.loop_thread import LoopThread
@@ -95,7 +95,7 @@ class QueueOnLoop:
 
     def join(self, timeout: float | None = None) -> bool:
         """Wait until every accepted item is done."""
-        limit = _checks.optional_seconds(timeout)
+        limit = checks.optional_seconds(timeout)
         refuse_in_loop("join")
         with self._house.visiting() as home:
             return home.finishes(self._queue.join, limit)

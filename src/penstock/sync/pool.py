@@ -14,13 +14,14 @@ from contextvars import Context
 from inspect import isawaitable
 from typing import Any, TypeVar
 
-from penstock.calls import AsyncCall, Entry, ErrorHandler, WorkerFunc, in_thread, is_async
+from penstock._util.functions import is_async
 from penstock.sync.accounts import SharedAccounts
 from penstock.sync.blocking import drive
 from penstock.sync.bridge import Bridge
 from penstock.sync.desks import Desk, LoopDesk, ThreadDesk
 from penstock.sync.loop_thread import LoopThread
-from penstock.workers import Crew, Worker, WorkerPool
+from penstock.workers.calls import AsyncCall, Entry, ErrorHandler, WorkerFunc, in_thread
+from penstock.workers.pool import Crew, Worker, WorkerPool
 
 T = TypeVar("T")
 

@@ -15,15 +15,14 @@ from contextlib import contextmanager, suppress
 from contextvars import Context
 from typing import Any, NoReturn, TypeVar
 
-from penstock import _checks
-from penstock.base import CLOSED, LONG, WARN_EVERY
-from penstock.calls import AsyncCall, ErrorHandler, Ticket, WorkerFunc
-from penstock.core import QueueCore
+from penstock._util import checks
 from penstock.errors import QueueStateError
-from penstock.governor import Rules
 from penstock.limits.adaptive import AdaptiveConcurrency
-from penstock.line import Storage
-from penstock.states import NotProcessedError, QueueStatistics, QueueStatus, state_error
+from penstock.policies.governor import Rules
+from penstock.queue.base import CLOSED, LONG, WARN_EVERY
+from penstock.queue.in_process import QueueCore
+from penstock.queue.status import NotProcessedError, QueueStatistics, QueueStatus, state_error
+from penstock.queue.store import Storage
 from penstock.sync import _exit, _fork
 from penstock.sync.accounts import SharedAccounts
 from penstock.sync.blocking import drive, refuse_in_loop
@@ -33,6 +32,7 @@ from penstock.sync.loop_thread import LoopThread
 from penstock.sync.pool import BridgePool
 from penstock.sync.result import Result
 from penstock.telemetry.api import Telemetry
+from penstock.workers.calls import AsyncCall, ErrorHandler, Ticket, WorkerFunc
 
 T = TypeVar("T")
 
@@ -89,7 +89,7 @@ class BlockingQueue(QueueCore[T]):
         """Offer an item; True when it is accepted, False when the queue stayed full."""
         if _get_running_loop() is not self._open_on:
             self._refuse("put")
-        timeout = self._timeout if timeout is None else _checks.seconds(timeout)
+        timeout = self._timeout if timeout is None else checks.seconds(timeout)
         if deadline is not None or self._is_special():
             return drive(self._put_specially(item, timeout, deadline))
         return self._buffer.offer(item) or drive(self._wait_for_room(item, timeout))
@@ -117,7 +117,7 @@ class BlockingQueue(QueueCore[T]):
         """Put an item and return a future of what the worker function makes of it."""
         if _get_running_loop() is not self._open_on:
             self._refuse("submit")
-        limit = self._timeout if timeout is None else _checks.seconds(timeout)
+        limit = self._timeout if timeout is None else checks.seconds(timeout)
         future = Result(self._pool)
         drive(self._submit(item, limit, deadline, future, call))
         return future
@@ -189,7 +189,7 @@ class BlockingQueue(QueueCore[T]):
 
     def stop_workers(self, timeout: float | None = None) -> None:
         """Let the workers finish what they hold, and end them; the queue goes on."""
-        limit = _checks.optional_seconds(timeout)
+        limit = checks.optional_seconds(timeout)
         self._check_caller("stop_workers")
         if not self._pool.is_empty:
             with self._visiting() as home:
@@ -197,7 +197,7 @@ class BlockingQueue(QueueCore[T]):
 
     def stop(self, timeout: float | None = None, *, drain: bool = True) -> bool:
         """Take no more items, finish what was accepted, end the workers."""
-        limit = _checks.optional_seconds(timeout)
+        limit = checks.optional_seconds(timeout)
         self._check_caller("stop")
         with self._house.closed() as is_closed:
             if is_closed and self._is_at_rest():
@@ -214,7 +214,7 @@ class BlockingQueue(QueueCore[T]):
 
     def join(self, timeout: float | None = None) -> bool:
         """Wait until every accepted item is done; False if that takes longer than ``timeout``."""
-        limit = _checks.optional_seconds(timeout)
+        limit = checks.optional_seconds(timeout)
         self._check_caller("join")
         if not self._accounts.unfinished:
             return True

@@ -10,11 +10,11 @@ from contextlib import contextmanager
 from queue import SimpleQueue
 from typing import Any, TypeVar
 
-from penstock.calls import AsyncCall
 from penstock.limits import AdaptiveConcurrency
-from penstock.states import QueueStatus
+from penstock.queue.status import QueueStatus
 from penstock.sync.queue import BlockingQueue
 from penstock.sync.result import Result
+from penstock.workers.calls import AsyncCall
 
 T = TypeVar("T")
 

@@ -12,13 +12,10 @@ from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, Literal, TypeVar, overload
 
-from penstock import _checks
-from penstock._compat import Self
-from penstock._progress import progress_bar
-from penstock._signals import check_signals
-from penstock.calls import ErrorHandler, WorkerFunc
-from penstock.face import Face
-from penstock.governor import MAX_DEAD_LETTERS
+from penstock._util import checks
+from penstock._util.compat import Self
+from penstock._util.progress import progress_bar
+from penstock._util.signals import check_signals
 from penstock.limits import (
     AdaptiveConcurrency,
     CircuitBreaker,
@@ -26,8 +23,10 @@ from penstock.limits import (
     Limiter,
     RetryPolicy,
 )
+from penstock.policies.governor import MAX_DEAD_LETTERS
 from penstock.protocols import Queue
-from penstock.states import NotProcessedError, QueueStatus
+from penstock.queue.status import NotProcessedError, QueueStatus
+from penstock.queue.work_queue_base import Face
 from penstock.sync.loop_thread import LoopThread
 from penstock.sync.on_loop import QueueOnLoop
 from penstock.sync.queue import BlockingQueue
@@ -35,6 +34,7 @@ from penstock.sync.result import Result
 from penstock.sync.results import results_of
 from penstock.sync.signals import SignalStop
 from penstock.telemetry import Telemetry
+from penstock.workers.calls import ErrorHandler, WorkerFunc
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -334,7 +334,7 @@ class WorkQueue(Face[T]):
         not done is in ``unprocessed``.
         """
         workers = self._check_blocking_job(items, worker_func, num_workers)
-        _checks.optional_function(error_handler, "error_handler", "exc", "item")
+        checks.optional_function(error_handler, "error_handler", "exc", "item")
         began_with = self.metrics["processed"]
         with progress_bar(progress, items, failures_count=not self._retries) as bar:
             func = worker_func if bar is None else bar.following(worker_func)
@@ -351,7 +351,7 @@ class WorkQueue(Face[T]):
         self, items: Any, worker_func: Any, num_workers: Any
     ) -> int | AdaptiveConcurrency:
         if not isinstance(items, Iterable):
-            raise TypeError(f"items must be an iterable, got {_checks.shown(items)}")
+            raise TypeError(f"items must be an iterable, got {checks.shown(items)}")
         return self._check_job(items, worker_func, num_workers)
 
     @contextmanager
@@ -519,7 +519,7 @@ class WorkQueue(Face[T]):
         Puts that wait get ``QueueStateError``, ``join()`` returns when all is drained, and your
         main function goes on from there.
         """
-        limit = _checks.optional_seconds(timeout)
+        limit = checks.optional_seconds(timeout)
         check_signals(signals)
         self._release_signals()
         self._signal_stop = SignalStop(

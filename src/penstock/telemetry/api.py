@@ -15,7 +15,7 @@ from opentelemetry.context import _SUPPRESS_INSTRUMENTATION_KEY
 from opentelemetry.metrics import MeterProvider
 from opentelemetry.trace import Span, StatusCode, TracerProvider
 
-from penstock import _checks
+from penstock._util import checks
 from penstock._version import __version__
 from penstock.telemetry import _sdk, names
 from penstock.telemetry.metrics import Instruments, Totals, Watched
@@ -82,7 +82,7 @@ class Telemetry:
         _check_choice(relation, Relation, "relation")
         if not isinstance(record_exceptions, bool):
             raise TypeError(
-                f"record_exceptions must be a bool, got {_checks.shown(record_exceptions)}"
+                f"record_exceptions must be a bool, got {checks.shown(record_exceptions)}"
             )
         self.spans: Final = spans
         self.relation: Final = relation
@@ -175,14 +175,14 @@ def _is_sampled(context: otel_context.Context | None) -> bool:
 
 def _check_provider(value: Any, kind: type, name: str) -> None:
     if value is not None and not isinstance(value, kind):
-        raise TypeError(f"{name} must be a {kind.__name__} or None, got {_checks.shown(value)}")
+        raise TypeError(f"{name} must be a {kind.__name__} or None, got {checks.shown(value)}")
 
 
 def _check_choice(value: Any, choices: Any, name: str) -> None:
     allowed = get_args(choices)
     if not isinstance(value, str) or value not in allowed:
         raise ValueError(
-            f"{name} must be one of {', '.join(map(repr, allowed))}, got {_checks.shown(value)}"
+            f"{name} must be one of {', '.join(map(repr, allowed))}, got {checks.shown(value)}"
         )
 
 

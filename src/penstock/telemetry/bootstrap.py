@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
-from penstock import _checks
+from penstock._util import checks
 from penstock.telemetry._sdk import is_set_up
 
 Protocol = Literal["grpc", "http/protobuf"]
@@ -48,7 +48,7 @@ def setup(
     """
     global _done  # noqa: PLW0603 - the global providers can be set only once
     if service_name is not None:
-        _checks.label(service_name, "service_name")
+        checks.label(service_name, "service_name")
     _check_endpoint(endpoint)
     chosen = _choose_protocol(protocol, endpoint)
     if _done or is_set_up():
@@ -88,11 +88,11 @@ def _check_endpoint(endpoint: str | None) -> None:
     if endpoint is None:
         return
     if not isinstance(endpoint, str):
-        raise TypeError(f"endpoint must be a str or None, got {_checks.shown(endpoint)}")
+        raise TypeError(f"endpoint must be a str or None, got {checks.shown(endpoint)}")
     if not _is_url(endpoint):
         raise ValueError(
             "endpoint must be a URL like http://localhost:4317, "
-            f"got {_checks.shown(endpoint.rpartition('@')[2])}"
+            f"got {checks.shown(endpoint.rpartition('@')[2])}"
         )
 
 
@@ -113,7 +113,7 @@ def _choose_protocol(protocol: str | None, endpoint: str | None) -> str:
         url = endpoint or os.environ.get("OTEL_EXPORTER_OTLP_ENDPOINT", "")
         return "http/protobuf" if urlsplit(url).port == 4318 else "grpc"
     if chosen not in ("grpc", "http/protobuf"):
-        raise ValueError(f'{name} must be "grpc" or "http/protobuf", got {_checks.shown(chosen)}')
+        raise ValueError(f'{name} must be "grpc" or "http/protobuf", got {checks.shown(chosen)}')
     return chosen
 
 

@@ -19,12 +19,12 @@ from opentelemetry import trace
 from opentelemetry.metrics import Counter
 from opentelemetry.trace import INVALID_SPAN, Link, Span, SpanKind
 
-from penstock._compat import Self
-from penstock.calls import AnyFuture, AsyncCall, Ticket
+from penstock._util.compat import Self
 from penstock.errors import QueueError, QueueStateError, QueueUnknownError
-from penstock.governor import Course
+from penstock.policies.governor import Course
 from penstock.telemetry import names
 from penstock.telemetry.metrics import Watch
+from penstock.workers.calls import AnyFuture, AsyncCall, Ticket
 
 if TYPE_CHECKING:
     from penstock.telemetry.api import Telemetry

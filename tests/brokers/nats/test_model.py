@@ -17,7 +17,7 @@ import pytest
 from brokers.nats.helpers import show
 from brokers.nats.model import Schedule
 from brokers.servers import NatsServer
-from penstock._compat import Self
+from penstock._util.compat import Self
 
 pytestmark = [
     pytest.mark.real_time,

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 from nats.aio.client import Client
 
-from penstock import _checks
+from penstock._util import checks
 
 _OURS = ("servers", "error_cb", "disconnected_cb", "reconnected_cb", "closed_cb")
 _SCHEME = re.compile(r"[a-z]{1,10}://")
@@ -36,7 +36,7 @@ def check_servers(servers: Any) -> tuple[str, ...]:
             is_good = False
         if not is_good:
             raise ValueError(
-                f"servers must be like nats://host:4222, got {_checks.shown(bare_url(url))}"
+                f"servers must be like nats://host:4222, got {checks.shown(bare_url(url))}"
             )
     return tuple(urls)
 
@@ -53,7 +53,7 @@ def check_options(options: Any) -> dict[str, Any]:
     allowed = inspect.signature(Client.connect).parameters
     for name in options:
         if name not in allowed:
-            raise ValueError(f"options has {_checks.shown(name)}, which nats.connect does not know")
+            raise ValueError(f"options has {checks.shown(name)}, which nats.connect does not know")
     return dict(options)
 
 

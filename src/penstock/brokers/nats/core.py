@@ -15,8 +15,7 @@ from typing import Any, TypeVar
 
 from nats.aio.msg import Msg
 
-from penstock import _checks
-from penstock.base import CLOSED, WARN_EVERY, QueueBase
+from penstock._util import checks
 from penstock.brokers.codecs import Codec
 from penstock.brokers.nats.counts import Counts, Level
 from penstock.brokers.nats.dead_letters import Graveyard
@@ -31,12 +30,13 @@ from penstock.brokers.nats.putter import Putter
 from penstock.brokers.nats.roll_call import RollCall
 from penstock.brokers.nats.watch import Watch
 from penstock.brokers.nats.wire import Wire
-from penstock.calls import Entry
 from penstock.errors import QueueEmptyError, QueueStateError
-from penstock.governor import Rules
-from penstock.states import QueueStatus, state_error
+from penstock.policies.governor import Rules
+from penstock.queue.base import CLOSED, WARN_EVERY, QueueBase
+from penstock.queue.status import QueueStatus, state_error
 from penstock.telemetry.api import Telemetry
-from penstock.workers import WorkerPool
+from penstock.workers.calls import Entry
+from penstock.workers.pool import WorkerPool
 
 T = TypeVar("T")
 
@@ -159,7 +159,7 @@ class NatsCore(QueueBase[T]):
             self._log_fullness()
 
     async def _take(self, timeout: float | None) -> Entry[T]:
-        limit = _checks.optional_seconds(timeout)
+        limit = checks.optional_seconds(timeout)
         self._must_be_open("get")
         loop = asyncio.get_running_loop()
         # A server is a moment away, so less than that would be no question at all.

@@ -39,7 +39,7 @@ class Level:
 
 
 class Counts:
-    """The accounts of a queue on NATS, for this process. See ``penstock.workers.Accounts``."""
+    """The accounts of a queue on NATS, for this process. See ``penstock.workers.pool.Accounts``."""
 
     def __init__(self, level: Level) -> None:
         self._level = level

@@ -13,9 +13,9 @@ from nats.aio.msg import Msg
 
 from penstock.brokers.nats.answers import LostError, NobodyError
 from penstock.brokers.nats.wire import Wire
-from penstock.calls import AsyncCall, Entry, Ticket
 from penstock.errors import BrokerError
-from penstock.governor import Postponed
+from penstock.policies.governor import Postponed
+from penstock.workers.calls import AsyncCall, Entry, Ticket
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager

@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
-from penstock import _checks
+from penstock._util import checks
 from penstock.brokers.nats.answers import ApiError, LostError, NobodyError
 from penstock.brokers.nats.codes import ADVICE, NAME_IN_USE, NO_CONSUMER, NO_LEADER, NO_STREAM
 from penstock.brokers.nats.wire import Wire
@@ -284,11 +284,11 @@ def check_name(name: Any) -> str:
     Raises:
         TypeError, ValueError: it cannot be one.
     """
-    label = _checks.label(name, "name")
+    label = checks.label(name, "name")
     if not _NAME.fullmatch(label):
         raise ValueError(
             "name must be up to 200 of the letters A to Z, a to z, digits, _ and -, "
-            f"got {_checks.shown(label)}"
+            f"got {checks.shown(label)}"
         )
     return label
 

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from nats.aio.msg import Msg
 from nats.js.api import Header
 
+from penstock._util.wait_queue import Takers
 from penstock.brokers.nats.delivery import DeliveryTicket, Hands, delivery_of
 from penstock.brokers.nats.pulls import HEARTBEAT, Pulls
 from penstock.brokers.nats.wire import Wire
-from penstock.calls import Entry
-from penstock.takers import Takers
+from penstock.workers.calls import Entry
 
 if TYPE_CHECKING:
     from nats.aio.subscription import Subscription
@@ -39,7 +39,7 @@ _EXPIRED, _HEARTBEATS = "408", "100"
 
 
 class Feed(Takers):
-    """What the workers of a queue on NATS take from. A ``Source``, see ``penstock.workers``.
+    """What the workers of a queue on NATS take from. A ``Source``, see ``penstock.workers.pool``.
 
     A worker that waits has a place in a request to the server, a *pull*.
     """

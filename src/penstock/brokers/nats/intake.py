@@ -12,10 +12,10 @@ from opentelemetry import propagate
 
 from penstock.brokers.codecs import JSON, Codec
 from penstock.brokers.nats.delivery import Delivery, DeliveryTicket, Hands
-from penstock.calls import Entry, Ticket
 from penstock.errors import BrokerError, CodecError
-from penstock.governor import Course, Governor, now
+from penstock.policies.governor import Course, Governor, now
 from penstock.telemetry.spans import ObservedTicket, Probe
+from penstock.workers.calls import Entry, Ticket
 
 T = TypeVar("T")
 

@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterable, Mapping
 from fractions import Fraction
 
 from penstock.brokers.nats.leases import amount
-from penstock.limits.exact import Exact, exact
-from penstock.limits.sliding_log import Record, SlidingLog
+from penstock.limits.rate.exact import Exact, exact
+from penstock.limits.rate.sliding_log import Record, SlidingLog
 
 
 class Lease:

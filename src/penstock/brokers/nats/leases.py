@@ -18,8 +18,8 @@ from bisect import bisect_left
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from penstock import _checks
-from penstock.limits.exact import Exact
+from penstock._util import checks
+from penstock.limits.rate.exact import Exact
 
 #: Units per second, and per one of whatever is limited.
 UNITS = 1_000_000
@@ -255,7 +255,7 @@ class Ledger:
         except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
             raise ValueError(f"there is no ledger of limits: {data[:100]!r}") from error
         raise ValueError(
-            f"the ledger has format {_checks.shown(number)}, and this version reads {FORMAT}"
+            f"the ledger has format {checks.shown(number)}, and this version reads {FORMAT}"
         )
 
 
@@ -270,7 +270,7 @@ def differences(
         if one != other and (
             name not in there or name not in here or there[name].was != here[name]
         ):
-            found.append(f"{_checks.shown(name)} is {one} there and {other} here")
+            found.append(f"{checks.shown(name)} is {one} there and {other} here")
     return found
 
 

@@ -12,7 +12,7 @@ import weakref
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
-from penstock import _checks
+from penstock._util import checks
 from penstock.brokers.nats.addresses import check_options, check_servers
 from penstock.brokers.nats.bucket import Key
 from penstock.brokers.nats.keeper import Keeper
@@ -21,12 +21,12 @@ from penstock.brokers.nats.leases import UNITS, Slot, amount
 from penstock.brokers.nats.server_clock import ServerClock
 from penstock.brokers.nats.wire import Wire
 from penstock.brokers.nats.wishes import Wishes
-from penstock.limits.limit import Limit
-from penstock.limits.limiter import Limiter, UnusableLimiterError
-from penstock.limits.line import Needs
-from penstock.limits.permit import Permit
-from penstock.limits.sliding_log import SlidingLog
-from penstock.limits.waiting import LoopWaiter, ThreadWaiter
+from penstock.limits.rate.limit import Limit
+from penstock.limits.rate.limiter import Limiter, UnusableLimiterError
+from penstock.limits.rate.line import Needs
+from penstock.limits.rate.permit import Permit
+from penstock.limits.rate.sliding_log import SlidingLog
+from penstock.limits.rate.waiting import LoopWaiter, ThreadWaiter
 from penstock.sync.loop_thread import LoopThread, Visit
 
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,200}")
@@ -99,15 +99,15 @@ class NatsLimiter(Limiter):
         urls = check_servers(servers)
         checked = {**check_options(options), "no_echo": True}
         for value, what in ((name, "name"), (bucket, "bucket")):
-            if not _NAME.fullmatch(_checks.label(value, what)):
+            if not _NAME.fullmatch(checks.label(value, what)):
                 raise ValueError(
                     f"{what} must be up to 200 of the letters A to Z, a to z, digits, _ and -,"
-                    f" got {_checks.shown(value)}"
+                    f" got {checks.shown(value)}"
                 )
-        replicas = _checks.positive_int(replicas, "replicas", "replicas must be at least 1")
+        replicas = checks.positive_int(replicas, "replicas", "replicas must be at least 1")
         if storage not in ("file", "memory"):
-            raise ValueError(f"storage must be 'file' or 'memory', got {_checks.shown(storage)}")
-        _checks.logger(logger)
+            raise ValueError(f"storage must be 'file' or 'memory', got {checks.shown(storage)}")
+        checks.logger(logger)
         log = logging.getLogger("penstock") if logger is None else logger
         super().__init__(limits, name=name, rng=rng)
         if not self.limits:
@@ -365,7 +365,7 @@ class NatsLimiter(Limiter):
 def _check_sharable(limit: Limit) -> None:
     if limit.key is not None:
         raise ValueError(
-            f"the limit {_checks.shown(limit.name)} has a key, and a NatsLimiter cannot share "
+            f"the limit {checks.shown(limit.name)} has a key, and a NatsLimiter cannot share "
             "those: make a NatsLimiter for each key, or give limits with keys to each machine"
         )
     _check_max(limit.name, limit.max)
@@ -374,8 +374,8 @@ def _check_sharable(limit: Limit) -> None:
 def _check_max(name: str, maximum: float) -> None:
     if maximum < 1 / UNITS:
         raise ValueError(
-            f"the max of a shared limit must be at least 0.000001, got {_checks.shown(maximum)} "
-            f"for {_checks.shown(name)}"
+            f"the max of a shared limit must be at least 0.000001, got {checks.shown(maximum)} "
+            f"for {checks.shown(name)}"
         )
 
 

@@ -6,7 +6,7 @@ import asyncio
 from collections import deque
 from typing import Any, Generic, TypeVar
 
-from penstock.calls import Entry
+from penstock.workers.calls import Entry
 
 T = TypeVar("T")
 

@@ -9,9 +9,8 @@ from typing import Any, NoReturn, TypeVar
 
 from opentelemetry import propagate
 
-from penstock import _checks
-from penstock._lifecycle import Lifecycle
-from penstock.base import LONG, figures_of
+from penstock._util import checks
+from penstock._util.lifecycle import Lifecycle
 from penstock.brokers.codecs import Codec, JsonCodec
 from penstock.brokers.nats.addresses import check_options, check_servers
 from penstock.brokers.nats.core import NatsCore
@@ -19,15 +18,16 @@ from penstock.brokers.nats.dead_letters import NatsDeadLetter
 from penstock.brokers.nats.delivery import delivery_of
 from penstock.brokers.nats.engine import QueueInfo, check_name
 from penstock.brokers.nats.roll_call import NatsProcess
-from penstock.calls import ErrorHandler, WorkerFunc
-from penstock.governor import MAX_DEAD_LETTERS, Rules, make_rules
 from penstock.limits.adaptive import AdaptiveConcurrency
 from penstock.limits.breaker import CircuitBreaker
-from penstock.limits.limit import Limit
-from penstock.limits.limiter import Limiter
+from penstock.limits.rate.limit import Limit
+from penstock.limits.rate.limiter import Limiter
 from penstock.limits.retry import RetryPolicy
-from penstock.states import QueueStatistics
+from penstock.policies.governor import MAX_DEAD_LETTERS, Rules, make_rules
+from penstock.queue.base import LONG, figures_of
+from penstock.queue.status import QueueStatistics
 from penstock.telemetry.api import Telemetry
+from penstock.workers.calls import ErrorHandler, WorkerFunc
 
 T = TypeVar("T")
 
@@ -111,7 +111,7 @@ class NatsQueue(Lifecycle, NatsCore[T]):
         urls = check_servers(servers)
         _check_figures(replicas, ack_wait, max_deliveries, max_item_size, retry)
         checked: Codec[T] = JsonCodec() if codec is None else codec
-        _checks.members(checked, "codec", Codec)
+        checks.members(checked, "codec", Codec)
         super().__init__(
             urls,
             name,
@@ -201,7 +201,7 @@ class NatsQueue(Lifecycle, NatsCore[T]):
             ValueError: ``wait`` is no such number.
         """
         self._must_be_open("ask processes")
-        return await self._roll_call.ask(min(_checks.seconds(wait, "wait"), LONG))
+        return await self._roll_call.ask(min(checks.seconds(wait, "wait"), LONG))
 
     # -- putting ------------------------------------------------------------------------------
 
@@ -249,12 +249,12 @@ class NatsQueue(Lifecycle, NatsCore[T]):
         if deadline is None:
             deadline = self._rules.deadline
         if deadline is not None:
-            deadline = _checks.seconds(deadline, "deadline")
+            deadline = checks.seconds(deadline, "deadline")
         return self._putter.pack(item, deadline)
 
     def _limit(self, timeout: float | None) -> float:
         """For how many seconds a put waits for room."""
-        return min(self._timeout if timeout is None else _checks.seconds(timeout), LONG)
+        return min(self._timeout if timeout is None else checks.seconds(timeout), LONG)
 
     def put_nowait(self, item: T, *, deadline: float | None = None) -> NoReturn:
         """Refuse: whether there is room, only the server knows, and to ask it takes a moment."""
@@ -312,7 +312,7 @@ class NatsQueue(Lifecycle, NatsCore[T]):
 
     async def stop_workers(self, timeout: float | None = None) -> None:
         """Let the workers of this process finish what they hold; cancel them after ``timeout``."""
-        await self._stop_workers(_checks.optional_seconds(timeout))
+        await self._stop_workers(checks.optional_seconds(timeout))
 
     # -- dead letters -------------------------------------------------------------------------
 
@@ -323,7 +323,7 @@ class NatsQueue(Lifecycle, NatsCore[T]):
             QueueStateError: the queue is not processing.
             BrokerError: the server does not answer.
         """
-        _checks.positive_int(limit, "limit", "limit must be at least 1")
+        checks.positive_int(limit, "limit", "limit must be at least 1")
         self._must_be_open("look at dead letters")
         return await self._graves.look(limit)
 
@@ -382,7 +382,7 @@ class NatsQueue(Lifecycle, NatsCore[T]):
         To process all that waits first, ``await join()``; it may be a lot, and other machines may
         put more. Puts and gets that wait get ``QueueStateError``.
         """
-        return await self._stop(_checks.optional_seconds(timeout))
+        return await self._stop(checks.optional_seconds(timeout))
 
     async def join(self) -> None:
         """Wait until the queue is empty: all items that any machine put are done.
@@ -399,16 +399,16 @@ class NatsQueue(Lifecycle, NatsCore[T]):
 def _check_figures(
     replicas: Any, ack_wait: Any, max_deliveries: Any, max_item_size: Any, retry: RetryPolicy | None
 ) -> None:
-    if _checks.positive_int(replicas, "replicas", "replicas must be at least 1") > _MOST_REPLICAS:
+    if checks.positive_int(replicas, "replicas", "replicas must be at least 1") > _MOST_REPLICAS:
         raise ValueError(f"replicas must be at most {_MOST_REPLICAS}, got {replicas}")
-    if not 1 <= _checks.seconds(ack_wait, "ack_wait") <= LONG:
+    if not 1 <= checks.seconds(ack_wait, "ack_wait") <= LONG:
         raise ValueError(
-            f"ack_wait must be at least 1 second and finite, got {_checks.shown(ack_wait)}"
+            f"ack_wait must be at least 1 second and finite, got {checks.shown(ack_wait)}"
         )
-    most = _checks.positive_int(max_deliveries, "max_deliveries", "max_deliveries must be positive")
+    most = checks.positive_int(max_deliveries, "max_deliveries", "max_deliveries must be positive")
     if retry is not None and isinstance(retry.attempts, int) and retry.attempts >= most:
         raise ValueError(
             f"max_deliveries must be more than the {retry.attempts} attempts of retry, got {most}"
         )
     if max_item_size is not None:
-        _checks.positive_int(max_item_size, "max_item_size", "max_item_size must be at least 1")
+        checks.positive_int(max_item_size, "max_item_size", "max_item_size must be at least 1")

@@ -13,7 +13,7 @@ from penstock.brokers.nats.codes import NO_CONSUMER, NO_STREAM
 from penstock.brokers.nats.engine import CONSUMER, NANO, Engine, check_name
 from penstock.brokers.nats.wire import Wire
 from penstock.errors import BrokerError
-from penstock.governor import MAX_DEAD_LETTERS
+from penstock.policies.governor import MAX_DEAD_LETTERS
 
 _logger = logging.getLogger("penstock")
 

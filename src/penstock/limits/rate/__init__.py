@@ -1,0 +1,1 @@
+"""So many starts, or so much, in any window of so many seconds."""

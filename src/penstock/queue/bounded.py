@@ -1,0 +1,384 @@
+"""BoundedQueue: a bounded queue with backpressure, workers and a lifecycle, in one event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from asyncio import _get_running_loop
+from contextlib import AbstractAsyncContextManager, nullcontext
+from types import TracebackType
+from typing import Any, Generic, TypeVar
+
+from penstock._util import checks
+from penstock._util.lifecycle import Lifecycle
+from penstock.limits.adaptive import AdaptiveConcurrency
+from penstock.policies.governor import Rules
+from penstock.queue.base import WARN_EVERY
+from penstock.queue.buffer import Buffer
+from penstock.queue.counters import Accounts
+from penstock.queue.in_process import QueueCore
+from penstock.queue.status import QueueStatistics, QueueStatus
+from penstock.queue.store import Storage
+from penstock.telemetry.api import Telemetry
+from penstock.workers.calls import AsyncCall, ErrorHandler, WorkerFunc
+from penstock.workers.pool import WorkerPool
+
+__all__ = ["BoundedQueue", "QueueStatistics", "QueueStatus"]
+
+T = TypeVar("T")
+
+# Timeouts of these types need no long look.
+_PLAIN_NUMBERS = (int, float)
+
+
+class BoundedQueue(Lifecycle, QueueCore[T]):
+    """A bounded queue with backpressure, workers and an explicit lifecycle, for one event loop.
+
+    The promise: an item for which ``put`` returned True is handled by a worker (or the error
+    handler), or handed back in ``unprocessed``; exactly once, in one process. An item for which
+    it returned False, or raised, never runs.
+
+    Args:
+        maxsize: the most items that may wait, at least 1. Items in the hands of workers do not
+            count. What cancelled workers give back does not count either: it never waited twice.
+        timeout: seconds that a put waits for room unless it says otherwise: zero or more, or
+            ``math.inf``.
+        logger: gets state changes (INFO), refusals (WARNING, at most one a second) and errors of
+            worker functions that have no handler; ``logging.getLogger("penstock")`` by default.
+        name: what the queue is called in logs and telemetry. Queues of one name add up there.
+        telemetry: where its spans and metrics go, and which; by default OpenTelemetry's global
+            providers, and all.
+        rules: limits, retries and the like; ``WorkQueue`` has an argument for each.
+
+    Raises:
+        ValueError, TypeError: for an argument that is not allowed.
+
+    The queue is made anywhere and belongs to the event loop in which it is started. Everything
+    but reading its properties must happen there: another loop or thread gets a
+    ``QueueStateError``. To share a queue between threads, use ``penstock.sync``.
+    """
+
+    def __init__(
+        self,
+        maxsize: int = 100,
+        timeout: float = 0.1,
+        logger: logging.Logger | None = None,
+        *,
+        name: str | None = None,
+        telemetry: Telemetry | None = None,
+        rules: Rules | None = None,
+    ) -> None:
+        super().__init__(maxsize, timeout, logger, name, telemetry, rules)
+        self._is_quiet = False
+        self._quiet_timer: asyncio.TimerHandle | None = None
+
+    def _make_parts(self) -> tuple[Storage[T], Accounts, WorkerPool[T]]:
+        buffer: Buffer[T] = Buffer(self._maxsize)
+        self._line = buffer.line
+        accounts = Accounts(buffer)
+        return buffer, accounts, WorkerPool(buffer, accounts, self._name, self._logger)
+
+    # -- putting ------------------------------------------------------------------------------
+
+    async def put(
+        self, item: T, timeout: float | None = None, *, deadline: float | None = None
+    ) -> bool:
+        """Offer an item; True when it is accepted, False when the queue stayed full.
+
+        Args:
+            item: anything. It will run in a copy of the caller's context.
+            timeout: seconds to wait for room. ``None``: the queue's own timeout. ``0``: do not
+                wait. ``math.inf``: as long as it takes.
+            deadline: seconds from now in which the item is to be done. If its call could not end
+                in time it is not made, and the item fails with ``DeadlineExceededError``.
+
+        Raises:
+            QueueStateError: the queue is not processing, or stopped while the put waited.
+            ValueError: the timeout or deadline is negative, NaN or no number; or a limit can never
+                let the item pass.
+
+        False says that the item is not accepted and never will be; ``backpressure_events``
+        counts it. Puts that wait are served first come, first served. If the put is cancelled
+        and raises ``CancelledError``, the item is not in the queue and never runs.
+
+        A worker function that puts into its own queue waits for a worker to take something: if
+        all of them wait like that, each waits out its timeout and gets False, or, with
+        ``math.inf``, waits for ever.
+        """
+        if _get_running_loop() is not self._open_on:
+            self._refuse("put")
+        if timeout is None:
+            timeout = self._timeout
+        elif type(timeout) not in _PLAIN_NUMBERS or not timeout >= 0:
+            timeout = checks.seconds(timeout)
+        if deadline is not None or self._is_special():
+            return await self._put_specially(item, timeout, deadline)
+        if not timeout and len(self._line) >= self._maxsize:  # a refusal is to cost nothing
+            self._accounts.full += 1
+            if not self._is_quiet:
+                self._complain_of_fullness()
+            return False
+        if self._buffer.offer(item):
+            return True
+        return await self._wait_for_room(item, timeout)
+
+    def put_nowait(self, item: T, *, deadline: float | None = None) -> None:
+        """Like ``put(item, timeout=0)``, but raises ``QueueFullError`` instead of returning False.
+
+        Args:
+            item, deadline: as for :meth:`put`.
+
+        Raises:
+            QueueFullError: there is no room.
+            QueueStateError: the queue is not processing.
+            ValueError: the deadline is negative, NaN or no number; or a limit can never let the
+                item pass.
+        """
+        if _get_running_loop() is not self._open_on:
+            self._refuse("put")
+        self._put_nowait(item, deadline)
+
+    async def redrive(self, timeout: float | None = None) -> int:
+        """Put the items of ``dead_letters`` back, the oldest first, as if they were new.
+
+        Args:
+            timeout: seconds that each may wait for room, as in :meth:`put`.
+
+        Returns:
+            How many were put. At the first that finds no room it ends; that one and those after it
+            are still in ``dead_letters``.
+
+        Raises:
+            QueueStateError, ValueError: as in :meth:`put`; no item is lost.
+        """
+        if _get_running_loop() is not self._open_on:
+            self._refuse("put")
+        return await self._redrive(timeout)
+
+    async def submit(
+        self,
+        item: T,
+        *,
+        timeout: float | None = None,
+        deadline: float | None = None,
+        call: AsyncCall[T] | None = None,
+    ) -> asyncio.Future[Any]:
+        """Put an item and return a future of what the worker function makes of it.
+
+        Args:
+            item: as in :meth:`put`.
+            timeout, deadline: as in :meth:`put`.
+            call: an async function to call in place of the workers' own, for this item alone.
+
+        Raises:
+            QueueFullError: the queue stayed full.
+            QueueStateError, ValueError: as in :meth:`put`.
+
+        An exception of the worker function goes to the future and not to the error handler.
+        Cancelling the future of an item that still waits skips the item when its turn comes; one
+        that runs already runs on, and its result is dropped. If the queue stops before the item
+        is done, the future raises ``QueueStateError`` and the item is in ``unprocessed``.
+        """
+        if _get_running_loop() is not self._open_on:
+            self._refuse("put")
+        timeout = self._timeout if timeout is None else checks.seconds(timeout)
+        if call is not None:
+            checks.plain_callable(call, "call")
+        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        await self._submit(item, timeout, deadline, future, call)
+        return future
+
+    def _complain_of_fullness(self) -> None:
+        if self._is_quiet:
+            return
+        self._log_fullness()
+        assert self._loop is not None
+        # A timer and a flag, because a look at the clock would double the cost of a refusal.
+        self._is_quiet = True
+        self._quiet_timer = self._loop.call_later(WARN_EVERY, self._end_quiet)
+
+    def _end_quiet(self) -> None:
+        self._is_quiet = False
+        if self._quiet_timer is not None:
+            self._quiet_timer.cancel()
+            self._quiet_timer = None
+
+    # -- taking, without workers --------------------------------------------------------------
+
+    async def get(self, timeout: float | None = None) -> T:
+        """Take the item that has waited longest. Call ``task_done()`` when it is done.
+
+        Args:
+            timeout: seconds to wait for an item. ``None`` or ``math.inf``: as long as it takes.
+                ``0``: do not wait.
+
+        Raises:
+            QueueEmptyError: no item came in time.
+            QueueStateError: the queue is not processing, or stopped while the get waited.
+            ValueError: the timeout is negative, NaN or no number.
+
+        Cancelling a get loses nothing.
+        """
+        return self._into_callers_hands(await self._take(timeout))
+
+    def get_nowait(self) -> T:
+        """Like ``get(timeout=0)``, without ``await``.
+
+        Raises:
+            QueueEmptyError: no item waits.
+            QueueStateError: the queue is not processing.
+        """
+        return self._into_callers_hands(self._take_nowait())
+
+    def task_done(self) -> None:
+        """Say that an item taken with ``get`` is done.
+
+        Raises:
+            ValueError: every item that was taken is done already.
+        """
+        if self._loop is not None:
+            self._check_loop("call task_done()")
+        self._settle_loan()
+
+    def processing(self, timeout: float | None = None) -> AbstractAsyncContextManager[T]:
+        """``async with queue.processing() as item``: a ``get`` and its ``task_done``, traced.
+
+        An exception in the block counts in ``errors`` and goes on to the caller. When the block is
+        cancelled, the item is given back, as from a cancelled worker: it is the next to be taken.
+
+        Args:
+            timeout: as in :meth:`get`; so are the exceptions.
+        """
+        return _Processing(self, timeout)
+
+    def _now(self) -> float:
+        assert self._loop is not None
+        return self._loop.time()
+
+    # -- workers ------------------------------------------------------------------------------
+
+    async def start_workers(
+        self,
+        worker_func: WorkerFunc[T, Any],
+        num_workers: int | AdaptiveConcurrency,
+        error_handler: ErrorHandler[T] | None = None,
+    ) -> None:
+        """Start workers that call ``worker_func`` on each item; start the queue too, if need be.
+
+        Args:
+            worker_func: takes an item; ``async def``, or a plain function, which runs in one of
+                ``num_workers`` threads. It runs in the context of the item's put.
+            num_workers: at least 1; or an ``AdaptiveConcurrency``, which finds the number out.
+            error_handler: called with the exception and the item when ``worker_func`` raised,
+                after the item was counted in ``errors``; ``async def`` or a plain function, which
+                runs on the loop. Without one the exception is logged. Also gets a
+                ``CancelledError`` that the function raised of its own accord.
+
+        Raises:
+            QueueStateError: the queue is stopping.
+            ValueError, TypeError: for an argument that is not allowed.
+
+        Called again, it replaces the workers at once: the old ones finish what they hold and take
+        no more, so for that long more than ``num_workers`` items can be in hand.
+
+        Nothing but ``KeyboardInterrupt`` and ``SystemExit`` out of an item ends a worker: those
+        end the program, as asyncio has it.
+        """
+        size = self.check_workers(worker_func, num_workers, error_handler)
+        await self._start_workers(worker_func, size, error_handler)
+
+    async def stop_workers(self, timeout: float | None = None) -> None:
+        """Let the workers finish what they hold, and end them; the queue goes on.
+
+        Args:
+            timeout: seconds after which they are cancelled and their items given back. ``None``
+                or ``math.inf``: never. ``0``: at once.
+
+        Raises:
+            QueueStateError: called from inside a worker function.
+            ValueError: the timeout is negative, NaN or no number.
+
+        Cancelling this call cancels the workers at once.
+        """
+        await self._stop_workers(checks.optional_seconds(timeout))
+
+    # -- lifecycle ----------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Take items from now on, in the running event loop; what was left by a stop comes first.
+
+        Does nothing if the queue is processing. Waits for a stop under way.
+
+        Raises:
+            QueueStateError: the queue runs in another event loop.
+        """
+        await self._start()
+
+    async def stop(self, timeout: float | None = None, *, drain: bool = True) -> bool:
+        """Take no more items, finish what was accepted, end the workers.
+
+        Args:
+            timeout: seconds for the workers to finish; then they are cancelled. ``None`` or
+                ``math.inf``: as long as it takes. ``0``: cancel at once.
+            drain: have the workers process all that waits. With False, or without workers, what
+                waits stays, and the workers finish what they hold.
+
+        Returns:
+            True when nothing was left. False when something was: ``unprocessed`` lists it, and
+            the next ``start()`` takes it up again. Nothing is dropped.
+
+        Raises:
+            QueueStateError: called from inside a worker function, which would wait for itself.
+                There, use ``asyncio.create_task(queue.stop())``.
+            ValueError: the timeout is negative, NaN or no number.
+
+        Puts and gets that wait get ``QueueStateError``. A stop while another is under way joins
+        it; the shorter timeout counts. Cancelling a stop cancels the workers: the queue is stopped
+        when ``CancelledError`` comes out. A worker function that ignores its cancellation is
+        waited for one second more and then left to itself, its item in ``unprocessed``; a plain
+        function cannot be cancelled and may go on in its thread.
+        """
+        return await self._stop(checks.optional_seconds(timeout), drain)
+
+    async def join(self) -> None:
+        """Wait until every accepted item is done.
+
+        Raises:
+            QueueStateError: the queue stopped with items left; or the call comes from inside a
+                worker function, which would wait for itself.
+        """
+        await self._join()
+
+    def _set_status(self, status: QueueStatus) -> None:
+        if status is QueueStatus.STOPPED:
+            self._end_quiet()
+        super()._set_status(status)
+
+
+class _Processing(Generic[T]):
+    """The block of :meth:`BoundedQueue.processing`.
+
+    Not a generator: its span is the current one in the block, and the span that a generator makes
+    current before a ``yield`` cannot be put away properly after it.
+    """
+
+    def __init__(self, queue: BoundedQueue[T], timeout: float | None) -> None:
+        self._queue = queue
+        self._timeout = timeout
+
+    async def __aenter__(self) -> T:
+        self._entry = await self._queue._take(self._timeout)
+        self._queue._accounts.settle_loan()  # it is in ours: task_done() is not for the caller
+        _, item, context, ticket = self._entry
+        self._attempt = nullcontext() if ticket is None else ticket.attempt(context)
+        self._attempt.__enter__()
+        return item
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._attempt.__exit__(exc_type, exc, traceback)
+        self._queue._settle(self._entry, exc)

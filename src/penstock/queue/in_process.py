@@ -1,0 +1,406 @@
+"""What every queue in this process has: its line, its counts, its lifecycle.
+
+``BoundedQueue`` is its face for one event loop, ``penstock.sync`` has the one for threads. They
+differ in what holds the entries, in who counts, and in how a caller waits. The rest is here, once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from asyncio import _get_running_loop
+from contextvars import Context
+from typing import Any, TypeVar
+
+from penstock._util import checks
+from penstock.errors import QueueEmptyError, QueueStateError
+from penstock.policies.governor import DeadLetter, Rules
+from penstock.queue.base import CLOSED, LONG, QueueBase, figures_of
+from penstock.queue.counters import Accounts
+from penstock.queue.status import NotProcessedError, QueueStatistics, QueueStatus
+from penstock.queue.store import Outcome, Storage
+from penstock.telemetry.api import Telemetry
+from penstock.telemetry.spans import PutObservation
+from penstock.workers.calls import AnyFuture, AsyncCall, Entry, Ticket
+from penstock.workers.pool import WorkerPool
+
+T = TypeVar("T")
+
+
+class QueueCore(QueueBase[T]):
+    """The parts of a queue. Its coroutines run in the event loop of the workers."""
+
+    def __init__(
+        self,
+        maxsize: int,
+        timeout: float,
+        logger: logging.Logger | None,
+        name: str | None,
+        telemetry: Telemetry | None,
+        rules: Rules | None,
+    ) -> None:
+        super().__init__(maxsize, timeout, logger, name)
+        self._buffer, self._accounts, self._pool = self._make_parts()
+        self._instrument(telemetry, self._accounts.totals, self._buffer)
+        if rules is not None:
+            self._govern(rules)
+        self._left = 0  # by the last stop
+
+    def _make_parts(self) -> tuple[Storage[T], Accounts, WorkerPool[T]]:
+        """What holds the entries, what counts them, and who processes them."""
+        raise NotImplementedError
+
+    @property
+    def size(self) -> int:
+        """How many items wait, never more than ``maxsize``."""
+        return len(self._buffer)
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether no item waits."""
+        return not len(self._buffer)
+
+    @property
+    def is_full(self) -> bool:
+        """Whether there is no room for another item."""
+        return len(self._buffer) >= self._buffer.room
+
+    @property
+    def unprocessed(self) -> list[T]:
+        """The accepted items that are in nobody's hands, in the order of their puts.
+
+        After ``stop()``: what was accepted and not finished. The next ``start()`` takes it up
+        again, in this order. What was in the hands of cancelled workers comes first.
+        """
+        return [entry[1] for entry in self._buffer.snapshot() if not _is_unwanted(entry)]
+
+    def statistics(self) -> QueueStatistics:
+        """Everything that can be counted about the queue, at this instant."""
+        accounts, buffer = self._accounts, self._buffer
+        # Once, and in this order: workers in other threads go on counting meanwhile.
+        processed = accounts.all_processed
+        enqueued = buffer.accepted
+        unfinished = enqueued - processed
+        return QueueStatistics(
+            name=self._name,
+            status=self._status,
+            size=len(buffer),
+            maxsize=self._maxsize,
+            peak_size=buffer.peak,
+            enqueued=enqueued,
+            processed=processed,
+            errors=accounts.all_errors,
+            backpressure_events=accounts.full,
+            put_waits=accounts.put_waits,
+            inflight=unfinished - buffer.ready,
+            unfinished=unfinished,
+            worker_count=self._pool.count,
+            waiting_putters=buffer.putters,
+            retrying=buffer.retrying,
+            **figures_of(self._governor),
+        )
+
+    @property
+    def dead_letters(self) -> list[DeadLetter[T]]:
+        """The items that failed for good, with retries configured; the oldest first.
+
+        Items whose result somebody waits for are not among them.
+        """
+        return [] if self._governor is None else list(self._governor.dead_letters)
+
+    async def _redrive(self, timeout: float | None) -> int:
+        """Put the dead letters back; return how many. What finds no room stays one."""
+        governor = self._governor
+        if governor is None:
+            return 0
+        limit = self._timeout if timeout is None else checks.seconds(timeout)
+        count = 0
+        for _ in range(len(governor.dead_letters)):  # and not those that come meanwhile
+            letter = governor.dig_up()
+            if letter is None:
+                break
+            accepted = is_hopeless = False
+            try:
+                accepted = await self._put_specially(letter.item, limit)
+            except (ValueError, TypeError) as error:  # no limit can ever let it pass: the next one
+                is_hopeless = True
+                self._logger.warning("Queue %s cannot take up %r: %s", self._name, letter, error)
+                continue
+            finally:
+                if not accepted:
+                    governor.put_back(letter, as_newest=is_hopeless)
+            if not accepted:
+                break
+            count += 1
+        return count
+
+    # -- putting: what follows when there is no room at once ------------------------------------
+
+    async def _put_specially(
+        self,
+        item: T,
+        timeout: float,
+        deadline: float | None = None,
+        future: AnyFuture | None = None,
+        call: AsyncCall[T] | None = None,
+    ) -> bool:
+        """A put that is observed, or of an item that keeps to rules or has a result."""
+        course = self._course(item, deadline)
+        if self._probe.is_on():
+            put = self._probe.observe_put(future, call, course)
+            return await self._put_observed(put, item, timeout)
+        ticket = Ticket(future, call, course)
+        return self._buffer.offer(item, ticket) or await self._wait_for_room(item, timeout, ticket)
+
+    def _put_nowait(self, item: T, deadline: float | None) -> None:
+        course = self._course(item, deadline)
+        if self._probe.is_on():
+            with self._probe.observe_put(course=course) as put:
+                put.accepted = accepted = self._buffer.offer(item, put.ticket, put.context)
+                if not accepted:
+                    put.had_to_wait()
+        else:
+            ticket = None if course is None else Ticket(course=course)
+            accepted = self._buffer.offer(item, ticket)
+        if not accepted:
+            self._turn_away()
+            raise self._full_error()
+
+    async def _submit(
+        self,
+        item: T,
+        timeout: float,
+        deadline: float | None,
+        future: AnyFuture,
+        call: AsyncCall[T] | None,
+    ) -> None:
+        if not await self._put_specially(item, timeout, deadline, future, call):
+            raise self._full_error()
+
+    async def _put_observed(self, put: PutObservation, item: T, timeout: float) -> bool:
+        with put:
+            put.accepted = self._buffer.offer(item, put.ticket, put.context)
+            if not put.accepted:
+                put.had_to_wait()
+                put.accepted = await self._wait_for_room(item, timeout, put.ticket, put.context)
+            return put.accepted
+
+    async def _wait_for_room(
+        self,
+        item: T,
+        timeout: float,
+        ticket: Ticket | None = None,
+        context: Context | None = None,
+    ) -> bool:
+        if not timeout:
+            return self._turn_away()
+        self._accounts.add("put_waits")
+        limit = None if timeout > LONG else timeout
+        try:
+            outcome = await self._buffer.wait_for_room(item, limit, ticket, context)
+        except BaseException:  # a cancellation, or a KeyboardInterrupt where a thread waits
+            self._accounts.add("cancelled")
+            raise
+        if outcome is Outcome.CLOSED:
+            self._accounts.add("stopped")
+            raise self._stopped_meanwhile("put")
+        return outcome is Outcome.ACCEPTED or self._turn_away()
+
+    def _turn_away(self) -> bool:
+        """Count a put that is refused for want of room. Returns what ``put`` returns then."""
+        if self._buffer.closed:  # where other threads stop the queue in the middle of a put
+            self._accounts.add("stopped")
+            raise self._stopped_meanwhile("put")
+        self._accounts.add("full")
+        self._complain_of_fullness()
+        return False
+
+    def _complain_of_fullness(self) -> None:
+        """Log a refusal, unless another one was logged a moment ago."""
+        raise NotImplementedError
+
+    # -- taking -------------------------------------------------------------------------------
+
+    def _into_callers_hands(self, entry: Entry[T]) -> T:
+        if entry[3] is not None:
+            entry[3].taken_by_hand()
+        return entry[1]
+
+    def _settle(self, entry: Entry[T], error: BaseException | None) -> None:
+        """The block in which an item was processed has ended, by ``error`` if that is one."""
+        ticket = entry[3]
+        if isinstance(error, (asyncio.CancelledError, GeneratorExit)):
+            self._buffer.give_back(entry)
+            if self._status is QueueStatus.STOPPED:
+                self._drop_unwanted()
+                self._hand_back()
+                self._left = self._buffer.ready  # the stop may not have returned yet
+            return
+        if error is not None:
+            self._accounts.add("errors")
+        if ticket is not None:
+            ticket.succeed(None) if error is None else ticket.fail(error)
+        self._accounts.count_finished()
+
+    async def _take(self, timeout: float | None) -> Entry[T]:
+        limit = checks.optional_seconds(timeout)
+        deadline = None
+        stops = self._stops
+        while True:
+            try:
+                return self._take_nowait()
+            except QueueEmptyError:
+                if limit == 0:
+                    raise
+            if limit is not None:
+                now = self._now()
+                deadline = now + limit if deadline is None else deadline
+                limit = max(0.0, deadline - now)
+            if not await self._buffer.wait(limit):
+                limit = 0.0
+            if self._stops != stops:
+                self._buffer.wake()  # it may have been called to an entry all the same
+                raise self._stopped_meanwhile("get")
+
+    def _take_nowait(self) -> Entry[T]:
+        if _get_running_loop() is not self._open_on:
+            self._refuse("get")
+        while (entry := self._buffer.take()) is not None:
+            if _is_unwanted(entry):
+                self._accounts.count_finished()
+                continue
+            self._accounts.lend()
+            self._buffer.wake()
+            return entry
+        raise QueueEmptyError(f"Queue {self._name} is empty")
+
+    def _now(self) -> float:
+        """Seconds, by the clock of those who wait."""
+        raise NotImplementedError
+
+    def _settle_loan(self) -> None:
+        if not self._accounts.settle_loan():
+            raise ValueError("task_done() called more often than items were taken with get()")
+        self._accounts.count_finished()
+
+    # -- workers ------------------------------------------------------------------------------
+
+    async def _stop_workers(self, limit: float | None) -> None:
+        if self._pool.is_empty:
+            return
+        self._check_loop("stop workers")
+        self._check_not_worker("stop_workers")
+        self._pool.retire()
+        try:
+            await self._pool.end(limit)
+        finally:
+            self._drop_unwanted()
+
+    # -- lifecycle ----------------------------------------------------------------------------
+
+    async def _start(self) -> None:
+        loop = asyncio.get_running_loop()
+        self._leave_dead_loop()
+        while self._status in (QueueStatus.PROCESSING, QueueStatus.STOPPING):
+            self._check_loop("start")
+            if self._status is QueueStatus.PROCESSING:
+                return
+            self._check_not_worker("start")
+            await self._pool.wait()
+            self._end_stop()
+        self._loop = loop
+        self._buffer.open()
+        self._open_on = self._callers_loop(loop)
+        self._set_status(QueueStatus.PROCESSING)
+
+    def _callers_loop(self, loop: asyncio.AbstractEventLoop) -> asyncio.AbstractEventLoop | None:
+        """In which loop, or in none, the callers of put and get must be."""
+        return loop
+
+    async def _stop(self, limit: float | None, drain: bool) -> bool:
+        self._leave_dead_loop()
+        if self._status is QueueStatus.IDLE:
+            self._set_status(QueueStatus.STOPPED)
+        if self._status is QueueStatus.STOPPED:
+            return not self.unprocessed
+        self._check_loop("stop")
+        self._check_not_worker("stop")
+        if self._status is QueueStatus.PROCESSING:
+            self._close(QueueStatus.STOPPING)
+        if not drain:
+            self._pool.retire()
+        stops = self._stops
+        try:
+            await self._pool.end(
+                limit, lambda: self._stops == stops and self._status is QueueStatus.STOPPING
+            )
+        finally:
+            self._end_stop()
+        return not self._left
+
+    def _close(self, status: QueueStatus) -> None:
+        self._open_on = CLOSED
+        self._stops += 1
+        self._set_status(status)
+        self._buffer.close()
+
+    def _end_stop(self) -> None:
+        """All workers are gone: settle what is left. (Whoever waited for them calls this.)"""
+        if self._status is not QueueStatus.STOPPING or not self._pool.is_empty:
+            return
+        self._set_status(QueueStatus.STOPPED)
+        self._buffer.end()
+        self._drop_unwanted()
+        self._hand_back()
+        self._left = self._buffer.ready
+        if self._left:
+            self._logger.warning(
+                "Queue %s stopped with %d items unprocessed", self._name, self._left
+            )
+
+    def _hand_back(self) -> None:
+        """The queue is stopped: tell whoever waits for the items that are left."""
+        entries = self._buffer.snapshot()
+        for entry in entries:
+            # From here on it is an item like any other that nobody waits for.
+            if entry[3] is not None and entry[3].fail(self._not_processed()):
+                entry[3].forget_future()
+        if entries:
+            self._accounts.dismiss()
+
+    def _not_processed(self) -> QueueStateError:
+        return NotProcessedError(
+            "The queue stopped before the item was processed", current_state=self._status.value
+        )
+
+    def _drop_unwanted(self) -> None:
+        unwanted = [entry for entry in self._buffer.snapshot() if _is_unwanted(entry)]
+        if unwanted:
+            for _ in range(self._buffer.discard(unwanted)):
+                self._accounts.count_finished()
+
+    async def _join(self) -> None:
+        if not self._accounts.unfinished:
+            return
+        self._check_loop("join")
+        self._check_not_worker("join")
+        left = self._buffer.ready
+        if (self._status is QueueStatus.STOPPED and left) or not await self._accounts.join():
+            raise QueueStateError(
+                f"Cannot join: the queue stopped with {self._buffer.ready} items unprocessed",
+                current_state=self._status.value,
+            )
+
+    def _forget_loop(self) -> None:
+        self._buffer.forget_waiters()
+        self._pool.abandon()
+        self._accounts.forget_joiners()
+        self._drop_unwanted()
+        for entry in self._buffer.snapshot():
+            if entry[3] is not None:
+                entry[3].forget_future()
+
+
+def _is_unwanted(entry: Entry[Any]) -> bool:
+    """Whether somebody waited for the result of this item and no longer does."""
+    return entry[3] is not None and entry[3].is_unwanted

@@ -1,0 +1,235 @@
+"""What the WorkQueue for one event loop and the one for threads have in common."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from typing import Any, Generic, TypeVar
+
+from penstock._util import checks
+from penstock._util.compat import Self
+from penstock.config import QueueConfig, RetryConfig
+from penstock.limits import (
+    AdaptiveConcurrency,
+    Backoff,
+    CircuitBreaker,
+    Limit,
+    Limiter,
+    RetryPolicy,
+)
+from penstock.policies.governor import MAX_DEAD_LETTERS, DeadLetter, make_rules
+from penstock.protocols import Queue
+from penstock.queue.status import QueueStatus
+from penstock.telemetry import Telemetry
+
+T = TypeVar("T")
+Q = TypeVar("Q")
+
+_DEFAULTS = {
+    "maxsize": 100,
+    "timeout": 0.1,
+    "limits": (),
+    "max_dead_letters": MAX_DEAD_LETTERS,
+}
+_RULES = ("limits", "retry", "breaker", "deadline", "max_dead_letters")
+
+
+class Face(Generic[T]):
+    """Holds a queue in ``queue``, tells what it looks like, and passes on what never waits."""
+
+    queue: Any
+    concurrency_limit: int | AdaptiveConcurrency | None
+
+    def _set_up(self, concurrency_limit: Any, queue: Any, settings: dict[str, Any]) -> bool:
+        """Check the arguments; True if a queue is to be made of ``settings``, with its rules."""
+        if concurrency_limit is not None and not isinstance(concurrency_limit, AdaptiveConcurrency):
+            concurrency_limit = checks.positive_int(
+                concurrency_limit, "concurrency_limit", "Concurrency limit must be at least 1"
+            )
+        self.concurrency_limit = concurrency_limit
+        self._retries = settings["retry"] is not None
+        if queue is None:
+            settings["rules"] = make_rules(*[settings.pop(name) for name in _RULES])
+            return True
+        checks.members(queue, "queue", Queue)
+        if any(value != _DEFAULTS.get(name) for name, value in settings.items()):
+            raise ValueError(
+                f"queue={checks.shown(queue)} has its own {', '.join(settings)}; "
+                "set them there and leave them out here"
+            )
+        self.queue = queue
+        return False
+
+    @classmethod
+    def from_config(
+        cls,
+        config: QueueConfig,
+        *,
+        logger: logging.Logger | None = None,
+        name: str | None = None,
+        telemetry: Telemetry | None = None,
+        limits: Iterable[Limit] = (),
+    ) -> Self:
+        """Make a queue of what ``config`` says; ``limits`` come in addition to its own.
+
+        Raises:
+            TypeError: ``config`` is not a ``QueueConfig``.
+        """
+        if not isinstance(config, QueueConfig):
+            raise TypeError(f"config must be a QueueConfig, got {checks.shown(config)}")
+        make: Any = cls  # whose arguments subclasses have, and not this
+        queue: Self = make(
+            maxsize=config.queue_capacity,
+            concurrency_limit=(
+                config.concurrency_limit
+                if config.adaptive is None
+                else AdaptiveConcurrency(config.adaptive.min, config.adaptive.max)
+            ),
+            logger=logger,
+            name=name,
+            telemetry=telemetry,
+            limits=[*(Limit(one.max, one.per, name=one.name) for one in config.limits), *limits],
+            retry=None if config.retry is None else _retry_policy(config.retry),
+            breaker=None
+            if config.breaker is None
+            else CircuitBreaker(**config.breaker.model_dump()),
+            deadline=config.deadline,
+        )
+        return queue
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} over {self.queue!r}>"
+
+    @property
+    def _view(self) -> Queue[T]:
+        """The queue, as far as it neither waits nor blocks."""
+        queue: Queue[T] = self.queue
+        return queue
+
+    # -- passed on to the queue ---------------------------------------------------------------
+
+    @property
+    def name(self) -> str:
+        """What the queue is called in logs and telemetry."""
+        return self._view.name
+
+    @property
+    def maxsize(self) -> int:
+        """The most items that may wait."""
+        return self._view.maxsize
+
+    @property
+    def size(self) -> int:
+        """How many items wait."""
+        return self._view.size
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether no item waits."""
+        return self._view.is_empty
+
+    @property
+    def is_full(self) -> bool:
+        """Whether there is no room for another item."""
+        return self._view.is_full
+
+    @property
+    def status(self) -> QueueStatus:
+        """What the queue is doing."""
+        status: QueueStatus = self._view.status
+        return status
+
+    @property
+    def worker_count(self) -> int:
+        """How many workers take items."""
+        return self._view.worker_count
+
+    @property
+    def unprocessed(self) -> list[T]:
+        """Accepted items in nobody's hands: after a stop, what was left."""
+        return self._view.unprocessed
+
+    @property
+    def metrics(self) -> dict[str, int]:
+        """A new dict of four counts: enqueued, processed, errors, backpressure_events."""
+        return self._view.metrics
+
+    def statistics(self) -> Any:
+        """Everything that can be counted about the queue, at this instant."""
+        return self._view.statistics()
+
+    def put_nowait(self, item: T, *, deadline: float | None = None) -> None:
+        """See :meth:`penstock.BoundedQueue.put_nowait`."""
+        if deadline is None:
+            self._view.put_nowait(item)
+        else:
+            self.queue.put_nowait(item, deadline=deadline)  # not every kind knows deadlines
+
+    def get_nowait(self) -> T:
+        """See :meth:`penstock.BoundedQueue.get_nowait`."""
+        return self._view.get_nowait()
+
+    def task_done(self) -> None:
+        """See :meth:`penstock.BoundedQueue.task_done`."""
+        self._view.task_done()
+
+    # -- rules --------------------------------------------------------------------------------
+
+    @property
+    def limits(self) -> Limiter:
+        """What all workers ask before each call; ``limits.observe(headers)`` tells it more.
+
+        There is one also where no limits were given: its gate is closed when the service says so.
+        """
+        limiter: Limiter = self._with("limiter", "limits").limiter
+        return limiter
+
+    @property
+    def dead_letters(self) -> list[DeadLetter[T]]:
+        """The items that failed for good, with ``retry`` given; the oldest first.
+
+        At most ``max_dead_letters``, the oldest go then. Items whose result somebody waits for,
+        with ``submit`` or ``map``, are not among them.
+        """
+        letters: list[DeadLetter[T]] = self._with("dead_letters").dead_letters
+        return letters
+
+    def _with(self, member: str, what: str | None = None) -> Any:
+        """The queue, if it has this, which not every kind does."""
+        if not hasattr(self.queue, member):
+            raise TypeError(
+                f"{what or member} is for queues that have it; {checks.shown(self.queue)} has not"
+            )
+        return self.queue
+
+    def _in_process(self, kind: type[Q], what: str) -> Q:
+        if not isinstance(self.queue, kind):
+            raise TypeError(
+                f"{what}() needs a queue in this process, which can give results back; "
+                f"{checks.shown(self.queue)} cannot. Use put() or batch_process()"
+            )
+        return self.queue
+
+    # -- checks -------------------------------------------------------------------------------
+
+    def _workers_wanted(self, num_workers: Any) -> int | AdaptiveConcurrency:
+        if num_workers is None:
+            return self.concurrency_limit or 1
+        if isinstance(num_workers, AdaptiveConcurrency):
+            return num_workers
+        return checks.positive_int(
+            num_workers, "num_workers", "Number of workers must be at least 1"
+        )
+
+    def _check_job(
+        self, items: Any, worker_func: Any, num_workers: Any
+    ) -> int | AdaptiveConcurrency:
+        checks.items(items)
+        checks.function(worker_func, "worker_func", "item")
+        return self._workers_wanted(num_workers)
+
+
+def _retry_policy(config: RetryConfig) -> RetryPolicy:
+    if config.attempts == 1:
+        return RetryPolicy(attempts=1)
+    return RetryPolicy(attempts=config.attempts, backoff=Backoff(config.base, max=config.max))
