@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 EXTRAS := cli,httpx,msgpack,nats,otel,progress,report
 
-.PHONY: help demo test lint format docs bench bench-quick simulate simulate-threads fuzz fuzz-long mutate soak wheel examples e2e \
+.PHONY: help demo test lint format docs bench bench-quick bench-guard simulate simulate-threads fuzz fuzz-long mutate soak wheel examples e2e \
 	test-brokers pictures test-all clean
 
 help:  ## Say what can be made
@@ -52,6 +52,10 @@ bench: $(READY)  ## Measure against peers and write benchmarks/README.md (three 
 
 bench-quick: $(READY)  ## See that the benchmarks run
 	$(BIN)/python -m benchmarks --quick
+
+# BASE and NEW: commits, or . for the working tree. STRICT=1: fail if a line is slower.
+bench-guard: $(READY)  ## Compare the speed of BASE and NEW: HEAD and your changes (two minutes)
+	$(BIN)/python -m benchmarks.guard $(or $(BASE),$(if $(NEW),HEAD)) $(NEW) $(if $(STRICT),--strict)
 
 # The random programs: 2,000 of them are among the tests.
 SEEDS ?= 100000
