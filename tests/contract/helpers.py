@@ -14,7 +14,7 @@ from virtual_time import now
 
 AnyQueue = Queue[Any]
 
-#: How much later than promised something may happen, where time is real.
+#: How much later than promised something may happen, where time is virtual.
 SLACK = 1.0
 
 NOT_SECONDS = [-1, -0.001, -math.inf, math.nan, "1", b"1", [], True, 1j]
@@ -30,12 +30,24 @@ class MakeQueue(Protocol):
     def __call__(self, *, maxsize: int = ..., timeout: float = ...) -> AnyQueue: ...
 
 
+def check_that_it_took(since: float, seconds: float, slack: float = SLACK) -> None:
+    """Not less; and not more, where no machine that does other things can hold it up."""
+    took = now() - since
+    assert took >= seconds
+    assert took < seconds + slack or not isinstance(asyncio.get_running_loop(), VirtualTimeLoop)
+
+
 async def eventually(condition: Callable[[], bool]) -> None:
     """Wait until something holds."""
-    give_up_at = now() + 10
+    give_up_at = now() + 60
     while not condition():
         assert now() < give_up_at, "this should have happened by now"
         await asyncio.sleep(0.01)
+
+
+async def until_waiting(queue: AnyQueue, puts: int) -> None:
+    """Wait until so many puts wait for room."""
+    await eventually(lambda: queue.statistics().waiting_putters == puts)
 
 
 async def a_while() -> None:

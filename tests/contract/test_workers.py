@@ -9,7 +9,16 @@ from typing import Any
 
 import pytest
 
-from contract.helpers import SLACK, InOrder, MakeQueue, Recorder, a_while, eventually, now, put_all
+from contract.helpers import (
+    InOrder,
+    MakeQueue,
+    Recorder,
+    a_while,
+    check_that_it_took,
+    eventually,
+    now,
+    put_all,
+)
 from penstock import QueueStatus
 
 
@@ -153,6 +162,7 @@ class TestWorkers:
         await put_all(queue, "a", "b")
         await eventually(lambda: recorder.began == ["a"])
         stopping = asyncio.create_task(queue.stop_workers())
+        await eventually(lambda: queue.worker_count == 0)
         await a_while()
         assert not stopping.done()
         recorder.may_go_on.set()
@@ -172,7 +182,7 @@ class TestWorkers:
         await eventually(lambda: recorder.began == ["a"])
         began = now()
         await queue.stop_workers(timeout=0.5)
-        assert 0.5 <= now() - began < 0.5 + SLACK
+        check_that_it_took(began, 0.5)
         assert queue.unprocessed == ["a", "b"]
         assert queue.metrics["processed"] == 0
         recorder.may_go_on.set()

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 #: Seconds after which a call is taken to hang.
-HANGS = 30
+HANGS = 60
 
 Call = Callable[[], Any]
 
