@@ -2,12 +2,13 @@
 
 Two versions are compared by pairs of short slices, one of each, right after the other, in one
 process. Both are imported twenty times for that, in five processes: where code lies in memory makes
-one of two equal versions some per cent faster than the other, and each import draws that anew. The
-ratio of a line is the mean over the imports of the median over the pairs. Its noise is half of the
-interval that holds the true ratio in 95 of 100 cases, by how much the imports differ.
+one of two equal versions a percent faster than the other, and each import draws that anew. The
+ratio of a line is the median over the imports of the median over the pairs. The true one lies
+between the 6th and the 15th of the twenty in 96 of 100 cases, whatever their distribution is; half
+of that interval is called noise.
 
 All runs on one CPU, where the system lets a process choose, the threads as well: on two, what they
-cost depends on which of them meets which, and that is five times as noisy.
+cost depends on which of them meets which, and that is several times as noisy.
 """
 
 from __future__ import annotations
@@ -16,7 +17,6 @@ import argparse
 import compileall
 import io
 import json
-import math
 import shutil
 import statistics
 import subprocess
@@ -29,15 +29,14 @@ from pathlib import Path
 from time import time
 from typing import Any
 
-from benchmarks.harness import Spread, surroundings, table
+from benchmarks.harness import surroundings, table
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = "src/penstock"
 #: The working tree, as the name of a version.
 TREE = "."
+#: How many processes, and how often each imports both. (Twenty in all: `between` relies on it.)
 PROCESSES, IMPORTS = 5, 4
-#: Half of the 95 % interval of a mean of so many figures, in standard errors (Student's t).
-T = {2: 12.706, PROCESSES * IMPORTS: 2.093}
 #: How much slower counts as not slower.
 MARGIN = 0.02
 #: Seconds that a process may take longer than it was given.
@@ -69,20 +68,22 @@ class Outcome:
     @property
     def ratio(self) -> float:
         """New to old."""
-        return statistics.mean(self.ratios)
+        return statistics.median(self.ratios)
 
     @property
-    def noise(self) -> float:
-        """How far from that the truth may be."""
-        number = len(self.ratios)
-        return T[number] * statistics.stdev(self.ratios) / math.sqrt(number)
+    def between(self) -> tuple[float, float]:
+        """Where the true ratio lies, most probably."""
+        ordered = sorted(self.ratios)
+        outside = len(ordered) // 4
+        return ordered[outside], ordered[-1 - outside]
 
     @property
     def verdict(self) -> str:
         """Whether the new version is slower by more than the margin."""
-        if self.ratio - self.noise > 1 + MARGIN:
+        low, high = self.between
+        if low > 1 + MARGIN:
             return "**slower**" if self.unit == "µs" else "**more**"
-        if self.ratio + self.noise <= 1 + MARGIN:
+        if high <= 1 + MARGIN:
             return "not slower" if self.unit == "µs" else "not more"
         return "unclear"
 
@@ -93,15 +94,15 @@ class Outcome:
 
     def row(self) -> tuple[str, ...]:
         """Its line in the table."""
-        spread = Spread.of(self.ratios)
+        low, high = self.between
         form = "{:.3f}" if self.unit == "µs" else "{:.0f}"
         return (
             self.name,
             f"{form.format(self.old)} {self.unit}",
             form.format(self.new),
             f"{self.ratio:.3f}",
-            f"±{100 * self.noise:.1f} %",
-            f"{spread.low:.3f} to {spread.high:.3f}",
+            f"{low:.3f} to {high:.3f}",
+            f"±{100 * (high - low) / 2:.1f} %",
             self.verdict,
         )
 
@@ -216,16 +217,15 @@ def main() -> None:
 
 
 HOW_TO_READ = f"""\
-noise: in 95 of 100 cases the true ratio is no further away. quartiles: of the ratios after each
-import of both.
+between: where the true ratio lies, in 96 of 100 cases. noise: half of that.
 
-not slower: the ratio is at most {1 + MARGIN:g}, noise included. slower: it is more, noise deducted.
-unclear: neither can be said; give it more --seconds, or a quieter machine."""
+not slower: all of it is at most {1 + MARGIN:g}. slower: all of it is more. unclear: neither; give
+it more --seconds, or a quieter machine."""
 
 
 def report(outcomes: Sequence[Outcome]) -> str:
     """The table, and how to read it."""
-    head = ("", "old", "new", "new/old", "noise", "quartiles", "")
+    head = ("", "old", "new", "new/old", "between", "noise", "")
     about = surroundings(("opentelemetry-api", "pydantic", "janus"))
     rows = [outcome.row() for outcome in outcomes]
     return "\n\n".join([f"{about}.", table(head, rows), HOW_TO_READ])

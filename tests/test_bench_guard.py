@@ -53,10 +53,10 @@ def wasteful(tmp_path: Path) -> str:
 def check_that_waste_is_seen(report: str) -> None:
     found = rows(report)
     assert len(found) == 7
-    for line, (_old, _new, ratio, noise, _quartiles, _verdict) in found.items():
+    for line, (_old, _new, ratio, _between, noise, _verdict) in found.items():
         assert float(ratio) > 0, line
         assert re.fullmatch(r"±\d+\.\d %", noise), line
-    old, new, _ratio, noise, _quartiles, verdict = found["memory of an item that waits"]
+    old, new, _ratio, _between, noise, verdict = found["memory of an item that waits"]
     old_bytes = int(old.removesuffix(" bytes"))
     assert old_bytes < 1000  # each version runs its own code
     assert int(new) >= old_bytes + 1000

@@ -9,14 +9,14 @@ from contextlib import asynccontextmanager
 from typing import Any, Protocol
 
 from helpers.queues import put_all
-from helpers.tasks import until
+from helpers.tasks import now, until
 from helpers.workers import Worker
 from penstock.protocols import Queue
 from penstock.testing import VirtualTimeLoop
 
 AnyQueue = Queue[Any]
 
-#: How much later than promised something may happen, where time is real.
+#: How much later than promised something may happen, where time is virtual.
 SLACK = 1.0
 
 NOT_SECONDS = [-1, -0.001, -math.inf, math.nan, "1", b"1", [], True, 1j]
@@ -30,6 +30,18 @@ class MakeQueue(Protocol):
     """What a kind of queue gives: see conftest.py. Kinds of work queue take rules as well."""
 
     def __call__(self, *, maxsize: int = ..., timeout: float = ..., **rules: Any) -> Any: ...
+
+
+def check_that_it_took(since: float, seconds: float, slack: float = SLACK) -> None:
+    """Not less; and not more, where no machine that does other things can hold it up."""
+    took = now() - since
+    assert took >= seconds
+    assert took < seconds + slack or not isinstance(asyncio.get_running_loop(), VirtualTimeLoop)
+
+
+async def until_waiting(queue: AnyQueue, puts: int) -> None:
+    """Wait until so many puts wait for room."""
+    await until(lambda: queue.statistics().waiting_putters == puts)
 
 
 async def a_while() -> None:

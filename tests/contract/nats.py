@@ -15,7 +15,7 @@ from contract.helpers import MakeQueue
 from penstock.brokers.nats import NatsQueue
 
 #: Seconds after which a server is taken to hang.
-HANGS = 10
+HANGS = 60
 
 
 class NatsQueueToLookAt(NatsQueue[Any]):

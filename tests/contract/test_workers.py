@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from contract.helpers import SLACK, InOrder, MakeQueue, a_while
+from contract.helpers import InOrder, MakeQueue, a_while, check_that_it_took
 from helpers.queues import put_all
 from helpers.tasks import now, until
 from helpers.workers import Worker
@@ -156,6 +156,7 @@ class TestWorkers:
         await put_all(queue, "a", "b")
         await until(lambda: worker.began == ["a"])
         stopping = asyncio.create_task(queue.stop_workers())
+        await until(lambda: queue.worker_count == 0)
         await a_while()
         assert not stopping.done()
         worker.may_go_on.set()
@@ -175,7 +176,7 @@ class TestWorkers:
         await until(lambda: worker.began == ["a"])
         began = now()
         await queue.stop_workers(timeout=0.5)
-        assert 0.5 <= now() - began < 0.5 + SLACK
+        check_that_it_took(began, 0.5)
         assert queue.unprocessed == ["a", "b"]
         assert queue.metrics["processed"] == 0
         worker.may_go_on.set()

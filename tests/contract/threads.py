@@ -24,7 +24,7 @@ from contract.helpers import MakeQueue
 from penstock._util.compat import Self
 
 #: Seconds after which a call is taken to hang.
-HANGS = 30
+HANGS = 60
 
 Call = Callable[[], Any]
 
