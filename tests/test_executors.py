@@ -132,7 +132,7 @@ async def test_plain_functions_run_in_threads_no_more_at_once_than_allowed() -> 
         with lock:
             inside += 1
             peak = max(peak, inside)
-        together.wait(10)
+        together.wait(60)
         with lock:
             inside -= 1
         return threading.get_ident()
@@ -498,7 +498,7 @@ async def test_a_clean_exit_waits_and_an_exit_by_exception_cancels() -> None:
 async def test_the_threads_end_with_the_executor() -> None:
     async with AsyncExecutor(2) as executor:
         thread = await executor.execute(threading.current_thread)
-    thread.join(10)
+    thread.join(60)
     assert not thread.is_alive()
 
 

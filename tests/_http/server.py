@@ -12,13 +12,37 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 #: Seconds after which something that should have happened has not.
-BOUND = 20.0
+BOUND = 60.0
 
 
 def forget(things: list[Any]) -> None:
     """Let go of them, and have Python collect them."""
     things.clear()
     gc.collect()
+
+
+def most_within(seconds: float, answers: Iterable[Any]) -> int:
+    """The most requests that started in any window so long, as their limit has counted them.
+
+    When they arrive is another thing: some may be on their way for longer than others.
+    """
+    times = [answer.extensions["penstock_permit"]._records[0].at for answer in answers]
+    return max(sum(start <= at < start + seconds for at in times) for start in times)
+
+
+class InThrees:
+    """Answers when three requests are there: to no more and no less at once."""
+
+    def __init__(self) -> None:
+        self._together = threading.Barrier(3)
+
+    def __call__(self, seen: Seen) -> Answer:
+        return Answer(body=self.chunks())
+
+    def chunks(self) -> Iterator[bytes]:
+        yield b"first "
+        self._together.wait(BOUND)
+        yield b"second"
 
 
 @dataclass
@@ -89,10 +113,6 @@ class Server(ThreadingHTTPServer):
 
     def paths(self) -> list[str]:
         return [seen.path for seen in self.seen]
-
-    def arrivals(self) -> list[float]:
-        """When requests came, by the monotonic clock. A busy machine may have let them wait."""
-        return sorted(seen.at for seen in self.seen)
 
     def handle_error(self, request: object, client_address: object) -> None:
         """A client that went away is none of our business."""

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 import penstock
-from _http.server import BOUND, Answer, Held, Seen, Server, forget
+from _http.server import BOUND, Answer, Held, InThrees, Seen, Server, forget, most_within
 from helpers.tasks import until
 from penstock import (
     AdaptiveConcurrency,
@@ -72,10 +72,9 @@ async def test_never_more_than_the_limit_arrives_in_any_window(client: Any, serv
     async with client(Limit(10, per=1)) as http:
         answers = await asyncio.gather(*(http.get(f"/{number}") for number in range(25)))
     assert {answer.text for answer in answers} == {"fine"}
-    arrivals = server.arrivals()
-    assert len(arrivals) == 25
-    assert arrivals[10] >= began + 1
-    assert arrivals[20] >= began + 2
+    assert len(server.seen) == 25
+    assert most_within(1, answers) <= 10
+    assert max(seen.at for seen in server.seen) - began >= 2
 
 
 async def test_requests_start_in_the_order_in_which_they_were_made(
@@ -316,19 +315,27 @@ async def test_the_timeouts_of_a_client_are_for_each_attempt(
         return Answer()
 
     server.answer = answer
-    async with client(Limit(1, per=1.5), retry=quick(2)) as http:
-        # The second attempt waits longer for its turn than the timeout allows for sending.
-        assert (await http.get("/", timeout=1)).status_code == 200
-        held.may_go_on.set()
-        server.answer = answer_late
+    # An attempt waits longer for its turn than the timeout allows for its answer.
+    async with client(Limit(1, per=0.6), retry=quick(9)) as http:
+        timeout = library.Timeout(BOUND, read=0.3)
+        assert (await http.get("/", timeout=timeout)).status_code == 200
+        assert len(server.seen) >= 2  # a machine that stands still may have missed more
+    held.may_go_on.set()
+
+
+async def test_an_answer_that_does_not_come_is_waited_for_in_each_attempt(
+    library: Any, client: Any, server: Server, held: Held
+) -> None:
+    def answer(seen: Seen) -> Answer:
+        assert held.may_go_on.wait(BOUND)
+        return Answer()
+
+    server.answer = answer
+    async with client(retry=quick(2)) as http:
         with pytest.raises(library.ReadTimeout):
-            await http.get("/", timeout=0.05)
-    assert len(server.seen) == 4
-
-
-def answer_late(seen: Seen) -> Answer:
-    threading.Event().wait(0.3)
-    return Answer()
+            await http.get("/", timeout=library.Timeout(BOUND, read=0.05))
+    held.may_go_on.set()
+    assert len(server.seen) == 2
 
 
 # -- concurrency and streams ------------------------------------------------------------------
@@ -337,15 +344,10 @@ def answer_late(seen: Seen) -> Answer:
 async def test_no_more_are_under_way_than_allowed_until_their_bodies_have_come(
     client: Any, server: Server
 ) -> None:
-    def chunks() -> Iterator[bytes]:
-        for _ in range(5):
-            threading.Event().wait(0.005)
-            yield b"x" * 1000
-
-    server.answer = lambda seen: Answer(body=chunks())
+    server.answer = InThrees()
     async with client(concurrency=3) as http:
-        answers = await asyncio.gather(*(http.get("/") for _ in range(20)))
-    assert {len(answer.content) for answer in answers} == {5000}
+        answers = await asyncio.gather(*(http.get("/") for _ in range(21)))
+    assert {answer.text for answer in answers} == {"first second"}
     assert server.most_inflight == 3
 
 
@@ -411,7 +413,8 @@ async def test_adaptive_concurrency_finds_what_the_server_takes(
     client: Any, server: Server
 ) -> None:
     def answer(seen: Seen) -> Answer:
-        is_one_too_many = server.inflight > 4
+        # Not what has arrived by now, which may be any part of what is on its way.
+        is_one_too_many = http._transport.queue.statistics().inflight > 4
         threading.Event().wait(0.01)
         return Answer(429 if is_one_too_many else 200)
 
@@ -431,7 +434,8 @@ async def test_adaptive_concurrency_finds_what_the_server_takes(
 async def test_a_request_that_is_cancelled_while_it_waits_is_not_sent(
     client: Any, server: Server
 ) -> None:
-    async with client(Limit(1, per=0.5), concurrency=1) as http:
+    limit = Limit(1, per=3600)
+    async with client(limit, concurrency=1) as http:
         await http.get("/first")
         waiting = [asyncio.create_task(http.get(f"/{number}")) for number in range(3)]
         last = asyncio.create_task(http.get("/last"))
@@ -440,10 +444,9 @@ async def test_a_request_that_is_cancelled_while_it_waits_is_not_sent(
             call.cancel()
         await asyncio.wait(waiting)
         assert all(call.cancelled() for call in waiting)
-        await last
+        limit.change(max=2)  # room for one: those that were not sent cost nothing
+        await asyncio.wait_for(last, BOUND)
     assert server.paths() == ["/first", "/last"]
-    # Those that were not sent cost nothing of the limit.
-    assert server.seen[1].at - server.seen[0].at < 0.95
 
 
 async def test_a_request_that_is_cancelled_in_flight_is_broken_off(
@@ -456,8 +459,11 @@ async def test_a_request_that_is_cancelled_in_flight_is_broken_off(
 
     server.answer = answer
     async with client(concurrency=1, retry=quick(3)) as http:
-        with pytest.raises(asyncio.TimeoutError):
-            await asyncio.wait_for(http.get("/slow"), 0.2)
+        slow = asyncio.create_task(http.get("/slow"))
+        await came(server, 1)
+        slow.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await slow
         assert (await asyncio.wait_for(http.get("/next"), BOUND)).status_code == 200
     assert server.paths() == ["/slow", "/next"]
 
@@ -466,13 +472,15 @@ async def test_a_request_that_is_cancelled_between_attempts_is_not_sent_again(
     client: Any, server: Server
 ) -> None:
     server.answer = told_to_wait("0.2")
-    async with client(retry=quick(3)) as http:
+    limit = Limit(1, per=3600)  # or a machine that stands still would be too late to cancel it
+    async with client(limit, retry=quick(3)) as http:
         call = asyncio.create_task(http.get("/"))
         await came(server, 1)
-        await until(lambda: http._transport.queue.statistics().retrying)
+        await until(lambda: http._transport.queue.statistics().retries)
         call.cancel()
         await asyncio.wait([call])
-        await asyncio.sleep(0.4)
+        limit.change(max=100)
+        await until(lambda: not http._transport.queue.statistics().unfinished)
     assert len(server.seen) == 1
 
 
@@ -492,7 +500,7 @@ async def test_without_room_in_time_a_request_is_refused(
     async with client(maxsize=1, concurrency=1, timeout=0) as http:
         async with http.stream("GET", "/stream"):
             waiting = asyncio.create_task(http.get("/waiting"))
-            await settles()
+            await until(lambda: http._transport.queue.is_full)
             with pytest.raises(library.PoolTimeout, match="1 of 1 places are taken") as caught:
                 await http.get("/refused")
             held.may_go_on.set()
@@ -503,15 +511,23 @@ async def test_without_room_in_time_a_request_is_refused(
     assert "/refused" not in server.paths()
 
 
+async def sent_in_time(http: Any, path: str) -> Any:
+    """Send a request for which there is room, again if this machine was too slow to do so."""
+    while True:
+        with contextlib.suppress(penstock.DeadlineExceededError):
+            return await http.send(http.build_request("GET", path), stream=True)
+
+
 async def test_a_request_that_cannot_be_sent_before_its_deadline_is_not(
     library: Any, ours: Any, client: Any, server: Server, held: Held
 ) -> None:
     async with client(concurrency=1, deadline=0.2) as http:
-        async with http.stream("GET", "/stream"):
-            with pytest.raises(library.TimeoutException) as caught:
-                await asyncio.wait_for(http.get("/late"), BOUND)
-            held.may_go_on.set()
-        assert (await http.get("/next")).status_code == 200
+        stream = await sent_in_time(http, "/stream")
+        with pytest.raises(library.TimeoutException) as caught:
+            await asyncio.wait_for(http.get("/late"), BOUND)
+        held.may_go_on.set()
+        await stream.aclose()
+        await (await sent_in_time(http, "/next")).aclose()
     assert isinstance(caught.value, ours.DeadlineExceededError)
     assert isinstance(caught.value, penstock.DeadlineExceededError)
     assert server.paths() == ["/stream", "/next"]
@@ -530,12 +546,11 @@ async def test_a_deadline_that_a_limit_rules_out_is_told_at_once(
 async def test_a_deadline_bounds_the_wait_for_room_too(
     ours: Any, client: Any, server: Server, held: Held
 ) -> None:
-    async with (
-        client(concurrency=1, maxsize=1, deadline=0.2) as http,
-        http.stream("GET", "/stream"),
-    ):
+    async with client(concurrency=1, maxsize=1, deadline=0.2) as http:
+        stream = await sent_in_time(http, "/stream")
         late = await asyncio.gather(*(http.get("/late") for _ in range(3)), return_exceptions=True)
         held.may_go_on.set()
+        await stream.aclose()
     assert [type(error) for error in late] == [ours.DeadlineExceededError] * 3
     assert server.paths() == ["/stream"]
 
@@ -550,7 +565,7 @@ async def test_while_the_breaker_is_open_nothing_is_sent(
             await http.get("/")
     assert isinstance(caught.value, ours.CircuitBreakerOpenError)
     assert isinstance(caught.value, penstock.CircuitBreakerOpenError)
-    assert caught.value.retry_after == pytest.approx(30, abs=5)
+    assert 0 < caught.value.retry_after <= 30
     assert len(server.seen) == 2
 
 

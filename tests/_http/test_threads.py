@@ -7,14 +7,15 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import Any
 
 import pytest
 
 import penstock
-from _http.server import BOUND, Answer, Held, Seen, Server, forget
+from _http.server import BOUND, Answer, Held, InThrees, Seen, Server, forget, most_within
 from penstock import CircuitBreaker, Limit, QueueStateError, RetryPolicy
 from penstock.limits import Backoff
 from sync.helpers import eventually, in_thread, run_program
@@ -43,22 +44,16 @@ def test_never_more_than_the_limit_arrives_in_any_window(client: Any, server: Se
     with client(Limit(10, per=1)) as http, ThreadPoolExecutor(25) as threads:
         answers = list(threads.map(http.get, [f"/{number}" for number in range(25)]))
     assert {answer.text for answer in answers} == {"fine"}
-    arrivals = server.arrivals()
-    assert len(arrivals) == 25
-    assert arrivals[10] >= began + 1
-    assert arrivals[20] >= began + 2
+    assert len(server.seen) == 25
+    assert most_within(1, answers) <= 10
+    assert max(seen.at for seen in server.seen) - began >= 2
 
 
 def test_no_more_are_under_way_than_allowed(client: Any, server: Server) -> None:
-    def chunks() -> Iterator[bytes]:
-        for _ in range(5):
-            time.sleep(0.005)
-            yield b"x" * 1000
-
-    server.answer = lambda seen: Answer(body=chunks())
-    with client(concurrency=3) as http, ThreadPoolExecutor(20) as threads:
-        answers = list(threads.map(http.get, ["/"] * 20))
-    assert {len(answer.content) for answer in answers} == {5000}
+    server.answer = InThrees()
+    with client(concurrency=3) as http, ThreadPoolExecutor(21) as threads:
+        answers = list(threads.map(http.get, ["/"] * 21))
+    assert {answer.text for answer in answers} == {"first second"}
     assert server.most_inflight == 3
 
 
@@ -141,6 +136,13 @@ def test_a_failure_with_a_long_body_is_passed_on(client: Any, server: Server) ->
     assert len(server.seen) == 1
 
 
+def sent_in_time(http: Any, path: str) -> Any:
+    """Send a request for which there is room, again if this machine was too slow to do so."""
+    while True:
+        with suppress(penstock.DeadlineExceededError):
+            return http.send(http.build_request("GET", path), stream=True)
+
+
 def test_what_cannot_be_sent_is_refused_by_errors_of_both(
     library: Any, ours: Any, client: Any, server: Server, held: Held
 ) -> None:
@@ -155,10 +157,12 @@ def test_what_cannot_be_sent_is_refused_by_errors_of_both(
     assert isinstance(full.value, ours.QueueFullError)
 
     held.may_go_on.clear()
-    with client(concurrency=1, deadline=0.2) as http, http.stream("GET", "/stream"):
+    with client(concurrency=1, deadline=0.2) as http:
+        stream = sent_in_time(http, "/stream")
         with pytest.raises(library.TimeoutException) as late:
             http.get("/late")
         held.may_go_on.set()
+        stream.close()
     assert isinstance(late.value, (ours.DeadlineExceededError, penstock.DeadlineExceededError))
     assert not {"/refused", "/late"} & set(server.paths())
 
@@ -265,7 +269,7 @@ def test_threads_and_tasks_share_a_limiter(
     limiter = penstock.Limiter([Limit(3, per=3600)])
 
     async def main() -> int:
-        transport = ours.QueueTransport(limiter, deadline=0.2)
+        transport = ours.QueueTransport(limiter, deadline=BOUND)
         async with library.AsyncClient(transport=transport, base_url=server.url) as http:
             done = await asyncio.gather(*(http.get("/") for _ in range(3)), return_exceptions=True)
         return sum(isinstance(error, ours.DeadlineExceededError) for error in done)

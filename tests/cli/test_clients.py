@@ -21,7 +21,7 @@ def test_as_many_requests_at_once_as_were_asked_for_and_no_more(
         with lock:
             inside += 1
             most = max(most, inside)
-        together.wait(30)  # each waits for all others
+        together.wait(90)  # each waits for all others
         with lock:
             inside -= 1
         return 200, {}, b""

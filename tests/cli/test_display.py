@@ -144,7 +144,7 @@ def test_a_terminal_gets_a_bar(penstock: Any, server: Any) -> None:
     import pty
 
     release = threading.Event()
-    server.answer = lambda seen: (release.wait(30), (200, {}, b""))[1]
+    server.answer = lambda seen: (release.wait(90), (200, {}, b""))[1]
     lines = penstock.lines({}, b"", {"path": "/1"}, {"path": "/2"})
     ours, theirs = pty.openpty()
     try:
@@ -161,7 +161,7 @@ def test_a_terminal_gets_a_bar(penstock: Any, server: Any) -> None:
             seen = read_until(ours, "results      results.jsonl")
             assert "3/3" in seen
             assert "1 failed" in seen
-            assert process.wait(30) == 1
+            assert process.wait(90) == 1
     finally:
         os.close(ours)
 
@@ -178,7 +178,7 @@ def test_the_bar_follows_the_width_of_the_terminal(
         fcntl.ioctl(ours, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
 
     release = threading.Event()
-    server.answer = lambda seen: (release.wait(30), (200, {}, b""))[1]
+    server.answer = lambda seen: (release.wait(90), (200, {}, b""))[1]
     lines = penstock.lines({"path": "/1"}, {"path": "/2"})
     monkeypatch.delitem(penstock.environment, "COLUMNS")
     ours, theirs = pty.openpty()
@@ -199,7 +199,7 @@ def test_the_bar_follows_the_width_of_the_terminal(
             assert all(len(row) <= 40 for row in last), last
             release.set()
             read_until(ours, "results      results.jsonl")
-            assert process.wait(30) == 0
+            assert process.wait(90) == 0
     finally:
         os.close(ours)
 
@@ -207,7 +207,7 @@ def test_the_bar_follows_the_width_of_the_terminal(
 def read_until(terminal: int, text: str) -> str:
     """Read until ``text`` has come."""
     seen = b""
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 90
     while text.encode() not in seen:
         ready, _, _ = select.select([terminal], [], [], max(0.0, deadline - time.monotonic()))
         assert ready, f"no {text!r} in {seen[-2000:]!r}"

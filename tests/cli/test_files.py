@@ -133,7 +133,7 @@ async def test_a_reader_that_is_closed_in_the_middle_of_a_read_ends_after_it() -
     assert thread.is_alive()
     os.write(writing, b"late")
     assert await piece == b"late"
-    thread.join(30)
+    thread.join(90)
     assert not thread.is_alive()
     assert file.closed
     os.close(writing)

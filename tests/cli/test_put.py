@@ -149,7 +149,7 @@ def test_standard_input_is_put_as_it_comes_and_a_signal_ends_it(
         wait_for("two items", lambda: size(nats_server, "piped") == 2)
         process.send_signal(signal.SIGTERM)
         out, told = process.stdout.read(), process.stderr.read()  # type: ignore[union-attr]
-        assert process.wait(30) == 143
+        assert process.wait(90) == 143
     assert out.decode() == (
         "accepted     2 items\nrefused      0\nstopped      after line 2; to go on: --skip 2\n"
     )
@@ -169,7 +169,7 @@ def test_interrupted_while_it_waits_for_room_it_knows_that_the_line_is_not_in(
         wait_for("two items", lambda: size(nats_server, "waits") == 2)
         os.kill(process.pid, signal.SIGINT)
         out = process.stdout.read()  # type: ignore[union-attr]
-        assert process.wait(30) == 130
+        assert process.wait(90) == 130
     assert out.decode() == (
         "accepted     2 items\nrefused      0\nstopped      after line 2; to go on: --skip 2\n"
     )
@@ -231,6 +231,6 @@ def test_a_server_that_goes_away_for_a_while_is_waited_for(
         server.start()
         out = process.stdout.read()  # type: ignore[union-attr]
         told = process.stderr.read().decode()
-        assert process.wait(30) == 0, told
+        assert process.wait(90) == 0, told
     assert out.decode() == f"accepted     {count} items\nrefused      0\n"
     assert sorted(items(server, "gone", count)) == list(range(count))

@@ -301,7 +301,7 @@ def test_a_folder_that_goes_away_does_not_cost_the_results(penstock: Any, server
 @pytest.mark.skipif(os.name == "nt", reason="there are no such signals")
 def test_a_run_that_is_interrupted_has_its_report(penstock: Any, server: Any) -> None:
     release = threading.Event()
-    server.answer = lambda seen: (seen.path == "/1" or release.wait(30), (200, {}, b""))[1]
+    server.answer = lambda seen: (seen.path == "/1" or release.wait(90), (200, {}, b""))[1]
     lines = penstock.lines({"path": "/1"}, {"path": "/2"})
     with penstock.started(
         *("run", lines, "--url", server.url, "--out", "results.jsonl", "--concurrency", "1"),
@@ -313,7 +313,7 @@ def test_a_run_that_is_interrupted_has_its_report(penstock: Any, server: Any) ->
         assert any(b"once more stops at once" in line for line in process.stdout)
         process.send_signal(signal.SIGINT)
         process.stdout.read()
-        assert process.wait(30) == 130
+        assert process.wait(90) == 130
         release.set()
     page = Page((penstock.folder / "report.html").read_text(encoding="utf-8"))
     assert any("were under way and have no result" in text for text in page.texts)

@@ -121,7 +121,7 @@ def test_failures_are_told_by_kind_and_the_run_goes_on(penstock: Any, server: An
 
     def answer(seen: Any) -> tuple[int, dict[str, str], bytes]:
         if seen.path == "/hangs":
-            release.wait(30)
+            release.wait(90)
         statuses = {"/gone": 410, "/busy": 503}
         return statuses.get(seen.path, 200), {"Content-Type": "text/plain"}, b"words"
 
@@ -217,7 +217,7 @@ def test_what_is_no_journal_is_replaced_only_when_asked(penstock: Any, server: A
 
 def read_lines(path: Path, count: int) -> list[Any]:
     """Wait until ``path`` has so many lines, and return them."""
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 90
     while time.monotonic() < deadline:
         if path.exists() and path.read_bytes().count(b"\n") >= count:
             return [json.loads(line) for line in path.read_text().splitlines()]
@@ -237,7 +237,7 @@ def test_an_interrupted_run_finishes_what_is_under_way_or_stops_at_once(
 
     def answer(seen: Any) -> tuple[int, dict[str, str], bytes]:
         if seen.path != "/quick":
-            release.wait(30)
+            release.wait(90)
         return 200, {}, b""
 
     server.answer = answer
@@ -257,7 +257,7 @@ def test_an_interrupted_run_finishes_what_is_under_way_or_stops_at_once(
         else:
             release.set()
         told += process.stdout.read()
-        assert process.wait(30) == code
+        assert process.wait(90) == code
         assert process.stderr.read() == (
             b"penstock: interrupted. The same command again goes on from here.\n"
         )
@@ -297,14 +297,14 @@ def test_an_interrupt_while_waiting_for_standard_input(penstock: Any, server: An
         # It is sent and its result is there, though more may come on standard input.
         assert len(read_lines(penstock.folder / "results.jsonl", 1)) == 1
         process.send_signal(signal.SIGINT)
-        assert process.wait(30) == 130
+        assert process.wait(90) == 130
         assert process.stderr.read().startswith(b"penstock: interrupted. The same command ")
 
 
 @pytest.mark.skipif(os.name == "nt", reason="needs pipes of a known size")
 def test_it_reads_no_further_than_there_is_room(penstock: Any, server: Any) -> None:
     release = threading.Event()
-    server.answer = lambda seen: (release.wait(30), (200, {}, b""))[1]
+    server.answer = lambda seen: (release.wait(90), (200, {}, b""))[1]
     total, concurrency, capacity = 100, 2, 3
     lines = [{"path": f"/{number:02}", "json": "x" * 100_000} for number in range(total)]
     data = b"".join(json.dumps(line).encode() + b"\n" for line in lines)
@@ -326,7 +326,7 @@ def test_it_reads_no_further_than_there_is_room(penstock: Any, server: Any) -> N
                 rest = rest[os.write(descriptor, rest) :]
             return total - len(rest) / size
 
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 90
         while taken() < capacity + concurrency + 1:
             assert time.monotonic() < deadline
             time.sleep(0.01)
@@ -342,7 +342,7 @@ def test_it_reads_no_further_than_there_is_room(penstock: Any, server: Any) -> N
         process.stdin.write(rest)
         process.stdin.close()
         told = process.stdout.read().decode()
-        assert process.wait(30) == 0
+        assert process.wait(90) == 0
     assert len(penstock.results()) == total
     backpressure = re.search(r"backpressure (\d+) waits; at most 3 of 3 queued", told)
     assert backpressure is not None, told

@@ -195,7 +195,7 @@ def test_on_a_terminal_a_table_is_renewed_until_a_signal(
             asyncio.run(put(2))
             screen.wait_for(r" 2 / 5 ")
             process.send_signal(number)
-            assert process.wait(30) == code
+            assert process.wait(90) == code
             screen.wait_for(r"\x1b\[\?25h")  # the cursor is back
     finally:
         os.close(ours)

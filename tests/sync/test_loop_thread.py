@@ -108,13 +108,15 @@ def test_a_call_that_takes_too_long_is_cancelled() -> None:
 
 
 def test_a_loop_that_is_blocked_does_not_respond() -> None:
-    may_go_on = threading.Event()
+    began, may_go_on = threading.Event(), threading.Event()
 
     async def block() -> None:
+        began.set()
         may_go_on.wait(BOUND)
 
     with LoopThread() as thread:
         visit = thread.send(block)
+        assert began.wait(BOUND)
         assert thread.responds(0.01) is False
         assert thread.close(timeout=0.01) is False
         may_go_on.set()

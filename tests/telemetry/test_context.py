@@ -319,7 +319,7 @@ class Server:
         yield
         self._server.shutdown()
         self._server.server_close()
-        thread.join(10)
+        thread.join(60)
 
 
 @pytest.fixture

@@ -527,7 +527,7 @@ async def test_levels_are_those_of_one_instant_though_the_loop_goes_on(
     def disturbed(buffer: Buffer[Any]) -> int:
         count = int(accepted(buffer))
         if in_another_thread() and next(disturbances, None) is not None:
-            asyncio.run_coroutine_threadsafe(process_some(), loop).result(10)
+            asyncio.run_coroutine_threadsafe(process_some(), loop).result(60)
         return count
 
     with monkeypatch.context() as patch:
@@ -550,7 +550,7 @@ async def test_a_counter_never_goes_down_though_the_loop_goes_on(recorder: Recor
     def take_one() -> None:
         queue.get_nowait()  # the put that waits has the place now, and does not know it yet
         taken.set()
-        assert counted.wait(10)
+        assert counted.wait(60)
 
     class Granted(dict[int, Any]):
         """Read when half of the count is read."""
@@ -559,7 +559,7 @@ async def test_a_counter_never_goes_down_though_the_loop_goes_on(recorder: Recor
             if not is_counting or not in_another_thread() or taken.is_set():
                 return super().__len__()
             loop.call_soon_threadsafe(take_one)
-            assert taken.wait(10)
+            assert taken.wait(60)
             length = super().__len__()
             counted.set()
             return length

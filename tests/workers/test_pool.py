@@ -1057,7 +1057,7 @@ async def test_plain_functions_run_in_threads_as_many_at_once_as_there_are_worke
             inside += 1
             peak = max(peak, inside)
             threads.add(threading.current_thread())
-        together.wait(timeout=10)
+        together.wait(timeout=60)
         with lock:
             inside -= 1
 
@@ -1075,7 +1075,7 @@ async def test_plain_functions_run_in_threads_as_many_at_once_as_there_are_worke
 async def test_a_plain_function_in_its_thread_does_not_hold_up_the_loop() -> None:
     release = threading.Event()
     async with BoundedQueue[int]() as queue:
-        await queue.start_workers(lambda item: release.wait(10), 1)
+        await queue.start_workers(lambda item: release.wait(60), 1)
         await queue.put(1)
         for _ in range(5):
             await asyncio.sleep(0)
@@ -1091,7 +1091,7 @@ async def test_the_threads_end_with_the_workers() -> None:
         for item in range(4):
             await queue.put(item)
     for thread in threads:
-        thread.join(timeout=10)
+        thread.join(timeout=60)
         assert not thread.is_alive()
 
 
@@ -1102,7 +1102,7 @@ async def test_a_plain_function_that_is_stuck_is_listed_and_the_log_says_that_it
 
     def stuck(item: int) -> None:
         begun.set()
-        release.wait(10)
+        release.wait(60)
 
     queue: BoundedQueue[int] = BoundedQueue()
     try:
@@ -1110,7 +1110,7 @@ async def test_a_plain_function_that_is_stuck_is_listed_and_the_log_says_that_it
         await queue.put(1)
         await queue.put(2)
         await asyncio.sleep(0)
-        assert begun.wait(10)
+        assert begun.wait(60)
         assert await queue.stop(timeout=0) is False
         assert queue.unprocessed == [1, 2]
         assert "may still be running in its thread" in caplog.text

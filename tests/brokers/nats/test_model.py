@@ -61,7 +61,7 @@ class Watch:
 
     def __exit__(self, *args: object) -> None:
         self._over.set()
-        self._thread.join(10)
+        self._thread.join(60)
 
 
 async def run_all(server: NatsServer, name: str, seeds: list[int]) -> None:
