@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import importlib.util
 import io
 import json
@@ -261,9 +262,28 @@ sys.exit(run_command(sys.argv[1:]))
 # -- kill -9 ----------------------------------------------------------------------------------
 
 
+class Doorkeeper:
+    """Lets so many requests in, and holds back those that come after them."""
+
+    def __init__(self) -> None:
+        self.arrived: Counter[str] = Counter()
+        self._round = self._left = 0
+
+    def let_in(self, count: int) -> None:
+        """So many from now on; who was held back before is not let in any more."""
+        self._round, self._left = self._round + 1, count
+
+    async def __call__(self, request_id: str) -> None:
+        self.arrived[request_id] += 1
+        mine = self._round
+        while mine != self._round or not self._left:  # noqa: ASYNC110 - it is of another thread
+            await asyncio.sleep(0.002)
+        self._left -= 1
+
+
 @contextmanager
-def counting_api() -> Iterator[tuple[str, Counter[str]]]:
-    """The server of the examples, and how often each X-Request-Id came in."""
+def counting_api() -> Iterator[tuple[str, Doorkeeper]]:
+    """The server of the examples, and who lets requests in and counts each X-Request-Id."""
     import uvicorn
 
     spec = importlib.util.spec_from_file_location("api_server", API_SERVER)
@@ -271,12 +291,12 @@ def counting_api() -> Iterator[tuple[str, Counter[str]]]:
     assert spec.loader is not None
     module: Any = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    arrived: Counter[str] = Counter()
+    doorkeeper = Doorkeeper()
     inner = module.make_app(module.Fate(seed=1, rate=10**6, errors=0.0, latency=0.01))
 
     async def app(scope: Any, receive: Callable[[], Any], send: Callable[[Any], Any]) -> None:
         if scope["type"] == "http":
-            arrived[dict(scope["headers"])[b"x-request-id"].decode()] += 1
+            await doorkeeper(dict(scope["headers"])[b"x-request-id"].decode())
         await inner(scope, receive, send)
 
     config = uvicorn.Config(app, port=0, log_level="critical", timeout_graceful_shutdown=1)
@@ -289,7 +309,7 @@ def counting_api() -> Iterator[tuple[str, Counter[str]]]:
             assert time.monotonic() < deadline
             time.sleep(0.01)
         port = server.servers[0].sockets[0].getsockname()[1]
-        yield f"http://127.0.0.1:{port}", arrived
+        yield f"http://127.0.0.1:{port}", doorkeeper
     finally:
         server.should_exit = True
         thread.join(LIMIT)
@@ -304,14 +324,14 @@ def test_twenty_kills_at_random_points(penstock: Command) -> None:
     lines = penstock.lines(*items(count))
     journal = penstock.folder / "results.jsonl"
     options = ("--concurrency", str(concurrency), "--capacity", "20")
-    with counting_api() as (url, arrived):
+    with counting_api() as (url, doorkeeper):
+        arrived = doorkeeper.arrived
         for _ in range(kills):
             size = journal.stat().st_size if journal.exists() else 0
             enough = size + chance.randrange(1, 4_000)  # bytes: the end of a line is not special
+            doorkeeper.let_in(50)  # or one kill that comes late leaves nothing for the others
             with penstock.started(
-                *("run", lines, "--url", url, *OUT, *options),
-                *("--rate", "300/s"),  # or one kill that comes late leaves nothing for the others
-                stdout=subprocess.DEVNULL,
+                *("run", lines, "--url", url, *OUT, *options), stdout=subprocess.DEVNULL
             ) as process:
                 deadline = time.monotonic() + LIMIT
                 while not journal.exists() or journal.stat().st_size < enough:
@@ -327,6 +347,7 @@ def test_twenty_kills_at_random_points(penstock: Command) -> None:
             # Of all that ever arrived without a result, each kill left no more than were in flight.
             assert arrived.total() - len(finished) <= concurrency * kills
             before = {name: arrived[name] for name in finished}
+        doorkeeper.let_in(2 * count)
         done = penstock.run("run", lines, "--url", url, *OUT, *options)
         assert done.returncode == 0, done.stderr
         assert {name: arrived[name] for name in before} == before, "finished, and sent again"

@@ -35,35 +35,39 @@ def timed(
     return times
 
 
-def send(penstock: Command, server: Server, count: int, *options: str) -> Any:
+def sending(penstock: Command, server: Server, count: int, *options: str) -> list[str]:
+    """The command that sends so many requests."""
     lines = penstock.lines(*({"path": f"/{number}"} for number in range(count)))
-    return penstock.run("run", lines, "--url", server.url, "--out", "results.jsonl", *options)
+    return ["run", lines, "--url", server.url, "--out", "results.jsonl", *options]
+
+
+def send(penstock: Command, server: Server, count: int, *options: str) -> Any:
+    return penstock.run(*sending(penstock, server, count, *options))
 
 
 def test_the_rate_is_kept(penstock: Command, server: Server) -> None:
-    times = timed(server)
+    with penstock.started(*sending(penstock, server, 25, "--rate", "10/h")):
+        server.wait_for(10)
+        time.sleep(0.3)  # another ten would come at once
+    assert len(server.seen) == 10
+
+
+def test_a_rate_is_used_up_in_each_window(penstock: Command, server: Server) -> None:
+    began, times = time.monotonic(), timed(server)
     done = send(penstock, server, 25, "--rate", "10/s")
     assert done.returncode == 0, done.stderr
     assert len(times) == 25
-    # Ten at once, ten after a second, five after another. (No window is looked at: on a busy
-    # machine a request may be under way for as long.)
-    assert 1.6 < max(times) - min(times) < 5
+    # Ten at once, ten after a second, five after another.
+    assert max(times) - began >= 2
 
 
 def test_tokens_are_settled_with_what_the_answers_say(penstock: Command, server: Server) -> None:
-    spent: list[tuple[float, int]] = []
-
-    def answer(seen: SimpleNamespace) -> Answer:
-        tokens = 100
-        spent.append((time.monotonic(), tokens))
-        return 200, JSON, json.dumps({"usage": {"total_tokens": tokens}}).encode()
-
-    server.answer = answer
+    spent = json.dumps({"usage": {"total_tokens": 100}}).encode()
+    began, times = time.monotonic(), timed(server, lambda seen: (200, JSON, spent))
     done = send(penstock, server, 25, "--tokens", "1000/s", "--concurrency", "4")
     assert done.returncode == 0, done.stderr
     assert "tokens       2,500" in done.stdout
-    times = [at for at, _ in spent]
-    assert 1.6 < max(times) - min(times) < 8
+    assert max(times) - began > 1.6
 
 
 def test_another_place_for_the_cost(penstock: Command, server: Server) -> None:
@@ -136,7 +140,7 @@ def test_automatic_concurrency_stays_within_what_the_service_takes(
             inside += 1
             most = max(most, inside)
             too_many = inside > 4
-        time.sleep(0 if too_many else 0.01)
+        time.sleep(0 if too_many else 0.03)
         with lock:
             inside -= 1
         return (429, {}, b"") if too_many else (200, JSON, b"{}")
@@ -150,12 +154,15 @@ def test_automatic_concurrency_stays_within_what_the_service_takes(
 def test_what_cannot_be_done_by_its_deadline_fails(penstock: Command, server: Server) -> None:
     def answer(seen: SimpleNamespace) -> Answer:
         if seen.path == "/0":
-            time.sleep(0.7)  # the others wait for longer than they may
+            time.sleep(2)  # the others wait for longer than they may
             return 200, JSON, b"{}"
         return 503, {"Retry-After": "60"}, b""
 
     server.answer = answer
-    done = send(penstock, server, 3, "--concurrency", "1", "--deadline", "0.5")
+    command = sending(penstock, server, 3, "--concurrency", "1", "--deadline", "0.5")
+    done = penstock.run(*command)
+    while not server.seen:  # this machine was too slow even for the first one
+        done = penstock.run(*command, "--overwrite")
     assert done.returncode == 1, done.stderr
     assert "failed       2 (deadline 2)" in done.stdout
     first, *others = penstock.results()
@@ -186,11 +193,12 @@ def test_a_retry_that_would_be_too_late_is_not_waited_for(
 def test_headers_are_heeded_unless_told_not_to(
     penstock: Command, server: Server, options: list[str]
 ) -> None:
-    headers = {"X-RateLimit-Remaining": "0", "X-RateLimit-Reset": "3"}
+    # Not heeded, it is longer than the run may take.
+    headers = {"X-RateLimit-Remaining": "0", "X-RateLimit-Reset": "600" if options else "3"}
     times = timed(server, lambda seen: (200, headers if seen.path == "/0" else {}, b""))
     done = send(penstock, server, 3, "--concurrency", "1", *options)
     assert done.returncode == 0, done.stderr
-    assert (max(times) - min(times) > 2.5) == (not options)
+    assert options or max(times) - min(times) > 2.5
     assert ("held up " in done.stdout) == (not options)
 
 

@@ -41,7 +41,7 @@ async def busy_queue(server: NatsServer, name: str) -> AsyncIterator[NatsQueue[A
             False
         ] * 2
         await queue.start_workers(work, 1, lambda error, item: has_died.set())
-        await asyncio.wait_for(asyncio.gather(is_held.wait(), has_died.wait()), 20)
+        await asyncio.wait_for(asyncio.gather(is_held.wait(), has_died.wait()), 60)
         while (await queue.info()).dead_letters == 0:  # noqa: ASYNC110 - the server hears it later
             await asyncio.sleep(0.02)
         yield queue

@@ -63,7 +63,7 @@ class Place:
     def put(self, *items: Any) -> None:
         async def put(queue: NatsQueue[Any]) -> None:
             for item in items:
-                assert await queue.put(item, 10)
+                assert await queue.put(item, 60)
 
         self._with_queue(put)
 
@@ -75,7 +75,8 @@ class Place:
 
     def _with_queue(self, call: Callable[[NatsQueue[Any]], Any]) -> Any:
         async def do() -> Any:
-            async with NatsQueue[Any](self.server.url, self.name) as queue:
+            # So that what comes again was handed back, and not given up.
+            async with NatsQueue[Any](self.server.url, self.name, ack_wait=600) as queue:
                 return await call(queue)
 
         return asyncio.run(do())
@@ -96,7 +97,7 @@ def place(penstock: Command, nats_server: NatsServer, request: pytest.FixtureReq
 
 def end(process: subprocess.Popen[bytes]) -> str:
     """Wait for it to end; what it said."""
-    _, told = process.communicate(timeout=30)
+    _, told = process.communicate(timeout=90)
     return told.decode()
 
 
@@ -136,9 +137,9 @@ def test_the_second_signal_hands_back_at_once(function: str, place: Place) -> No
     assert process.returncode == 1, told
     assert "; 1 handed back" in told
     place.go_on()
-    with place.worker(function) as process:  # well before the ack wait of 30 seconds
-        wait_for("the second call", lambda: len(place.called) == 2, 20)
-        wait_for("its end", lambda: place.info().size == 0, 20)
+    with place.worker(function) as process:
+        wait_for("the second call", lambda: len(place.called) == 2)
+        wait_for("its end", lambda: place.info().size == 0)
         process.send_signal(signal.SIGINT)
         end(process)
         assert process.returncode == 0
