@@ -19,8 +19,9 @@ from processes import wait_for
 
 #: Seconds after which something that should have happened has not.
 BOUND = 30.0
-#: How much later than promised something may happen.
-SLACK = 1.0
+#: How much later than promised something may happen, on a machine that does other things too. What
+#: is not told at once comes by itself after ``ack_wait``, which is 30 s unless a test says less.
+SLACK = 15.0
 
 AnyQueue = NatsQueue[Any]
 
