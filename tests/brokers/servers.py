@@ -280,6 +280,20 @@ class Cluster:
         for node in self.nodes:
             wait_for(f"{node!r} to be ready", node.listens, START, every=0.01)
         self.wait_for_meta_leader(len(self.nodes))
+        wait_for("room for a stream on all nodes", self._has_room, ELECT)
+
+    def _has_room(self) -> bool:
+        """Whether a stream with all replicas can be made: a leader knows its peers before that."""
+        config = {
+            "name": "room",
+            "subjects": ["room"],
+            "storage": "memory",
+            "num_replicas": len(self.nodes),
+        }
+        made = _ask(self.nodes[0].port, "$JS.API.STREAM.CREATE.room", config)
+        return "error" not in made and bool(
+            _ask(self.nodes[0].port, "$JS.API.STREAM.DELETE.room", {}).get("success")
+        )
 
     def wait_for_meta_leader(self, online: int | None = None) -> Node:
         """The node that leads all, once so many (a majority) know it and it knows so many."""
@@ -356,6 +370,29 @@ class Cluster:
         # Only the leader lists the others.
         replicas = meta.get("replicas") or ()
         return 1 + sum(not replica.get("offline") for replica in replicas)
+
+
+def _ask(port: int, subject: str, request: dict[str, Any]) -> dict[str, Any]:
+    """What JetStream answers; an error where it does not. By hand: some loop may be running."""
+    payload = json.dumps(request).encode()
+    try:
+        with socket.create_connection(("127.0.0.1", port), ANSWER) as connection:
+            lines = connection.makefile("rb")
+            connection.sendall(
+                b'CONNECT {"verbose":false}\r\nSUB answer 1\r\n'
+                + f"PUB {subject} answer {len(payload)}\r\n".encode()
+                + payload
+                + b"\r\n"
+            )
+            while not (line := lines.readline()).startswith(b"MSG "):
+                if not line or line.startswith(b"-ERR"):
+                    return {"error": line.decode()}
+                if line.startswith(b"PING"):
+                    connection.sendall(b"PONG\r\n")
+            answer: dict[str, Any] = json.loads(lines.read(int(line.split()[-1])))
+            return answer
+    except OSError as error:
+        return {"error": str(error)}
 
 
 @contextmanager
