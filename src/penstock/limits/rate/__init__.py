@@ -1,1 +1,1 @@
-"""So many starts, or so much, in any window of so many seconds."""
+"""Limits: at most ``max`` starts, or ``max`` of their cost, in any window of ``per`` seconds."""
