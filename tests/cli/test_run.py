@@ -135,7 +135,7 @@ def test_failures_are_told_by_kind_and_the_run_goes_on(penstock: Any, server: An
         b'{"path": "/\xff"}',
         {"path": "/good"},
     )
-    options = ("--retry", "1", "--timeout", "0.4")
+    options = ("--retry", "1", "--timeout", "2")
     done = penstock.run("run", lines, "--url", server.url, *OUT, *options)
     release.set()
     assert done.returncode == 1
