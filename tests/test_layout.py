@@ -77,7 +77,7 @@ CORE_IMPORTS = {
 }
 #: Names of classes that stand for two things.
 NAMED_TWICE = {
-    "Accounts",
+    "QueueCounters",
     "Attempt",
     "Intake",
     "Line",

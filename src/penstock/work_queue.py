@@ -34,7 +34,7 @@ from penstock.protocols import Queue
 from penstock.queue.bounded import BoundedQueue, QueueStatus
 from penstock.queue.results import ResultStream, Workers, each
 from penstock.queue.status import NotProcessedError
-from penstock.queue.work_queue_base import Face
+from penstock.queue.work_queue_base import WorkQueueBase
 from penstock.telemetry import Telemetry
 from penstock.workers.calls import ErrorHandler, WorkerFunc
 
@@ -46,7 +46,7 @@ R = TypeVar("R")
 _PAUSE = 0.1
 
 
-class WorkQueue(Lifecycle, Face[T]):
+class WorkQueue(Lifecycle, WorkQueueBase[T]):
     """A queue with what one needs around it: process, batch_process, submit, map.
 
     Args:

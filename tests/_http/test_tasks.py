@@ -414,9 +414,9 @@ async def test_adaptive_concurrency_finds_what_the_server_takes(
 ) -> None:
     def answer(seen: Seen) -> Answer:
         # Not what has arrived by now, which may be any part of what is on its way.
-        is_one_too_many = http._transport.queue.statistics().inflight > 4
+        is_surplus = http._transport.queue.statistics().inflight > 4
         threading.Event().wait(0.01)
-        return Answer(429 if is_one_too_many else 200)
+        return Answer(429 if is_surplus else 200)
 
     server.answer = answer
     adaptive = AdaptiveConcurrency(1, 64)

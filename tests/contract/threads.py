@@ -126,8 +126,8 @@ class Stage:
         for task in self.visits:
             task.cancel()
         if self.visits:
-            _, staying = await asyncio.wait(self.visits, timeout=HANGS)
-            assert not staying
+            _, remaining = await asyncio.wait(self.visits, timeout=HANGS)
+            assert not remaining
 
 
 async def in_thread(func: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:

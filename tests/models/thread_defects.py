@@ -10,11 +10,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from penstock.queue.counters import Accounts
-from penstock.queue.store import Outcome
+from penstock.queue.counters import QueueCounters
+from penstock.queue.store import PutOutcome
 from penstock.sync import bridge
-from penstock.sync.accounts import SharedAccounts
 from penstock.sync.bridge import Bridge
+from penstock.sync.counters import SharedCounters
 from penstock.sync.desks import Desk
 from penstock.sync.loop_side import LoopSide
 
@@ -26,14 +26,14 @@ async def wait_without_a_second_look(
     gate = bridge._Gate()
     if is_retired():
         return True
-    if self.at_hand or self.is_over:
-        return bool(self.at_hand)
+    if self.available or self.is_over:
+        return bool(self.available)
     with self.lock:
-        self._takers[gate] = None
+        self._waiters[gate] = None
     if gate.wait(timeout):
         return True
     with self.lock:
-        return self._takers.pop(gate, bridge._ABSENT) is bridge._ABSENT
+        return self._waiters.pop(gate, bridge._ABSENT) is bridge._ABSENT
 
 
 async def loop_waits_without_a_second_look(self: LoopSide) -> bool:
@@ -42,28 +42,28 @@ async def loop_waits_without_a_second_look(self: LoopSide) -> bool:
         await asyncio.sleep(0)
         self._left = 32
         return True
-    is_news = self._bridge.at_hand > 0
+    is_news = self._bridge.available > 0
     if is_news or self._bridge.is_over:
         return is_news
-    return await self._be_called(self._register())
+    return await self._park(self._add_waiter())
 
 
 async def put_gives_up_without_the_lock(
     self: Bridge[Any], item: Any, timeout: float | None, ticket: Any = None, context: Any = None
-) -> Outcome:
+) -> PutOutcome:
     """A put whose time is over reads what became of it while somebody grants it a slot."""
-    bid = bridge._Bid(item, bridge.copy_context() if context is None else context, ticket)
+    put = bridge._WaitingPut(item, bridge.copy_context() if context is None else context, ticket)
     with self.lock:
         if self.closed:
-            return Outcome.CLOSED
-        self._bids[bid] = None
+            return PutOutcome.CLOSED
+        self._waiting_puts[put] = None
         self._grant()
-    if not bid.wait(timeout):
-        outcome = bid.outcome
+    if not put.wait(timeout):
+        outcome = put.outcome
         with self.lock:
-            self._bids.pop(bid, None)
+            self._waiting_puts.pop(put, None)
         return outcome
-    return bid.outcome
+    return put.outcome
 
 
 def offer_looks_first(
@@ -78,13 +78,13 @@ def offer_looks_first(
         # Not janus's own put, which would notice.
         self.line.append((order, item, context, ticket))
         self.peak = max(self.peak, len(self.line))
-        self._call(1)
+        self._unpark(1)
         return True
 
 
-def add_without_the_lock(self: SharedAccounts, field: Any) -> None:
+def add_without_the_lock(self: SharedCounters, field: Any) -> None:
     """Two threads read a count, and both write it back with one more."""
-    Accounts.add(self, field)
+    QueueCounters.add(self, field)
 
 
 def surrender_what_is_done(self: Desk[Any]) -> bool:
@@ -95,10 +95,10 @@ def surrender_what_is_done(self: Desk[Any]) -> bool:
         holds_one = self.taken > self.processed
     with self._bridge.lock:
         self.is_lost = True
-        self._accounts.close_desk(self)
+        self._counters.close_desk(self)
         if holds_one and self.entry is not None:
             order, item, context, ticket = self.entry
-            new = None if ticket is None else ticket.reissue()
+            new = None if ticket is None else ticket.transfer()
             self._bridge.keep((order, item, context.copy(), new))
         return holds_one
 
@@ -113,13 +113,13 @@ def answer_forgets_late(self: LoopSide) -> None:
         self._for_all = self._rung = False
 
 
-def settle_before_all_is_done(self: SharedAccounts) -> None:
+def settle_before_all_is_done(self: SharedCounters) -> None:
     """Whoever finds nothing waiting tells the joiners, whatever others have in hand."""
     if not self._buffer.ready:
         self._tell_joiners(True)
 
 
-async def join_without_a_second_look(self: SharedAccounts) -> bool:
+async def join_without_a_second_look(self: SharedCounters) -> bool:
     """A joiner does not look again once it has said that it waits."""
     joiner: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
     self._enlist(joiner)
@@ -143,11 +143,11 @@ DEFECTS: dict[str, tuple[type[Any], str, Callable[..., Any]]] = {
     "loop-wait": (LoopSide, "wait", loop_waits_without_a_second_look),
     "put": (Bridge, "wait_for_room", put_gives_up_without_the_lock),
     "offer": (Bridge, "offer", offer_looks_first),
-    "add": (SharedAccounts, "add", add_without_the_lock),
+    "add": (SharedCounters, "add", add_without_the_lock),
     "surrender": (Desk, "surrender", surrender_what_is_done),
     "answer": (LoopSide, "_answer", answer_forgets_late),
-    "settle": (SharedAccounts, "settle", settle_before_all_is_done),
-    "join": (SharedAccounts, "join", join_without_a_second_look),
+    "notify_if_done": (SharedCounters, "notify_if_done", settle_before_all_is_done),
+    "join": (SharedCounters, "join", join_without_a_second_look),
     "take": (Bridge, "take", take_without_the_lock),
 }
 

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from penstock.sync.accounts import SharedAccounts
 from penstock.sync.bridge import Bridge
+from penstock.sync.counters import SharedCounters
 from penstock.sync.desks import Desk
 from sync.helpers import BOUND, in_thread
 
@@ -35,30 +35,30 @@ class Interrupted:
 
 def test_an_item_that_was_counted_as_processed_stays_so_and_is_not_given_back() -> None:
     bridge: Bridge[str] = Bridge(1)
-    accounts = SharedAccounts(bridge)
-    desk = Desk(bridge, accounts)
+    counters = SharedCounters(bridge)
+    desk = Desk(bridge, counters)
     assert bridge.offer("a", None, copy_context())
     assert desk.take() is not None
     seen: list[int] = []
 
     def finish() -> None:
         desk.processed += 1
-        seen.append(accounts.all_processed)
+        seen.append(counters.all_processed)
 
-    accounts._lock = Interrupted(finish)  # type: ignore[assignment]
+    counters._lock = Interrupted(finish)  # type: ignore[assignment]
     assert not desk.surrender()
-    assert [*seen, accounts.all_processed] == [1, 1]
+    assert [*seen, counters.all_processed] == [1, 1]
     assert bridge.snapshot() == []
 
 
 def test_a_worker_that_was_cancelled_gives_back_nothing_that_was_taken_from_it() -> None:
     bridge: Bridge[str] = Bridge(1)
-    desk = Desk(bridge, SharedAccounts(bridge))
+    desk = Desk(bridge, SharedCounters(bridge))
     assert bridge.offer("a", None, copy_context())
     entry = desk.take()
     assert entry is not None
     assert desk.surrender()  # by another thread, in the moment before the next line
-    desk.give_back(entry)
+    desk.requeue(entry)
     assert [one[1] for one in bridge.snapshot()] == ["a"]
 
 
@@ -66,9 +66,9 @@ def test_a_worker_that_was_cancelled_gives_back_nothing_that_was_taken_from_it()
 def test_what_is_taken_from_a_worker_shares_no_context_with_it() -> None:
     variable: ContextVar[object] = ContextVar("variable")
     bridge: Bridge[str] = Bridge(1)
-    accounts = SharedAccounts(bridge)
+    counters = SharedCounters(bridge)
     for _ in range(300):
-        desk = Desk(bridge, accounts)
+        desk = Desk(bridge, counters)
         assert bridge.offer("a", None, copy_context())
         entry = desk.take()
         assert entry is not None
@@ -91,8 +91,8 @@ def test_what_is_taken_from_a_worker_shares_no_context_with_it() -> None:
 
 def test_a_failure_that_counts_is_told() -> None:
     bridge: Bridge[str] = Bridge(1)
-    accounts = SharedAccounts(bridge)
-    desk = Desk(bridge, accounts)
+    counters = SharedCounters(bridge)
+    desk = Desk(bridge, counters)
     assert bridge.offer("a", None, copy_context())
     assert desk.take() is not None
     told: list[bool] = []
@@ -101,6 +101,6 @@ def test_a_failure_that_counts_is_told() -> None:
         told.append(not desk.is_lost)  # which is what a worker asks before it tells
         desk.processed += 1
 
-    accounts._lock = Interrupted(fail)  # type: ignore[assignment]
+    counters._lock = Interrupted(fail)  # type: ignore[assignment]
     assert not desk.surrender()
     assert told == [True]

@@ -31,15 +31,15 @@ CLOSED: Any = object()
 # Thirty years of seconds: as good as no limit, and an int beyond a float's range is more than that.
 LONG = 1e9
 #: Seconds between two warnings about backpressure from one queue.
-WARN_EVERY = 1.0
+WARNING_INTERVAL = 1.0
 
-_governing = threading.Lock()
+_governor_lock = threading.Lock()
 
 
 class QueueBase(Generic[T]):
     """The parts of a queue that know nothing of where its items are."""
 
-    _accounts: Any
+    _counters: Any
     _pool: WorkerPool[T]
 
     def __init__(
@@ -52,7 +52,7 @@ class QueueBase(Generic[T]):
         self._name = "default" if name is None else checks.label(name, "name")
         self._status = QueueStatus.IDLE
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._open_on: Any = CLOSED
+        self._open_in: Any = CLOSED
         self._stops = 0
         #: What keeps its items to rules, if there are any.
         self._governor: Governor | None = None
@@ -67,17 +67,17 @@ class QueueBase(Generic[T]):
             )
         self._probe = telemetry.watch(self, totals, line, self._maxsize)
         # Whether more is to be done for a put than to put: asked at every one.
-        self._is_special = self._probe.is_on
+        self._needs_slow_path = self._probe.is_on
 
     def _govern(self, rules: Rules) -> Governor:
         """Keep all items from now on to rules, if only to have them counted."""
         if self._governor is None:
             governor = Governor(rules, self._probe)
-            with _governing:  # any thread may be the first to ask for one
+            with _governor_lock:  # any thread may be the first to ask for one
                 if self._governor is None:
-                    self._accounts.closures = lambda: governor.limiter.statistics().closures
+                    self._counters.closures = lambda: governor.limiter.statistics().closures
                     self._governor = governor
-                    self._is_special = _yes
+                    self._needs_slow_path = _always
         return self._governor
 
     def __repr__(self) -> str:
@@ -135,10 +135,10 @@ class QueueBase(Generic[T]):
         ``backpressure_events`` counts puts that were refused because the queue was full.
         """
         return {
-            "enqueued": self._accounts.accepted,
-            "processed": self._accounts.all_processed,
-            "errors": self._accounts.all_errors,
-            "backpressure_events": self._accounts.full,
+            "enqueued": self._counters.accepted,
+            "processed": self._counters.all_processed,
+            "errors": self._counters.all_errors,
+            "backpressure_events": self._counters.full,
         }
 
     def statistics(self) -> Any:
@@ -151,12 +151,12 @@ class QueueBase(Generic[T]):
             return self._govern(Rules()).course(item, deadline)
         return None if self._governor is None else self._governor.course(item, None)
 
-    def _log_fullness(self) -> None:
+    def _log_full(self) -> None:
         self._logger.warning(
             "Queue %s is full: %d items wait, %d puts refused so far",
             self._name,
             self._maxsize,
-            self._accounts.full,
+            self._counters.full,
         )
 
     def _full_error(self) -> QueueFullError:
@@ -187,13 +187,13 @@ class QueueBase(Generic[T]):
         size: int | AdaptiveConcurrency,
         error_handler: ErrorHandler[T] | None,
     ) -> None:
-        self._leave_dead_loop()
+        self._leave_closed_loop()
         if self._status is QueueStatus.STOPPING:
             raise state_error("start workers", self._status)
         await self._start()
         if isinstance(size, AdaptiveConcurrency):
             governor = self._govern(Rules())
-            governor.adaptive, governor.on_limit = size, self._pool.follow
+            governor.adaptive, governor.on_limit = size, self._pool.resize
             self._pool.start(worker_func, lambda: size.limit, error_handler)
         else:
             if self._governor is not None:
@@ -204,14 +204,14 @@ class QueueBase(Generic[T]):
         """Take items from now on."""
         raise NotImplementedError
 
-    def _leave_dead_loop(self) -> None:
+    def _leave_closed_loop(self) -> None:
         """A loop that was closed without a stop: the queue is stopped, whatever it says."""
         if (
             self._status in (QueueStatus.PROCESSING, QueueStatus.STOPPING)
             and self._loop is not None
             and self._loop.is_closed()
         ):
-            self._open_on = CLOSED
+            self._open_in = CLOSED
             self._stops += 1
             self._forget_loop()
             self._set_status(QueueStatus.STOPPED)
@@ -255,11 +255,11 @@ class QueueBase(Generic[T]):
         raise AssertionError("a queue that is open here refused nothing")
 
 
-def _yes() -> bool:
+def _always() -> bool:
     return True
 
 
-def figures_of(governor: Governor | None) -> dict[str, Any]:
+def policy_statistics(governor: Governor | None) -> dict[str, Any]:
     """What a governor adds to the statistics of its queue."""
     if governor is None:
         return {

@@ -24,42 +24,42 @@ from contextvars import Context, copy_context
 from heapq import heapify, heappop, heappush
 from typing import TypeAlias, TypeVar
 
-from penstock._util.wait_queue import Takers
-from penstock.queue.store import Line, Outcome
-from penstock.workers.calls import Entry, Ticket
+from penstock._util.wait_queue import WaitQueue
+from penstock.queue.store import EntryStore, PutOutcome
+from penstock.workers.item import Entry, Ticket
 
 T = TypeVar("T")
 
 
 #: What a putter waits on: the entry that it is granted, or why there is none.
-_Waiter: TypeAlias = "asyncio.Future[Entry[T] | Outcome]"
+_Waiter: TypeAlias = "asyncio.Future[Entry[T] | PutOutcome]"
 #: A put that waits: what it waits on, and what it will put.
-_Bid: TypeAlias = "tuple[_Waiter[T], T, Context, Ticket | None]"
+_WaitingPut: TypeAlias = "tuple[_Waiter[T], T, Context, Ticket | None]"
 
 #: So many deadlines of puts that have been served are kept, whatever the number of those waiting.
 _STALE = 64
 
 
-class Buffer(Line[T], Takers):
+class Buffer(EntryStore[T], WaitQueue):
     """The line of one queue. Used from the thread of one event loop only."""
 
     def __init__(self, maxsize: int) -> None:
-        Line.__init__(self, maxsize, deque())
-        Takers.__init__(self)
+        EntryStore.__init__(self, maxsize, deque())
+        WaitQueue.__init__(self)
         # A putter is first granted an entry, in the line already, and accepted when it confirms.
         self._granted: dict[int, Entry[T]] = {}
         # By number. An ordered dict, for removal from the middle in constant time.
-        self._putters: OrderedDict[int, _Bid[T]] = OrderedDict()
+        self._putters: OrderedDict[int, _WaitingPut[T]] = OrderedDict()
         self._putter_number = 0
         # A heap of the deadlines of putters and their numbers. A putter that is served leaves its
         # own behind, to be dropped when it comes up, or when most of them are stale.
         self._deadlines: list[tuple[float, int]] = []
         # One timer for all putters, left alone when a putter is served: to set and cancel one for
         # each would cost a busy queue more than all the rest of a put.
-        self._alarm: asyncio.TimerHandle | None = None
-        self._alarm_at = math.inf
+        self._timeout_timer: asyncio.TimerHandle | None = None
+        self._timeout_at = math.inf
         # The timer of what is postponed.
-        self._ripening: asyncio.TimerHandle | None = None
+        self._due_timer: asyncio.TimerHandle | None = None
 
     @property
     def putters(self) -> int:
@@ -102,8 +102,8 @@ class Buffer(Line[T], Takers):
             self.peak = size + 1
         self._order = order = self._order + 1
         self.line.append((order, item, copy_context() if context is None else context, ticket))
-        if self._takers and not self._called:
-            self._call(1)
+        if self._waiters and not self._unparked:
+            self._unpark(1)
         return True
 
     async def wait_for_room(
@@ -112,7 +112,7 @@ class Buffer(Line[T], Takers):
         timeout: float | None,
         ticket: Ticket | None = None,
         context: Context | None = None,
-    ) -> Outcome:
+    ) -> PutOutcome:
         """Wait in line for a slot, at most ``timeout`` seconds, and fill it as :meth:`offer`."""
         if context is None:  # an empty one is false
             context = copy_context()
@@ -121,18 +121,18 @@ class Buffer(Line[T], Takers):
         self._putter_number = number = self._putter_number + 1
         self._putters[number] = waiter, item, context, ticket
         if timeout is not None:
-            self._wake_up_at(loop, loop.time() + timeout, number)
+            self._set_timeout(loop, loop.time() + timeout, number)
         try:
             granted = await waiter
         except BaseException:
             self._withdraw(number, waiter)
             raise
-        if isinstance(granted, Outcome):
+        if isinstance(granted, PutOutcome):
             return granted
         if self._granted.pop(granted[0], None) is None:  # closed between the grant and now
-            return Outcome.CLOSED
+            return PutOutcome.CLOSED
         self.wake()  # it, or what stood behind it, may be the next to be taken
-        return Outcome.ACCEPTED
+        return PutOutcome.ACCEPTED
 
     def _grant(self) -> None:
         """Give the slots that fell free to the putters that have waited longest, if any wait."""
@@ -150,7 +150,7 @@ class Buffer(Line[T], Takers):
         if self._putters.pop(number, None) is not None or not waiter.done() or waiter.cancelled():
             return
         granted = waiter.result()
-        if isinstance(granted, Outcome) or self._granted.pop(granted[0], None) is None:
+        if isinstance(granted, PutOutcome) or self._granted.pop(granted[0], None) is None:
             return
         self.line.remove(granted)
         self._withdrawn += 1
@@ -158,44 +158,46 @@ class Buffer(Line[T], Takers):
             self._grant()
             self.wake()
 
-    def _wake_up_at(self, loop: asyncio.AbstractEventLoop, deadline: float, number: int) -> None:
+    def _set_timeout(self, loop: asyncio.AbstractEventLoop, deadline: float, number: int) -> None:
         heappush(self._deadlines, (deadline, number))
         if len(self._deadlines) > 2 * len(self._putters) + _STALE:
             self._deadlines = [one for one in self._deadlines if one[1] in self._putters]
             heapify(self._deadlines)
-        if deadline < self._alarm_at:
-            self._set_alarm(loop, deadline)
+        if deadline < self._timeout_at:
+            self._set_timeout_timer(loop, deadline)
 
-    def _set_alarm(self, loop: asyncio.AbstractEventLoop, at: float) -> None:
-        self._clear_alarm()
-        self._alarm = loop.call_at(at, self._expire, loop)
-        self._alarm_at = at
+    def _set_timeout_timer(self, loop: asyncio.AbstractEventLoop, at: float) -> None:
+        self._clear_timeout_timer()
+        self._timeout_timer = loop.call_at(at, self._time_out, loop)
+        self._timeout_at = at
 
-    def _clear_alarm(self) -> None:
-        if self._alarm is not None:
-            self._alarm.cancel()
-            self._alarm, self._alarm_at = None, math.inf
+    def _clear_timeout_timer(self) -> None:
+        if self._timeout_timer is not None:
+            self._timeout_timer.cancel()
+            self._timeout_timer, self._timeout_at = None, math.inf
 
-    def _expire(self, loop: asyncio.AbstractEventLoop) -> None:
+    def _time_out(self, loop: asyncio.AbstractEventLoop) -> None:
         """Send away the putters that have waited long enough; set the alarm for the next one."""
-        now = max(loop.time(), self._alarm_at)  # a loop calls a little early, by its clock's grain
-        self._alarm, self._alarm_at = None, math.inf
+        now = max(
+            loop.time(), self._timeout_at
+        )  # a loop calls a little early, by its clock's grain
+        self._timeout_timer, self._timeout_at = None, math.inf
         deadlines, putters = self._deadlines, self._putters
         while deadlines:
             deadline, number = deadlines[0]
             if deadline > now and number in putters:
-                self._set_alarm(loop, deadline)
+                self._set_timeout_timer(loop, deadline)
                 return
             heappop(deadlines)
             if number in putters and not putters[number][0].done():
-                putters.pop(number)[0].set_result(Outcome.TIMED_OUT)
+                putters.pop(number)[0].set_result(PutOutcome.TIMED_OUT)
 
     # -- taking -------------------------------------------------------------------------------
 
     def take(self) -> Entry[T] | None:
         """The next entry, or None when there is none, or its putter has not confirmed it yet."""
-        if self._returned:
-            entry = self._take_returned()
+        if self._requeued:
+            entry = self._take_requeued()
             self._grant()
             return entry
         entries = self.line
@@ -208,36 +210,36 @@ class Buffer(Line[T], Takers):
 
     async def wait(self, timeout: float | None = None) -> bool:
         """Wait until a look is worth it; False when it is over, or after ``timeout`` seconds."""
-        if self.closed and not self._postponed:
+        if self.closed and not self._delayed:
             return False
-        return await self._be_called(self._register(), timeout)
+        return await self._park(self._add_waiter(), timeout)
 
-    def _at_hand(self) -> int:
-        return len(self.line) + len(self._returned)
+    def _available(self) -> int:
+        return len(self.line) + len(self._requeued)
 
-    def give_back(self, entry: Entry[T]) -> None:
+    def requeue(self, entry: Entry[T]) -> None:
         """Take back an entry from a worker that was cancelled; it is the next to be taken."""
-        self._keep(entry)
+        self._requeue(entry)
         self.wake()
 
-    def postpone(self, entry: Entry[T], delay: float) -> None:
+    def delay(self, entry: Entry[T], delay: float) -> None:
         """Take an entry back from a worker, and hand it out again in ``delay`` seconds."""
         loop = asyncio.get_running_loop()
-        self._postpone(entry, loop.time() + delay)
-        self._set_ripening(loop)
+        self._delay(entry, loop.time() + delay)
+        self._set_due_timer(loop)
         self.wake()
 
-    def _set_ripening(self, loop: asyncio.AbstractEventLoop) -> None:
-        if self._ripening is not None:
-            self._ripening.cancel()
-            self._ripening = None
-        if self._postponed:
-            self._ripening = loop.call_at(self._postponed[0][0], self._now_ripe, loop)
+    def _set_due_timer(self, loop: asyncio.AbstractEventLoop) -> None:
+        if self._due_timer is not None:
+            self._due_timer.cancel()
+            self._due_timer = None
+        if self._delayed:
+            self._due_timer = loop.call_at(self._delayed[0][0], self._on_due, loop)
 
-    def _now_ripe(self, loop: asyncio.AbstractEventLoop) -> None:
+    def _on_due(self, loop: asyncio.AbstractEventLoop) -> None:
         # A loop calls a little early, by its clock's grain.
-        self._ripen(max(loop.time(), self._postponed[0][0]) if self._postponed else 0.0)
-        self._set_ripening(loop)
+        self._promote_due(max(loop.time(), self._delayed[0][0]) if self._delayed else 0.0)
+        self._set_due_timer(loop)
         self.wake()
         if self.is_over:
             self.wake_all()
@@ -247,32 +249,32 @@ class Buffer(Line[T], Takers):
     def open(self) -> None:
         """Let entries in. What was postponed is due: the times were those of another loop."""
         self.closed = False
-        self._ripen(math.inf)
+        self._promote_due(math.inf)
 
     def forget_waiters(self) -> None:
         """Forget putters and takers: their loop was closed, so they will never go on."""
         self._forget_putters()
-        self._forget_takers()
-        self._ripening = None
+        self._forget_waiters()
+        self._due_timer = None
 
     def close(self) -> None:
         """Let no entry in: every putter that waits is told so, and every taker looks around."""
         self.closed = True
         for waiter in self._forget_putters():
             if not waiter.done():
-                waiter.set_result(Outcome.CLOSED)
+                waiter.set_result(PutOutcome.CLOSED)
         self.wake_all()
 
     def end(self) -> None:
         """All workers have left a closed line: nothing more is to happen by itself."""
-        self._ripen(math.inf)
-        if self._ripening is not None:
-            self._ripening.cancel()
-            self._ripening = None
+        self._promote_due(math.inf)
+        if self._due_timer is not None:
+            self._due_timer.cancel()
+            self._due_timer = None
 
     def _forget_putters(self) -> list[_Waiter[T]]:
-        self._clear_alarm()
-        waiting = [bid[0] for bid in self._putters.values()]
+        self._clear_timeout_timer()
+        waiting = [put[0] for put in self._putters.values()]
         self._putters.clear()
         self._deadlines.clear()
         if self._granted:

@@ -1,4 +1,4 @@
-"""The accounts of a queue: how many items came in and how many are done; who waits for even."""
+"""The counters of a queue: how many items came in and how many are done; who waits for even."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ import asyncio
 from collections.abc import Callable
 from typing import Any, Literal
 
-from penstock.queue.store import Storage
+from penstock.queue.store import EntryBuffer
 from penstock.telemetry import names
 
 Field = Literal["full", "cancelled", "stopped", "put_waits", "processed", "errors"]
 
 
-class Accounts:
+class QueueCounters:
     """Counts what becomes of the items offered to a queue. For one thread; knows no queue."""
 
-    def __init__(self, buffer: Storage[Any]) -> None:
+    def __init__(self, buffer: EntryBuffer[Any]) -> None:
         self._buffer = buffer
         #: Puts that were refused for want of room, cancelled, or met by a stop while they waited.
         self.full = self.cancelled = self.stopped = 0
@@ -26,28 +26,28 @@ class Accounts:
         #: Failures of worker functions.
         self.errors = 0
         #: Items in the hands of callers of ``get``.
-        self.in_callers_hands = 0
+        self.checked_out = 0
         #: Tells how often the gate of the limits was closed.
         self.closures: Callable[[], int] = int
         #: Who waits for all items to be done.
         self.joiners: dict[asyncio.Future[bool], None] = {}
 
-    # What follows is all that others change or sum up, so that a kind of accounts that several
+    # What follows is all that others change or sum up, so that a kind of counters that several
     # threads share has few methods to guard.
 
     def add(self, field: Field) -> None:
         """One more of this. (Where a call would cost too much, the same is done in line.)"""
         setattr(self, field, getattr(self, field) + 1)
 
-    def lend(self) -> None:
+    def get_started(self) -> None:
         """An item goes into the hands of a caller of ``get``."""
-        self.in_callers_hands += 1
+        self.checked_out += 1
 
-    def settle_loan(self) -> bool:
+    def task_done(self) -> bool:
         """It is out of them again; False if nobody had one."""
-        if not self.in_callers_hands:
+        if not self.checked_out:
             return False
-        self.in_callers_hands -= 1
+        self.checked_out -= 1
         return True
 
     @property
@@ -89,36 +89,36 @@ class Accounts:
         """An item is done. (Workers do the same in line.)"""
         self.add("processed")
         if self.joiners:
-            self.settle()
+            self.notify_if_done()
 
-    def settle(self) -> None:
+    def notify_if_done(self) -> None:
         """Tell the joiners, if all items are done."""
         if not self.unfinished:
-            self._tell_joiners(True)
+            self._notify_joiners(True)
 
     def forget_joiners(self) -> None:
         """Their loop was closed, so they will never go on."""
         self.joiners.clear()
 
-    def dismiss(self) -> None:
+    def fail_joiners(self) -> None:
         """Tell the joiners that what is left will not be done."""
-        self._tell_joiners(False)
+        self._notify_joiners(False)
 
-    def _tell_joiners(self, finished: bool) -> None:
+    def _notify_joiners(self, finished: bool) -> None:
         joiners = list(self.joiners)
         self.joiners.clear()
         for joiner in joiners:
             if not joiner.done():
                 joiner.set_result(finished)
 
-    def _enlist(self, joiner: asyncio.Future[bool]) -> None:
+    def _add_joiner(self, joiner: asyncio.Future[bool]) -> None:
         self.joiners[joiner] = None
 
     async def join(self) -> bool:
         """Wait until all items are done (True), or will not be (False)."""
         joiner: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
-        self._enlist(joiner)
-        self.settle()  # the last one may be done since the caller looked
+        self._add_joiner(joiner)
+        self.notify_if_done()  # the last one may be done since the caller looked
         try:
             return await joiner
         finally:

@@ -15,19 +15,20 @@ from typing import Any, TypeVar
 from penstock._util import checks
 from penstock.errors import QueueEmptyError, QueueStateError
 from penstock.policies.governor import DeadLetter, Rules
-from penstock.queue.base import CLOSED, LONG, QueueBase, figures_of
-from penstock.queue.counters import Accounts
+from penstock.queue.base import CLOSED, LONG, QueueBase, policy_statistics
+from penstock.queue.counters import QueueCounters
 from penstock.queue.status import NotProcessedError, QueueStatistics, QueueStatus
-from penstock.queue.store import Outcome, Storage
+from penstock.queue.store import EntryBuffer, PutOutcome
 from penstock.telemetry.api import Telemetry
 from penstock.telemetry.spans import PutObservation
-from penstock.workers.calls import AnyFuture, AsyncCall, Entry, Ticket
+from penstock.workers.calls import AsyncCall
+from penstock.workers.item import AnyFuture, Entry, Ticket
 from penstock.workers.pool import WorkerPool
 
 T = TypeVar("T")
 
 
-class QueueCore(QueueBase[T]):
+class InProcessQueue(QueueBase[T]):
     """The parts of a queue. Its coroutines run in the event loop of the workers."""
 
     def __init__(
@@ -40,13 +41,13 @@ class QueueCore(QueueBase[T]):
         rules: Rules | None,
     ) -> None:
         super().__init__(maxsize, timeout, logger, name)
-        self._buffer, self._accounts, self._pool = self._make_parts()
-        self._instrument(telemetry, self._accounts.totals, self._buffer)
+        self._buffer, self._counters, self._pool = self._make_parts()
+        self._instrument(telemetry, self._counters.totals, self._buffer)
         if rules is not None:
             self._govern(rules)
-        self._left = 0  # by the last stop
+        self._leftover = 0  # by the last stop
 
-    def _make_parts(self) -> tuple[Storage[T], Accounts, WorkerPool[T]]:
+    def _make_parts(self) -> tuple[EntryBuffer[T], QueueCounters, WorkerPool[T]]:
         """What holds the entries, what counts them, and who processes them."""
         raise NotImplementedError
 
@@ -72,13 +73,13 @@ class QueueCore(QueueBase[T]):
         After ``stop()``: what was accepted and not finished. The next ``start()`` takes it up
         again, in this order. What was in the hands of cancelled workers comes first.
         """
-        return [entry[1] for entry in self._buffer.snapshot() if not _is_unwanted(entry)]
+        return [entry[1] for entry in self._buffer.snapshot() if not _is_cancelled(entry)]
 
     def statistics(self) -> QueueStatistics:
         """Everything that can be counted about the queue, at this instant."""
-        accounts, buffer = self._accounts, self._buffer
+        counters, buffer = self._counters, self._buffer
         # Once, and in this order: workers in other threads go on counting meanwhile.
-        processed = accounts.all_processed
+        processed = counters.all_processed
         enqueued = buffer.accepted
         unfinished = enqueued - processed
         return QueueStatistics(
@@ -89,15 +90,15 @@ class QueueCore(QueueBase[T]):
             peak_size=buffer.peak,
             enqueued=enqueued,
             processed=processed,
-            errors=accounts.all_errors,
-            backpressure_events=accounts.full,
-            put_waits=accounts.put_waits,
+            errors=counters.all_errors,
+            backpressure_events=counters.full,
+            put_waits=counters.put_waits,
             inflight=unfinished - buffer.ready,
             unfinished=unfinished,
             worker_count=self._pool.count,
             waiting_putters=buffer.putters,
-            retrying=buffer.retrying,
-            **figures_of(self._governor),
+            retrying=buffer.delayed,
+            **policy_statistics(self._governor),
         )
 
     @property
@@ -121,7 +122,7 @@ class QueueCore(QueueBase[T]):
                 break
             accepted = is_hopeless = False
             try:
-                accepted = await self._put_specially(letter.item, limit)
+                accepted = await self._put_slow(letter.item, limit)
             except (ValueError, TypeError) as error:  # no limit can ever let it pass: the next one
                 is_hopeless = True
                 self._logger.warning("Queue %s cannot take up %r: %s", self._name, letter, error)
@@ -136,7 +137,7 @@ class QueueCore(QueueBase[T]):
 
     # -- putting: what follows when there is no room at once ------------------------------------
 
-    async def _put_specially(
+    async def _put_slow(
         self,
         item: T,
         timeout: float,
@@ -163,7 +164,7 @@ class QueueCore(QueueBase[T]):
             ticket = None if course is None else Ticket(course=course)
             accepted = self._buffer.offer(item, ticket)
         if not accepted:
-            self._turn_away()
+            self._reject_full()
             raise self._full_error()
 
     async def _submit(
@@ -174,7 +175,7 @@ class QueueCore(QueueBase[T]):
         future: AnyFuture,
         call: AsyncCall[T] | None,
     ) -> None:
-        if not await self._put_specially(item, timeout, deadline, future, call):
+        if not await self._put_slow(item, timeout, deadline, future, call):
             raise self._full_error()
 
     async def _put_observed(self, put: PutObservation, item: T, timeout: float) -> bool:
@@ -193,54 +194,54 @@ class QueueCore(QueueBase[T]):
         context: Context | None = None,
     ) -> bool:
         if not timeout:
-            return self._turn_away()
-        self._accounts.add("put_waits")
+            return self._reject_full()
+        self._counters.add("put_waits")
         limit = None if timeout > LONG else timeout
         try:
             outcome = await self._buffer.wait_for_room(item, limit, ticket, context)
         except BaseException:  # a cancellation, or a KeyboardInterrupt where a thread waits
-            self._accounts.add("cancelled")
+            self._counters.add("cancelled")
             raise
-        if outcome is Outcome.CLOSED:
-            self._accounts.add("stopped")
+        if outcome is PutOutcome.CLOSED:
+            self._counters.add("stopped")
             raise self._stopped_meanwhile("put")
-        return outcome is Outcome.ACCEPTED or self._turn_away()
+        return outcome is PutOutcome.ACCEPTED or self._reject_full()
 
-    def _turn_away(self) -> bool:
+    def _reject_full(self) -> bool:
         """Count a put that is refused for want of room. Returns what ``put`` returns then."""
         if self._buffer.closed:  # where other threads stop the queue in the middle of a put
-            self._accounts.add("stopped")
+            self._counters.add("stopped")
             raise self._stopped_meanwhile("put")
-        self._accounts.add("full")
-        self._complain_of_fullness()
+        self._counters.add("full")
+        self._warn_full()
         return False
 
-    def _complain_of_fullness(self) -> None:
+    def _warn_full(self) -> None:
         """Log a refusal, unless another one was logged a moment ago."""
         raise NotImplementedError
 
     # -- taking -------------------------------------------------------------------------------
 
-    def _into_callers_hands(self, entry: Entry[T]) -> T:
+    def _check_out(self, entry: Entry[T]) -> T:
         if entry[3] is not None:
-            entry[3].taken_by_hand()
+            entry[3].on_get()
         return entry[1]
 
-    def _settle(self, entry: Entry[T], error: BaseException | None) -> None:
+    def _finish_processing(self, entry: Entry[T], error: BaseException | None) -> None:
         """The block in which an item was processed has ended, by ``error`` if that is one."""
         ticket = entry[3]
         if isinstance(error, (asyncio.CancelledError, GeneratorExit)):
-            self._buffer.give_back(entry)
+            self._buffer.requeue(entry)
             if self._status is QueueStatus.STOPPED:
-                self._drop_unwanted()
-                self._hand_back()
-                self._left = self._buffer.ready  # the stop may not have returned yet
+                self._drop_cancelled()
+                self._fail_waiters()
+                self._leftover = self._buffer.ready  # the stop may not have returned yet
             return
         if error is not None:
-            self._accounts.add("errors")
+            self._counters.add("errors")
         if ticket is not None:
             ticket.succeed(None) if error is None else ticket.fail(error)
-        self._accounts.count_finished()
+        self._counters.count_finished()
 
     async def _take(self, timeout: float | None) -> Entry[T]:
         limit = checks.optional_seconds(timeout)
@@ -263,13 +264,13 @@ class QueueCore(QueueBase[T]):
                 raise self._stopped_meanwhile("get")
 
     def _take_nowait(self) -> Entry[T]:
-        if _get_running_loop() is not self._open_on:
+        if _get_running_loop() is not self._open_in:
             self._refuse("get")
         while (entry := self._buffer.take()) is not None:
-            if _is_unwanted(entry):
-                self._accounts.count_finished()
+            if _is_cancelled(entry):
+                self._counters.count_finished()
                 continue
-            self._accounts.lend()
+            self._counters.get_started()
             self._buffer.wake()
             return entry
         raise QueueEmptyError(f"Queue {self._name} is empty")
@@ -278,10 +279,10 @@ class QueueCore(QueueBase[T]):
         """Seconds, by the clock of those who wait."""
         raise NotImplementedError
 
-    def _settle_loan(self) -> None:
-        if not self._accounts.settle_loan():
+    def _task_done(self) -> None:
+        if not self._counters.task_done():
             raise ValueError("task_done() called more often than items were taken with get()")
-        self._accounts.count_finished()
+        self._counters.count_finished()
 
     # -- workers ------------------------------------------------------------------------------
 
@@ -294,13 +295,13 @@ class QueueCore(QueueBase[T]):
         try:
             await self._pool.end(limit)
         finally:
-            self._drop_unwanted()
+            self._drop_cancelled()
 
     # -- lifecycle ----------------------------------------------------------------------------
 
     async def _start(self) -> None:
         loop = asyncio.get_running_loop()
-        self._leave_dead_loop()
+        self._leave_closed_loop()
         while self._status in (QueueStatus.PROCESSING, QueueStatus.STOPPING):
             self._check_loop("start")
             if self._status is QueueStatus.PROCESSING:
@@ -310,7 +311,7 @@ class QueueCore(QueueBase[T]):
             self._end_stop()
         self._loop = loop
         self._buffer.open()
-        self._open_on = self._callers_loop(loop)
+        self._open_in = self._callers_loop(loop)
         self._set_status(QueueStatus.PROCESSING)
 
     def _callers_loop(self, loop: asyncio.AbstractEventLoop) -> asyncio.AbstractEventLoop | None:
@@ -318,7 +319,7 @@ class QueueCore(QueueBase[T]):
         return loop
 
     async def _stop(self, limit: float | None, drain: bool) -> bool:
-        self._leave_dead_loop()
+        self._leave_closed_loop()
         if self._status is QueueStatus.IDLE:
             self._set_status(QueueStatus.STOPPED)
         if self._status is QueueStatus.STOPPED:
@@ -336,10 +337,10 @@ class QueueCore(QueueBase[T]):
             )
         finally:
             self._end_stop()
-        return not self._left
+        return not self._leftover
 
     def _close(self, status: QueueStatus) -> None:
-        self._open_on = CLOSED
+        self._open_in = CLOSED
         self._stops += 1
         self._set_status(status)
         self._buffer.close()
@@ -350,15 +351,15 @@ class QueueCore(QueueBase[T]):
             return
         self._set_status(QueueStatus.STOPPED)
         self._buffer.end()
-        self._drop_unwanted()
-        self._hand_back()
-        self._left = self._buffer.ready
-        if self._left:
+        self._drop_cancelled()
+        self._fail_waiters()
+        self._leftover = self._buffer.ready
+        if self._leftover:
             self._logger.warning(
-                "Queue %s stopped with %d items unprocessed", self._name, self._left
+                "Queue %s stopped with %d items unprocessed", self._name, self._leftover
             )
 
-    def _hand_back(self) -> None:
+    def _fail_waiters(self) -> None:
         """The queue is stopped: tell whoever waits for the items that are left."""
         entries = self._buffer.snapshot()
         for entry in entries:
@@ -366,26 +367,26 @@ class QueueCore(QueueBase[T]):
             if entry[3] is not None and entry[3].fail(self._not_processed()):
                 entry[3].forget_future()
         if entries:
-            self._accounts.dismiss()
+            self._counters.fail_joiners()
 
     def _not_processed(self) -> QueueStateError:
         return NotProcessedError(
             "The queue stopped before the item was processed", current_state=self._status.value
         )
 
-    def _drop_unwanted(self) -> None:
-        unwanted = [entry for entry in self._buffer.snapshot() if _is_unwanted(entry)]
+    def _drop_cancelled(self) -> None:
+        unwanted = [entry for entry in self._buffer.snapshot() if _is_cancelled(entry)]
         if unwanted:
             for _ in range(self._buffer.discard(unwanted)):
-                self._accounts.count_finished()
+                self._counters.count_finished()
 
     async def _join(self) -> None:
-        if not self._accounts.unfinished:
+        if not self._counters.unfinished:
             return
         self._check_loop("join")
         self._check_not_worker("join")
         left = self._buffer.ready
-        if (self._status is QueueStatus.STOPPED and left) or not await self._accounts.join():
+        if (self._status is QueueStatus.STOPPED and left) or not await self._counters.join():
             raise QueueStateError(
                 f"Cannot join: the queue stopped with {self._buffer.ready} items unprocessed",
                 current_state=self._status.value,
@@ -394,13 +395,13 @@ class QueueCore(QueueBase[T]):
     def _forget_loop(self) -> None:
         self._buffer.forget_waiters()
         self._pool.abandon()
-        self._accounts.forget_joiners()
-        self._drop_unwanted()
+        self._counters.forget_joiners()
+        self._drop_cancelled()
         for entry in self._buffer.snapshot():
             if entry[3] is not None:
                 entry[3].forget_future()
 
 
-def _is_unwanted(entry: Entry[Any]) -> bool:
+def _is_cancelled(entry: Entry[Any]) -> bool:
     """Whether somebody waited for the result of this item and no longer does."""
-    return entry[3] is not None and entry[3].is_unwanted
+    return entry[3] is not None and entry[3].is_cancelled

@@ -9,12 +9,12 @@ from enum import Enum
 from heapq import heapify, heappop, heappush
 from typing import Any, Generic, Protocol, TypeVar
 
-from penstock.workers.calls import Entry, Ticket
+from penstock.workers.item import Entry, Ticket
 
 T = TypeVar("T")
 
 
-class Outcome(Enum):
+class PutOutcome(Enum):
     """How a wait for room ended."""
 
     ACCEPTED = "accepted"
@@ -22,7 +22,7 @@ class Outcome(Enum):
     CLOSED = "closed"
 
 
-class Line(Generic[T]):
+class EntryStore(Generic[T]):
     """The entries of one queue: a line with a bound, what was given back, and what is postponed.
 
     What cancelled workers give back is kept apart from the line, is handed out before it, and
@@ -43,11 +43,11 @@ class Line(Generic[T]):
         #: How long the line may be: ``maxsize`` less what was postponed and not taken again.
         self.room = maxsize
         # A heap: the entry that was put first is handed out first.
-        self._returned: list[Entry[T]] = []
+        self._requeued: list[Entry[T]] = []
         # A heap, by the time at which each is due; and the orders of those and of the ones that
         # were due since and have not been taken.
-        self._postponed: list[tuple[float, int, Entry[T]]] = []
-        self._again: set[int] = set()
+        self._delayed: list[tuple[float, int, Entry[T]]] = []
+        self._delayed_ids: set[int] = set()
         self._order = 0
         self._withdrawn = 0
 
@@ -62,23 +62,23 @@ class Line(Generic[T]):
     @property
     def ready(self) -> int:
         """How many entries are accepted and in nobody's hands."""
-        return len(self._returned) + len(self._postponed) + len(self.line)
+        return len(self._requeued) + len(self._delayed) + len(self.line)
 
     @property
-    def retrying(self) -> int:
+    def delayed(self) -> int:
         """How many entries were postponed and not taken again."""
-        return len(self._again)
+        return len(self._delayed_ids)
 
     @property
     def is_over(self) -> bool:
         """Whether nothing will come any more."""
-        return self.closed and not self._postponed
+        return self.closed and not self._delayed
 
     def snapshot(self) -> list[Entry[T]]:
         """The entries that are accepted and in nobody's hands, those that came first first."""
         # Each list is copied in one piece: a reader may be in another thread.
         line = list(self.line)
-        before = [*self._returned, *(entry for _, _, entry in list(self._postponed))]
+        before = [*self._requeued, *(entry for _, _, entry in list(self._delayed))]
         return [*sorted(before, key=_order_of), *line]
 
     def _remove(self, entries: Iterable[Entry[T]]) -> int:
@@ -90,45 +90,45 @@ class Line(Generic[T]):
         if len(line) < len(self.line):
             self.line.clear()
             self.line.extend(line)
-        self._returned = [entry for entry in self._returned if entry[0] not in orders]
-        self._postponed = [one for one in self._postponed if one[1] not in orders]
-        heapify(self._returned)
-        heapify(self._postponed)
-        self._again -= orders
-        self.room = self.maxsize - len(self._again)
+        self._requeued = [entry for entry in self._requeued if entry[0] not in orders]
+        self._delayed = [one for one in self._delayed if one[1] not in orders]
+        heapify(self._requeued)
+        heapify(self._delayed)
+        self._delayed_ids -= orders
+        self.room = self.maxsize - len(self._delayed_ids)
         return before - self.ready
 
-    def _keep(self, entry: Entry[T]) -> None:
-        heappush(self._returned, entry)
+    def _requeue(self, entry: Entry[T]) -> None:
+        heappush(self._requeued, entry)
 
-    def _take_returned(self) -> Entry[T]:
+    def _take_requeued(self) -> Entry[T]:
         """The first of those that were given back, or were postponed and are due."""
-        entry = heappop(self._returned)
-        if self._again:
-            self._make_room(entry)
+        entry = heappop(self._requeued)
+        if self._delayed_ids:
+            self._end_delay(entry)
         return entry
 
     # -- postponing ---------------------------------------------------------------------------
 
-    def _postpone(self, entry: Entry[T], due: float) -> None:
+    def _delay(self, entry: Entry[T], due: float) -> None:
         order = entry[0]
-        heappush(self._postponed, (due, order, entry))
-        self._again.add(order)
-        self.room = self.maxsize - len(self._again)
+        heappush(self._delayed, (due, order, entry))
+        self._delayed_ids.add(order)
+        self.room = self.maxsize - len(self._delayed_ids)
 
-    def _make_room(self, entry: Entry[T]) -> None:
+    def _end_delay(self, entry: Entry[T]) -> None:
         """The entry is not, or no longer, one that was postponed."""
-        if entry[0] in self._again:
-            self._again.discard(entry[0])
-            self.room = self.maxsize - len(self._again)
+        if entry[0] in self._delayed_ids:
+            self._delayed_ids.discard(entry[0])
+            self.room = self.maxsize - len(self._delayed_ids)
 
-    def _ripen(self, now: float) -> None:
+    def _promote_due(self, now: float) -> None:
         """Keep what is due by now with what was given back."""
-        while self._postponed and self._postponed[0][0] <= now:
-            self._keep(heappop(self._postponed)[2])
+        while self._delayed and self._delayed[0][0] <= now:
+            self._requeue(heappop(self._delayed)[2])
 
 
-class Storage(Protocol[T]):
+class EntryBuffer(Protocol[T]):
     """What a queue needs of the object that holds its entries. ``Buffer`` documents each."""
 
     maxsize: int
@@ -145,7 +145,7 @@ class Storage(Protocol[T]):
     @property
     def putters(self) -> int: ...
     @property
-    def retrying(self) -> int: ...
+    def delayed(self) -> int: ...
     def snapshot(self) -> list[Entry[T]]: ...
     def discard(self, entries: Iterable[Entry[T]]) -> int: ...
     def offer(
@@ -157,10 +157,10 @@ class Storage(Protocol[T]):
         timeout: float | None,
         ticket: Ticket | None = None,
         context: Context | None = None,
-    ) -> Outcome: ...
+    ) -> PutOutcome: ...
     def take(self) -> Entry[T] | None: ...
     async def wait(self, timeout: float | None = None) -> bool: ...
-    def give_back(self, entry: Entry[T]) -> None: ...
+    def requeue(self, entry: Entry[T]) -> None: ...
     def wake(self) -> None: ...
     def open(self) -> None: ...
     def close(self) -> None: ...

@@ -34,7 +34,7 @@ _DEFAULTS = {
 _RULES = ("limits", "retry", "breaker", "deadline", "max_dead_letters")
 
 
-class Face(Generic[T]):
+class WorkQueueBase(Generic[T]):
     """Holds a queue in ``queue``, tells what it looks like, and passes on what never waits."""
 
     queue: Any

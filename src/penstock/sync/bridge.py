@@ -26,9 +26,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import janus
 
-from penstock.queue.store import Line, Outcome
+from penstock.queue.store import EntryStore, PutOutcome
 from penstock.sync.loop_side import LoopSide
-from penstock.workers.calls import Entry, Ticket
+from penstock.workers.item import Entry, Ticket
 
 if TYPE_CHECKING:
     from penstock.sync.desks import Desk
@@ -45,7 +45,7 @@ def _never() -> bool:
     return False
 
 
-class _Storage(janus.Queue["Entry[T]"]):
+class _JanusStorage(janus.Queue["Entry[T]"]):
     """janus's queue, by the methods that it has for that, with its deque in the open."""
 
     line: deque[Entry[T]]
@@ -82,7 +82,7 @@ class _Gate:
         self._lock.release()
 
 
-class _Bid(_Gate):
+class _WaitingPut(_Gate):
     """A put that waits, and what became of it."""
 
     __slots__ = ("context", "entry", "item", "outcome", "ticket")
@@ -93,10 +93,10 @@ class _Bid(_Gate):
         self.context = context
         self.ticket = ticket
         self.entry: Entry[Any] | None = None
-        self.outcome = Outcome.TIMED_OUT
+        self.outcome = PutOutcome.TIMED_OUT
 
 
-class Bridge(Line[T]):
+class Bridge(EntryStore[T]):
     """The line of one queue, for threads and for one event loop at a time.
 
     Its two coroutine functions never suspend: they block the calling thread. So the code above
@@ -104,26 +104,26 @@ class Bridge(Line[T]):
     """
 
     def __init__(self, maxsize: int) -> None:
-        storage: _Storage[T] = _Storage(maxsize)
+        storage: _JanusStorage[T] = _JanusStorage(maxsize)
         super().__init__(maxsize, storage.line)
         self.lock = threading.Lock()
         self._put_nowait = storage.sync_q.put_nowait
         self._get_nowait = storage.sync_q.get_nowait
         # Ordered dicts, for removal from the middle in constant time.
-        self._bids: OrderedDict[_Bid, None] = OrderedDict()
-        self._takers: OrderedDict[_Gate, None] = OrderedDict()
+        self._waiting_puts: OrderedDict[_WaitingPut, None] = OrderedDict()
+        self._waiters: OrderedDict[_Gate, None] = OrderedDict()
         #: Where workers in the event loop wait, while there is one.
         self.loop_side: LoopSide | None = None
 
     @property
     def putters(self) -> int:
         """How many puts wait for room."""
-        return len(self._bids)
+        return len(self._waiting_puts)
 
     @property
-    def at_hand(self) -> int:
+    def available(self) -> int:
         """How many entries there are to be taken."""
-        return len(self.line) + len(self._returned)
+        return len(self.line) + len(self._requeued)
 
     def snapshot(self) -> list[Entry[T]]:
         """The entries that are in nobody's hands, those given back first."""
@@ -158,7 +158,7 @@ class Bridge(Line[T]):
         self._put_nowait(entry)
         size = len(self.line)
         self.peak = max(self.peak, size)
-        self._call(1)
+        self._unpark(1)
         return entry
 
     async def wait_for_room(
@@ -167,39 +167,39 @@ class Bridge(Line[T]):
         timeout: float | None,
         ticket: Ticket | None = None,
         context: Context | None = None,
-    ) -> Outcome:
+    ) -> PutOutcome:
         """Block until there is a slot, at most ``timeout`` seconds, and fill it as :meth:`offer`.
 
         A KeyboardInterrupt leaves nothing behind, unless a worker has the item in hand already.
         """
-        bid = _Bid(item, copy_context() if context is None else context, ticket)
+        put = _WaitingPut(item, copy_context() if context is None else context, ticket)
         try:
             with self.lock:
                 if self.closed:
-                    return Outcome.CLOSED
-                self._bids[bid] = None
+                    return PutOutcome.CLOSED
+                self._waiting_puts[put] = None
                 self._grant()  # there may be room since the caller looked
-            if not bid.wait(timeout):
+            if not put.wait(timeout):
                 with self.lock:
-                    self._bids.pop(bid, None)
-            return bid.outcome
+                    self._waiting_puts.pop(put, None)
+            return put.outcome
         except BaseException:
-            self._withdraw(bid)
+            self._withdraw(put)
             raise
 
     def _grant(self) -> None:
         """Fill the slots that fell free for the putters that have waited longest."""
-        while self._bids and len(self.line) < self.room:
-            bid, _ = self._bids.popitem(last=False)
-            bid.entry = self._admit(bid.item, bid.context, bid.ticket)
-            bid.outcome = Outcome.ACCEPTED
-            bid.open()
+        while self._waiting_puts and len(self.line) < self.room:
+            put, _ = self._waiting_puts.popitem(last=False)
+            put.entry = self._admit(put.item, put.context, put.ticket)
+            put.outcome = PutOutcome.ACCEPTED
+            put.open()
 
-    def _withdraw(self, bid: _Bid) -> None:
+    def _withdraw(self, put: _WaitingPut) -> None:
         with self.lock:
-            self._bids.pop(bid, None)
-            if bid.entry is not None and bid.entry in self.line:
-                self.line.remove(bid.entry)
+            self._waiting_puts.pop(put, None)
+            if put.entry is not None and put.entry in self.line:
+                self.line.remove(put.entry)
                 self._withdrawn += 1
                 self._grant()
 
@@ -210,12 +210,12 @@ class Bridge(Line[T]):
         with self.lock:
             if desk is not None and desk.is_lost:
                 return None
-            if self._returned:
-                entry = self._take_returned()
+            if self._requeued:
+                entry = self._take_requeued()
                 self._grant()
             elif self.line:
                 entry = self._get_nowait()
-                if self._bids:
+                if self._waiting_puts:
                     self._grant()
             else:
                 return None
@@ -242,70 +242,70 @@ class Bridge(Line[T]):
             with self.lock:
                 if is_retired():
                     return True
-                if self.at_hand or self.is_over:
-                    return bool(self.at_hand)
-                self._takers[gate] = None
+                if self.available or self.is_over:
+                    return bool(self.available)
+                self._waiters[gate] = None
             if gate.wait(timeout):
                 return True
             with self.lock:
-                return self._takers.pop(gate, _ABSENT) is _ABSENT  # called at the last moment
+                return self._waiters.pop(gate, _ABSENT) is _ABSENT  # called at the last moment
         except BaseException:
             with self.lock:
-                if self._takers.pop(gate, _ABSENT) is _ABSENT:
-                    self._call(self.at_hand)  # somebody else must go where this one was called
+                if self._waiters.pop(gate, _ABSENT) is _ABSENT:
+                    self._unpark(self.available)  # somebody else must go where this one was called
             raise
 
-    def give_back(self, entry: Entry[T]) -> None:
+    def requeue(self, entry: Entry[T]) -> None:
         """Take back an entry from a worker that was cancelled; it is the next to be taken."""
         with self.lock:
             self.keep(entry)
 
     def keep(self, entry: Entry[T]) -> None:
         """The same, with the lock held."""
-        self._keep(entry)
-        self._call(1)
+        self._requeue(entry)
+        self._unpark(1)
 
-    def postpone(self, entry: Entry[T], delay: float) -> None:
+    def delay(self, entry: Entry[T], delay: float) -> None:
         """With the lock held: take an entry back, and hand it out again in ``delay`` seconds."""
-        self._postpone(entry, time.monotonic() + delay)
+        self._delay(entry, time.monotonic() + delay)
         if self.loop_side is not None:
-            self.loop_side.set_ripening()
+            self.loop_side.set_due_timer()
 
-    def ripen(self) -> float | None:
+    def promote_due(self) -> float | None:
         """Hand out what is due; return in how many seconds the next one is, if there is one."""
         with self.lock:
-            self._ripen(time.monotonic())
-            self._call(self.at_hand)
+            self._promote_due(time.monotonic())
+            self._unpark(self.available)
             if self.is_over:
-                self._call_all()
-            return max(0.0, self._postponed[0][0] - time.monotonic()) if self._postponed else None
+                self._unpark_all()
+            return max(0.0, self._delayed[0][0] - time.monotonic()) if self._delayed else None
 
     def wake(self) -> None:
         """Call those who wait to the entries that are there."""
-        if self.at_hand and (self._takers or self.loop_side is not None):
+        if self.available and (self._waiters or self.loop_side is not None):
             with self.lock:
-                self._call(self.at_hand)
+                self._unpark(self.available)
 
     def wake_threads(self) -> None:
         """Call those of them that are threads; most often there are none."""
-        if self._takers:
+        if self._waiters:
             self.wake()
 
     def wake_all(self) -> None:
         """Let everyone who waits look around."""
         with self.lock:
-            self._call_all()
+            self._unpark_all()
 
-    def _call(self, count: int) -> None:
-        while count > 0 and self._takers:
-            gate, _ = self._takers.popitem(last=False)
+    def _unpark(self, count: int) -> None:
+        while count > 0 and self._waiters:
+            gate, _ = self._waiters.popitem(last=False)
             gate.open()
             count -= 1
         if count > 0 and self.loop_side is not None:
             self.loop_side.ring()
 
-    def _call_all(self) -> None:
-        self._call(len(self._takers))
+    def _unpark_all(self) -> None:
+        self._unpark(len(self._waiters))
         if self.loop_side is not None:
             self.loop_side.ring(for_all=True)
 
@@ -316,22 +316,22 @@ class Bridge(Line[T]):
         with self.lock:
             self.loop_side = LoopSide(self)
             self.closed = False
-            self._ripen(math.inf)
+            self._promote_due(math.inf)
 
     def close(self) -> None:
         """Let no entry in: every putter that waits is told so, and every taker looks around."""
         with self.lock:
             self.closed = True
-            while self._bids:
-                bid, _ = self._bids.popitem(last=False)
-                bid.outcome = Outcome.CLOSED
-                bid.open()
-            self._call_all()
+            while self._waiting_puts:
+                put, _ = self._waiting_puts.popitem(last=False)
+                put.outcome = PutOutcome.CLOSED
+                put.open()
+            self._unpark_all()
 
     def end(self) -> None:
         """All workers have left a closed line: nothing more is to happen by itself."""
         with self.lock:
-            self._ripen(math.inf)
+            self._promote_due(math.inf)
 
     def forget_waiters(self) -> None:
         """The loop is gone: nobody waits in it any more."""

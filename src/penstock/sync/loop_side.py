@@ -6,7 +6,7 @@ import asyncio
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from penstock._util.wait_queue import Takers
+from penstock._util.wait_queue import WaitQueue
 
 if TYPE_CHECKING:
     from penstock.sync.bridge import Bridge
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 ENTRIES_PER_TURN = 32
 
 
-class LoopSide(Takers):
+class LoopSide(WaitQueue):
     """The workers that wait in the running event loop, and how other threads call them."""
 
     def __init__(self, bridge: Bridge[Any]) -> None:
@@ -26,22 +26,22 @@ class LoopSide(Takers):
         self._rung = False
         self._for_all = False
         self._left = ENTRIES_PER_TURN
-        self._ripening: asyncio.TimerHandle | None = None
+        self._due_timer: asyncio.TimerHandle | None = None
 
     # -- from any thread, with the bridge's lock held -----------------------------------------
 
     def ring(self, *, for_all: bool = False) -> None:
         """Have the loop call those who wait. Until it answers, once is enough."""
         self._for_all |= for_all
-        if self._takers and not self._rung:
+        if self._waiters and not self._rung:
             self._rung = True
             with suppress(RuntimeError):  # the loop is closed: nobody waits in it
                 self._loop.call_soon_threadsafe(self._answer)
 
-    def set_ripening(self) -> None:
+    def set_due_timer(self) -> None:
         """There is something new among what is postponed: have the loop look at it in time."""
         with suppress(RuntimeError):
-            self._loop.call_soon_threadsafe(self._ripen)
+            self._loop.call_soon_threadsafe(self._promote_due)
 
     # -- in the loop --------------------------------------------------------------------------
 
@@ -53,16 +53,16 @@ class LoopSide(Takers):
         else:
             self.wake()
 
-    def _ripen(self) -> None:
-        if self._ripening is not None:
-            self._ripening.cancel()
-            self._ripening = None
-        delay = self._bridge.ripen()
+    def _promote_due(self) -> None:
+        if self._due_timer is not None:
+            self._due_timer.cancel()
+            self._due_timer = None
+        delay = self._bridge.promote_due()
         if delay is not None:
-            self._ripening = self._loop.call_later(delay, self._ripen)
+            self._due_timer = self._loop.call_later(delay, self._promote_due)
 
-    def _at_hand(self) -> int:
-        return self._bridge.at_hand
+    def _available(self) -> int:
+        return self._bridge.available
 
     def may_take(self) -> bool:
         """Whether a worker may take one more entry in this turn of the loop."""
@@ -76,11 +76,11 @@ class LoopSide(Takers):
             self._left = ENTRIES_PER_TURN
             return True
         bridge = self._bridge
-        waiter = self._register()
+        waiter = self._add_waiter()
         with bridge.lock:  # what came before this did not see us wait
-            is_news = bridge.at_hand > 0
+            is_news = bridge.available > 0
             is_over = bridge.is_over
         if is_news or is_over:
-            self._takers.pop(waiter, None)
+            self._waiters.pop(waiter, None)
             return is_news
-        return await self._be_called(waiter)
+        return await self._park(waiter)

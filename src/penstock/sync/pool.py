@@ -15,13 +15,16 @@ from inspect import isawaitable
 from typing import Any, TypeVar
 
 from penstock._util.functions import is_async
-from penstock.sync.accounts import SharedAccounts
 from penstock.sync.blocking import drive
 from penstock.sync.bridge import Bridge
+from penstock.sync.counters import SharedCounters
 from penstock.sync.desks import Desk, LoopDesk, ThreadDesk
 from penstock.sync.loop_thread import LoopThread
-from penstock.workers.calls import AsyncCall, Entry, ErrorHandler, WorkerFunc, in_thread
-from penstock.workers.pool import Crew, Worker, WorkerPool
+from penstock.workers.calls import AsyncCall, ErrorHandler, WorkerFunc, in_thread
+from penstock.workers.group import WorkerGroup
+from penstock.workers.item import Entry
+from penstock.workers.pool import WorkerPool
+from penstock.workers.worker import Worker
 
 T = TypeVar("T")
 
@@ -31,11 +34,11 @@ class _DeskWorker(Worker[T]):
 
     __slots__ = ("desk",)
 
-    def __init__(self, desk: Desk[T], crew: Crew[T], logger: logging.Logger) -> None:
-        super().__init__(desk, desk, crew, logger)  # type: ignore[arg-type]
+    def __init__(self, desk: Desk[T], group: WorkerGroup[T], logger: logging.Logger) -> None:
+        super().__init__(desk, desk, group, logger)  # type: ignore[arg-type]
         self.desk = desk
 
-    def take_away(self) -> bool:
+    def reclaim(self) -> bool:
         self.entry = None
         return self.desk.surrender()
 
@@ -56,7 +59,7 @@ class _ThreadWorker(_DeskWorker[T]):
 
     def cancel(self) -> None:
         """A function in a thread cannot be broken off; take its item and go on without it."""
-        self.give_up()
+        self.abandon()
         if not self.task.done():
             self.task.set_result(None)
 
@@ -87,11 +90,11 @@ class BridgePool(WorkerPool[T]):
     """Workers over a bridge. All but what is said to be for any thread belongs to the loop's."""
 
     def __init__(
-        self, bridge: Bridge[T], accounts: SharedAccounts, name: str, logger: logging.Logger
+        self, bridge: Bridge[T], counters: SharedCounters, name: str, logger: logging.Logger
     ) -> None:
-        super().__init__(bridge, accounts, name, logger)
+        super().__init__(bridge, counters, name, logger)
         self._bridge = bridge
-        self._shared = accounts
+        self._shared = counters
         #: The thread of the loop, while there is one.
         self.home: LoopThread | None = None
         #: The threads of workers.
@@ -103,13 +106,13 @@ class BridgePool(WorkerPool[T]):
         """Whether the caller is one of the workers, or something that it called. For any thread."""
         return threading.get_ident() in self.threads
 
-    def _recruit(
+    def _make_group(
         self,
-        kind: type[Crew[T]],
+        kind: type[WorkerGroup[T]],
         func: WorkerFunc[T, Any],
         size: int,
         error_handler: ErrorHandler[T] | None,
-    ) -> Crew[T]:
+    ) -> WorkerGroup[T]:
         # can_end_program: to end the loop's thread would end no program, but strand everybody.
         if is_async(func):
             return kind(func, size, error_handler, can_end_program=False)
@@ -119,24 +122,24 @@ class BridgePool(WorkerPool[T]):
             None if error_handler is None else functools.partial(self._finish, error_handler),
             call=self._in_this_thread(func),
             can_end_program=False,
-            is_of_threads=True,
+            workers_are_threads=True,
         )
 
-    def follow(self) -> None:
+    def resize(self) -> None:
         """Let there be as many workers as are wanted; from any thread."""
         home = self.home
         loop = None if home is None else home.loop
         if loop is None or _get_running_loop() is loop:
-            super().follow()
+            super().resize()
             return
         with suppress(RuntimeError):  # it is closed: there are no workers
-            loop.call_soon_threadsafe(super().follow)
+            loop.call_soon_threadsafe(super().resize)
 
-    def _make_worker(self, crew: Crew[T]) -> Worker[T]:
-        if crew.is_of_threads:
-            desk = ThreadDesk(self._bridge, self._shared, lambda: crew.retired)
-            return _ThreadWorker(desk, crew, self._logger)
-        return _DeskWorker(LoopDesk(self._bridge, self._shared), crew, self._logger)
+    def _make_worker(self, group: WorkerGroup[T]) -> Worker[T]:
+        if group.workers_are_threads:
+            desk = ThreadDesk(self._bridge, self._shared, lambda: group.retired)
+            return _ThreadWorker(desk, group, self._logger)
+        return _DeskWorker(LoopDesk(self._bridge, self._shared), group, self._logger)
 
     def _launch(self, worker: Worker[T], name: str) -> asyncio.Future[None]:
         if not isinstance(worker, _ThreadWorker):

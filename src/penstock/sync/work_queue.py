@@ -26,7 +26,7 @@ from penstock.limits import (
 from penstock.policies.governor import MAX_DEAD_LETTERS
 from penstock.protocols import Queue
 from penstock.queue.status import NotProcessedError, QueueStatus
-from penstock.queue.work_queue_base import Face
+from penstock.queue.work_queue_base import WorkQueueBase
 from penstock.sync.loop_thread import LoopThread
 from penstock.sync.on_loop import QueueOnLoop
 from penstock.sync.queue import BlockingQueue
@@ -43,7 +43,7 @@ R = TypeVar("R")
 _PAUSE = 0.1
 
 
-class WorkQueue(Face[T]):
+class WorkQueue(WorkQueueBase[T]):
     """A work queue for threads: the blocking face of :class:`penstock.WorkQueue`.
 
     The names and their meanings are the same; calls block the calling thread instead of being

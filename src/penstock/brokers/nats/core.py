@@ -32,10 +32,10 @@ from penstock.brokers.nats.watch import Watch
 from penstock.brokers.nats.wire import Wire
 from penstock.errors import QueueEmptyError, QueueStateError
 from penstock.policies.governor import Rules
-from penstock.queue.base import CLOSED, WARN_EVERY, QueueBase
+from penstock.queue.base import CLOSED, WARNING_INTERVAL, QueueBase
 from penstock.queue.status import QueueStatus, state_error
 from penstock.telemetry.api import Telemetry
-from penstock.workers.calls import Entry
+from penstock.workers.item import Entry
 from penstock.workers.pool import WorkerPool
 
 T = TypeVar("T")
@@ -51,7 +51,7 @@ _AT_ONCE = 0.2
 class NatsCore(QueueBase[T]):
     """The parts of a queue on NATS, and its lifecycle. Its arguments are checked already."""
 
-    _accounts: Counts
+    _counters: Counts
 
     def __init__(
         self,
@@ -73,8 +73,8 @@ class NatsCore(QueueBase[T]):
     ) -> None:
         super().__init__(maxsize, timeout, logger, name)
         self._level = Level(self._maxsize)
-        self._accounts = Counts(self._level)
-        self._instrument(telemetry, self._accounts.totals, self._level)
+        self._counters = Counts(self._level)
+        self._instrument(telemetry, self._counters.totals, self._level)
         self._rules = rules
         self._govern(rules)
         self._news = News()
@@ -94,7 +94,7 @@ class NatsCore(QueueBase[T]):
             engine.subject,
             codec,
             max_item_size,
-            self._accounts,
+            self._counters,
             self._level,
             self._news,
         )
@@ -113,18 +113,18 @@ class NatsCore(QueueBase[T]):
         )
         wire.on_reconnect = self._feed.reconnected
         self._loans: Loans[T] = Loans()
-        self._pool = WorkerPool(self._feed, self._accounts, name, self._logger)
+        self._pool = WorkerPool(self._feed, self._counters, name, self._logger)
         self._watch = Watch(engine, self._level, self._feed, self._putter.room, self._logger)
         self._roll_call = RollCall(wire, engine.roll_subject, self._own_part)
 
         self._starting: asyncio.Lock | None = None
         self._ending: asyncio.Task[None] | None = None
         self._quiet_until = 0.0
-        self._left = 0  # by the last stop
+        self._leftover = 0  # by the last stop
 
     def _own_part(self) -> dict[str, int]:
         """What this process did, for others who ask."""
-        counts = self._accounts
+        counts = self._counters
         return {
             "accepted": counts.accepted,
             "refused": counts.full,
@@ -149,14 +149,14 @@ class NatsCore(QueueBase[T]):
         if accepted is None:
             raise self._stopped_meanwhile("put")
         if not accepted:
-            self._complain_of_fullness()
+            self._warn_full()
         return accepted
 
-    def _complain_of_fullness(self) -> None:
+    def _warn_full(self) -> None:
         now = asyncio.get_running_loop().time()
         if now >= self._quiet_until:
-            self._quiet_until = now + WARN_EVERY
-            self._log_fullness()
+            self._quiet_until = now + WARNING_INTERVAL
+            self._log_full()
 
     async def _take(self, timeout: float | None) -> Entry[T]:
         limit = checks.optional_seconds(timeout)
@@ -173,7 +173,7 @@ class NatsCore(QueueBase[T]):
             if self._stops != stops:
                 raise self._stopped_meanwhile("get")
         if entry[3] is not None:
-            entry[3].taken_by_hand()
+            entry[3].on_get()
         return entry
 
     # -- from the server to the workers, and back -----------------------------------------------
@@ -188,14 +188,14 @@ class NatsCore(QueueBase[T]):
 
     def _turn_down(self, delivery: Delivery, error: Exception) -> None:
         """No worker can have this, so no error handler will hear of it."""
-        self._accounts.errors += 1
-        self._accounts.processed += 1
+        self._counters.errors += 1
+        self._counters.processed += 1
         self._logger.error("Queue %s: an item becomes a dead letter: %s", self._name, error)
         self._bury(delivery, error)
 
     async def _bury_now(self, delivery: Delivery, error: BaseException) -> None:
         if await self._graves.bury(delivery, error, self._hands):
-            self._accounts.buried += 1
+            self._counters.buried += 1
             self._probe.died(error)
 
     def _one_less(self) -> None:
@@ -207,7 +207,7 @@ class NatsCore(QueueBase[T]):
     # -- lifecycle ----------------------------------------------------------------------------
 
     async def _start(self) -> None:
-        self._leave_dead_loop()
+        self._leave_closed_loop()
         if self._status is QueueStatus.PROCESSING:
             self._check_loop("start")
             return
@@ -237,7 +237,7 @@ class NatsCore(QueueBase[T]):
         self._hands.open()
         self._feed.open()
         self._watch.open()
-        self._open_on = self._loop
+        self._open_in = self._loop
         self._set_status(QueueStatus.PROCESSING)
 
     async def _stop_workers(self, limit: float | None) -> None:
@@ -252,11 +252,11 @@ class NatsCore(QueueBase[T]):
             await self._feed.hush()
 
     async def _stop(self, limit: float | None) -> bool:
-        self._leave_dead_loop()
+        self._leave_closed_loop()
         if self._status is QueueStatus.IDLE:
             self._set_status(QueueStatus.STOPPED)
         if self._status is QueueStatus.STOPPED:
-            return not self._left
+            return not self._leftover
         self._check_loop("stop")
         self._check_not_worker("stop")
         if self._status is QueueStatus.PROCESSING:
@@ -268,28 +268,28 @@ class NatsCore(QueueBase[T]):
                 self._ending = asyncio.create_task(self._end())
             if self._ending is not None:
                 await asyncio.shield(self._ending)
-        return not self._left
+        return not self._leftover
 
     def _close(self) -> None:
-        self._open_on = CLOSED
+        self._open_in = CLOSED
         self._stops += 1
         self._set_status(QueueStatus.STOPPING)
         self._putter.close()
         self._pool.retire()
-        self._pool.break_off(has_not_begun)  # it may have to wait for its limits for long
+        self._pool.cancel_where(has_not_begun)  # it may have to wait for its limits for long
         self._feed.close()
         self._hands.settle(self._feed.hush())
 
     async def _end(self) -> None:
         """All workers are gone: tell the server the rest, and leave."""
         for entry in self._loans.recall():
-            self._feed.give_back(entry)
+            self._feed.requeue(entry)
         await self._putter.finish(_LAST_WORDS)
         await self._hands.close(_LAST_WORDS)
         self._watch.close()
         if not self._wire.is_lost:
             await self._watch.look()
-        self._left = len(self._level)
+        self._leftover = len(self._level)
         await self._wire.close()
         self._set_status(QueueStatus.STOPPED)
         self._news.tell()
@@ -336,7 +336,7 @@ class NatsCore(QueueBase[T]):
         self._news.forget()
 
     def _must_be_open(self, verb: str) -> None:
-        if _get_running_loop() is not self._open_on:
+        if _get_running_loop() is not self._open_in:
             if self._status is not QueueStatus.PROCESSING:
                 raise state_error(verb if " " in verb else f"{verb} items", self._status)
             self._check_loop(verb)

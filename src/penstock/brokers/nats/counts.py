@@ -39,7 +39,7 @@ class Level:
 
 
 class Counts:
-    """The accounts of a queue on NATS, for this process. See ``penstock.workers.pool.Accounts``."""
+    """The counters of a queue on NATS, for this process. See ``penstock.workers.source.Counters``."""
 
     def __init__(self, level: Level) -> None:
         self._level = level

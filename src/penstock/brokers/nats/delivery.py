@@ -15,7 +15,8 @@ from penstock.brokers.nats.answers import LostError, NobodyError
 from penstock.brokers.nats.wire import Wire
 from penstock.errors import BrokerError
 from penstock.policies.governor import Postponed
-from penstock.workers.calls import AsyncCall, Entry, Ticket
+from penstock.workers.calls import AsyncCall
+from penstock.workers.item import Entry, Ticket
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
@@ -227,9 +228,9 @@ class DeliveryTicket(Ticket):
         """What to process an item in that was taken by hand."""
         return self._inner.attempt(context)
 
-    def taken_by_hand(self) -> None:
+    def on_get(self) -> None:
         """The item was taken by ``get``."""
-        self._inner.taken_by_hand()
+        self._inner.on_get()
 
     def handler_failed(self, error: BaseException) -> None:
         """The error handler raised as well."""

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from nats.aio.msg import Msg
 from nats.js.api import Header
 
-from penstock._util.wait_queue import Takers
+from penstock._util.wait_queue import WaitQueue
 from penstock.brokers.nats.delivery import DeliveryTicket, Hands, delivery_of
 from penstock.brokers.nats.pulls import HEARTBEAT, Pulls
 from penstock.brokers.nats.wire import Wire
-from penstock.workers.calls import Entry
+from penstock.workers.item import Entry
 
 if TYPE_CHECKING:
     from nats.aio.subscription import Subscription
@@ -38,8 +38,8 @@ _MOST_BESIDE = 100
 _EXPIRED, _HEARTBEATS = "408", "100"
 
 
-class Feed(Takers):
-    """What the workers of a queue on NATS take from. A ``Source``, see ``penstock.workers.pool``.
+class Feed(WaitQueue):
+    """What the workers of a queue on NATS take from. A ``Source``, see ``penstock.workers.source``.
 
     A worker that waits has a place in a request to the server, a *pull*.
     """
@@ -81,7 +81,7 @@ class Feed(Takers):
     @property
     def is_idle(self) -> bool:
         """Whether workers wait, and there is nothing for them here."""
-        return bool(self._takers) and not self._at_hand() and not self.put_off
+        return bool(self._waiters) and not self._available() and not self.put_off
 
     # -- what workers call --------------------------------------------------------------------
 
@@ -95,16 +95,16 @@ class Feed(Takers):
         """Wait until a look is worth it; False when it is over, or after ``timeout`` seconds."""
         if self.closed:
             return False
-        waiter = self._register()
+        waiter = self._add_waiter()
         self.wake()
         self._ask_soon(_EXPIRES if timeout is None else min(timeout, _EXPIRES))
-        return await self._be_called(waiter, timeout)
+        return await self._park(waiter, timeout)
 
-    def give_back(self, entry: Entry[Any]) -> None:
+    def requeue(self, entry: Entry[Any]) -> None:
         """A worker was cancelled with it: another machine may have it, at once."""
         self._hands.hand_back(delivery_of(entry))
 
-    def postpone(self, entry: Entry[Any], delay: float) -> None:
+    def delay(self, entry: Entry[Any], delay: float) -> None:
         """Have it handed out again in ``delay`` seconds.
 
         A retry waits on the server, for any machine. What its rules hold up waits here: there
@@ -120,15 +120,15 @@ class Feed(Takers):
         if older is not None:  # the server has handed it out again since, and that one counts
             older[1].cancel()
             self._hands.drop(delivery_of(older[0]))
-        timer = asyncio.get_running_loop().call_later(delay, self._ripen, order)
+        timer = asyncio.get_running_loop().call_later(delay, self._promote_due, order)
         self._put_off[order] = (entry, timer)
 
-    def _ripen(self, order: int) -> None:
+    def _promote_due(self, order: int) -> None:
         entry, _ = self._put_off.pop(order)
         self._ripe.append(entry)
         self.wake()
 
-    def _at_hand(self) -> int:
+    def _available(self) -> int:
         return len(self._entries) + len(self._ripe)
 
     # -- asking -------------------------------------------------------------------------------
@@ -140,9 +140,9 @@ class Feed(Takers):
 
     def _ask(self, expires: float = _EXPIRES) -> None:
         self._is_asking = False
-        on_their_way = max(0, self._at_hand() - len(self._called))
+        on_their_way = max(0, self._available() - len(self._unparked))
         asked = self._pulls.asked
-        wanted = len(self._takers) - on_their_way - asked
+        wanted = len(self._waiters) - on_their_way - asked
         # Fewer than are asked for already can wait for the next that comes: a request for one costs
         # as much as one for many.
         if self.closed or self._is_hushed or wanted <= 0 or wanted < asked:
@@ -186,7 +186,7 @@ class Feed(Takers):
             self._ask_soon()
             return
         if self.closed or self._is_hushed:
-            self.give_back(entry)
+            self.requeue(entry)
             return
         self._entries.append(entry)
         self.wake()
@@ -208,7 +208,7 @@ class Feed(Takers):
         for number in self._pulls.overdue(loop.time()):
             self._over(number, None)
         self._look = None
-        if not self._pulls and self._takers:
+        if not self._pulls and self._waiters:
             self._ask_soon()
         elif self._pulls:
             self._look = loop.call_later(_LOOK, self._look_after_pulls, loop)
@@ -216,19 +216,19 @@ class Feed(Takers):
     def reconnected(self) -> None:
         """The server that knew our pulls may be another one now: ask anew."""
         self._pulls.forget()
-        if self._takers:
+        if self._waiters:
             self._ask_soon()
 
     # -- what nobody takes --------------------------------------------------------------------
 
     def _watch_leftovers(self) -> None:
-        if self._at_hand() > len(self._called):
+        if self._available() > len(self._unparked):
             asyncio.get_running_loop().call_later(_LEFT_OVER, self._return_leftovers)
 
     def _return_leftovers(self) -> None:
         # More came than workers were free, or those that waited have gone.
-        while self._entries and self._at_hand() > len(self._called) + len(self._takers):
-            self.give_back(self._entries.pop())
+        while self._entries and self._available() > len(self._unparked) + len(self._waiters):
+            self.requeue(self._entries.pop())
 
     # -- closing ------------------------------------------------------------------------------
 
@@ -252,18 +252,18 @@ class Feed(Takers):
                 await subscription.drain()  # type: ignore[no-untyped-call]
             self._is_hushed = False
         while (entry := self.take()) is not None:
-            self.give_back(entry)
+            self.requeue(entry)
         for entry, timer in self._put_off.values():
             timer.cancel()
-            self.give_back(entry)
+            self.requeue(entry)
         self._put_off.clear()
-        if self._takers and not self.closed:
+        if self._waiters and not self.closed:
             self._ask_soon()
 
     def forget(self) -> None:
         """The loop was closed: nothing will come of anything."""
         self.closed = True
-        self._forget_takers()
+        self._forget_waiters()
         self._entries.clear()
         self._ripe.clear()
         self._put_off.clear()

@@ -15,7 +15,7 @@ from penstock.brokers.nats.delivery import Delivery, DeliveryTicket, Hands
 from penstock.errors import BrokerError, CodecError
 from penstock.policies.governor import Course, Governor, now
 from penstock.telemetry.spans import ObservedTicket, Probe
-from penstock.workers.calls import Entry, Ticket
+from penstock.workers.item import Entry, Ticket
 
 T = TypeVar("T")
 

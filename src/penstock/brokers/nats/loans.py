@@ -6,7 +6,7 @@ import asyncio
 from collections import deque
 from typing import Any, Generic, TypeVar
 
-from penstock.workers.calls import Entry
+from penstock.workers.item import Entry
 
 T = TypeVar("T")
 
@@ -17,7 +17,7 @@ class Loans(Generic[T]):
     def __init__(self) -> None:
         self._entries: dict[Any, deque[Entry[T]]] = {}
 
-    def lend(self, entry: Entry[T]) -> T:
+    def get_started(self, entry: Entry[T]) -> T:
         """The task that runs takes it."""
         self._entries.setdefault(asyncio.current_task(), deque()).append(entry)
         return entry[1]

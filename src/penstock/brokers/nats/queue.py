@@ -24,7 +24,7 @@ from penstock.limits.rate.limit import Limit
 from penstock.limits.rate.limiter import Limiter
 from penstock.limits.retry import RetryPolicy
 from penstock.policies.governor import MAX_DEAD_LETTERS, Rules, make_rules
-from penstock.queue.base import LONG, figures_of
+from penstock.queue.base import LONG, policy_statistics
 from penstock.queue.status import QueueStatistics
 from penstock.telemetry.api import Telemetry
 from penstock.workers.calls import ErrorHandler, WorkerFunc
@@ -153,8 +153,8 @@ class NatsQueue(Lifecycle, NatsCore[T]):
 
     def statistics(self) -> QueueStatistics:
         """What this process did and has in hand; ``size`` and ``unfinished`` are the server's."""
-        counts, size = self._accounts, len(self._level)
-        figures = figures_of(self._governor)
+        counts, size = self._counters, len(self._level)
+        figures = policy_statistics(self._governor)
         figures["dead_letters"] = counts.buried
         put_off = self._feed.put_off
         return QueueStatistics(
@@ -230,7 +230,7 @@ class NatsQueue(Lifecycle, NatsCore[T]):
         while it waits for room, it leaves nothing behind; cancelled while the server has not
         answered, the item may be in.
         """
-        if _get_running_loop() is not self._open_on:
+        if _get_running_loop() is not self._open_in:
             self._refuse("put")
         limit = self._limit(timeout)
         payload, headers = self._packed(item, deadline)
@@ -274,7 +274,7 @@ class NatsQueue(Lifecycle, NatsCore[T]):
             QueueEmptyError: none came in ``timeout`` seconds. ``None`` waits as long as it takes.
             QueueStateError: the queue is not processing, or stopped meanwhile.
         """
-        return self._loans.lend(await self._take(timeout))
+        return self._loans.get_started(await self._take(timeout))
 
     def get_nowait(self) -> NoReturn:
         """Refuse: whether there is an item, only the server knows."""
@@ -290,7 +290,7 @@ class NatsQueue(Lifecycle, NatsCore[T]):
             ValueError: called more often than items were taken.
         """
         entry = self._loans.settle()
-        self._accounts.processed += 1
+        self._counters.processed += 1
         self._hands.settle(self._hands.done(delivery_of(entry)))
 
     # -- workers ------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""The accounts of a queue that many threads use."""
+"""The counters of a queue that many threads use."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ import threading
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from penstock.queue.counters import Accounts, Field
-from penstock.queue.store import Storage
+from penstock.queue.counters import Field, QueueCounters
+from penstock.queue.store import EntryBuffer
 
 if TYPE_CHECKING:
     from penstock.sync.desks import Desk
 
 
-class SharedAccounts(Accounts):
-    """Accounts that any thread may change; each worker counts at its own desk."""
+class SharedCounters(QueueCounters):
+    """QueueCounters that any thread may change; each worker counts at its own desk."""
 
-    def __init__(self, buffer: Storage[Any]) -> None:
+    def __init__(self, buffer: EntryBuffer[Any]) -> None:
         super().__init__(buffer)
         self._lock = threading.RLock()
         self._desks: set[Desk[Any]] = set()
@@ -42,15 +42,15 @@ class SharedAccounts(Accounts):
         with self._lock:
             super().add(field)
 
-    def lend(self) -> None:
+    def get_started(self) -> None:
         """An item goes into the hands of a caller of ``get``."""
         with self._lock:
-            super().lend()
+            super().get_started()
 
-    def settle_loan(self) -> bool:
+    def task_done(self) -> bool:
         """It is out of them again; False if nobody had one."""
         with self._lock:
-            return super().settle_loan()
+            return super().task_done()
 
     @property
     def all_processed(self) -> int:
@@ -66,19 +66,19 @@ class SharedAccounts(Accounts):
 
     # -- joining ------------------------------------------------------------------------------
 
-    def settle(self) -> None:
+    def notify_if_done(self) -> None:
         """Tell the joiners, if all items are done."""
         if self._buffer.ready:  # most often the answer, at no cost
             return
         with self._lock:
             if not self.unfinished:
-                self._tell_joiners(True)
+                self._notify_joiners(True)
 
-    def _enlist(self, joiner: asyncio.Future[bool]) -> None:
+    def _add_joiner(self, joiner: asyncio.Future[bool]) -> None:
         with self._lock:
-            super()._enlist(joiner)
+            super()._add_joiner(joiner)
 
-    def _tell_joiners(self, finished: bool) -> None:
+    def _notify_joiners(self, finished: bool) -> None:
         with self._lock:
             joiners = list(self.joiners)
             self.joiners.clear()
