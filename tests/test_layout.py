@@ -64,7 +64,7 @@ IN_CIRCLES: list[set[str]] = [  # all of them for types alone
         f"limits.rate.{module}"
         for module in ("lessons", "limit", "limiter", "line", "permit", "turnstile", "waiting")
     },
-    {"sync.accounts", "sync.bridge", "sync.desks", "sync.loop_side"},
+    {"sync.counters", "sync.bridge", "sync.desks", "sync.loop_side"},
     {"telemetry.api", "telemetry.spans"},
 ]
 CORE_IMPORTS = {
@@ -77,7 +77,6 @@ CORE_IMPORTS = {
 }
 #: Names of classes that stand for two things.
 NAMED_TWICE = {
-    "QueueCounters",
     "Attempt",
     "Intake",
     "Line",

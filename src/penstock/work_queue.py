@@ -32,7 +32,7 @@ from penstock.limits import (
 from penstock.policies.governor import MAX_DEAD_LETTERS
 from penstock.protocols import Queue
 from penstock.queue.bounded import BoundedQueue, QueueStatus
-from penstock.queue.results import ResultStream, Workers, each
+from penstock.queue.results import MapWorkers, ResultStream, each
 from penstock.queue.status import NotProcessedError
 from penstock.queue.work_queue_base import WorkQueueBase
 from penstock.telemetry import Telemetry
@@ -321,7 +321,7 @@ class WorkQueue(Lifecycle, WorkQueueBase[T]):
         ordered: bool,
         return_exceptions: bool,
     ) -> AsyncGenerator[Any, None]:
-        async with self._running(), Workers(queue, worker_func, workers) as call:
+        async with self._running(), MapWorkers(queue, worker_func, workers) as call:
             results = ResultStream(queue, call, ordered)
             feeder = asyncio.create_task(results.feed(items))
             try:

@@ -25,7 +25,7 @@ import penstock
 _ROOT = Path(penstock.__file__).parent
 _SYNC = sorted((_ROOT / "sync").glob("*.py"))
 _HEART = [_ROOT / "sync" / f"{name}.py" for name in ("accounts", "bridge", "desks", "loop_side")]
-_SHARED = [_ROOT / f"{name}.py" for name in ("accounts", "line", "takers", "core", "calls")]
+_SHARED = [_ROOT / f"{name}.py" for name in ("accounts", "entries", "takers", "core", "calls")]
 _RULES = [_ROOT / "governor.py", *sorted((_ROOT / "limits").glob("*.py"))]
 _JANUS = [Path(janus.__file__)]
 
@@ -118,13 +118,13 @@ class Disturbance:
         random_one = random.random  # whether a thread yields, no seed could fix
 
         def yields(frame: FrameType, event: str, arg: Any) -> Any:
-            if event == "line" and random_one() < share:
+            if event == "entries" and random_one() < share:
                 time.sleep(0 if random_one() < 0.7 else 0.0003)
             return yields
 
         def waits(frame: FrameType, event: str, arg: Any) -> Any:
             if (
-                event == "line"
+                event == "entries"
                 and (frame.f_code.co_filename, frame.f_lineno) in hot
                 and random_one() < 0.1
             ):

@@ -70,14 +70,14 @@ def offer_looks_first(
     self: Bridge[Any], item: Any, ticket: Any = None, context: Any = None
 ) -> bool:
     """A put looks for room before it takes the lock."""
-    if len(self.line) >= self.room or self.closed:
+    if len(self.entries) >= self.room or self.closed:
         return False
     context = bridge.copy_context() if context is None else context
     with self.lock:
-        order = self._order = self._order + 1
+        number = self._last_number = self._last_number + 1
         # Not janus's own put, which would notice.
-        self.line.append((order, item, context, ticket))
-        self.peak = max(self.peak, len(self.line))
+        self.entries.append((number, item, context, ticket))
+        self.peak = max(self.peak, len(self.entries))
         self._unpark(1)
         return True
 
@@ -97,9 +97,9 @@ def surrender_what_is_done(self: Desk[Any]) -> bool:
         self.is_lost = True
         self._counters.close_desk(self)
         if holds_one and self.entry is not None:
-            order, item, context, ticket = self.entry
+            number, item, context, ticket = self.entry
             new = None if ticket is None else ticket.transfer()
-            self._bridge.keep((order, item, context.copy(), new))
+            self._bridge.keep((number, item, context.copy(), new))
         return holds_one
 
 

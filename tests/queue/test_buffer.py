@@ -119,7 +119,7 @@ def places() -> type[Place]:
 
 def filled(size: int) -> Buffer[int]:
     buffer: Buffer[int] = Buffer(size)
-    buffer._order = Place()
+    buffer._last_number = Place()
     for item in range(size):
         assert buffer.offer(item)
     return buffer

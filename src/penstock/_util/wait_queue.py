@@ -1,4 +1,4 @@
-"""Workers and others who wait in one event loop until there is something to take."""
+"""Tasks that wait in one event loop until there is something to take."""
 
 from __future__ import annotations
 
@@ -7,32 +7,37 @@ from collections import OrderedDict
 
 
 class WaitQueue:
-    """Calls those who wait, those who have waited longest first.
+    """Wakes waiting tasks, the longest waiting first, one at a time.
 
-    They are called one at a time: a burst of puts calls one of them, and if that one must wait for
-    something else with an entry in its hands it calls others, by ``wake``, to what it leaves
-    behind. So workers that never wait do not wake each other for nothing. And no wake-up is lost:
-    for each entry that can be taken there is a taker on its way, or none waits.
+    A burst of puts wakes one worker. If that worker must wait for something else with an entry in
+    its hands, it wakes others, by ``wake``, for the entries that it leaves behind. So workers that
+    never wait do not wake each other for nothing. And no wake-up is lost: for each entry that can
+    be taken a worker is on its way, or no worker waits.
+
+    A subclass says in ``_available`` how many entries there are.
     """
 
     def __init__(self) -> None:
-        # Those called that have not arrived yet.
+        # Those that were woken and have not run yet.
         self._unparked: set[asyncio.Future[bool]] = set()
-        # An ordered dict, for removal from the middle in constant time.
+        # An ordered dict: removal from the middle takes constant time.
         self._waiters: OrderedDict[asyncio.Future[bool], None] = OrderedDict()
 
     def _available(self) -> int:
-        """How many entries there are to be called to."""
+        """How many entries can be taken."""
         raise NotImplementedError
 
     def _add_waiter(self) -> asyncio.Future[bool]:
-        """Wait from now on, and await it by :meth:`_park`."""
+        """Join the queue; the caller awaits :meth:`_park` next."""
         waiter: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         self._waiters[waiter] = None
         return waiter
 
     async def _park(self, waiter: asyncio.Future[bool], timeout: float | None = None) -> bool:
-        """Wait until a look is worth it; False after ``timeout`` seconds."""
+        """Wait until woken (True), at most ``timeout`` seconds (False).
+
+        A cancelled call passes its wake-up on.
+        """
         timer = None
         if timeout is not None:
             timer = waiter.get_loop().call_later(timeout, self._time_out_waiter, waiter)
@@ -55,12 +60,12 @@ class WaitQueue:
             waiter.set_result(False)
 
     def wake(self) -> None:
-        """Call takers to the entries that nobody is on the way to."""
+        """Wake tasks for the entries for which none is on its way."""
         if self._waiters:
             self._unpark(self._available() - len(self._unparked))
 
     def wake_all(self) -> None:
-        """Call every taker: something other than an entry is news to it."""
+        """Wake all waiting tasks: something other than an entry has changed."""
         self._unpark(len(self._waiters))
 
     def _unpark(self, count: int) -> None:

@@ -74,7 +74,7 @@ class BoundedQueue(Lifecycle, InProcessQueue[T]):
 
     def _make_parts(self) -> tuple[EntryBuffer[T], QueueCounters, WorkerPool[T]]:
         buffer: Buffer[T] = Buffer(self._maxsize)
-        self._line = buffer.line
+        self._entries = buffer.entries
         counters = QueueCounters(buffer)
         return buffer, counters, WorkerPool(buffer, counters, self._name, self._logger)
 
@@ -113,7 +113,7 @@ class BoundedQueue(Lifecycle, InProcessQueue[T]):
             timeout = checks.seconds(timeout)
         if deadline is not None or self._needs_slow_path():
             return await self._put_slow(item, timeout, deadline)
-        if not timeout and len(self._line) >= self._maxsize:  # a refusal is to cost nothing
+        if not timeout and len(self._entries) >= self._maxsize:  # a refusal is to cost nothing
             self._counters.full += 1
             if not self._warning_muted:
                 self._warn_full()

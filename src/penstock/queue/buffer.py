@@ -1,17 +1,15 @@
-"""What waits in a queue: accepted entries, putters that need room, takers that need an entry.
+"""The buffer of a queue in one event loop: entries, waiting puts, and waiting workers.
 
-One object holds all of it, so that the rules that are easy to break stand side by side:
+One object holds all three, so that the rules that are easy to break stand side by side:
 
-* The bound is exact: never more than ``maxsize`` entries, at no instant.
-* First come, first served. A slot that falls free goes to the putter that has waited longest. Its
-  entry takes its place in the line there and then, so no newcomer can get ahead of it.
-* A cancelled put leaves nothing behind. Until the putter has woken up and confirmed it, the entry
-  is only *granted*: no worker takes it, and a cancellation removes it and passes the slot on.
-* No lost wake-ups: for each entry that can be taken there is a taker on its way, or none waits.
-* What a cancelled worker gives back is kept apart from the line, is handed out before it, and
-  never makes the line longer than the bound.
+* The bound is exact: at no instant do more than ``maxsize`` entries wait.
+* First come, first served. A free slot goes to the put that has waited longest. Its entry takes
+  the slot there and then, so that no newcomer can overtake it.
+* A cancelled put leaves nothing behind. Until the task of the put has run and confirmed it, its
+  entry is only *granted*: no worker takes it, and a cancellation removes it and passes the slot on.
+* No lost wake-up: for each entry that can be taken a worker is on its way, or no worker waits.
 
-Nothing here knows of states, workers, counters or telemetry.
+A buffer knows nothing of states, worker functions, counters or telemetry.
 """
 
 from __future__ import annotations
@@ -31,34 +29,34 @@ from penstock.workers.item import Entry, Ticket
 T = TypeVar("T")
 
 
-#: What a putter waits on: the entry that it is granted, or why there is none.
+#: The future of a waiting put: the entry that was granted, or why there is none.
 _Waiter: TypeAlias = "asyncio.Future[Entry[T] | PutOutcome]"
-#: A put that waits: what it waits on, and what it will put.
+#: A put that waits for room.
 _WaitingPut: TypeAlias = "tuple[_Waiter[T], T, Context, Ticket | None]"
 
-#: So many deadlines of puts that have been served are kept, whatever the number of those waiting.
+#: The most deadlines of finished puts that are kept, beside one for each waiting put.
 _STALE = 64
 
 
 class Buffer(EntryStore[T], WaitQueue):
-    """The line of one queue. Used from the thread of one event loop only."""
+    """Used from the thread of one event loop only."""
 
     def __init__(self, maxsize: int) -> None:
         EntryStore.__init__(self, maxsize, deque())
         WaitQueue.__init__(self)
-        # A putter is first granted an entry, in the line already, and accepted when it confirms.
+        # Entries of puts that are not confirmed yet, by number. They are in ``entries`` already.
         self._granted: dict[int, Entry[T]] = {}
-        # By number. An ordered dict, for removal from the middle in constant time.
+        # Waiting puts by number. An ordered dict: removal from the middle takes constant time.
         self._putters: OrderedDict[int, _WaitingPut[T]] = OrderedDict()
         self._putter_number = 0
-        # A heap of the deadlines of putters and their numbers. A putter that is served leaves its
-        # own behind, to be dropped when it comes up, or when most of them are stale.
+        # A heap of (deadline, number) of waiting puts. A finished put leaves its own behind. It is
+        # dropped when it comes up, or when most of them are stale.
         self._deadlines: list[tuple[float, int]] = []
-        # One timer for all putters, left alone when a putter is served: to set and cancel one for
-        # each would cost a busy queue more than all the rest of a put.
+        # One timer for all waiting puts, left alone when a put is served: to set and cancel a
+        # timer for each would cost a busy queue more than all the rest of a put.
         self._timeout_timer: asyncio.TimerHandle | None = None
         self._timeout_at = math.inf
-        # The timer of what is postponed.
+        # The timer of the delayed entries.
         self._due_timer: asyncio.TimerHandle | None = None
 
     @property
@@ -73,11 +71,11 @@ class Buffer(EntryStore[T], WaitQueue):
 
     @property
     def ready(self) -> int:
-        """How many entries are accepted and in nobody's hands."""
+        """How many accepted entries no worker holds."""
         return super().ready - len(self._granted)
 
     def snapshot(self) -> list[Entry[T]]:
-        """The entries that are accepted and in nobody's hands, those given back first."""
+        """The accepted entries that no worker holds, the oldest first."""
         granted = self._granted
         entries = super().snapshot()
         return [entry for entry in entries if entry[0] not in granted] if granted else entries
@@ -91,17 +89,17 @@ class Buffer(EntryStore[T], WaitQueue):
     # -- putting ------------------------------------------------------------------------------
 
     def offer(self, item: T, ticket: Ticket | None = None, context: Context | None = None) -> bool:
-        """Take the item in if there is room. Putters that wait imply that there is none.
+        """Store the item if there is room; False if not. While puts wait, there is none.
 
-        ``context`` is the one that the item shall run in; a copy of the caller's by default.
+        ``context``: the context that the item will run in; by default a copy of the caller's.
         """
-        size = len(self.line)
+        size = len(self.entries)
         if size >= self.room:
             return False
         if size >= self.peak:
             self.peak = size + 1
-        self._order = order = self._order + 1
-        self.line.append((order, item, copy_context() if context is None else context, ticket))
+        self._last_number = number = self._last_number + 1
+        self.entries.append((number, item, copy_context() if context is None else context, ticket))
         if self._waiters and not self._unparked:
             self._unpark(1)
         return True
@@ -113,7 +111,10 @@ class Buffer(EntryStore[T], WaitQueue):
         ticket: Ticket | None = None,
         context: Context | None = None,
     ) -> PutOutcome:
-        """Wait in line for a slot, at most ``timeout`` seconds, and fill it as :meth:`offer`."""
+        """Wait for a slot, at most ``timeout`` seconds, and store the item as :meth:`offer` does.
+
+        A cancelled call leaves nothing behind.
+        """
         if context is None:  # an empty one is false
             context = copy_context()
         loop = asyncio.get_running_loop()
@@ -131,28 +132,28 @@ class Buffer(EntryStore[T], WaitQueue):
             return granted
         if self._granted.pop(granted[0], None) is None:  # closed between the grant and now
             return PutOutcome.CLOSED
-        self.wake()  # it, or what stood behind it, may be the next to be taken
+        self.wake()  # this entry, or the one behind it, may be the next to be taken
         return PutOutcome.ACCEPTED
 
     def _grant(self) -> None:
-        """Give the slots that fell free to the putters that have waited longest, if any wait."""
-        while self._putters and len(self.line) < self.room:
+        """Grant free slots to the puts that have waited longest."""
+        while self._putters and len(self.entries) < self.room:
             _, (waiter, item, context, ticket) = self._putters.popitem(last=False)
             if waiter.done():  # cancelled, and about to withdraw
                 continue
-            self._order = order = self._order + 1
-            self._granted[order] = entry = (order, item, context, ticket)
-            self.line.append(entry)
+            self._last_number = number = self._last_number + 1
+            self._granted[number] = entry = (number, item, context, ticket)
+            self.entries.append(entry)
             waiter.set_result(entry)
 
     def _withdraw(self, number: int, waiter: _Waiter[T]) -> None:
-        """The put was cancelled: leave nothing of it behind."""
+        """Remove everything of a cancelled put."""
         if self._putters.pop(number, None) is not None or not waiter.done() or waiter.cancelled():
             return
         granted = waiter.result()
         if isinstance(granted, PutOutcome) or self._granted.pop(granted[0], None) is None:
             return
-        self.line.remove(granted)
+        self.entries.remove(granted)
         self._withdrawn += 1
         if not waiter.get_loop().is_closed():
             self._grant()
@@ -177,7 +178,7 @@ class Buffer(EntryStore[T], WaitQueue):
             self._timeout_timer, self._timeout_at = None, math.inf
 
     def _time_out(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Send away the putters that have waited long enough; set the alarm for the next one."""
+        """End the puts whose timeout is over; set the timer for the next one."""
         now = max(
             loop.time(), self._timeout_at
         )  # a loop calls a little early, by its clock's grain
@@ -195,12 +196,12 @@ class Buffer(EntryStore[T], WaitQueue):
     # -- taking -------------------------------------------------------------------------------
 
     def take(self) -> Entry[T] | None:
-        """The next entry, or None when there is none, or its putter has not confirmed it yet."""
+        """The next entry. None: there is none, or its put is not confirmed yet."""
         if self._requeued:
             entry = self._take_requeued()
             self._grant()
             return entry
-        entries = self.line
+        entries = self.entries
         if not entries or (self._granted and entries[0][0] in self._granted):
             return None
         entry = entries.popleft()
@@ -209,21 +210,24 @@ class Buffer(EntryStore[T], WaitQueue):
         return entry
 
     async def wait(self, timeout: float | None = None) -> bool:
-        """Wait until a look is worth it; False when it is over, or after ``timeout`` seconds."""
+        """Wait until :meth:`take` may find an entry.
+
+        False: no entry will ever come, or ``timeout`` seconds are over.
+        """
         if self.closed and not self._delayed:
             return False
         return await self._park(self._add_waiter(), timeout)
 
     def _available(self) -> int:
-        return len(self.line) + len(self._requeued)
+        return len(self.entries) + len(self._requeued)
 
     def requeue(self, entry: Entry[T]) -> None:
-        """Take back an entry from a worker that was cancelled; it is the next to be taken."""
+        """Put back the entry of a cancelled worker; it is the next to be taken."""
         self._requeue(entry)
         self.wake()
 
     def delay(self, entry: Entry[T], delay: float) -> None:
-        """Take an entry back from a worker, and hand it out again in ``delay`` seconds."""
+        """Put an entry back that can be taken again in ``delay`` seconds."""
         loop = asyncio.get_running_loop()
         self._delay(entry, loop.time() + delay)
         self._set_due_timer(loop)
@@ -247,18 +251,18 @@ class Buffer(EntryStore[T], WaitQueue):
     # -- opening and closing ------------------------------------------------------------------
 
     def open(self) -> None:
-        """Let entries in. What was postponed is due: the times were those of another loop."""
+        """Accept entries. All delayed ones are due: their times were those of another loop."""
         self.closed = False
         self._promote_due(math.inf)
 
     def forget_waiters(self) -> None:
-        """Forget putters and takers: their loop was closed, so they will never go on."""
+        """Forget all waiting puts and workers: their loop is closed, so none will ever go on."""
         self._forget_putters()
         self._forget_waiters()
         self._due_timer = None
 
     def close(self) -> None:
-        """Let no entry in: every putter that waits is told so, and every taker looks around."""
+        """Accept no more entries: end all waiting puts, and wake all waiting workers."""
         self.closed = True
         for waiter in self._forget_putters():
             if not waiter.done():
@@ -266,7 +270,7 @@ class Buffer(EntryStore[T], WaitQueue):
         self.wake_all()
 
     def end(self) -> None:
-        """All workers have left a closed line: nothing more is to happen by itself."""
+        """End all delays and timers: the queue is closed, and all workers have ended."""
         self._promote_due(math.inf)
         if self._due_timer is not None:
             self._due_timer.cancel()
@@ -278,9 +282,9 @@ class Buffer(EntryStore[T], WaitQueue):
         self._putters.clear()
         self._deadlines.clear()
         if self._granted:
-            line = [entry for entry in self.line if entry[0] not in self._granted]
-            self.line.clear()
-            self.line.extend(line)
+            accepted = [entry for entry in self.entries if entry[0] not in self._granted]
+            self.entries.clear()
+            self.entries.extend(accepted)
             self._withdrawn += len(self._granted)
             self._granted.clear()
         return waiting

@@ -1,4 +1,4 @@
-"""The counters of a queue: how many items came in and how many are done; who waits for even."""
+"""The counters of a queue: how many items came in, how many are done, and who joins."""
 
 from __future__ import annotations
 
@@ -13,38 +13,38 @@ Field = Literal["full", "cancelled", "stopped", "put_waits", "processed", "error
 
 
 class QueueCounters:
-    """Counts what becomes of the items offered to a queue. For one thread; knows no queue."""
+    """Counts what becomes of the items that are put into a queue. For one thread."""
 
     def __init__(self, buffer: EntryBuffer[Any]) -> None:
         self._buffer = buffer
-        #: Puts that were refused for want of room, cancelled, or met by a stop while they waited.
+        #: Puts that found the queue full, were cancelled, or were ended by a stop.
         self.full = self.cancelled = self.stopped = 0
-        #: Puts that had to wait, whatever became of them.
+        #: Puts that waited, whatever became of them.
         self.put_waits = 0
-        #: Items that are done, well or badly, once each.
+        #: Items that are done, succeeded or failed, once each.
         self.processed = 0
         #: Failures of worker functions.
         self.errors = 0
-        #: Items in the hands of callers of ``get``.
+        #: Items that were taken with ``get`` and are not done.
         self.checked_out = 0
-        #: Tells how often the gate of the limits was closed.
+        #: Returns how often the gate of the limits was closed.
         self.closures: Callable[[], int] = int
-        #: Who waits for all items to be done.
+        #: The futures of those who wait in ``join()``.
         self.joiners: dict[asyncio.Future[bool], None] = {}
 
-    # What follows is all that others change or sum up, so that a kind of counters that several
-    # threads share has few methods to guard.
+    # All that others change or sum up follows, so that counters which several threads share have
+    # few methods to guard.
 
     def add(self, field: Field) -> None:
-        """One more of this. (Where a call would cost too much, the same is done in line.)"""
+        """Count one more. (Where a call would cost too much, callers do the same in line.)"""
         setattr(self, field, getattr(self, field) + 1)
 
     def get_started(self) -> None:
-        """An item goes into the hands of a caller of ``get``."""
+        """An item was taken with ``get``."""
         self.checked_out += 1
 
     def task_done(self) -> bool:
-        """It is out of them again; False if nobody had one."""
+        """Such an item is done; False if there was none."""
         if not self.checked_out:
             return False
         self.checked_out -= 1
@@ -52,28 +52,28 @@ class QueueCounters:
 
     @property
     def accepted(self) -> int:
-        """Items that were accepted."""
+        """Accepted items."""
         return self._buffer.accepted
 
     @property
     def all_processed(self) -> int:
-        """Items that are done, whoever counted them."""
+        """Items that are done, all workers together."""
         return self.processed
 
     @property
     def all_errors(self) -> int:
-        """Failures of worker functions, whoever counted them."""
+        """Failures of worker functions, all workers together."""
         return self.errors
 
     @property
     def unfinished(self) -> int:
-        """Items accepted and not done."""
-        # In this order: where other threads go on meanwhile, zero is only read if it was true.
+        """Accepted items that are not done."""
+        # In this order: other threads go on counting, and zero must be true when it is read.
         processed = self.all_processed
         return self.accepted - processed
 
     def totals(self) -> dict[str, int]:
-        """What only grows, for telemetry; the names are its."""
+        """The counters that only grow, for telemetry, by its names."""
         return {
             names.ACCEPTED: self.accepted,
             names.FULL: self.full,
@@ -92,16 +92,16 @@ class QueueCounters:
             self.notify_if_done()
 
     def notify_if_done(self) -> None:
-        """Tell the joiners, if all items are done."""
+        """Complete the joiners if all items are done."""
         if not self.unfinished:
             self._notify_joiners(True)
 
     def forget_joiners(self) -> None:
-        """Their loop was closed, so they will never go on."""
+        """Forget the joiners: their loop is closed, so none will ever go on."""
         self.joiners.clear()
 
     def fail_joiners(self) -> None:
-        """Tell the joiners that what is left will not be done."""
+        """Complete the joiners: the items that are left will not be done."""
         self._notify_joiners(False)
 
     def _notify_joiners(self, finished: bool) -> None:
@@ -115,7 +115,7 @@ class QueueCounters:
         self.joiners[joiner] = None
 
     async def join(self) -> bool:
-        """Wait until all items are done (True), or will not be (False)."""
+        """Wait until all items are done (True), or some will not be (False)."""
         joiner: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         self._add_joiner(joiner)
         self.notify_if_done()  # the last one may be done since the caller looked

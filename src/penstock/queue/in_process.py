@@ -1,7 +1,7 @@
-"""What every queue in this process has: its line, its counts, its lifecycle.
+"""The queue of one process: its buffer, its counters, its lifecycle.
 
-``BoundedQueue`` is its face for one event loop, ``penstock.sync`` has the one for threads. They
-differ in what holds the entries, in who counts, and in how a caller waits. The rest is here, once.
+``BoundedQueue`` makes it a queue for one event loop, ``penstock.sync`` a queue for threads. These
+differ in the buffer, in the counters, and in how a caller waits. The rest is here, once.
 """
 
 from __future__ import annotations
@@ -10,12 +10,12 @@ import asyncio
 import logging
 from asyncio import _get_running_loop
 from contextvars import Context
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from penstock._util import checks
 from penstock.errors import QueueEmptyError, QueueStateError
 from penstock.policies.governor import DeadLetter, Rules
-from penstock.queue.base import CLOSED, LONG, QueueBase, policy_statistics
+from penstock.queue.base import CLOSED, NO_LIMIT, QueueBase, policy_statistics
 from penstock.queue.counters import QueueCounters
 from penstock.queue.status import NotProcessedError, QueueStatistics, QueueStatus
 from penstock.queue.store import EntryBuffer, PutOutcome
@@ -29,7 +29,7 @@ T = TypeVar("T")
 
 
 class InProcessQueue(QueueBase[T]):
-    """The parts of a queue. Its coroutines run in the event loop of the workers."""
+    """Coroutines run in the event loop of the workers, unless they say otherwise."""
 
     def __init__(
         self,
@@ -45,10 +45,11 @@ class InProcessQueue(QueueBase[T]):
         self._instrument(telemetry, self._counters.totals, self._buffer)
         if rules is not None:
             self._govern(rules)
-        self._leftover = 0  # by the last stop
+        #: How many items the last stop left.
+        self._leftover = 0
 
     def _make_parts(self) -> tuple[EntryBuffer[T], QueueCounters, WorkerPool[T]]:
-        """What holds the entries, what counts them, and who processes them."""
+        """Make the buffer, the counters and the worker pool."""
         raise NotImplementedError
 
     @property
@@ -68,17 +69,17 @@ class InProcessQueue(QueueBase[T]):
 
     @property
     def unprocessed(self) -> list[T]:
-        """The accepted items that are in nobody's hands, in the order of their puts.
+        """The accepted items that no worker holds, in the order of their puts.
 
-        After ``stop()``: what was accepted and not finished. The next ``start()`` takes it up
-        again, in this order. What was in the hands of cancelled workers comes first.
+        After ``stop()``: the accepted items that were not finished, those of cancelled workers
+        first. The next ``start()`` takes them up again, in this order.
         """
-        return [entry[1] for entry in self._buffer.snapshot() if not _is_cancelled(entry)]
+        return [item for _, item, _, ticket in self._buffer.snapshot() if not _is_cancelled(ticket)]
 
     def statistics(self) -> QueueStatistics:
         """Everything that can be counted about the queue, at this instant."""
         counters, buffer = self._counters, self._buffer
-        # Once, and in this order: workers in other threads go on counting meanwhile.
+        # Each once, and in this order: workers in other threads go on counting meanwhile.
         processed = counters.all_processed
         enqueued = buffer.accepted
         unfinished = enqueued - processed
@@ -105,18 +106,18 @@ class InProcessQueue(QueueBase[T]):
     def dead_letters(self) -> list[DeadLetter[T]]:
         """The items that failed for good, with retries configured; the oldest first.
 
-        Items whose result somebody waits for are not among them.
+        Items with a future, those of ``submit`` and ``map``, are not among them.
         """
         return [] if self._governor is None else list(self._governor.dead_letters)
 
     async def _redrive(self, timeout: float | None) -> int:
-        """Put the dead letters back; return how many. What finds no room stays one."""
+        """Put the dead letters back; return how many. The first that finds no room ends it."""
         governor = self._governor
         if governor is None:
             return 0
         limit = self._timeout if timeout is None else checks.seconds(timeout)
         count = 0
-        for _ in range(len(governor.dead_letters)):  # and not those that come meanwhile
+        for _ in range(len(governor.dead_letters)):  # and not those that are added meanwhile
             letter = governor.dig_up()
             if letter is None:
                 break
@@ -135,7 +136,7 @@ class InProcessQueue(QueueBase[T]):
             count += 1
         return count
 
-    # -- putting: what follows when there is no room at once ------------------------------------
+    # -- putting: with rules, telemetry or a future; or when there is no room -------------------
 
     async def _put_slow(
         self,
@@ -145,7 +146,7 @@ class InProcessQueue(QueueBase[T]):
         future: AnyFuture | None = None,
         call: AsyncCall[T] | None = None,
     ) -> bool:
-        """A put that is observed, or of an item that keeps to rules or has a result."""
+        """Put an item that has more to it than item and context: a ticket."""
         course = self._course(item, deadline)
         if self._probe.is_on():
             put = self._probe.observe_put(future, call, course)
@@ -196,7 +197,7 @@ class InProcessQueue(QueueBase[T]):
         if not timeout:
             return self._reject_full()
         self._counters.add("put_waits")
-        limit = None if timeout > LONG else timeout
+        limit = None if timeout > NO_LIMIT else timeout
         try:
             outcome = await self._buffer.wait_for_room(item, limit, ticket, context)
         except BaseException:  # a cancellation, or a KeyboardInterrupt where a thread waits
@@ -208,8 +209,8 @@ class InProcessQueue(QueueBase[T]):
         return outcome is PutOutcome.ACCEPTED or self._reject_full()
 
     def _reject_full(self) -> bool:
-        """Count a put that is refused for want of room. Returns what ``put`` returns then."""
-        if self._buffer.closed:  # where other threads stop the queue in the middle of a put
+        """Count a put that found the queue full. Return False, as ``put`` does."""
+        if self._buffer.closed:  # another thread stopped the queue in the middle of the put
             self._counters.add("stopped")
             raise self._stopped_meanwhile("put")
         self._counters.add("full")
@@ -217,19 +218,20 @@ class InProcessQueue(QueueBase[T]):
         return False
 
     def _warn_full(self) -> None:
-        """Log a refusal, unless another one was logged a moment ago."""
+        """Log that the queue is full, unless that was logged within WARNING_INTERVAL seconds."""
         raise NotImplementedError
 
     # -- taking -------------------------------------------------------------------------------
 
     def _check_out(self, entry: Entry[T]) -> T:
-        if entry[3] is not None:
-            entry[3].on_get()
-        return entry[1]
+        _, item, _, ticket = entry
+        if ticket is not None:
+            ticket.on_get()
+        return item
 
     def _finish_processing(self, entry: Entry[T], error: BaseException | None) -> None:
-        """The block in which an item was processed has ended, by ``error`` if that is one."""
-        ticket = entry[3]
+        """End a block of ``processing()``; ``error`` is what it raised, if anything."""
+        _, _, _, ticket = entry
         if isinstance(error, (asyncio.CancelledError, GeneratorExit)):
             self._buffer.requeue(entry)
             if self._status is QueueStatus.STOPPED:
@@ -260,14 +262,14 @@ class InProcessQueue(QueueBase[T]):
             if not await self._buffer.wait(limit):
                 limit = 0.0
             if self._stops != stops:
-                self._buffer.wake()  # it may have been called to an entry all the same
+                self._buffer.wake()  # this task may have been woken for an entry all the same
                 raise self._stopped_meanwhile("get")
 
     def _take_nowait(self) -> Entry[T]:
         if _get_running_loop() is not self._open_in:
             self._refuse("get")
         while (entry := self._buffer.take()) is not None:
-            if _is_cancelled(entry):
+            if _is_cancelled(entry[3]):
                 self._counters.count_finished()
                 continue
             self._counters.get_started()
@@ -276,7 +278,7 @@ class InProcessQueue(QueueBase[T]):
         raise QueueEmptyError(f"Queue {self._name} is empty")
 
     def _now(self) -> float:
-        """Seconds, by the clock of those who wait."""
+        """Seconds, by the clock of the loop or thread that waits."""
         raise NotImplementedError
 
     def _task_done(self) -> None:
@@ -315,7 +317,7 @@ class InProcessQueue(QueueBase[T]):
         self._set_status(QueueStatus.PROCESSING)
 
     def _callers_loop(self, loop: asyncio.AbstractEventLoop) -> asyncio.AbstractEventLoop | None:
-        """In which loop, or in none, the callers of put and get must be."""
+        """The loop that callers of put and get must run in; None: they must not run in any."""
         return loop
 
     async def _stop(self, limit: float | None, drain: bool) -> bool:
@@ -346,7 +348,7 @@ class InProcessQueue(QueueBase[T]):
         self._buffer.close()
 
     def _end_stop(self) -> None:
-        """All workers are gone: settle what is left. (Whoever waited for them calls this.)"""
+        """Finish a stop when all workers have ended. Each caller that waited for them calls it."""
         if self._status is not QueueStatus.STOPPING or not self._pool.is_empty:
             return
         self._set_status(QueueStatus.STOPPED)
@@ -360,12 +362,12 @@ class InProcessQueue(QueueBase[T]):
             )
 
     def _fail_waiters(self) -> None:
-        """The queue is stopped: tell whoever waits for the items that are left."""
+        """The queue is stopped: fail the futures of the items that are left, and the joiners."""
         entries = self._buffer.snapshot()
-        for entry in entries:
-            # From here on it is an item like any other that nobody waits for.
-            if entry[3] is not None and entry[3].fail(self._not_processed()):
-                entry[3].forget_future()
+        for _, _, _, ticket in entries:
+            # From here on it is an item without a future, like any other.
+            if ticket is not None and ticket.fail(self._not_processed()):
+                ticket.forget_future()
         if entries:
             self._counters.fail_joiners()
 
@@ -375,9 +377,9 @@ class InProcessQueue(QueueBase[T]):
         )
 
     def _drop_cancelled(self) -> None:
-        unwanted = [entry for entry in self._buffer.snapshot() if _is_cancelled(entry)]
-        if unwanted:
-            for _ in range(self._buffer.discard(unwanted)):
+        cancelled = [entry for entry in self._buffer.snapshot() if _is_cancelled(entry[3])]
+        if cancelled:
+            for _ in range(self._buffer.discard(cancelled)):
                 self._counters.count_finished()
 
     async def _join(self) -> None:
@@ -397,11 +399,11 @@ class InProcessQueue(QueueBase[T]):
         self._pool.abandon()
         self._counters.forget_joiners()
         self._drop_cancelled()
-        for entry in self._buffer.snapshot():
-            if entry[3] is not None:
-                entry[3].forget_future()
+        for _, _, _, ticket in self._buffer.snapshot():
+            if ticket is not None:
+                ticket.forget_future()
 
 
-def _is_cancelled(entry: Entry[Any]) -> bool:
-    """Whether somebody waited for the result of this item and no longer does."""
-    return entry[3] is not None and entry[3].is_cancelled
+def _is_cancelled(ticket: Ticket | None) -> bool:
+    """Whether the future of the item was cancelled."""
+    return ticket is not None and ticket.is_cancelled

@@ -48,19 +48,19 @@ def _never() -> bool:
 class _JanusStorage(janus.Queue["Entry[T]"]):
     """janus's queue, by the methods that it has for that, with its deque in the open."""
 
-    line: deque[Entry[T]]
+    entries: deque[Entry[T]]
 
     def _init(self, maxsize: int) -> None:
-        self.line = deque()
+        self.entries = deque()
 
     def _qsize(self) -> int:
-        return len(self.line)
+        return len(self.entries)
 
     def _put(self, item: Entry[T]) -> None:
-        self.line.append(item)
+        self.entries.append(item)
 
     def _get(self) -> Entry[T]:
-        return self.line.popleft()
+        return self.entries.popleft()
 
 
 class _Gate:
@@ -105,7 +105,7 @@ class Bridge(EntryStore[T]):
 
     def __init__(self, maxsize: int) -> None:
         storage: _JanusStorage[T] = _JanusStorage(maxsize)
-        super().__init__(maxsize, storage.line)
+        super().__init__(maxsize, storage.entries)
         self.lock = threading.Lock()
         self._put_nowait = storage.sync_q.put_nowait
         self._get_nowait = storage.sync_q.get_nowait
@@ -123,7 +123,7 @@ class Bridge(EntryStore[T]):
     @property
     def available(self) -> int:
         """How many entries there are to be taken."""
-        return len(self.line) + len(self._requeued)
+        return len(self.entries) + len(self._requeued)
 
     def snapshot(self) -> list[Entry[T]]:
         """The entries that are in nobody's hands, those given back first."""
@@ -147,16 +147,16 @@ class Bridge(EntryStore[T]):
         if context is None:  # an empty one is false
             context = copy_context()
         with self.lock:
-            if len(self.line) >= self.room or self.closed:
+            if len(self.entries) >= self.room or self.closed:
                 return False
             self._admit(item, context, ticket)
             return True
 
     def _admit(self, item: T, context: Context, ticket: Ticket | None) -> Entry[T]:
-        self._order = order = self._order + 1
-        entry: Entry[T] = (order, item, context, ticket)
+        self._last_number = number = self._last_number + 1
+        entry: Entry[T] = (number, item, context, ticket)
         self._put_nowait(entry)
-        size = len(self.line)
+        size = len(self.entries)
         self.peak = max(self.peak, size)
         self._unpark(1)
         return entry
@@ -189,7 +189,7 @@ class Bridge(EntryStore[T]):
 
     def _grant(self) -> None:
         """Fill the slots that fell free for the putters that have waited longest."""
-        while self._waiting_puts and len(self.line) < self.room:
+        while self._waiting_puts and len(self.entries) < self.room:
             put, _ = self._waiting_puts.popitem(last=False)
             put.entry = self._admit(put.item, put.context, put.ticket)
             put.outcome = PutOutcome.ACCEPTED
@@ -198,8 +198,8 @@ class Bridge(EntryStore[T]):
     def _withdraw(self, put: _WaitingPut) -> None:
         with self.lock:
             self._waiting_puts.pop(put, None)
-            if put.entry is not None and put.entry in self.line:
-                self.line.remove(put.entry)
+            if put.entry is not None and put.entry in self.entries:
+                self.entries.remove(put.entry)
                 self._withdrawn += 1
                 self._grant()
 
@@ -213,7 +213,7 @@ class Bridge(EntryStore[T]):
             if self._requeued:
                 entry = self._take_requeued()
                 self._grant()
-            elif self.line:
+            elif self.entries:
                 entry = self._get_nowait()
                 if self._waiting_puts:
                     self._grant()
@@ -225,8 +225,8 @@ class Bridge(EntryStore[T]):
                 if _IS_FREE_THREADED:
                     # The worker gets a context of its own. To copy one while a thread sets
                     # variables in it crashes the interpreter, and the item may be taken back.
-                    order, item, context, ticket = entry
-                    return order, item, context.copy(), ticket
+                    number, item, context, ticket = entry
+                    return number, item, context.copy(), ticket
             return entry
 
     async def wait(

@@ -66,11 +66,11 @@ class Desk(Generic[T]):
             # must not count, or nobody would ever hear of the item.
             self.is_lost = True
             if holds_one and self.entry is not None:
-                order, item, context, ticket = self.entry
+                number, item, context, ticket = self.entry
                 # A copy: the worker may be in the context itself, and only one can be. And what
                 # it makes of the item is nobody's result any more.
                 new = None if ticket is None else ticket.transfer()
-                self._bridge.keep((order, item, context.copy(), new))
+                self._bridge.keep((number, item, context.copy(), new))
             return holds_one
 
     def close(self) -> None:

@@ -19,7 +19,7 @@ from penstock._util import checks
 from penstock.errors import QueueStateError
 from penstock.limits.adaptive import AdaptiveConcurrency
 from penstock.policies.governor import Rules
-from penstock.queue.base import CLOSED, LONG, WARNING_INTERVAL
+from penstock.queue.base import CLOSED, NO_LIMIT, WARNING_INTERVAL
 from penstock.queue.in_process import InProcessQueue
 from penstock.queue.status import NotProcessedError, QueueStatistics, QueueStatus, state_error
 from penstock.queue.store import EntryBuffer
@@ -130,7 +130,7 @@ class BlockingQueue(InProcessQueue[T]):
         ticket: Ticket | None = None,
         context: Context | None = None,
     ) -> bool:
-        if timeout > LONG and self._pool.owns_this_thread() and not self._buffer.closed:
+        if timeout > NO_LIMIT and self._pool.owns_this_thread() and not self._buffer.closed:
             raise QueueStateError(
                 f"Cannot wait for room in queue {self._name} from inside its own worker function: "
                 "if all workers did, none would ever make room. Use a timeout, put_nowait(), or a "

@@ -39,7 +39,7 @@ class Level:
 
 
 class Counts:
-    """The counters of a queue on NATS, for this process. See ``penstock.workers.source.Counters``."""
+    """The counters of a queue on NATS, for this process."""
 
     def __init__(self, level: Level) -> None:
         self._level = level
@@ -69,7 +69,7 @@ class Counts:
         """Failures of worker functions, whoever counted them."""
         return self.errors
 
-    def settle(self) -> None:
+    def notify_if_done(self) -> None:
         """Nobody waits here."""
 
     def accept(self) -> None:

@@ -24,7 +24,7 @@ from penstock.limits.rate.limit import Limit
 from penstock.limits.rate.limiter import Limiter
 from penstock.limits.retry import RetryPolicy
 from penstock.policies.governor import MAX_DEAD_LETTERS, Rules, make_rules
-from penstock.queue.base import LONG, policy_statistics
+from penstock.queue.base import NO_LIMIT, policy_statistics
 from penstock.queue.status import QueueStatistics
 from penstock.telemetry.api import Telemetry
 from penstock.workers.calls import ErrorHandler, WorkerFunc
@@ -201,7 +201,7 @@ class NatsQueue(Lifecycle, NatsCore[T]):
             ValueError: ``wait`` is no such number.
         """
         self._must_be_open("ask processes")
-        return await self._roll_call.ask(min(checks.seconds(wait, "wait"), LONG))
+        return await self._roll_call.ask(min(checks.seconds(wait, "wait"), NO_LIMIT))
 
     # -- putting ------------------------------------------------------------------------------
 
@@ -254,7 +254,7 @@ class NatsQueue(Lifecycle, NatsCore[T]):
 
     def _limit(self, timeout: float | None) -> float:
         """For how many seconds a put waits for room."""
-        return min(self._timeout if timeout is None else checks.seconds(timeout), LONG)
+        return min(self._timeout if timeout is None else checks.seconds(timeout), NO_LIMIT)
 
     def put_nowait(self, item: T, *, deadline: float | None = None) -> NoReturn:
         """Refuse: whether there is room, only the server knows, and to ask it takes a moment."""
@@ -401,7 +401,7 @@ def _check_figures(
 ) -> None:
     if checks.positive_int(replicas, "replicas", "replicas must be at least 1") > _MOST_REPLICAS:
         raise ValueError(f"replicas must be at most {_MOST_REPLICAS}, got {replicas}")
-    if not 1 <= checks.seconds(ack_wait, "ack_wait") <= LONG:
+    if not 1 <= checks.seconds(ack_wait, "ack_wait") <= NO_LIMIT:
         raise ValueError(
             f"ack_wait must be at least 1 second and finite, got {checks.shown(ack_wait)}"
         )
