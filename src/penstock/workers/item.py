@@ -74,7 +74,7 @@ class Ticket:
         """Return the seconds until the next attempt, or None; and the error to be told."""
         return (None, error) if self.course is None else self.course.verdict(error)
 
-    def bury(self, error: BaseException, item: Any) -> None:
+    def add_dead_letter(self, error: BaseException, item: Any) -> None:
         """Keep the item as a dead letter: it failed for good, and its error was told."""
         if self.course is not None and self.future is None:
             self.course.bury(error, item)

@@ -91,7 +91,7 @@ class Worker(Generic[T]):
                     counters.errors += 1
                     error = await self._report(entry, failure)
                     if ticket is not None:
-                        context.run(ticket.bury, failure, item)
+                        context.run(ticket.add_dead_letter, failure, item)
                     failure = None  # type: ignore[assignment] # or both keep each other alive
                 counters.processed += 1
                 if counters.joiners:

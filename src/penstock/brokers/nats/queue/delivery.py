@@ -220,7 +220,7 @@ class DeliveryTicket(Ticket):
         self.is_put_off = isinstance(error, Postponed)
         return self._inner.verdict(error)
 
-    def bury(self, error: BaseException, item: Any) -> None:
+    def add_dead_letter(self, error: BaseException, item: Any) -> None:
         """The item failed for good, and whoever was to hear of it has."""
         self._on_burial(self.delivery, error)
 
