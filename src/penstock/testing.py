@@ -10,11 +10,18 @@ from collections.abc import Callable, Coroutine
 from concurrent.futures import Executor
 from typing import Any, TypeVar
 
+from penstock.errors import PenstockError
+
 T = TypeVar("T")
 
 
-class DeadlockError(RuntimeError):
+class DeadlockError(PenstockError, RuntimeError):
     """Every task waits for another, and no timer, thread or socket will ever wake one of them."""
+
+    def __init__(
+        self, message: str = "every task waits, and nothing is left that could wake one"
+    ) -> None:
+        super().__init__(message)
 
 
 class VirtualTimeLoop(asyncio.SelectorEventLoop):
@@ -87,7 +94,7 @@ class _VirtualTimeSelector(selectors.DefaultSelector):
         if events:
             return events
         if timeout is None or self._loop._next_timer() == math.inf:
-            raise DeadlockError("every task waits, and nothing is left that could wake one")
+            raise DeadlockError
         self._loop._advance(timeout)
         return events
 
