@@ -22,6 +22,7 @@ from helpers.tasks import for_ever, now, settle
 from helpers.versions import FROM_3_11
 from penstock import (
     AsyncExecutor,
+    DeadlineExceededError,
     Event,
     ExecutionStatus,
     Executor,
@@ -34,6 +35,7 @@ from penstock import (
     RateLimitError,
     WorkQueue,
 )
+from telemetry.recorder import Recorder
 
 PENDING, PROCESSING, COMPLETED, FAILED, CANCELLED = ExecutionStatus
 
@@ -1135,6 +1137,77 @@ async def test_an_event_cancelled_while_it_waits_for_the_refresh_stays_pending()
     assert [event.value for event in executor.completed] == [0, 1, 2]
 
 
+async def test_the_capacity_and_the_limits_of_the_queue_are_taken_at_once() -> None:
+    config = QueueConfig(
+        queue_capacity=1, capacity_refresh_time=10, concurrency_limit=5, limits=["3/60s"]
+    )
+    async with Executor(Echo, config) as executor:
+        for number in range(3):
+            executor.append(Echo(number, seconds=0))
+        waiting = asyncio.create_task(executor.wait())
+        await asyncio.sleep(5)
+        limits = executor.queue.limits
+        assert limits.statistics().grants == 1, "an event that waits has used nothing up"
+        assert [limit.name for limit in limits.limits] == ["3 per 60 s", "queue_capacity"]
+        await waiting
+    assert [event.begun_at[0] for event in executor.completed] == pytest.approx([0, 10, 20])
+
+
+@pytest.mark.parametrize("limit", ["1/10s", {"max": 1, "per": 10, "name": "queue_capacity"}])
+async def test_a_limit_like_the_capacity_or_of_its_name_may_be_given_too(limit: Any) -> None:
+    config = QueueConfig(queue_capacity=1, capacity_refresh_time=10, limits=[limit])
+    async with Executor(Echo, config) as executor:
+        for number in range(2):
+            executor.append(Echo(number, seconds=0))
+        await executor.wait()
+    assert [event.begun_at[0] for event in executor.completed] == pytest.approx([0, 10])
+
+
+async def test_the_wait_for_the_capacity_is_no_latency_of_the_service(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("penstock.telemetry.spans._clock", now)
+    recorder = Recorder()
+    config = QueueConfig(queue_capacity=1, capacity_refresh_time=10, concurrency_limit=3)
+    async with Executor(Echo, config, name="q", telemetry=recorder.telemetry()) as executor:
+        for number in range(3):
+            executor.append(Echo(number, seconds=2))
+        await executor.wait()
+    assert [event.execution.duration for event in executor.completed] == pytest.approx([2, 2, 2])
+    waits = recorder.values("penstock.limit.wait_time")
+    assert waits == {("q", "queue_capacity"): (3, pytest.approx(0 + 10 + 20))}
+    assert recorder.values("penstock.process.duration") == {("q",): (3, pytest.approx(6))}
+    recorder.shutdown()
+
+
+async def test_an_event_that_would_wait_beyond_its_deadline_fails_and_does_not_start() -> None:
+    config = QueueConfig(
+        queue_capacity=1, capacity_refresh_time=10, concurrency_limit=3, deadline=5
+    )
+    first, late = Echo("first", seconds=0), Echo("late", seconds=0)
+    async with Executor(Echo, config) as executor:
+        for event in (first, late):
+            executor.append(event)
+        await executor.wait()
+        assert executor.is_all_processed
+        assert executor.completed == [first]
+        assert executor.failed == [late]
+    assert isinstance(late.execution.error, DeadlineExceededError)
+    assert (late.begun_at, late.execution.duration) == ([], None)
+    assert now() < 10
+
+
+async def test_an_event_that_is_refused_holds_up_the_others() -> None:
+    refused, other = Failing(RateLimitError(retry_after=10), seconds=0), Echo("other", seconds=0)
+    async with Executor(Echo, fast()) as executor:
+        for event in (refused, other):
+            executor.append(event)
+        await executor.wait()
+    assert refused.execution.status is FAILED
+    assert other.execution.status is COMPLETED
+    assert 10 <= other.begun_at[0] <= 11
+
+
 # -- Executor: bad arguments ----------------------------------------------------------------------
 
 
@@ -1252,6 +1325,28 @@ class TestRateLimitedExecutor:
             await executor.execute(call, 1)
         assert times[0] == 0
         assert 10 <= times[1] <= 11
+
+    async def test_any_clients_too_many_requests_holds_up_all(self) -> None:
+        class ClientError(Exception):
+            """As clients of services raise it."""
+
+            def __init__(self, status: int) -> None:
+                super().__init__()
+                self.status_code = status
+                self.retry_after = 10
+
+        times: list[float] = []
+
+        async def call(status: int) -> None:
+            times.append(now())
+            raise ClientError(status)
+
+        async with RateLimitedExecutor([]) as executor:
+            for status in (503, 429, 400):
+                with pytest.raises(ClientError):
+                    await executor.execute(call, status)
+        assert times[:2] == [0, 0], "what is no refusal holds up nothing"
+        assert 10 <= times[2] <= 11
 
     async def test_a_cancelled_call_uses_nothing_up(self) -> None:
         async def call() -> float:
