@@ -1,4 +1,4 @@
-"""Work that is an object with a state: an event, and how its execution went."""
+"""Events: work as an object, with the state of its execution."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from penstock._util.compat import Self
 
 
 class ExecutionStatus(str, Enum):
-    """How far the execution of an event has come. A member equals its value."""
+    """The state of an execution. A member equals its value."""
 
-    #: Not started, or handed back before it was finished.
+    #: Not started yet.
     PENDING = "pending"
     #: ``invoke`` is running.
     PROCESSING = "processing"
@@ -27,10 +27,10 @@ class ExecutionStatus(str, Enum):
 
 @dataclass(slots=True)
 class Execution:
-    """The state of an event's execution.
+    """The execution of an event: its state, and what came of it.
 
-    ``result`` is what ``invoke`` returned, ``error`` what it raised, ``duration`` the seconds
-    that it took (``None`` until it has ended).
+    ``result`` is what ``invoke`` returned. ``error`` is what it raised, or why the event was not
+    started. ``duration`` is the seconds that ``invoke`` took; ``None`` until it has ended.
     """
 
     status: ExecutionStatus = ExecutionStatus.PENDING
@@ -40,10 +40,10 @@ class Execution:
 
 
 class Event:
-    """Base of work with a state: subclass it and write ``invoke``.
+    """Base of the events of an :class:`penstock.Executor`: subclass it and write ``invoke``.
 
-    ``id`` and ``execution`` are there before ``__init__`` runs, so that a subclass, a dataclass
-    for example, need not call ``super().__init__()``.
+    ``id`` and ``execution`` are set before ``__init__`` runs, so a subclass, for example a
+    dataclass, need not call ``super().__init__()``.
     """
 
     id: str
@@ -51,11 +51,11 @@ class Event:
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:  # noqa: D102
         event = super().__new__(cls)
-        # Around the class's own __setattr__, which may refuse: a frozen dataclass has one.
+        # Not by the class's own __setattr__: that of a frozen dataclass raises.
         object.__setattr__(event, "id", str(uuid4()))
         object.__setattr__(event, "execution", Execution())
         return event
 
     async def invoke(self) -> Any:
-        """Do the work. What it returns or raises is recorded in ``execution``."""
+        """Do the work. Its result or exception is recorded in ``execution``."""
         raise NotImplementedError(f"{type(self).__name__} does not say how to invoke it")
