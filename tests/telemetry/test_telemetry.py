@@ -18,8 +18,9 @@ from opentelemetry.sdk.trace.sampling import Decision, Sampler, SamplingResult
 from opentelemetry.trace import NonRecordingSpan, SpanContext, StatusCode, TraceFlags
 
 import penstock
-from penstock.telemetry import Telemetry, _sdk
-from penstock.telemetry.spans import Probe
+from penstock.telemetry import Telemetry
+from penstock.telemetry.sdk import has_global_provider
+from penstock.telemetry.spans import QueueTelemetry
 from penstock.workers.item import Ticket
 from telemetry.receiver import script
 from telemetry.recorder import Recorder, span_id, trace_id
@@ -94,8 +95,8 @@ async def test_without_an_sdk_nothing_is_observed(monkeypatch: pytest.MonkeyPatc
     def observed(*args: object) -> None:
         raise AssertionError("this put is observed, but nobody listens")
 
-    monkeypatch.setattr(Probe, "observe_put", observed)
-    assert not _sdk.is_set_up(), "another test has set a global provider in this process"
+    monkeypatch.setattr(QueueTelemetry, "observe_put", observed)
+    assert not has_global_provider(), "another test has set a global provider in this process"
     queue: penstock.BoundedQueue[int] = penstock.BoundedQueue(maxsize=2)
     async with queue:
         await queue.put(1)
@@ -150,8 +151,8 @@ def test_with_an_api_that_keeps_its_providers_elsewhere_it_observes_always() -> 
     out = script(
         "import opentelemetry.trace as api\n"
         "set_elsewhere = api.__dict__.pop('_TRACER_PROVIDER')\n"
-        "import penstock.telemetry._sdk as sdk\n"
-        "print(sdk.is_set_up())"
+        "from penstock.telemetry.sdk import has_global_provider\n"
+        "print(has_global_provider())"
     )
     assert out == "True\n"
 
@@ -517,7 +518,7 @@ async def test_a_span_that_is_not_sampled_costs_no_attributes(
         (NonRecordingSpan, "set_attributes"),
         (NonRecordingSpan, "set_status"),
         (NonRecordingSpan, "record_exception"),
-        (Probe, "size_attributes"),
+        (QueueTelemetry, "size_attributes"),
     ):
         note = partial(made_for_nobody.append, method)
         monkeypatch.setattr(cls, method, lambda *args, note=note, **kwargs: note() or {})
