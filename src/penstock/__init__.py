@@ -26,8 +26,8 @@ from penstock.errors import (
     QueueUnknownError,
     RateLimitError,
 )
-from penstock.events import Event, Execution, ExecutionStatus
-from penstock.executors import AsyncExecutor, Executor, RateLimitedExecutor
+from penstock.events import Event, Execution, ExecutionStatus, Executor
+from penstock.executors import AsyncExecutor, RateLimitedExecutor
 from penstock.limits import (
     AdaptiveConcurrency,
     Backoff,

@@ -16,7 +16,7 @@ from typing import Any
 
 from opentelemetry import context as otel_context
 from opentelemetry import trace
-from opentelemetry.metrics import Counter
+from opentelemetry.metrics import Counter, Histogram
 from opentelemetry.trace import INVALID_SPAN, Link, Span, SpanKind
 
 from penstock._util.compat import Self
@@ -55,17 +55,13 @@ class QueueTelemetry:
         #: Whether spans and metrics go anywhere.
         self.is_enabled = telemetry.is_enabled
         name = queue.name
-        self.attributes = {names.QUEUE_NAME: name}
+        self.attributes = about = {names.QUEUE_NAME: name}
         self.put_name = f"{names.PUT} {name}"
-        self.put_attributes = {**self.attributes, names.OPERATION: names.PUT}
+        self.put_attributes = {**about, names.OPERATION: names.PUT}
         self.wait_name = f"{names.BACKPRESSURE} {name}"
-        self.wait_attributes = {**self.attributes, names.OPERATION: names.BACKPRESSURE}
+        self.wait_attributes = {**about, names.OPERATION: names.BACKPRESSURE}
         self.process_name = f"{names.PROCESS} {name}"
-        self.process_attributes = {
-            **self.attributes,
-            names.OPERATION: names.PROCESS,
-            names.ATTEMPT: 1,
-        }
+        self.process_attributes = {**about, names.OPERATION: names.PROCESS, names.ATTEMPT: 1}
         self._capacity = capacity
         self._buffer = buffer
         # Garbage-collected with this object, and so with the queue.
@@ -86,15 +82,15 @@ class QueueTelemetry:
 
     def retried(self, error: BaseException) -> None:
         """Count an attempt that failed and will be followed by another."""
-        self._count(self.telemetry.instruments.retries, error)
+        self._count_unless_suppressed(self.telemetry.instruments.retries, error)
 
     def died(self, error: BaseException) -> None:
         """Count an item that became a dead letter."""
-        self._count(self.telemetry.instruments.dead_letters, error)
+        self._count_unless_suppressed(self.telemetry.instruments.dead_letters, error)
 
-    def _count(self, counter: Counter, error: BaseException) -> None:
+    def _count_unless_suppressed(self, counter: Counter, error: BaseException) -> None:
         if self.is_enabled() and not self.telemetry.is_suppressed():
-            self._add_one(counter, error, None)
+            self._count(counter, error)
 
     def count_error(
         self, error: BaseException, context: otel_context.Context | None = None
@@ -103,10 +99,10 @@ class QueueTelemetry:
 
         ``context`` has the span of the attempt; ``None``: the current context.
         """
-        self._add_one(self.telemetry.instruments.worker_errors, error, context)
+        self._count(self.telemetry.instruments.worker_errors, error, context)
 
-    def _add_one(
-        self, counter: Counter, error: BaseException, context: otel_context.Context | None
+    def _count(
+        self, counter: Counter, error: BaseException, context: otel_context.Context | None = None
     ) -> None:
         try:
             attributes = {**self.attributes, names.ERROR_TYPE: names.error_type(error)}
@@ -117,17 +113,16 @@ class QueueTelemetry:
     def waited(self, name: str, seconds: float) -> None:
         """Record the seconds that an item waited for the limit called ``name``."""
         if self.is_enabled() and not self.telemetry.is_suppressed():
-            try:
-                self.telemetry.instruments.limit_wait.record(
-                    seconds, {**self.attributes, names.LIMIT_NAME: name}
-                )
-            except Exception:
-                self.telemetry.log_failure()
+            attributes = {**self.attributes, names.LIMIT_NAME: name}
+            self._record(self.telemetry.instruments.limit_wait, seconds, attributes)
 
     def record_wait(self, seconds: float) -> None:
         """Record the seconds that an item waited until it was taken."""
+        self._record(self.telemetry.instruments.item_wait, seconds, self.attributes)
+
+    def _record(self, histogram: Histogram, seconds: float, attributes: dict[str, str]) -> None:
         try:
-            self.telemetry.instruments.item_wait.record(seconds, self.attributes)
+            histogram.record(seconds, attributes)
         except Exception:
             self.telemetry.log_failure()
 
@@ -219,13 +214,8 @@ class ObservedPut:
                 start_time=start_time,
             )
             if wait is not None:
-                wait.set_attributes(
-                    {
-                        **queue.size_attributes(),
-                        names.WAIT_TIME: waited,
-                        names.PUT_OUTCOME: outcome,
-                    }
-                )
+                size = queue.size_attributes()
+                wait.set_attributes({**size, names.WAIT_TIME: waited, names.PUT_OUTCOME: outcome})
                 wait.end()
         if not queue.telemetry.is_suppressed():
             queue.telemetry.instruments.backpressure_wait.record(
@@ -363,13 +353,8 @@ class ObservedAttempt:
         self._span = span
         self._context = trace.set_span_in_context(span, parent)
         if span.is_recording():
-            span.set_attributes(
-                {
-                    **queue.size_attributes(),
-                    names.WAIT_TIME: waited,
-                    names.WORKER_ID: _worker_id(),
-                }
-            )
+            size = queue.size_attributes()
+            span.set_attributes({**size, names.WAIT_TIME: waited, names.WORKER_ID: _worker_id()})
             if course is not None and course.governor.limiter.limits:
                 span.set_attribute(names.LIMIT_WAIT_TIME, course.waited)
 
