@@ -69,7 +69,6 @@ IN_CIRCLES: list[set[str]] = [  # all of them for types alone
 CORE_IMPORTS = {
     ("queue.base", "penstock.telemetry"),
     ("queue.bounded", "penstock.telemetry"),
-    ("queue.counters", "penstock.telemetry"),
     ("queue.in_process", "penstock.telemetry"),
     ("queue.work_queue_base", "penstock.config"),
     ("queue.work_queue_base", "penstock.telemetry"),

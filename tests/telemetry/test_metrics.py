@@ -382,7 +382,7 @@ async def test_a_queue_that_was_dropped_is_collected_and_vanishes(recorder: Reco
     del goes
     gc.collect()
     assert gone() is None
-    # Its last counts are told once more: perhaps nobody had heard them.
+    # Its last totals are exported once more: perhaps they were not exported yet.
     assert recorder.values("penstock.process.items") == {("goes",): 1, ("stays",): 1}
     levels = {name for name, (kind, *_) in TABLE.items() if kind is UP_DOWN}
     for name in {*levels, "penstock.process.items", "penstock.backpressure.events"}:
@@ -626,7 +626,7 @@ async def test_a_queue_that_goes_on_during_a_collection_changes_nothing_in_it() 
     size, *others = callbacks_of(provider)
     assert size() == {("q",): 0}
     queue.put_nowait(1)
-    accepted = [told["q", "accepted"] for other in others if ("q", "accepted") in (told := other())]
+    accepted = [read["q", "accepted"] for other in others if ("q", "accepted") in (read := other())]
     assert accepted == [0]
     assert queue.looks() == ONE_LOOK
     assert size() == {("q",): 1}
@@ -647,9 +647,9 @@ async def test_two_collections_in_two_threads_have_a_snapshot_each() -> None:
         assert two.submit(size).result() == {("q",): 1}
         for other in others:
             for thread, values in accepted.items():
-                told = thread.submit(other).result()
-                if ("q", "accepted") in told:
-                    values.append(told["q", "accepted"])
+                read = thread.submit(other).result()
+                if ("q", "accepted") in read:
+                    values.append(read["q", "accepted"])
         assert list(accepted.values()) == [[0], [1]]
         assert queue.looks() == 2 * ONE_LOOK
     await queue.stop()

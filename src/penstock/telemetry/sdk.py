@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlsplit
 
 import opentelemetry.metrics._internal as _metrics
 from opentelemetry import trace as _trace
 
 from penstock._util import checks
+
+if TYPE_CHECKING:  # of the extra
+    from opentelemetry.sdk.metrics.export import MetricExporter
+    from opentelemetry.sdk.trace.export import SpanExporter
 
 Protocol = Literal["grpc", "http/protobuf"]
 
@@ -136,7 +140,9 @@ def _choose_protocol(protocol: str | None, endpoint: str | None) -> str:
     return chosen
 
 
-def _exporters(protocol: str, endpoint: str | None, headers: Mapping[str, str] | None) -> Any:
+def _exporters(
+    protocol: str, endpoint: str | None, headers: Mapping[str, str] | None
+) -> tuple[SpanExporter, MetricExporter]:
     # gRPC allows names of headers in lower case only; to HTTP the case does not matter.
     extra = None if headers is None else {name.lower(): value for name, value in headers.items()}
     if protocol == "grpc":
