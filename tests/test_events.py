@@ -31,6 +31,7 @@ from penstock import (
     RateLimitError,
     WorkQueue,
 )
+from penstock.config import RetryConfig
 from telemetry.recorder import Recorder
 
 PENDING, PROCESSING, COMPLETED, FAILED, CANCELLED = ExecutionStatus
@@ -771,6 +772,34 @@ async def test_an_event_that_would_wait_beyond_its_deadline_fails_and_does_not_s
     assert isinstance(late.execution.error, DeadlineExceededError)
     assert (late.begun_at, late.execution.duration) == ([], None)
     assert now() < 10
+
+
+@pytest.mark.parametrize("attempts", [2, 9])
+async def test_an_event_that_will_be_tried_again_has_not_ended(attempts: int) -> None:
+    seen: list[tuple[bool, list[Event]]] = []
+
+    class Flaky(Event):
+        """Fails until it was invoked ``attempts`` times."""
+
+        count = 0
+
+        async def invoke(self) -> None:
+            self.count += 1
+            asyncio.get_running_loop().call_soon(look)  # as soon as this has ended
+            if self.count < attempts:
+                raise ConnectionError
+
+    def look() -> None:
+        seen.append((executor.is_all_processed, executor.forget_ended()))
+
+    event = Flaky()
+    async with Executor(Flaky, QueueConfig(retry=RetryConfig(attempts=3))) as executor:
+        executor.append(event)
+        await executor.wait()
+        assert executor.is_all_processed
+    assert seen[:-1] == [(False, [])] * (min(attempts, 3) - 1)
+    assert event.execution.status is (COMPLETED if attempts == 2 else FAILED)
+    assert seen[-1][1] + executor.forget_ended() == [event]
 
 
 async def test_an_event_that_is_refused_holds_up_the_others() -> None:

@@ -122,6 +122,7 @@ class Executor(Lifecycle, Generic[E]):
             limits=[_capacity_limit(config)],
         )
         self._logger = logging.getLogger("penstock") if logger is None else logger
+        self._retries = config.retry is not None
         self._events: dict[str, E] = {}
         self._unsettled: set[str] = set()
         self._unforwarded: deque[E] = deque()
@@ -188,7 +189,7 @@ class Executor(Lifecycle, Generic[E]):
 
     @property
     def failed(self) -> list[E]:
-        """Events whose ``invoke`` raised."""
+        """Events whose ``invoke`` raised, or that can no longer start. Some may be tried again."""
         return self._in_status(ExecutionStatus.FAILED)
 
     @property
@@ -201,7 +202,7 @@ class Executor(Lifecycle, Generic[E]):
 
     def forget_ended(self) -> list[E]:
         """Forget completed and failed events, and return them: for executors that live long."""
-        ended = self.completed + self.failed
+        ended = [event for event in self.completed + self.failed if event.id not in self._unsettled]
         for event in ended:
             del self._events[event.id]
         return ended
@@ -214,7 +215,7 @@ class Executor(Lifecycle, Generic[E]):
         """
         await self.queue.start()
         if not self.queue.worker_count:
-            await self.queue.process(self._run, error_handler=self._record_refusal)
+            await self.queue.process(self._run, error_handler=self._on_failure)
 
     async def stop(self, timeout: float | None = None, *, drain: bool = True) -> bool:
         """Stop as :meth:`penstock.BoundedQueue.stop` does; False if forwarded events are left.
@@ -235,6 +236,7 @@ class Executor(Lifecycle, Generic[E]):
         self._unsettled.add(event.id)
         execution.status = ExecutionStatus.PROCESSING
         started = clock()
+        may_be_retried = False
         try:
             result = await event.invoke()
         except asyncio.CancelledError:
@@ -243,6 +245,7 @@ class Executor(Lifecycle, Generic[E]):
         except BaseException as error:
             execution.status = ExecutionStatus.FAILED
             execution.error = error
+            may_be_retried = self._retries and isinstance(error, Exception)
             raise
         else:
             execution.status = ExecutionStatus.COMPLETED
@@ -251,18 +254,20 @@ class Executor(Lifecycle, Generic[E]):
             execution.result = execution.result if result is None else result
         finally:
             execution.duration = clock() - started
-            self._unsettled.discard(event.id)
+            if not may_be_retried:
+                self._unsettled.discard(event.id)
 
-    def _record_refusal(self, error: Exception, event: E) -> None:
-        """The error handler: record why an event was not started.
+    def _on_failure(self, error: Exception, event: E) -> None:
+        """The error handler: the event has failed for good, or it was not started at all.
 
         Nothing is logged: the event has the error, and its owner decides.
         """
         execution = event.execution
-        if execution.error is error or isinstance(error, asyncio.CancelledError):
-            return  # raised by ``invoke``, and recorded by ``_run``
-        execution.status = ExecutionStatus.FAILED
-        execution.error = error
+        if isinstance(error, asyncio.CancelledError):
+            return  # ``invoke`` raised it, and ``_run`` has recorded it
+        if execution.error is not error:  # ``invoke`` did not raise it
+            execution.status = ExecutionStatus.FAILED
+            execution.error = error
         self._unsettled.discard(event.id)
 
 
