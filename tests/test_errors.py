@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import ast
 import asyncio
 import copy
 import pickle
 import queue
+from pathlib import Path
 
 import pytest
 
-import penstock
+import penstock.testing
 from penstock import (
     APIClientError,
     APITimeoutError,
@@ -17,6 +19,7 @@ from penstock import (
     CircuitBreakerOpenError,
     CodecError,
     DeadlineExceededError,
+    PenstockError,
     QueueEmptyError,
     QueueError,
     QueueFullError,
@@ -24,9 +27,10 @@ from penstock import (
     QueueUnknownError,
     RateLimitError,
 )
+from penstock.limits.rate.limiter import UnusableLimiterError
 
 EXAMPLES = [
-    APIClientError("it went wrong"),
+    PenstockError("it went wrong"),
     QueueError("no"),
     QueueFullError(),
     QueueFullError("no room", queue_size=3, queue_capacity=4),
@@ -47,7 +51,7 @@ EXAMPLES = [
 
 @pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
 @pytest.mark.parametrize("error", EXAMPLES, ids=repr)
-def test_an_error_pickles_with_all_it_carries(error: APIClientError, protocol: int) -> None:
+def test_an_error_pickles_with_all_it_carries(error: PenstockError, protocol: int) -> None:
     twin = pickle.loads(pickle.dumps(error, protocol))
     assert type(twin) is type(error)
     assert twin.args == error.args
@@ -56,7 +60,7 @@ def test_an_error_pickles_with_all_it_carries(error: APIClientError, protocol: i
 
 
 @pytest.mark.parametrize("error", EXAMPLES, ids=repr)
-def test_an_error_copies_with_all_it_carries(error: APIClientError) -> None:
+def test_an_error_copies_with_all_it_carries(error: PenstockError) -> None:
     twin = copy.copy(error)
     assert type(twin) is type(error)
     assert twin is not error
@@ -91,15 +95,15 @@ def test_what_a_user_hangs_on_an_error_pickles_too() -> None:
 @pytest.mark.parametrize(
     ("error", "bases"),
     [
-        (APIClientError, {Exception}),
-        (QueueError, {APIClientError}),
+        (PenstockError, {Exception}),
+        (QueueError, {PenstockError, APIClientError}),
         (QueueFullError, {QueueError, queue.Full, asyncio.QueueFull}),
         (QueueEmptyError, {QueueError, queue.Empty, asyncio.QueueEmpty}),
         (QueueStateError, {QueueError, RuntimeError}),
-        (RateLimitError, {APIClientError}),
-        (CircuitBreakerOpenError, {APIClientError}),
-        (APITimeoutError, {APIClientError}),
-        (DeadlineExceededError, {APIClientError}),
+        (RateLimitError, {PenstockError}),
+        (CircuitBreakerOpenError, {PenstockError}),
+        (APITimeoutError, {PenstockError}),
+        (DeadlineExceededError, {PenstockError}),
     ],
 )
 def test_handlers_written_for_its_bases_catch_an_error(
@@ -131,4 +135,51 @@ def test_what_is_not_known_is_none() -> None:
 
 def test_every_error_is_offered_by_the_package_itself() -> None:
     offered = {name for name in penstock.__all__ if name.endswith("Error")}
-    assert offered == {type(error).__name__ for error in EXAMPLES}
+    assert offered == {type(error).__name__ for error in EXAMPLES} | {"APIClientError"}
+
+
+def test_the_base_has_two_names() -> None:
+    assert APIClientError is PenstockError
+    for error in EXAMPLES:
+        with pytest.raises(APIClientError):
+            raise error
+
+
+def test_an_error_that_was_pickled_under_the_other_name_of_the_base_comes_back() -> None:
+    old = pickle.dumps(PenstockError("it went wrong"), 0)
+    assert b"PenstockError" in old
+    twin = pickle.loads(old.replace(b"PenstockError", b"APIClientError"))
+    assert (type(twin), twin.message) == (PenstockError, "it went wrong")
+
+
+def error_classes() -> dict[str, set[str]]:
+    """The bases of each error class of the package, by their names."""
+    found: dict[str, set[str]] = {}
+    for path in Path(penstock.__file__).parent.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ClassDef):
+                bases = {ast.unparse(base).rpartition(".")[2] for base in node.bases}
+                if node.name.endswith("Error") or any(base.endswith("Error") for base in bases):
+                    found.setdefault(node.name, set()).update(bases)
+    return found
+
+
+def test_every_error_of_the_package_is_a_penstock_error() -> None:
+    classes = error_classes()
+    assert {"PenstockError", "QueueError", "DeadlockError", "UsageError"} <= classes.keys()
+    known = {"PenstockError"}
+    while more := {name for name, bases in classes.items() if bases & known} - known:
+        known |= more
+    assert classes.keys() - known == set()
+
+
+def test_an_error_that_was_a_builtin_one_as_well_still_is() -> None:
+    for error, base in (
+        (penstock.testing.DeadlockError(), RuntimeError),
+        (UnusableLimiterError("the server has no bucket"), ValueError),
+    ):
+        assert isinstance(error, base)
+        assert isinstance(error, PenstockError)
+        twin = pickle.loads(pickle.dumps(error))
+        assert (type(twin), str(twin)) == (type(error), str(error))
+    assert "every task waits" in str(penstock.testing.DeadlockError())

@@ -21,6 +21,7 @@ RETIRED = {
     "bid": "waiting put",
     "bridge": "buffer",
     "bury": "add to the dead letters",
+    "complain": "log",
     "crew": "group",
     "desk": "slot",
     "ease": "relax",

@@ -18,6 +18,7 @@ from penstock.errors import (
     CircuitBreakerOpenError,
     CodecError,
     DeadlineExceededError,
+    PenstockError,
     QueueEmptyError,
     QueueError,
     QueueFullError,
@@ -25,8 +26,8 @@ from penstock.errors import (
     QueueUnknownError,
     RateLimitError,
 )
-from penstock.events import Event, Execution, ExecutionStatus
-from penstock.executors import AsyncExecutor, Executor, RateLimitedExecutor
+from penstock.events import Event, Execution, ExecutionStatus, Executor
+from penstock.executors import AsyncExecutor, RateLimitedExecutor
 from penstock.limits import (
     AdaptiveConcurrency,
     Backoff,
@@ -59,6 +60,7 @@ __all__ = [
     "Executor",
     "Limit",
     "Limiter",
+    "PenstockError",
     "QueueConfig",
     "QueueEmptyError",
     "QueueError",

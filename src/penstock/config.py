@@ -1,4 +1,4 @@
-"""The configuration of a queue, checked by pydantic, as plain values."""
+"""The configuration of a queue: plain values, checked by pydantic."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ _RATE = re.compile(r"\s*([0-9_.]+)\s*/\s*([0-9.]*)\s*([a-z]+)\s*")
 
 
 def parse_rate(text: str) -> tuple[float, float]:
-    """``"500/min"`` as so much in so many seconds: ``(500.0, 60.0)``. Also ``20/s``, ``9e2/10s``.
+    """The amount and the seconds of a rate: ``(500.0, 60.0)`` for ``"500/min"``.
 
-    The units are s, min, h and d, and their long names.
+    Other rates are ``20/s`` and ``100/10s``. The units are s, min, h and d, and their long names.
 
     Raises:
-        ValueError: it is no such text, or not more than zero.
+        ValueError: it is no such text, or a number in it is not more than zero.
     """
     found = _RATE.fullmatch(text.lower())
     try:
@@ -62,9 +62,10 @@ class LimitConfig(_Frozen):
 
 
 class RetryConfig(_Frozen):
-    """Calls for each item at most, and the seconds of the first and of the longest pause.
+    """How often an item is tried; also written as the number of ``attempts`` alone.
 
-    Also written as the number of attempts.
+    ``attempts``: the most calls for each item. ``base``, ``max``: the seconds of the first and of
+    the longest pause between two calls.
     """
 
     attempts: int = Field(default=3, ge=1, le=sys.maxsize)
@@ -78,7 +79,7 @@ class RetryConfig(_Frozen):
 
 
 class AdaptiveConfig(_Frozen):
-    """Between how many and how many calls at once; also written as ``"1-50"``."""
+    """The least and the most calls at once; also written as ``"1-50"``."""
 
     min: int = Field(default=1, ge=1, le=sys.maxsize)
     max: int = Field(default=1000, ge=1, le=sys.maxsize)
@@ -108,24 +109,24 @@ class BreakerConfig(_Frozen):
 
 
 class QueueConfig(BaseModel):
-    """How a queue is set up. Frozen; unknown names and wrong values are a ``ValidationError``.
+    """The configuration of a queue, frozen.
 
-    A pydantic ``ValidationError`` is a ``ValueError``.
+    Unknown names and values that are not allowed raise pydantic's ``ValidationError``, which is a
+    ``ValueError``.
 
     Attributes:
         queue_capacity: the most items that may wait, at least 1.
-        capacity_refresh_time: seconds, more than 0, in any stretch of which an
-            :class:`penstock.Executor` starts at most ``queue_capacity`` events. A ``WorkQueue``
-            has no use for it.
-        concurrency_limit: how many items are processed at once, at least 1. ``None``: one, or
-            what ``process`` is told.
+        capacity_refresh_time: seconds, more than 0. In any such time an :class:`penstock.Executor`
+            starts at most ``queue_capacity`` events. A ``WorkQueue`` does not use it.
+        concurrency_limit: the most items that are processed at once, at least 1. ``None``: one, or
+            the ``num_workers`` of ``process``.
         limits: how fast items may start, for example ``["500/min", "20/s"]``.
-        retry: what becomes of items that failed, for example ``{"attempts": 5}``. ``None``: they
-            go to the error handler.
-        adaptive: find out how many items are processed at once, between two numbers; then there
-            is no ``concurrency_limit``.
-        breaker: leave a service alone that fails. ``None``: never.
-        deadline: seconds in which each item is to be done, more than 0. ``None``: no matter.
+        retry: how failed items are tried again, for example ``{"attempts": 5}``. ``None``: they go
+            to the error handler.
+        adaptive: the bounds between which the number of items that are processed at once adapts to
+            the service, for example ``"1-50"``. Not together with ``concurrency_limit``.
+        breaker: the circuit breaker for a service that fails. ``None``: none.
+        deadline: seconds in which each item must be done, more than 0. ``None``: no deadline.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -155,7 +156,7 @@ class QueueConfig(BaseModel):
     @field_validator("*", mode="before")
     @classmethod
     def _refuse_bool(cls, value: object) -> object:
-        if isinstance(value, bool):  # which pydantic would take for 0 or 1
+        if isinstance(value, bool):  # pydantic takes it for 0 or 1
             raise ValueError(f"must be a number, got {value}")
         return value
 
@@ -187,12 +188,12 @@ class QueueConfig(BaseModel):
         """Read the fields from environment variables, ``PENSTOCK_QUEUE_CAPACITY`` and so on.
 
         Args:
-            prefix: what stands before the field's name in capitals.
-            environ: read this instead of ``os.environ``.
+            prefix: the start of each variable's name; the field's name follows, in capitals.
+            environ: a mapping to read in place of ``os.environ``.
 
         Limits are written as ``500/min, 20/s``, a retry as the number of attempts, ``adaptive`` as
-        ``1-50``; what has more to say, as JSON. A variable that is missing or empty leaves the
-        default. Other variables are not looked at.
+        ``1-50``, and anything longer as JSON. For a variable that is missing or empty the default
+        counts. Other variables are ignored.
 
         Raises:
             ValidationError: a value is not allowed.
@@ -208,4 +209,4 @@ def _read(text: str) -> Any:
     try:
         return json.loads(text)
     except (ValueError, RecursionError):
-        return text  # which the field refuses, by its name
+        return text  # the field refuses it, with its name in the error

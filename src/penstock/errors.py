@@ -1,6 +1,6 @@
 """The exceptions of penstock that users catch.
 
-All of them pickle, and keep their context as attributes.
+All of them pickle, with their attributes.
 """
 
 from __future__ import annotations
@@ -10,29 +10,33 @@ import queue as _stdlib_queue
 from typing import Any
 
 
-class APIClientError(Exception):
-    """Base of all penstock errors. ``message`` is the text; ``str(error)`` is the same."""
+class PenstockError(Exception):
+    """Base of all errors of penstock. ``message`` is the text; ``str(error)`` is the same."""
 
     def __init__(self, message: str) -> None:
         super().__init__(message)
         self.message = message
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # The default would call the class with ``args`` alone and lose keyword-only context.
+        # The default calls the class with ``args`` alone, and so loses keyword-only arguments.
         return (_rebuild, (type(self), self.args, self.__dict__.copy()))
 
 
 def _rebuild(
-    cls: type[APIClientError], args: tuple[Any, ...], state: dict[str, Any]
-) -> APIClientError:
+    cls: type[PenstockError], args: tuple[Any, ...], state: dict[str, Any]
+) -> PenstockError:
     error = cls.__new__(cls, *args)
     error.args = args
     error.__dict__.update(state)
     return error
 
 
-class QueueError(APIClientError):
-    """Base of everything that a queue refuses."""
+#: The same class, under the name that a client of an API expects.
+APIClientError = PenstockError
+
+
+class QueueError(PenstockError):
+    """Base of the errors of queues: of calls that a queue refuses, and of its broker."""
 
 
 # The second and third bases let ``except queue.Full`` and ``except asyncio.QueueFull``,
@@ -40,7 +44,8 @@ class QueueError(APIClientError):
 class QueueFullError(QueueError, _stdlib_queue.Full, asyncio.QueueFull):
     """There was no room in time. The item was not accepted and never will be.
 
-    ``queue_size`` items waited and ``queue_capacity`` may; ``None`` where that is not known.
+    ``queue_size``: how many items waited. ``queue_capacity``: the most items that may wait. Either
+    is ``None`` where it is not known. Also a ``queue.Full`` and an ``asyncio.QueueFull``.
     """
 
     def __init__(
@@ -63,9 +68,10 @@ class QueueEmptyError(QueueError, _stdlib_queue.Empty, asyncio.QueueEmpty):
 
 
 class QueueStateError(QueueError, RuntimeError):
-    """The call does not fit what the queue is doing; ``current_state`` says what that is.
+    """The call is not possible in the state of the queue. Also a ``RuntimeError``.
 
-    ``current_state`` is the value of a :class:`penstock.QueueStatus`, for example ``"idle"``.
+    ``current_state`` is that state, the value of a :class:`penstock.QueueStatus`, for example
+    ``"idle"``; ``None`` where it does not matter.
     """
 
     def __init__(self, message: str, *, current_state: str | None = None) -> None:
@@ -74,13 +80,13 @@ class QueueStateError(QueueError, RuntimeError):
 
 
 class BrokerError(QueueError):
-    """The broker could not be reached, or refused. Of a put: the item was not accepted."""
+    """The broker could not be reached, or it refused. From a put: the item was not accepted."""
 
 
 class QueueUnknownError(BrokerError):
-    """Nobody can say whether the item was accepted: the broker's answer never came.
+    """It is not known whether the broker accepted the item: its answer never came.
 
-    It is in the queue at most once. ``message_id`` is the one that it was offered with.
+    The item is in the queue at most once. ``message_id`` is the id of the item's message.
     """
 
     def __init__(self, message: str, *, message_id: str | None = None) -> None:
@@ -89,11 +95,11 @@ class QueueUnknownError(BrokerError):
 
 
 class CodecError(QueueError, ValueError):
-    """An item cannot be turned into bytes, or bytes into an item."""
+    """An item cannot be encoded as bytes, or bytes cannot be decoded. Also a ``ValueError``."""
 
 
-class RateLimitError(APIClientError):
-    """The service said "too many requests". ``retry_after``: seconds to wait, if it said."""
+class RateLimitError(PenstockError):
+    """The service said "too many requests". ``retry_after``: the seconds it asked for, or None."""
 
     def __init__(
         self, message: str = "Rate limit exceeded", *, retry_after: float | None = None
@@ -102,17 +108,20 @@ class RateLimitError(APIClientError):
         self.retry_after = retry_after
 
 
-class CircuitBreakerOpenError(APIClientError):
-    """The call was not attempted: too many before it failed. ``retry_after``: seconds."""
+class CircuitBreakerOpenError(PenstockError):
+    """The call was not attempted, because too many calls before it failed.
+
+    ``retry_after``: seconds until the breaker may let a call through, or None.
+    """
 
     def __init__(self, message: str, *, retry_after: float | None = None) -> None:
         super().__init__(message)
         self.retry_after = retry_after
 
 
-class APITimeoutError(APIClientError):
+class APITimeoutError(PenstockError):
     """The service did not answer in time."""
 
 
-class DeadlineExceededError(APIClientError):
-    """The item could no longer be served before its deadline, so it was not attempted."""
+class DeadlineExceededError(PenstockError):
+    """The item could not be processed before its deadline any more, so it was not attempted."""

@@ -1,12 +1,9 @@
-"""Executors: calls with a bound on how many run at once, and events that keep their own state."""
+"""Executors: calls with a bound on how many run at once, or on how fast they start."""
 
 from __future__ import annotations
 
 import asyncio
-import logging
-import math
 import sys
-from collections import deque
 from collections.abc import AsyncIterable, Awaitable, Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
@@ -16,27 +13,21 @@ from typing import Any, Generic, TypeVar, overload
 from penstock._util import checks
 from penstock._util.compat import Self
 from penstock._util.functions import is_async
-from penstock._util.lifecycle import Lifecycle
-from penstock.config import QueueConfig
-from penstock.errors import QueueStateError, RateLimitError
-from penstock.events import Event, ExecutionStatus
-from penstock.limits.failures import retry_after
+from penstock.errors import QueueStateError
+from penstock.limits.failures import is_throttle, retry_after
 from penstock.limits.rate.limit import Limit
 from penstock.limits.rate.limiter import Limiter
 from penstock.queue.results import each
-from penstock.telemetry import Telemetry
-from penstock.work_queue import WorkQueue
 from penstock.workers.calls import in_thread
 
 T = TypeVar("T")
 R = TypeVar("R")
-E = TypeVar("E", bound=Event)
 
 
-class _LoopLocal(Generic[T]):
-    """What ``make()`` returns, made anew when it is used in another event loop than before.
+class LoopLocal(Generic[T]):
+    """An object that ``make()`` returns, and a new one in each other event loop.
 
-    asyncio's locks and semaphores bind themselves to the first loop in which somebody waits.
+    asyncio's locks and semaphores belong to the first loop in which a task waited for them.
     """
 
     def __init__(self, make: Callable[[], T]) -> None:
@@ -44,7 +35,7 @@ class _LoopLocal(Generic[T]):
         self._made: tuple[asyncio.AbstractEventLoop, T] | None = None
 
     def get(self) -> T:
-        """The one that belongs to the running loop."""
+        """The object of the running loop."""
         loop = asyncio.get_running_loop()
         if self._made is None or self._made[0] is not loop:
             self._made = (loop, self._make())
@@ -55,7 +46,7 @@ class AsyncExecutor:
     """Runs calls, at most ``max_concurrency`` at once; the others wait, first come, first served.
 
     Args:
-        max_concurrency: at least 1. ``None``: as many as there are.
+        max_concurrency: at least 1. ``None``: no bound.
 
     Raises:
         ValueError, TypeError: for a ``max_concurrency`` that is not allowed.
@@ -67,7 +58,7 @@ class AsyncExecutor:
                 max_concurrency, "max_concurrency", "Maximum concurrency must be at least 1"
             )
         self.max_concurrency = max_concurrency
-        self._slots = _LoopLocal(lambda: asyncio.Semaphore(max_concurrency or sys.maxsize))
+        self._slots = LoopLocal(lambda: asyncio.Semaphore(max_concurrency or sys.maxsize))
         self._calls: set[asyncio.Task[Any]] = set()
         self._cut_off: set[asyncio.Task[Any]] = set()
         self._threads: ThreadPoolExecutor | None = None
@@ -80,16 +71,16 @@ class AsyncExecutor:
     @overload
     async def execute(self, func: Callable[..., R], /, *args: Any, **kwargs: Any) -> R: ...
     async def execute(self, func: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
-        """Call ``func(*args, **kwargs)`` when its turn has come, and return what it returns.
+        """Call ``func(*args, **kwargs)`` when its turn has come, and return the result.
 
         ``func`` is ``async def``, or a plain function, which runs in a thread.
 
         Raises:
-            QueueStateError: the executor is shut down, or was before the call was over.
+            QueueStateError: the executor is shut down, or was shut down before the call ended.
             TypeError: ``func`` cannot be called.
-            Exception: whatever ``func`` raises.
+            Exception: any exception of ``func``.
 
-        Cancelling this cancels the call. (A plain function goes on in its thread.)
+        If this is cancelled, the call is cancelled. (A plain function goes on in its thread.)
         """
         checks.plain_callable(func, "func")
         if self._closed:
@@ -117,7 +108,7 @@ class AsyncExecutor:
     def _has_ended(self, call: asyncio.Task[Any]) -> None:
         self._calls.discard(call)
         if not call.cancelled():
-            call.exception()  # looked at: whoever was cancelled twice is not there to do it
+            call.exception()  # or asyncio logs it, if the caller was cancelled twice and is gone
 
     async def _call(
         self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -145,11 +136,11 @@ class AsyncExecutor:
     async def map(
         self, func: Callable[[T], Any], items: Iterable[T] | AsyncIterable[T]
     ) -> list[Any]:
-        """Call ``func`` on each item and return the results in the order of the items.
+        """Call ``func`` on each item, and return the results in the order of the items.
 
-        ``items`` is read lazily, no faster than calls start, and closed when it is read no further
-        if it is an async generator. The first exception cancels the calls under way and is raised.
-        Raises otherwise what :meth:`execute` raises.
+        ``items`` is read lazily, no faster than calls start. An async generator is closed when no
+        more items are read. The first exception cancels the calls under way and is raised;
+        otherwise the errors are those of :meth:`execute`.
         """
         checks.items(items)
         checks.function(func, "func", "item")
@@ -160,7 +151,7 @@ class AsyncExecutor:
         def on_done(call: asyncio.Task[Any]) -> None:
             if not call.cancelled() and call.exception() is None:
                 turns.release()
-            elif not failure.done():  # and no turn for another
+            elif not failure.done():  # and no other call starts
                 failure.set_result(None)
 
         async def feed() -> None:
@@ -183,17 +174,18 @@ class AsyncExecutor:
             await asyncio.gather(*everything, return_exceptions=True)
 
     async def shutdown(self, timeout: float | None = None) -> None:
-        """Start no more calls, and wait for those there are.
+        """Start no more calls, and wait until those under way have ended.
 
         Args:
             timeout: seconds after which they are cancelled; their callers get
                 ``QueueStateError``. ``None`` or ``math.inf``: never. ``0``: at once.
 
         Raises:
-            QueueStateError: called from inside a call, which would wait for itself.
+            QueueStateError: it is called from inside a call, which would wait for itself.
             ValueError: the timeout is negative, NaN or no number.
 
-        No task is left when it returns. Cancelling it cancels the calls.
+        No task of the executor is left when this returns. If this is cancelled, the calls are
+        cancelled.
         """
         limit = checks.optional_seconds(timeout)
         if asyncio.current_task() in self._calls:
@@ -224,7 +216,7 @@ class AsyncExecutor:
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """Wait for the calls; after an exception, cancel them."""
+        """Wait until all calls have ended; after an exception, cancel them."""
         await self.shutdown(timeout=None if exc_type is None else 0)
 
 
@@ -233,21 +225,24 @@ class RateLimitedExecutor(AsyncExecutor):
 
     Args:
         limits: a list of :class:`penstock.Limit`, or a :class:`penstock.Limiter` that others, such
-            as queues, share. What ``cost`` and ``key`` functions get is the first argument of the
-            call, or None.
+            as queues, share. ``cost`` and ``key`` functions get the first positional argument of
+            the call, or None where there is none.
         max_concurrency: as for :class:`AsyncExecutor`.
 
     Raises:
         ValueError, TypeError: for an argument that is not allowed.
 
-    A call that raises ``RateLimitError`` with ``retry_after`` holds up all others for so long.
+    A call to which the service said "too many requests" holds up all others for the seconds that
+    the ``retry_after`` of its exception asks for. Such exceptions are ``RateLimitError`` and those
+    of HTTP clients with the status 429.
     """
 
     def __init__(
         self, limits: Iterable[Limit] | Limiter, max_concurrency: int | None = None
     ) -> None:
         super().__init__(max_concurrency)
-        #: What each call asks before it starts; ``limits.observe(headers)`` tells it more.
+        #: Each call waits for it before it starts. ``limits.observe(headers)`` reads the limits
+        #: that a service reports.
         self.limits = limits if isinstance(limits, Limiter) else Limiter(limits)
 
     async def _invoke(
@@ -256,184 +251,7 @@ class RateLimitedExecutor(AsyncExecutor):
         async with self.limits.permit(args[0] if args else None) as permit:
             try:
                 return await super()._invoke(func, args, kwargs)
-            except RateLimitError as error:
-                self.limits.refused(retry_after(error), permit=permit)
+            except Exception as error:
+                if is_throttle(error):
+                    self.limits.refused(retry_after(error), permit=permit)
                 raise
-
-
-class Executor(Lifecycle, Generic[E]):
-    """Runs events, objects with a state of their own, through a ``WorkQueue``.
-
-    Args:
-        event_type: a subclass of :class:`penstock.Event`; only such events are taken.
-        queue_config: how many events wait, how many run at once, and that at most
-            ``queue_capacity`` start in any stretch of ``capacity_refresh_time`` seconds.
-        logger, name, telemetry: as for :class:`penstock.BoundedQueue`.
-
-    Raises:
-        TypeError: for an argument that is not allowed.
-
-    How an event went is in its ``execution``; a failure is there too, and is not logged.
-    """
-
-    def __init__(
-        self,
-        event_type: type[E],
-        queue_config: QueueConfig | None = None,
-        *,
-        logger: logging.Logger | None = None,
-        name: str | None = None,
-        telemetry: Telemetry | None = None,
-    ) -> None:
-        if not (isinstance(event_type, type) and issubclass(event_type, Event)):
-            raise TypeError(
-                f"event_type must be a subclass of penstock.Event, got {checks.shown(event_type)}"
-            )
-        if not is_async(event_type.invoke):
-            raise TypeError(f"{event_type.__qualname__}.invoke must be async def")
-        config = QueueConfig() if queue_config is None else queue_config
-        self.event_type = event_type
-        self.queue: WorkQueue[E] = WorkQueue.from_config(
-            config, logger=logger, name=name, telemetry=telemetry
-        )
-        self._limiter = Limiter([Limit(config.queue_capacity, config.capacity_refresh_time)])
-        self._logger = logging.getLogger("penstock") if logger is None else logger
-        self._events: dict[str, E] = {}
-        self._unsettled: set[str] = set()
-        self._unforwarded: deque[E] = deque()
-        self._forwarding = _LoopLocal(asyncio.Lock)
-
-    def append(self, event: E) -> None:
-        """Add an event; :meth:`forward` sends it on its way.
-
-        Raises:
-            TypeError: it is not an ``event_type``.
-            ValueError: it was appended before.
-        """
-        if not isinstance(event, self.event_type):
-            raise TypeError(
-                f"event must be a {self.event_type.__qualname__}, got {checks.shown(event)}"
-            )
-        if event.id in self._events:
-            raise ValueError(f"event {event.id} was appended before")
-        self._events[event.id] = event
-        self._unsettled.add(event.id)
-        self._unforwarded.append(event)
-
-    async def forward(self) -> None:
-        """Move all events that were appended into the queue, waiting for room where it is full.
-
-        Raises:
-            QueueStateError: the executor is not started, or stops meanwhile.
-
-        When this is cancelled, the events not yet moved are moved by the next call.
-        """
-        async with self._forwarding.get():
-            while self._unforwarded:
-                await self.queue.put(self._unforwarded[0], timeout=math.inf)
-                self._unforwarded.popleft()
-
-    async def wait(self) -> None:
-        """Forward what was appended, and return when all is processed.
-
-        Raises:
-            QueueStateError: the executor is not started, or stops before all is processed.
-        """
-        await self.forward()
-        await self.queue.join()
-
-    @property
-    def is_all_processed(self) -> bool:
-        """Whether every event has ended: completed, failed or cancelled."""
-        return not self._unsettled
-
-    @property
-    def pending(self) -> list[E]:
-        """Events that have not started."""
-        return self._in_status(ExecutionStatus.PENDING)
-
-    @property
-    def processing(self) -> list[E]:
-        """Events that are running."""
-        return self._in_status(ExecutionStatus.PROCESSING)
-
-    @property
-    def completed(self) -> list[E]:
-        """Events whose ``invoke`` returned."""
-        return self._in_status(ExecutionStatus.COMPLETED)
-
-    @property
-    def failed(self) -> list[E]:
-        """Events whose ``invoke`` raised."""
-        return self._in_status(ExecutionStatus.FAILED)
-
-    @property
-    def cancelled(self) -> list[E]:
-        """Events that were cancelled while they ran; the next ``start()`` runs them again."""
-        return self._in_status(ExecutionStatus.CANCELLED)
-
-    def _in_status(self, status: ExecutionStatus) -> list[E]:
-        return [event for event in self._events.values() if event.execution.status is status]
-
-    def forget_ended(self) -> list[E]:
-        """Stop holding completed and failed events, and return them: a long life, bounded."""
-        ended = self.completed + self.failed
-        for event in ended:
-            del self._events[event.id]
-        return ended
-
-    async def start(self) -> None:
-        """Start the queue and its workers. Does nothing if they run.
-
-        Raises:
-            QueueStateError: it runs in another event loop.
-        """
-        await self.queue.start()
-        if not self.queue.worker_count:
-            await self.queue.process(self._run, error_handler=_recorded_already)
-
-    async def stop(self, timeout: float | None = None, *, drain: bool = True) -> bool:
-        """Stop as :meth:`penstock.BoundedQueue.stop` does; False if forwarded events are left.
-
-        Events that were never forwarded stay pending, and the log says how many.
-        """
-        if self._unforwarded:
-            self._logger.warning(
-                "Executor of %s stops with %d events that were not forwarded",
-                self.event_type.__qualname__,
-                len(self._unforwarded),
-            )
-        return await self.queue.stop(timeout, drain=drain)
-
-    async def _run(self, event: E) -> None:
-        clock = asyncio.get_running_loop().time
-        execution = event.execution
-        self._unsettled.add(event.id)
-        started: float | None = None
-        try:
-            await self._limiter.acquire()
-            started = clock()
-            execution.status = ExecutionStatus.PROCESSING
-            result = await event.invoke()
-        except asyncio.CancelledError:
-            if started is not None:
-                execution.status = ExecutionStatus.CANCELLED
-            raise
-        except BaseException as error:
-            execution.status = ExecutionStatus.FAILED
-            execution.error = error
-            raise
-        else:
-            execution.status = ExecutionStatus.COMPLETED
-            execution.error = None
-            # An event may have recorded its result itself.
-            execution.result = execution.result if result is None else result
-        finally:
-            if started is not None:
-                execution.duration = clock() - started
-            if execution.status is not ExecutionStatus.PENDING:
-                self._unsettled.discard(event.id)
-
-
-def _recorded_already(error: Exception, event: Event) -> None:
-    """The error handler of an executor: the event holds the error, and whoever reads it decides."""

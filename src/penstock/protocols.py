@@ -1,4 +1,4 @@
-"""What things look like to each other. Classes meet these without naming them."""
+"""The protocols of penstock. A class need not derive from them to meet them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ T_contra = TypeVar("T_contra", contravariant=True)
 
 @runtime_checkable
 class AsyncResourceManager(Protocol):
-    """What is used by ``async with``: opened on the way in, closed on every way out."""
+    """An object for ``async with``: opened when the block is entered, closed when it is left."""
 
     async def __aenter__(self) -> Any: ...
 
@@ -26,7 +26,7 @@ class AsyncResourceManager(Protocol):
 
 @runtime_checkable
 class Queue(AsyncResourceManager, Protocol[T]):
-    """What a ``WorkQueue`` needs of its queue. :class:`penstock.BoundedQueue` documents each."""
+    """The members of a queue that a ``WorkQueue`` uses; see :class:`penstock.BoundedQueue`."""
 
     @property
     def maxsize(self) -> int: ...
@@ -59,7 +59,7 @@ class Queue(AsyncResourceManager, Protocol[T]):
     async def start_workers(
         self,
         worker_func: Callable[[T], Any],
-        num_workers: Any,  # an int, or for some an AdaptiveConcurrency
+        num_workers: Any,  # an int, or for some queues an AdaptiveConcurrency
         error_handler: Callable[[Exception, T], Any] | None = None,
     ) -> None: ...
     async def stop_workers(self, timeout: float | None = None) -> None: ...
@@ -67,7 +67,7 @@ class Queue(AsyncResourceManager, Protocol[T]):
 
 @runtime_checkable
 class Executor(AsyncResourceManager, Protocol):
-    """What runs calls and is shut down."""
+    """An object that runs calls until it is shut down."""
 
     async def execute(
         self, func: Callable[..., Awaitable[T]], /, *args: Any, **kwargs: Any
@@ -77,7 +77,7 @@ class Executor(AsyncResourceManager, Protocol):
 
 @runtime_checkable
 class RateLimiter(Protocol):
-    """What lets calls start no faster than allowed."""
+    """An object that bounds how fast calls start."""
 
     async def acquire(self) -> Any:
-        """Wait until one more call may start. What it returns is not looked at."""
+        """Wait until one more call may start. The result is ignored."""

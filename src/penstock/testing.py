@@ -10,20 +10,27 @@ from collections.abc import Callable, Coroutine
 from concurrent.futures import Executor
 from typing import Any, TypeVar
 
+from penstock.errors import PenstockError
+
 T = TypeVar("T")
 
 
-class DeadlockError(RuntimeError):
-    """Every task waits for another, and no timer, thread or socket will ever wake one of them."""
+class DeadlockError(PenstockError, RuntimeError):
+    """Every task waits for another, and no timer, thread or socket can ever wake one of them."""
+
+    def __init__(
+        self, message: str = "every task waits, and nothing is left that could wake one"
+    ) -> None:
+        super().__init__(message)
 
 
 class VirtualTimeLoop(asyncio.SelectorEventLoop):
     """An event loop that does not wait: when nothing is ready, its clock jumps to the next timer.
 
     ``asyncio.sleep(3600)`` takes no time, timeouts come in their exact order, and a test cannot
-    hang: when nothing can ever happen again, ``DeadlockError`` comes out of it. The clock stands
+    hang: when nothing can ever happen again, the loop raises ``DeadlockError``. The clock stands
     still while a function runs in a thread (``run_in_executor``, ``to_thread``, plain worker
-    functions), and it goes with real time while a socket is open, so that timers overtake neither.
+    functions), and it keeps real time while a socket is open, so that timers overtake neither.
 
     Use it as ``asyncio.Runner(loop_factory=VirtualTimeLoop)``, or :func:`run`, or as the loop
     factory of your test framework.
@@ -41,14 +48,14 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
     def run_in_executor(  # type: ignore[override]
         self, executor: Executor | None, func: Callable[..., Any], *args: Any
     ) -> asyncio.Future[Any]:
-        """As any loop; the clock stands still until the function has returned."""
+        """Run ``func`` as any loop does. The clock stands still until it has returned."""
         future = super().run_in_executor(executor, func, *args)
         self._in_threads += 1
         future.add_done_callback(self._left_thread)
         return future
 
     async def shutdown_default_executor(self, *args: Any) -> None:
-        """As any loop; it joins the threads in a thread of its own."""
+        """Join the threads as any loop does: in a thread of its own."""
         self._in_threads += 1
         try:
             await super().shutdown_default_executor(*args)
@@ -80,14 +87,14 @@ class _VirtualTimeSelector(selectors.DefaultSelector):
         if timeout is not None and timeout <= 0:
             return super().select(0)
         if self._loop._in_threads:
-            return super().select(timeout)  # a thread that is done wakes the loop
-        if len(self.get_map()) > 1:  # one file is the loop's own, by which threads wake it
+            return super().select(timeout)  # a thread that has ended wakes the loop
+        if len(self.get_map()) > 1:  # one file is the loop's own: threads wake it by that
             return self._select_in_real_time(timeout)
         events = super().select(0)
         if events:
             return events
         if timeout is None or self._loop._next_timer() == math.inf:
-            raise DeadlockError("every task waits, and nothing is left that could wake one")
+            raise DeadlockError
         self._loop._advance(timeout)
         return events
 

@@ -1,4 +1,4 @@
-"""WorkQueue: the friendly layer over a queue."""
+"""WorkQueue: a queue with workers, batches, results and signals."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from typing import Any, Literal, TypeVar, overload
 from penstock._util import checks
 from penstock._util.lifecycle import Lifecycle
 from penstock._util.progress import progress_bar
-from penstock._util.signals import SignalStop, check_signals
+from penstock._util.signals import LoopSignalHandlers, check_signals
 from penstock.limits import (
     AdaptiveConcurrency,
     CircuitBreaker,
@@ -47,31 +47,32 @@ _PAUSE = 0.1
 
 
 class WorkQueue(Lifecycle, WorkQueueBase[T]):
-    """A queue with what one needs around it: process, batch_process, submit, map.
+    """A queue with workers, batches and results: process, batch_process, submit, map.
 
     Args:
         maxsize, timeout, logger, name, telemetry: as for :class:`penstock.BoundedQueue`.
-        concurrency_limit: how many workers ``process``, ``batch_process`` and ``map`` start when
-            they are not told, at least 1, or an :class:`penstock.AdaptiveConcurrency`, which finds
-            the number out. ``None``: one.
+        concurrency_limit: how many workers ``process``, ``batch_process`` and ``map`` start without
+            a ``num_workers``: at least 1, or an :class:`penstock.AdaptiveConcurrency`, which adapts
+            the number to the service. ``None``: one.
         queue: a queue to use instead of a new ``BoundedQueue``; it has its own maxsize, timeout,
             logger, name and telemetry, so these must be left out then.
         limits: how fast calls may start: a list of :class:`penstock.Limit`, or a
             :class:`penstock.Limiter` that others share.
-        retry: what happens to an item that failed: a :class:`penstock.RetryPolicy`. ``None``: it
-            goes to the error handler at once.
+        retry: how failed items are tried again: a :class:`penstock.RetryPolicy`. ``None``: they go
+            to the error handler at once.
         breaker: a :class:`penstock.CircuitBreaker`. ``None``: none.
-        deadline: seconds from its put in which each item is to be done; one that cannot be in time
-            any more is not attempted, and fails with ``DeadlineExceededError``. ``None``: none.
+        deadline: seconds from its put in which each item must be done. An item that can no longer
+            be in time is not attempted, and fails with ``DeadlineExceededError``. ``None``: none.
         max_dead_letters: how many of the items that failed for good are kept, zero or more.
 
     With any of these, a worker function that raises ``RateLimitError(retry_after=...)`` holds up
-    all workers for so long.
+    all workers for ``retry_after`` seconds.
 
     Raises:
         ValueError, TypeError: for an argument that is not allowed.
 
-    ``queue`` is a public attribute. What is not described here is passed on to it.
+    ``queue`` is a public attribute. Methods that only refer to
+    :class:`penstock.BoundedQueue` are passed on to it.
     """
 
     def __init__(
@@ -105,7 +106,7 @@ class WorkQueue(Lifecycle, WorkQueueBase[T]):
         self.queue: Queue[T]
         if self._set_up(concurrency_limit, queue, settings):
             self.queue = BoundedQueue(**settings)
-        self._signal_stop: SignalStop | None = None
+        self._signal_handlers: LoopSignalHandlers | None = None
 
     # -- passed on to the queue ---------------------------------------------------------------
 
@@ -120,7 +121,7 @@ class WorkQueue(Lifecycle, WorkQueueBase[T]):
             return await self.queue.stop(timeout=timeout, **options)
         finally:
             if self.queue.status == QueueStatus.STOPPED:
-                self._release_signals()
+                self._restore_signals()
 
     async def put(
         self, item: T, timeout: float | None = None, *, deadline: float | None = None
@@ -174,8 +175,8 @@ class WorkQueue(Lifecycle, WorkQueueBase[T]):
         """Process all ``items`` and return when the last one is done.
 
         Args:
-            items: read lazily, as there is room: at most one more than ``maxsize`` waits. An async
-                generator is closed when it is read no further.
+            items: read lazily, as there is room: at most ``maxsize`` items and one more wait. An
+                async generator is closed when no more items are read.
             worker_func, num_workers, error_handler: as for :meth:`process`.
             progress: show a bar on standard error, with ``penstock[progress]``.
 
@@ -184,22 +185,22 @@ class WorkQueue(Lifecycle, WorkQueueBase[T]):
             ImportError: ``progress`` without the extra.
             ValueError, TypeError: for an argument that is not allowed.
 
-        Starts the queue, and stops it at the end. On a queue that runs already it replaces the
-        workers, waits by ``join()``, and leaves queue and workers running. An exception of
-        ``worker_func`` does not end the batch; it goes to ``error_handler`` or the log. If the
-        batch is cancelled, or ``items`` raises, a queue that it started is stopped without
-        draining, and what was accepted and not done is in ``unprocessed``.
+        The batch starts the queue, and stops it at the end. On a queue that is running already it
+        replaces the workers, waits by ``join()``, and leaves queue and workers running. An
+        exception of ``worker_func`` does not end the batch; it goes to ``error_handler`` or the
+        log. If the batch is cancelled, or ``items`` raises, a queue that it started is stopped
+        without draining, and the accepted items that are not done are in ``unprocessed``.
         """
         workers = self._check_job(items, worker_func, num_workers)
         checks.optional_function(error_handler, "error_handler", "exc", "item")
         began_with = self.metrics["processed"]
         with progress_bar(progress, items, failures_count=not self._retries) as bar:
-            func = worker_func if bar is None else bar.following(worker_func)
+            func = worker_func if bar is None else bar.wrap(worker_func)
             async with self._running():
                 await self.process(func, workers, error_handler)
                 async with aclosing(each(items)) as source:
                     async for item in source:
-                        # In a loop: another kind of queue may refuse all the same.
+                        # In a loop: other kinds of queues may refuse in spite of the timeout.
                         while not await self.queue.put(item, timeout=math.inf):  # noqa: ASYNC110
                             await asyncio.sleep(_PAUSE)
                 await self.queue.join()
@@ -220,7 +221,7 @@ class WorkQueue(Lifecycle, WorkQueueBase[T]):
     async def submit(
         self, item: T, *, timeout: float | None = None, deadline: float | None = None
     ) -> asyncio.Future[Any]:
-        """Put an item and return a future of what the worker function makes of it.
+        """Put an item and return a future of its result.
 
         See :meth:`penstock.BoundedQueue.submit`.
 
@@ -285,23 +286,25 @@ class WorkQueue(Lifecycle, WorkQueueBase[T]):
 
         Args:
             worker_func: ``async def`` or a plain function.
-            items: read lazily. An async generator is closed when it is read no further.
-            num_workers: how many workers to start, as for :meth:`process`. On a queue that has
-                workers already these do the work, and this must be left out.
-            ordered: results in the order of the items; else as they come.
-            return_exceptions: yield what ``worker_func`` raises; else raise it, which ends all.
+            items: read lazily. An async generator is closed when no more items are read.
+            num_workers: how many workers to start, as for :meth:`process`. Must be left out on a
+                queue that has workers: these do the work then.
+            ordered: yield the results in the order of the items; with False, as they come.
+            return_exceptions: yield the exceptions of ``worker_func``; with False the first one is
+                raised, and ends the iteration.
 
         Raises:
             QueueStateError: in the iteration, if the queue is stopped before all is done.
             ValueError, TypeError: at the call, for an argument that is not allowed.
 
-        Bounded at both ends: at most ``maxsize`` plus the number of workers items are read whose
-        results have not been, so a slow reader slows down the reading of ``items``.
+        Bounded at both ends: at most ``maxsize`` items plus one for each worker are read ahead of
+        the results, so a slow reader of results slows down the reading of ``items``.
 
-        At its end, however it comes, it stops what it started: its workers, and the queue unless
-        it ran before. Items that still wait are skipped then; those in the hands of its own
-        workers are cancelled. After a ``break`` that happens when Python collects the iterator, a
-        moment later; ``async with contextlib.aclosing(queue.map(...)) as results`` waits for it.
+        When the iteration ends, by an error or a ``break`` too, it stops what it started: its
+        workers, and the queue unless that was running before. Items that still wait are skipped;
+        the calls of its own workers are cancelled. After a ``break`` that happens when Python
+        collects the iterator, a moment later;
+        ``async with contextlib.aclosing(queue.map(...)) as results`` waits for it.
         """
         workers = self._check_job(items, worker_func, num_workers)
         queue = self._in_process(BoundedQueue, "map")
@@ -353,21 +356,21 @@ class WorkQueue(Lifecycle, WorkQueueBase[T]):
             ValueError: called outside the main thread; or one of ``signals`` is no signal, or
                 ``timeout`` no such number.
 
-        Opt-in, and until the queue stops: then the handlers that were there before come back.
-        Puts that wait get ``QueueStateError``, ``join()`` returns when all is drained, and your
-        main function goes on from there.
+        Opt-in. When the queue has stopped, the handlers that were installed before come back.
+        Puts that wait get ``QueueStateError``, ``join()`` returns when all items are done, and
+        your main function goes on from there.
         """
         limit = checks.optional_seconds(timeout)
         asyncio.get_running_loop()
         check_signals(signals)
-        self._release_signals()
-        self._signal_stop = SignalStop(
+        self._restore_signals()
+        self._signal_handlers = LoopSignalHandlers(
             signals or (signal.SIGTERM, signal.SIGINT),
             first=partial(self.stop, timeout=limit),
             second=partial(self.stop, timeout=0),
         )
 
-    def _release_signals(self) -> None:
-        if self._signal_stop is not None:
-            self._signal_stop.release()
-            self._signal_stop = None
+    def _restore_signals(self) -> None:
+        if self._signal_handlers is not None:
+            self._signal_handlers.restore()
+            self._signal_handlers = None

@@ -214,6 +214,21 @@ def test_any_real_number_from_zero_on_is_a_timeout(timeout: Any) -> None:
     assert BoundedQueue(timeout=timeout).timeout == timeout
 
 
+def test_a_value_that_cannot_be_shown_is_refused_like_any_other() -> None:
+    class Unbound:
+        """As a proxy without its object: whatever it is asked for raises."""
+
+        @property
+        def __class__(self) -> Any:
+            raise RuntimeError
+
+        def __repr__(self) -> str:
+            raise RuntimeError
+
+    with pytest.raises(TypeError, match="maxsize must be an int, got <a Unbound that has no repr>"):
+        BoundedQueue(Unbound())  # type: ignore[arg-type]
+
+
 def test_anything_that_logs_is_a_logger() -> None:
     adapter = logging.LoggerAdapter(logging.getLogger("mine"), {})
     assert BoundedQueue(logger=adapter).logger is adapter  # type: ignore[arg-type]

@@ -23,6 +23,7 @@ from penstock.brokers.nats.queue.intake import CONTENT_TYPE, DEADLINE, Intake
 from penstock.errors import CodecError
 from penstock.policies.governor import Governor, Rules
 from penstock.telemetry import Telemetry
+from penstock.telemetry.spans import QueueTelemetry
 
 REPLY = "$JS.ACK.q.c.1.5.5.1700000000000000000.0"
 
@@ -143,14 +144,13 @@ def test_any_message_is_an_entry_for_a_worker_or_turned_down(
     async def take() -> Any:
         logger = logging.getLogger("penstock")
         hands = Hands(None, 30, logger, "q")  # type: ignore[arg-type]
-        telemetry = Telemetry(spans="none")
-        probe = telemetry.watch(Watched(), dict, [], 1)  # type: ignore[arg-type, return-value]
+        telemetry = QueueTelemetry(Telemetry(spans="none"), NamedQueue(), dict, [], 1)  # type: ignore[arg-type]
         intake: Intake[Any] = Intake(
-            JsonCodec(), hands, probe, 20, _nothing, lambda _, error: refused.append(error)
+            JsonCodec(), hands, telemetry, 20, _nothing, lambda _, error: refused.append(error)
         )
         reply = REPLY.replace("c.1.", f"c.{number}.")
         message = Msg(None, "q", reply, data, headers)  # type: ignore[arg-type]
-        return intake.entry(message, Governor(Rules(), probe))
+        return intake.entry(message, Governor(Rules(), telemetry))
 
     entry = asyncio.run(take())
     assert (entry is None) == bool(refused)
@@ -158,7 +158,7 @@ def test_any_message_is_an_entry_for_a_worker_or_turned_down(
         assert "handed out 20 times" in str(refused[0])
 
 
-class Watched:
+class NamedQueue:
     name = "q"
 
 

@@ -7,11 +7,15 @@ import gc
 import math
 import threading
 import weakref
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from importlib.metadata import version
 from typing import Any
 
 import pytest
 from opentelemetry.instrumentation.utils import suppress_instrumentation
+from opentelemetry.metrics import CallbackOptions, NoOpMeter, NoOpMeterProvider
 from opentelemetry.sdk.metrics import MeterProvider, ObservableCounter
 from opentelemetry.sdk.metrics.export import (
     AggregationTemporality,
@@ -378,7 +382,7 @@ async def test_a_queue_that_was_dropped_is_collected_and_vanishes(recorder: Reco
     del goes
     gc.collect()
     assert gone() is None
-    # Its last counts are told once more: perhaps nobody had heard them.
+    # Its last totals are exported once more: perhaps they were not exported yet.
     assert recorder.values("penstock.process.items") == {("goes",): 1, ("stays",): 1}
     levels = {name for name, (kind, *_) in TABLE.items() if kind is UP_DOWN}
     for name in {*levels, "penstock.process.items", "penstock.backpressure.events"}:
@@ -488,7 +492,7 @@ async def test_garbage_collection_in_the_middle_of_a_read_disturbs_nothing(
             return survivor.statistics()
 
     nosy = [Nosy() for _ in range(3)]
-    watches = [telemetry.instruments.watch(each, each.totals) for each in nosy]  # type: ignore[arg-type]
+    registrations = [telemetry.instruments.register(each, each.totals) for each in nosy]  # type: ignore[arg-type]
     survivor = queue_of(recorder, name="victim")
     for _ in range(20):
         victim = queue_of(recorder, name="victim")
@@ -497,10 +501,217 @@ async def test_garbage_collection_in_the_middle_of_a_read_disturbs_nothing(
     del victim
     for _ in range(2):
         values = recorder.values("penstock.put.items")
-        assert values["nosy", "accepted"] == len(watches)
+        assert values["nosy", "accepted"] == len(registrations)
         assert values["victim", "accepted"] == 20
     assert [record for record in caplog.records if record.levelname == "ERROR"] == []
     assert survivor.is_empty
+
+
+# -- one snapshot for each collection ---------------------------------------------------------
+
+
+class CountingQueue(penstock.BoundedQueue[Any]):
+    """Counts how often its statistics are asked for, and says what was counted then."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.asked: list[penstock.QueueStatistics] = []
+        #: Called when the statistics are asked for.
+        self.on_asked: Callable[[], object] = bool
+
+    def statistics(self) -> penstock.QueueStatistics:
+        self.on_asked()
+        statistics = super().statistics()
+        self.asked.append(statistics)
+        return statistics
+
+    def looks(self) -> int:
+        """How often it was asked since the last call of this."""
+        count = len(self.asked)
+        self.asked.clear()
+        return count
+
+
+#: Asks of one snapshot: what reads the same twice was so at one instant.
+ONE_LOOK = 2
+
+
+async def test_a_collection_asks_each_queue_for_one_snapshot(recorder: Recorder) -> None:
+    telemetry = recorder.telemetry()
+    queues = [CountingQueue(name=name, telemetry=telemetry) for name in ("one", "two", "two")]
+    for queue in queues:
+        await run_all(queue, 1)
+    metrics = recorder.metrics()
+    assert {name for name, (kind, *_) in TABLE.items() if kind is not HISTOGRAM} - {
+        "penstock.worker.errors"
+    } <= metrics.keys()
+    assert [queue.looks() for queue in queues] == [ONE_LOOK] * 3
+    recorder.metrics()
+    assert [queue.looks() for queue in queues] == [ONE_LOOK] * 3
+
+
+async def test_each_collection_has_a_snapshot_of_its_own(recorder: Recorder) -> None:
+    queue = CountingQueue(name="q", telemetry=recorder.telemetry())
+    await queue.start()
+    for size in range(1, 4):
+        queue.put_nowait(1)
+        assert recorder.values("penstock.queue.size") == {("q",): size}
+        assert queue.looks() == ONE_LOOK
+    await queue.stop()
+
+
+def two_readers() -> tuple[MeterProvider, list[InMemoryMetricReader], CountingQueue]:
+    readers = [InMemoryMetricReader() for _ in range(2)]
+    provider = MeterProvider(readers, shutdown_on_exit=False)
+    telemetry = Telemetry(meter_provider=provider)
+    return provider, readers, CountingQueue(name="q", telemetry=telemetry)
+
+
+def size_of(reader: InMemoryMetricReader) -> int | float:
+    data: Any = reader.get_metrics_data()
+    metrics = data.resource_metrics[0].scope_metrics[0].metrics
+    (point,) = next(each for each in metrics if each.name == "penstock.queue.size").data.data_points
+    value: int | float = point.value
+    return value
+
+
+async def test_two_readers_in_one_thread_have_a_snapshot_each() -> None:
+    provider, readers, queue = two_readers()
+    await queue.start()
+    for expected, reader in enumerate([*readers, *reversed(readers)], 1):
+        queue.put_nowait(1)
+        assert size_of(reader) == expected
+        assert queue.looks() == ONE_LOOK
+    await queue.stop()
+    provider.shutdown()
+
+
+class BareMeterProvider(NoOpMeterProvider):
+    """Keeps the callbacks of observable instruments, in their order."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.callbacks: list[Any] = []
+
+    def get_meter(self, *args: Any, **kwargs: Any) -> Any:
+        provider = self
+
+        class BareMeter(NoOpMeter):
+            def create_observable_counter(
+                self, name: str, callbacks: Any = None, *args: Any, **kwargs: Any
+            ) -> Any:
+                provider.callbacks.extend(callbacks)
+
+            create_observable_up_down_counter = create_observable_counter
+
+        return BareMeter("bare")
+
+
+def callbacks_of(provider: BareMeterProvider) -> list[Callable[[], dict[Any, int | float]]]:
+    """The callbacks of all observable instruments: what they say, by the values of attributes."""
+
+    def call(callback: Any) -> dict[Any, int | float]:
+        return {
+            tuple((each.attributes or {}).values()): each.value
+            for each in callback(CallbackOptions())
+        }
+
+    return [partial(call, callback) for callback in provider.callbacks]
+
+
+async def test_a_queue_that_goes_on_during_a_collection_changes_nothing_in_it() -> None:
+    provider = BareMeterProvider()
+    queue = CountingQueue(name="q", telemetry=Telemetry(meter_provider=provider))
+    await queue.start()
+    size, *others = callbacks_of(provider)
+    assert size() == {("q",): 0}
+    queue.put_nowait(1)
+    accepted = [read["q", "accepted"] for other in others if ("q", "accepted") in (read := other())]
+    assert accepted == [0]
+    assert queue.looks() == ONE_LOOK
+    assert size() == {("q",): 1}
+    await queue.stop()
+
+
+@pytest.mark.real_time
+async def test_two_collections_in_two_threads_have_a_snapshot_each() -> None:
+    """Also where no lock of an SDK keeps them apart: here they take turns, metric by metric."""
+    provider = BareMeterProvider()
+    queue = CountingQueue(name="q", telemetry=Telemetry(meter_provider=provider))
+    await queue.start()
+    size, *others = callbacks_of(provider)
+    with ThreadPoolExecutor(1) as one, ThreadPoolExecutor(1) as two:
+        accepted: dict[Any, list[Any]] = {one: [], two: []}
+        assert one.submit(size).result() == {("q",): 0}
+        queue.put_nowait(1)
+        assert two.submit(size).result() == {("q",): 1}
+        for other in others:
+            for thread, values in accepted.items():
+                read = thread.submit(other).result()
+                if ("q", "accepted") in read:
+                    values.append(read["q", "accepted"])
+        assert list(accepted.values()) == [[0], [1]]
+        assert queue.looks() == 2 * ONE_LOOK
+    await queue.stop()
+
+
+async def test_a_snapshot_of_a_collection_that_was_given_up_is_not_used_later(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A reader that asks for another metric long after gets what is so by then."""
+    provider = BareMeterProvider()
+    queue = CountingQueue(name="q", telemetry=Telemetry(meter_provider=provider))
+    size, _, inflight, *_ = callbacks_of(provider)
+    await queue.start()
+    queue.put_nowait(1)
+    assert size() == {("q",): 1}
+    queue.get_nowait()
+    assert inflight() == {("q",): 0}
+    monkeypatch.setattr("penstock.telemetry.metrics._SNAPSHOT_LIFETIME", -1)
+    assert inflight() == {("q",): 1}
+    queue.task_done()
+    assert inflight() == {("q",): 0}
+    await queue.stop()
+
+
+async def test_a_queue_that_is_collected_during_a_collection_keeps_its_totals(
+    recorder: Recorder,
+) -> None:
+    telemetry = recorder.telemetry()
+    goes: list[CountingQueue] = [CountingQueue(name="goes", telemetry=telemetry)]
+    await run_all(goes[0], 0, 0)
+    stays = CountingQueue(name="stays", telemetry=telemetry)
+
+    def drop() -> None:
+        goes.clear()
+        gc.collect()
+
+    stays.on_asked = drop
+    gone = weakref.ref(goes[0])
+    assert recorder.values("penstock.process.items")["goes",] == 2
+    assert gone() is None
+    for _ in range(2):
+        assert recorder.values("penstock.process.items")["stays",] == 0
+    again = CountingQueue(name="goes", telemetry=telemetry)
+    await run_all(again, 0)
+    assert recorder.values("penstock.process.items")["goes",] == 3
+
+
+async def test_a_queue_whose_statistics_raise_does_not_hide_the_others(
+    recorder: Recorder, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail() -> None:
+        raise ArithmeticError
+
+    telemetry = recorder.telemetry()
+    broken = CountingQueue(name="broken", telemetry=telemetry)
+    broken.on_asked = fail
+    sound = CountingQueue(name="sound", maxsize=7, telemetry=telemetry)
+    for _ in range(2):
+        assert recorder.values("penstock.queue.capacity") == {("sound",): 7}
+        assert recorder.values("penstock.process.items") == {("broken",): 0, ("sound",): 0}
+    assert [each.exc_info[0] for each in caplog.records if each.exc_info] == [ArithmeticError]
+    assert sound.is_empty
 
 
 # -- the reader's thread ----------------------------------------------------------------------
@@ -565,15 +776,15 @@ async def test_a_counter_never_goes_down_though_the_loop_goes_on(recorder: Recor
             return length
 
     queue._buffer._granted = Granted()
-    watch = queue._probe._watch
-    totals, is_counting = watch.totals, False
+    registration = queue._telemetry._registration
+    read_totals, is_counting = registration.read_totals, False
 
     def counting() -> Any:
         nonlocal is_counting
         is_counting = True
-        return totals()
+        return read_totals()
 
-    watch.totals = counting
+    registration.read_totals = counting
 
     def read() -> Any:
         return recorder.values("penstock.put.items")["q", "accepted"]

@@ -276,9 +276,9 @@ async def test_what_a_queue_does_not_have_it_does_not_tell(recorder: Recorder) -
         await queue.process(fine)
         await queue.put("a")
         await queue.join()
-        told = recorder.metrics().keys()
+        exported = recorder.metrics().keys()
     for name in ("concurrency.limit", "breaker.state", "limit.wait_time", "item.retries"):
-        assert f"penstock.{name}" not in told
+        assert f"penstock.{name}" not in exported
 
 
 async def test_nothing_is_told_while_telemetry_is_suppressed(recorder: Recorder) -> None:
@@ -288,6 +288,6 @@ async def test_nothing_is_told_while_telemetry_is_suppressed(recorder: Recorder)
             await queue.put("a")
         await queue.join()
     assert recorder.spans() == []
-    told = recorder.metrics().keys()
+    exported = recorder.metrics().keys()
     for name in ("process.duration", "worker.errors", "item.retries", "limit.wait_time"):
-        assert f"penstock.{name}" not in told
+        assert f"penstock.{name}" not in exported

@@ -1,1 +1,1 @@
-"""What the rooms share: checks of arguments, lifecycles, waiting, signals, progress."""
+"""Helpers that several packages share."""

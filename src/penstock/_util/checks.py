@@ -1,6 +1,6 @@
-"""Checks of arguments, made at the call that brings them.
+"""Checks of arguments, made at the call that passes them.
 
-Each error names the argument, the value it got and what is allowed.
+Each error names the argument, its value and what is allowed.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from collections.abc import AsyncIterable, Iterable
 from typing import Any
 
 
-class _Short(reprlib.Repr):
-    """What fits into a message."""
+class _ShortRepr(reprlib.Repr):
+    """``repr``, cut to a length that fits into a message. It never raises."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -25,32 +25,36 @@ class _Short(reprlib.Repr):
     def repr_instance(self, x: Any, level: int) -> str:
         try:
             return super().repr_instance(x, level)
-        except Exception:  # noqa: BLE001 - whatever its repr raises
-            return f"<a {type(x).__name__} that cannot be shown>"
+        except Exception:  # noqa: BLE001 - a __repr__ and a __class__ may raise anything
+            return f"<a {type(x).__name__} that has no repr>"
 
     def repr_int(self, x: int, level: int) -> str:
-        if x.bit_length() > 2_000:  # Python turns no more than some thousand digits into text
+        if x.bit_length() > 2_000:  # str() raises for an int of more than some thousand digits
             return f"<an int of {x.bit_length()} bits, {'below' if x < 0 else 'above'} zero>"
         return super().repr_int(x, level)
 
-    def repr_Fraction(self, x: Any, level: int) -> str:  # noqa: N802 - by the name of the type
+    def repr_Fraction(self, x: Any, level: int) -> str:  # noqa: N802 - named by the type
         return f"Fraction({self.repr1(x.numerator, level)}, {self.repr1(x.denominator, level)})"
 
 
-#: ``value`` for a message: short, and never an error in place of the error.
-shown = _Short().repr
+#: The value of an argument, for a message.
+shown = _ShortRepr().repr
 
 
 def positive_int(value: Any, name: str, rule: str) -> int:
-    """``value`` as an int of at least 1; ``rule`` is the sentence for one that is less.
+    """``value`` as an int of at least 1; ``rule`` begins the message for one that is less.
 
-    It is at most ``sys.maxsize``, as all that can be counted: telemetry knows no larger ones.
+    It is at most ``sys.maxsize``: the integers of OpenTelemetry have 64 bits.
+
+    Raises:
+        TypeError: it is no int.
+        ValueError: it is out of this range.
     """
     try:
         if isinstance(value, bool):
             raise TypeError
         number = operator.index(value)
-    except Exception:  # noqa: BLE001 - whatever its __index__ raises
+    except Exception:  # noqa: BLE001 - an __index__ may raise anything
         raise TypeError(f"{name} must be an int, got {shown(value)}") from None
     if number < 1:
         raise ValueError(f"{rule}, got {shown(number)}")
@@ -60,7 +64,11 @@ def positive_int(value: Any, name: str, rule: str) -> int:
 
 
 def real(value: Any, name: str) -> float:
-    """``value`` as a float; what is too large for one is infinite."""
+    """``value`` as a float; a number that is too large for one becomes infinite.
+
+    Raises:
+        TypeError: it is no real number.
+    """
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         raise TypeError(f"{name} must be a number, got {shown(value)}")
     try:
@@ -70,12 +78,16 @@ def real(value: Any, name: str) -> float:
 
 
 def seconds(value: Any, name: str = "timeout") -> float:
-    """``value`` as seconds: zero or more, ``math.inf`` included."""
+    """``value`` as seconds: zero or more, ``math.inf`` included.
+
+    Raises:
+        ValueError: it is no real number, or negative, or NaN.
+    """
     try:
         number = real(value, name)
     except TypeError:
         raise ValueError(f"{name} must be a number of seconds, got {shown(value)}") from None
-    if not number >= 0:  # NaN is not either
+    if not number >= 0:  # nor is NaN
         raise ValueError(
             f"{name} must be zero or more seconds (math.inf: no limit), got {shown(value)}"
         )
@@ -83,7 +95,7 @@ def seconds(value: Any, name: str = "timeout") -> float:
 
 
 def optional_seconds(value: Any, name: str = "timeout") -> float | None:
-    """Like :func:`seconds`, with ``None`` and infinity both meaning "no limit"."""
+    """Like :func:`seconds`, but ``None``, for "no limit", is allowed, and infinity becomes it."""
     if value is None:
         return None
     number = seconds(value, name)
@@ -91,16 +103,16 @@ def optional_seconds(value: Any, name: str = "timeout") -> float | None:
 
 
 def plain_callable(value: Any, name: str) -> None:
-    """Refuse what is no function, above all a coroutine: the result of calling one."""
+    """Raise ``TypeError`` for what is no function: for example a coroutine, the result of one."""
     if inspect.iscoroutine(value):
-        value.close()  # or Python would complain later that nobody awaited it
+        value.close()  # or Python warns later that it was never awaited
         raise TypeError(
             f"{name} must be a function, got a coroutine: pass the function itself, "
             f"{name}={value.__name__}, without calling it"
         )
     if not callable(value):
         raise TypeError(f"{name} must be a function, got {shown(value)}")
-    own_call = getattr(type(value), "__call__", None)  # noqa: B004 - of an object that has one
+    own_call = getattr(type(value), "__call__", None)  # noqa: B004 - the method of an object
     if any(
         inspect.isgeneratorfunction(func) or inspect.isasyncgenfunction(func)
         for func in (value, own_call)
@@ -109,11 +121,11 @@ def plain_callable(value: Any, name: str) -> None:
 
 
 def function(value: Any, name: str, *parameters: str) -> None:
-    """Refuse what cannot be called with one positional argument for each of ``parameters``."""
+    """Raise ``TypeError`` for what does not take one positional argument for each parameter."""
     plain_callable(value, name)
     try:
         signature = inspect.signature(value)
-    except (TypeError, ValueError):  # some built-in functions have none to show
+    except (TypeError, ValueError):  # some built-in functions have no signature
         return
     try:
         signature.bind(*parameters)
@@ -131,13 +143,13 @@ def optional_function(value: Any, name: str, *parameters: str) -> None:
 
 
 def items(value: Any) -> None:
-    """Refuse what can be iterated neither with ``for`` nor with ``async for``."""
+    """Raise ``TypeError`` for what neither ``for`` nor ``async for`` can iterate over."""
     if not isinstance(value, (Iterable, AsyncIterable)):
         raise TypeError(f"items must be an iterable or an async iterable, got {shown(value)}")
 
 
 def logger(value: Any) -> None:
-    """Refuse what does not log; None is allowed."""
+    """Raise ``TypeError`` for what is no logger; ``None`` is allowed."""
     if value is not None and not callable(getattr(value, "isEnabledFor", None)):
         raise TypeError(f"logger must be a logging.Logger or None, got {shown(value)}")
 
@@ -145,7 +157,11 @@ def logger(value: Any) -> None:
 def label(value: Any, name: str) -> str:
     """``value`` as a name: printable text that is not empty.
 
-    It stands in logs and on terminals, and an exporter takes no half characters.
+    Names are written to logs and terminals, and exporters refuse lone surrogates.
+
+    Raises:
+        TypeError: it is no ``str``.
+        ValueError: it is empty or not printable.
     """
     if not isinstance(value, str):
         raise TypeError(f"{name} must be a str, got {shown(value)}")
@@ -157,16 +173,16 @@ def label(value: Any, name: str) -> str:
 
 
 def members(value: Any, name: str, protocol: type) -> None:
-    """Refuse what lacks a member that ``protocol`` names. (``isinstance`` would not say which.)"""
+    """Raise ``TypeError`` for what lacks a member of ``protocol``, and say which.
+
+    (``isinstance`` does not say which.)
+    """
     if isinstance(value, type):
         raise TypeError(f"{name} must be an object, got the class {shown(value)}: call it")
-    missing = [member for member in _members_of(protocol) if not hasattr(value, member)]
+    wanted = [member for member in vars(protocol) if not member.startswith("_")]
+    missing = [member for member in wanted if not hasattr(value, member)]
     if missing:
         raise TypeError(
             f"{name} must have the methods of {protocol.__module__}.{protocol.__qualname__}, "
             f"got {shown(value)} without {', '.join(missing)}"
         )
-
-
-def _members_of(protocol: type) -> list[str]:
-    return [member for member in vars(protocol) if not member.startswith("_")]

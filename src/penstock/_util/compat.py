@@ -1,4 +1,4 @@
-"""What newer Pythons have and Python 3.10 lacks. All of it goes when 3.10 does."""
+"""Parts of newer Pythons that Python 3.10 lacks. All of this goes when 3.10 does."""
 
 from __future__ import annotations
 
@@ -16,31 +16,31 @@ if sys.version_info >= (3, 11):
     cancel_requests = asyncio.Task.cancelling
 
 else:
-    from typing_extensions import Self  # which pydantic brings
+    from typing_extensions import Self  # installed with pydantic
 
     class CountingTask(asyncio.Task[Any]):
-        """Counts what ``cancelling()`` counts from Python 3.11 on."""
+        """Counts its cancel requests, as ``cancelling()`` does from Python 3.11 on."""
 
         requests = 0
 
         def cancel(self, msg: Any = None) -> bool:
-            """Cancel, as any task."""
+            """Cancel as any task does."""
             self.requests += 1
             return super().cancel(msg)
 
     def add_note(error: BaseException, note: str, /) -> None:
-        """Do nothing: tracebacks show no notes."""
+        """Do nothing: tracebacks of Python 3.10 show no notes."""
 
     def cancel_requests(task: asyncio.Task[Any]) -> int:
-        """How often the task was asked to cancel itself."""
+        """How often ``cancel()`` was called on the task."""
         return task.requests if isinstance(task, CountingTask) else 0
 
 
 def load_toml(file: BinaryIO) -> dict[str, Any]:
-    """Read a TOML file, on Python 3.10 by what ``penstock[cli]`` brings.
+    """Read a TOML file, on Python 3.10 with ``tomli`` of the extra ``penstock[cli]``.
 
     Raises:
-        ValueError: it is no TOML; UnicodeDecodeError if it is not even UTF-8.
+        ValueError: it is no TOML; ``UnicodeDecodeError`` if it is not UTF-8.
     """
     if sys.version_info >= (3, 11):
         import tomllib

@@ -1,4 +1,4 @@
-"""What can be told of a function without calling it."""
+"""Questions about functions."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 
 def is_async(func: Callable[..., Any]) -> bool:
-    """Whether calling ``func`` gives a coroutine and runs nothing of it yet."""
+    """Whether a call of ``func`` returns a coroutine and runs no code of ``func`` yet."""
     if inspect.iscoroutinefunction(func):
         return True
     return not inspect.isroutine(func) and inspect.iscoroutinefunction(

@@ -1,4 +1,4 @@
-"""What ``async with`` means for everything that starts and stops."""
+"""``async with`` for everything that starts and stops."""
 
 from __future__ import annotations
 
@@ -12,15 +12,23 @@ if TYPE_CHECKING:
 
 
 class Lifecycle(ABC):
-    """Starts on the way into a block, and stops on every way out."""
+    """Starts when an ``async with`` block is entered, and stops when it is left."""
 
     @abstractmethod
     async def start(self) -> None:
-        """Begin."""
+        """Start."""
 
     @abstractmethod
     async def stop(self, timeout: float | None = None, *, drain: bool = True) -> bool:
-        """End, by default after what was accepted is done; False if something is left."""
+        """Stop, by default when all accepted items are done.
+
+        Args:
+            timeout: seconds to wait for them; ``None``: without a limit.
+            drain: False: process no more items.
+
+        Returns:
+            False if items are left.
+        """
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -32,7 +40,7 @@ class Lifecycle(ABC):
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """Stop, as ``stop()`` does; after an exception, do not drain and wait for nobody."""
+        """Call ``stop()``; after an exception, without draining and without waiting."""
         if exc_type is None:
             await self.stop()
         else:

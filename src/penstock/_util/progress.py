@@ -1,4 +1,4 @@
-"""The progress bar of a batch: tqdm's, behind the extra ``progress``."""
+"""The progress bar of a batch. It is tqdm's, of the extra ``progress``."""
 
 from __future__ import annotations
 
@@ -15,29 +15,34 @@ T = TypeVar("T")
 
 
 class Progress:
-    """Counts items that are done, on a bar."""
+    """Counts the items that are done, on a bar.
+
+    Args:
+        update: called with the number of items to add to the bar.
+        failures_count: whether a call that failed ends its item. With retries it does not.
+    """
 
     def __init__(self, update: Callable[[int], object], *, failures_count: bool) -> None:
         self._update = update
         self._failures_count = failures_count
         self._count = 0
-        self._lock = threading.Lock()  # plain worker functions end in their threads
+        self._lock = threading.Lock()  # plain worker functions end in threads of their own
 
     def advance(self, count: int = 1) -> None:
-        """So many more are done."""
+        """Add ``count`` items that are done."""
         with self._lock:
             self._count += count
             self._update(count)
 
     def finish(self, processed: int) -> None:
-        """All are done: so many."""
+        """Add the items of ``processed`` that were not added yet: all are done."""
         self.advance(processed - self._count)
 
-    def following(self, func: Callable[[T], Any]) -> Callable[[T], Any]:
-        """``func``, of the same kind, which advances the bar with each call that ends an item.
+    def wrap(self, func: Callable[[T], Any]) -> Callable[[T], Any]:
+        """``func`` as a function, async or plain like it, that advances the bar with each call.
 
-        One that fails may be followed by another attempt: unless ``failures_count``, it is only
-        counted when all are done.
+        A call that fails may be followed by another attempt. So its item is counted only by
+        :meth:`finish`, unless ``failures_count``.
         """
 
         @wraps(func)
@@ -74,7 +79,11 @@ class Progress:
 
 @contextmanager
 def progress_bar(wanted: bool, items: Any, *, failures_count: bool) -> Iterator[Progress | None]:
-    """Yield what counts items that are done; None if no bar is wanted."""
+    """Show a bar, if ``wanted``, and yield its counter; else yield None.
+
+    Raises:
+        ImportError: tqdm is not installed.
+    """
     if not wanted:
         yield None
         return

@@ -1,4 +1,4 @@
-"""Signals that stop something in a running event loop: the first asks, the second insists."""
+"""Signals that stop something in a running event loop: the first gently, the second at once."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from typing import Any
 from penstock._util import checks
 
 
-class SignalStop:
-    """Until it is released, each of ``signals`` runs ``first()``, and the next one ``second()``.
+class LoopSignalHandlers:
+    """Handlers for ``signals``: the first signal runs ``first()``, the next one ``second()``.
 
-    Handlers that were there before come back when it is released, which it is by itself when
-    ``first()`` has ended.
+    Both run as tasks of the event loop that is running now. When ``first()`` has ended, or by
+    :meth:`restore`, the handlers that were installed before come back.
     """
 
     def __init__(
@@ -29,41 +29,42 @@ class SignalStop:
         self._first = first
         self._second = second
         self._tasks: list[asyncio.Task[Any]] = []
-        self._before: dict[int, Any] = {}
-        # signal.signal and not loop.add_signal_handler, which would forget what was there before
-        # (asyncio's own handling of Ctrl-C, for one) and does not exist on Windows.
+        self._previous: dict[int, Any] = {}
+        # signal.signal and not loop.add_signal_handler: that one forgets the previous handler
+        # (for example asyncio's own of Ctrl-C), and does not exist on Windows.
         for number in signals:
-            self._before[number] = signal.signal(number, self._on_signal)
+            self._previous[number] = signal.signal(number, self._on_signal)
 
-    def release(self) -> None:
-        """Put the earlier handlers back."""
-        while self._before:
-            number, handler = self._before.popitem()
+    def restore(self) -> None:
+        """Install the previous handlers again."""
+        while self._previous:
+            number, handler = self._previous.popitem()
             signal.signal(number, handler)
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        # Runs between two instructions of whatever the main thread does: leave it to the loop.
+        # This runs between two instructions of the main thread, whatever it is doing. So it leaves
+        # the work to the loop.
         if self._loop.is_closed():
-            self.release()
+            self.restore()
             signal.raise_signal(number)
         else:
-            self._loop.call_soon_threadsafe(self._react)
+            self._loop.call_soon_threadsafe(self._run_next)
 
-    def _react(self) -> None:
+    def _run_next(self) -> None:
         if not self._tasks:
-            self._tasks.append(self._loop.create_task(self._stop()))
+            self._tasks.append(self._loop.create_task(self._run_first()))
         elif len(self._tasks) == 1:
             self._tasks.append(self._loop.create_task(self._second()))
 
-    async def _stop(self) -> None:
+    async def _run_first(self) -> None:
         try:
             await self._first()
         finally:
-            self.release()
+            self.restore()
 
 
 def check_signals(signals: tuple[int, ...]) -> None:
-    """Refuse what is no signal, one that nobody can catch, and the wrong thread to catch it in."""
+    """Raise ``ValueError`` for what is no signal that can be caught, or outside the main thread."""
     uncatchable = {getattr(signal, name, None) for name in ("SIGKILL", "SIGSTOP")}
     for number in signals:
         is_int = isinstance(number, int) and not isinstance(number, bool)

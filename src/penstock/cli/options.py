@@ -21,6 +21,7 @@ from penstock.cli.run.source import Form
 from penstock.cli.run.template import Template
 from penstock.cli.settings import read_settings
 from penstock.config import parse_rate
+from penstock.errors import PenstockError
 from penstock.telemetry import setup
 
 #: Where an answer says its tokens, if it is not said otherwise.
@@ -33,7 +34,7 @@ AUTO = 100
 USAGE = 2
 
 
-class UsageError(Exception):
+class UsageError(PenstockError):
     """It cannot be done; the message says why, and ``code`` is what the process exits with."""
 
     def __init__(self, problem: str, code: int = USAGE) -> None:

@@ -8,10 +8,12 @@ from __future__ import annotations
 import json
 from typing import Any, TypeAlias
 
+from penstock.errors import PenstockError
+
 RequestId: TypeAlias = "str | int"
 
 
-class MalformedLineError(Exception):
+class MalformedLineError(PenstockError):
     """A line that is no request; the message says why. ``id`` is its id if that could be read."""
 
     def __init__(self, problem: str) -> None:

@@ -11,7 +11,7 @@ from contextlib import suppress
 from types import TracebackType
 from typing import Any
 
-from penstock.errors import APIClientError, QueueStateError
+from penstock.errors import PenstockError, QueueStateError
 from penstock.http.exchange import Exchange, Turn
 from penstock.http.face import (
     LONGEST_FAILURE,
@@ -70,7 +70,7 @@ class AsyncTransport(Transport[TransportT, RequestT, ResponseT]):
         give_up_at = math.inf if self._deadline is None else loop.time() + self._deadline
         try:
             response: ResponseT = await self._send(exchange, request, give_up_at)
-        except APIClientError as error:
+        except PenstockError as error:
             self._raise_as_ours(error)
         finally:
             exchange.abandon()

@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
 from typing import Any
 
-from penstock.errors import APIClientError, QueueStateError
+from penstock.errors import PenstockError, QueueStateError
 from penstock.http.exchange import Exchange, Turn, Turns
 from penstock.http.face import (
     LONGEST_FAILURE,
@@ -75,7 +75,7 @@ class BlockingTransport(Transport[TransportT, RequestT, ResponseT]):
         give_up_at = math.inf if self._deadline is None else time.monotonic() + self._deadline
         try:
             response: ResponseT = self._send(exchange, request, give_up_at)
-        except APIClientError as error:
+        except PenstockError as error:
             self._raise_as_ours(error)
         finally:
             exchange.abandon()

@@ -10,9 +10,9 @@ from typing import Any, TypeAlias
 
 from penstock._util import checks
 from penstock.errors import (
-    APIClientError,
     CircuitBreakerOpenError,
     DeadlineExceededError,
+    PenstockError,
     QueueError,
     RateLimitError,
 )
@@ -117,7 +117,7 @@ def is_throttle(error: BaseException) -> bool:
 
 def http_status(error: BaseException) -> int | None:
     """The HTTP status that an error carries, as those of httpx, aiohttp, requests and openai do."""
-    if isinstance(error, APIClientError):
+    if isinstance(error, PenstockError):
         return None
     for holder in (error, getattr(error, "response", None)):
         for name in ("status_code", "status"):

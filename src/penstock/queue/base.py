@@ -18,8 +18,9 @@ from penstock.limits.adaptive import AdaptiveConcurrency
 from penstock.limits.rate.limiter import Limiter
 from penstock.policies.governor import Course, Governor, Rules
 from penstock.queue.status import QueueStatus, state_error
-from penstock.telemetry.api import Telemetry, default_telemetry
-from penstock.telemetry.metrics import Totals
+from penstock.telemetry.metrics import ReadTotals
+from penstock.telemetry.spans import QueueTelemetry
+from penstock.telemetry.telemetry import Telemetry, default_telemetry
 from penstock.workers.calls import ErrorHandler, WorkerFunc
 from penstock.workers.pool import WorkerPool
 
@@ -60,7 +61,7 @@ class QueueBase(Generic[T]):
         #: Applies limits, retries and the like to its items, if it has any.
         self._governor: Governor | None = None
 
-    def _instrument(self, telemetry: Telemetry | None, totals: Totals, line: Sized) -> None:
+    def _instrument(self, telemetry: Telemetry | None, totals: ReadTotals, line: Sized) -> None:
         """Register the queue with its telemetry; the length of ``line`` is its size."""
         if telemetry is None:
             telemetry = default_telemetry()
@@ -68,14 +69,14 @@ class QueueBase(Generic[T]):
             raise TypeError(
                 f"telemetry must be a penstock.telemetry.Telemetry, got {checks.shown(telemetry)}"
             )
-        self._probe = telemetry.watch(self, totals, line, self._maxsize)
+        self._telemetry = QueueTelemetry(telemetry, self, totals, line, self._maxsize)
         # Asked at every put.
-        self._needs_slow_path = self._probe.is_on
+        self._needs_slow_path = self._telemetry.is_enabled
 
     def _govern(self, rules: Rules) -> Governor:
         """Apply ``rules`` to all items from now on, unless there are rules already."""
         if self._governor is None:
-            governor = Governor(rules, self._probe)
+            governor = Governor(rules, self._telemetry)
             with _governor_lock:  # any thread may be the first to ask for one
                 if self._governor is None:
                     self._counters.closures = lambda: governor.limiter.statistics().closures

@@ -19,7 +19,7 @@ from penstock.queue.counters import QueueCounters
 from penstock.queue.in_process import InProcessQueue
 from penstock.queue.status import QueueStatistics, QueueStatus
 from penstock.queue.store import EntryBuffer
-from penstock.telemetry.api import Telemetry
+from penstock.telemetry.telemetry import Telemetry
 from penstock.workers.calls import AsyncCall, ErrorHandler, WorkerFunc
 from penstock.workers.pool import WorkerPool
 

@@ -19,8 +19,8 @@ from penstock.queue.base import CLOSED, NO_LIMIT, QueueBase, policy_statistics
 from penstock.queue.counters import QueueCounters
 from penstock.queue.status import NotProcessedError, QueueStatistics, QueueStatus
 from penstock.queue.store import EntryBuffer, PutOutcome
-from penstock.telemetry.api import Telemetry
-from penstock.telemetry.spans import PutObservation
+from penstock.telemetry.spans import ObservedPut
+from penstock.telemetry.telemetry import Telemetry
 from penstock.workers.calls import AsyncCall
 from penstock.workers.item import AnyFuture, Entry, Ticket
 from penstock.workers.pool import WorkerPool
@@ -148,19 +148,19 @@ class InProcessQueue(QueueBase[T]):
     ) -> bool:
         """Put an item that has more to it than item and context: a ticket."""
         course = self._course(item, deadline)
-        if self._probe.is_on():
-            put = self._probe.observe_put(future, call, course)
+        if self._telemetry.is_enabled():
+            put = self._telemetry.observe_put(future, call, course)
             return await self._put_observed(put, item, timeout)
         ticket = Ticket(future, call, course)
         return self._buffer.offer(item, ticket) or await self._wait_for_room(item, timeout, ticket)
 
     def _put_nowait(self, item: T, deadline: float | None) -> None:
         course = self._course(item, deadline)
-        if self._probe.is_on():
-            with self._probe.observe_put(course=course) as put:
+        if self._telemetry.is_enabled():
+            with self._telemetry.observe_put(course=course) as put:
                 put.accepted = accepted = self._buffer.offer(item, put.ticket, put.context)
                 if not accepted:
-                    put.had_to_wait()
+                    put.on_full()
         else:
             ticket = None if course is None else Ticket(course=course)
             accepted = self._buffer.offer(item, ticket)
@@ -179,11 +179,11 @@ class InProcessQueue(QueueBase[T]):
         if not await self._put_slow(item, timeout, deadline, future, call):
             raise self._full_error()
 
-    async def _put_observed(self, put: PutObservation, item: T, timeout: float) -> bool:
+    async def _put_observed(self, put: ObservedPut, item: T, timeout: float) -> bool:
         with put:
             put.accepted = self._buffer.offer(item, put.ticket, put.context)
             if not put.accepted:
-                put.had_to_wait()
+                put.on_full()
                 put.accepted = await self._wait_for_room(item, timeout, put.ticket, put.context)
             return put.accepted
 

@@ -31,7 +31,7 @@ from penstock.sync.house import House
 from penstock.sync.loop_thread import LoopThread
 from penstock.sync.pool import BridgePool
 from penstock.sync.result import Result
-from penstock.telemetry.api import Telemetry
+from penstock.telemetry.telemetry import Telemetry
 from penstock.workers.calls import AsyncCall, ErrorHandler, WorkerFunc
 from penstock.workers.item import Ticket
 

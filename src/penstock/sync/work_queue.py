@@ -337,7 +337,7 @@ class WorkQueue(WorkQueueBase[T]):
         checks.optional_function(error_handler, "error_handler", "exc", "item")
         began_with = self.metrics["processed"]
         with progress_bar(progress, items, failures_count=not self._retries) as bar:
-            func = worker_func if bar is None else bar.following(worker_func)
+            func = worker_func if bar is None else bar.wrap(worker_func)
             with self._running():
                 self.process(func, workers, error_handler)
                 for item in items:

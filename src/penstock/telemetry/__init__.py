@@ -1,6 +1,6 @@
 """Traces and metrics: :class:`Telemetry` for a queue, :func:`setup` for a whole program."""
 
-from penstock.telemetry.api import Telemetry
-from penstock.telemetry.bootstrap import setup
+from penstock.telemetry.sdk import setup
+from penstock.telemetry.telemetry import Telemetry
 
 __all__ = ["Telemetry", "setup"]

@@ -1,7 +1,7 @@
 """Every name that penstock gives to a span, a metric or an attribute, once.
 
 The names are our own: OpenTelemetry's conventions for messaging are for brokers between processes,
-and say so. Their shapes are mirrored. Units are UCUM codes, as OpenTelemetry wants them.
+and say so. Penstock's names have the same shapes. Units are UCUM codes, as OpenTelemetry asks.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ SCHEMA_URL: Final = "https://opentelemetry.io/schemas/1.37.0"
 #: The name of the tracer and of the meter.
 SCOPE: Final = "penstock"
 
-# Spans: the operation, a space, the name of the queue.
+# The name of a span is the operation, a space, and the name of the queue.
 PUT: Final = "put"
 BACKPRESSURE: Final = "backpressure"
 PROCESS: Final = "process"
 
-# Attributes of spans; the first three are there when the span starts, for samplers.
+# Attributes of spans. The first three are set when the span starts, for samplers.
 QUEUE_NAME: Final = "penstock.queue.name"
 OPERATION: Final = "penstock.operation"
 ATTEMPT: Final = "penstock.attempt"
@@ -36,14 +36,14 @@ ACCEPTED: Final = "accepted"
 FULL: Final = "full"
 CANCELLED: Final = "cancelled"
 STOPPED: Final = "stopped"
-#: Only of queues on a broker: it refused, for another reason than want of room; it did not answer.
+#: Only of queues on a broker: it refused, though there was room; its answer never came.
 FAILED: Final = "failed"
 UNKNOWN: Final = "unknown"
-#: Beside the outcomes, what else only grows.
+# The other keys of a queue's totals.
 PROCESSED: Final = "processed"
 CLOSURES: Final = "closures"
 OUTCOMES: Final = (ACCEPTED, FULL, CANCELLED, STOPPED)
-#: Told only where there are any.
+#: Exported only where there are any.
 RARE_OUTCOMES: Final = (FAILED, UNKNOWN)
 
 # Metrics.
@@ -66,7 +66,7 @@ GATE_CLOSURES_METRIC: Final = "penstock.limit.gate.closures"
 CONCURRENCY_LIMIT_METRIC: Final = "penstock.concurrency.limit"
 BREAKER_STATE_METRIC: Final = "penstock.breaker.state"
 
-#: What the histograms advise: 0.1 ms to 10 s.
+#: The buckets that the histograms advise, in seconds.
 SECONDS_BUCKETS: Final = (
     0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5,
     5.0, 10.0,

@@ -1,7 +1,7 @@
-"""What happens to one item, as spans and distributions: its put, and each attempt to process it.
+"""The spans and histograms of one item: of its put, and of each attempt to process it.
 
-Nothing in here may make a put or a worker fail: a raising sampler, processor or exporter is logged
-once and otherwise as good as absent.
+Nothing in here may make a put or a worker fail: what a sampler, processor or exporter raises is
+logged once, and otherwise ignored.
 """
 
 from __future__ import annotations
@@ -10,98 +10,121 @@ import asyncio
 import threading
 import time
 from collections.abc import Mapping, Sequence, Sized
-from contextvars import Context, copy_context
+from contextvars import Context, Token, copy_context
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from opentelemetry import context as otel_context
 from opentelemetry import trace
-from opentelemetry.metrics import Counter
+from opentelemetry.metrics import Counter, Histogram
 from opentelemetry.trace import INVALID_SPAN, Link, Span, SpanKind
 
 from penstock._util.compat import Self
 from penstock.errors import QueueError, QueueStateError, QueueUnknownError
 from penstock.policies.governor import Course
 from penstock.telemetry import names
-from penstock.telemetry.metrics import Watch
+from penstock.telemetry.metrics import ObservedQueue, ReadTotals
+from penstock.telemetry.telemetry import Telemetry
 from penstock.workers.calls import AsyncCall
 from penstock.workers.item import AnyFuture, Ticket
 
-if TYPE_CHECKING:
-    from penstock.telemetry.api import Telemetry
-
-# Seconds for durations and waits; a module variable so that a test can put another clock here.
+# In seconds, for durations and waits; a module variable so that a test can replace it.
 _clock = time.perf_counter
 
 
-class Probe:
-    """The telemetry of one queue: what the queue holds, and asks when somebody listens."""
+class QueueTelemetry:
+    """The telemetry of one queue. The queue calls it if ``is_enabled()``.
+
+    Args:
+        telemetry: the settings.
+        queue: its counts are exported until it is garbage-collected.
+        totals: reads the counts of the queue that never go down.
+        buffer: has the waiting items; only its length is read.
+        capacity: the most items that may wait.
+    """
 
     def __init__(
-        self, telemetry: Telemetry, name: str, capacity: int, line: Sized, watch: Watch
+        self,
+        telemetry: Telemetry,
+        queue: ObservedQueue,
+        totals: ReadTotals,
+        buffer: Sized,
+        capacity: int,
     ) -> None:
         self.telemetry = telemetry
-        #: Asks whether anybody listens.
-        self.is_on = telemetry.is_on
-        self.attributes = {names.QUEUE_NAME: name}
+        #: Whether spans and metrics go anywhere.
+        self.is_enabled = telemetry.is_enabled
+        name = queue.name
+        self.attributes = about = {names.QUEUE_NAME: name}
         self.put_name = f"{names.PUT} {name}"
-        self.put_attributes = {**self.attributes, names.OPERATION: names.PUT}
+        self.put_attributes = {**about, names.OPERATION: names.PUT}
         self.wait_name = f"{names.BACKPRESSURE} {name}"
-        self.wait_attributes = {**self.attributes, names.OPERATION: names.BACKPRESSURE}
+        self.wait_attributes = {**about, names.OPERATION: names.BACKPRESSURE}
         self.process_name = f"{names.PROCESS} {name}"
-        self.process_attributes = {
-            **self.attributes,
-            names.OPERATION: names.PROCESS,
-            names.ATTEMPT: 1,
-        }
+        self.process_attributes = {**about, names.OPERATION: names.PROCESS, names.ATTEMPT: 1}
         self._capacity = capacity
-        self._line = line
-        self._watch = watch  # dies with the probe, and so with the queue
+        self._buffer = buffer
+        # Garbage-collected with this object, and so with the queue.
+        self._registration = telemetry.instruments.register(queue, totals)
 
     def observe_put(
         self,
         future: AnyFuture | None = None,
         call: AsyncCall[Any] | None = None,
         course: Course | None = None,
-    ) -> PutObservation:
-        """Watch a put, by ``with``. The arguments are those of the item's ticket."""
-        return PutObservation(self, ObservedTicket(self, future, call, course))
+    ) -> ObservedPut:
+        """A context manager around a put. The arguments are those of the item's ticket."""
+        return ObservedPut(self, ObservedTicket(self, future, call, course))
 
     def size_attributes(self) -> dict[str, int]:
-        """How full the queue is."""
-        return {names.QUEUE_SIZE: len(self._line), names.QUEUE_CAPACITY: self._capacity}
+        """The attributes that say how full the queue is."""
+        return {names.QUEUE_SIZE: len(self._buffer), names.QUEUE_CAPACITY: self._capacity}
 
     def retried(self, error: BaseException) -> None:
-        """An attempt failed, and another one will be made."""
-        self._count(self.telemetry.instruments.retries, error)
+        """Count an attempt that failed and will be followed by another."""
+        self._count_unless_suppressed(self.telemetry.instruments.retries, error)
 
     def died(self, error: BaseException) -> None:
-        """An item became a dead letter."""
-        self._count(self.telemetry.instruments.dead_letters, error)
+        """Count an item that became a dead letter."""
+        self._count_unless_suppressed(self.telemetry.instruments.dead_letters, error)
 
-    def _count(self, counter: Counter, error: BaseException) -> None:
-        if self.is_on() and not self.telemetry.is_suppressed():
-            try:
-                counter.add(1, {**self.attributes, names.ERROR_TYPE: names.error_type(error)})
-            except Exception:
-                self.telemetry.complain()
+    def _count_unless_suppressed(self, counter: Counter, error: BaseException) -> None:
+        if self.is_enabled() and not self.telemetry.is_suppressed():
+            self._count(counter, error)
+
+    def count_error(
+        self, error: BaseException, context: otel_context.Context | None = None
+    ) -> None:
+        """Count a failure of a worker function or of an error handler.
+
+        ``context`` has the span of the attempt; ``None``: the current context.
+        """
+        self._count(self.telemetry.instruments.worker_errors, error, context)
+
+    def _count(
+        self, counter: Counter, error: BaseException, context: otel_context.Context | None = None
+    ) -> None:
+        try:
+            attributes = {**self.attributes, names.ERROR_TYPE: names.error_type(error)}
+            counter.add(1, attributes, context)
+        except Exception:
+            self.telemetry.log_failure()
 
     def waited(self, name: str, seconds: float) -> None:
-        """An item waited so long for a limit."""
-        if self.is_on() and not self.telemetry.is_suppressed():
-            try:
-                self.telemetry.instruments.limit_wait.record(
-                    seconds, {**self.attributes, names.LIMIT_NAME: name}
-                )
-            except Exception:
-                self.telemetry.complain()
+        """Record the seconds that an item waited for the limit called ``name``."""
+        if self.is_enabled() and not self.telemetry.is_suppressed():
+            attributes = {**self.attributes, names.LIMIT_NAME: name}
+            self._record(self.telemetry.instruments.limit_wait, seconds, attributes)
 
     def record_wait(self, seconds: float) -> None:
-        """An item waited that long and was taken."""
+        """Record the seconds that an item waited until it was taken."""
+        self._record(self.telemetry.instruments.item_wait, seconds, self.attributes)
+
+    def _record(self, histogram: Histogram, seconds: float, attributes: dict[str, str]) -> None:
         try:
-            self.telemetry.instruments.item_wait.record(seconds, self.attributes)
+            histogram.record(seconds, attributes)
         except Exception:
-            self.telemetry.complain()
+            self.telemetry.log_failure()
 
     def start_span(
         self,
@@ -113,43 +136,42 @@ class Probe:
         links: Sequence[Link] = (),
         start_time: int | None = None,
     ) -> Span | None:
-        """A new span; None when the SDK fails to make one."""
+        """A new span, or None if the SDK failed to make one."""
         try:
             return self.telemetry.tracer.start_span(
                 name, context, kind, attributes, links, start_time
             )
         except Exception:
-            self.telemetry.complain()
+            self.telemetry.log_failure()
             return None
 
 
-class PutObservation:
-    """One put, from its call to its outcome.
+class ObservedPut:
+    """One put, from its call to its outcome: a context manager around it.
 
-    ``context`` is the one that the item shall run in, with the put's span as the current one, and
-    ``ticket`` what shall go along with the item. The caller sets ``accepted``, and calls
-    ``had_to_wait()`` when there is no room.
+    The item is put with ``context``, in which the span of the put is the current one, and with
+    ``ticket``. The caller calls ``on_full()`` if there is no room, and sets ``accepted``.
     """
 
-    __slots__ = ("_probe", "_span", "_waits_since", "accepted", "context", "ticket")
+    __slots__ = ("_queue", "_span", "_waits_since", "accepted", "context", "ticket")
 
-    def __init__(self, probe: Probe, ticket: ObservedTicket) -> None:
-        self._probe = probe
+    def __init__(self, queue: QueueTelemetry, ticket: ObservedTicket) -> None:
+        self._queue = queue
         self.ticket = ticket
         self._span: Span | None = None
         self._waits_since: tuple[int, float] | None = None
         self.accepted = False
-        around = otel_context.get_current()
-        if probe.telemetry.wants_put_span(around):
-            self._span = probe.start_span(
-                probe.put_name, SpanKind.PRODUCER, probe.put_attributes, context=around
+        parent = otel_context.get_current()
+        if queue.telemetry.wants_put_span(parent):
+            self._span = queue.start_span(
+                queue.put_name, SpanKind.PRODUCER, queue.put_attributes, context=parent
             )
         self.context: Context = copy_context()
         if self._span is not None:
-            self.context.run(otel_context.attach, trace.set_span_in_context(self._span, around))
+            self.context.run(otel_context.attach, trace.set_span_in_context(self._span, parent))
 
-    def had_to_wait(self) -> None:
-        """There was no room: from here on it is backpressure."""
+    def on_full(self) -> None:
+        """There is no room: from now on the put waits, which is backpressure."""
         self._waits_since = (time.time_ns(), _clock())
 
     def __enter__(self) -> Self:
@@ -162,47 +184,42 @@ class PutObservation:
         traceback: TracebackType | None,
     ) -> None:
         if self._waits_since is not None and self.accepted:
-            self.ticket.accepted_now()
+            self.ticket.mark_accepted()
         try:
             self._end(_outcome(self.accepted, exc), exc)
         except Exception:
-            self._probe.telemetry.complain()
+            self._queue.telemetry.log_failure()
 
     def _end(self, outcome: str, error: BaseException | None) -> None:
-        probe, span = self._probe, self._span
+        queue, span = self._queue, self._span
         try:
             if span is not None and span.is_recording():
-                span.set_attributes({**probe.size_attributes(), names.PUT_OUTCOME: outcome})
+                span.set_attributes({**queue.size_attributes(), names.PUT_OUTCOME: outcome})
             if self._waits_since is not None:
                 self._report_backpressure(*self._waits_since, outcome)
         finally:
             if span is not None:
-                probe.telemetry.end_span(span, None if outcome == names.CANCELLED else error)
+                queue.telemetry.end_span(span, None if outcome == names.CANCELLED else error)
 
-    def _report_backpressure(self, started: int, since: float, outcome: str) -> None:
-        probe, span = self._probe, self._span
+    def _report_backpressure(self, start_time: int, since: float, outcome: str) -> None:
+        queue, span = self._queue, self._span
         waited = _clock() - since
         context = None if span is None else trace.set_span_in_context(span)
         if span is not None and span.is_recording():
-            wait = probe.start_span(
-                probe.wait_name,
+            wait = queue.start_span(
+                queue.wait_name,
                 SpanKind.INTERNAL,
-                probe.wait_attributes,
+                queue.wait_attributes,
                 context=context,
-                start_time=started,
+                start_time=start_time,
             )
             if wait is not None:
-                wait.set_attributes(
-                    {
-                        **probe.size_attributes(),
-                        names.WAIT_TIME: waited,
-                        names.PUT_OUTCOME: outcome,
-                    }
-                )
+                size = queue.size_attributes()
+                wait.set_attributes({**size, names.WAIT_TIME: waited, names.PUT_OUTCOME: outcome})
                 wait.end()
-        if not probe.telemetry.is_suppressed():
-            probe.telemetry.instruments.backpressure_wait.record(
-                waited, {**probe.attributes, names.PUT_OUTCOME: outcome}, context
+        if not queue.telemetry.is_suppressed():
+            queue.telemetry.instruments.backpressure_wait.record(
+                waited, {**queue.attributes, names.PUT_OUTCOME: outcome}, context
             )
 
 
@@ -225,125 +242,119 @@ def _worker_id() -> str:
 
 
 class ObservedTicket(Ticket):
-    """Goes along with an item whose put was observed, and has each attempt observed too.
+    """The ticket of an item whose put was observed: it observes each attempt.
 
-    ``age``: seconds since it was accepted.
+    ``age``: seconds since the item was accepted.
     """
 
-    __slots__ = ("_probe", "_put_at")
+    __slots__ = ("_put_at", "_queue")
 
     def __init__(
         self,
-        probe: Probe,
+        queue: QueueTelemetry,
         future: AnyFuture | None,
         call: AsyncCall[Any] | None,
         course: Course | None,
         age: float = 0.0,
     ) -> None:
         super().__init__(future, call, course)
-        self._probe = probe
+        self._queue = queue
         self._put_at = _clock() - age
 
-    def accepted_now(self) -> None:
-        """It waited for room until now; that is backpressure, and not its own wait."""
+    def mark_accepted(self) -> None:
+        """The item is accepted now: until now its put waited, from now on the item waits."""
         self._put_at = _clock()
 
     async def run(self, call: AsyncCall[Any], item: Any) -> None:
-        """As any ticket, and the attempt is observed."""
+        """Run the item as any ticket does, and observe the attempt."""
         if not self.claim():
             return
         call, course = self.call or call, self.course
         if course is None:
-            with Attempt(self._probe, self._put_at, None):
+            with ObservedAttempt(self._queue, self._put_at, None):
                 result = await call(item)
         else:
             await self._admit(course, item)
-            with Attempt(self._probe, self._put_at, None, course):
+            with ObservedAttempt(self._queue, self._put_at, None, course):
                 result = await course.run(call, item)
         self.succeed(result)
 
-    def attempt(self, context: Context) -> Attempt:
-        """Watch the block in which an item is processed that was taken by hand."""
-        return Attempt(self._probe, self._put_at, context)
+    def attempt(self, context: Context) -> ObservedAttempt:
+        """Observe the block that processes an item after ``get``."""
+        return ObservedAttempt(self._queue, self._put_at, context)
 
     def on_get(self) -> None:
-        """Record how long it waited; nobody will tell more."""
+        """Record how long the item waited: the caller of ``get`` reports nothing more."""
         super().on_get()
-        self._probe.record_wait(_clock() - self._put_at)
+        self._queue.record_wait(_clock() - self._put_at)
 
     def handler_failed(self, error: BaseException) -> None:
-        """Count it with the failures of worker functions."""
-        self._probe.telemetry.count_error(self._probe, error)
+        """Count the error among the failures of worker functions."""
+        self._queue.count_error(error)
 
 
-class Attempt:
-    """One attempt to process an item, watched by ``with``; its span is the current one meanwhile.
+class ObservedAttempt:
+    """One attempt to process an item: a context manager, in which its span is the current one.
 
     ``item_context`` is the context of the item's put, or None when it is the current context.
     """
 
-    __slots__ = ("_context", "_probe", "_since", "_span", "_token")
+    __slots__ = ("_context", "_queue", "_since", "_span", "_token")
 
     def __init__(
         self,
-        probe: Probe,
+        queue: QueueTelemetry,
         put_at: float,
         item_context: Context | None,
         course: Course | None = None,
     ) -> None:
-        self._probe = probe
-        self._token: Any = None
+        self._queue = queue
+        self._token: Token[otel_context.Context] | None = None
         self._span: Span | None = None
         self._context: otel_context.Context | None = None
         self._since = _clock()
-        telemetry = probe.telemetry
+        telemetry = queue.telemetry
         try:
-            around = (
+            parent = (
                 otel_context.get_current()
                 if item_context is None
                 else item_context.run(otel_context.get_current)
             )
-            if telemetry.is_suppressed(around):
+            if telemetry.is_suppressed(parent):
                 return
-            self._context = around
-            if telemetry.wants_process_span(around):
-                self._start_span(around, self._since - put_at, course)
+            self._context = parent
+            if telemetry.wants_process_span(parent):
+                self._start_span(parent, self._since - put_at, course)
             telemetry.instruments.item_wait.record(
-                self._since - put_at, probe.attributes, self._context
+                self._since - put_at, queue.attributes, self._context
             )
         except Exception:
-            telemetry.complain()
+            telemetry.log_failure()
 
     def _start_span(
-        self, around: otel_context.Context, waited: float, course: Course | None
+        self, parent: otel_context.Context, waited: float, course: Course | None
     ) -> None:
-        probe = self._probe
-        put = trace.get_current_span(around)
-        put_context = put.get_span_context()
-        if probe.telemetry.relation == "link":  # a new trace, but the same baggage
-            around = trace.set_span_in_context(INVALID_SPAN, around)
-        attributes: dict[str, Any] = probe.process_attributes
+        queue = self._queue
+        put_context = trace.get_current_span(parent).get_span_context()
+        if queue.telemetry.relation == "link":  # a new trace, but the same baggage
+            parent = trace.set_span_in_context(INVALID_SPAN, parent)
+        attributes: dict[str, Any] = queue.process_attributes
         if course is not None and course.attempts:
             attributes = {**attributes, names.ATTEMPT: course.attempts + 1}
-        span = probe.start_span(
-            probe.process_name,
+        span = queue.start_span(
+            queue.process_name,
             SpanKind.CONSUMER,
             attributes,
-            context=around,
+            context=parent,
             links=(Link(put_context),) if put_context.is_valid else (),
         )
         if span is None:
             return
         self._span = span
-        self._context = trace.set_span_in_context(span, around)
+        self._context = trace.set_span_in_context(span, parent)
         if span.is_recording():
-            span.set_attributes(
-                {
-                    **probe.size_attributes(),
-                    names.WAIT_TIME: waited,
-                    names.WORKER_ID: _worker_id(),
-                }
-            )
+            size = queue.size_attributes()
+            span.set_attributes({**size, names.WAIT_TIME: waited, names.WORKER_ID: _worker_id()})
             if course is not None and course.governor.limiter.limits:
                 span.set_attribute(names.LIMIT_WAIT_TIME, course.waited)
 
@@ -363,11 +374,11 @@ class Attempt:
         try:
             self._end(exc)
         except Exception:
-            self._probe.telemetry.complain()
+            self._queue.telemetry.log_failure()
 
     def _end(self, error: BaseException | None) -> None:
-        probe, span = self._probe, self._span
-        telemetry = probe.telemetry
+        queue, span = self._queue, self._span
+        telemetry = queue.telemetry
         # A cancelled attempt neither succeeded nor failed.
         was_cancelled = error is not None and isinstance(
             error, (asyncio.CancelledError, GeneratorExit)
@@ -378,8 +389,8 @@ class Attempt:
                 telemetry.end_span(span, None if was_cancelled else error)
         finally:
             if self._context is not None and not was_cancelled:
-                attributes = probe.attributes
+                attributes = queue.attributes
                 if error is not None:
                     attributes = {**attributes, names.ERROR_TYPE: names.error_type(error)}
-                    telemetry.count_error(probe, error, self._context)
+                    queue.count_error(error, self._context)
                 telemetry.instruments.duration.record(took, attributes, self._context)

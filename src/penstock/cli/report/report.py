@@ -17,11 +17,12 @@ from penstock.cli.files import STANDARD
 from penstock.cli.report.page import MARK, Subject, page
 from penstock.cli.run.history import History
 from penstock.cli.run.results import Totals
+from penstock.errors import PenstockError
 
 __all__ = ["ReportError", "Subject", "check_report", "write_report"]
 
 
-class ReportError(Exception):
+class ReportError(PenstockError):
     """There can be no report; the message says why."""
 
 

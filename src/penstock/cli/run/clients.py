@@ -16,6 +16,7 @@ import httpx
 
 from penstock._util.compat import Self
 from penstock.cli.run.credentials import Credentials
+from penstock.errors import PenstockError
 
 #: Connections of one client at most.
 _SIZE = 8
@@ -25,7 +26,7 @@ LONGEST_ANSWER, _LONGEST_REDIRECT = 64 * 1024 * 1024, 64 * 1024
 _OF_THE_WIRE = frozenset({"content-encoding", "content-length", "transfer-encoding"})
 
 
-class AnswerTooLongError(httpx.RequestError):
+class AnswerTooLongError(PenstockError, httpx.RequestError):
     """More than anybody wants to keep."""
 
 

@@ -9,12 +9,13 @@ from penstock.cli.run.clients import Clients
 from penstock.cli.run.credentials import Credentials
 from penstock.cli.run.journal import Results
 from penstock.cli.run.source import Form
+from penstock.errors import PenstockError
 
 #: Exit codes of a run that stopped before its end.
 UNAUTHORIZED, UNREACHABLE, FILE_TROUBLE = 3, 4, 5
 
 
-class RunError(Exception):
+class RunError(PenstockError):
     """The run cannot go on; the message says why, and ``code`` is the exit code."""
 
     def __init__(self, problem: str, code: int) -> None:

@@ -22,6 +22,7 @@ from penstock.cli.files import STANDARD, private
 from penstock.cli.problems import RequestId
 from penstock.cli.run.ids import key
 from penstock.cli.run.tokens import cost_of
+from penstock.errors import PenstockError
 
 #: How each line begins. (Any other file is left alone.)
 _BEGIN = b'{"id": '
@@ -30,7 +31,7 @@ _HEAD = re.compile(rb'\{"id": ("(?:[^"\\]|\\.)*"|-?[0-9]+), "line": .{1,60}?, "(
 MALFORMED = "malformed"
 
 
-class NotAJournalError(Exception):
+class NotAJournalError(PenstockError):
     """The file is no journal, or a broken one; the message says where."""
 
 

@@ -21,6 +21,7 @@ from penstock.cli.run.credentials import Credentials, origin_of
 from penstock.cli.run.requests import Request
 from penstock.cli.run.results import Failure, JsonText, Result, to_json
 from penstock.cli.run.tracing import attempt_span
+from penstock.errors import PenstockError
 from penstock.limits import RetryPolicy
 
 #: Statuses that say "not now".
@@ -42,7 +43,7 @@ class Answer:
     is_transient: bool = False
 
 
-class TransientError(Exception):
+class TransientError(PenstockError):
     """An attempt failed in a way that may pass."""
 
     def __init__(self, answer: Answer) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, ClassVar
 
 from penstock._util import checks
+from penstock.errors import PenstockError
 from penstock.limits import headers as _headers
 from penstock.limits.rate.limit import Limit
 from penstock.limits.rate.line import Needs
@@ -23,7 +24,7 @@ from penstock.limits.rate.waiting import LONGEST, LoopWaiter, ThreadWaiter
 _LOOK = 0.5
 
 
-class UnusableLimiterError(ValueError):
+class UnusableLimiterError(PenstockError, ValueError):
     """The limiter can let nobody start, as it is set up. Nothing is wrong with the call."""
 
 

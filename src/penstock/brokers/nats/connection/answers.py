@@ -9,19 +9,21 @@ from typing import Any
 
 from nats.aio.msg import Msg
 
+from penstock.errors import PenstockError
+
 #: Seconds between two looks for requests that have waited long enough.
 _SWEEP = 0.25
 
 
-class LostError(Exception):
+class LostError(PenstockError):
     """There is no answer: it did not come in time, or the connection broke. Anything may be."""
 
 
-class NobodyError(Exception):
+class NobodyError(PenstockError):
     """Nobody heard it, so nothing was done: there is no listener, or no connection."""
 
 
-class ApiError(Exception):
+class ApiError(PenstockError):
     """JetStream says no. ``code``: the number of the error, as the server's source lists them."""
 
     def __init__(self, error: Mapping[str, Any]) -> None:

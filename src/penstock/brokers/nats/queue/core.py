@@ -34,7 +34,7 @@ from penstock.errors import QueueEmptyError, QueueStateError
 from penstock.policies.governor import Rules
 from penstock.queue.base import CLOSED, WARNING_INTERVAL, QueueBase
 from penstock.queue.status import QueueStatus, state_error
-from penstock.telemetry.api import Telemetry
+from penstock.telemetry.telemetry import Telemetry
 from penstock.workers.item import Entry
 from penstock.workers.pool import WorkerPool
 
@@ -102,7 +102,7 @@ class NatsCore(QueueBase[T]):
         self._hands.on_done = self._one_less
         self._graves = Graveyard(wire, engine, publisher, codec, self._logger)
         self._intake = Intake(
-            codec, self._hands, self._probe, max_deliveries, self._bury, self._turn_down
+            codec, self._hands, self._telemetry, max_deliveries, self._bury, self._turn_down
         )
         self._feed = Feed(
             wire,
@@ -141,11 +141,11 @@ class NatsCore(QueueBase[T]):
         payload: bytes,
         headers: dict[str, str],
         timeout: float,
-        had_to_wait: Callable[[], None] | None = None,
+        on_full: Callable[[], None] | None = None,
         first_id: str | None = None,
     ) -> bool:
         """As :meth:`Putter.put`, but an error where that says None."""
-        accepted = await self._putter.put(payload, headers, timeout, had_to_wait, first_id)
+        accepted = await self._putter.put(payload, headers, timeout, on_full, first_id)
         if accepted is None:
             raise self._stopped_meanwhile("put")
         if not accepted:
@@ -196,7 +196,7 @@ class NatsCore(QueueBase[T]):
     async def _bury_now(self, delivery: Delivery, error: BaseException) -> None:
         if await self._graves.bury(delivery, error, self._hands):
             self._counters.buried += 1
-            self._probe.died(error)
+            self._telemetry.died(error)
 
     def _one_less(self) -> None:
         """An item is done, and there is room for another one."""

@@ -14,7 +14,7 @@ from penstock.brokers.codecs import JSON, Codec
 from penstock.brokers.nats.queue.delivery import Delivery, DeliveryTicket, Hands
 from penstock.errors import BrokerError, CodecError
 from penstock.policies.governor import Course, Governor, now
-from penstock.telemetry.spans import ObservedTicket, Probe
+from penstock.telemetry.spans import ObservedTicket, QueueTelemetry
 from penstock.workers.item import Entry, Ticket
 
 T = TypeVar("T")
@@ -38,14 +38,14 @@ class Intake(Generic[T]):
         self,
         codec: Codec[T],
         hands: Hands,
-        probe: Probe,
+        telemetry: QueueTelemetry,
         max_deliveries: int,
         bury: Callable[[Delivery, BaseException], None],
         turn_down: Callable[[Delivery, Exception], None],
     ) -> None:
         self._codec = codec
         self._hands = hands
-        self._probe = probe
+        self._telemetry = telemetry
         self._max_deliveries = max_deliveries
         self._bury = bury
         self._turn_down = turn_down
@@ -66,8 +66,8 @@ class Intake(Generic[T]):
             self._turn_down(delivery, error)
             return None
         inner = (
-            ObservedTicket(self._probe, None, None, course, delivery.age)
-            if self._probe.is_on()
+            ObservedTicket(self._telemetry, None, None, course, delivery.age)
+            if self._telemetry.is_enabled()
             else Ticket(course=course)
         )
         ticket = DeliveryTicket(inner, delivery, self._hands, self._bury)

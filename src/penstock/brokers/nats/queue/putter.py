@@ -98,14 +98,14 @@ class Putter(Generic[T]):
         payload: bytes,
         headers: dict[str, str],
         timeout: float,
-        had_to_wait: Callable[[], None] | None = None,
+        on_full: Callable[[], None] | None = None,
         first_id: str | None = None,
     ) -> bool | None:
         """True when it is stored, False when there was no room, None when the line was closed.
 
         Args:
             timeout: seconds that it may wait for room.
-            had_to_wait: called if there is none at once.
+            on_full: called if there is none at once.
             first_id: the message id of the first offer; others have new ones.
 
         Raises:
@@ -125,8 +125,8 @@ class Putter(Generic[T]):
             if not len(line):
                 accepted = await attempt()
             if not accepted:
-                if had_to_wait is not None:
-                    had_to_wait()
+                if on_full is not None:
+                    on_full()
                 if line.closings != closings:
                     accepted = None
                 elif timeout:

@@ -26,7 +26,7 @@ from penstock.limits.retry import RetryPolicy
 from penstock.policies.governor import MAX_DEAD_LETTERS, Rules, make_rules
 from penstock.queue.base import NO_LIMIT, policy_statistics
 from penstock.queue.status import QueueStatistics
-from penstock.telemetry.api import Telemetry
+from penstock.telemetry.telemetry import Telemetry
 from penstock.workers.calls import ErrorHandler, WorkerFunc
 
 T = TypeVar("T")
@@ -234,12 +234,12 @@ class NatsQueue(Lifecycle, NatsCore[T]):
             self._refuse("put")
         limit = self._limit(timeout)
         payload, headers = self._packed(item, deadline)
-        if not self._probe.is_on():
+        if not self._telemetry.is_enabled():
             propagate.inject(headers)
             return await self._put(payload, headers, limit)
-        with self._probe.observe_put() as put:
+        with self._telemetry.observe_put() as put:
             put.context.run(propagate.inject, headers)
-            put.accepted = await self._put(payload, headers, limit, put.had_to_wait)
+            put.accepted = await self._put(payload, headers, limit, put.on_full)
             return put.accepted
 
     def _packed(self, item: T, deadline: float | None) -> tuple[bytes, dict[str, str]]:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 import penstock.telemetry
-from penstock.telemetry.bootstrap import _choose_protocol
+from penstock.telemetry.sdk import _choose_protocol
 from telemetry.receiver import LIMIT, Receiver, run, script, start
 
 PROGRAM = """

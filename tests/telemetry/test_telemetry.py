@@ -18,8 +18,9 @@ from opentelemetry.sdk.trace.sampling import Decision, Sampler, SamplingResult
 from opentelemetry.trace import NonRecordingSpan, SpanContext, StatusCode, TraceFlags
 
 import penstock
-from penstock.telemetry import Telemetry, _sdk
-from penstock.telemetry.spans import Probe
+from penstock.telemetry import Telemetry
+from penstock.telemetry.sdk import has_global_provider
+from penstock.telemetry.spans import QueueTelemetry
 from penstock.workers.item import Ticket
 from telemetry.receiver import script
 from telemetry.recorder import Recorder, span_id, trace_id
@@ -39,7 +40,7 @@ async def run(queue: penstock.BoundedQueue[Any], *items: Any) -> None:
             assert await queue.put(item)
 
 
-def complaints(caplog: pytest.LogCaptureFixture) -> list[str]:
+def logged_errors(caplog: pytest.LogCaptureFixture) -> list[str]:
     return [
         record.getMessage()
         for record in caplog.records
@@ -87,15 +88,15 @@ def test_a_queue_takes_a_telemetry_and_nothing_else() -> None:
         penstock.BoundedQueue(telemetry=trace.NoOpTracerProvider())  # type: ignore[arg-type]
 
 
-# -- nobody listens ---------------------------------------------------------------------------
+# -- without an SDK ---------------------------------------------------------------------------
 
 
 async def test_without_an_sdk_nothing_is_observed(monkeypatch: pytest.MonkeyPatch) -> None:
     def observed(*args: object) -> None:
-        raise AssertionError("this put is observed, but nobody listens")
+        raise AssertionError("this put is observed, but there is no SDK")
 
-    monkeypatch.setattr(Probe, "observe_put", observed)
-    assert not _sdk.is_set_up(), "another test has set a global provider in this process"
+    monkeypatch.setattr(QueueTelemetry, "observe_put", observed)
+    assert not has_global_provider(), "another test has set a global provider in this process"
     queue: penstock.BoundedQueue[int] = penstock.BoundedQueue(maxsize=2)
     async with queue:
         await queue.put(1)
@@ -150,8 +151,8 @@ def test_with_an_api_that_keeps_its_providers_elsewhere_it_observes_always() -> 
     out = script(
         "import opentelemetry.trace as api\n"
         "set_elsewhere = api.__dict__.pop('_TRACER_PROVIDER')\n"
-        "import penstock.telemetry._sdk as sdk\n"
-        "print(sdk.is_set_up())"
+        "from penstock.telemetry.sdk import has_global_provider\n"
+        "print(has_global_provider())"
     )
     assert out == "True\n"
 
@@ -379,7 +380,7 @@ async def test_what_raises_in_an_sdk_is_logged_once_and_nothing_else_happens(
     part: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     await use_all_of(penstock.BoundedQueue(maxsize=2, name="q", telemetry=broken_telemetry(part)))
-    about_telemetry = [text for text in complaints(caplog) if "Telemetry failed" in text]
+    about_telemetry = [text for text in logged_errors(caplog) if "Telemetry failed" in text]
     assert len(about_telemetry) == 1
     (record,) = [record for record in caplog.records if "Telemetry failed" in record.getMessage()]
     assert record.exc_info is not None
@@ -392,7 +393,7 @@ async def test_a_raising_exporter_is_the_business_of_the_sdk(
     await use_all_of(
         penstock.BoundedQueue(maxsize=2, name="q", telemetry=broken_telemetry("exporter"))
     )
-    assert not [text for text in complaints(caplog) if "Telemetry" in text]
+    assert not [text for text in logged_errors(caplog) if "Telemetry" in text]
 
 
 async def test_spans_are_whole_when_metrics_fail(recorder: Recorder) -> None:
@@ -431,7 +432,7 @@ async def test_an_exception_that_cannot_tell_its_message_fails_its_span_like_any
     span = recorder.span("process q")
     assert span.status.status_code is StatusCode.ERROR
     assert str((span.attributes or {})["error.type"]).endswith("MuteError")
-    assert len(complaints(caplog)) == 1
+    assert len(logged_errors(caplog)) == 1
 
 
 async def test_a_queue_whose_counts_cannot_be_read_is_logged_once(
@@ -452,15 +453,15 @@ async def test_a_queue_whose_counts_cannot_be_read_is_logged_once(
     assert [each.name for each in caplog.records if each.levelno >= logging.ERROR] == ["penstock"]
 
 
-# -- what a sampler is told -------------------------------------------------------------------
+# -- what a sampler is asked ------------------------------------------------------------------
 
 
 class Asked(Sampler):
-    """Says yes or no, and remembers what it was told."""
+    """Makes one decision, and remembers what it was asked."""
 
     def __init__(self, decision: Decision = Decision.RECORD_AND_SAMPLE) -> None:
         self.decision = decision
-        self.told: list[tuple[str, dict[str, Any], list[Any]]] = []
+        self.asked: list[tuple[str, dict[str, Any], list[Any]]] = []
 
     def should_sample(
         self,
@@ -472,7 +473,7 @@ class Asked(Sampler):
         links: Any = None,
         trace_state: Any = None,
     ) -> SamplingResult:
-        self.told.append((name, dict(attributes or {}), list(links or ())))
+        self.asked.append((name, dict(attributes or {}), list(links or ())))
         return SamplingResult(self.decision, attributes)
 
     def get_description(self) -> str:
@@ -491,8 +492,8 @@ async def test_a_sampler_is_told_the_queue_the_operation_and_the_attempt() -> No
         await queue.start_workers(work, 1)
     about = {"penstock.queue.name": "q"}
     first_put = recorder.spans("put q")[0]
-    *_, links = sampler.told[-1]
-    assert [(name, attributes) for name, attributes, _ in sampler.told] == [
+    *_, links = sampler.asked[-1]
+    assert [(name, attributes) for name, attributes, _ in sampler.asked] == [
         ("put q", {**about, "penstock.operation": "put"}),
         ("put q", {**about, "penstock.operation": "put"}),
         ("backpressure q", {**about, "penstock.operation": "backpressure"}),
@@ -517,7 +518,7 @@ async def test_a_span_that_is_not_sampled_costs_no_attributes(
         (NonRecordingSpan, "set_attributes"),
         (NonRecordingSpan, "set_status"),
         (NonRecordingSpan, "record_exception"),
-        (Probe, "size_attributes"),
+        (QueueTelemetry, "size_attributes"),
     ):
         note = partial(made_for_nobody.append, method)
         monkeypatch.setattr(cls, method, lambda *args, note=note, **kwargs: note() or {})
@@ -526,7 +527,7 @@ async def test_a_span_that_is_not_sampled_costs_no_attributes(
         assert not await queue.put(2)
         await queue.start_workers(work, 1, lambda error, item: None)
     assert made_for_nobody == []
-    assert len(sampler.told) == 3  # two puts and an attempt; backpressure of no put is nothing
+    assert len(sampler.asked) == 3  # two puts and an attempt; backpressure of no put is nothing
     assert recorder.spans() == []
     assert recorder.values("penstock.worker.errors") == {("q", "ValueError"): 1}
     recorder.shutdown()
