@@ -14,7 +14,7 @@ def window(rate: LearnedRate) -> tuple[float, float]:
 
 
 def spread(configured: Bounds, fill: int = 21) -> LearnedRate:
-    """One that was refused once, at the start of so many."""
+    """A rate that was refused once, at a start that made ``fill`` in the window."""
     rate = LearnedRate(configured)
     rate.refused(Refusal(0.3, 1, fill), 0.31, 1.0, 1.0)
     return rate
