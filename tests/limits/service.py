@@ -28,7 +28,7 @@ class Rule(Protocol):
 
 
 class Sliding:
-    """So many in any window; from some moments on, another number."""
+    """``calls`` in any window of ``per`` seconds; ``then``: from when on it is another number."""
 
     def __init__(self, calls: int, per: float = 1.0, then: Iterable[tuple[float, int]] = ()):
         self.calls, self.per = calls, per
@@ -48,7 +48,7 @@ class Sliding:
 
 
 class Fixed:
-    """So many in each window; the next one begins when the last one ends."""
+    """``calls`` in each window; the next window begins when the last one ends."""
 
     def __init__(self, calls: int, per: float = 1.0, phase: float = 0.0):
         self.calls, self.per, self.phase = calls, per, phase
@@ -65,7 +65,7 @@ class Fixed:
 
 
 class Bucket:
-    """So many a second, and no more than ``burst`` at once."""
+    """``rate`` calls a second, and no more than ``burst`` at once."""
 
     def __init__(self, rate: float, burst: float):
         self.rate, self.burst = rate, burst
@@ -211,7 +211,7 @@ def do(
     attempts: int = 7,
     **settings: Any,
 ) -> Outcome:
-    """Do a job of so many items with a queue under these limits."""
+    """Do a job of ``count`` items with a queue under ``limits``."""
     service = Service(rule, random.Random(seed), **settings)
 
     async def main() -> tuple[float, WorkQueue[int]]:
@@ -233,7 +233,7 @@ def do(
 
 
 def at_least(rule: Rule, count: int, shortest: float = 0.1) -> float:
-    """Seconds that nobody can beat who has so many calls to make."""
+    """The least seconds that ``count`` calls take, the last of which takes ``shortest``."""
     now = 0.0
     for _ in range(count):
         while (wait := rule.start(now)) > 0:

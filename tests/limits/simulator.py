@@ -38,7 +38,7 @@ class Timeline:
 
 @dataclass
 class Server:
-    """So many places, and the time that a call takes in one of them."""
+    """The number of places, and the time that a call takes in one of them."""
 
     timeline: Timeline
     rng: random.Random

@@ -225,6 +225,38 @@ def test_a_clock_that_goes_back_is_another_clock() -> None:
     assert breaker.state(30) is BreakerState.HALF_OPEN
 
 
+def test_whoever_only_asks_by_another_clock_changes_nothing() -> None:
+    breaker = opened(now=1000)
+    assert breaker.state(5) is BreakerState.OPEN
+    assert breaker.retry_after(5) == 30
+    assert breaker.retry_after(1010) == 20, "and not zero: it opened at 1000"
+    assert breaker.state(1010) is BreakerState.OPEN
+    probe = breaker.allow(1030)
+    assert breaker.retry_after(5) == 1
+    assert refused(breaker, 1031) == 1, "the probe has just begun"
+    breaker.succeeded(1032, probe)
+    assert breaker.state(1032) is BreakerState.CLOSED
+
+
+def test_a_check_raises_what_allow_would_raise_and_counts_no_call() -> None:
+    breaker = opened()
+    with pytest.raises(CircuitBreakerOpenError, match=r"is open$") as caught:
+        breaker.check(10)
+    assert caught.value.retry_after == 20
+    for _ in range(3):
+        breaker.check(30)
+    breaker.allow(30)
+    with pytest.raises(CircuitBreakerOpenError, match=r"is half-open$"):
+        breaker.check(30)
+
+
+def test_a_check_by_another_clock_is_the_beginning_of_its_time() -> None:
+    breaker = opened(now=1000)
+    with pytest.raises(CircuitBreakerOpenError):
+        breaker.check(0)
+    breaker.check(30)
+
+
 @pytest.mark.parametrize(
     ("kwargs", "error", "message"),
     [

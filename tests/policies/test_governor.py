@@ -38,7 +38,7 @@ from penstock import (
     WorkQueue,
 )
 from penstock.limits import attempts_made
-from penstock.policies.governor import answered
+from penstock.policies.governor import Governor, Rules, answered
 from penstock.testing import VirtualTimeLoop, run
 from telemetry.recorder import Recorder
 
@@ -1041,6 +1041,21 @@ async def test_a_probe_that_is_cancelled_lets_the_next_one_through() -> None:
     assert await queue.stop()
     assert now() < 45
     assert len(service.times("a")) == 3
+
+
+async def test_the_breaker_learns_under_the_lock_that_an_admitted_call_does_not_begin() -> None:
+    class Breaker(CircuitBreaker):
+        def cancelled(self, permit: int) -> None:
+            locked.append(governor._lock.locked())
+            super().cancelled(permit)
+
+    locked: list[bool] = []
+    nobody: Any = None
+    governor = Governor(Rules(breaker=Breaker()), nobody)
+    course = governor.course("a", None)
+    await course.admit("a")
+    course.give_up()
+    assert locked == [True]
 
 
 # -- calls that go on after their answer ------------------------------------------------------

@@ -20,6 +20,7 @@ from penstock import (
     WorkQueue,
 )
 from penstock.limits import Feedback, Permit, attempts_made
+from penstock.limits.rate.limit import LimitOwner
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ async def limits() -> None:
     limit = Limit(90_000, per=60, cost=tokens, key=user, name="tokens")
     Limit(0.5, 1, key=lambda call: (call.user, call.tokens))
     assert_type(limit.max, float)
-    assert_type(limit.limiter, Limiter | None)
+    assert_type(limit.limiter, LimitOwner | None)
     limit.change(max=5)
     limiter = Limiter([limit])
     assert_type(await limiter.acquire(Call("a", 1)), Permit)
@@ -65,6 +66,7 @@ async def limits() -> None:
     assert_type(limiter.limit("tokens"), Limit)
     with limiter as permit:
         assert_type(permit, Permit)
+        assert_type(permit.limiter.observe({"Retry-After": "5"}), Feedback)
     async with limiter.permit(Call("a", 1)) as permit:
         permit.settle("tokens", 0.5)
 

@@ -1,4 +1,4 @@
-"""How many calls at once, when nobody knows: found out from rejections and from latency.
+"""How many calls at once: found out from rejections and from latency.
 
 Additive increase, multiplicative decrease, as TCP has it (Chiu and Jain, 1989), in *rounds*. A
 round is a trip there and back, as in TCP Vegas (Brakmo and Peterson, 1995): it begins with a
@@ -15,52 +15,92 @@ from __future__ import annotations
 import math
 
 from penstock._util import checks
-from penstock.limits.cuts import CUT, SlowCuts
 from penstock.limits.estimate import Ewma, LogSample
 
-#: A round is slow when its latency is surely more than so many times the baseline. Less than
-#: ``1 / CUT``: then one cut takes away the whole queue that made it slow, and what follows shows
-#: the service without one.
+#: What is left of the limit after a cut. (TCP halves; CUBIC, RFC 9438, keeps 0.7.)
+_CUT = 0.7
+
+#: This many cuts in a row that did not help show that the service itself has become slower.
+_FUTILE = 3
+
+#: A round is slow when its latency is surely above this multiple of the baseline, here as a
+#: logarithm. It is below ``1 / _CUT``: so one cut takes away the whole queue that made the round
+#: slow, and the next round shows the service without a queue.
 _SLOW = math.log(1.35)
 
-#: How many standard errors make "surely": at the end of a round, and to end a round early.
+#: How many standard errors make "surely": at the end of a round, and to end it early.
 _SURE, _VERY_SURE = 1.5, 3.0
 
-#: Answers in a round: at least; with noisy latencies at most; and at least to end it early.
+#: Answers in a round: the least; the most, with noisy latencies; the least to end it early.
 _ANSWERS, _MOST_ANSWERS, _FEWEST_ANSWERS = 16, 100, 8
 
-#: Of the variance of latency, from round to round.
+#: The weight of a round in the average variance of latency.
 _VARIANCE_WEIGHT = 0.1
 
-#: How much of the new baseline is what was seen after a cut, or before the first sign of too much,
-#: or while the limit was not reached.
+#: The weight in the baseline of a round after a cut, before the first sign of too many calls, or
+#: in which the limit was not reached.
 _BASELINE_WEIGHT = 0.25
 
-#: Shorter latencies (seconds) are this program's own rather than the service's, and all the same.
+#: Latencies below this (seconds) are this program's own, not the service's, and count as this.
 _SHORTEST = 0.001
 
-#: A limit at which a call was rejected is tried again after so many successes, and so many for each
-#: call that may be under way. It bounds the rejections per success, however small the limit is.
+#: A limit at which a call was rejected is tried again after this many successes, and after this
+#: many for each call that may be under way. It bounds the rejections per success, however small the
+#: limit is.
 _PROBE_AFTER, _PROBE_AFTER_TRIPS = 50, 10
+
+
+class DecreaseStreak:
+    """Cuts in a row because of latency: did they help?"""
+
+    __slots__ = ("_cuts", "_reference", "limit_before")
+
+    def __init__(self) -> None:
+        self.limit_before = 0.0  # the limit before the first cut
+        self._cuts = 0
+        self._reference = 0.0
+
+    def add(self, limit: float, latency: float) -> None:
+        """``limit`` is cut, because a round took ``latency`` seconds."""
+        if self._cuts == 0:
+            self.limit_before = limit
+            self._cuts = 1
+        elif latency > self._reference:
+            # It is the first round that lies wholly after the change, or latency still grows.
+            self._reference = latency
+            self._cuts = 2
+        else:
+            self._cuts += 1
+
+    def was_futile(self, latency: float) -> bool:
+        """Whether latency stayed nearly the same, instead of falling in proportion with the limit.
+
+        A queue of our own calls gets shorter with every cut, and so does the time spent in it. If
+        the service itself has become slower, cuts change nothing.
+        """
+        if self._cuts < _FUTILE:
+            return False
+        in_proportion: float = _CUT ** (self._cuts - 1)
+        return latency > self._reference * (1 + in_proportion) / 2
 
 
 class AdaptiveConcurrency:
     """Finds how many calls at once a service takes, between ``min`` and ``max``.
 
-    In place of a fixed ``concurrency_limit``. It begins with ``start`` (``min`` unless given), and
-    doubles each round until the first sign of too much. From then on it grows in each round in
-    which it was used: half-way back to where the last cut was made, then by one (a twentieth of a
-    limit above 20). It is cut to 0.7 of itself when a call is rejected, or when latency is well
-    above its baseline: relative to it, so that there is no latency to set. When cuts in a row do
-    not bring latency down, the service has become slower by itself: that is the new baseline then,
-    and the cuts are undone.
+    In place of a fixed ``concurrency_limit``. The limit begins with ``start`` (``min`` unless
+    given), and doubles each round until the first sign of too many calls. From then on it grows in
+    each round in which it was reached: half-way back to where the last cut was made, then by one (a
+    twentieth of a limit above 20). It is cut to 0.7 of itself when a call is rejected, or when
+    latency is well above its baseline: relative to it, so that there is no latency to set. When
+    cuts in a row do not bring latency down, the service itself has become slower: its latency is
+    the new baseline then, and the cuts are undone.
 
-    Tell it how each call ended, :meth:`succeeded`, :meth:`rejected` or :meth:`failed`, and let at
+    Report how each call ended, by :meth:`succeeded`, :meth:`rejected` or :meth:`failed`, and let at
     most :attr:`limit` calls be under way. It reads no clock: ``now`` is in seconds of any clock
-    that does not go back. For one queue, on one thread.
+    that does not go back. For one queue; its methods must be called one at a time.
 
     Raises:
-        TypeError: A number is no int.
+        TypeError: A number is not an int.
         ValueError: Not 1 <= min <= start <= max.
     """
 
@@ -87,16 +127,16 @@ class AdaptiveConcurrency:
         self._before_cut = 0.0
         self._last_cut = -math.inf
         self._cuts = 0
-        # What rejections taught.
+        # Learned from rejections.
         self._rejected_at = math.inf
         self._successes = 0  # since the last rejection
         self._held = math.inf
         self._held_until = -math.inf
-        # What latencies taught.
+        # Learned from latencies.
         self._baseline: float | None = None
         self._round_trip: float | None = None
         self._variance = Ewma(_VARIANCE_WEIGHT)
-        self._slow_cuts = SlowCuts()
+        self._streak = DecreaseStreak()
         self._limit: int
         self._peak: int
         self._new_round(-math.inf)
@@ -121,7 +161,7 @@ class AdaptiveConcurrency:
 
     @property
     def baseline(self) -> float | None:
-        """Typical seconds of a call where none queues; ``None`` until the first round is over."""
+        """Typical seconds of a call that does not queue; ``None`` until the first round is over."""
         return self._baseline
 
     @property
@@ -135,42 +175,42 @@ class AdaptiveConcurrency:
         return self._cuts
 
     def succeeded(self, now: float, latency: float, inflight: int) -> None:
-        """A call was served in ``latency`` seconds; ``inflight`` were under way, it included."""
+        """A call was served in ``latency`` seconds; ``inflight`` calls were under way, with it."""
         self._successes += 1
-        self._let_go(now)
+        self._end_hold(now)
         self._answered(now, latency, inflight)
 
     def failed(self, now: float, latency: float, inflight: int) -> None:
-        """A call failed, not for being one too many.
+        """A call failed after ``latency`` seconds, and not because of too many calls.
 
-        That it failed says nothing. That it took longer than it should have does: calls to an
-        overloaded service time out.
+        The failure says nothing about the limit. A latency well above the baseline does: calls to
+        an overloaded service time out.
         """
-        self._let_go(now)
+        self._end_hold(now)
         baseline = self._baseline
         if baseline is not None and latency > baseline * math.exp(_SLOW):
             self._answered(now, latency, inflight)
 
     def rejected(self, now: float, inflight: int) -> None:
-        """The service refused a call as one too many; ``inflight`` were under way, it included."""
+        """The service refused a call because of too many; ``inflight`` were under way, with it."""
         held = max(inflight - 1, self._min)
-        if self._round_trip is None:  # until it is known: one cut for a burst
+        if self._round_trip is None:  # it is not known yet: one cut for each burst
             may_cut = self._cuts == 0 or self._successes > 0
         else:
             may_cut = now >= self._last_cut + self._round_trip
-        # The service holds these and has no room for another, which would be refused as fast. So
-        # for a round trip not even those that are done are replaced by more than it held.
+        # The service holds these calls and has no room for another, which would be refused at once.
+        # So for a round trip not even calls that are done are replaced beyond what it held.
         self._held = min(self._held, held)
         self._held_until = now + (self._round_trip or 0.0)
         self._rejected_at = held + 1
         self._successes = 0
         self._doubling = False
         if may_cut:
-            self._slow_cuts = SlowCuts()
+            self._streak = DecreaseStreak()
             self._cut(now, self._exact)
         self._set_limit()
 
-    def _let_go(self, now: float) -> None:
+    def _end_hold(self, now: float) -> None:
         if self._held < math.inf and now >= self._held_until:
             self._held = math.inf
             self._set_limit()
@@ -180,7 +220,7 @@ class AdaptiveConcurrency:
             self._new_clock()
         self._peak = max(self._peak, inflight)
         if now - latency < self._round_began or not 0 <= latency < math.inf:
-            return  # it started before the last decision, and says nothing about it
+            return  # the call started before the last decision, and says nothing about it
         self._answers.add(max(latency, _SHORTEST))
         if self._round_is_over():
             self._end_round(now)
@@ -194,12 +234,12 @@ class AdaptiveConcurrency:
             return count >= _FEWEST_ANSWERS and excess > _VERY_SURE * self._error()
         if count >= self._answers_against_noise():
             return True
-        # Enough to grow is not enough to learn a baseline from: what ends early, or is over when
-        # it looks good, is on the fast side.
+        # Enough answers to grow are not enough to learn a baseline from: a round that ends early,
+        # or when it looks good, is on the fast side.
         return excess < -self._error() and not self._teaches()
 
     def _teaches(self) -> bool:
-        """Whether there should be no queue in this round, so that it shows the baseline."""
+        """Whether this round is without a queue, most likely, and so shows the baseline."""
         return self._after_cut or self._doubling or self._peak < self.limit
 
     def _excess(self, baseline: float) -> float:
@@ -211,7 +251,7 @@ class AdaptiveConcurrency:
         return math.sqrt((self._variance.value or 0.0) / self._answers.count)
 
     def _answers_against_noise(self) -> int:
-        """As many as make the mean so exact that what is slow is surely slow, and not chance."""
+        """The number of answers that makes a slow mean surely slow, and not chance."""
         exact = (_VERY_SURE / _SLOW) ** 2 * (self._variance.value or 0.0)
         return max(1, min(_MOST_ANSWERS, round(exact)))
 
@@ -229,20 +269,20 @@ class AdaptiveConcurrency:
             return
         if self._teaches() or excess < -surely:  # or the service became faster
             self._baseline = baseline + _BASELINE_WEIGHT * (latency - baseline)
-        self._slow_cuts = SlowCuts()
+        self._streak = DecreaseStreak()
         if used:
             self._grow()
         self._new_round(now)
 
     def _slow_round(self, now: float, latency: float) -> None:
-        if self.limit == self._min or self._slow_cuts.were_futile(latency):
+        if self.limit == self._min or self._streak.was_futile(latency):
             self._baseline = latency
-            self._exact = max(self._exact, self._slow_cuts.before)
-            self._slow_cuts = SlowCuts()
+            self._exact = max(self._exact, self._streak.limit_before)
+            self._streak = DecreaseStreak()
             self._new_round(now)
             return
-        self._slow_cuts.add(self._exact, latency)
-        # Where less was under way than was allowed, a cut of what was allowed would change nothing.
+        self._streak.add(self._exact, latency)
+        # With fewer calls under way than allowed, a cut of the limit itself would change nothing.
         self._cut(now, min(self._exact, max(self._peak, self._min)))
 
     def _grow(self) -> None:
@@ -260,7 +300,7 @@ class AdaptiveConcurrency:
 
     def _cut(self, now: float, limit: float) -> None:
         self._before_cut = limit
-        self._exact = max(float(self._min), CUT * limit)
+        self._exact = max(float(self._min), _CUT * limit)
         self._last_cut = now
         self._cuts += 1
         self._new_round(now)
@@ -271,13 +311,13 @@ class AdaptiveConcurrency:
         self._after_cut = False
         self._answers = LogSample()
         self._set_limit()
-        self._peak = 0  # the most calls that were seen under way in this round
+        self._peak = 0  # the most calls that were under way in this round
 
     def _set_limit(self) -> None:
         self._limit = max(self._min, int(min(_whole(self._exact), self._held)))
 
     def _new_clock(self) -> None:
-        """Time went back: it is that of another event loop."""
+        """Forget times, because the clock went back: it is that of another event loop."""
         self._last_cut = self._held_until = -math.inf
         self._new_round(-math.inf)
 

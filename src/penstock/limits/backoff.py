@@ -1,4 +1,4 @@
-"""How long to wait before the next attempt."""
+"""Backoff: how long to wait before the next attempt."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from typing import Literal
 from penstock._util import checks
 from penstock.limits.failures import is_throttle, retry_after
 
-#: What was told to wait until the same moment comes back spread over so much more of the wait.
+#: Items that a service told to wait until the same moment come back spread over this share of the
+#: wait, and over at most ``_MOST_SPREAD`` seconds, as the gate does it.
 _SPREAD = 0.1
-#: And so many seconds at most, as the gate has it.
 _MOST_SPREAD = 1.0
 
-#: Seconds.
+#: Seconds: the ``throttle_base`` unless given.
 _THROTTLE_BASE = 1.0
 
 
@@ -23,15 +23,22 @@ _THROTTLE_BASE = 1.0
 class Backoff:
     """Exponential backoff with full jitter.
 
-    Before attempt ``n + 1``: anything between 0 and ``base * factor ** (n - 1)`` seconds, at most
-    ``max``. (AWS Architecture Blog, "Exponential Backoff And Jitter", 2015: of the kinds compared
-    there, this one makes the fewest calls.) After "too many requests" ``throttle_base`` takes the
-    place of ``base``: one second unless given (but not below ``base``, nor above ``max``). The
-    defaults are those of the AWS SDKs of 2026.
+    The wait before attempt ``n + 1`` is drawn between 0 and ``base * factor ** (n - 1)`` seconds,
+    at most ``max``. (AWS Architecture Blog, "Exponential Backoff And Jitter", 2015: of the kinds
+    compared there, this one makes the fewest calls.) The defaults are those of the AWS SDKs of
+    2026.
+
+    Args:
+        base: Seconds; zero or more, and finite.
+        factor: What the bound is multiplied by for each attempt; at least 1, and finite.
+        max: Seconds; at least ``base`` and ``throttle_base``, and finite.
+        jitter: ``"full"``, or ``"none"`` for waits that are the bound itself.
+        throttle_base: Takes the place of ``base`` after "too many requests". Unless given: one
+            second, but not below ``base``, nor above ``max``.
 
     Raises:
-        ValueError: A number of seconds is negative or not finite, ``factor`` is below 1, or ``max``
-            is below ``base`` or ``throttle_base``.
+        TypeError: ``factor`` is not a number.
+        ValueError: A setting is out of its range.
     """
 
     base: float = 0.05
@@ -60,7 +67,7 @@ class Backoff:
             raise ValueError(f'jitter must be "full" or "none", got {checks.shown(self.jitter)}')
 
     def wait(self, attempt: int, error: BaseException, rng: random.Random) -> float:
-        """Seconds, after attempt number ``attempt`` (from 1) ended with ``error``."""
+        """Seconds to wait after attempt number ``attempt`` (from 1) ended with ``error``."""
         base = self.base
         if is_throttle(error):
             given = self.throttle_base
@@ -73,6 +80,6 @@ class Backoff:
 
 
 def not_before(wait: float, error: BaseException, rng: random.Random) -> float:
-    """``wait``, or as long as the service asked for where that is longer, and a little more."""
+    """``wait`` seconds, or what ``error`` asks for if that is longer, and up to a tenth more."""
     asked = retry_after(error)
     return wait if wait > asked else asked + rng.uniform(0, min(_SPREAD * asked, _MOST_SPREAD))

@@ -1,4 +1,4 @@
-"""Leaving alone a service that fails: the circuit breaker (Nygard, "Release It!", 2007)."""
+"""The circuit breaker: it leaves a failing service alone (Nygard, "Release It!", 2007)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from penstock._util import checks
 from penstock.errors import CircuitBreakerOpenError
 from penstock.limits.failures import Which, as_predicate, service_failed
 
-#: While probes are under way nobody knows how long they take. Seconds until one asks again.
+#: Seconds after which to ask again while all probes are under way: nobody knows how long they take.
 _ASK_AGAIN = 1.0
 
 
@@ -28,31 +28,31 @@ class BreakerState(str, Enum):
 
 
 class CircuitBreaker:
-    """Refuses calls for a while when too many before them failed.
+    """Refuses calls for a while when too many calls before them failed.
 
-    Closed, it lets every call through and remembers how the last ``window`` of them ended. Once at
-    least ``minimum`` are known and ``failure_share`` of them failed, it opens: it refuses every
-    call for ``open_for`` seconds. Then it is half-open: it lets ``probes`` calls through, no more
-    at once however many ask. When that many have succeeded it closes, and begins anew; when one
-    fails it opens again. Probes that are not heard of for ``open_for`` seconds are given up.
+    Closed, it lets every call through and remembers how the last ``window`` calls ended. Once at
+    least ``minimum`` of them ended and the share ``failure_share`` failed, it opens: it refuses
+    every call for ``open_for`` seconds. Then it is half-open: it lets at most ``probes`` calls
+    through at once. When that many have succeeded it closes, and begins anew; when one fails it
+    opens again. Probes whose end is not reported within ``open_for`` seconds are given up.
 
-    :meth:`allow` each call that is to start, and say how it ended, **once**: :meth:`succeeded`,
-    :meth:`failed` or :meth:`cancelled`, with the permit it got. What is told of a call that began
-    before the breaker last changed its state changes nothing. It reads no clock: ``now`` is in
-    seconds of any clock. Not thread-safe.
+    Call :meth:`allow` before each call, and report its end **once**, with the permit that it got:
+    :meth:`succeeded`, :meth:`failed` or :meth:`cancelled`. The end of a call that began before the
+    breaker last changed its state is ignored. It reads no clock: ``now`` is in seconds of any
+    clock. Not thread-safe, except :meth:`state` and :meth:`retry_after`, which change nothing.
 
     Args:
-        failure_share: Above 0, at most 1.
-        window: So many calls are remembered; at least 1.
-        minimum: With fewer of them known it does not open; at most ``window``. Half of the window
-            unless given.
+        failure_share: The share of failures at which it opens; above 0, at most 1.
+        window: The number of calls that are remembered; at least 1.
+        minimum: The number of ended calls before which it does not open; at most ``window``. Half
+            of the window unless given.
         open_for: Seconds; above 0 and finite.
-        probes: Calls at once when half-open; at least 1.
-        on: Which errors are failures of the service: an exception class, several, or a function
-            from the error to a bool; all others count as successes, as the service did answer.
-            Unless given, any ``Exception`` is a failure, except an HTTP answer below 500 other than
-            408; and what says nothing is not counted at all: rate limits, missed deadlines, errors
-            of a queue.
+        probes: The number of calls at once when half-open; at least 1.
+        on: Which errors are failures of the service: an exception class, a tuple of classes, or a
+            function from the error to a bool. All other errors count as successes, because the
+            service did answer. Unless given, any ``Exception`` is a failure, except an HTTP answer
+            below 500 other than 408; and errors that say nothing about the service are not counted:
+            rate limits, missed deadlines, errors of a queue.
 
     Raises:
         TypeError: A setting is of the wrong type.
@@ -87,11 +87,12 @@ class CircuitBreaker:
             service_failed if on is None else as_predicate(on, "on")
         )
         self._opened = 0
+        self._state: BreakerState
         self._ends: deque[bool]
         self._failures: int
         self._under_way: int  # probes
         self._probed: int
-        self._period = 0  # goes up with each change of state, and so tells whose calls are whose
+        self._period = 0  # goes up with each change of state: calls of earlier periods are ignored
         self._enter(BreakerState.CLOSED, -math.inf)
 
     def __repr__(self) -> str:
@@ -103,30 +104,46 @@ class CircuitBreaker:
         return self._opened
 
     def state(self, now: float) -> BreakerState:
-        """What it would do with a call at ``now``."""
-        if self._state is BreakerState.OPEN and not self._is_open(now):
+        """What it would do with a call at ``now``. Changes nothing; from any thread."""
+        if self._state is BreakerState.OPEN and not self._is_recent(now):
             return BreakerState.HALF_OPEN
         return self._state
 
     def retry_after(self, now: float) -> float:
-        """Seconds until it makes sense to ask again; 0: a call is allowed now. Changes nothing."""
-        if self._state is BreakerState.OPEN and self._is_open(now):
-            return self._since + self._open_for - now
+        """Seconds until it makes sense to ask again; 0: a call is allowed at ``now``.
+
+        Changes nothing; from any thread.
+        """
+        if self._state is BreakerState.OPEN and self._is_recent(now):
+            return self._since_by(now) + self._open_for - now
         if self._state is BreakerState.HALF_OPEN and self._is_full(now):
             return min(_ASK_AGAIN, self._open_for)
         return 0.0
 
-    def allow(self, now: float) -> int:
-        """The permit for a call to start at ``now``.
+    def check(self, now: float) -> None:
+        """Raise what :meth:`allow` would raise for a call at ``now``; counts no call as started.
 
         Raises:
-            CircuitBreakerOpenError: It must not start; ``retry_after`` says when to ask again.
+            CircuitBreakerOpenError: The call must not start; ``retry_after`` says when to ask
+                again.
         """
+        if self._state is BreakerState.CLOSED:
+            return
+        self._since = self._since_by(now)
         wait = self.retry_after(now)
         if wait > 0:
             raise CircuitBreakerOpenError(
                 f"Circuit breaker is {self.state(now).value.replace('_', '-')}", retry_after=wait
             )
+
+    def allow(self, now: float) -> int:
+        """The permit for a call to start at ``now``, with which to report its end.
+
+        Raises:
+            CircuitBreakerOpenError: The call must not start; ``retry_after`` says when to ask
+                again.
+        """
+        self.check(now)
         if self._state is BreakerState.OPEN or (
             self._state is BreakerState.HALF_OPEN and self._under_way == self._probes
         ):
@@ -144,8 +161,9 @@ class CircuitBreaker:
     def failed(self, now: float, permit: int, error: BaseException) -> None:
         """The call with this permit ended with ``error``.
 
-        An ``on`` function that raises: the call counts as failed, and what it raised is raised
-        from here, with ``error`` as its cause.
+        Raises:
+            Exception: What the ``on`` function raised, with ``error`` as its cause. The call counts
+                as failed.
         """
         if permit != self._period:
             return
@@ -163,17 +181,19 @@ class CircuitBreaker:
             self._ended(now, failed=bool(failed))
 
     def cancelled(self, permit: int) -> None:
-        """The call with this permit ended, and that says nothing about the service."""
+        """The call with this permit ended in a way that says nothing about the service."""
         if permit == self._period and self._state is BreakerState.HALF_OPEN:
             self._under_way -= 1
 
-    def _is_open(self, now: float) -> bool:
-        self._since = min(self._since, now)  # the clock of another event loop
-        return now < self._since + self._open_for
+    def _is_recent(self, now: float) -> bool:
+        return now < self._since_by(now) + self._open_for
+
+    def _since_by(self, now: float) -> float:
+        # A clock that went back is that of another event loop: by it, the time begins now.
+        return min(self._since, now)
 
     def _is_full(self, now: float) -> bool:
-        self._since = min(self._since, now)
-        return self._under_way == self._probes and now < self._since + self._open_for
+        return self._under_way == self._probes and self._is_recent(now)
 
     def _ended(self, now: float, *, failed: bool) -> None:
         if self._state is BreakerState.HALF_OPEN:
@@ -197,8 +217,9 @@ class CircuitBreaker:
         self._enter(BreakerState.OPEN, now)
 
     def _enter(self, state: BreakerState, now: float) -> None:
-        self._state = state
+        # In this order: a thread that reads "open" must not read the time of an earlier state.
         self._since = now  # open: since when; half-open: when the last probe began
+        self._state = state
         self._period += 1
         self._ends = deque()  # of the last calls: whether they failed
         self._failures = 0

@@ -1,4 +1,4 @@
-"""A retry budget: an outage is not multiplied by everybody trying three times."""
+"""The retry budget: an outage must not multiply the calls, as three attempts each would."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from penstock.limits.failures import is_throttle
 class RetryBudget:
     """A bucket of ``tokens`` that pays for retries, as in the standard retry mode of the AWS SDKs.
 
-    A retry costs ``cost``, or ``throttle_cost`` after "too many requests"; a call that a circuit
-    breaker refused costs nothing. A retry that succeeds gives back what it cost, a first attempt
-    that succeeds gives ``refund``; the bucket holds no more than ``tokens``. With the defaults
-    (those of 2026) a total outage is met with at most 35 retries, however many items there are.
+    A retry costs ``cost`` tokens, or ``throttle_cost`` after "too many requests"; after an error of
+    a circuit breaker it costs nothing. A retry that succeeds gives back what it cost, and a first
+    attempt that succeeds gives ``refund``; the bucket holds at most ``tokens``. With the defaults
+    (those of 2026) a total outage gets at most 35 retries, however many items there are.
 
     Shared by all items of a queue, and by as many queues as it is given to. Thread-safe.
 
     Raises:
-        TypeError: A setting is no number.
-        ValueError: One is negative or not finite, or a cost is 0 or above ``tokens``: then the
-            budget would allow every retry, or none ever.
+        TypeError: A setting is not a number.
+        ValueError: A setting is negative or not finite, or a cost is 0 or above ``tokens``: then
+            the budget would allow every retry, or never one.
     """
 
     def __init__(
@@ -51,11 +51,11 @@ class RetryBudget:
 
     @property
     def tokens(self) -> float:
-        """What is left."""
+        """The tokens that are left."""
         return self._tokens
 
     def take(self, error: BaseException) -> bool:
-        """Pay for a retry after ``error``. ``False``: too little is left to make one."""
+        """Pay for a retry after ``error``. ``False``: too few tokens are left; none was taken."""
         price = self._price(error)
         with self._lock:
             if self._tokens < price:
@@ -64,7 +64,7 @@ class RetryBudget:
             return True
 
     def succeeded(self, last_error: BaseException | None = None) -> None:
-        """An attempt succeeded, the first (``None``) or the one that followed ``last_error``."""
+        """An attempt succeeded: the first (``None``), or the retry after ``last_error``."""
         amount = self._refund if last_error is None else self._price(last_error)
         with self._lock:
             self._tokens = min(self._most, self._tokens + amount)

@@ -1,4 +1,4 @@
-"""Estimates made of many measurements."""
+"""Averages of many measurements."""
 
 from __future__ import annotations
 
@@ -10,10 +10,9 @@ from penstock._util import checks
 class Ewma:
     """An exponentially weighted moving average: each new value counts ``weight`` of the whole.
 
-    ``weight`` lies in (0, 1]. At first every value counts alike (the plain mean) until there are
-    about ``1 / weight`` of them, so that the first one does not weigh too much. TCP smooths its
-    round-trip time like this, with 1/8 (RFC 6298). Values that are no finite numbers are ignored.
-    Not thread-safe.
+    ``weight`` lies in (0, 1], else ``ValueError``. The first values, about ``1 / weight`` of them,
+    all count the same (the plain mean), so that the very first one does not weigh too much. TCP
+    smooths its round-trip time like this, with 1/8 (RFC 6298). Not thread-safe.
     """
 
     __slots__ = ("_count", "_value", "_weight")
@@ -31,7 +30,7 @@ class Ewma:
         return self._value if self._count else None
 
     def add(self, value: float) -> None:
-        """Take one more value into account."""
+        """Take one more value into account; ignores values that are not finite."""
         if not math.isfinite(value):
             return
         self._count += 1
@@ -39,7 +38,7 @@ class Ewma:
 
 
 class LogSample:
-    """Mean and variance of the logarithms of what was measured.
+    """The mean and variance of the logarithms of measured values.
 
     Latencies have long tails: a few calls that take ten times as long would carry the plain mean
     away. The mean of the logarithms (the logarithm of the geometric mean) hardly moves.
@@ -61,11 +60,11 @@ class LogSample:
 
     @property
     def mean(self) -> float:
-        """Needs at least one value."""
+        """The mean; needs at least one value."""
         return self._sum / self.count
 
     @property
     def variance(self) -> float:
-        """Needs at least two values."""
+        """The variance; needs at least two values."""
         spread = self._squares - self.count * self.mean**2
-        return max(0.0, spread / (self.count - 1))  # rounding could make it less
+        return max(0.0, spread / (self.count - 1))  # rounding could make it negative

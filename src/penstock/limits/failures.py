@@ -1,4 +1,4 @@
-"""What an error says: whose fault, whether another attempt may help, and when."""
+"""What an error says: whose fault it is, whether another attempt may help, and when."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from penstock.errors import (
     RateLimitError,
 )
 
-#: Which errors: a class, several, or a function that tells.
+#: Which errors: a class, a tuple of classes, or a function from the error to a bool.
 Which: TypeAlias = type[Exception] | tuple[type[Exception], ...] | Callable[[Exception], bool]
 
-#: A mistake in the program, or in what it was given: the same again next time.
+#: Mistakes in the program, or in its input: another attempt would end in the same way.
 _PERSISTENT = (
     AssertionError,
     AttributeError,
@@ -43,11 +43,12 @@ _REQUEST_TIMEOUT, _TOO_EARLY, _TOO_MANY_REQUESTS = 408, 425, 429
 
 
 def as_predicate(which: Any, name: str) -> Callable[[Exception], bool]:
-    """``which`` as a function from an error to a bool.
+    """``which`` as a function from an error to a bool; ``name`` is what messages call it.
 
     Raises:
-        TypeError: It is neither exception classes nor a function of one argument.
-        ValueError: No classes at all, or one that must not be caught (``KeyboardInterrupt``).
+        TypeError: ``which`` is neither exception classes nor a function of one argument.
+        ValueError: It is an empty tuple, or a class that must not be caught
+            (``KeyboardInterrupt``).
     """
     if isinstance(which, (type, tuple)):
         classes = which if isinstance(which, tuple) else (which,)
@@ -80,10 +81,11 @@ def as_predicate(which: Any, name: str) -> Callable[[Exception], bool]:
 def worth_retrying(error: Exception) -> bool:
     """Whether another attempt may succeed where this one did not.
 
-    Where the error carries an HTTP status, it decides: 408, 425, 429 and 5xx may pass, and no other
-    does. Mistakes in a program (``TypeError``, ``KeyError``, ``AssertionError``…), missing files
-    and permissions do not pass, nor does a missed deadline. Everything else may: there is no list
-    of what all the clients in the world raise when a connection breaks.
+    If the error has an HTTP status, the status decides: after 408, 425, 429 and 5xx another attempt
+    may succeed, after others not. Mistakes in a program (``TypeError``, ``KeyError``,
+    ``AssertionError``…), missing files, missing permissions and missed deadlines stay. After all
+    other errors another attempt may succeed: there is no list of the errors that all clients raise
+    when a connection breaks.
     """
     status = http_status(error)
     if status is not None:
@@ -92,15 +94,15 @@ def worth_retrying(error: Exception) -> bool:
 
 
 def may_pass(status: int) -> bool:
-    """Whether an answer with this HTTP status may be another one next time."""
+    """Whether another attempt may succeed after an answer with this HTTP status."""
     return status >= 500 or status in {_REQUEST_TIMEOUT, _TOO_EARLY, _TOO_MANY_REQUESTS}
 
 
 def service_failed(error: Exception) -> bool | None:
-    """Whether an error shows that the service is unwell; ``None`` where it shows nothing.
+    """Whether an error shows that the service failed; ``None`` if it shows nothing.
 
-    A rate limit does not: it is for the limits to keep to it. Nor does what was not attempted, and
-    a 4xx answer is an answer.
+    A refusal because of a rate limit shows nothing, because the limits deal with it. Nor does an
+    error of a call that was not made. With a 4xx answer, the service did answer.
     """
     if is_throttle(error) or isinstance(
         error, (CircuitBreakerOpenError, DeadlineExceededError, QueueError)
@@ -116,7 +118,7 @@ def is_throttle(error: BaseException) -> bool:
 
 
 def http_status(error: BaseException) -> int | None:
-    """The HTTP status that an error carries, as those of httpx, aiohttp, requests and openai do."""
+    """The HTTP status that an error has, as errors of httpx, aiohttp, requests and openai do."""
     if isinstance(error, PenstockError):
         return None
     for holder in (error, getattr(error, "response", None)):
@@ -128,9 +130,9 @@ def http_status(error: BaseException) -> int | None:
 
 
 def retry_after(error: BaseException) -> float:
-    """Seconds before which the service does not want another attempt; 0 where it did not say.
+    """The seconds that the service wants a caller to wait, as the error says; 0: it named none.
 
-    What is no finite number of seconds above 0 came from a broken service, and is ignored.
+    Values that are not finite numbers above 0 come from a broken service, and are ignored.
     """
     value = getattr(error, "retry_after", None)
     if isinstance(value, bool) or not isinstance(value, numbers.Real):

@@ -1,6 +1,6 @@
-"""What a service says about its limits in the headers of a response. Pure; never raises.
+"""What a service says about its limits in the headers of a response.
 
-Forms that are read, by field name (in any case):
+These forms are read, by field name (in any case):
 
 - ``Retry-After``: seconds, or an HTTP date (RFC 9110, section 10.2.3). ``retry-after-ms``:
   milliseconds, as OpenAI and Azure send it.
@@ -27,21 +27,22 @@ from datetime import datetime, timezone
 from email.utils import parsedate_to_datetime
 from typing import Any
 
-#: A wait that is longer is taken for nonsense: 31 days, the longest period that services bill.
+#: Seconds: a longer wait makes no sense. 31 days is the longest period that services bill.
 LONGEST_WAIT = 31 * 86_400.0
-#: A number that is larger counts seconds since 1970, and one that is larger still milliseconds.
+#: A reset of at least the first number is in seconds since 1970, of at least the second in
+#: milliseconds since 1970; a smaller one is in seconds from now.
 _EPOCH_SECONDS, _EPOCH_MILLISECONDS = 1e9, 1e11
-#: A longer value is not looked at.
+#: A value with more characters is not read.
 _LONGEST_VALUE = 1_000
 
 
 @dataclass(frozen=True)
 class Dimension:
-    """One of the things that a service limits, and what it says about it."""
+    """What a service says about one of its limits."""
 
-    #: "requests", "tokens", or what the service calls it; "" if it has no name.
+    #: "requests", "tokens", or whatever the service calls it; "" if it has no name.
     name: str
-    #: How much a window allows, how much is left of it, and seconds until it is full again.
+    #: How much a window allows, how much is left of it, and the seconds until all of it is there.
     limit: float | None = None
     remaining: float | None = None
     reset: float | None = None
@@ -56,15 +57,15 @@ class Feedback:
     #: Seconds to wait before the next call, if the service named them.
     retry_after: float | None = None
     dimensions: tuple[Dimension, ...] = ()
-    #: Values that made no sense.
+    #: How many values made no sense.
     ignored: int = 0
 
     @property
     def wait(self) -> float:
-        """Seconds in which no call should start; 0: go on.
+        """The seconds in which no call should start; 0: go on.
 
-        ``retry_after`` if it was said, for it takes precedence (so the draft); or else the longest
-        reset of a dimension with nothing remaining.
+        It is ``retry_after`` if the service named that, which takes precedence by the draft; or
+        else the longest ``reset`` of a dimension with nothing remaining.
         """
         if self.retry_after is not None:
             return self.retry_after
@@ -76,9 +77,9 @@ class Feedback:
 def parse(headers: Any, now_wall: float) -> Feedback:
     """Read ``headers``: a mapping, or pairs, of str or bytes.
 
-    ``now_wall``: seconds since 1970, which dates are compared with. A date that has just passed
-    means "now". What makes no sense (not a number, negative, NaN, more than a month away) is
-    ignored and counted.
+    ``now_wall``: seconds since 1970, to compare dates with. A date that has just passed means
+    "now". Values that make no sense (not a number, negative, NaN, more than 31 days away) are
+    ignored and counted. Never raises.
     """
     reader = _Reader(now_wall)
     try:
@@ -133,7 +134,7 @@ class _Reader:
             self.ignored += 1
 
     def _read(self, name: str, value: str) -> bool:
-        """Whether all that the field says could be used; a field of another kind is fine too."""
+        """Whether all of the value could be used; True for fields that are not about limits."""
         if "ratelimit" not in name and "rate-limit" not in name and "retry-after" not in name:
             return True
         if len(value) > _LONGEST_VALUE:
@@ -147,13 +148,13 @@ class _Reader:
         return self._count(name, value)
 
     def _count(self, name: str, value: str) -> bool:
-        """One figure a field, the kind of figure in the name of the field."""
+        """Read a field with one figure, whose kind is in the name of the field."""
         if match := _X_RATELIMIT.match(name):
             return self._note(match[2] or "", match[1], value)
         if match := _ANTHROPIC.match(name):
             return self._note(match[1], match[2], value)
         if match := _OLD_DRAFT.match(name):
-            # "10, 10;w=1, 1000;w=3600": the first is the one that counts, then come the policies.
+            # "10, 10;w=1, 1000;w=3600": the first figure counts, and the policies follow.
             return self._note("", match[1], re.split("[,;]", value)[0].strip(), epoch=False)
         return True
 
@@ -166,13 +167,13 @@ class _Reader:
         if not 0 <= number < math.inf:
             return False
         said = self.dimensions.setdefault(dimension, {})
-        # Said twice (by a proxy, say): the one that leaves less.
+        # If there are two (a proxy may add one): the one that leaves less.
         pick = min if what == "remaining" else max
         said[what] = pick(number, said[what]) if what in said else number
         return True
 
     def _draft(self, value: str) -> bool:
-        """A list of items with parameters, or, in version 07, of parameters."""
+        """Read a list of items with parameters, or, in version 07, a list of parameters."""
         good = True
         for part in _split(value, ","):
             name, *parameters = [piece.strip() for piece in _split(part, ";")]
@@ -215,7 +216,7 @@ _PARAMETERS = {
 
 
 def _split(text: str, separator: str) -> list[str]:
-    """The parts between separators that are not within quotes."""
+    """The parts of ``text`` between separators, except separators in quotes."""
     parts = re.findall(rf'((?:[^{separator}"]|"(?:[^"\\]|\\.)*"?)+)', text)
     return [part for part in parts if part.strip()]
 
@@ -263,7 +264,7 @@ def _date(text: str) -> float:
 
 
 def _until(moment: float, now: float) -> float:
-    # A clock that differs a little, and a response that took its time, make it lie in the past.
+    # It lies in the past if the clocks differ a little, or the response was slow.
     if moment < now - LONGEST_WAIT:
         raise ValueError(moment)
     return _wait(max(0.0, moment - now))

@@ -1,4 +1,4 @@
-"""Whether an item that failed is tried again, and when."""
+"""The retry policy: whether an item that failed is tried again, and when."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from penstock.limits.failures import Which, as_predicate, worth_retrying
 if TYPE_CHECKING:
     from tenacity import RetryCallState
 
-#: Stand for "not given".
+#: They stand for "not given".
 _STANDARD_BACKOFF = Backoff()
 _OWN_BUDGET = RetryBudget()
 
@@ -29,28 +29,29 @@ _default_rng = random.Random()  # noqa: S311 - spreads load, keeps no secret
 
 @dataclass(frozen=True)
 class RetryPolicy:
-    """Which errors are worth another attempt, how many, when, and at whose cost.
+    """Which errors are worth another attempt, how many attempts, when, and what they cost.
 
-    It decides (:meth:`next_wait`), and others wait. It is frozen; the budget in it is not, so one
-    policy given to several queues is one budget for all of them.
+    It decides (:meth:`next_wait`), and its users wait. It is frozen; the budget in it is not, so
+    queues that are given the same policy share one budget.
 
     Args:
         attempts: Calls of the worker function for one item, the first one included; at least 1. Or
             a ``stop_...`` object of tenacity.
-        on: Which errors: an exception class, several, or a function from the error to a bool.
-            Unless given: :func:`penstock.limits.failures.worth_retrying`. What is no ``Exception``
-            (``CancelledError``, ``KeyboardInterrupt``, ``SystemExit``) is never retried.
+        on: Which errors are retried: an exception class, a tuple of classes, or a function from the
+            error to a bool. Unless given: :func:`penstock.limits.failures.worth_retrying`. Errors
+            that are no ``Exception`` (``CancelledError``, ``KeyboardInterrupt``, ``SystemExit``)
+            are never retried.
         backoff: A :class:`Backoff`, a function ``(attempt, error) -> seconds``, or a ``wait_...``
             object of tenacity (that is, anything that takes one argument, a ``RetryCallState``).
-            It never makes a retry earlier than an error's ``retry_after`` says.
-        budget: What retries cost; ``None``: nothing. Unless given, a :class:`RetryBudget` of this
-            policy's own.
+            A retry is never earlier than an error's ``retry_after`` says.
+        budget: The :class:`RetryBudget` that pays for retries; ``None``: they cost nothing. Unless
+            given, a budget of this policy's own.
 
     Raises:
         TypeError: A setting is of the wrong type.
         ImportError: An object of tenacity is given, and tenacity is not installed.
-        ValueError: One is out of its range, or settings contradict each other: with ``attempts=1``
-            there is nothing for a backoff or a budget to do.
+        ValueError: A setting is out of its range, or settings contradict each other: with
+            ``attempts=1`` there is nothing for a backoff or a budget to do.
     """
 
     attempts: int | Callable[[RetryCallState], bool] = 3
@@ -62,10 +63,7 @@ class RetryPolicy:
 
     _most: float = field(init=False, repr=False, compare=False)
     _is_worth_it: Callable[[Exception], bool] = field(init=False, repr=False, compare=False)
-    _waits_by_state: bool = field(init=False, repr=False, compare=False)
-    _state: Callable[[int, Exception, float, float], RetryCallState] | None = field(
-        init=False, repr=False, compare=False
-    )
+    _backoff_takes_state: bool = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         most: float
@@ -82,21 +80,17 @@ class RetryPolicy:
             ):
                 if given:
                     raise ValueError(f"attempts=1 means no retries, so {name} makes no sense")
-        by_state = not isinstance(self.backoff, Backoff) and _takes_state(self.backoff)
+        takes_state = not isinstance(self.backoff, Backoff) and _takes_state(self.backoff)
         budget: Any = self.budget
         if budget is not None and not isinstance(budget, RetryBudget):
             raise TypeError(f"budget must be a RetryBudget or None, got {checks.shown(budget)}")
         if budget is _OWN_BUDGET:
             object.__setattr__(self, "budget", RetryBudget())
-        state: Callable[[int, Exception, float, float], RetryCallState] | None = None
-        if by_state or callable(self.attempts):  # nothing else needs tenacity
-            from penstock.limits._tenacity import retry_state
-
-            state = retry_state
-        object.__setattr__(self, "_state", state)
+        if takes_state or callable(self.attempts):
+            import tenacity  # noqa: F401 - if it is missing, the user learns it now, not in a retry
         object.__setattr__(self, "_most", most)
         object.__setattr__(self, "_is_worth_it", as_predicate(self.on, "on"))
-        object.__setattr__(self, "_waits_by_state", by_state)
+        object.__setattr__(self, "_backoff_takes_state", takes_state)
 
     def next_wait(
         self,
@@ -107,15 +101,21 @@ class RetryPolicy:
         at_most: float = math.inf,
         rng: random.Random | None = None,
     ) -> float | None:
-        """Seconds to wait before the next attempt; ``None``: give up.
+        """Seconds to wait before the next attempt; ``None``: give the item up.
 
-        ``attempt`` is the number of the one that ended with ``error``, from 1; ``elapsed`` the
-        seconds since the first one began; to wait longer than ``at_most`` seconds makes no sense.
-        A wait that is returned has been paid for from the budget.
+        The budget has paid for a wait that is returned.
 
-        What it raises comes from the settings: an ``on``, ``backoff`` or ``attempts`` function
-        that raised, or a backoff that returned no seconds (``ValueError``). It has ``error`` as its
-        cause. The item is to be given up with that, and nothing has been paid.
+        Args:
+            attempt: The number of the attempt that ended with ``error``, from 1.
+            error: How it ended.
+            elapsed: Seconds since the first attempt began.
+            at_most: Seconds; with a longer wait the item is given up.
+            rng: Draws the jitter.
+
+        Raises:
+            ValueError: The backoff function returned no finite number of seconds.
+            Exception: What an ``on``, ``backoff`` or ``attempts`` function raised. Both have
+                ``error`` as their cause. The item is to be given up, and nothing has been paid.
         """
         if not isinstance(error, Exception) or attempt >= self._most:
             return None
@@ -124,10 +124,10 @@ class RetryPolicy:
             if not self._is_worth_it(error):
                 return None
             wait = not_before(self._backoff(attempt, error, elapsed, rng), error, rng)
-            if callable(self.attempts):
-                assert self._state is not None
-                if self.attempts(self._state(attempt, error, elapsed, wait)):
-                    return None
+            if callable(self.attempts) and self.attempts(
+                _retry_state(attempt, error, elapsed, wait)
+            ):
+                return None
         except Exception as broken:
             if broken is error:
                 raise
@@ -137,7 +137,7 @@ class RetryPolicy:
         return wait
 
     def succeeded(self, attempt: int, last_error: BaseException | None = None) -> None:
-        """Attempt number ``attempt`` succeeded; ``last_error`` ended the one before it."""
+        """Refund the budget: attempt ``attempt`` succeeded, after ``last_error`` ended the last."""
         if self.budget is not None:
             self.budget.succeeded(last_error if attempt > 1 else None)
 
@@ -145,9 +145,8 @@ class RetryPolicy:
         backoff: Any = self.backoff
         if isinstance(backoff, Backoff):
             return backoff.wait(attempt, error, rng)
-        if self._waits_by_state:
-            assert self._state is not None
-            wait = backoff(self._state(attempt, error, elapsed, 0.0))
+        if self._backoff_takes_state:
+            wait = backoff(_retry_state(attempt, error, elapsed, 0.0))
         else:
             wait = backoff(attempt, error)
         seconds = checks.seconds(wait, "what backoff returns")
@@ -159,13 +158,14 @@ class RetryPolicy:
 def note_attempts(error: BaseException, attempts: int) -> None:
     """Write on an error how many attempts were made before it was final.
 
-    As the attribute ``penstock_attempts``, for :func:`attempts_made`, and where there were several
-    as a note in its traceback (Python 3.11 and later). An error that takes neither has neither.
+    They are its attribute ``penstock_attempts``, for :func:`attempts_made`, and if there were
+    several, a note in its traceback (Python 3.11 and later). An error that cannot be written to
+    gets neither.
     """
     try:
         error.penstock_attempts = attempts  # type: ignore[attr-defined]
         notes = getattr(error, "__notes__", None)
-        if isinstance(notes, list):  # it failed for good before, and was put back since
+        if isinstance(notes, list):  # the item failed for good before, and was redriven
             notes[:] = [note for note in notes if not _is_ours(note)]
         if attempts > 1:
             add_note(error, f"{_NOTE}{attempts} attempts")
@@ -174,7 +174,7 @@ def note_attempts(error: BaseException, attempts: int) -> None:
 
 
 def attempts_made(error: BaseException) -> int:
-    """How many attempts were made before ``error`` was final; 1 where nothing says otherwise."""
+    """How many attempts were made before ``error`` was final; 1 if nothing is written on it."""
     attempts = getattr(error, "penstock_attempts", 1)
     return attempts if isinstance(attempts, int) else 1
 
@@ -183,13 +183,32 @@ def _is_ours(note: object) -> bool:
     return isinstance(note, str) and note.startswith(_NOTE)
 
 
+def _retry_state(
+    attempt: int, error: Exception, elapsed: float, upcoming_wait: float
+) -> RetryCallState:
+    """What tenacity's ``wait_...`` and ``stop_...`` objects look at.
+
+    Attempt ``attempt`` ended with ``error``, ``elapsed`` seconds after the first one began.
+    """
+    from tenacity import Future, RetryCallState, Retrying
+
+    state = RetryCallState(Retrying(), None, (), {})
+    state.attempt_number = attempt
+    state.outcome = Future(attempt)
+    state.outcome.set_exception(error)
+    state.start_time = 0.0  # on a clock of its own: tenacity looks at the difference only
+    state.outcome_timestamp = elapsed
+    state.upcoming_sleep = upcoming_wait
+    return state
+
+
 def _no_class(value: Any, name: str) -> None:
     if isinstance(value, type):
         raise TypeError(f"{name} must be an object, got the class {value.__name__}: call it")
 
 
 def _takes_state(backoff: Any) -> bool:
-    """Whether a backoff takes one argument, a ``RetryCallState``; two are attempt and error."""
+    """Whether ``backoff`` takes one argument, a ``RetryCallState``, and not attempt and error."""
     _no_class(backoff, "backoff")
     checks.plain_callable(backoff, "backoff")
     if inspect.iscoroutinefunction(backoff):

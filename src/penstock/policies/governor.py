@@ -173,10 +173,11 @@ class Governor:
             if wait < math.inf and is_hopeless(course.deadline_at, began + wait):
                 return self._too_late()
         if rules.breaker is not None:
-            with self._lock:
-                pause = rules.breaker.retry_after(began)
-            if pause:
-                return self._refused(course, CircuitBreakerOpenError(_OPEN, retry_after=pause))
+            try:
+                with self._lock:
+                    rules.breaker.check(began)
+            except CircuitBreakerOpenError as error:
+                return self._refused(course, error)
         try:
             permit = await self._permit(course, item)
         except UnusableLimiterError:  # which is no reason to give the item up
@@ -281,6 +282,13 @@ class Governor:
         if after is not None and after != before and self.on_limit is not None:
             self.on_limit()
 
+    def cancelled(self, course: Course) -> None:
+        """A call that was admitted does not begin."""
+        breaker, permit = self.rules.breaker, course.breaker_permit
+        if breaker is not None and permit is not None:
+            with self._lock:
+                breaker.cancelled(permit)
+
     # -- is it tried again --------------------------------------------------------------------
 
     def next_wait(self, course: Course, error: BaseException) -> float | None:
@@ -375,9 +383,7 @@ class Course:
         """It may start, and shall not: somebody else has the item now."""
         if self.permit is not None:
             self.permit.give_back()
-        breaker, permit = self.governor.rules.breaker, self.breaker_permit
-        if breaker is not None and permit is not None:
-            breaker.cancelled(permit)
+        self.governor.cancelled(self)
 
     async def run(self, call: Callable[[Any], Awaitable[Any]], item: Any) -> Any:
         """Make the call that was admitted, or raise why it was not."""
@@ -444,7 +450,6 @@ class Course:
         return self.attempts + isinstance(error, (asyncio.CancelledError, GeneratorExit))
 
 
-_OPEN = "Circuit breaker is open"
 #: The course whose call the code that runs is part of.
 _under_way: ContextVar[Course | None] = ContextVar("penstock_course", default=None)
 

@@ -11,7 +11,7 @@ from penstock.limits.rate.gate import Gate
 
 
 def passing(gate: Gate, now: float, count: int) -> list[float]:
-    """When so many who wait at ``now`` pass."""
+    """When each of ``count`` calls passes that wait at ``now``."""
     times = []
     for waiting in range(count - 1, -1, -1):
         now = max(now, gate.opens_at)

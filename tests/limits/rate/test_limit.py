@@ -81,11 +81,11 @@ async def test_a_cost_that_is_none_is_told_at_once_and_takes_nothing(
 ) -> None:
     costs: list[Any] = [cost]
 
-    def price(item: Any) -> Any:
+    def cost_of(item: Any) -> Any:
         return costs[0](item)
 
     requests = Limit(1, 10, name="requests")
-    limiter = Limiter([requests, Limit(10, 10, cost=price, name="tokens")])
+    limiter = Limiter([requests, Limit(10, 10, cost=cost_of, name="tokens")])
     for attempt in (limiter.acquire, limiter.try_acquire, limiter.wait_time):
         with pytest.raises(error, match=text) as caught:
             await attempt("item")  # type: ignore[misc]
@@ -141,45 +141,3 @@ async def test_costs_of_every_kind_of_number() -> None:
         assert limiter.try_acquire(cost) is not None
     assert limiter.try_acquire(1e-300) is None
     assert limiter.wait_time(1e-300) == 10
-
-
-async def test_keys_that_are_idle_are_forgotten() -> None:
-    limit = Limit(2, 1, key=lambda item: item)
-    limiter = Limiter([limit])
-    for key in range(100_000):
-        await limiter.acquire(key)
-        if key % 100 == 99:
-            await asyncio.sleep(1)
-    assert len(limit.meters()) < 500
-    await asyncio.sleep(1)
-    for _ in range(300):
-        await limiter.acquire("busy")
-    assert len(limit.meters()) < 5
-
-
-async def test_a_key_for_which_somebody_waits_is_not_forgotten() -> None:
-    limit = Limit(1, 10, key=lambda item: item[0])
-    limiter = Limiter([limit])
-    await limiter.acquire("a1")
-    limiter.close_for(100)
-    waiting = [asyncio.ensure_future(limiter.acquire(name)) for name in ("a2", "a3", "b1", "c1")]
-    await asyncio.sleep(50)
-    for name in "defghijklm":
-        limiter.try_acquire(name)
-    started = asyncio.get_running_loop().time
-    await asyncio.gather(*waiting)
-    assert 110 <= started() < 112, "a2 and a3 are ten seconds apart"
-
-
-async def test_a_longer_period_goes_for_keys_that_were_forgotten_too() -> None:
-    limit = Limit(1, 1, key=lambda item: item)
-    limiter = Limiter([limit])
-    for key in "abcdef":
-        await limiter.acquire(key)
-        await asyncio.sleep(1)
-    assert len(limit.meters()) < 4
-    limit.change(per=10)
-    assert limiter.try_acquire("a") is None
-    assert limiter.try_acquire("f") is None
-    await asyncio.sleep(10)
-    assert limiter.try_acquire("a") is not None

@@ -112,8 +112,8 @@ def test_threads_and_loops_share_one_limiter(loops: int) -> None:
     assert most_in_any_window(times, per) == 4
     assert time.monotonic() - began >= (math.ceil(count / 4) - 1) * per
     assert waiting(limiter) == 0
-    assert not limiter._alarms
-    assert not limiter._threads
+    assert not limiter._wakeups.timers
+    assert not limiter._wakeups.threads
 
 
 def test_threads_are_served_first_come_first_served() -> None:
@@ -147,7 +147,7 @@ def test_a_thread_that_runs_out_of_time_has_used_nothing_up() -> None:
     assert waiting(limiter) == 0
 
 
-def test_when_the_thread_that_minds_the_time_gives_up_another_does() -> None:
+def test_when_the_thread_that_watches_the_time_gives_up_another_does() -> None:
     limiter = Limiter([Limit(1, 0.2)])
     limiter.acquire_blocking()
     first = Starter(limiter, timeout=0.02)

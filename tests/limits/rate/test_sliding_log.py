@@ -160,11 +160,11 @@ def test_what_is_reserved_counts_until_confirmed_and_from_then_for_a_period() ->
     log = SlidingLog(2, 10)
     one, other = log.reserve(), log.reserve()
     assert log.free_at(1000) == math.inf
-    log.give_back(other)
+    log.cancel(other)
     log.confirm(one, 2000)
     assert log.free_at(2000) <= 2000
     assert log.free_at(2000, 2) == 2010
-    log.give_back(other)
+    log.cancel(other)
     assert log.free_at(2000, 2) == 2010, "given back once"
 
 

@@ -14,7 +14,7 @@ Exact: TypeAlias = "int | Fraction"
 
 
 def exact(value: float | Fraction) -> Exact:
-    """A finite number without rounding; an int where it is a whole one, since those are quick."""
+    """A finite number without rounding: an int where it is a whole one, since ints are quick."""
     if type(value) is int:
         return value
     fraction = Fraction(value)
@@ -22,16 +22,17 @@ def exact(value: float | Fraction) -> Exact:
 
 
 def is_number(value: Any) -> bool:
-    """Whether it is a real number, of whatever type; True and False are not."""
+    """Whether ``value`` is a real number, of whatever type; True and False are not."""
     return isinstance(value, numbers.Real) and not isinstance(value, bool)
 
 
 def checked_cost(value: Any, what: str, limit: str) -> Exact:
-    """``value`` as an exact cost; or an error about ``what`` under the limit of that name.
+    """``value`` as an exact cost.
 
     Raises:
         TypeError: it is no number.
-        ValueError: it is negative, NaN or not finite.
+        ValueError: it is negative, NaN or not finite. Both say "``what`` under the limit
+            ``limit``".
     """
     if type(value) is int and 0 <= value <= sys.maxsize:
         return value

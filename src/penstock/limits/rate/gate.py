@@ -1,22 +1,22 @@
-"""A gate that is closed for a while, and lets those behind it go on one after the other."""
+"""A gate that is closed for a while, and then lets the calls that waited start one by one."""
 
 from __future__ import annotations
 
 import math
 import random
 
-#: After a closure of so many seconds, this share of them, at most so many seconds, is what those
-#: who waited are spread over.
+#: The calls that waited are spread over this share of the time that the gate was closed, and over
+#: at most ``SPREAD_MOST`` seconds.
 SPREAD_SHARE = 0.1
 SPREAD_MOST = 1.0
 
 
 class Gate:
-    """Says when the next one may pass. Takes the time; reads no clock.
+    """Says when the next call may pass. Takes the time; reads no clock.
 
-    When it opens, those who waited do not pass in the same moment: each is followed by a gap,
-    drawn so that all of them pass within a tenth of the time that it was closed, one second at
-    most. After that it is as if it had never been closed.
+    When the gate opens, the calls that waited do not pass in the same moment: each is followed by a
+    gap, drawn at random so that all of them pass within a tenth of the time that the gate was
+    closed, one second at most. After that it is as if it had never been closed.
     """
 
     __slots__ = ("_closed_until", "_random", "_spread_until", "closures", "opens_at", "spreads")
@@ -29,18 +29,21 @@ class Gate:
     def reopen(self) -> None:
         """Open it at once."""
         self._closed_until = self._spread_until = -math.inf
-        #: From when on the next one may pass.
+        #: From when on the next call may pass.
         self.opens_at = -math.inf
-        #: Whether it wants to know who passes.
+        #: Whether gaps are still drawn, so that :meth:`passed` must be called.
         self.spreads = False
 
     def close(self, now: float, seconds: float, waiting: int = 0) -> None:
-        """Closed for so many seconds from ``now``; the later of two closings wins."""
+        """Close it for ``seconds`` from ``now``, or until the end of an earlier closing if later.
+
+        ``waiting``: how many calls wait to pass.
+        """
         until = now + seconds
         if until <= max(now, self._closed_until):
             return
         if now >= self._closed_until:
-            self.closures += 1  # and what makes a closure longer is not another one
+            self.closures += 1  # what makes a closure longer is not another one
         self._closed_until = until
         self._spread_until = until + min(seconds * SPREAD_SHARE, SPREAD_MOST)
         self.opens_at = self._after(until, waiting)
@@ -51,12 +54,12 @@ class Gate:
         return max(0.0, self._closed_until - now)
 
     def passed(self, now: float, waiting: int) -> None:
-        """One passed at ``now``, and so many wait to pass."""
+        """A call passed at ``now``, and ``waiting`` calls wait to pass."""
         self.spreads = now < self._spread_until
         if self.spreads:
             self.opens_at = self._after(now, waiting)
 
     def _after(self, now: float, waiting: int) -> float:
-        # So many gaps fill the rest of the time on average: this is a mean, times 0 to 2.
+        # The gaps of all that wait fill the rest of the time on average: a mean, times 0 to 2.
         mean = (self._spread_until - now) / (waiting + 1)
         return min(self._spread_until, now + self._random() * 2 * mean)

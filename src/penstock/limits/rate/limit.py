@@ -1,60 +1,67 @@
-"""So much in so many seconds: what a user says, and where it is counted."""
+"""A limit as a user states it: an amount, the seconds in which it may start, and for what."""
 
 from __future__ import annotations
 
-import math
 import sys
 import weakref
-from collections import OrderedDict
 from collections.abc import Callable, Hashable
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from penstock._util import checks
+from penstock.limits.headers import Feedback
 from penstock.limits.rate.exact import Exact, checked_cost, is_number
-from penstock.limits.rate.permit import current_permits
 from penstock.limits.rate.sliding_log import SlidingLog
-
-if TYPE_CHECKING:
-    from penstock.limits.rate.limiter import Limiter
-    from penstock.limits.rate.line import Group
+from penstock.limits.rate.window import LimitState
 
 
-class Meter:
-    """Where one limit is counted for one key, and who waits for it."""
+class LimitOwner(Protocol):
+    """What a limit, and who holds one, need of the :class:`penstock.Limiter` that it is part of."""
 
-    __slots__ = ("blockers", "groups", "is_restrained", "key", "limit", "log", "parked")
+    @property
+    def name(self) -> str:
+        """What the limiter is called."""
+        ...
 
-    def __init__(self, limit: Limit, key: Hashable, log: SlidingLog) -> None:
-        self.limit = limit
-        self.key = key
-        self.log = log
-        #: Whether refusals have left less of it than the limit says.
-        self.is_restrained = False
-        #: How many groups of waiters need it.
-        self.groups = 0
-        #: Groups that lack capacity here; whoever is younger than one of them waits behind it.
-        self.blockers: dict[Group, None] = {}
-        #: Groups that wait behind those, as a heap of (age, group).
-        self.parked: list[tuple[int, Group]] = []
+    @property
+    def limits(self) -> tuple[Limit, ...]:
+        """All its limits."""
+        ...
+
+    def limit(self, which: Limit | str) -> Limit:
+        """The limit of this name."""
+        ...
+
+    def close_for(self, seconds: float) -> None:
+        """Let no call start for ``seconds``."""
+        ...
+
+    def observe(self, headers: Any) -> Feedback:
+        """Read the headers of a response, and close the gate if they say so."""
+        ...
+
+    def _change(self, limit: Limit, maximum: float, period: float) -> None: ...
+
+    def _settle_current(self, limit: Limit, actual: float) -> bool: ...
 
 
 class Limit:
     """Never more than ``max`` starts in any window of ``per`` seconds, wherever it begins.
 
     Args:
-        max: how many items, or how much of what ``cost`` says; more than 0, need not be whole.
-        per: seconds, more than 0.
-        cost: what an item costs, as a function of it: a number of zero or more. One item each if
-            not given. An item that costs 0 passes freely.
-        key: items with different keys are limited separately, each key with ``max`` per ``per``.
-            Keys that are idle are forgotten.
+        max: the number of items, or the sum of their costs; above 0, need not be whole.
+        per: the length of a window in seconds; above 0 and finite.
+        cost: a function from an item to its cost, a number of zero or more. Each item costs 1
+            unless given. An item that costs 0 passes freely.
+        key: a function from an item to its key, which must be hashable. Items with different keys
+            are limited separately, each key with ``max`` per ``per``. Idle keys are forgotten.
         name: what to call it in telemetry, in messages and in ``Permit.settle``; for example
             "tokens". Default: "``max`` per ``per`` s".
 
     Raises:
-        TypeError, ValueError: for an argument that is not allowed.
+        TypeError: a number is none, or a function cannot be called with one item.
+        ValueError: a number is out of its range, or ``name`` is empty.
 
-    A limit counts for one :class:`Limiter` at a time; whatever shall share it shares the limiter.
+    A limit counts for one :class:`Limiter` at a time. To share a limit, share its limiter.
     """
 
     def __init__(
@@ -66,90 +73,104 @@ class Limit:
         key: Callable[[Any], Hashable] | None = None,
         name: str | None = None,
     ) -> None:
-        self._max = _positive(max, "max")
-        self._per = float(_positive(per, "per"))
+        maximum = _positive(max, "max")
+        period = float(_positive(per, "per"))
         checks.optional_function(cost, "cost", "item")
         checks.optional_function(key, "key", "item")
         self.cost = cost
         self.key = key
-        default = f"{float(self._max):g} per {self._per:g} s"
-        self._name = default if name is None else checks.label(name, "name")
-        #: By key, the one that was used longest ago first.
-        self._meters: OrderedDict[Hashable, Meter] = OrderedDict()
-        self._forgotten = -math.inf
-        self._limiter: weakref.ref[Limiter] | None = None
+        default = f"{float(maximum):g} per {period:g} s"
+        called = default if name is None else checks.label(name, "name")
+        self._state = LimitState(called, maximum, period, is_keyed=key is not None)
+        self._limiter: weakref.ref[LimitOwner] | None = None
 
     @property
     def max(self) -> float:
         """How much may start in a window."""
-        return self._max
+        return self._state.max
 
     @property
     def per(self) -> float:
-        """The length of the window in seconds."""
-        return self._per
+        """The length of a window in seconds."""
+        return self._state.per
 
     @property
     def name(self) -> str:
-        """What it is called; stays when the rate changes."""
-        return self._name
+        """What it is called. It stays the same when the rate changes."""
+        return self._state.name
 
     @property
-    def limiter(self) -> Limiter | None:
-        """The limiter that it is part of."""
+    def limiter(self) -> LimitOwner | None:
+        """The :class:`Limiter` that it is part of."""
         return None if self._limiter is None else self._limiter()
 
     def __repr__(self) -> str:
-        return f"<Limit {self.name!r}: {float(self._max):g} per {self._per:g} s>"
+        return f"<Limit {self.name!r}: {float(self.max):g} per {self.per:g} s>"
 
     def change(
         self,
         max: float | None = None,
         per: float | None = None,
     ) -> None:
-        """Another ``max`` or ``per`` from now on, from any thread.
+        """Set another ``max`` or ``per`` (seconds), from any thread.
 
-        Whoever waits starts at once if there is room now; whoever waits with a cost above the new
-        ``max`` gets a ``ValueError``. What started before the change counts in the windows after
-        it. With a longer ``per`` this goes for what the limit no longer remembers, too: if
-        something did start that long ago, the limit counts as full until that has left the window.
+        Calls that wait start at once if there is room now. A call that waits with a cost above the
+        new ``max`` gets a ``ValueError``. What started before the change counts in the windows
+        after it. With a longer ``per`` this goes for starts that the limit no longer remembers,
+        too: if there was one so long ago, the limit counts as full until it has left the window.
 
         Raises:
             TypeError, ValueError: as for a new ``Limit``; nothing has changed then.
         """
-        new_max = self._max if max is None else _positive(max, "max")
-        new_per = self._per if per is None else float(_positive(per, "per"))
+        state = self._state
+        new_max = state.max if max is None else _positive(max, "max")
+        new_per = state.per if per is None else float(_positive(per, "per"))
         limiter = self.limiter
         if limiter is None:
-            self.set_rate(new_max, new_per)
+            state.set_rate(new_max, new_per)
         else:
             limiter._change(self, new_max, new_per)
 
     def settle(self, actual: float) -> None:
-        """The call under way cost ``actual`` in truth: the difference is given back, or charged.
+        """Correct the cost of the call under way: the difference is given back, or charged.
 
         For use inside of a worker function, or of ``async with limiter:``. Elsewhere, and from
-        another context, use :meth:`Permit.settle`, which tells more.
+        another context, use :meth:`Permit.settle`, which says more.
 
         Raises:
             RuntimeError: no call under way has a permit of this limit.
             ValueError, TypeError: ``actual`` is not a number of zero or more.
         """
         limiter = self.limiter
-        for permit in reversed(current_permits()):
-            if permit.limiter is limiter:
-                permit.settle(self, actual)
-                return
-        raise RuntimeError(
-            f"settle of the limit {checks.shown(self.name)} was called outside of any call that "
-            "it let through: call it in the worker function, or in `async with limiter:`, or keep "
-            "the permit and use permit.settle"
-        )
+        if limiter is None or not limiter._settle_current(self, actual):
+            raise RuntimeError(
+                f"settle of the limit {checks.shown(self.name)} was called outside of any call "
+                "that it let through: call it in the worker function, or in `async with limiter:`, "
+                "or keep the permit and use permit.settle"
+            )
 
     # -- for the limiter --------------------------------------------------------------------------
 
-    def price(self, item: Any) -> Exact:
-        """What the item costs: ``TypeError`` or ``ValueError`` for what cannot be a cost."""
+    def _join(self, limiter: LimitOwner, log_type: type[SlidingLog]) -> None:
+        """Be part of ``limiter``, and count starts in logs of ``log_type`` from now on.
+
+        Raises:
+            ValueError: it is part of another one.
+        """
+        if self.limiter not in (None, limiter):
+            raise ValueError(
+                f"the limit {checks.shown(self.name)} is part of another Limiter: make one Limit "
+                "for each, or pass that Limiter on to all who share it"
+            )
+        self._limiter = weakref.ref(limiter)
+        self._state.log_type = log_type
+
+    def _cost_of(self, item: Any) -> Exact:
+        """The cost of ``item``.
+
+        Raises:
+            TypeError, ValueError: the cost function raised, or returned what cannot be a cost.
+        """
         if self.cost is None:
             return 1
         try:
@@ -157,19 +178,16 @@ class Limit:
         except Exception as error:
             raise ValueError(
                 f"the cost function of the limit {checks.shown(self.name)} raised for "
-                f"{_one(item)}: {checks.shown(error)}"
+                f"{_type_of(item)}: {checks.shown(error)}"
             ) from error
-        return checked_cost(value, f"the cost of {_one(item)}", self._name)
+        return checked_cost(value, f"the cost of {_type_of(item)}", self._state.name)
 
-    def too_much(self, cost: Exact) -> ValueError:
-        """The error for a cost that can never pass."""
-        return ValueError(
-            f"a cost of {float(cost):g} can never pass the limit {checks.shown(self.name)}, "
-            f"whose max is {float(self._max):g}"
-        )
+    def _key_of(self, item: Any) -> Hashable:
+        """The key of ``item``.
 
-    def key_of(self, item: Any) -> Hashable:
-        """The key of the item: ``ValueError`` or ``TypeError`` for what cannot be one."""
+        Raises:
+            TypeError, ValueError: the key function raised, or returned what cannot be a key.
+        """
         if self.key is None:
             return None
         try:
@@ -177,73 +195,20 @@ class Limit:
         except Exception as error:
             raise ValueError(
                 f"the key function of the limit {checks.shown(self.name)} raised for "
-                f"{_one(item)}: {checks.shown(error)}"
+                f"{_type_of(item)}: {checks.shown(error)}"
             ) from error
         try:
             hash(key)
         except TypeError as error:
             raise TypeError(
-                f"the key of {_one(item)} under the limit {checks.shown(self.name)} must be "
-                f"hashable, got {_one(key)}"
+                f"the key of {_type_of(item)} under the limit {checks.shown(self.name)} must be "
+                f"hashable, got {_type_of(key)}"
             ) from error
         return key
 
-    def meter(self, key: Hashable, now: float) -> Meter:
-        """The meter of a key; forgets some that are idle."""
-        meter = self._meters.get(key)
-        if self.key is None and meter is not None:
-            return meter
-        if meter is None:
-            limiter = self.limiter
-            kind = SlidingLog if limiter is None else limiter.log_type
-            log = kind(self._max, self._per, forgotten=self._forgotten)
-            meter = self._meters[key] = Meter(self, key, log)
-        elif self.key is not None:
-            self._meters.move_to_end(key)
-        if self.key is not None:
-            self._forget_idle(now, meter)
-        return meter
 
-    def _forget_idle(self, now: float, in_use: Meter) -> None:
-        # Two for each one that may be new: so they become fewer, at a constant price.
-        for _ in range(2):
-            key, oldest = next(iter(self._meters.items()))
-            if oldest is in_use:
-                return
-            if oldest.groups or oldest.is_restrained:  # somebody waits for it: it will be used
-                self._meters.move_to_end(key)
-            elif oldest.log.is_idle(now):
-                self._forgotten = max(self._forgotten, oldest.log.forgotten)
-                del self._meters[key]
-
-    def meters(self) -> list[Meter]:
-        """Those that there are."""
-        return list(self._meters.values())
-
-    def set_rate(self, maximum: float, period: float) -> None:
-        """Another rate, for all keys."""
-        self._max, self._per = maximum, period
-        for meter in self._meters.values():
-            meter.log.change(maximum, period)
-
-    def use_another_clock(self) -> None:
-        """Forget the starts: their times are of a clock that no longer counts."""
-        self._forgotten = -math.inf
-        for meter in self._meters.values():
-            meter.log.clear()
-
-    def belong_to(self, limiter: Limiter) -> None:
-        """Be part of this limiter: ``ValueError`` while it is part of another."""
-        if self.limiter not in (None, limiter):
-            raise ValueError(
-                f"the limit {checks.shown(self.name)} is part of another Limiter: make one Limit "
-                "for each, or pass that Limiter on to all who share it"
-            )
-        self._limiter = weakref.ref(limiter)
-
-
-def _one(item: Any) -> str:
-    """An item for a message, which may be logged: what is in it is nobody else's business."""
+def _type_of(item: Any) -> str:
+    """The type of ``item``, for a message: messages are logged, and items may hold secrets."""
     return f"a {type(item).__name__}"
 
 

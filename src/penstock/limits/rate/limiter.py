@@ -7,50 +7,48 @@ import math
 import random
 import time
 from collections.abc import Callable, Iterable
-from typing import Any, ClassVar
+from typing import Any
 
 from penstock._util import checks
 from penstock.errors import PenstockError
 from penstock.limits import headers as _headers
+from penstock.limits.rate.base import LimiterBase, running_loop
 from penstock.limits.rate.limit import Limit
-from penstock.limits.rate.line import Needs
-from penstock.limits.rate.permit import Permit, PermitContext, Price, current_permits, enter, leave
+from penstock.limits.rate.permit import Charge, Permit, current_permits, pop_current, push_current
 from penstock.limits.rate.sliding_log import SlidingLog
-from penstock.limits.rate.statistics import LimiterStatistics
-from penstock.limits.rate.turnstile import Turnstile, running_loop
-from penstock.limits.rate.waiting import LONGEST, LoopWaiter, ThreadWaiter
+from penstock.limits.rate.waiters import LONGEST, LoopWaiter, ThreadWaiter
+from penstock.limits.rate.window import Demand
 
-#: Seconds after which a thread that waits asks whether it is still to.
-_LOOK = 0.5
+#: Seconds after which a thread that waits asks whether it is still wanted.
+_ASK_EVERY = 0.5
 
 
 class UnusableLimiterError(PenstockError, ValueError):
     """The limiter can let nobody start, as it is set up. Nothing is wrong with the call."""
 
 
-class Limiter(Turnstile):
+class Limiter(LimiterBase):
     """Lets calls start as soon as all of its limits allow, first come, first served.
 
     Args:
         limits: the limits. A call takes from all of them at once, or waits and takes from none.
         name: what to call it in telemetry.
-        rng: draws the gaps after a closure of the gate.
+        rng: draws the gaps between the calls that start when the gate opens.
 
     Raises:
-        TypeError: for what is not a :class:`Limit`.
+        TypeError: ``limits`` holds something that is not a :class:`Limit`.
         ValueError: two limits have the same name, or a limit is part of another limiter.
 
     One limiter serves any number of event loops and threads at once. A call that cannot start yet
-    waits behind all older ones that lack something it needs too; a waiter that is cancelled, or
-    runs out of time, has used nothing up. A start counts from the moment in which the caller goes
-    on, so a loop that stalls does not let calls through in the wrong window.
+    waits behind all older calls that lack room in a limit that it needs too. A call that is
+    cancelled while it waits, or runs out of time, has used nothing up. A start counts from the
+    moment in which the caller goes on, so a loop that stalls does not let calls through in the
+    wrong window.
 
     The clock is the monotonic one; in an event loop with a clock of its own, as
     :class:`penstock.testing.VirtualTimeLoop`, it is that one.
     """
 
-    #: In what each of its limits is counted.
-    log_type: ClassVar[type[SlidingLog]] = SlidingLog
     #: Whether limits learn from refusals.
     learns: bool = True
 
@@ -61,31 +59,14 @@ class Limiter(Turnstile):
         name: str | None = None,
         rng: random.Random | None = None,
     ) -> None:
-        if not isinstance(limits, Iterable):
-            raise TypeError(f"limits must be an iterable of Limit, got {checks.shown(limits)}")
-        if rng is not None and not callable(getattr(rng, "random", None)):
-            raise TypeError(f"rng must be a random.Random or None, got {checks.shown(rng)}")
-        self.limits: tuple[Limit, ...] = tuple(limits)
-        self._by_name: dict[str, Limit] = {}
+        super().__init__(limits, rng)
         for limit in self.limits:
-            if not isinstance(limit, Limit):
-                raise TypeError(
-                    f"limits must be an iterable of Limit, got {checks.shown(limit)} in it"
-                )
-            if limit.name in self._by_name:
-                called = checks.shown(limit.name)
-                raise ValueError(f"two limits are called {called}: give them names")
-            self._by_name[limit.name] = limit
-        for limit in self.limits:
-            limit.belong_to(self)
+            limit._join(self, self.log_type)
         self.name = "default" if name is None else checks.label(name, "name")
-        super().__init__(self.limits, rng)
-        self._grants = 0
-        self._ignored_headers = 0
         #: What every item needs, where no limit looks at the item.
-        self._fixed: Needs | None = None
-        #: The log in which that is written, where there is just one limit.
-        self._only: SlidingLog | None = None
+        self._fixed_demand: Demand | None = None
+        #: The log of the only window, where there is just one and it keeps to the limit's own rate.
+        self._only_log: SlidingLog | None = None
         self._rates_changed()
 
     # -- what users call --------------------------------------------------------------------------
@@ -94,31 +75,32 @@ class Limiter(Turnstile):
         """Wait until a call for ``item`` may start, and count it as started.
 
         Raises:
-            ValueError, TypeError: what a cost or key function says cannot be, or the cost is above
-                the ``max`` of its limit, which may be lowered while this waits.
+            TypeError, ValueError: a cost or key function raised, or returned what cannot be a cost
+                or a key; or the cost is above the ``max`` of its limit, which may be lowered while
+                this method waits.
 
-        Cancelling it uses nothing up. With room it does not suspend.
+        Cancelling it uses nothing up. If the call may start at once, it does not suspend.
         """
         running = asyncio.get_running_loop()
-        prices = None if self._fixed is not None else self._prices(item)
+        charges = None if self._fixed_demand is not None else self._charges(item)
         with self._lock:  # not acquire() and try: Ctrl-C could come between the two
             now = self._clock() if running is self._clock_of else self._now(running)
-            only = self._only
-            if only is not None and not self._line.waiting and not self._gate.spreads:
-                record = only.take(now, 1)  # the same as below, and quicker
+            only = self._only_log
+            if only is not None and not self._scheduler.waiting and not self._gate.spreads:
+                record = only.take(now, 1)  # the same as try_start below, and quicker
                 if record is not None:
                     self._grants += 1
-                    return Permit(self, self._fixed or (), (record,), None)
-            needs = self._needs(prices, now)
-            records = self._line.start(now, needs)
+                    return Permit(self, self._fixed_demand or (), (record,), None)
+            demand = self._demand_of(charges, now)
+            records = self._scheduler.try_start(now, demand)
             if records is not None:
                 self._grants += 1
-                return Permit(self, needs, records, prices)
-            waiter = LoopWaiter(needs, running)
-            self._enter(waiter)
-            self._turn(now, running)
+                return Permit(self, demand, records, charges)
+            waiter = LoopWaiter(demand, running)
+            self._add_waiter(waiter)
+            self._dispatch(now, running)
             if waiter.records is not None:
-                return self._confirmed(now, waiter, prices)
+                return self._permit_for(now, waiter, charges, running)
         while True:
             try:
                 await waiter.future
@@ -127,18 +109,18 @@ class Limiter(Turnstile):
                 raise
             except BaseException:
                 with self._lock:
-                    self._withdraw(waiter)
+                    self._remove_waiter(waiter)
                 raise
             with self._lock:
                 if waiter.error is not None:
-                    self._withdraw(waiter)
+                    self._remove_waiter(waiter)
                     raise waiter.error
                 now = self._now(running)
-                if not self._line.is_late(now, waiter):
-                    return self._confirmed(now, waiter, prices)
+                if not self._scheduler.is_late(now, waiter):
+                    return self._permit_for(now, waiter, charges, running)
                 waiter.renew()
-                self._line.enter_again(waiter)
-                self._turn(now, running)
+                self._scheduler.requeue(waiter)
+                self._dispatch(now, running)
 
     def acquire_blocking(
         self,
@@ -147,17 +129,20 @@ class Limiter(Turnstile):
         *,
         is_wanted: Callable[[], bool] | None = None,
     ) -> Permit:
-        """As :meth:`acquire`, for threads. ``timeout``: seconds to wait at most.
+        """As :meth:`acquire`, for threads.
 
-        ``is_wanted`` is asked twice a second while it waits; when it says no, the wait ends by
-        ``CancelledError``.
+        Args:
+            item: what the call is for.
+            timeout: seconds to wait at most, zero or more; ``None``: without an end.
+            is_wanted: asked twice a second while the thread waits; when it returns False, the wait
+                ends by ``CancelledError``.
 
         Raises:
-            TimeoutError: it could not start in time; nothing was used up.
-            RuntimeError: an event loop runs in this thread, and would stand still.
-            ValueError, TypeError: as :meth:`acquire`.
+            TimeoutError: the call could not start in time; nothing was used up.
+            RuntimeError: an event loop runs in this thread, and would be blocked.
+            TypeError, ValueError: as :meth:`acquire`; or ``timeout`` is no number of seconds.
 
-        Ctrl-C gets out of it at once, and uses nothing up.
+        Ctrl-C ends the wait at once, and uses nothing up.
         """
         patience = checks.seconds(math.inf if timeout is None else timeout)
         if running_loop() is not None:
@@ -165,94 +150,106 @@ class Limiter(Turnstile):
                 "acquire_blocking would block the event loop that runs in this thread:"
                 " use `await limiter.acquire()` or `async with limiter:` instead"
             )
-        prices = None if self._fixed is not None else self._prices(item)
+        charges = None if self._fixed_demand is not None else self._charges(item)
         with self._lock:
             now = self._now(None)
-            needs = self._needs(prices, now)
-            records = self._line.start(now, needs)
+            demand = self._demand_of(charges, now)
+            records = self._scheduler.try_start(now, demand)
             if records is not None:
                 self._grants += 1
-                return Permit(self, needs, records, prices)
-            waiter = ThreadWaiter(needs)
+                return Permit(self, demand, records, charges)
+            waiter = ThreadWaiter(demand)
         deadline = now + patience
         try:
             with self._lock:
-                self._enter(waiter)
+                self._add_waiter(waiter)
             while True:
                 with self._lock:
                     now = self._now(None)
-                    self._turn(now, None)
+                    self._dispatch(now, None)
                     if waiter.error is not None:
                         raise waiter.error
                     if waiter.records is not None:
-                        if not self._line.is_late(now, waiter):
-                            return self._confirmed(now, waiter, prices)
-                        self._line.enter_again(waiter)
+                        if not self._scheduler.is_late(now, waiter):
+                            return self._permit_for(now, waiter, charges, None)
+                        self._scheduler.requeue(waiter)
                         continue
                     if is_wanted is not None and not is_wanted():
                         raise asyncio.CancelledError("nobody wants to start any more")
                     if now >= deadline:
                         raise TimeoutError(f"no call could start within {patience:g} seconds")
-                    minds = next(iter(self._threads)) is waiter
-                    waiter.until = self._line.next_turn(now) if minds else math.inf
-                    pause = min(waiter.until, deadline) - now
+                    watches = self._wakeups.watches_time(waiter)
+                    waiter.wakes_at = self._scheduler.next_grant(now) if watches else math.inf
+                    pause = min(waiter.wakes_at, deadline) - now
                     waiter.signal.clear()
-                waiter.signal.wait(min(max(0.0, pause), LONGEST if is_wanted is None else _LOOK))
+                longest = LONGEST if is_wanted is None else _ASK_EVERY
+                waiter.signal.wait(min(max(0.0, pause), longest))
         finally:
             with self._lock:
-                self._withdraw(waiter)
+                self._remove_waiter(waiter)
 
     def try_acquire(self, item: Any = None) -> Permit | None:
-        """As :meth:`acquire`, but ``None`` where that would wait. From any thread."""
-        prices = None if self._fixed is not None else self._prices(item)
+        """As :meth:`acquire`, but returns ``None`` instead of waiting. From any thread.
+
+        Raises:
+            TypeError, ValueError: as :meth:`acquire`.
+        """
+        charges = None if self._fixed_demand is not None else self._charges(item)
         with self._lock:
             now = self._now(running_loop())
-            needs = self._needs(prices, now)
-            if self._line.waiting:
-                self._turn(now, running_loop())
-            records = self._line.start(now, needs)
+            demand = self._demand_of(charges, now)
+            if self._scheduler.waiting:
+                self._dispatch(now, running_loop())
+            records = self._scheduler.try_start(now, demand)
             if records is None:
                 return None
             self._grants += 1
-            return Permit(self, needs, records, prices)
+            return Permit(self, demand, records, charges)
 
     def wait_time(self, item: Any = None) -> float:
         """Seconds until :meth:`try_acquire` is worth a try; 0: now. Takes nothing.
 
-        It may be earlier, when something is given back or a limit grows, and later, when others
-        take the room. ``math.inf``: not before something happens.
+        It may become less, when a cost is given back or a limit is raised, and more, when others
+        take the room. ``math.inf``: nobody can say, it depends on calls that are about to start.
+
+        Raises:
+            TypeError, ValueError: as :meth:`acquire`.
         """
-        prices = None if self._fixed is not None else self._prices(item)
+        charges = None if self._fixed_demand is not None else self._charges(item)
         with self._lock:
             now = self._now(running_loop())
-            needs = self._needs(prices, now)
-            if self._line.may_start(now, needs):
+            demand = self._demand_of(charges, now)
+            if self._scheduler.can_start(now, demand):
                 return 0.0
-            when = max([meter.log.free_at(now, cost) for meter, cost in needs], default=-math.inf)
-            if when <= now and self._line.waiting:  # others come first
-                when = self._line.next_turn(now)
+            free_at = [window.log.free_at(now, cost) for window, cost in demand]
+            when = max(free_at, default=-math.inf)
+            if when <= now and self._scheduler.waiting:  # others come first
+                when = self._scheduler.next_grant(now)
             return max(0.0, max(when, self._gate.opens_at) - now)
 
     def check(self, item: Any) -> None:
-        """Raise what :meth:`acquire` would raise for an item that can never pass. Takes nothing.
+        """Raise what :meth:`acquire` would raise for an item that can never start. Takes nothing.
 
         Raises:
-            ValueError, TypeError: as :meth:`acquire`.
+            TypeError, ValueError: as :meth:`acquire`.
         """
-        if self._fixed is None:
-            for limit, _, cost in self._prices(item):
-                if cost > limit.max:
-                    raise limit.too_much(cost)
+        if self._fixed_demand is None:
+            for state, _, cost in self._charges(item):
+                if cost > state.max:
+                    raise state.oversized(cost)
 
     def permit(self, item: Any = None) -> PermitContext:
-        """``async with limiter.permit(item):``, or ``with`` in a thread."""
+        """For ``async with limiter.permit(item):``, or ``with`` in a thread.
+
+        It acquires on the way in, and raises what :meth:`acquire` or :meth:`acquire_blocking` do.
+        """
         return PermitContext(self, item)
 
     def close_for(self, seconds: float) -> None:
-        """Let nobody start for so many seconds. The later of two closings wins.
+        """Close the gate: let no call start for ``seconds``. From any thread.
 
-        When it opens again, those who waited start one after the other, spread over a tenth of
-        that time, one second at most. From any thread.
+        If it is closed already, the later end counts. When the gate opens, the calls that waited
+        start one after the other, spread over a tenth of ``seconds``, one second at most.
 
         Raises:
             ValueError: ``seconds`` is not a finite number of zero or more.
@@ -261,21 +258,25 @@ class Limiter(Turnstile):
         with self._lock:
             running = running_loop()
             now = self._now(running)
-            self._gate.close(now, pause, self._line.waiting)
-            self._turn(now, running)
+            self._gate.close(now, pause, self._scheduler.waiting)
+            self._dispatch(now, running)
 
     def refused(self, retry_after: float = 0.0, *, permit: Permit | None = None) -> None:
-        """The service said "too many requests" to the call of this permit.
+        """Learn that the service answered "too many requests" to the call with this permit.
 
-        The gate closes for ``retry_after`` seconds, as by :meth:`close_for`. And the limit that was
-        used most learns from it: at first what it lets through is less close together; if that does
-        not help, it is what the service took before it refused. When that has done well for long,
-        more is tried. It is never more than the limit says, and ``Limit.change`` ends it. A refusal
-        for which nobody has to wait teaches nothing.
+        The gate closes for ``retry_after`` seconds, as by :meth:`close_for`. And the limit of which
+        most was used learns from it: at first it only spreads the starts; if that is insufficient,
+        it allows what the service took before it refused. When that has done well for long, it
+        allows more again. It never allows more than ``max``, and ``Limit.change`` ends it. A
+        refusal without a time to wait, while the gate is open, teaches nothing.
 
-        ``permit``: unless given, that of the call under way; without one, only the gate closes.
-        A queue and ``RateLimitedExecutor`` call this themselves where a call raises an error that
-        says so.
+        A queue and ``RateLimitedExecutor`` call this method themselves when a call raises an error
+        that says so. From any thread.
+
+        Args:
+            retry_after: seconds, finite; 0: the service named none.
+            permit: that of the call. Unless given, that of the call under way; without one, only
+                the gate closes.
 
         Raises:
             ValueError: ``retry_after`` is not a finite number of zero or more.
@@ -293,16 +294,17 @@ class Limiter(Turnstile):
             pause = max(pause, self._gate.closed_for(now))
             if not pause:
                 return
-            permit.refused_at(now, pause, self._lessons)
+            self._learner.refused(permit._demand, permit._records, now, pause)
             self._rates_changed()
-            self._turn(now, running)
+            self._dispatch(now, running)
 
     def observe(self, headers: Any) -> _headers.Feedback:
         """Read the headers of a response, and close the gate if they say so.
 
-        It closes for the time of ``Retry-After``, or else until the latest reset of what has
+        It closes for the time of ``Retry-After``, or else until the latest reset of a limit with
         nothing remaining; :mod:`penstock.limits.headers` lists the forms. ``headers``: any mapping
-        or list of pairs, of str or bytes. What makes no sense is ignored, counted, never raised.
+        or list of pairs, of str or bytes. Values that make no sense are ignored and counted; this
+        method never raises. From any thread.
         """
         feedback = _headers.parse(headers, time.time())
         with self._lock:
@@ -311,75 +313,85 @@ class Limiter(Turnstile):
             self.close_for(feedback.wait)
         return feedback
 
-    def limit(self, which: Limit | str) -> Limit:
-        """The limit of that name: ``KeyError`` if there is none."""
-        limit = self._by_name.get(which) if isinstance(which, str) else which
-        if limit not in self.limits:
-            names = ", ".join(map(checks.shown, self._by_name)) or "none"
-            raise KeyError(
-                f"the limiter has no limit {checks.shown(which)}; its limits are {names}"
-            )
-        assert limit is not None
-        return limit
-
-    def statistics(self) -> LimiterStatistics:
-        """What it has done so far, and who waits."""
-        with self._lock:
-            return LimiterStatistics(
-                waiting=self._line.waiting,
-                grants=self._grants,
-                closures=self._gate.closures,
-                closed_for=self._gate.closed_for(self._now(running_loop())),
-                ignored_headers=self._ignored_headers,
-                held_back=self._lessons.in_force(),
-            )
-
     async def __aenter__(self) -> Permit:
-        return enter(await self.acquire())
+        return push_current(await self.acquire())
 
     async def __aexit__(self, *_: object) -> None:
-        leave(self)
+        pop_current(self)
 
     def __enter__(self) -> Permit:
-        return enter(self.acquire_blocking())
+        return push_current(self.acquire_blocking())
 
     def __exit__(self, *_: object) -> None:
-        leave(self)
+        pop_current(self)
 
     # -- within -----------------------------------------------------------------------------------
 
     def _rates_changed(self) -> None:
-        """Where no limit looks at the item, all items need the same: then it is said here."""
-        looks = any(limit.cost or limit.key or limit.max < 1 for limit in self.limits)
-        meters = [] if looks else [limit.meter(None, -math.inf) for limit in self.limits]
-        self._fixed = None if looks else tuple((meter, 1) for meter in meters)
-        is_quick = len(meters) == 1 and not meters[0].is_restrained
-        self._only = meters[0].log if is_quick else None
+        """Keep the demand of all items, if it does not depend on the item."""
+        depends = any(limit.cost or limit.key or limit.max < 1 for limit in self.limits)
+        windows = [] if depends else [limit._state.window(None, -math.inf) for limit in self.limits]
+        self._fixed_demand = None if depends else tuple((window, 1) for window in windows)
+        is_quick = len(windows) == 1 and not windows[0].has_learned_rate
+        self._only_log = windows[0].log if is_quick else None
 
-    def _prices(self, item: Any) -> list[Price]:
-        # Not under the lock: these functions are the user's.
-        return [(limit, limit.key_of(item), limit.price(item)) for limit in self.limits]
+    def _charges(self, item: Any) -> list[Charge]:
+        # Not under the lock: the key and cost functions are the user's.
+        return [(limit._state, limit._key_of(item), limit._cost_of(item)) for limit in self.limits]
 
-    def _needs(self, prices: list[Price] | None, now: float) -> Needs:
-        if now >= self._lessons.eases_at:
-            self._ease(now)
-        if prices is None:
-            if self._fixed is not None:
-                return self._fixed
-            prices = self._prices(None)  # a max was lowered below 1 in this moment
-        for limit, _, cost in prices:
-            if cost > limit.max:
-                raise limit.too_much(cost)  # before any key is remembered
-        return tuple([(limit.meter(key, now), cost) for limit, key, cost in prices if cost])
+    def _demand_of(self, charges: list[Charge] | None, now: float) -> Demand:
+        if now >= self._learner.relax_at:
+            self._relax(now)
+        if charges is None:
+            if self._fixed_demand is not None:
+                return self._fixed_demand
+            charges = self._charges(None)  # a max was lowered below 1 in this moment
+        for state, _, cost in charges:
+            if cost > state.max:
+                raise state.oversized(cost)  # before any key is remembered
+        return tuple([(state.window(key, now), cost) for state, key, cost in charges if cost])
 
-    def _confirmed(
-        self, now: float, waiter: LoopWaiter | ThreadWaiter, prices: list[Price] | None
+    def _settle_current(self, limit: Limit, actual: float) -> bool:
+        """Correct the cost of the call under way; False if none has a permit of this limiter."""
+        for permit in reversed(current_permits()):
+            if permit.limiter is self:
+                permit.settle(limit, actual)
+                return True
+        return False
+
+    def _permit_for(
+        self,
+        now: float,
+        waiter: LoopWaiter | ThreadWaiter,
+        charges: list[Charge] | None,
+        running: asyncio.AbstractEventLoop | None,
     ) -> Permit:
         records = waiter.records
         assert records is not None
-        self._grants += 1
-        self._start_now(now, waiter)
-        return Permit(self, waiter.needs, records, prices)
+        self._confirm(now, waiter, running)
+        return Permit(self, waiter.demand, records, charges)
+
+
+class PermitContext:
+    """A permit for the time of a ``with`` or ``async with`` block, in which it is current."""
+
+    __slots__ = ("_item", "_limiter")
+
+    def __init__(self, limiter: Limiter, item: Any) -> None:
+        self._limiter = limiter
+        self._item = item
+
+    async def __aenter__(self) -> Permit:
+        return push_current(await self._limiter.acquire(self._item))
+
+    async def __aexit__(self, *_: object) -> None:
+        pop_current(self._limiter)
+
+    def __enter__(self) -> Permit:
+        return push_current(self._limiter.acquire_blocking(self._item))
+
+    def __exit__(self, *_: object) -> None:
+        pop_current(self._limiter)
 
 
 def _finite(value: Any, name: str) -> float:

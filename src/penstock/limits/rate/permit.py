@@ -5,48 +5,49 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Protocol, TypeAlias
 
 from penstock.limits.rate.exact import Exact, checked_cost
+from penstock.limits.rate.limit import Limit, LimitOwner
 from penstock.limits.rate.sliding_log import Record
+from penstock.limits.rate.window import Demand, LimitState, LimitWindow
 
-if TYPE_CHECKING:
-    from penstock.limits.rate.lessons import Lessons
-    from penstock.limits.rate.limit import Limit, Meter
-    from penstock.limits.rate.limiter import Limiter
-    from penstock.limits.rate.line import Needs
+#: What an item is to take from a limit, and for which key.
+Charge: TypeAlias = "tuple[LimitState, Hashable, Exact]"
 
-#: What an item needs, before it is known where that is counted.
-Price: TypeAlias = "tuple[Limit, Hashable, Exact]"
-
-#: Those that the code that runs was let through with, the innermost last.
+#: The permits of the call that runs in this context, the innermost last.
 _current: ContextVar[tuple[Permit, ...]] = ContextVar("penstock_permits", default=())
 
 
-class Permit:
-    """A call may start, and has been counted. Made by a :class:`Limiter`."""
+class PermitIssuer(LimitOwner, Protocol):
+    """What a permit needs of the :class:`penstock.Limiter` that made it."""
 
-    __slots__ = ("_needs", "_prices", "_records", "limiter")
+    def _settle(self, permit: Permit, limit: Limit, cost: Exact) -> None: ...
+
+
+class Permit:
+    """A call may start, and has been counted. Made by a :class:`penstock.Limiter`."""
+
+    __slots__ = ("_charges", "_demand", "_records", "limiter")
 
     def __init__(
         self,
-        limiter: Limiter,
-        needs: Needs,
+        limiter: PermitIssuer,
+        demand: Demand,
         records: Sequence[Record],
-        prices: list[Price] | None,
+        charges: list[Charge] | None,
     ) -> None:
         self.limiter = limiter
-        self._needs = needs
+        self._demand = demand
         self._records = records
-        #: What the item was to take from each limit; None: the same as all others.
-        self._prices = prices
+        #: What the item was to take from each limit; None: the same as all other items.
+        self._charges = charges
 
     def settle(self, limit: Limit | str, actual: float) -> None:
-        """The call cost ``actual`` of ``limit`` (or the limit of that name) in truth.
+        """Correct the cost of the call: it was ``actual`` of ``limit``, or the limit of that name.
 
-        The difference is given back, or charged, as of when the call started; what started longer
-        ago than the limit looks back stays as it is. May be called again with a better figure,
-        from any thread.
+        The difference is given back, or charged, as of when the call started. A start that has left
+        the window stays as it is. May be called again with a better figure, from any thread.
 
         Raises:
             ValueError, TypeError: ``actual`` is not a number of zero or more.
@@ -57,26 +58,22 @@ class Permit:
         self.limiter._settle(self, chosen, cost)
 
     def give_back(self) -> None:
-        """The call will not be made after all: it cost nothing of any limit."""
+        """The call will not be made after all: it cost nothing of any limit. From any thread."""
         for limit in self.limiter.limits:
             self.limiter._settle(self, limit, 0)
 
-    def settle_at(self, now: float, limit: Limit, cost: Exact) -> Meter | None:
-        """For the limiter: write it down, and say where there may be more room now."""
-        for (meter, _), record in zip(self._needs, self._records, strict=True):
-            if meter.limit is limit:
-                meter.log.settle(record, cost)
-                return meter
-        for passed, key, _ in self._prices or ():  # it cost nothing then
-            if passed is limit and cost:
-                meter = limit.meter(key, now)
-                self._needs = (*self._needs, (meter, cost))
-                self._records = (*self._records, meter.log.record(now, cost))
+    def _settle(self, now: float, state: LimitState, cost: Exact) -> LimitWindow | None:
+        """For the limiter: correct the record, and return the window that may have more room."""
+        for (window, _), record in zip(self._demand, self._records, strict=True):
+            if window.owner is state:
+                window.log.settle(record, cost)
+                return window
+        for charged, key, _ in self._charges or ():  # the limit was free for this call until now
+            if charged is state and cost:
+                window = state.window(key, now)
+                self._demand = (*self._demand, (window, cost))
+                self._records = (*self._records, window.log.record(now, cost))
         return None
-
-    def refused_at(self, now: float, pause: float, lessons: Lessons) -> None:
-        """For the limiter: learn from it that this call was refused."""
-        lessons.refused(self._needs, self._records, now, pause)
 
     @contextmanager
     def applied(self) -> Iterator[Permit]:
@@ -94,38 +91,16 @@ def current_permits() -> tuple[Permit, ...]:
     return _current.get()
 
 
-def enter(permit: Permit) -> Permit:
-    """Make it current until :func:`leave`."""
+def push_current(permit: Permit) -> Permit:
+    """Make ``permit`` current until :func:`pop_current`, and return it."""
     _current.set((*_current.get(), permit))
     return permit
 
 
-def leave(limiter: Limiter) -> None:
-    """The innermost permit of this limiter is current no longer."""
+def pop_current(limiter: PermitIssuer) -> None:
+    """Make the innermost permit of ``limiter`` current no longer."""
     permits = _current.get()
     for index in range(len(permits) - 1, -1, -1):
         if permits[index].limiter is limiter:
             _current.set(permits[:index] + permits[index + 1 :])
             return
-
-
-class PermitContext:
-    """A permit for the time of a ``with`` or ``async with`` block, in which it is current."""
-
-    __slots__ = ("_item", "_limiter")
-
-    def __init__(self, limiter: Limiter, item: Any) -> None:
-        self._limiter = limiter
-        self._item = item
-
-    async def __aenter__(self) -> Permit:
-        return enter(await self._limiter.acquire(self._item))
-
-    async def __aexit__(self, *_: object) -> None:
-        leave(self._limiter)
-
-    def __enter__(self) -> Permit:
-        return enter(self._limiter.acquire_blocking(self._item))
-
-    def __exit__(self, *_: object) -> None:
-        leave(self._limiter)

@@ -1,4 +1,4 @@
-"""At most so much started in any stretch of so many seconds."""
+"""A sliding log: the times and costs of the starts in the last ``period`` seconds."""
 
 from __future__ import annotations
 
@@ -10,108 +10,109 @@ from penstock.limits.rate.exact import Exact, exact
 
 
 class Record:
-    """A start, or some that are kept as one; what :meth:`SlidingLog.settle` corrects."""
+    """A start, or several that are kept as one. :meth:`SlidingLog.settle` corrects its cost."""
 
-    __slots__ = ("at", "cost", "fill", "into")
+    __slots__ = ("at", "cost", "fill", "merged_into")
 
     def __init__(self, at: float, cost: Exact) -> None:
         self.at = at
         self.cost = cost
-        #: What had started in the window by then, it included.
+        #: The total cost in the window when this one started, with it.
         self.fill: Exact = 0
-        #: The record that this one was merged into. ``_GONE``: it no longer counts. ``_FREE``: it
-        #: is not kept, since it costs nothing.
-        self.into: Record | None = None
+        #: The record that this one was merged into. ``_EXPIRED``: it no longer counts. ``_FREE``:
+        #: it costs nothing, so it is not kept.
+        self.merged_into: Record | None = None
 
 
-class _Group(Record):
-    """Neighbours as one; its time is that of the latest, so that none is forgotten too early."""
+class _MergedRecord(Record):
+    """Neighbours as one. It has the time of the latest, so that none is forgotten too early."""
 
     __slots__ = ("since",)
 
     def __init__(self, since: float) -> None:
         super().__init__(since, 0)
-        #: When the earliest was.
+        #: When the earliest of them started.
         self.since = since
 
 
-#: What has left the window for less than this share of it has just left.
+#: A start that left the window less than this share of ``period`` ago has just left it.
 _JUST = 0.1
 
-_GONE = Record(-math.inf, 0)
+_EXPIRED = Record(-math.inf, 0)
 _FREE = Record(-math.inf, 0)
 
 
 class SlidingLog:
-    """The exact form of "``maximum`` per ``period``": it remembers when the last starts were.
+    """The exact form of "``maximum`` per ``period``": it remembers each start in the window.
 
     In no window of ``period`` seconds, wherever it begins, do the starts cost more than
     ``maximum``. (A counter that is reset every period lets twice as many through around the reset;
     a leaky bucket lets a burst through on top of its rate.) Windows are half open: two starts that
     are exactly ``period`` apart lie in no common window. Takes the time; reads no clock.
 
-    It holds at most ``maximum`` records (the old one, just after that was lowered). Costs below
-    one, and costs that were given back, could make them more: then neighbours are merged and count
-    from the latest of them, which errs by about two ``maximum``-ths of the period, to the safe
-    side; by the whole of it where ``maximum`` is three or less.
+    It holds at most ``maximum`` records (after ``maximum`` was lowered: the old one, for a while).
+    Costs below one, and costs that were given back, could make them more. Then neighbours are
+    merged, and count from the latest of them. That errs by about two ``maximum``-ths of the period,
+    to the safe side; by the whole of it where ``maximum`` is three or less.
 
-    When the maximum or the period changes, what started before the change counts as well. What was
-    already forgotten and would lie in the longer period is taken to have filled the limit.
+    When the maximum or the period changes, what started before the change counts as well. Starts
+    that are already forgotten, and would lie in the longer period, count as if they had filled the
+    limit.
     """
 
     __slots__ = (
+        "_asked_at",
+        "_earlier_total",
+        "_earlier_until",
         "_first_ends",
         "_forgotten",
         "_gap",
         "_maximum",
+        "_most_records",
         "_open_from",
         "_period",
         "_records",
         "_reserved",
-        "_room",
-        "_seen",
         "_total",
-        "_was",
-        "_was_until",
     )
 
     def __init__(self, maximum: float, period: float, *, forgotten: float = -math.inf) -> None:
         self._maximum = exact(maximum)
-        self._room = max(1, int(maximum))  # for records
+        self._most_records = max(1, int(maximum))
         self._period = period
         self._records: deque[Record] = deque()
-        self._total: Exact = 0  # of the records, and of what is reserved
+        self._total: Exact = 0  # the cost of the records, and of the reserved starts
         self._reserved: Exact = 0
-        self._gap = 0.0  # seconds from a start to the next, for each 1 that it cost
-        self._seen = -math.inf  # when it was last asked, if there are gaps
-        self._was: Exact = 0  # the total just before something left the window, and until when
-        self._was_until = -math.inf  # that was just before
+        self._gap = 0.0  # seconds from a start to the next, for each 1 of its cost
+        self._asked_at = -math.inf  # the time of the last free_at, if there is a gap
+        self._earlier_total: Exact = 0  # the total before the last start left the window, and
+        self._earlier_until = -math.inf  # until when that was just before
         self._first_ends = math.inf  # when the oldest record leaves the window
         self._forgotten = forgotten  # the latest start that is no longer in the log
-        self._open_from = _end(forgotten, period)
+        self._open_from = _end(forgotten, period)  # nothing may start before
 
     def __len__(self) -> int:
         return len(self._records)
 
     @property
     def forgotten(self) -> float:
-        """When the latest start was of those that the log no longer holds."""
+        """The time of the latest start that the log no longer holds."""
         return self._forgotten
 
     def free_at(self, now: float, cost: Exact = 1) -> float:
-        """The time from which ``cost`` has room, as far as is known; ``now`` or less: it has.
+        """The time from which ``cost`` has room, as far as is known; ``now`` or less: it has room.
 
-        ``math.inf``: not before something reserved is confirmed or given back.
+        ``math.inf``: not before a reserved start is confirmed or cancelled.
         """
         if self._records and (now >= self._first_ends or now < self._records[-1].at):
             self._forget(now)
         if self._gap:
-            self._seen = now
+            self._asked_at = now
         missing = self._total + cost - self._maximum
         if missing <= 0:
             return self._open_from
         if self._gap and cost > self._maximum:
-            # More than refusals have left of it: it starts when nothing else counts.
+            # A learned rate allows less than it costs: it starts when nothing else counts.
             missing = self._total
             if not missing:
                 return self._open_from
@@ -126,14 +127,14 @@ class SlidingLog:
         return max(0.0, self.free_at(now, exact(cost)) - now)
 
     def record(self, now: float, cost: float | Fraction = 1) -> Record:
-        """Something that costs so much, more than zero, starts at ``now``."""
+        """Count a start at ``now`` that costs ``cost``, above 0."""
         record = Record(now, exact(cost))
         self._total += record.cost
         self._append(now, record)
         return record
 
     def take(self, now: float, cost: Exact) -> Record | None:
-        """:meth:`record` it if :meth:`free_at` says that it has room now. (Both in one: quick.)"""
+        """:meth:`record` a start if :meth:`free_at` says that it has room. (Quicker than both.)"""
         records = self._records
         total = self._total + cost
         if (
@@ -141,7 +142,7 @@ class SlidingLog:
             or now >= self._first_ends
             or now < records[-1].at
             or total > self._maximum
-            or len(records) >= self._room
+            or len(records) >= self._most_records
             or now < self._open_from
             or self._gap
         ):
@@ -153,33 +154,33 @@ class SlidingLog:
         return record
 
     def reserve(self, cost: float | Fraction = 1) -> Record:
-        """Something that costs so much will start soon. It counts from now on until confirmed."""
+        """Count a start that will be confirmed, or cancelled, soon; it has no time yet."""
         record = Record(math.inf, exact(cost))
         self._total += record.cost
         self._reserved += record.cost
         if self._gap:
-            self._leave_gap(self._seen, record)
+            self._leave_gap(self._asked_at, record)
         return record
 
     def is_late(self, record: Record, now: float) -> bool:
-        """Whether it is too late at ``now`` for what was reserved; here it never is."""
+        """Whether it is too late at ``now`` for a reserved start; here it never is."""
         return False
 
     def confirm(self, record: Record, now: float) -> None:
-        """What was reserved starts at ``now``: only from here does its time in the log run."""
+        """A reserved start happens at ``now``: from here on its time in the window runs."""
         record.at = now
         self._reserved -= record.cost
         self._append(now, record)
 
     def settle(self, record: Record, actual: float | Fraction) -> None:
-        """It cost ``actual`` (zero or more) instead: the difference is given back, or charged.
+        """Correct the cost of a start to ``actual``, zero or more.
 
-        What is no longer in the log is left as it was.
+        A start that has left the window stays as it is.
         """
         cost = exact(actual)
         difference = cost - record.cost
         counted = _counted(record)
-        if counted is _GONE or not difference:
+        if counted is _EXPIRED or not difference:
             return
         self._total += difference
         record.cost = cost
@@ -190,28 +191,28 @@ class SlidingLog:
             counted.cost += difference
         self._drop_free()
 
-    def give_back(self, record: Record) -> None:
-        """What was reserved does not start after all. Does nothing once it is confirmed."""
-        if record.into is None and record.at == math.inf:
+    def cancel(self, record: Record) -> None:
+        """A reserved start does not happen. Does nothing once it is confirmed."""
+        if record.merged_into is None and record.at == math.inf:
             self._total -= record.cost
             self._reserved -= record.cost
-            record.into = _GONE
+            record.merged_into = _EXPIRED
 
     def change(self, maximum: float | None = None, period: float | None = None) -> None:
-        """From now on ``maximum`` or ``period`` is another."""
+        """Set ``maximum`` or ``period``; ends what :meth:`restrict` set."""
         if maximum is not None:
             self._maximum = exact(maximum)
-            self._room = max(1, int(maximum))
+            self._most_records = max(1, int(maximum))
         if period is not None:
             self._period = period
             self._open_from = _end(self._forgotten, period)
             self._see_first()
         self._gap = 0.0
 
-    def restrain(self, maximum: float, period: float, gap: float) -> None:
-        """For a while less than was said: ``maximum``, in a ``period`` that may be longer.
+    def restrict(self, maximum: float, period: float, gap: float) -> None:
+        """Allow less for a while: ``maximum``, in a ``period`` that may be longer.
 
-        ``gap``: seconds from a start to the next, for each 1 that it cost.
+        ``gap``: seconds from a start to the next, for each 1 of its cost.
         """
         self._maximum = exact(maximum)
         self._period = period
@@ -220,11 +221,15 @@ class SlidingLog:
         self._see_first()
 
     def fill(self, record: Record) -> Exact:
-        """What had started in the window that ends with this start, or just did not any more."""
-        return max(record.fill, self._was) if record.at < self._was_until else record.fill
+        """The total cost in the window that ends with this start, or that just ended before it."""
+        return (
+            max(record.fill, self._earlier_total)
+            if record.at < self._earlier_until
+            else record.fill
+        )
 
     def busy_since(self, start: float) -> float:
-        """When the first start was of those that count, the window before ``start`` at most."""
+        """The time of the oldest start that counts, at most a window before ``start``."""
         window = start - self._period
         if self._forgotten > window or not self._records:
             return window
@@ -238,7 +243,7 @@ class SlidingLog:
         self._see_first()
 
     def is_idle(self, now: float) -> bool:
-        """Whether it is as good as new at ``now``: nothing counts, nothing is reserved."""
+        """Whether the log is as good as new at ``now``: nothing counts, nothing is reserved."""
         self._forget(now)
         return self._total == 0 and not self._records and now >= self._open_from
 
@@ -252,7 +257,7 @@ class SlidingLog:
         record.fill = self._total - self._reserved
         if self._gap:
             self._leave_gap(now, record)
-        if len(records) > self._room:
+        if len(records) > self._most_records:
             self._forget(now)
             self._keep_small()
 
@@ -260,18 +265,18 @@ class SlidingLog:
         self._open_from = max(self._open_from, now + self._gap * float(record.cost))
 
     def _forget(self, now: float) -> None:
-        """Drop what has left the window."""
+        """Drop the records that have left the window."""
         records = self._records
         if records and now < records[-1].at:
-            self.clear()  # a clock that goes back is another clock, of another loop
+            self.clear()  # a clock that goes back is another clock, that of another event loop
         ends = math.inf
         if (
             records
             and now >= self._first_ends
-            and (now >= self._was_until or self._total - self._reserved >= self._was)
+            and (now >= self._earlier_until or self._total - self._reserved >= self._earlier_total)
         ):
-            self._was = self._total - self._reserved
-            self._was_until = self._first_ends + _JUST * self._period
+            self._earlier_total = self._total - self._reserved
+            self._earlier_until = self._first_ends + _JUST * self._period
         while records:
             ends = _end(records[0].at, self._period)
             if now < ends:
@@ -284,81 +289,82 @@ class SlidingLog:
     def _drop_first(self) -> None:
         record = self._records.popleft()
         self._total -= record.cost
-        record.into = _GONE
+        record.merged_into = _EXPIRED
 
     def _see_first(self) -> None:
         first = self._records[0].at if self._records else math.inf
         self._first_ends = _end(first, self._period)
 
     def _drop_free(self) -> None:
-        """Those at either end that cost nothing any more need not be kept."""
+        """Drop the records at either end that cost nothing any more."""
         records = self._records
         while records and not records[-1].cost:
-            records.pop().into = _FREE
+            records.pop().merged_into = _FREE
         while records and not records[0].cost:
-            records.popleft().into = _FREE
+            records.popleft().merged_into = _FREE
         self._see_first()
 
     def _keep_again(self, record: Record) -> None:
-        """One that cost nothing costs something after all: it is put where it was."""
-        record.into = None
+        """Keep a record that cost nothing and costs something after all, in its place by time."""
+        record.merged_into = None
         place = len(self._records)
         while place and self._records[place - 1].at > record.at:
             place -= 1
         self._records.insert(place, record)
 
     def _keep_small(self) -> None:
-        """If there are too many records: those that cost nothing go, then neighbours become one."""
-        room = self._room
-        if len(self._records) <= room:
+        """If there are too many records, drop those that cost nothing, then merge neighbours."""
+        most = self._most_records
+        if len(self._records) <= most:
             return
         kept: deque[Record] = deque()
         for record in self._records:
             if record.cost:
                 kept.append(record)
             else:
-                record.into = _FREE
-        if len(kept) > room:
+                record.merged_into = _FREE
+        if len(kept) > most:
             length = max(self._period, kept[-1].at - _since(kept[0]))
-            # Of three groups in a row, the first and the last begin so far apart: no more fit in.
-            kept = _merge(kept, 2 * length / (room - 1) if room > 1 else math.inf)
+            # Of three merged records in a row, the first and the last begin at least this span
+            # apart: so no more than ``most`` of them fit into the length.
+            kept = _merge(kept, 2 * length / (most - 1) if most > 1 else math.inf)
         self._records = kept
         self._see_first()
 
 
 def _merge(records: deque[Record], span: float) -> deque[Record]:
-    """One record for all those that lie within ``span`` of the first of them, and so on."""
+    """One record for all starts within ``span`` seconds of the first, and so on for the rest."""
     merged: deque[Record] = deque()
-    group = _Group(-math.inf)
+    group = _MergedRecord(-math.inf)
     for record in records:
-        # By its true beginning: a group that is merged again must not creep along with time.
+        # By its true beginning: a merged record that is merged again must not move with time.
         if not merged or record.at >= group.since + span:
-            group = _Group(_since(record))
+            group = _MergedRecord(_since(record))
             merged.append(group)
         group.at = record.at
         group.cost += record.cost
-        record.into = group
+        record.merged_into = group
     return merged
 
 
 def _since(record: Record) -> float:
-    return record.since if isinstance(record, _Group) else record.at
+    return record.since if isinstance(record, _MergedRecord) else record.at
 
 
 def _counted(record: Record) -> Record:
-    """The record in the log that this one is part of, or ``_GONE`` or ``_FREE``."""
+    """The record in the log that this one is part of, or ``_EXPIRED`` or ``_FREE``."""
     last = record
-    while last.into is not None:
-        last = last.into
-    while (into := record.into) is not None and into is not last:
-        record.into, record = last, into  # shorten the way for the next time
+    while last.merged_into is not None:
+        last = last.merged_into
+    while (next_one := record.merged_into) is not None and next_one is not last:
+        record.merged_into, record = last, next_one  # shorten the way for the next time
     return last
 
 
 def _end(start: float, period: float) -> float:
-    """The first moment that is no longer within ``period`` of ``start``.
+    """The first moment that is no longer in the window that begins at ``start``.
 
-    That is their sum, but a sum of floats may be rounded down, and then it would be too early.
+    That is the sum of both, but a sum of floats may be rounded down, and then it is too early.
     """
     end = start + period
     part = end - start

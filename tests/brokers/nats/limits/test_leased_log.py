@@ -71,7 +71,7 @@ def test_who_comes_after_the_end_of_the_lease_is_late() -> None:
     record = log.reserve(1)
     assert not log.is_late(record, 4.9)
     assert log.is_late(record, 5)
-    log.give_back(record)
+    log.cancel(record)
     assert log.free_at(5) == math.inf
     assert log.corrections == {5 * UNITS: -1 * UNITS}
 
@@ -79,7 +79,7 @@ def test_who_comes_after_the_end_of_the_lease_is_late() -> None:
 def test_what_one_does_not_use_the_next_may() -> None:
     log = log_with((0, 5, 1))
     assert log.free_at(1) <= 1
-    log.give_back(log.reserve(1))
+    log.cancel(log.reserve(1))
     assert log.free_at(1) <= 1
     assert log.corrections == {}
 
@@ -89,7 +89,7 @@ def test_what_has_started_is_not_given_back() -> None:
     assert log.free_at(1) <= 1
     record = log.reserve(1)
     log.confirm(record, 1)
-    log.give_back(record)
+    log.cancel(record)
     assert log.free_at(1) == math.inf
 
 

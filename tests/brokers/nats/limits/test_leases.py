@@ -199,7 +199,7 @@ def start_something(
         machine.logs[name].is_late(record, local) for name, record in records.items()
     ):
         for name, record in records.items():
-            machine.logs[name].give_back(record)
+            machine.logs[name].cancel(record)
         return False
     for name, record in records.items():
         machine.logs[name].confirm(record, local)

@@ -129,7 +129,7 @@ class LeasedLog(SlidingLog):
         # More than the leases where a cost was raised after it had started.
         self._correct(record.end, record.counted)
 
-    def give_back(self, record: Record) -> None:
+    def cancel(self, record: Record) -> None:
         """What was reserved does not start after all: the next one here may use it."""
         assert isinstance(record, LeasedRecord)
         if record.at < math.inf:

@@ -23,10 +23,10 @@ from penstock.brokers.nats.limits.server_clock import ServerClock
 from penstock.brokers.nats.limits.wishes import Wishes
 from penstock.limits.rate.limit import Limit
 from penstock.limits.rate.limiter import Limiter, UnusableLimiterError
-from penstock.limits.rate.line import Needs
 from penstock.limits.rate.permit import Permit
 from penstock.limits.rate.sliding_log import SlidingLog
-from penstock.limits.rate.waiting import LoopWaiter, ThreadWaiter
+from penstock.limits.rate.waiters import LoopWaiter, ThreadWaiter
+from penstock.limits.rate.window import Demand
 from penstock.sync.loop_thread import LoopThread, Visit
 
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,200}")
@@ -119,7 +119,7 @@ class NatsLimiter(Limiter):
         self._new_rates: dict[str, tuple[float, float]] = {}
         self._new_closing = -math.inf
         #: What was asked for without waiting, and was not there.
-        self._wish: Needs | None = None
+        self._wish: Demand | None = None
         self._expected = -math.inf
         self._is_closed = False
         #: Why nobody can start, as it was told last.
@@ -165,11 +165,11 @@ class NatsLimiter(Limiter):
         """
         permit = super().try_acquire(item)
         if permit is None:
-            prices = None if self._fixed is not None else self._prices(item)
+            charges = None if self._fixed_demand is not None else self._charges(item)
             with self._lock:
                 if self._is_closed:
                     raise self._closed()
-                self._wish = self._needs(prices, self._now(None))
+                self._wish = self._demand_of(charges, self._now(None))
                 self._ask()
         return permit
 
@@ -195,17 +195,17 @@ class NatsLimiter(Limiter):
 
     def _rates_changed(self) -> None:
         super()._rates_changed()
-        self._only = None  # it would look past the slots
+        self._only_log = None  # it would look past the slots
 
-    def _enter(self, waiter: LoopWaiter | ThreadWaiter) -> None:
+    def _add_waiter(self, waiter: LoopWaiter | ThreadWaiter) -> None:
         if self._is_closed:
             raise self._closed()
         self._ask()
-        super()._enter(waiter)
+        super()._add_waiter(waiter)
 
-    def _turn(self, now: float, running: asyncio.AbstractEventLoop | None) -> None:
-        super()._turn(now, running)
-        if self._line.waiting and any(log.lacks for log in self._logs().values()):
+    def _dispatch(self, now: float, running: asyncio.AbstractEventLoop | None) -> None:
+        super()._dispatch(now, running)
+        if self._scheduler.waiting and any(log.lacks for log in self._logs().values()):
             self._keeper.poke()
 
     def _change(self, limit: Limit, maximum: float, period: float) -> None:
@@ -234,7 +234,7 @@ class NatsLimiter(Limiter):
         return RuntimeError(f"the shared limiter {self.name!r} is closed")
 
     def _dismiss(self, error: Exception) -> None:
-        for waiter in self._line.dismiss(error):
+        for waiter in self._scheduler.reject_all(error):
             assert isinstance(waiter, (LoopWaiter, ThreadWaiter))
             waiter.wake(None)
 
@@ -323,8 +323,8 @@ class NatsLimiter(Limiter):
         """The gate was closed elsewhere, until this local time."""
         with self._lock:
             now = self._now(None)
-            self._gate.close(now, when - now, self._line.waiting)
-            self._turn(now, None)
+            self._gate.close(now, when - now, self._scheduler.waiting)
+            self._dispatch(now, None)
 
     def adopt(self, rates: Mapping[str, tuple[float, float]]) -> None:
         """Rates that were changed elsewhere."""
@@ -350,16 +350,16 @@ class NatsLimiter(Limiter):
 
     def _look_again(self, now: float) -> None:
         for limit in self.limits:
-            for meter in limit.meters():
-                self._line.freed(meter)
-        self._turn(now, None)
+            for window in limit._state.windows():
+                self._scheduler.recheck(window)
+        self._dispatch(now, None)
 
     def _wanted(self) -> list[dict[str, int]]:
         """What those need who wait, in their order, by the names of limits."""
-        waiting = [waiter.needs for waiter in self._line.oldest(_MOST)]
+        waiting = [waiter.demand for waiter in self._scheduler.oldest(_MOST)]
         if self._wish is not None:
             waiting.append(self._wish)
-        return [{meter.limit.name: amount(cost) for meter, cost in needs} for needs in waiting]
+        return [{window.owner.name: amount(cost) for window, cost in demand} for demand in waiting]
 
 
 def _check_sharable(limit: Limit) -> None:
@@ -380,6 +380,6 @@ def _check_max(name: str, maximum: float) -> None:
 
 
 def _log_of(limit: Limit) -> LeasedLog:
-    log = limit.meter(None, -math.inf).log
+    log = limit._state.window(None, -math.inf).log
     assert isinstance(log, LeasedLog)
     return log

@@ -22,7 +22,7 @@ SEEDS = range(3)
 COUNT = 400
 
 
-def told(calls: int, per: float = 1.0) -> Callable[[], list[Limit]]:
+def configured(calls: int, per: float = 1.0) -> Callable[[], list[Limit]]:
     return lambda: [Limit(calls, per=per)]
 
 
@@ -45,7 +45,7 @@ def over_the_minimum(rule: Callable[[], Rule], outcomes: list[Outcome]) -> float
 
 
 def test_a_limit_that_is_known_costs_little_more_than_the_minimum() -> None:
-    outcomes = jobs(lambda: Sliding(20), told(20))
+    outcomes = jobs(lambda: Sliding(20), configured(20))
     assert over_the_minimum(lambda: Sliding(20), outcomes) <= 1.14
     # It was 1.76, and 17. All in flight when the first refusal comes may be refused.
     assert statistics.median(one.queue.limits.statistics().closures for one in outcomes) <= 2
@@ -53,12 +53,12 @@ def test_a_limit_that_is_known_costs_little_more_than_the_minimum() -> None:
     assert all(one.most_in_any(1.0) <= 20 for one in outcomes)
 
 
-def test_a_limit_that_is_told_twice_too_high_is_found_out() -> None:
-    outcomes = jobs(lambda: Sliding(20), told(40))
+def test_a_limit_that_is_configured_twice_too_high_is_found_out() -> None:
+    outcomes = jobs(lambda: Sliding(20), configured(40))
     assert over_the_minimum(lambda: Sliding(20), outcomes) <= 1.20  # it was 1.44
     assert statistics.median(one.refused for one in outcomes) <= 8
-    held_back = outcomes[0].queue.limits.statistics().held_back
-    assert held_back["40 per 1 s"] == pytest.approx(20, rel=0.15)
+    learned_rates = outcomes[0].queue.limits.statistics().learned_rates
+    assert learned_rates["40 per 1 s"] == pytest.approx(20, rel=0.15)
 
 
 def test_it_is_found_out_behind_a_shorter_limit_that_is_kept_to() -> None:
@@ -67,14 +67,14 @@ def test_it_is_found_out_behind_a_shorter_limit_that_is_kept_to() -> None:
 
 
 def test_a_bucket_that_minds_bursts_gives_its_whole_rate() -> None:
-    outcomes = jobs(lambda: Bucket(20, 5), told(20))
+    outcomes = jobs(lambda: Bucket(20, 5), configured(20))
     assert over_the_minimum(lambda: Bucket(20, 5), outcomes) <= 1.25  # it was 4.2
 
 
-def test_a_limit_that_is_never_refused_stays_as_it_was_told() -> None:
-    for one in jobs(lambda: Fixed(20), told(15)):
+def test_a_limit_that_is_never_refused_stays_as_it_was_configured() -> None:
+    for one in jobs(lambda: Fixed(20), configured(15)):
         statistics_of_it = one.queue.limits.statistics()
-        assert (statistics_of_it.closures, dict(statistics_of_it.held_back)) == (0, {})
+        assert (statistics_of_it.closures, dict(statistics_of_it.learned_rates)) == (0, {})
 
 
 async def test_nobody_starts_before_the_time_that_the_service_named() -> None:
@@ -92,9 +92,9 @@ async def test_a_changed_limit_is_believed_anew() -> None:
     permits = [await limiter.acquire() for _ in range(6)]
     limiter.refused(0.01, permit=permits[-1])
     await asyncio.sleep(0.02)
-    assert dict(limiter.statistics().held_back) != {}
+    assert dict(limiter.statistics().learned_rates) != {}
     limit.change(max=10)
-    assert dict(limiter.statistics().held_back) == {}
+    assert dict(limiter.statistics().learned_rates) == {}
     for _ in range(4):
         assert limiter.try_acquire() is not None
 
@@ -106,7 +106,7 @@ async def test_what_costs_more_than_is_left_of_a_limit_still_passes() -> None:
     limiter.refused(1, permit=await limiter.acquire(10))
     await asyncio.sleep(2)
     limiter.refused(1, permit=await limiter.acquire(10))
-    assert limiter.statistics().held_back[limit.name] < 60
+    assert limiter.statistics().learned_rates[limit.name] < 60
     await asyncio.sleep(2)
     await limiter.acquire(20)
     started = now()
@@ -114,7 +114,7 @@ async def test_what_costs_more_than_is_left_of_a_limit_still_passes() -> None:
     assert now() >= started + 1  # alone in its window
 
 
-class Watch:
+class Checker:
     """Takes from one limit, and fails if ever a window holds more than it says."""
 
     def __init__(self) -> None:
@@ -150,7 +150,7 @@ class Watch:
             self.limit.change(max=which, per=number)
         elif what == "sleep":
             await asyncio.sleep(number * which)
-        elif what == "long":  # until it is eased, and eased again
+        elif what == "long":  # until it is relaxed, and relaxed again
             await asyncio.sleep(number * which * 50)
         elif self.starts:
             at, _, permit = self.starts[-1 - which % len(self.starts)]
@@ -172,11 +172,11 @@ def test_whatever_was_learned_no_window_holds_more_than_the_limit_says(
     doings: list[tuple[str, int, float]],
 ) -> None:
     async def main() -> None:
-        watch = Watch()
+        checker = Checker()
         for doing in doings:
-            await watch.do(*doing)
+            await checker.do(*doing)
         # What refusals left of it is enough for everybody who waits.
-        await asyncio.wait_for(asyncio.gather(*watch.tasks), 1e5)
+        await asyncio.wait_for(asyncio.gather(*checker.tasks), 1e5)
 
     loop = VirtualTimeLoop()
     try:
@@ -197,18 +197,18 @@ async def test_keys_learn_each_for_itself() -> None:
     assert limiter.try_acquire("busy") is None  # one after the other now
 
 
-async def test_a_limiter_may_be_told_not_to_learn() -> None:
+async def test_a_limiter_need_not_learn() -> None:
     limiter = Limiter([Limit(10, per=1)])
     limiter.learns = False
     limiter.refused(1, permit=await limiter.acquire())
-    assert dict(limiter.statistics().held_back) == {}
+    assert dict(limiter.statistics().learned_rates) == {}
 
 
 async def test_a_refusal_that_names_no_time_teaches_nothing() -> None:
     # It may be about how many are under way at once, and costs little.
     limiter = Limiter([Limit(10, per=1)])
     limiter.refused(permit=await limiter.acquire())
-    assert dict(limiter.statistics().held_back) == {}
+    assert dict(limiter.statistics().learned_rates) == {}
     assert limiter.wait_time() == 0
 
 
@@ -220,7 +220,7 @@ async def test_an_executor_learns_from_rate_limit_errors() -> None:
     async with executor:
         with pytest.raises(RateLimitError):
             await executor.execute(refused)
-    assert set(executor.limits.statistics().held_back) == {"10 per 1 s"}
+    assert set(executor.limits.statistics().learned_rates) == {"10 per 1 s"}
 
 
 @pytest.mark.parametrize("seconds", [-1, float("inf"), float("nan"), "soon"])

@@ -1,0 +1,259 @@
+"""What tasks and threads that use one limiter share: lock, clock, scheduler and timers."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import random
+import threading
+import time
+import warnings
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+from penstock._util import checks
+from penstock.limits.rate.exact import Exact
+from penstock.limits.rate.gate import Gate
+from penstock.limits.rate.learning import RefusalLearner
+from penstock.limits.rate.limit import Limit
+from penstock.limits.rate.permit import Permit
+from penstock.limits.rate.scheduler import Scheduler
+from penstock.limits.rate.sliding_log import SlidingLog
+from penstock.limits.rate.waiters import LoopTimer, LoopWaiter, ThreadWaiter, Wakeups
+
+
+def running_loop() -> asyncio.AbstractEventLoop | None:
+    """The event loop that runs in this thread, if one does."""
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        return None
+
+
+@dataclass(frozen=True)
+class LimiterStatistics:
+    """What a limiter has done so far."""
+
+    #: Calls that wait now.
+    waiting: int
+    #: Calls that were let through.
+    grants: int
+    #: How often the gate went from open to closed.
+    closures: int
+    #: Seconds until the gate opens; 0 when it is open.
+    closed_for: float
+    #: Header fields given to ``observe`` that made no sense.
+    ignored_headers: int
+    #: By the name of the limit, the rate a second that refusals taught, where it is lower than the
+    #: rate of the limit, or bursts are smaller.
+    learned_rates: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def held_back(self) -> Mapping[str, float]:
+        """Deprecated: the old name of ``learned_rates``."""
+        warnings.warn(
+            "held_back is deprecated: use learned_rates", DeprecationWarning, stacklevel=2
+        )
+        return self.learned_rates
+
+
+class LimiterBase:
+    """The shared state of a limiter, and the ways to change it.
+
+    One lock guards all of it. A method needs the lock to be held by its caller, unless it says that
+    it takes the lock. Whoever changes something dispatches: decides who may start, and wakes them.
+
+    It is a base class, and not an attribute of the limiter: ``acquire`` reads its attributes for
+    each call, and a limiter that machines share overrides some of its methods.
+    """
+
+    #: The class of the logs in which starts are counted.
+    log_type: ClassVar[type[SlidingLog]] = SlidingLog
+
+    def __init__(self, limits: Iterable[Limit], rng: random.Random | None) -> None:
+        if not isinstance(limits, Iterable):
+            raise TypeError(f"limits must be an iterable of Limit, got {checks.shown(limits)}")
+        if rng is not None and not callable(getattr(rng, "random", None)):
+            raise TypeError(f"rng must be a random.Random or None, got {checks.shown(rng)}")
+        self.limits: tuple[Limit, ...] = tuple(limits)
+        self._by_name: dict[str, Limit] = {}
+        for limit in self.limits:
+            if not isinstance(limit, Limit):
+                raise TypeError(
+                    f"limits must be an iterable of Limit, got {checks.shown(limit)} in it"
+                )
+            if limit.name in self._by_name:
+                called = checks.shown(limit.name)
+                raise ValueError(f"two limits are called {called}: give them names")
+            self._by_name[limit.name] = limit
+        self._lock = threading.Lock()
+        self._gate = Gate(rng)
+        self._scheduler = Scheduler(self._gate)
+        self._learner = RefusalLearner()
+        self._wakeups = Wakeups()
+        self._clock: Callable[[], float] = time.monotonic
+        self._clock_of: asyncio.AbstractEventLoop | None = None
+        self._clock_was_read = False
+        self._grants = 0
+        self._ignored_headers = 0
+
+    def limit(self, which: Limit | str) -> Limit:
+        """The limit of this name.
+
+        Raises:
+            KeyError: the limiter has no such limit.
+        """
+        limit = self._by_name.get(which) if isinstance(which, str) else which
+        if limit not in self.limits:
+            names = ", ".join(map(checks.shown, self._by_name)) or "none"
+            raise KeyError(
+                f"the limiter has no limit {checks.shown(which)}; its limits are {names}"
+            )
+        assert limit is not None
+        return limit
+
+    def statistics(self) -> LimiterStatistics:
+        """What the limiter has done so far, and how many calls wait. From any thread."""
+        with self._lock:
+            return LimiterStatistics(
+                waiting=self._scheduler.waiting,
+                grants=self._grants,
+                closures=self._gate.closures,
+                closed_for=self._gate.closed_for(self._now(running_loop())),
+                ignored_headers=self._ignored_headers,
+                learned_rates=self._learner.learned_rates(),
+            )
+
+    # -- the clock --------------------------------------------------------------------------------
+
+    def _now(self, running: asyncio.AbstractEventLoop | None) -> float:
+        # Always read under the lock: to a log, a time before the last one is another clock's.
+        if running is not self._clock_of and running is not None:
+            self._clock_of = running
+            clock = _clock_of(running)
+            if clock != self._clock:
+                self._clock = clock
+                if self._clock_was_read:
+                    self._forget_times()
+        elif running is None and self._clock_of is not None and self._clock_of.is_closed():
+            self._clock_of, self._clock = None, time.monotonic
+        self._clock_was_read = True
+        return self._clock()
+
+    def _forget_times(self) -> None:
+        """Forget all times, because the clock is another one."""
+        self._gate.reopen()
+        self._learner.forget()
+        for limit in self.limits:
+            limit._state.clear()
+        self._scheduler.recheck_all()
+
+    # -- who waits --------------------------------------------------------------------------------
+
+    def _add_waiter(self, waiter: LoopWaiter | ThreadWaiter) -> None:
+        self._wakeups.add(waiter, self._on_timer)
+        self._scheduler.add(waiter)
+
+    def _dispatch(self, now: float, running: asyncio.AbstractEventLoop | None) -> None:
+        """Let the waiters start that may, and set the timers for the next ones."""
+        scheduler, wakeups = self._scheduler, self._wakeups
+        # Those that can never go on must not keep others waiting.
+        for dead in wakeups.take_dead(running):
+            scheduler.remove(dead)
+            scheduler.cancel(dead)
+        if now >= self._learner.relax_at:
+            self._relax(now)
+        while scheduler.waiting and (granted := scheduler.grant(now)):
+            for waiter in granted:
+                if not waiter.wake(running):  # its loop was closed in this moment
+                    scheduler.cancel(waiter)
+        when = scheduler.next_grant(now) if scheduler.waiting else math.inf
+        wakeups.schedule(now, when, running)
+
+    def _confirm(
+        self,
+        now: float,
+        waiter: LoopWaiter | ThreadWaiter,
+        running: asyncio.AbstractEventLoop | None,
+    ) -> None:
+        """Count the start of ``waiter`` from ``now`` on: its caller goes on, in this thread."""
+        self._grants += 1
+        self._scheduler.confirm(now, waiter)
+        if running is not None:
+            self._wakeups.remove(waiter, running)
+        if self._scheduler.waiting:
+            self._dispatch(now, running)
+
+    def _remove_waiter(self, waiter: LoopWaiter | ThreadWaiter) -> None:
+        """Let ``waiter`` neither wait nor start, and free what is reserved for it."""
+        running = running_loop()
+        self._scheduler.remove(waiter)
+        self._scheduler.cancel(waiter)
+        self._wakeups.remove(waiter, running)
+        self._dispatch(self._now(running), running)
+
+    def _abandon(self, waiter: LoopWaiter) -> None:
+        """Remove a waiter whose task is destroyed. Takes the lock, but only if it is free.
+
+        The garbage collector may destroy a task at any time, also while this very thread holds the
+        lock. Then the next dispatch removes the waiter.
+        """
+        self._wakeups.abandoned.append(waiter)
+        if self._lock.acquire(blocking=False):
+            try:
+                running = running_loop()
+                self._dispatch(self._now(running), running)
+            finally:
+                self._lock.release()
+
+    def _on_timer(self, timer: LoopTimer) -> None:
+        """Dispatch because it is the time of ``timer``; in its loop. Takes the lock."""
+        with self._lock:
+            self._dispatch(self._now(timer.loop), timer.loop)
+            self._wakeups.drop_unused(timer)
+
+    # -- what changes -----------------------------------------------------------------------------
+
+    def _change(self, limit: Limit, maximum: float, period: float) -> None:
+        """Set the rate of ``limit``. Takes the lock."""
+        with self._lock:
+            running = running_loop()
+            now = self._now(running)
+            self._learner.forget(limit._state)
+            limit._state.set_rate(maximum, period)
+            self._rates_changed()
+            for waiter in self._scheduler.reject_oversized():
+                waiter.wake(running)
+            self._scheduler.recheck_all()
+            self._dispatch(now, running)
+
+    def _relax(self, now: float) -> None:
+        """Allow more where refusals had left less, because it is time to try."""
+        self._learner.relax(now)
+        self._rates_changed()
+        self._scheduler.recheck_all()
+
+    def _rates_changed(self) -> None:
+        """For subclasses that keep something which depends on the rates."""
+
+    def _settle(self, permit: Permit, limit: Limit, cost: Exact) -> None:
+        """Correct the cost of a call that started. Takes the lock."""
+        with self._lock:
+            running = running_loop()
+            now = self._now(running)
+            window = permit._settle(now, limit._state, cost)
+            if window is not None and self._scheduler.waiting:
+                self._scheduler.recheck(window)
+                self._dispatch(now, running)
+
+
+def _clock_of(loop: asyncio.AbstractEventLoop) -> Callable[[], float]:
+    """The monotonic clock, or the loop's own one where it has one: then its time is virtual.
+
+    uvloop's ``time`` is monotonic too, but stands still while a callback runs.
+    """
+    if not isinstance(loop, asyncio.BaseEventLoop):
+        return time.monotonic
+    own = getattr(loop.time, "__func__", None) is not asyncio.BaseEventLoop.time
+    return loop.time if own else time.monotonic
