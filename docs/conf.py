@@ -26,7 +26,8 @@ nitpicky = True
 nitpick_ignore_regex = [
     ("py:.*", r"(?!penstock\.).*"),
     ("py:.*", r"penstock\.[\w.]+\.([A-Z]|T_contra|E|Q)"),
-    ("py:.*", r"penstock\.[\w.]+\.(Rules|PermitContext|Visit|BridgePool|LimiterStatistics)"),
+    ("py:.*", r"penstock\.[\w.]+\.(Rules|PermitContext|LimiterStatistics)"),
+    ("py:.*", r"penstock\.[\w.]+\.(LoopFuture|ThreadWorkerPool)"),
 ]
 
 autodoc_member_order = "bysource"

@@ -64,7 +64,6 @@ IN_CIRCLES: list[set[str]] = [  # all of them for types alone
         f"limits.rate.{module}"
         for module in ("lessons", "limit", "limiter", "line", "permit", "turnstile", "waiting")
     },
-    {"sync.accounts", "sync.bridge", "sync.desks", "sync.loop_side"},
     {"telemetry.api", "telemetry.spans"},
 ]
 CORE_IMPORTS = {
@@ -84,7 +83,6 @@ NAMED_TWICE = {
     "Meter",
     "Result",
     "Seen",
-    "SignalStop",
     "Source",
     "Watch",
 }

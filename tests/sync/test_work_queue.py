@@ -18,7 +18,7 @@ import pytest
 import penstock
 from penstock import BoundedQueue, QueueConfig, QueueFullError, QueueStateError, QueueStatus
 from penstock.sync import LoopThread, WorkQueue
-from penstock.sync.result import Result
+from penstock.sync.futures import Result
 from sync.helpers import BOUND, Held, eventually, in_thread, run_program
 
 KINDS = ["async", "plain"]
