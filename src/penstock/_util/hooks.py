@@ -13,7 +13,7 @@ import os
 import threading
 import weakref
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Protocol
 
 _logger = logging.getLogger("penstock")
 
@@ -32,7 +32,7 @@ class ExitHooks(Protocol):
 class ForkHook(Protocol):
     """An object with threads, locks or event loops, which a forked child must not use."""
 
-    def _after_fork_in_child(self) -> Any:
+    def _after_fork_in_child(self) -> object:
         """Refuse every call from now on.
 
         Returns the objects that the child must not even collect: collecting an event loop closes
@@ -45,7 +45,7 @@ _queues: weakref.WeakSet[ExitHooks] = weakref.WeakSet()
 #: Daemon threads that are about to end by themselves.
 _ending_threads: weakref.WeakSet[threading.Thread] = weakref.WeakSet()
 _fork_hooks: weakref.WeakSet[ForkHook] = weakref.WeakSet()
-_never_collected: list[Any] = []
+_never_collected: list[object] = []
 
 
 def drain_at_exit(queue: ExitHooks) -> None:

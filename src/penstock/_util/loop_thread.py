@@ -13,7 +13,7 @@ from collections.abc import Callable, Coroutine
 from contextlib import nullcontext, suppress
 from contextvars import Context
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 from penstock._util import checks, hooks
 from penstock._util.compat import Self
@@ -273,7 +273,7 @@ class LoopThread:
             raise
 
     def run_with_timeout(
-        self, func: Callable[[], Coroutine[Any, Any, Any]], timeout: float | None
+        self, func: Callable[[], Coroutine[Any, Any, object]], timeout: float | None
     ) -> bool:
         """Like :meth:`call`, but return whether ``func()`` ended in time; if not, cancel it."""
         future = self.send(func)
@@ -358,7 +358,7 @@ class LoopThread:
             reason = f"The event loop thread {self.name} is blocked and was given up"
             self._runner.refuse_calls(reason)
 
-    def _after_fork_in_child(self) -> Any:
+    def _after_fork_in_child(self) -> object:
         self._is_inherited = True
         return (self._runner, self._thread)
 
@@ -374,7 +374,7 @@ class LoopThread:
     ) -> None:
         self.close()
 
-    def __reduce__(self) -> Any:
+    def __reduce__(self) -> NoReturn:
         raise TypeError(f"{self!r} cannot be sent to another process: make one there")
 
     # Bound here, since at the end of the interpreter this module may be empty already.

@@ -70,7 +70,7 @@ class BlockingSignalStop:
     """
 
     def __init__(
-        self, signals: tuple[int, ...], first: Callable[[], Any], second: Callable[[], Any]
+        self, signals: tuple[int, ...], first: Callable[[], object], second: Callable[[], object]
     ) -> None:
         self._calls = [first, second]
         self._is_released = False

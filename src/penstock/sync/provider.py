@@ -114,7 +114,7 @@ class LoopThreadProvider:
         if thread is not self._external:
             thread._abandon()
 
-    def run_then_close(self, func: Callable[..., Coroutine[Any, Any, Any]], *args: Any) -> None:
+    def run_then_close(self, func: Callable[..., Coroutine[Any, Any, object]], *args: Any) -> None:
         """Run a last call without waiting for it, and let the thread end after it."""
         thread, self._thread = self._thread, None
         if thread is None:

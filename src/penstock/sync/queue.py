@@ -319,7 +319,7 @@ class BlockingQueue(QueueCore[T]):
     def _can_exit(self) -> bool:
         return not self._provider.is_open or self._is_inherited or self._crash is not None
 
-    def _after_fork_in_child(self) -> Any:
+    def _after_fork_in_child(self) -> object:
         self._is_inherited = self._pool.is_inherited = True
         self._open_on = CLOSED
         return (self._provider, self._pool)
@@ -367,7 +367,7 @@ class BlockingQueue(QueueCore[T]):
             return QueueStateError(self._crash, current_state=self._status.value)
         return super()._stopped_meanwhile(verb)
 
-    def __reduce__(self) -> Any:
+    def __reduce__(self) -> NoReturn:
         raise TypeError(f"{self!r} cannot be sent to another process: make a queue there")
 
     # Bound here, since at the end of the interpreter this module may be empty already.

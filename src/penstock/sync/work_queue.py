@@ -9,7 +9,7 @@ import time
 from collections.abc import Awaitable, Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager
 from types import TracebackType
-from typing import Any, Literal, TypeVar, overload
+from typing import Any, Literal, NoReturn, TypeVar, overload
 
 from penstock._util import checks
 from penstock._util.compat import Self
@@ -51,8 +51,8 @@ class WorkQueue(Face[T]):
     program that ends without ``stop()`` has everything processed first.
 
     Args:
-        maxsize, timeout, concurrency_limit, logger, name, limits, retry, breaker, deadline,
-            max_dead_letters, telemetry: as for :class:`penstock.WorkQueue`.
+        maxsize, timeout, concurrency_limit, logger, name: as for :class:`penstock.WorkQueue`.
+        limits, retry, breaker, deadline, max_dead_letters, telemetry: the same.
         queue: an asynchronous queue to use, one on a broker for example, instead of one in this
             process. It has its own maxsize, timeout, logger, name and telemetry.
         loop_thread: the event loop thread to use, which several queues can share; by default one
@@ -135,9 +135,7 @@ class WorkQueue(Face[T]):
             self._release_signals_if_stopped()
 
     def join(self, timeout: float | None = None) -> bool:
-        """Wait until every accepted item is done, at most ``timeout`` seconds (``None``: no limit).
-
-        Returns whether all are done.
+        """Wait until every accepted item is done; False after ``timeout`` seconds.
 
         Raises:
             QueueStateError: the queue stopped with items left; or as for :meth:`stop`.
@@ -395,7 +393,7 @@ class WorkQueue(Face[T]):
         if self._signal_stop is not None and self._signal_stop.release():
             self._signal_stop = None
 
-    def __reduce__(self) -> Any:
+    def __reduce__(self) -> NoReturn:
         raise TypeError(
             f"{self!r} cannot be sent to another process: it has threads and a lock here. Make a "
             "queue there, or use one on a broker"
