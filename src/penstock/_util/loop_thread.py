@@ -298,7 +298,7 @@ class LoopThread:
             runner.loop.call_soon_threadsafe(cancel_task)
 
     def responds(self, within: float) -> bool:
-        """Whether the loop turns ``within`` so many seconds; True if it has ended."""
+        """Whether the loop runs a call in ``within`` seconds; also True if the loop has ended."""
         try:
             self.call(_nothing, timeout=within)
         except (TimeoutError, concurrent.futures.TimeoutError):
