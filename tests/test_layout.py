@@ -40,7 +40,7 @@ ORDER = (
     "executors",
     "sync",
     "brokers",
-    "_http",
+    "http",
     "httpx",
     "httpx2",
     "testing",
@@ -76,7 +76,6 @@ CORE_IMPORTS = {
 }
 #: Names of classes that stand for two things.
 NAMED_TWICE = {
-    "Accounts",
     "Attempt",
     "Intake",
     "Line",
@@ -111,7 +110,7 @@ HEAVY = (
     "nats",
     "opentelemetry.sdk",
     "opentelemetry.exporter",
-    "penstock._http",
+    "penstock.http",
     "penstock.brokers",
     "penstock.cli",
     "penstock.httpx",

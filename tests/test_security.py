@@ -25,18 +25,18 @@ from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from cli.conftest import LIMIT, Command, Server, penstock, server  # noqa: F401
 from penstock import BoundedQueue, Limit, Limiter
 from penstock.brokers.nats import NatsQueue
-from penstock.brokers.nats.wire import bare_url
-from penstock.cli import clients as clients_module
-from penstock.cli.clients import Clients
-from penstock.cli.credentials import Credentials
-from penstock.cli.history import History, public_url
-from penstock.cli.journal import NotAJournalError, open_failures, open_results
-from penstock.cli.preview import preview
-from penstock.cli.report import Subject, write_report
-from penstock.cli.requests import make_request
-from penstock.cli.results import Result, Totals, to_json
-from penstock.cli.sender import Answer, Pending, Sender
-from penstock.cli.source import Form
+from penstock.brokers.nats.connection.wire import bare_url
+from penstock.cli.report.report import Subject, write_report
+from penstock.cli.run import clients as clients_module
+from penstock.cli.run.clients import Clients
+from penstock.cli.run.credentials import Credentials
+from penstock.cli.run.history import History, public_url
+from penstock.cli.run.journal import NotAJournalError, open_failures, open_results
+from penstock.cli.run.preview import preview
+from penstock.cli.run.requests import make_request
+from penstock.cli.run.results import Result, Totals, to_json
+from penstock.cli.run.sender import Answer, Pending, Sender
+from penstock.cli.run.source import Form
 from penstock.telemetry import Telemetry
 
 ROOT = Path(__file__).parents[1]

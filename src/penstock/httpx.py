@@ -23,9 +23,9 @@ except ModuleNotFoundError as error:
     ) from None
 
 from penstock import errors as own
-from penstock._http import judgement, tasks, threads
-from penstock._http.face import errors_of
-from penstock._http.judgement import is_failure
+from penstock.http import judgement, tasks, threads
+from penstock.http.face import errors_of
+from penstock.http.judgement import is_failure
 
 __all__ = [
     "CircuitBreakerOpenError",

@@ -32,9 +32,9 @@ from penstock.limits import (
 from penstock.policies.governor import MAX_DEAD_LETTERS
 from penstock.protocols import Queue
 from penstock.queue.bounded import BoundedQueue, QueueStatus
-from penstock.queue.results import ResultStream, Workers, each
+from penstock.queue.results import MapWorkers, ResultStream, each
 from penstock.queue.status import NotProcessedError
-from penstock.queue.work_queue_base import Face
+from penstock.queue.work_queue_base import WorkQueueBase
 from penstock.telemetry import Telemetry
 from penstock.workers.calls import ErrorHandler, WorkerFunc
 
@@ -46,7 +46,7 @@ R = TypeVar("R")
 _PAUSE = 0.1
 
 
-class WorkQueue(Lifecycle, Face[T]):
+class WorkQueue(Lifecycle, WorkQueueBase[T]):
     """A queue with what one needs around it: process, batch_process, submit, map.
 
     Args:
@@ -321,7 +321,7 @@ class WorkQueue(Lifecycle, Face[T]):
         ordered: bool,
         return_exceptions: bool,
     ) -> AsyncGenerator[Any, None]:
-        async with self._running(), Workers(queue, worker_func, workers) as call:
+        async with self._running(), MapWorkers(queue, worker_func, workers) as call:
             results = ResultStream(queue, call, ordered)
             feeder = asyncio.create_task(results.feed(items))
             try:

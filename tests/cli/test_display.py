@@ -15,14 +15,14 @@ import pytest
 from rich.console import Console
 
 from penstock.cli.display import Bar, PlainLines, display_on, seconds_left
-from penstock.cli.history import History, Moment
-from penstock.cli.results import Failure, Result, Totals
+from penstock.cli.run.history import History, Moment
+from penstock.cli.run.results import Failure, Result, Totals
 
 
 class Clock:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now = 1000.0
-        monkeypatch.setattr("penstock.cli.results.time.monotonic", lambda: self.now)
+        monkeypatch.setattr("penstock.cli.run.results.time.monotonic", lambda: self.now)
 
 
 def test_plain_lines_become_rarer(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -236,7 +236,7 @@ main()
 def test_a_package_of_our_own_that_is_missing_is_not_blamed_on_the_extra() -> None:
     program = """
 import sys
-sys.modules["penstock.cli.run"] = None
+sys.modules["penstock.cli.run.run"] = None
 from penstock.cli import main
 main()
 """

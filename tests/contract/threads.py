@@ -127,8 +127,8 @@ class Stage:
         for task in self.remote_tasks:
             task.cancel()
         if self.remote_tasks:
-            _, staying = await asyncio.wait(self.remote_tasks, timeout=HANGS)
-            assert not staying
+            _, remaining = await asyncio.wait(self.remote_tasks, timeout=HANGS)
+            assert not remaining
 
 
 async def in_thread(func: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:

@@ -23,15 +23,15 @@ with atheris.instrument_imports(
     import msgpack.fallback
 
     from penstock.brokers.codecs import JsonCodec, MsgpackCodec
-    from penstock.cli.journal import NotAJournalError, scan
     from penstock.cli.problems import MalformedLineError
     from penstock.cli.records import JsonCutter, read_header
-    from penstock.cli.requests import parse_base
-    from penstock.cli.results import Failure, Result
-    from penstock.cli.sender import retry_after
+    from penstock.cli.run.journal import NotAJournalError, scan
+    from penstock.cli.run.requests import parse_base
+    from penstock.cli.run.results import Failure, Result
+    from penstock.cli.run.sender import retry_after
+    from penstock.cli.run.source import Form
+    from penstock.cli.run.template import Template
     from penstock.cli.settings import read_settings
-    from penstock.cli.source import Form
-    from penstock.cli.template import Template
     from penstock.config import parse_rate
     from penstock.errors import CodecError
     from penstock.limits.headers import LONGEST_WAIT, parse
@@ -80,7 +80,7 @@ def rows(data: bytes) -> None:
 
 
 def _records(cutter: Any, read: Callable[[bytes], dict[str, Any]], data: bytes) -> None:
-    from penstock.cli.requests import make_request
+    from penstock.cli.run.requests import make_request
 
     half = len(data) // 2
     records = [*cutter.cut(data[:half]), *cutter.cut(data[half:]), *cutter.end()]

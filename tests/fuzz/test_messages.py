@@ -18,8 +18,8 @@ from pydantic import BaseModel
 
 from fuzz.values import few
 from penstock.brokers.codecs import JsonCodec, MsgpackCodec
-from penstock.brokers.nats.delivery import Delivery, Hands
-from penstock.brokers.nats.intake import CONTENT_TYPE, DEADLINE, Intake
+from penstock.brokers.nats.queue.delivery import Delivery, Hands
+from penstock.brokers.nats.queue.intake import CONTENT_TYPE, DEADLINE, Intake
 from penstock.errors import CodecError
 from penstock.policies.governor import Governor, Rules
 from penstock.telemetry import Telemetry

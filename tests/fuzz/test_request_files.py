@@ -15,15 +15,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fuzz.values import few
-from penstock.cli.credentials import read_credentials
 from penstock.cli.options import UsageError, read_concurrency, read_cost
 from penstock.cli.problems import MalformedLineError
 from penstock.cli.records import ends_open, read_header
-from penstock.cli.requests import Request, parse_base
-from penstock.cli.results import Failure, Result
+from penstock.cli.run.credentials import read_credentials
+from penstock.cli.run.requests import Request, parse_base
+from penstock.cli.run.results import Failure, Result
+from penstock.cli.run.source import Form, Malformed, Source
+from penstock.cli.run.template import Template
 from penstock.cli.settings import read_settings
-from penstock.cli.source import Form, Malformed, Source
-from penstock.cli.template import Template
 
 #: Lines that have been trouble somewhere.
 ODD_LINES = [

@@ -26,7 +26,7 @@ def run_one(seed: int) -> None:
             program.run()
     except BaseException as error:
         # What still hangs must not make the next test fail, nor wait for the end of the process.
-        threading.Thread(target=program.give_up, daemon=True).start()
+        threading.Thread(target=program.abandon, daemon=True).start()
         raise AssertionError(
             f"{program.story()}\n"
             f"{type(error).__name__}: {error}\n"

@@ -10,11 +10,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from penstock.queue.counters import Accounts
-from penstock.queue.store import Outcome
+from penstock.queue.counters import QueueCounters
+from penstock.queue.store import PutOutcome
 from penstock.sync import buffer
 from penstock.sync.buffer import JanusBuffer, LoopWaiters
-from penstock.sync.slots import SharedAccounts, WorkerSlot
+from penstock.sync.slots import SharedCounters, WorkerSlot
 
 
 async def wait_without_a_second_look(
@@ -26,14 +26,14 @@ async def wait_without_a_second_look(
     event = buffer._OneShotEvent()
     if is_retired():
         return True
-    if self.at_hand or self.is_over:
-        return bool(self.at_hand)
+    if self.available or self.is_over:
+        return bool(self.available)
     with self.lock:
-        self._takers[event] = None
+        self._waiters[event] = None
     if event.wait(timeout):
         return True
     with self.lock:
-        return self._takers.pop(event, buffer._ABSENT) is buffer._ABSENT
+        return self._waiters.pop(event, buffer._ABSENT) is buffer._ABSENT
 
 
 async def loop_waits_without_a_second_look(self: LoopWaiters) -> bool:
@@ -42,10 +42,10 @@ async def loop_waits_without_a_second_look(self: LoopWaiters) -> bool:
         await asyncio.sleep(0)
         self._entries_left = 32
         return True
-    is_news = self._buffer.at_hand > 0
+    is_news = self._buffer.available > 0
     if is_news or self._buffer.is_over:
         return is_news
-    return await self._be_called(self._register())
+    return await self._park(self._add_waiter())
 
 
 async def put_gives_up_without_the_lock(
@@ -54,41 +54,41 @@ async def put_gives_up_without_the_lock(
     timeout: float | None,
     ticket: Any = None,
     context: Any = None,
-) -> Outcome:
+) -> PutOutcome:
     """A put whose time is over reads what became of it while somebody grants it room."""
-    bid = buffer._Bid(item, buffer.copy_context() if context is None else context, ticket)
+    put = buffer._WaitingPut(item, buffer.copy_context() if context is None else context, ticket)
     with self.lock:
         if self.closed:
-            return Outcome.CLOSED
-        self._bids[bid] = None
+            return PutOutcome.CLOSED
+        self._waiting_puts[put] = None
         self._grant()
-    if not bid.wait(timeout):
-        outcome = bid.outcome
+    if not put.wait(timeout):
+        outcome = put.outcome
         with self.lock:
-            self._bids.pop(bid, None)
+            self._waiting_puts.pop(put, None)
         return outcome
-    return bid.outcome
+    return put.outcome
 
 
 def offer_looks_first(
     self: JanusBuffer[Any], item: Any, ticket: Any = None, context: Any = None
 ) -> bool:
     """A put looks for room before it takes the lock."""
-    if len(self.line) >= self.room or self.closed:
+    if len(self.entries) >= self.room or self.closed:
         return False
     context = buffer.copy_context() if context is None else context
     with self.lock:
-        order = self._order = self._order + 1
+        number = self._last_number = self._last_number + 1
         # Not janus's own put, which would notice.
-        self.line.append((order, item, context, ticket))
-        self.peak = max(self.peak, len(self.line))
-        self._call(1)
+        self.entries.append((number, item, context, ticket))
+        self.peak = max(self.peak, len(self.entries))
+        self._unpark(1)
         return True
 
 
-def add_without_the_lock(self: SharedAccounts, field: Any) -> None:
+def add_without_the_lock(self: SharedCounters, field: Any) -> None:
     """Two threads read a count, and both write it back with one more."""
-    Accounts.add(self, field)
+    QueueCounters.add(self, field)
 
 
 def reclaim_what_is_done(self: WorkerSlot[Any]) -> bool:
@@ -99,11 +99,11 @@ def reclaim_what_is_done(self: WorkerSlot[Any]) -> bool:
         holds_one = self.taken > self.processed
     with self._buffer.lock:
         self.is_revoked = True
-        self._accounts.unregister(self)
+        self._counters.unregister(self)
         if holds_one and self.entry is not None:
-            order, item, context, ticket = self.entry
-            new = None if ticket is None else ticket.reissue()
-            self._buffer.keep((order, item, context.copy(), new))
+            number, item, context, ticket = self.entry
+            new = None if ticket is None else ticket.transfer()
+            self._buffer.keep((number, item, context.copy(), new))
         return holds_one
 
 
@@ -117,16 +117,16 @@ def notified_forgets_late(self: LoopWaiters) -> None:
         self._for_all = self._is_notified = False
 
 
-def settle_before_all_is_done(self: SharedAccounts) -> None:
+def settle_before_all_is_done(self: SharedCounters) -> None:
     """Whoever finds nothing waiting tells the joiners, whatever others have in hand."""
     if not self._buffer.ready:
-        self._tell_joiners(True)
+        self._notify_joiners(True)
 
 
-async def join_without_a_second_look(self: SharedAccounts) -> bool:
+async def join_without_a_second_look(self: SharedCounters) -> bool:
     """A joiner does not look again once it has said that it waits."""
     joiner: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
-    self._enlist(joiner)
+    self._add_joiner(joiner)
     return await joiner
 
 
@@ -147,11 +147,11 @@ DEFECTS: dict[str, tuple[type[Any], str, Callable[..., Any]]] = {
     "loop-wait": (LoopWaiters, "wait", loop_waits_without_a_second_look),
     "put": (JanusBuffer, "wait_for_room", put_gives_up_without_the_lock),
     "offer": (JanusBuffer, "offer", offer_looks_first),
-    "add": (SharedAccounts, "add", add_without_the_lock),
+    "add": (SharedCounters, "add", add_without_the_lock),
     "reclaim": (WorkerSlot, "reclaim", reclaim_what_is_done),
     "on-notify": (LoopWaiters, "_on_notify", notified_forgets_late),
-    "settle": (SharedAccounts, "settle", settle_before_all_is_done),
-    "join": (SharedAccounts, "join", join_without_a_second_look),
+    "notify_if_done": (SharedCounters, "notify_if_done", settle_before_all_is_done),
+    "join": (SharedCounters, "join", join_without_a_second_look),
     "take": (JanusBuffer, "take", take_without_the_lock),
 }
 

@@ -180,7 +180,7 @@ class Schedule(Program):
             return
         most, per = self.limit.max, self.limit.per
         begun = sorted(
-            turn.began for turn in self.turns if turn.crew is None or turn.crew.kind != "get"
+            turn.began for turn in self.turns if turn.group is None or turn.group.kind != "get"
         )
         for count, at in enumerate(begun, 1):
             windows = 1 + int((at - self.started_at) / per)

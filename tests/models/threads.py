@@ -121,7 +121,7 @@ class Turn:
     """One time that an item was handed out: to a worker, or to a caller of ``get``."""
 
     item: Item
-    crew: Crew | None
+    group: WorkerGroup | None
     began: float
     #: The thread or task, if it is one that takes items itself.
     worker: Any = None
@@ -133,7 +133,7 @@ class Turn:
 
 
 @dataclass(eq=False)
-class Crew:
+class WorkerGroup:
     """The workers of one ``process``, or the thread of somebody who calls ``get``."""
 
     kind: str
@@ -224,7 +224,7 @@ class Program:
         self.accepted: list[Item] = []
         self.refused: list[Item] = []
         self.turns: list[Turn] = []
-        self.crews: list[Crew] = []
+        self.groups: list[WorkerGroup] = []
         self.handled: list[tuple[Item, BaseException]] = []
         self.rough: list[tuple[float, float]] = []
         self.failures: list[BaseException] = []
@@ -340,7 +340,7 @@ class Program:
         self.wait_for(producers)
 
     def finish(self) -> None:
-        """A good crew takes up what was left."""
+        """A good group takes up what was left."""
         queue = self.queue
         self.process(self.random)
         assert queue.join(timeout=self.hangs) is True, (
@@ -349,7 +349,7 @@ class Program:
         assert queue.stop(timeout=self.hangs) is True, f"left: {queue.unprocessed}"
         assert queue.unprocessed == []
 
-    def give_up(self) -> None:
+    def abandon(self) -> None:
         """After a failure: end what can be ended."""
         with suppress(Exception):
             self.queue.stop(timeout=0, drain=False)
@@ -432,8 +432,8 @@ class Program:
     # -- consumers ----------------------------------------------------------------------------
 
     def consume(self, rng: random.Random) -> None:
-        crew = Crew("get", 1)
-        self.crews.append(crew)
+        group = WorkerGroup("get", 1)
+        self.groups.append(group)
         while not self.is_ending:
             try:
                 if rng.random() < 0.3:
@@ -446,7 +446,7 @@ class Program:
             except QueueStateError:
                 time.sleep(0.001)
                 continue
-            turn = self.begin(item, crew)
+            turn = self.begin(item, group)
             time.sleep(rng.choice(MOMENTS))
             self.end(turn)
             self.queue.task_done()
@@ -493,9 +493,9 @@ class Program:
                 self.producers += 1
                 me = self.producers
             mine: list[Item] = []
-            crew = Crew("map", sys.maxsize, takes_itself=False)
-            self.crews.append(crew)
-            work = rng.choice((self.plain_worker, self.async_worker))(crew)
+            group = WorkerGroup("map", sys.maxsize, takes_itself=False)
+            self.groups.append(group)
+            work = rng.choice((self.plain_worker, self.async_worker))(group)
             results = self.queue.map(
                 work,
                 self.items_to_map(me, mine, rng.choice((1, 10, 50)), rng),
@@ -535,35 +535,35 @@ class Program:
     # -- workers ------------------------------------------------------------------------------
 
     def process(self, rng: random.Random) -> None:
-        crew = Crew(
+        group = WorkerGroup(
             rng.choice(("async", "async", "plain", "plain", "mixed")),
             rng.choice((1, 1, 2, 4, 8)),
             has_handler=rng.random() < 0.6,
         )
-        crew.takes_itself = crew.kind != "mixed"
-        self.crews.append(crew)
+        group.takes_itself = group.kind != "mixed"
+        self.groups.append(group)
         work: Callable[[Item], Any] = {
-            "async": lambda: self.async_worker(crew),
-            "plain": lambda: self.plain_worker(crew),
-            "mixed": lambda: self.mixed_worker(crew),
-        }[crew.kind]()
-        handler = self.make_handler(rng.random() < 0.5) if crew.has_handler else None
+            "async": lambda: self.async_worker(group),
+            "plain": lambda: self.plain_worker(group),
+            "mixed": lambda: self.mixed_worker(group),
+        }[group.kind]()
+        handler = self.make_handler(rng.random() < 0.5) if group.has_handler else None
         try:
-            self.queue.process(work, crew.size, handler)
+            self.queue.process(work, group.size, handler)
         except QueueStateError as error:
-            self.note("no crew:", error)
+            self.note("no group:", error)
             assert self.masters > 1, "nobody else stopped it"
         else:
-            self.note("crew of", crew.size, crew.kind)
+            self.note("group of", group.size, group.kind)
 
-    def begin(self, item: Item, crew: Crew) -> Turn:
-        turn = Turn(item, crew, time.monotonic())
-        if crew.takes_itself:
+    def begin(self, item: Item, group: WorkerGroup) -> Turn:
+        turn = Turn(item, group, time.monotonic())
+        if group.takes_itself:
             turn.worker = current_task() or threading.current_thread()
         item.turns.append(turn)
-        crew.turns.append(turn)
+        group.turns.append(turn)
         self.turns.append(turn)
-        self.note(crew.kind, "begins", item)
+        self.note(group.kind, "begins", item)
         return turn
 
     def end(self, turn: Turn) -> None:
@@ -580,15 +580,15 @@ class Program:
             self.failures.append(AssertionError(f"{item} runs in the context of {CURRENT.get()}"))
 
     @contextmanager
-    def at_work(self, item: Item, crew: Crew) -> Iterator[Plan]:
+    def at_work(self, item: Item, group: WorkerGroup) -> Iterator[Plan]:
         """A worker function, but for its sleep."""
         self.check_context(item)
-        turn = self.begin(item, crew)
+        turn = self.begin(item, group)
         with self.lock:
-            crew.at_work += 1
-            if crew.at_work > crew.size:
+            group.at_work += 1
+            if group.at_work > group.size:
                 self.failures.append(
-                    AssertionError(f"{crew.at_work} items in the hands of {crew.size} workers")
+                    AssertionError(f"{group.at_work} items in the hands of {group.size} workers")
                 )
         times = len(item.turns)
         plan = item.plan if times == 1 else Plan(error=item.plan.error)
@@ -609,14 +609,14 @@ class Program:
             raise
         finally:
             with self.lock:
-                crew.at_work -= 1
+                group.at_work -= 1
         self.end(turn)
         if turn.error is not None:
             raise turn.error
 
-    def async_worker(self, crew: Crew) -> Callable[[Item], Any]:
+    def async_worker(self, group: WorkerGroup) -> Callable[[Item], Any]:
         async def work(item: Item) -> Item:
-            with self.at_work(item, crew) as plan:
+            with self.at_work(item, group) as plan:
                 if plan.sleep is not None:
                     await asyncio.sleep(plan.sleep)
                 if plan.puts:
@@ -627,17 +627,17 @@ class Program:
 
         return work
 
-    def mixed_worker(self, crew: Crew) -> Callable[[Item], Any]:
-        work = self.async_worker(crew)
+    def mixed_worker(self, group: WorkerGroup) -> Callable[[Item], Any]:
+        work = self.async_worker(group)
 
         def call(item: Item) -> Any:  # not async, for all that anybody can see
             return work(item)
 
         return call
 
-    def plain_worker(self, crew: Crew) -> Callable[[Item], Any]:
+    def plain_worker(self, group: WorkerGroup) -> Callable[[Item], Any]:
         def work(item: Item) -> Item:
-            with self.at_work(item, crew) as plan:
+            with self.at_work(item, group) as plan:
                 if plan.sleep is not None:
                     time.sleep(plan.sleep)
                 if plan.puts:
@@ -805,15 +805,15 @@ class Program:
         self.check_handled(failed)
         self.check_rules(failed)
         if not self.rough and self.attempts == 1:
-            for crew in self.crews:
-                self.check_order(crew)
+            for group in self.groups:
+                self.check_order(group)
 
     def check_item(self, item: Item) -> None:
         turns = sorted(item.turns, key=lambda turn: turn.began)
         if item.state != "accepted":
             assert not turns, f"{item} was {item.state}, and was handed out"
             return
-        if item.unwanted and all(turn.crew.kind != "get" for turn in turns if turn.crew):
+        if item.unwanted and all(turn.group.kind != "get" for turn in turns if turn.group):
             assert not turns, f"{item} ran although its future was cancelled"
             return
         assert item.unwanted or turns, f"{item} was accepted and never ran"
@@ -844,7 +844,7 @@ class Program:
         handled = [error for _, error in self.handled]
         assert len({*map(id, handled)}) == len(handled), "handled twice"
         for turn in failed:
-            if turn.crew is None or not turn.crew.has_handler or self.is_excused(turn):
+            if turn.group is None or not turn.group.has_handler or self.is_excused(turn):
                 continue
             if turn.item.future is None and not turn.item.is_mapped:
                 is_handled = any(is_same(turn.error, error) for error in handled)
@@ -853,12 +853,12 @@ class Program:
             is_known = any(is_same(turn.error, error) for turn in item.turns)
             assert is_known, f"the handler got {error!r} for {item}"
 
-    def check_order(self, crew: Crew) -> None:
+    def check_order(self, group: WorkerGroup) -> None:
         """Nothing was given back: to each worker a producer's items come in their order."""
         last: dict[tuple[Any, int], int] = {}
-        for turn in crew.turns:
-            item, taker = turn.item, turn.worker if crew.takes_itself else crew
-            if not crew.takes_itself and crew.size > 1:
+        for turn in group.turns:
+            item, taker = turn.item, turn.worker if group.takes_itself else group
+            if not group.takes_itself and group.size > 1:
                 continue
             before = last.get((taker, item.producer), -1)
             assert before < item.number, f"{item} was overtaken"

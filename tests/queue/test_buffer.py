@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 
 from helpers.tasks import settle
-from penstock.queue.buffer import Buffer, Outcome
+from penstock.queue.buffer import Buffer, PutOutcome
 from penstock.workers.calls import FINISHED
 
 
-def begin_to_wait(buffer: Buffer[Any], item: Any) -> asyncio.Task[Outcome]:
+def begin_to_wait(buffer: Buffer[Any], item: Any) -> asyncio.Task[PutOutcome]:
     return asyncio.ensure_future(buffer.wait_for_room(item, None))
 
 
@@ -43,7 +43,7 @@ async def test_what_is_given_back_stands_before_the_line_in_its_own_order() -> N
     taken = take(buffer, 4)
     random.Random(3).shuffle(taken)
     for entry in taken:
-        buffer.give_back(entry)
+        buffer.requeue(entry)
     assert items(buffer) == [0, 1, 2, 3, 4, 5]
     assert len(buffer) == 2
     assert buffer.ready == 6
@@ -61,7 +61,7 @@ async def test_a_granted_place_is_neither_free_nor_accepted_until_it_is_confirme
     assert (buffer.putters, buffer.accepted, buffer.ready) == (1, 1, 0)
     assert items(buffer) == []
     assert buffer.take() is None
-    assert await waiting is Outcome.ACCEPTED
+    assert await waiting is PutOutcome.ACCEPTED
     assert (buffer.putters, buffer.accepted, buffer.ready) == (0, 2, 1)
 
 
@@ -73,7 +73,7 @@ async def test_discarding_an_entry_gives_its_place_to_whoever_waits(position: in
     waiting = begin_to_wait(buffer, 3)
     await asyncio.sleep(0)
     buffer.discard([buffer.snapshot()[position]])
-    assert await waiting is Outcome.ACCEPTED
+    assert await waiting is PutOutcome.ACCEPTED
     assert items(buffer) == [item for item in range(4) if item != position]
 
 
@@ -83,7 +83,7 @@ async def test_discarding_what_was_given_back_frees_no_place() -> None:
     entry = buffer.take()
     assert entry is not None
     buffer.offer(1)
-    buffer.give_back(entry)
+    buffer.requeue(entry)
     waiting = begin_to_wait(buffer, 2)
     await asyncio.sleep(0)
     buffer.discard([entry])
@@ -119,7 +119,7 @@ def places() -> type[Place]:
 
 def filled(size: int) -> Buffer[int]:
     buffer: Buffer[int] = Buffer(size)
-    buffer._order = Place()
+    buffer._last_number = Place()
     for item in range(size):
         assert buffer.offer(item)
     return buffer
@@ -132,7 +132,7 @@ async def test_discarding_many_entries_looks_at_each_a_few_times(
     buffer = filled(512)
     if where != "in line":
         for entry in take(buffer, 512):
-            buffer.give_back(entry) if where == "given back" else buffer.postpone(entry, 1.0)
+            buffer.requeue(entry) if where == "given back" else buffer.delay(entry, 1.0)
     entries = buffer.snapshot()
     places.comparisons = 0
     assert buffer.discard(entries[256:]) == 256
@@ -156,7 +156,7 @@ async def test_a_close_looks_a_few_times_at_each_entry_that_putters_were_granted
     buffer.close()
     assert places.comparisons < 512 * 20
     assert items(buffer) == list(range(256, 512))
-    assert set(await asyncio.gather(*waiting)) == {Outcome.CLOSED}
+    assert set(await asyncio.gather(*waiting)) == {PutOutcome.CLOSED}
 
 
 async def test_one_taker_is_called_for_a_burst_and_calls_the_others_itself() -> None:
@@ -189,7 +189,7 @@ async def test_a_closed_buffer_keeps_nobody_waiting() -> None:
     putter, taker = begin_to_wait(buffer, 1), asyncio.ensure_future(buffer.wait())
     await asyncio.sleep(0)
     buffer.close()
-    assert await putter is Outcome.CLOSED
+    assert await putter is PutOutcome.CLOSED
     assert await taker is True, "to have a look around"
     assert await buffer.wait() is False
     assert items(buffer) == [0]

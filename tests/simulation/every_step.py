@@ -33,7 +33,7 @@ from penstock import (
     WorkQueue,
 )
 from simulation.loops import SimulatedLoop
-from simulation.program import BrokenPromiseError, Outcome
+from simulation.program import BrokenPromiseError, PutOutcome
 
 #: What a call may raise when others were cancelled.
 EXPECTED = (QueueStateError, QueueEmptyError)
@@ -142,9 +142,9 @@ class Stage:
         await asyncio.sleep(0.5)
         self.ended.append(item)
 
-    def work_in_thread(self, item: Item) -> Outcome:
+    def work_in_thread(self, item: Item) -> PutOutcome:
         """A plain worker function."""
-        return Outcome(partial(self.ended.append, item))
+        return PutOutcome(partial(self.ended.append, item))
 
     # -- what must hold -------------------------------------------------------------------------
 

@@ -25,7 +25,7 @@ from penstock import (
     RateLimitError,
     WorkQueue,
 )
-from simulation.program import MOMENTS, ItemError, OddError, Outcome, Program
+from simulation.program import MOMENTS, ItemError, OddError, Program, PutOutcome
 
 #: A limit of this executor's, and of the events': so many in so many seconds.
 RATE, PER = 3, 1.0
@@ -240,8 +240,8 @@ class FaceProgram(Program):
                     raise
             return self.end_call(item)
 
-        def in_thread(item: Item) -> Outcome:
-            return Outcome(partial(self.end_call, item))
+        def in_thread(item: Item) -> PutOutcome:
+            return PutOutcome(partial(self.end_call, item))
 
         if not is_plain:
             return in_loop

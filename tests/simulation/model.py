@@ -64,7 +64,7 @@ class Item:
 
 
 @dataclass(eq=False)
-class Crew:
+class WorkerGroup:
     """The workers of one ``start_workers``."""
 
     number: int
@@ -79,7 +79,7 @@ class Attempt:
     """One call of a worker function, its error handler included."""
 
     item: Item
-    crew: Crew
+    group: WorkerGroup
     began: Moment
     error: BaseException | None = None
     cancelled_at: float | None = None
@@ -138,8 +138,8 @@ class Model:
         self.last_taken = -1
         self.accepted_puts = self.done = self.errors = self.refusals = 0
         self.attempts: set[Attempt] = set()
-        self.crew: Crew | None = None
-        self.crews = 0
+        self.group: WorkerGroup | None = None
+        self.groups = 0
         # Who waits.
         self.putters: dict[Item, None] = {}
         self.getters: dict[Get, None] = {}
@@ -268,7 +268,7 @@ class Model:
     def _taken(self, item: Item) -> None:
         for attempt in [*self.attempts]:
             if attempt.item is item:
-                self._give_up(attempt)
+                self._time_out_waiter(attempt)
         if item.state not in ("waiting", "returned"):
             self.fail(f"item {item.number} was handed out but is {item.state}")
         if item.unwanted:
@@ -351,24 +351,24 @@ class Model:
 
     # -- workers ------------------------------------------------------------------------------
 
-    def hired(self, size: int, has_handler: bool, is_plain: bool = False) -> Crew:
-        self.crews += 1
-        self.note("crew", self.crews, "of", size, "threads" if is_plain else "")
-        return Crew(self.crews, size, has_handler, is_plain)
+    def hired(self, size: int, has_handler: bool, is_plain: bool = False) -> WorkerGroup:
+        self.groups += 1
+        self.note("group", self.groups, "of", size, "threads" if is_plain else "")
+        return WorkerGroup(self.groups, size, has_handler, is_plain)
 
-    def began(self, item: Item, crew: Crew) -> Attempt:
+    def began(self, item: Item, group: WorkerGroup) -> Attempt:
         """A worker function begins."""
-        self.note("crew", crew.number, "begins", item.number)
+        self.note("group", group.number, "begins", item.number)
         self._taken(item)
         self._check_context(item)
-        attempt = item.attempt = Attempt(item, crew, self.loop.moment())
+        attempt = item.attempt = Attempt(item, group, self.loop.moment())
         self.attempts.add(attempt)
-        if self.busy(crew) > crew.size:
-            self.fail(f"{self.busy(crew)} items in the hands of {crew.size} workers")
+        if self.busy(group) > group.size:
+            self.fail(f"{self.busy(group)} items in the hands of {group.size} workers")
         return attempt
 
-    def busy(self, crew: Crew) -> int:
-        return sum(1 for a in self.attempts if a.crew is crew and not a.given_up)
+    def busy(self, group: WorkerGroup) -> int:
+        return sum(1 for a in self.attempts if a.group is group and not a.given_up)
 
     def succeeded(self, attempt: Attempt) -> None:
         item = attempt.item
@@ -388,7 +388,7 @@ class Model:
         if not attempt.given_up:
             self.errors += 1
         somebody_waits = item.future is not None and not item.future.done()
-        if attempt.given_up or somebody_waits or not attempt.crew.has_handler:
+        if attempt.given_up or somebody_waits or not attempt.group.has_handler:
             self._leave(attempt, "done")
 
     def handled(self, item: Item, error: BaseException) -> Attempt:
@@ -440,7 +440,7 @@ class Model:
     def _notice(self, attempt: Attempt) -> None:
         """Give the attempt up if the queue has done so."""
         if not attempt.given_up and self._is_left(attempt.item):
-            self._give_up(attempt)
+            self._time_out_waiter(attempt)
 
     def notice_all(self) -> None:
         """Notice what the queue has taken from workers."""
@@ -453,13 +453,13 @@ class Model:
             return self.queue.statistics().inflight < self.held
         return any(other is item for other in self.queue.unprocessed)
 
-    def _give_up(self, attempt: Attempt) -> None:
+    def _time_out_waiter(self, attempt: Attempt) -> None:
         if attempt.given_up:
             return
         number = attempt.item.number
         now, unstalled = self.loop.moment()
         self.note(number, "given up")
-        if attempt.crew.is_plain:  # what runs in a thread cannot be told
+        if attempt.group.is_plain:  # what runs in a thread cannot be told
             if not self._is_cancelling():
                 self.fail(f"item {number} was taken from its thread for no reason")
             self.attempts.discard(attempt)
@@ -551,7 +551,7 @@ class Model:
         if counted != expected:
             self.fail(f"enqueued, errors, backpressure_events: {counted}, expected {expected}")
         if queue.status is QueueStatus.PROCESSING and not self.starting:
-            workers = self.crew.size if self.crew else 0
+            workers = self.group.size if self.group else 0
             if queue.worker_count != workers:
                 self.fail(f"{queue.worker_count} workers, expected {workers}")
 
@@ -607,7 +607,7 @@ class Model:
             self.fail(f"a get waits, but the queue is {queue.status.value} with {left} items")
         if any(get.closings != self.closings for get in self.getters):
             self.fail("a get waits that the queue did not tell of its stop")
-        idle = self.crew is not None and self.busy(self.crew) < self.crew.size
+        idle = self.group is not None and self.busy(self.group) < self.group.size
         if is_open and left and idle:
             self.fail(f"{left} items wait, but not all workers are busy")
         if queue.status is QueueStatus.STOPPED:

@@ -146,7 +146,7 @@ class Program(ABC):
         )
 
 
-class Outcome:
+class PutOutcome:
     """What a plain worker function returns: a thing to await, so that its worker says how it went.
 
     Where its worker was cancelled meanwhile nobody awaits it, as nobody hears what a thread made.

@@ -17,8 +17,8 @@ from typing import Any
 
 from helpers.logs import SILENT
 from penstock import BoundedQueue, QueueEmptyError, QueueFullError, QueueStateError, QueueStatus
-from simulation.model import CURRENT, Crew, Ending, Item, Model
-from simulation.program import MOMENTS, OBSERVED, ItemError, OddError, Outcome, Program
+from simulation.model import CURRENT, Ending, Item, Model, WorkerGroup
+from simulation.program import MOMENTS, OBSERVED, ItemError, OddError, Program, PutOutcome
 
 TIMEOUTS = (None, None, 0, 0.125, 0.25, 1.0, 1000.0, math.inf)
 
@@ -68,7 +68,7 @@ class QueueProgram(Program):
         )
         self.loop.observer = self.model = Model(self.queue, self)
         self.loop.on_thread = self.enter_thread
-        self.crews: dict[Callable[[Item], Any], Crew] = {}
+        self.groups: dict[Callable[[Item], Any], WorkerGroup] = {}
         self.ops: dict[asyncio.Task[Any], Op] = {}
         self.in_hand: list[Item] = []
         self.calm = False
@@ -103,7 +103,7 @@ class QueueProgram(Program):
         self.loop.on_thread = None
         self.model.__dict__.clear()
         self.in_hand.clear()
-        self.crews.clear()
+        self.groups.clear()
         return queue
 
     # -- the program --------------------------------------------------------------------------
@@ -116,7 +116,7 @@ class QueueProgram(Program):
             await self.start_workers()
 
     async def finish(self) -> None:
-        """End everything; then a good crew takes up what was left, and all must add up."""
+        """End everything; then a good group takes up what was left, and all must add up."""
         rng, queue, model = self.random, self.queue, self.model
         if rng.random() < 0.5:
             await self.release_all()
@@ -414,16 +414,16 @@ class QueueProgram(Program):
         size = rng.choice((1, 1, 2, 4))
         handler_kind = rng.choice(("", "plain", "raises", "async", "async raises"))
         is_plain = rng.random() < 0.2
-        crew = model.hired(size, bool(handler_kind), is_plain)
+        group = model.hired(size, bool(handler_kind), is_plain)
 
         async def in_loop(item: Item) -> int:
-            return await self.work(crew, item)
+            return await self.work(group, item)
 
-        def in_thread(item: Item) -> Outcome:
-            return Outcome(partial(self.leave_thread, item))
+        def in_thread(item: Item) -> PutOutcome:
+            return PutOutcome(partial(self.leave_thread, item))
 
         work = in_thread if is_plain else in_loop
-        self.crews[work] = crew
+        self.groups[work] = group
         try:
             await queue.start_workers(work, size, self.make_handler(handler_kind))
         except QueueStateError:
@@ -432,13 +432,13 @@ class QueueProgram(Program):
         else:
             if status is QueueStatus.STOPPING:
                 model.fail("a queue that is stopping took workers")
-            model.crew = crew
+            model.group = group
             model.starts += 1
 
-    async def work(self, crew: Crew, item: Item) -> int:
+    async def work(self, group: WorkerGroup, item: Item) -> int:
         """The worker function."""
         model = self.model
-        attempt = model.began(item, crew)
+        attempt = model.began(item, group)
         plan = self.plan_of(item)
         try:
             if plan.sleep is not None:
@@ -465,7 +465,7 @@ class QueueProgram(Program):
     def enter_thread(self, call: partial[Any]) -> None:
         """A worker hands an item to a thread."""
         *_, work, item = call.args
-        self.model.began(item, self.crews[work])
+        self.model.began(item, self.groups[work])
 
     def leave_thread(self, item: Item) -> int:
         """Its worker hears of it."""
@@ -523,7 +523,7 @@ class QueueProgram(Program):
     async def stop_workers(self, timeout: float | None, op: Op) -> None:
         model = self.model
         op.ending = ending = model.ending("stop_workers", timeout)
-        model.crew = None
+        model.group = None
         model.rough += 1
         before = [*model.attempts]
         try:
@@ -547,10 +547,10 @@ class QueueProgram(Program):
         if op is not None:
             op.ending = ending
         status = queue.status
-        has_crew = status is QueueStatus.PROCESSING and model.crew is not None
+        has_crew = status is QueueStatus.PROCESSING and model.group is not None
         if status is QueueStatus.PROCESSING:
             model.closings += 1
-            model.crew = None
+            model.group = None
         if timeout is not None or not drain:
             model.rough += 1
         is_rough = timeout is not None or not drain or len(model.endings) > 1

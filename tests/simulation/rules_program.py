@@ -33,7 +33,7 @@ from penstock import (
     WorkQueue,
 )
 from penstock.limits import BreakerState
-from simulation.program import OBSERVED, ItemError, OddError, Outcome, Program
+from simulation.program import OBSERVED, ItemError, OddError, Program, PutOutcome
 
 MOMENTS = (0.0, 0.0, 0.125, 0.125, 0.25, 0.5, 1.0, 3.0)
 TIMEOUTS = (None, 0, 0, 0.125, 1.0, math.inf)
@@ -405,9 +405,9 @@ class RulesProgram(Program):
                 raise
         return self.end_call(item, start)
 
-    def in_thread(self, item: Item) -> Outcome:
+    def in_thread(self, item: Item) -> PutOutcome:
         """The worker function, a plain one."""
-        return Outcome(partial(self.leave_thread, item))
+        return PutOutcome(partial(self.leave_thread, item))
 
     def enter_thread(self, call: partial[Any]) -> None:
         item = call.args[-1]

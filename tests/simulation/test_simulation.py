@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from penstock.queue.buffer import Buffer
-from penstock.queue.counters import Accounts
+from penstock.queue.counters import QueueCounters
 from penstock.queue.results import ResultStream
 from simulation.run import shrink, simulate
 
@@ -54,7 +54,7 @@ def let_the_last_in_first(self: Any) -> None:
 
 
 def leave_the_timer(self: Any) -> None:
-    self._alarm, self._alarm_at = None, float("inf")
+    self._timeout_timer, self._timeout_at = None, float("inf")
 
 
 def keep_a_cancelled_put(self: Any, number: int, waiter: Any) -> None:
@@ -69,13 +69,13 @@ def want_them_all_the_same(self: Any) -> None:
 @pytest.mark.parametrize(
     ("owner", "name", "defect", "program"),
     [
-        (Buffer, "give_back", lose_what_is_given_back, "queue"),
-        (Accounts, "count_finished", count_twice, "queue"),
-        (Accounts, "add", count_one_too_many, "queue"),
+        (Buffer, "requeue", lose_what_is_given_back, "queue"),
+        (QueueCounters, "count_finished", count_twice, "queue"),
+        (QueueCounters, "add", count_one_too_many, "queue"),
         (Buffer, "_grant", let_the_last_in_first, "queue"),
-        (Buffer, "_clear_alarm", leave_the_timer, "queue"),
+        (Buffer, "_clear_timeout_timer", leave_the_timer, "queue"),
         (Buffer, "_withdraw", keep_a_cancelled_put, "queue"),
-        (Buffer, "give_back", lose_what_is_given_back, "rules"),
+        (Buffer, "requeue", lose_what_is_given_back, "rules"),
         (ResultStream, "cancel", want_them_all_the_same, "face"),
     ],
 )

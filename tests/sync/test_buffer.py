@@ -1,4 +1,4 @@
-"""The buffer that threads put into: its bound, its order, and its wake-ups."""
+"""The buffer that threads put into: its bound, its number, and its wake-ups."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from contextvars import copy_context
 
 import pytest
 
-from penstock.queue.store import Outcome
+from penstock.queue.store import PutOutcome
 from penstock.sync.buffer import JanusBuffer
 from penstock.sync.pool import run_to_completion
 from sync.helpers import BOUND, eventually, in_thread
@@ -36,7 +36,7 @@ async def test_the_bound_and_the_order(buffer: JanusBuffer[str]) -> None:
     assert entry[1] == "a"
     assert buffer.offer("newcomer") is False  # the waiting put had the room before it could know
     assert items(buffer) == ["b", "d"]
-    assert await asyncio.wrap_future(waiting) is Outcome.ACCEPTED
+    assert await asyncio.wrap_future(waiting) is PutOutcome.ACCEPTED
     assert (buffer.accepted, buffer.ready, buffer.peak) == (3, 2, 2)
 
 
@@ -49,7 +49,7 @@ async def test_what_is_given_back_comes_first_and_is_no_part_of_the_bound(
     first = buffer.take()
     assert first is not None
     buffer.offer("c")
-    buffer.give_back(first)
+    buffer.requeue(first)
     assert items(buffer) == ["a", "b", "c"]
     assert len(buffer) == 2
     assert buffer.ready == 3
@@ -62,13 +62,13 @@ async def test_what_is_given_back_comes_first_and_is_no_part_of_the_bound(
 async def test_a_wait_for_room_ends_in_time_and_with_the_buffer(buffer: JanusBuffer[str]) -> None:
     buffer.offer("a")
     buffer.offer("b")
-    assert run_to_completion(buffer.wait_for_room("c", 0.01)) is Outcome.TIMED_OUT
+    assert run_to_completion(buffer.wait_for_room("c", 0.01)) is PutOutcome.TIMED_OUT
     assert buffer.putters == 0
     waiting = in_thread(run_to_completion, buffer.wait_for_room("c", 1e300))
     await asyncio.to_thread(eventually, lambda: buffer.putters)
     buffer.close()
-    assert await asyncio.wrap_future(waiting) is Outcome.CLOSED
-    assert run_to_completion(buffer.wait_for_room("d", None)) is Outcome.CLOSED
+    assert await asyncio.wrap_future(waiting) is PutOutcome.CLOSED
+    assert run_to_completion(buffer.wait_for_room("d", None)) is PutOutcome.CLOSED
     assert buffer.offer("d") is False
     assert items(buffer) == ["a", "b"]
 
@@ -76,7 +76,7 @@ async def test_a_wait_for_room_ends_in_time_and_with_the_buffer(buffer: JanusBuf
 @pytest.mark.real_time
 async def test_room_that_came_since_the_caller_looked_is_taken(buffer: JanusBuffer[str]) -> None:
     outcome = run_to_completion(buffer.wait_for_room("a", None, None, copy_context()))
-    assert outcome is Outcome.ACCEPTED
+    assert outcome is PutOutcome.ACCEPTED
     assert items(buffer) == ["a"]
 
 
@@ -85,7 +85,7 @@ async def test_threads_that_wait_are_called_one_for_each_entry(
     buffer: JanusBuffer[str],
 ) -> None:
     waits = [in_thread(run_to_completion, buffer.wait(math.inf)) for _ in range(3)]
-    await asyncio.to_thread(eventually, lambda: len(buffer._takers) == 3)
+    await asyncio.to_thread(eventually, lambda: len(buffer._waiters) == 3)
     buffer.offer("a")
     await asyncio.to_thread(eventually, lambda: sum(wait.done() for wait in waits) == 1)
     buffer.wake_all()

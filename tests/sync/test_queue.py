@@ -391,7 +391,9 @@ def test_waiting_putters_are_served_first_come_first_served() -> None:
 def test_refusals_are_logged_once_a_second(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("penstock.sync.queue.WARN_EVERY", 10 * BOUND)  # a second may pass here
+    monkeypatch.setattr(
+        "penstock.sync.queue.WARNING_INTERVAL", 10 * BOUND
+    )  # a second may pass here
     with WorkQueue[str](1) as queue, caplog.at_level(logging.WARNING):
         queue.put("a")
         for _ in range(50):
@@ -439,7 +441,7 @@ class TestManyThreadsAtOnce:
     def test_one_of_them_warns_of_a_full_queue(
         self, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("penstock.sync.queue.WARN_EVERY", 10 * BOUND)
+        monkeypatch.setattr("penstock.sync.queue.WARNING_INTERVAL", 10 * BOUND)
         together = threading.Barrier(4)
 
         class Meeting(float):

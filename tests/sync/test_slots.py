@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from penstock.sync.buffer import JanusBuffer
-from penstock.sync.slots import SharedAccounts, WorkerSlot
+from penstock.sync.slots import SharedCounters, WorkerSlot
 from sync.helpers import BOUND, in_thread
 
 IS_FREE_THREADED = not getattr(sys, "_is_gil_enabled", lambda: True)()
@@ -34,30 +34,30 @@ class Interrupted:
 
 def test_an_item_that_was_counted_as_processed_stays_so_and_is_not_given_back() -> None:
     buffer: JanusBuffer[str] = JanusBuffer(1)
-    accounts = SharedAccounts(buffer)
-    slot = WorkerSlot(buffer, accounts)
+    counters = SharedCounters(buffer)
+    slot = WorkerSlot(buffer, counters)
     assert buffer.offer("a", None, copy_context())
     assert slot.take() is not None
     seen: list[int] = []
 
     def finish() -> None:
         slot.processed += 1
-        seen.append(accounts.all_processed)
+        seen.append(counters.all_processed)
 
-    accounts._lock = Interrupted(finish)  # type: ignore[assignment]
+    counters._lock = Interrupted(finish)  # type: ignore[assignment]
     assert not slot.reclaim()
-    assert [*seen, accounts.all_processed] == [1, 1]
+    assert [*seen, counters.all_processed] == [1, 1]
     assert buffer.snapshot() == []
 
 
 def test_a_worker_that_was_cancelled_gives_back_nothing_that_was_taken_from_it() -> None:
     buffer: JanusBuffer[str] = JanusBuffer(1)
-    slot = WorkerSlot(buffer, SharedAccounts(buffer))
+    slot = WorkerSlot(buffer, SharedCounters(buffer))
     assert buffer.offer("a", None, copy_context())
     entry = slot.take()
     assert entry is not None
     assert slot.reclaim()  # by another thread, in the moment before the next line
-    slot.give_back(entry)
+    slot.requeue(entry)
     assert [one[1] for one in buffer.snapshot()] == ["a"]
 
 
@@ -65,9 +65,9 @@ def test_a_worker_that_was_cancelled_gives_back_nothing_that_was_taken_from_it()
 def test_what_is_taken_from_a_worker_shares_no_context_with_it() -> None:
     variable: ContextVar[object] = ContextVar("variable")
     buffer: JanusBuffer[str] = JanusBuffer(1)
-    accounts = SharedAccounts(buffer)
+    counters = SharedCounters(buffer)
     for _ in range(300):
-        slot = WorkerSlot(buffer, accounts)
+        slot = WorkerSlot(buffer, counters)
         assert buffer.offer("a", None, copy_context())
         entry = slot.take()
         assert entry is not None
@@ -90,8 +90,8 @@ def test_what_is_taken_from_a_worker_shares_no_context_with_it() -> None:
 
 def test_a_failure_that_counts_is_told() -> None:
     buffer: JanusBuffer[str] = JanusBuffer(1)
-    accounts = SharedAccounts(buffer)
-    slot = WorkerSlot(buffer, accounts)
+    counters = SharedCounters(buffer)
+    slot = WorkerSlot(buffer, counters)
     assert buffer.offer("a", None, copy_context())
     assert slot.take() is not None
     told: list[bool] = []
@@ -100,6 +100,6 @@ def test_a_failure_that_counts_is_told() -> None:
         told.append(not slot.is_revoked)  # which is what a worker asks before it tells
         slot.processed += 1
 
-    accounts._lock = Interrupted(fail)  # type: ignore[assignment]
+    counters._lock = Interrupted(fail)  # type: ignore[assignment]
     assert not slot.reclaim()
     assert told == [True]

@@ -20,7 +20,7 @@ from opentelemetry.trace import NonRecordingSpan, SpanContext, StatusCode, Trace
 import penstock
 from penstock.telemetry import Telemetry, _sdk
 from penstock.telemetry.spans import Probe
-from penstock.workers.calls import Ticket
+from penstock.workers.item import Ticket
 from telemetry.receiver import script
 from telemetry.recorder import Recorder, span_id, trace_id
 

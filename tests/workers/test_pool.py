@@ -40,13 +40,13 @@ async def test_a_pool_whose_size_changes_does_not_look_for_each_worker_among_all
 ) -> None:
     comparisons = 0
 
-    def compare(crew: object, other: object) -> bool:
+    def compare(group: object, other: object) -> bool:
         nonlocal comparisons
         comparisons += 1
-        return crew is other
+        return group is other
 
-    monkeypatch.setattr(penstock.workers.pool.FlexibleCrew, "__eq__", compare)
-    monkeypatch.setattr(penstock.workers.pool.FlexibleCrew, "__hash__", object.__hash__)
+    monkeypatch.setattr(penstock.workers.group.GroupOfOne, "__eq__", compare)
+    monkeypatch.setattr(penstock.workers.group.GroupOfOne, "__hash__", object.__hash__)
     size = penstock.AdaptiveConcurrency(1, 64, start=64)
     async with penstock.WorkQueue[int](1_000, concurrency_limit=size) as queue:
         await queue.batch_process(range(1_000), AsyncMock())

@@ -10,12 +10,9 @@ from typing import Annotated, Any, cast
 
 import typer
 
-from penstock.cli.broker import add_commands
-from penstock.cli.clients import Clients
+from penstock.cli.brokers.broker import add_commands
 from penstock.cli.display import say
 from penstock.cli.files import STANDARD, count_lines, open_requests
-from penstock.cli.job import Job
-from penstock.cli.journal import NotAJournalError, open_failures, open_results
 from penstock.cli.options import (
     COST,
     USAGE,
@@ -36,10 +33,13 @@ from penstock.cli.options import (
     set_up_telemetry,
     stream_for_people,
 )
-from penstock.cli.outcome import carry_out, settings_of
-from penstock.cli.preview import preview
-from penstock.cli.report import ReportError, Subject, check_report
-from penstock.cli.requests import KEYS
+from penstock.cli.report.report import ReportError, Subject, check_report
+from penstock.cli.run.clients import Clients
+from penstock.cli.run.job import Job
+from penstock.cli.run.journal import NotAJournalError, open_failures, open_results
+from penstock.cli.run.outcome import carry_out, settings_of
+from penstock.cli.run.preview import preview
+from penstock.cli.run.requests import KEYS
 
 # typer brings a click of its own or uses the one that is there, by version. What their usage
 # errors have in common is the base of this one.

@@ -13,10 +13,10 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from penstock.cli.history import History
-from penstock.cli.meter import duration
 from penstock.cli.problems import harmless
-from penstock.cli.results import Totals
+from penstock.cli.run.history import History
+from penstock.cli.run.meter import duration
+from penstock.cli.run.results import Totals
 
 #: Lines of the input that something is told about. (The malformed ones are in the results.)
 _MOST_NOTES = 10

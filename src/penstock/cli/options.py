@@ -12,14 +12,14 @@ from typing import Any, Literal, NoReturn, TextIO
 import typer
 
 from penstock._util.checks import shown
-from penstock.cli.credentials import Credentials, read_credentials
 from penstock.cli.files import STANDARD
 from penstock.cli.problems import MalformedLineError
 from penstock.cli.records import read_header, read_object
-from penstock.cli.requests import parse_base
+from penstock.cli.run.credentials import Credentials, read_credentials
+from penstock.cli.run.requests import parse_base
+from penstock.cli.run.source import Form
+from penstock.cli.run.template import Template
 from penstock.cli.settings import read_settings
-from penstock.cli.source import Form
-from penstock.cli.template import Template
 from penstock.config import parse_rate
 from penstock.telemetry import setup
 

@@ -216,7 +216,7 @@ class Governor:
                 raise Postponed(min(max(_SHORTEST, wait), _LONGEST))
             return permit
         if _get_running_loop() is None:
-            return limiter.acquire_blocking(item, is_wanted=lambda: not course.is_void)
+            return limiter.acquire_blocking(item, is_wanted=lambda: not course.is_revoked)
         return await limiter.acquire(item)
 
     def _refused(self, course: Course, error: CircuitBreakerOpenError) -> Exception:
@@ -335,7 +335,7 @@ class Course:
         "deadline_at",
         "governor",
         "is_answered",
-        "is_void",
+        "is_revoked",
         "last_error",
         "permit",
         "refusal",
@@ -359,7 +359,7 @@ class Course:
         #: Since when it is put off for the limit of its key.
         self.waits_since: float | None = None
         #: Whether somebody else has the item now.
-        self.is_void = False
+        self.is_revoked = False
         self.permit: Permit | None = None
         self.breaker_permit: int | None = None
 
@@ -418,7 +418,7 @@ class Course:
 
     def verdict(self, error: BaseException) -> tuple[float | None, BaseException]:
         """In how many seconds the item is tried again, or None; and the error that counts."""
-        if self.is_void:
+        if self.is_revoked:
             return None, error
         if isinstance(error, Postponed):
             return error.delay, error
@@ -436,7 +436,7 @@ class Course:
 
     def bury(self, error: BaseException, item: Any) -> None:
         """It failed for good, and whoever was to hear of it has."""
-        if not self.is_void:
+        if not self.is_revoked:
             self.governor.bury(DeadLetter(item, error, self._attempts_made(error)))
 
     def _attempts_made(self, error: BaseException) -> int:

@@ -1,6 +1,6 @@
-"""What every kind of queue has, wherever its items are: a name, a state, a pool, refusals.
+"""What every kind of queue has, wherever its items are: a name, a status, a pool, refusals.
 
-The queues of this process build on it in ``core``, those on a broker in ``brokers``.
+``in_process`` builds on it for queues of this process, ``penstock.brokers`` for those on a broker.
 """
 
 from __future__ import annotations
@@ -25,21 +25,21 @@ from penstock.workers.pool import WorkerPool
 
 T = TypeVar("T")
 
-# What stands in for the loop of a queue that takes nothing, so that one comparison in put()
-# tells both the state and the loop. No running loop is ever equal to it.
+# In the place of the loop of a queue that accepts nothing: so one comparison in put() checks both
+# the status and the loop. No running loop is ever equal to it.
 CLOSED: Any = object()
-# Thirty years of seconds: as good as no limit, and an int beyond a float's range is more than that.
-LONG = 1e9
+# Thirty years in seconds: as good as no limit. (Also for an int beyond the range of a float.)
+NO_LIMIT = 1e9
 #: Seconds between two warnings about backpressure from one queue.
-WARN_EVERY = 1.0
+WARNING_INTERVAL = 1.0
 
-_governing = threading.Lock()
+_governor_lock = threading.Lock()
 
 
 class QueueBase(Generic[T]):
-    """The parts of a queue that know nothing of where its items are."""
+    """The part of a queue that does not know where its items are."""
 
-    _accounts: Any
+    _counters: Any
     _pool: WorkerPool[T]
 
     def __init__(
@@ -51,14 +51,17 @@ class QueueBase(Generic[T]):
         self._logger = logging.getLogger("penstock") if logger is None else logger
         self._name = "default" if name is None else checks.label(name, "name")
         self._status = QueueStatus.IDLE
+        #: The event loop that it was started in last.
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._open_on: Any = CLOSED
+        #: The loop in which calls are accepted; ``None``: in threads without one; or ``CLOSED``.
+        self._open_in: Any = CLOSED
+        #: How often it was stopped.
         self._stops = 0
-        #: What keeps its items to rules, if there are any.
+        #: Applies limits, retries and the like to its items, if it has any.
         self._governor: Governor | None = None
 
     def _instrument(self, telemetry: Telemetry | None, totals: Totals, line: Sized) -> None:
-        """Have the queue watched; ``line`` tells its size."""
+        """Register the queue with its telemetry; the length of ``line`` is its size."""
         if telemetry is None:
             telemetry = default_telemetry()
         elif not isinstance(telemetry, Telemetry):
@@ -66,29 +69,29 @@ class QueueBase(Generic[T]):
                 f"telemetry must be a penstock.telemetry.Telemetry, got {checks.shown(telemetry)}"
             )
         self._probe = telemetry.watch(self, totals, line, self._maxsize)
-        # Whether more is to be done for a put than to put: asked at every one.
-        self._is_special = self._probe.is_on
+        # Asked at every put.
+        self._needs_slow_path = self._probe.is_on
 
     def _govern(self, rules: Rules) -> Governor:
-        """Keep all items from now on to rules, if only to have them counted."""
+        """Apply ``rules`` to all items from now on, unless there are rules already."""
         if self._governor is None:
             governor = Governor(rules, self._probe)
-            with _governing:  # any thread may be the first to ask for one
+            with _governor_lock:  # any thread may be the first to ask for one
                 if self._governor is None:
-                    self._accounts.closures = lambda: governor.limiter.statistics().closures
+                    self._counters.closures = lambda: governor.limiter.statistics().closures
                     self._governor = governor
-                    self._is_special = _yes
+                    self._needs_slow_path = _always
         return self._governor
 
     def __repr__(self) -> str:
         name = type(self).__name__
         return f"<{name} {self._name!r} {self._status.value} {self.size}/{self._maxsize}>"
 
-    # -- what it looks like: readable from anywhere -------------------------------------------
+    # -- properties: readable from any thread -------------------------------------------------
 
     @property
     def maxsize(self) -> int:
-        """The most items that may wait; on a broker, those in flight included."""
+        """The most items that may wait; on a broker, items in flight included."""
         return self._maxsize
 
     @property
@@ -98,17 +101,17 @@ class QueueBase(Generic[T]):
 
     @property
     def logger(self) -> logging.Logger:
-        """Where the queue logs."""
+        """The logger of the queue."""
         return self._logger
 
     @property
     def name(self) -> str:
-        """What the queue is called in logs and telemetry."""
+        """The name of the queue in logs and telemetry."""
         return self._name
 
     @property
     def status(self) -> QueueStatus:
-        """What the queue is doing."""
+        """The state of the lifecycle that the queue is in."""
         return self._status
 
     @property
@@ -118,7 +121,7 @@ class QueueBase(Generic[T]):
 
     @property
     def limiter(self) -> Limiter:
-        """What all workers ask before they call: ``limits``, and the gate that a service closes."""
+        """The limiter that all workers ask before each call. A service can close its gate."""
         return self._govern(Rules()).limiter
 
     @property
@@ -128,17 +131,16 @@ class QueueBase(Generic[T]):
 
     @property
     def metrics(self) -> dict[str, int]:
-        """A new dict of four counts: enqueued, processed, errors, backpressure_events.
+        """A new dict of four counts of this process.
 
-        They tell what this process did. ``enqueued`` counts accepted items. ``processed`` counts
-        items that are done: once each, failed or not. ``errors`` counts failures.
-        ``backpressure_events`` counts puts that were refused because the queue was full.
+        ``enqueued``: accepted items. ``processed``: items that are done, once each, failed or not.
+        ``errors``: failures. ``backpressure_events``: puts refused because the queue was full.
         """
         return {
-            "enqueued": self._accounts.accepted,
-            "processed": self._accounts.all_processed,
-            "errors": self._accounts.all_errors,
-            "backpressure_events": self._accounts.full,
+            "enqueued": self._counters.accepted,
+            "processed": self._counters.all_processed,
+            "errors": self._counters.all_errors,
+            "backpressure_events": self._counters.full,
         }
 
     def statistics(self) -> Any:
@@ -151,12 +153,12 @@ class QueueBase(Generic[T]):
             return self._govern(Rules()).course(item, deadline)
         return None if self._governor is None else self._governor.course(item, None)
 
-    def _log_fullness(self) -> None:
+    def _log_full(self) -> None:
         self._logger.warning(
             "Queue %s is full: %d items wait, %d puts refused so far",
             self._name,
             self._maxsize,
-            self._accounts.full,
+            self._counters.full,
         )
 
     def _full_error(self) -> QueueFullError:
@@ -172,7 +174,11 @@ class QueueBase(Generic[T]):
     def check_workers(
         worker_func: Any, num_workers: Any, error_handler: Any
     ) -> int | AdaptiveConcurrency:
-        """Refuse what is not allowed; return the number of workers."""
+        """Return the number of workers.
+
+        Raises:
+            TypeError, ValueError: for an argument that is not allowed.
+        """
         checks.function(worker_func, "worker_func", "item")
         checks.optional_function(error_handler, "error_handler", "exc", "item")
         if isinstance(num_workers, AdaptiveConcurrency):
@@ -187,13 +193,13 @@ class QueueBase(Generic[T]):
         size: int | AdaptiveConcurrency,
         error_handler: ErrorHandler[T] | None,
     ) -> None:
-        self._leave_dead_loop()
+        self._leave_closed_loop()
         if self._status is QueueStatus.STOPPING:
             raise state_error("start workers", self._status)
         await self._start()
         if isinstance(size, AdaptiveConcurrency):
             governor = self._govern(Rules())
-            governor.adaptive, governor.on_limit = size, self._pool.follow
+            governor.adaptive, governor.on_limit = size, self._pool.resize
             self._pool.start(worker_func, lambda: size.limit, error_handler)
         else:
             if self._governor is not None:
@@ -201,23 +207,23 @@ class QueueBase(Generic[T]):
             self._pool.start(worker_func, size, error_handler)
 
     async def _start(self) -> None:
-        """Take items from now on."""
+        """Accept items from now on."""
         raise NotImplementedError
 
-    def _leave_dead_loop(self) -> None:
-        """A loop that was closed without a stop: the queue is stopped, whatever it says."""
+    def _leave_closed_loop(self) -> None:
+        """Stop the queue if its event loop was closed without a stop."""
         if (
             self._status in (QueueStatus.PROCESSING, QueueStatus.STOPPING)
             and self._loop is not None
             and self._loop.is_closed()
         ):
-            self._open_on = CLOSED
+            self._open_in = CLOSED
             self._stops += 1
             self._forget_loop()
             self._set_status(QueueStatus.STOPPED)
 
     def _forget_loop(self) -> None:
-        """Its tasks, timers and futures will never go on: let go of them."""
+        """Drop tasks, timers and futures of the closed loop: none will ever go on."""
         raise NotImplementedError
 
     # -- states and refusals --------------------------------------------------------------------
@@ -255,12 +261,12 @@ class QueueBase(Generic[T]):
         raise AssertionError("a queue that is open here refused nothing")
 
 
-def _yes() -> bool:
+def _always() -> bool:
     return True
 
 
-def figures_of(governor: Governor | None) -> dict[str, Any]:
-    """What a governor adds to the statistics of its queue."""
+def policy_statistics(governor: Governor | None) -> dict[str, Any]:
+    """The statistics of limits, retries and the like; zeros without a governor."""
     if governor is None:
         return {
             "retries": 0,

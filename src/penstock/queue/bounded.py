@@ -13,12 +13,12 @@ from penstock._util import checks
 from penstock._util.lifecycle import Lifecycle
 from penstock.limits.adaptive import AdaptiveConcurrency
 from penstock.policies.governor import Rules
-from penstock.queue.base import WARN_EVERY
+from penstock.queue.base import WARNING_INTERVAL
 from penstock.queue.buffer import Buffer
-from penstock.queue.counters import Accounts
-from penstock.queue.in_process import QueueCore
+from penstock.queue.counters import QueueCounters
+from penstock.queue.in_process import InProcessQueue
 from penstock.queue.status import QueueStatistics, QueueStatus
-from penstock.queue.store import Storage
+from penstock.queue.store import EntryBuffer
 from penstock.telemetry.api import Telemetry
 from penstock.workers.calls import AsyncCall, ErrorHandler, WorkerFunc
 from penstock.workers.pool import WorkerPool
@@ -31,7 +31,7 @@ T = TypeVar("T")
 _PLAIN_NUMBERS = (int, float)
 
 
-class BoundedQueue(Lifecycle, QueueCore[T]):
+class BoundedQueue(Lifecycle, InProcessQueue[T]):
     """A bounded queue with backpressure, workers and an explicit lifecycle, for one event loop.
 
     The promise: an item for which ``put`` returned True is handled by a worker (or the error
@@ -69,14 +69,14 @@ class BoundedQueue(Lifecycle, QueueCore[T]):
         rules: Rules | None = None,
     ) -> None:
         super().__init__(maxsize, timeout, logger, name, telemetry, rules)
-        self._is_quiet = False
-        self._quiet_timer: asyncio.TimerHandle | None = None
+        self._warning_muted = False
+        self._unmute_timer: asyncio.TimerHandle | None = None
 
-    def _make_parts(self) -> tuple[Storage[T], Accounts, WorkerPool[T]]:
+    def _make_parts(self) -> tuple[EntryBuffer[T], QueueCounters, WorkerPool[T]]:
         buffer: Buffer[T] = Buffer(self._maxsize)
-        self._line = buffer.line
-        accounts = Accounts(buffer)
-        return buffer, accounts, WorkerPool(buffer, accounts, self._name, self._logger)
+        self._entries = buffer.entries
+        counters = QueueCounters(buffer)
+        return buffer, counters, WorkerPool(buffer, counters, self._name, self._logger)
 
     # -- putting ------------------------------------------------------------------------------
 
@@ -105,18 +105,18 @@ class BoundedQueue(Lifecycle, QueueCore[T]):
         all of them wait like that, each waits out its timeout and gets False, or, with
         ``math.inf``, waits for ever.
         """
-        if _get_running_loop() is not self._open_on:
+        if _get_running_loop() is not self._open_in:
             self._refuse("put")
         if timeout is None:
             timeout = self._timeout
         elif type(timeout) not in _PLAIN_NUMBERS or not timeout >= 0:
             timeout = checks.seconds(timeout)
-        if deadline is not None or self._is_special():
-            return await self._put_specially(item, timeout, deadline)
-        if not timeout and len(self._line) >= self._maxsize:  # a refusal is to cost nothing
-            self._accounts.full += 1
-            if not self._is_quiet:
-                self._complain_of_fullness()
+        if deadline is not None or self._needs_slow_path():
+            return await self._put_slow(item, timeout, deadline)
+        if not timeout and len(self._entries) >= self._maxsize:  # a refusal is to cost nothing
+            self._counters.full += 1
+            if not self._warning_muted:
+                self._warn_full()
             return False
         if self._buffer.offer(item):
             return True
@@ -134,7 +134,7 @@ class BoundedQueue(Lifecycle, QueueCore[T]):
             ValueError: the deadline is negative, NaN or no number; or a limit can never let the
                 item pass.
         """
-        if _get_running_loop() is not self._open_on:
+        if _get_running_loop() is not self._open_in:
             self._refuse("put")
         self._put_nowait(item, deadline)
 
@@ -151,7 +151,7 @@ class BoundedQueue(Lifecycle, QueueCore[T]):
         Raises:
             QueueStateError, ValueError: as in :meth:`put`; no item is lost.
         """
-        if _get_running_loop() is not self._open_on:
+        if _get_running_loop() is not self._open_in:
             self._refuse("put")
         return await self._redrive(timeout)
 
@@ -179,7 +179,7 @@ class BoundedQueue(Lifecycle, QueueCore[T]):
         that runs already runs on, and its result is dropped. If the queue stops before the item
         is done, the future raises ``QueueStateError`` and the item is in ``unprocessed``.
         """
-        if _get_running_loop() is not self._open_on:
+        if _get_running_loop() is not self._open_in:
             self._refuse("put")
         timeout = self._timeout if timeout is None else checks.seconds(timeout)
         if call is not None:
@@ -188,20 +188,20 @@ class BoundedQueue(Lifecycle, QueueCore[T]):
         await self._submit(item, timeout, deadline, future, call)
         return future
 
-    def _complain_of_fullness(self) -> None:
-        if self._is_quiet:
+    def _warn_full(self) -> None:
+        if self._warning_muted:
             return
-        self._log_fullness()
+        self._log_full()
         assert self._loop is not None
         # A timer and a flag, because a look at the clock would double the cost of a refusal.
-        self._is_quiet = True
-        self._quiet_timer = self._loop.call_later(WARN_EVERY, self._end_quiet)
+        self._warning_muted = True
+        self._unmute_timer = self._loop.call_later(WARNING_INTERVAL, self._unmute_warning)
 
-    def _end_quiet(self) -> None:
-        self._is_quiet = False
-        if self._quiet_timer is not None:
-            self._quiet_timer.cancel()
-            self._quiet_timer = None
+    def _unmute_warning(self) -> None:
+        self._warning_muted = False
+        if self._unmute_timer is not None:
+            self._unmute_timer.cancel()
+            self._unmute_timer = None
 
     # -- taking, without workers --------------------------------------------------------------
 
@@ -219,7 +219,7 @@ class BoundedQueue(Lifecycle, QueueCore[T]):
 
         Cancelling a get loses nothing.
         """
-        return self._into_callers_hands(await self._take(timeout))
+        return self._check_out(await self._take(timeout))
 
     def get_nowait(self) -> T:
         """Like ``get(timeout=0)``, without ``await``.
@@ -228,7 +228,7 @@ class BoundedQueue(Lifecycle, QueueCore[T]):
             QueueEmptyError: no item waits.
             QueueStateError: the queue is not processing.
         """
-        return self._into_callers_hands(self._take_nowait())
+        return self._check_out(self._take_nowait())
 
     def task_done(self) -> None:
         """Say that an item taken with ``get`` is done.
@@ -238,7 +238,7 @@ class BoundedQueue(Lifecycle, QueueCore[T]):
         """
         if self._loop is not None:
             self._check_loop("call task_done()")
-        self._settle_loan()
+        self._task_done()
 
     def processing(self, timeout: float | None = None) -> AbstractAsyncContextManager[T]:
         """``async with queue.processing() as item``: a ``get`` and its ``task_done``, traced.
@@ -351,7 +351,7 @@ class BoundedQueue(Lifecycle, QueueCore[T]):
 
     def _set_status(self, status: QueueStatus) -> None:
         if status is QueueStatus.STOPPED:
-            self._end_quiet()
+            self._unmute_warning()
         super()._set_status(status)
 
 
@@ -368,7 +368,7 @@ class _Processing(Generic[T]):
 
     async def __aenter__(self) -> T:
         self._entry = await self._queue._take(self._timeout)
-        self._queue._accounts.settle_loan()  # it is in ours: task_done() is not for the caller
+        self._queue._counters.task_done()  # it is in ours: task_done() is not for the caller
         _, item, context, ticket = self._entry
         self._attempt = nullcontext() if ticket is None else ticket.attempt(context)
         self._attempt.__enter__()
@@ -381,4 +381,4 @@ class _Processing(Generic[T]):
         traceback: TracebackType | None,
     ) -> None:
         self._attempt.__exit__(exc_type, exc, traceback)
-        self._queue._settle(self._entry, exc)
+        self._queue._finish_processing(self._entry, exc)

@@ -1,17 +1,15 @@
-"""What waits in a queue: accepted entries, putters that need room, takers that need an entry.
+"""The buffer of a queue in one event loop: entries, waiting puts, and waiting workers.
 
-One object holds all of it, so that the rules that are easy to break stand side by side:
+One object holds all three, so that the rules that are easy to break stand side by side:
 
-* The bound is exact: never more than ``maxsize`` entries, at no instant.
-* First come, first served. A slot that falls free goes to the putter that has waited longest. Its
-  entry takes its place in the line there and then, so no newcomer can get ahead of it.
-* A cancelled put leaves nothing behind. Until the putter has woken up and confirmed it, the entry
-  is only *granted*: no worker takes it, and a cancellation removes it and passes the slot on.
-* No lost wake-ups: for each entry that can be taken there is a taker on its way, or none waits.
-* What a cancelled worker gives back is kept apart from the line, is handed out before it, and
-  never makes the line longer than the bound.
+* The bound is exact: at no instant do more than ``maxsize`` entries wait.
+* First come, first served. A free slot goes to the put that has waited longest. Its entry takes
+  the slot there and then, so that no newcomer can overtake it.
+* A cancelled put leaves nothing behind. Until the task of the put has run and confirmed it, its
+  entry is only *granted*: no worker takes it, and a cancellation removes it and passes the slot on.
+* No lost wake-up: for each entry that can be taken a worker is on its way, or no worker waits.
 
-Nothing here knows of states, workers, counters or telemetry.
+A buffer knows nothing of states, worker functions, counters or telemetry.
 """
 
 from __future__ import annotations
@@ -24,42 +22,42 @@ from contextvars import Context, copy_context
 from heapq import heapify, heappop, heappush
 from typing import TypeAlias, TypeVar
 
-from penstock._util.wait_queue import Takers
-from penstock.queue.store import Line, Outcome
-from penstock.workers.calls import Entry, Ticket
+from penstock._util.wait_queue import WaitQueue
+from penstock.queue.store import EntryStore, PutOutcome
+from penstock.workers.item import Entry, Ticket
 
 T = TypeVar("T")
 
 
-#: What a putter waits on: the entry that it is granted, or why there is none.
-_Waiter: TypeAlias = "asyncio.Future[Entry[T] | Outcome]"
-#: A put that waits: what it waits on, and what it will put.
-_Bid: TypeAlias = "tuple[_Waiter[T], T, Context, Ticket | None]"
+#: The future of a waiting put: the entry that was granted, or why there is none.
+_Waiter: TypeAlias = "asyncio.Future[Entry[T] | PutOutcome]"
+#: A put that waits for room.
+_WaitingPut: TypeAlias = "tuple[_Waiter[T], T, Context, Ticket | None]"
 
-#: So many deadlines of puts that have been served are kept, whatever the number of those waiting.
+#: The most deadlines of finished puts that are kept, beside one for each waiting put.
 _STALE = 64
 
 
-class Buffer(Line[T], Takers):
-    """The line of one queue. Used from the thread of one event loop only."""
+class Buffer(EntryStore[T], WaitQueue):
+    """Used from the thread of one event loop only."""
 
     def __init__(self, maxsize: int) -> None:
-        Line.__init__(self, maxsize, deque())
-        Takers.__init__(self)
-        # A putter is first granted an entry, in the line already, and accepted when it confirms.
+        EntryStore.__init__(self, maxsize, deque())
+        WaitQueue.__init__(self)
+        # Entries of puts that are not confirmed yet, by number. They are in ``entries`` already.
         self._granted: dict[int, Entry[T]] = {}
-        # By number. An ordered dict, for removal from the middle in constant time.
-        self._putters: OrderedDict[int, _Bid[T]] = OrderedDict()
+        # Waiting puts by number. An ordered dict: removal from the middle takes constant time.
+        self._putters: OrderedDict[int, _WaitingPut[T]] = OrderedDict()
         self._putter_number = 0
-        # A heap of the deadlines of putters and their numbers. A putter that is served leaves its
-        # own behind, to be dropped when it comes up, or when most of them are stale.
+        # A heap of (deadline, number) of waiting puts. A finished put leaves its own behind. It is
+        # dropped when it comes up, or when most of them are stale.
         self._deadlines: list[tuple[float, int]] = []
-        # One timer for all putters, left alone when a putter is served: to set and cancel one for
-        # each would cost a busy queue more than all the rest of a put.
-        self._alarm: asyncio.TimerHandle | None = None
-        self._alarm_at = math.inf
-        # The timer of what is postponed.
-        self._ripening: asyncio.TimerHandle | None = None
+        # One timer for all waiting puts, left alone when a put is served: to set and cancel a
+        # timer for each would cost a busy queue more than all the rest of a put.
+        self._timeout_timer: asyncio.TimerHandle | None = None
+        self._timeout_at = math.inf
+        # The timer of the delayed entries.
+        self._due_timer: asyncio.TimerHandle | None = None
 
     @property
     def putters(self) -> int:
@@ -73,11 +71,11 @@ class Buffer(Line[T], Takers):
 
     @property
     def ready(self) -> int:
-        """How many entries are accepted and in nobody's hands."""
+        """How many accepted entries no worker holds."""
         return super().ready - len(self._granted)
 
     def snapshot(self) -> list[Entry[T]]:
-        """The entries that are accepted and in nobody's hands, those given back first."""
+        """The accepted entries that no worker holds, the oldest first."""
         granted = self._granted
         entries = super().snapshot()
         return [entry for entry in entries if entry[0] not in granted] if granted else entries
@@ -91,19 +89,19 @@ class Buffer(Line[T], Takers):
     # -- putting ------------------------------------------------------------------------------
 
     def offer(self, item: T, ticket: Ticket | None = None, context: Context | None = None) -> bool:
-        """Take the item in if there is room. Putters that wait imply that there is none.
+        """Store the item if there is room; False if not. While puts wait, there is none.
 
-        ``context`` is the one that the item shall run in; a copy of the caller's by default.
+        ``context``: the context that the item will run in; by default a copy of the caller's.
         """
-        size = len(self.line)
+        size = len(self.entries)
         if size >= self.room:
             return False
         if size >= self.peak:
             self.peak = size + 1
-        self._order = order = self._order + 1
-        self.line.append((order, item, copy_context() if context is None else context, ticket))
-        if self._takers and not self._called:
-            self._call(1)
+        self._last_number = number = self._last_number + 1
+        self.entries.append((number, item, copy_context() if context is None else context, ticket))
+        if self._waiters and not self._unparked:
+            self._unpark(1)
         return True
 
     async def wait_for_room(
@@ -112,8 +110,11 @@ class Buffer(Line[T], Takers):
         timeout: float | None,
         ticket: Ticket | None = None,
         context: Context | None = None,
-    ) -> Outcome:
-        """Wait in line for a slot, at most ``timeout`` seconds, and fill it as :meth:`offer`."""
+    ) -> PutOutcome:
+        """Wait for a slot, at most ``timeout`` seconds, and store the item as :meth:`offer` does.
+
+        A cancelled call leaves nothing behind.
+        """
         if context is None:  # an empty one is false
             context = copy_context()
         loop = asyncio.get_running_loop()
@@ -121,84 +122,86 @@ class Buffer(Line[T], Takers):
         self._putter_number = number = self._putter_number + 1
         self._putters[number] = waiter, item, context, ticket
         if timeout is not None:
-            self._wake_up_at(loop, loop.time() + timeout, number)
+            self._set_timeout(loop, loop.time() + timeout, number)
         try:
             granted = await waiter
         except BaseException:
             self._withdraw(number, waiter)
             raise
-        if isinstance(granted, Outcome):
+        if isinstance(granted, PutOutcome):
             return granted
         if self._granted.pop(granted[0], None) is None:  # closed between the grant and now
-            return Outcome.CLOSED
-        self.wake()  # it, or what stood behind it, may be the next to be taken
-        return Outcome.ACCEPTED
+            return PutOutcome.CLOSED
+        self.wake()  # this entry, or the one behind it, may be the next to be taken
+        return PutOutcome.ACCEPTED
 
     def _grant(self) -> None:
-        """Give the slots that fell free to the putters that have waited longest, if any wait."""
-        while self._putters and len(self.line) < self.room:
+        """Grant free slots to the puts that have waited longest."""
+        while self._putters and len(self.entries) < self.room:
             _, (waiter, item, context, ticket) = self._putters.popitem(last=False)
             if waiter.done():  # cancelled, and about to withdraw
                 continue
-            self._order = order = self._order + 1
-            self._granted[order] = entry = (order, item, context, ticket)
-            self.line.append(entry)
+            self._last_number = number = self._last_number + 1
+            self._granted[number] = entry = (number, item, context, ticket)
+            self.entries.append(entry)
             waiter.set_result(entry)
 
     def _withdraw(self, number: int, waiter: _Waiter[T]) -> None:
-        """The put was cancelled: leave nothing of it behind."""
+        """Remove everything of a cancelled put."""
         if self._putters.pop(number, None) is not None or not waiter.done() or waiter.cancelled():
             return
         granted = waiter.result()
-        if isinstance(granted, Outcome) or self._granted.pop(granted[0], None) is None:
+        if isinstance(granted, PutOutcome) or self._granted.pop(granted[0], None) is None:
             return
-        self.line.remove(granted)
+        self.entries.remove(granted)
         self._withdrawn += 1
         if not waiter.get_loop().is_closed():
             self._grant()
             self.wake()
 
-    def _wake_up_at(self, loop: asyncio.AbstractEventLoop, deadline: float, number: int) -> None:
+    def _set_timeout(self, loop: asyncio.AbstractEventLoop, deadline: float, number: int) -> None:
         heappush(self._deadlines, (deadline, number))
         if len(self._deadlines) > 2 * len(self._putters) + _STALE:
             self._deadlines = [one for one in self._deadlines if one[1] in self._putters]
             heapify(self._deadlines)
-        if deadline < self._alarm_at:
-            self._set_alarm(loop, deadline)
+        if deadline < self._timeout_at:
+            self._set_timeout_timer(loop, deadline)
 
-    def _set_alarm(self, loop: asyncio.AbstractEventLoop, at: float) -> None:
-        self._clear_alarm()
-        self._alarm = loop.call_at(at, self._expire, loop)
-        self._alarm_at = at
+    def _set_timeout_timer(self, loop: asyncio.AbstractEventLoop, at: float) -> None:
+        self._clear_timeout_timer()
+        self._timeout_timer = loop.call_at(at, self._time_out, loop)
+        self._timeout_at = at
 
-    def _clear_alarm(self) -> None:
-        if self._alarm is not None:
-            self._alarm.cancel()
-            self._alarm, self._alarm_at = None, math.inf
+    def _clear_timeout_timer(self) -> None:
+        if self._timeout_timer is not None:
+            self._timeout_timer.cancel()
+            self._timeout_timer, self._timeout_at = None, math.inf
 
-    def _expire(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Send away the putters that have waited long enough; set the alarm for the next one."""
-        now = max(loop.time(), self._alarm_at)  # a loop calls a little early, by its clock's grain
-        self._alarm, self._alarm_at = None, math.inf
+    def _time_out(self, loop: asyncio.AbstractEventLoop) -> None:
+        """End the puts whose timeout is over; set the timer for the next one."""
+        now = max(
+            loop.time(), self._timeout_at
+        )  # a loop calls a little early, by its clock's grain
+        self._timeout_timer, self._timeout_at = None, math.inf
         deadlines, putters = self._deadlines, self._putters
         while deadlines:
             deadline, number = deadlines[0]
             if deadline > now and number in putters:
-                self._set_alarm(loop, deadline)
+                self._set_timeout_timer(loop, deadline)
                 return
             heappop(deadlines)
             if number in putters and not putters[number][0].done():
-                putters.pop(number)[0].set_result(Outcome.TIMED_OUT)
+                putters.pop(number)[0].set_result(PutOutcome.TIMED_OUT)
 
     # -- taking -------------------------------------------------------------------------------
 
     def take(self) -> Entry[T] | None:
-        """The next entry, or None when there is none, or its putter has not confirmed it yet."""
-        if self._returned:
-            entry = self._take_returned()
+        """The next entry. None: there is none, or its put is not confirmed yet."""
+        if self._requeued:
+            entry = self._take_requeued()
             self._grant()
             return entry
-        entries = self.line
+        entries = self.entries
         if not entries or (self._granted and entries[0][0] in self._granted):
             return None
         entry = entries.popleft()
@@ -207,37 +210,40 @@ class Buffer(Line[T], Takers):
         return entry
 
     async def wait(self, timeout: float | None = None) -> bool:
-        """Wait until a look is worth it; False when it is over, or after ``timeout`` seconds."""
-        if self.closed and not self._postponed:
+        """Wait until :meth:`take` may find an entry.
+
+        False: no entry will ever come, or ``timeout`` seconds are over.
+        """
+        if self.closed and not self._delayed:
             return False
-        return await self._be_called(self._register(), timeout)
+        return await self._park(self._add_waiter(), timeout)
 
-    def _at_hand(self) -> int:
-        return len(self.line) + len(self._returned)
+    def _available(self) -> int:
+        return len(self.entries) + len(self._requeued)
 
-    def give_back(self, entry: Entry[T]) -> None:
-        """Take back an entry from a worker that was cancelled; it is the next to be taken."""
-        self._keep(entry)
+    def requeue(self, entry: Entry[T]) -> None:
+        """Put back the entry of a cancelled worker; it is the next to be taken."""
+        self._requeue(entry)
         self.wake()
 
-    def postpone(self, entry: Entry[T], delay: float) -> None:
-        """Take an entry back from a worker, and hand it out again in ``delay`` seconds."""
+    def delay(self, entry: Entry[T], delay: float) -> None:
+        """Put an entry back that can be taken again in ``delay`` seconds."""
         loop = asyncio.get_running_loop()
-        self._postpone(entry, loop.time() + delay)
-        self._set_ripening(loop)
+        self._delay(entry, loop.time() + delay)
+        self._set_due_timer(loop)
         self.wake()
 
-    def _set_ripening(self, loop: asyncio.AbstractEventLoop) -> None:
-        if self._ripening is not None:
-            self._ripening.cancel()
-            self._ripening = None
-        if self._postponed:
-            self._ripening = loop.call_at(self._postponed[0][0], self._now_ripe, loop)
+    def _set_due_timer(self, loop: asyncio.AbstractEventLoop) -> None:
+        if self._due_timer is not None:
+            self._due_timer.cancel()
+            self._due_timer = None
+        if self._delayed:
+            self._due_timer = loop.call_at(self._delayed[0][0], self._on_due, loop)
 
-    def _now_ripe(self, loop: asyncio.AbstractEventLoop) -> None:
+    def _on_due(self, loop: asyncio.AbstractEventLoop) -> None:
         # A loop calls a little early, by its clock's grain.
-        self._ripen(max(loop.time(), self._postponed[0][0]) if self._postponed else 0.0)
-        self._set_ripening(loop)
+        self._promote_due(max(loop.time(), self._delayed[0][0]) if self._delayed else 0.0)
+        self._set_due_timer(loop)
         self.wake()
         if self.is_over:
             self.wake_all()
@@ -245,40 +251,40 @@ class Buffer(Line[T], Takers):
     # -- opening and closing ------------------------------------------------------------------
 
     def open(self) -> None:
-        """Let entries in. What was postponed is due: the times were those of another loop."""
+        """Accept entries. All delayed ones are due: their times were those of another loop."""
         self.closed = False
-        self._ripen(math.inf)
+        self._promote_due(math.inf)
 
     def forget_waiters(self) -> None:
-        """Forget putters and takers: their loop was closed, so they will never go on."""
+        """Forget all waiting puts and workers: their loop is closed, so none will ever go on."""
         self._forget_putters()
-        self._forget_takers()
-        self._ripening = None
+        self._forget_waiters()
+        self._due_timer = None
 
     def close(self) -> None:
-        """Let no entry in: every putter that waits is told so, and every taker looks around."""
+        """Accept no more entries: end all waiting puts, and wake all waiting workers."""
         self.closed = True
         for waiter in self._forget_putters():
             if not waiter.done():
-                waiter.set_result(Outcome.CLOSED)
+                waiter.set_result(PutOutcome.CLOSED)
         self.wake_all()
 
     def end(self) -> None:
-        """All workers have left a closed line: nothing more is to happen by itself."""
-        self._ripen(math.inf)
-        if self._ripening is not None:
-            self._ripening.cancel()
-            self._ripening = None
+        """End all delays and timers: the queue is closed, and all workers have ended."""
+        self._promote_due(math.inf)
+        if self._due_timer is not None:
+            self._due_timer.cancel()
+            self._due_timer = None
 
     def _forget_putters(self) -> list[_Waiter[T]]:
-        self._clear_alarm()
-        waiting = [bid[0] for bid in self._putters.values()]
+        self._clear_timeout_timer()
+        waiting = [put[0] for put in self._putters.values()]
         self._putters.clear()
         self._deadlines.clear()
         if self._granted:
-            line = [entry for entry in self.line if entry[0] not in self._granted]
-            self.line.clear()
-            self.line.extend(line)
+            accepted = [entry for entry in self.entries if entry[0] not in self._granted]
+            self.entries.clear()
+            self.entries.extend(accepted)
             self._withdrawn += len(self._granted)
             self._granted.clear()
         return waiting

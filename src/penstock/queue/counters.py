@@ -1,4 +1,4 @@
-"""The accounts of a queue: how many items came in and how many are done; who waits for even."""
+"""The counters of a queue: how many items came in, how many are done, and who joins."""
 
 from __future__ import annotations
 
@@ -6,74 +6,74 @@ import asyncio
 from collections.abc import Callable
 from typing import Any, Literal
 
-from penstock.queue.store import Storage
+from penstock.queue.store import EntryBuffer
 from penstock.telemetry import names
 
 Field = Literal["full", "cancelled", "stopped", "put_waits", "processed", "errors"]
 
 
-class Accounts:
-    """Counts what becomes of the items offered to a queue. For one thread; knows no queue."""
+class QueueCounters:
+    """Counts what becomes of the items that are put into a queue. For one thread."""
 
-    def __init__(self, buffer: Storage[Any]) -> None:
+    def __init__(self, buffer: EntryBuffer[Any]) -> None:
         self._buffer = buffer
-        #: Puts that were refused for want of room, cancelled, or met by a stop while they waited.
+        #: Puts that found the queue full, were cancelled, or were ended by a stop.
         self.full = self.cancelled = self.stopped = 0
-        #: Puts that had to wait, whatever became of them.
+        #: Puts that waited, whatever became of them.
         self.put_waits = 0
-        #: Items that are done, well or badly, once each.
+        #: Items that are done, succeeded or failed, once each.
         self.processed = 0
         #: Failures of worker functions.
         self.errors = 0
-        #: Items in the hands of callers of ``get``.
-        self.in_callers_hands = 0
-        #: Tells how often the gate of the limits was closed.
+        #: Items that were taken with ``get`` and are not done.
+        self.checked_out = 0
+        #: Returns how often the gate of the limits was closed.
         self.closures: Callable[[], int] = int
-        #: Who waits for all items to be done.
+        #: The futures of those who wait in ``join()``.
         self.joiners: dict[asyncio.Future[bool], None] = {}
 
-    # What follows is all that others change or sum up, so that a kind of accounts that several
-    # threads share has few methods to guard.
+    # All that others change or sum up follows, so that counters which several threads share have
+    # few methods to guard.
 
     def add(self, field: Field) -> None:
-        """One more of this. (Where a call would cost too much, the same is done in line.)"""
+        """Count one more. (Where a call would cost too much, callers do the same in line.)"""
         setattr(self, field, getattr(self, field) + 1)
 
-    def lend(self) -> None:
-        """An item goes into the hands of a caller of ``get``."""
-        self.in_callers_hands += 1
+    def get_started(self) -> None:
+        """An item was taken with ``get``."""
+        self.checked_out += 1
 
-    def settle_loan(self) -> bool:
-        """It is out of them again; False if nobody had one."""
-        if not self.in_callers_hands:
+    def task_done(self) -> bool:
+        """Such an item is done; False if there was none."""
+        if not self.checked_out:
             return False
-        self.in_callers_hands -= 1
+        self.checked_out -= 1
         return True
 
     @property
     def accepted(self) -> int:
-        """Items that were accepted."""
+        """Accepted items."""
         return self._buffer.accepted
 
     @property
     def all_processed(self) -> int:
-        """Items that are done, whoever counted them."""
+        """Items that are done, all workers together."""
         return self.processed
 
     @property
     def all_errors(self) -> int:
-        """Failures of worker functions, whoever counted them."""
+        """Failures of worker functions, all workers together."""
         return self.errors
 
     @property
     def unfinished(self) -> int:
-        """Items accepted and not done."""
-        # In this order: where other threads go on meanwhile, zero is only read if it was true.
+        """Accepted items that are not done."""
+        # In this order: other threads go on counting, and zero must be true when it is read.
         processed = self.all_processed
         return self.accepted - processed
 
     def totals(self) -> dict[str, int]:
-        """What only grows, for telemetry; the names are its."""
+        """The counters that only grow, for telemetry, by its names."""
         return {
             names.ACCEPTED: self.accepted,
             names.FULL: self.full,
@@ -89,36 +89,36 @@ class Accounts:
         """An item is done. (Workers do the same in line.)"""
         self.add("processed")
         if self.joiners:
-            self.settle()
+            self.notify_if_done()
 
-    def settle(self) -> None:
-        """Tell the joiners, if all items are done."""
+    def notify_if_done(self) -> None:
+        """Complete the joiners if all items are done."""
         if not self.unfinished:
-            self._tell_joiners(True)
+            self._notify_joiners(True)
 
     def forget_joiners(self) -> None:
-        """Their loop was closed, so they will never go on."""
+        """Forget the joiners: their loop is closed, so none will ever go on."""
         self.joiners.clear()
 
-    def dismiss(self) -> None:
-        """Tell the joiners that what is left will not be done."""
-        self._tell_joiners(False)
+    def fail_joiners(self) -> None:
+        """Complete the joiners: the items that are left will not be done."""
+        self._notify_joiners(False)
 
-    def _tell_joiners(self, finished: bool) -> None:
+    def _notify_joiners(self, finished: bool) -> None:
         joiners = list(self.joiners)
         self.joiners.clear()
         for joiner in joiners:
             if not joiner.done():
                 joiner.set_result(finished)
 
-    def _enlist(self, joiner: asyncio.Future[bool]) -> None:
+    def _add_joiner(self, joiner: asyncio.Future[bool]) -> None:
         self.joiners[joiner] = None
 
     async def join(self) -> bool:
-        """Wait until all items are done (True), or will not be (False)."""
+        """Wait until all items are done (True), or some will not be (False)."""
         joiner: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
-        self._enlist(joiner)
-        self.settle()  # the last one may be done since the caller looked
+        self._add_joiner(joiner)
+        self.notify_if_done()  # the last one may be done since the caller looked
         try:
             return await joiner
         finally:

@@ -1,7 +1,7 @@
-"""What every queue in this process has: its line, its counts, its lifecycle.
+"""The queue of one process: its buffer, its counters, its lifecycle.
 
-``BoundedQueue`` is its face for one event loop, ``penstock.sync`` has the one for threads. They
-differ in what holds the entries, in who counts, and in how a caller waits. The rest is here, once.
+``BoundedQueue`` makes it a queue for one event loop, ``penstock.sync`` a queue for threads. These
+differ in the buffer, in the counters, and in how a caller waits. The rest is here, once.
 """
 
 from __future__ import annotations
@@ -10,25 +10,26 @@ import asyncio
 import logging
 from asyncio import _get_running_loop
 from contextvars import Context
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from penstock._util import checks
 from penstock.errors import QueueEmptyError, QueueStateError
 from penstock.policies.governor import DeadLetter, Rules
-from penstock.queue.base import CLOSED, LONG, QueueBase, figures_of
-from penstock.queue.counters import Accounts
+from penstock.queue.base import CLOSED, NO_LIMIT, QueueBase, policy_statistics
+from penstock.queue.counters import QueueCounters
 from penstock.queue.status import NotProcessedError, QueueStatistics, QueueStatus
-from penstock.queue.store import Outcome, Storage
+from penstock.queue.store import EntryBuffer, PutOutcome
 from penstock.telemetry.api import Telemetry
 from penstock.telemetry.spans import PutObservation
-from penstock.workers.calls import AnyFuture, AsyncCall, Entry, Ticket
+from penstock.workers.calls import AsyncCall
+from penstock.workers.item import AnyFuture, Entry, Ticket
 from penstock.workers.pool import WorkerPool
 
 T = TypeVar("T")
 
 
-class QueueCore(QueueBase[T]):
-    """The parts of a queue. Its coroutines run in the event loop of the workers."""
+class InProcessQueue(QueueBase[T]):
+    """Coroutines run in the event loop of the workers, unless they say otherwise."""
 
     def __init__(
         self,
@@ -40,14 +41,15 @@ class QueueCore(QueueBase[T]):
         rules: Rules | None,
     ) -> None:
         super().__init__(maxsize, timeout, logger, name)
-        self._buffer, self._accounts, self._pool = self._make_parts()
-        self._instrument(telemetry, self._accounts.totals, self._buffer)
+        self._buffer, self._counters, self._pool = self._make_parts()
+        self._instrument(telemetry, self._counters.totals, self._buffer)
         if rules is not None:
             self._govern(rules)
-        self._left = 0  # by the last stop
+        #: How many items the last stop left.
+        self._leftover = 0
 
-    def _make_parts(self) -> tuple[Storage[T], Accounts, WorkerPool[T]]:
-        """What holds the entries, what counts them, and who processes them."""
+    def _make_parts(self) -> tuple[EntryBuffer[T], QueueCounters, WorkerPool[T]]:
+        """Make the buffer, the counters and the worker pool."""
         raise NotImplementedError
 
     @property
@@ -67,18 +69,18 @@ class QueueCore(QueueBase[T]):
 
     @property
     def unprocessed(self) -> list[T]:
-        """The accepted items that are in nobody's hands, in the order of their puts.
+        """The accepted items that no worker holds, in the order of their puts.
 
-        After ``stop()``: what was accepted and not finished. The next ``start()`` takes it up
-        again, in this order. What was in the hands of cancelled workers comes first.
+        After ``stop()``: the accepted items that were not finished, those of cancelled workers
+        first. The next ``start()`` takes them up again, in this order.
         """
-        return [entry[1] for entry in self._buffer.snapshot() if not _is_unwanted(entry)]
+        return [item for _, item, _, ticket in self._buffer.snapshot() if not _is_cancelled(ticket)]
 
     def statistics(self) -> QueueStatistics:
         """Everything that can be counted about the queue, at this instant."""
-        accounts, buffer = self._accounts, self._buffer
-        # Once, and in this order: workers in other threads go on counting meanwhile.
-        processed = accounts.all_processed
+        counters, buffer = self._counters, self._buffer
+        # Each once, and in this order: workers in other threads go on counting meanwhile.
+        processed = counters.all_processed
         enqueued = buffer.accepted
         unfinished = enqueued - processed
         return QueueStatistics(
@@ -89,39 +91,39 @@ class QueueCore(QueueBase[T]):
             peak_size=buffer.peak,
             enqueued=enqueued,
             processed=processed,
-            errors=accounts.all_errors,
-            backpressure_events=accounts.full,
-            put_waits=accounts.put_waits,
+            errors=counters.all_errors,
+            backpressure_events=counters.full,
+            put_waits=counters.put_waits,
             inflight=unfinished - buffer.ready,
             unfinished=unfinished,
             worker_count=self._pool.count,
             waiting_putters=buffer.putters,
-            retrying=buffer.retrying,
-            **figures_of(self._governor),
+            retrying=buffer.delayed,
+            **policy_statistics(self._governor),
         )
 
     @property
     def dead_letters(self) -> list[DeadLetter[T]]:
         """The items that failed for good, with retries configured; the oldest first.
 
-        Items whose result somebody waits for are not among them.
+        Items with a future, those of ``submit`` and ``map``, are not among them.
         """
         return [] if self._governor is None else list(self._governor.dead_letters)
 
     async def _redrive(self, timeout: float | None) -> int:
-        """Put the dead letters back; return how many. What finds no room stays one."""
+        """Put the dead letters back; return how many. The first that finds no room ends it."""
         governor = self._governor
         if governor is None:
             return 0
         limit = self._timeout if timeout is None else checks.seconds(timeout)
         count = 0
-        for _ in range(len(governor.dead_letters)):  # and not those that come meanwhile
+        for _ in range(len(governor.dead_letters)):  # and not those that are added meanwhile
             letter = governor.dig_up()
             if letter is None:
                 break
             accepted = is_hopeless = False
             try:
-                accepted = await self._put_specially(letter.item, limit)
+                accepted = await self._put_slow(letter.item, limit)
             except (ValueError, TypeError) as error:  # no limit can ever let it pass: the next one
                 is_hopeless = True
                 self._logger.warning("Queue %s cannot take up %r: %s", self._name, letter, error)
@@ -134,9 +136,9 @@ class QueueCore(QueueBase[T]):
             count += 1
         return count
 
-    # -- putting: what follows when there is no room at once ------------------------------------
+    # -- putting: with rules, telemetry or a future; or when there is no room -------------------
 
-    async def _put_specially(
+    async def _put_slow(
         self,
         item: T,
         timeout: float,
@@ -144,7 +146,7 @@ class QueueCore(QueueBase[T]):
         future: AnyFuture | None = None,
         call: AsyncCall[T] | None = None,
     ) -> bool:
-        """A put that is observed, or of an item that keeps to rules or has a result."""
+        """Put an item that has more to it than item and context: a ticket."""
         course = self._course(item, deadline)
         if self._probe.is_on():
             put = self._probe.observe_put(future, call, course)
@@ -163,7 +165,7 @@ class QueueCore(QueueBase[T]):
             ticket = None if course is None else Ticket(course=course)
             accepted = self._buffer.offer(item, ticket)
         if not accepted:
-            self._turn_away()
+            self._reject_full()
             raise self._full_error()
 
     async def _submit(
@@ -174,7 +176,7 @@ class QueueCore(QueueBase[T]):
         future: AnyFuture,
         call: AsyncCall[T] | None,
     ) -> None:
-        if not await self._put_specially(item, timeout, deadline, future, call):
+        if not await self._put_slow(item, timeout, deadline, future, call):
             raise self._full_error()
 
     async def _put_observed(self, put: PutObservation, item: T, timeout: float) -> bool:
@@ -193,54 +195,55 @@ class QueueCore(QueueBase[T]):
         context: Context | None = None,
     ) -> bool:
         if not timeout:
-            return self._turn_away()
-        self._accounts.add("put_waits")
-        limit = None if timeout > LONG else timeout
+            return self._reject_full()
+        self._counters.add("put_waits")
+        limit = None if timeout > NO_LIMIT else timeout
         try:
             outcome = await self._buffer.wait_for_room(item, limit, ticket, context)
         except BaseException:  # a cancellation, or a KeyboardInterrupt where a thread waits
-            self._accounts.add("cancelled")
+            self._counters.add("cancelled")
             raise
-        if outcome is Outcome.CLOSED:
-            self._accounts.add("stopped")
+        if outcome is PutOutcome.CLOSED:
+            self._counters.add("stopped")
             raise self._stopped_meanwhile("put")
-        return outcome is Outcome.ACCEPTED or self._turn_away()
+        return outcome is PutOutcome.ACCEPTED or self._reject_full()
 
-    def _turn_away(self) -> bool:
-        """Count a put that is refused for want of room. Returns what ``put`` returns then."""
-        if self._buffer.closed:  # where other threads stop the queue in the middle of a put
-            self._accounts.add("stopped")
+    def _reject_full(self) -> bool:
+        """Count a put that found the queue full. Return False, as ``put`` does."""
+        if self._buffer.closed:  # another thread stopped the queue in the middle of the put
+            self._counters.add("stopped")
             raise self._stopped_meanwhile("put")
-        self._accounts.add("full")
-        self._complain_of_fullness()
+        self._counters.add("full")
+        self._warn_full()
         return False
 
-    def _complain_of_fullness(self) -> None:
-        """Log a refusal, unless another one was logged a moment ago."""
+    def _warn_full(self) -> None:
+        """Log that the queue is full, unless that was logged within WARNING_INTERVAL seconds."""
         raise NotImplementedError
 
     # -- taking -------------------------------------------------------------------------------
 
-    def _into_callers_hands(self, entry: Entry[T]) -> T:
-        if entry[3] is not None:
-            entry[3].taken_by_hand()
-        return entry[1]
+    def _check_out(self, entry: Entry[T]) -> T:
+        _, item, _, ticket = entry
+        if ticket is not None:
+            ticket.on_get()
+        return item
 
-    def _settle(self, entry: Entry[T], error: BaseException | None) -> None:
-        """The block in which an item was processed has ended, by ``error`` if that is one."""
-        ticket = entry[3]
+    def _finish_processing(self, entry: Entry[T], error: BaseException | None) -> None:
+        """End a block of ``processing()``; ``error`` is what it raised, if anything."""
+        _, _, _, ticket = entry
         if isinstance(error, (asyncio.CancelledError, GeneratorExit)):
-            self._buffer.give_back(entry)
+            self._buffer.requeue(entry)
             if self._status is QueueStatus.STOPPED:
-                self._drop_unwanted()
-                self._hand_back()
-                self._left = self._buffer.ready  # the stop may not have returned yet
+                self._drop_cancelled()
+                self._fail_waiters()
+                self._leftover = self._buffer.ready  # the stop may not have returned yet
             return
         if error is not None:
-            self._accounts.add("errors")
+            self._counters.add("errors")
         if ticket is not None:
             ticket.succeed(None) if error is None else ticket.fail(error)
-        self._accounts.count_finished()
+        self._counters.count_finished()
 
     async def _take(self, timeout: float | None) -> Entry[T]:
         limit = checks.optional_seconds(timeout)
@@ -259,29 +262,29 @@ class QueueCore(QueueBase[T]):
             if not await self._buffer.wait(limit):
                 limit = 0.0
             if self._stops != stops:
-                self._buffer.wake()  # it may have been called to an entry all the same
+                self._buffer.wake()  # this task may have been woken for an entry all the same
                 raise self._stopped_meanwhile("get")
 
     def _take_nowait(self) -> Entry[T]:
-        if _get_running_loop() is not self._open_on:
+        if _get_running_loop() is not self._open_in:
             self._refuse("get")
         while (entry := self._buffer.take()) is not None:
-            if _is_unwanted(entry):
-                self._accounts.count_finished()
+            if _is_cancelled(entry[3]):
+                self._counters.count_finished()
                 continue
-            self._accounts.lend()
+            self._counters.get_started()
             self._buffer.wake()
             return entry
         raise QueueEmptyError(f"Queue {self._name} is empty")
 
     def _now(self) -> float:
-        """Seconds, by the clock of those who wait."""
+        """Seconds, by the clock of the loop or thread that waits."""
         raise NotImplementedError
 
-    def _settle_loan(self) -> None:
-        if not self._accounts.settle_loan():
+    def _task_done(self) -> None:
+        if not self._counters.task_done():
             raise ValueError("task_done() called more often than items were taken with get()")
-        self._accounts.count_finished()
+        self._counters.count_finished()
 
     # -- workers ------------------------------------------------------------------------------
 
@@ -294,13 +297,13 @@ class QueueCore(QueueBase[T]):
         try:
             await self._pool.end(limit)
         finally:
-            self._drop_unwanted()
+            self._drop_cancelled()
 
     # -- lifecycle ----------------------------------------------------------------------------
 
     async def _start(self) -> None:
         loop = asyncio.get_running_loop()
-        self._leave_dead_loop()
+        self._leave_closed_loop()
         while self._status in (QueueStatus.PROCESSING, QueueStatus.STOPPING):
             self._check_loop("start")
             if self._status is QueueStatus.PROCESSING:
@@ -310,15 +313,15 @@ class QueueCore(QueueBase[T]):
             self._end_stop()
         self._loop = loop
         self._buffer.open()
-        self._open_on = self._callers_loop(loop)
+        self._open_in = self._callers_loop(loop)
         self._set_status(QueueStatus.PROCESSING)
 
     def _callers_loop(self, loop: asyncio.AbstractEventLoop) -> asyncio.AbstractEventLoop | None:
-        """In which loop, or in none, the callers of put and get must be."""
+        """The loop that callers of put and get must run in; None: they must not run in any."""
         return loop
 
     async def _stop(self, limit: float | None, drain: bool) -> bool:
-        self._leave_dead_loop()
+        self._leave_closed_loop()
         if self._status is QueueStatus.IDLE:
             self._set_status(QueueStatus.STOPPED)
         if self._status is QueueStatus.STOPPED:
@@ -336,56 +339,56 @@ class QueueCore(QueueBase[T]):
             )
         finally:
             self._end_stop()
-        return not self._left
+        return not self._leftover
 
     def _close(self, status: QueueStatus) -> None:
-        self._open_on = CLOSED
+        self._open_in = CLOSED
         self._stops += 1
         self._set_status(status)
         self._buffer.close()
 
     def _end_stop(self) -> None:
-        """All workers are gone: settle what is left. (Whoever waited for them calls this.)"""
+        """Finish a stop when all workers have ended. Each caller that waited for them calls it."""
         if self._status is not QueueStatus.STOPPING or not self._pool.is_empty:
             return
         self._set_status(QueueStatus.STOPPED)
         self._buffer.end()
-        self._drop_unwanted()
-        self._hand_back()
-        self._left = self._buffer.ready
-        if self._left:
+        self._drop_cancelled()
+        self._fail_waiters()
+        self._leftover = self._buffer.ready
+        if self._leftover:
             self._logger.warning(
-                "Queue %s stopped with %d items unprocessed", self._name, self._left
+                "Queue %s stopped with %d items unprocessed", self._name, self._leftover
             )
 
-    def _hand_back(self) -> None:
-        """The queue is stopped: tell whoever waits for the items that are left."""
+    def _fail_waiters(self) -> None:
+        """The queue is stopped: fail the futures of the items that are left, and the joiners."""
         entries = self._buffer.snapshot()
-        for entry in entries:
-            # From here on it is an item like any other that nobody waits for.
-            if entry[3] is not None and entry[3].fail(self._not_processed()):
-                entry[3].forget_future()
+        for _, _, _, ticket in entries:
+            # From here on it is an item without a future, like any other.
+            if ticket is not None and ticket.fail(self._not_processed()):
+                ticket.forget_future()
         if entries:
-            self._accounts.dismiss()
+            self._counters.fail_joiners()
 
     def _not_processed(self) -> QueueStateError:
         return NotProcessedError(
             "The queue stopped before the item was processed", current_state=self._status.value
         )
 
-    def _drop_unwanted(self) -> None:
-        unwanted = [entry for entry in self._buffer.snapshot() if _is_unwanted(entry)]
-        if unwanted:
-            for _ in range(self._buffer.discard(unwanted)):
-                self._accounts.count_finished()
+    def _drop_cancelled(self) -> None:
+        cancelled = [entry for entry in self._buffer.snapshot() if _is_cancelled(entry[3])]
+        if cancelled:
+            for _ in range(self._buffer.discard(cancelled)):
+                self._counters.count_finished()
 
     async def _join(self) -> None:
-        if not self._accounts.unfinished:
+        if not self._counters.unfinished:
             return
         self._check_loop("join")
         self._check_not_worker("join")
         left = self._buffer.ready
-        if (self._status is QueueStatus.STOPPED and left) or not await self._accounts.join():
+        if (self._status is QueueStatus.STOPPED and left) or not await self._counters.join():
             raise QueueStateError(
                 f"Cannot join: the queue stopped with {self._buffer.ready} items unprocessed",
                 current_state=self._status.value,
@@ -394,13 +397,13 @@ class QueueCore(QueueBase[T]):
     def _forget_loop(self) -> None:
         self._buffer.forget_waiters()
         self._pool.abandon()
-        self._accounts.forget_joiners()
-        self._drop_unwanted()
-        for entry in self._buffer.snapshot():
-            if entry[3] is not None:
-                entry[3].forget_future()
+        self._counters.forget_joiners()
+        self._drop_cancelled()
+        for _, _, _, ticket in self._buffer.snapshot():
+            if ticket is not None:
+                ticket.forget_future()
 
 
-def _is_unwanted(entry: Entry[Any]) -> bool:
-    """Whether somebody waited for the result of this item and no longer does."""
-    return entry[3] is not None and entry[3].is_unwanted
+def _is_cancelled(ticket: Ticket | None) -> bool:
+    """Whether the future of the item was cancelled."""
+    return ticket is not None and ticket.is_cancelled

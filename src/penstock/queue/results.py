@@ -1,4 +1,4 @@
-"""The results of a queue's items, as they come or in the order of the items; behind ``map``."""
+"""The results of items, in their order or as they come: what ``map`` is made of."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ T = TypeVar("T")
 
 
 async def each(items: Iterable[T] | AsyncIterable[T]) -> AsyncGenerator[T, None]:
-    """``async for`` over either kind of iterable.
+    """``async for`` over an iterable of either kind.
 
-    Where that is an async generator, it is closed with this one: nobody else knows when it is read
-    no further, and one that is left to the garbage collector cleans up at an odd time, or never.
+    An async generator is closed together with this one. Nobody else knows when it is read no
+    further, and the garbage collector would close it at an odd time, or never.
     """
     if not isinstance(items, AsyncIterable):
         for item in items:
@@ -35,15 +35,15 @@ async def each(items: Iterable[T] | AsyncIterable[T]) -> AsyncGenerator[T, None]
             await source.aclose()
 
 
-class Workers(Generic[T]):
-    """See that workers run on ``queue``; gives the call that they have to be told of, if any.
+class MapWorkers(Generic[T]):
+    """Makes sure that workers run on ``queue`` within an ``async with`` block.
 
-    Workers that are there already do the work, but with ``worker_func``. If there are none,
-    ``size`` workers are started, and cancelled at the end.
+    MapWorkers that run already do the work, with ``worker_func``: the block gets the call for
+    ``submit``. If there are none, ``size`` workers are started, and cancelled at the end.
     """
 
-    # This is entered in an async generator, and so is no generator itself: at its end
-    # ``asyncio.run`` closes all that are open, each by itself and not the outer one first.
+    # Not a generator itself, since an async generator enters it: at its end ``asyncio.run`` closes
+    # all generators that are open, each by itself, and not the outer one first.
 
     def __init__(
         self,
@@ -72,16 +72,16 @@ class Workers(Generic[T]):
 
 
 class ResultStream(Generic[T]):
-    """Feeds items into a queue and iterates over their futures, each of them done.
+    """Puts items into a queue and iterates over their futures, each of them done.
 
-    At most ``maxsize`` plus the number of workers items are fed whose futures were not read.
+    At most ``maxsize`` plus the number of workers items are put whose futures were not read.
     """
 
     def __init__(self, queue: BoundedQueue[T], call: AsyncCall[T] | None, ordered: bool) -> None:
         self._queue = queue
         self._call = call
         self._ordered = ordered
-        # One less, because the feeder takes its next turn only after an item is fed.
+        # One less, because the feeder waits for its turn only after it has put an item.
         self._turns = asyncio.Semaphore(queue.maxsize + queue.worker_count - 1)
         self._futures: asyncio.Queue[asyncio.Future[Any] | None] = asyncio.Queue()
         self._unread: set[asyncio.Future[Any]] = set()
@@ -89,7 +89,7 @@ class ResultStream(Generic[T]):
         self._reading = False
 
     async def feed(self, items: Iterable[T] | AsyncIterable[T]) -> None:
-        """Put all ``items``; raises what iterating over them raises."""
+        """Put all ``items``. Raises what the iteration over them raises."""
         try:
             async with aclosing(each(items)) as source:
                 async for item in source:
@@ -107,7 +107,7 @@ class ResultStream(Generic[T]):
         return self
 
     async def __anext__(self) -> asyncio.Future[Any]:
-        if self._reading:  # the reader came back for more: it is done with the one before
+        if self._reading:  # the reader is done with the future before this one
             self._reading = False
             self._turns.release()
         while self._unread or not self._all_fed:
@@ -123,8 +123,8 @@ class ResultStream(Generic[T]):
         raise StopAsyncIteration
 
     def cancel(self) -> None:
-        """Nobody will read the rest."""
+        """Cancel the futures that were not read: nobody will read them."""
         for future in self._unread:
             if future.done() and not future.cancelled():
-                future.exception()  # read by us, so that asyncio does not complain
+                future.exception()  # read here, so that asyncio does not log it
             future.cancel()

@@ -1,4 +1,4 @@
-"""What waits in a queue, as far as it is the same for one event loop and for many threads."""
+"""The entries of a queue: what is the same for one event loop and for many threads."""
 
 from __future__ import annotations
 
@@ -9,133 +9,135 @@ from enum import Enum
 from heapq import heapify, heappop, heappush
 from typing import Any, Generic, Protocol, TypeVar
 
-from penstock.workers.calls import Entry, Ticket
+from penstock.workers.item import Entry, Ticket
 
 T = TypeVar("T")
 
 
-class Outcome(Enum):
-    """How a wait for room ended."""
+class PutOutcome(Enum):
+    """How a put that waited for room ended."""
 
     ACCEPTED = "accepted"
     TIMED_OUT = "timed out"
     CLOSED = "closed"
 
 
-class Line(Generic[T]):
-    """The entries of one queue: a line with a bound, what was given back, and what is postponed.
+class EntryStore(Generic[T]):
+    """The entries of one queue that no worker holds.
 
-    What cancelled workers give back is kept apart from the line, is handed out before it, and
-    never makes the line longer than the bound.
+    Waiting entries stand in ``entries``, in the order of their puts, and never exceed the bound.
 
-    What is postponed, for another attempt or until a limit allows it, is handed out at its time,
-    before the line too: it was there first. Until it is taken again it takes up room, or a service
-    that fails would let the queue grow without end.
+    Requeued entries, those of cancelled workers, are handed out before them. They do not count for
+    the bound: they never waited twice.
+
+    Delayed entries, for another attempt or until a limit allows one, are handed out when they are
+    due, before the waiting ones too, since they came first. Until a worker takes them again they
+    take up room: or else a service that fails would let the queue grow without end.
     """
 
-    def __init__(self, maxsize: int, line: deque[Entry[T]]) -> None:
+    def __init__(self, maxsize: int, entries: deque[Entry[T]]) -> None:
         self.maxsize = maxsize
         self.closed = False
-        #: The most entries that ever stood in line.
+        #: The most entries that ever waited at once.
         self.peak = 0
-        #: The entries, in order; for a look at its length, no more.
-        self.line = line
-        #: How long the line may be: ``maxsize`` less what was postponed and not taken again.
+        #: The waiting entries, in order. Others may look at its length, and at nothing else.
+        self.entries = entries
+        #: How many entries may wait: ``maxsize`` less the delayed ones.
         self.room = maxsize
-        # A heap: the entry that was put first is handed out first.
-        self._returned: list[Entry[T]] = []
-        # A heap, by the time at which each is due; and the orders of those and of the ones that
+        # A heap by number: the entry that was put first is handed out first.
+        self._requeued: list[Entry[T]] = []
+        # A heap by the time when each is due. And the numbers of these and of the entries that
         # were due since and have not been taken.
-        self._postponed: list[tuple[float, int, Entry[T]]] = []
-        self._again: set[int] = set()
-        self._order = 0
+        self._delayed: list[tuple[float, int, Entry[T]]] = []
+        self._delayed_ids: set[int] = set()
+        self._last_number = 0
         self._withdrawn = 0
 
     def __len__(self) -> int:
-        return len(self.line)
+        return len(self.entries)
 
     @property
     def accepted(self) -> int:
         """How many entries were ever accepted."""
-        return self._order - self._withdrawn
+        return self._last_number - self._withdrawn
 
     @property
     def ready(self) -> int:
-        """How many entries are accepted and in nobody's hands."""
-        return len(self._returned) + len(self._postponed) + len(self.line)
+        """How many accepted entries no worker holds."""
+        return len(self._requeued) + len(self._delayed) + len(self.entries)
 
     @property
-    def retrying(self) -> int:
-        """How many entries were postponed and not taken again."""
-        return len(self._again)
+    def delayed(self) -> int:
+        """How many entries were delayed and have not been taken since."""
+        return len(self._delayed_ids)
 
     @property
     def is_over(self) -> bool:
-        """Whether nothing will come any more."""
-        return self.closed and not self._postponed
+        """Whether no entry will ever come to be taken."""
+        return self.closed and not self._delayed
 
     def snapshot(self) -> list[Entry[T]]:
-        """The entries that are accepted and in nobody's hands, those that came first first."""
+        """The accepted entries that no worker holds, the oldest first."""
         # Each list is copied in one piece: a reader may be in another thread.
-        line = list(self.line)
-        before = [*self._returned, *(entry for _, _, entry in list(self._postponed))]
-        return [*sorted(before, key=_order_of), *line]
+        waiting = list(self.entries)
+        before = [*self._requeued, *(entry for _, _, entry in list(self._delayed))]
+        return [*sorted(before, key=_number_of), *waiting]
 
     def _remove(self, entries: Iterable[Entry[T]]) -> int:
         """Remove entries of a :meth:`snapshot`; return how many of them were still there."""
-        # In one go: to look for one after the other would take the square of their number.
-        orders = {entry[0] for entry in entries}
+        # In one pass: a search for each would take the square of their number.
+        numbers = {entry[0] for entry in entries}
         before = self.ready
-        line = [entry for entry in self.line if entry[0] not in orders]
-        if len(line) < len(self.line):
-            self.line.clear()
-            self.line.extend(line)
-        self._returned = [entry for entry in self._returned if entry[0] not in orders]
-        self._postponed = [one for one in self._postponed if one[1] not in orders]
-        heapify(self._returned)
-        heapify(self._postponed)
-        self._again -= orders
-        self.room = self.maxsize - len(self._again)
+        waiting = [entry for entry in self.entries if entry[0] not in numbers]
+        if len(waiting) < len(self.entries):
+            self.entries.clear()
+            self.entries.extend(waiting)
+        self._requeued = [entry for entry in self._requeued if entry[0] not in numbers]
+        self._delayed = [one for one in self._delayed if one[1] not in numbers]
+        heapify(self._requeued)
+        heapify(self._delayed)
+        self._delayed_ids -= numbers
+        self.room = self.maxsize - len(self._delayed_ids)
         return before - self.ready
 
-    def _keep(self, entry: Entry[T]) -> None:
-        heappush(self._returned, entry)
+    def _requeue(self, entry: Entry[T]) -> None:
+        heappush(self._requeued, entry)
 
-    def _take_returned(self) -> Entry[T]:
-        """The first of those that were given back, or were postponed and are due."""
-        entry = heappop(self._returned)
-        if self._again:
-            self._make_room(entry)
+    def _take_requeued(self) -> Entry[T]:
+        """The oldest of the requeued entries; delayed ones that are due are among them."""
+        entry = heappop(self._requeued)
+        if self._delayed_ids:
+            self._end_delay(entry)
         return entry
 
-    # -- postponing ---------------------------------------------------------------------------
+    # -- delayed entries ----------------------------------------------------------------------
 
-    def _postpone(self, entry: Entry[T], due: float) -> None:
-        order = entry[0]
-        heappush(self._postponed, (due, order, entry))
-        self._again.add(order)
-        self.room = self.maxsize - len(self._again)
+    def _delay(self, entry: Entry[T], due: float) -> None:
+        number = entry[0]
+        heappush(self._delayed, (due, number, entry))
+        self._delayed_ids.add(number)
+        self.room = self.maxsize - len(self._delayed_ids)
 
-    def _make_room(self, entry: Entry[T]) -> None:
-        """The entry is not, or no longer, one that was postponed."""
-        if entry[0] in self._again:
-            self._again.discard(entry[0])
-            self.room = self.maxsize - len(self._again)
+    def _end_delay(self, entry: Entry[T]) -> None:
+        """The entry takes up no room any more."""
+        if entry[0] in self._delayed_ids:
+            self._delayed_ids.discard(entry[0])
+            self.room = self.maxsize - len(self._delayed_ids)
 
-    def _ripen(self, now: float) -> None:
-        """Keep what is due by now with what was given back."""
-        while self._postponed and self._postponed[0][0] <= now:
-            self._keep(heappop(self._postponed)[2])
+    def _promote_due(self, now: float) -> None:
+        """Move the delayed entries that are due to the requeued ones."""
+        while self._delayed and self._delayed[0][0] <= now:
+            self._requeue(heappop(self._delayed)[2])
 
 
-class Storage(Protocol[T]):
-    """What a queue needs of the object that holds its entries. ``Buffer`` documents each."""
+class EntryBuffer(Protocol[T]):
+    """What a queue needs of its buffer. ``Buffer`` documents each member."""
 
     maxsize: int
     closed: bool
     peak: int
     room: int
-    line: deque[Entry[T]]
+    entries: deque[Entry[T]]
 
     def __len__(self) -> int: ...
     @property
@@ -145,7 +147,7 @@ class Storage(Protocol[T]):
     @property
     def putters(self) -> int: ...
     @property
-    def retrying(self) -> int: ...
+    def delayed(self) -> int: ...
     def snapshot(self) -> list[Entry[T]]: ...
     def discard(self, entries: Iterable[Entry[T]]) -> int: ...
     def offer(
@@ -157,10 +159,10 @@ class Storage(Protocol[T]):
         timeout: float | None,
         ticket: Ticket | None = None,
         context: Context | None = None,
-    ) -> Outcome: ...
+    ) -> PutOutcome: ...
     def take(self) -> Entry[T] | None: ...
     async def wait(self, timeout: float | None = None) -> bool: ...
-    def give_back(self, entry: Entry[T]) -> None: ...
+    def requeue(self, entry: Entry[T]) -> None: ...
     def wake(self) -> None: ...
     def open(self) -> None: ...
     def close(self) -> None: ...
@@ -168,5 +170,5 @@ class Storage(Protocol[T]):
     def forget_waiters(self) -> None: ...
 
 
-def _order_of(entry: Entry[Any]) -> int:
+def _number_of(entry: Entry[Any]) -> int:
     return entry[0]

@@ -1,4 +1,4 @@
-"""What the WorkQueue for one event loop and the one for threads have in common."""
+"""What the WorkQueue for one event loop and the WorkQueue for threads share."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ _DEFAULTS = {
 _RULES = ("limits", "retry", "breaker", "deadline", "max_dead_letters")
 
 
-class Face(Generic[T]):
-    """Holds a queue in ``queue``, tells what it looks like, and passes on what never waits."""
+class WorkQueueBase(Generic[T]):
+    """Has a queue in ``queue``, checks arguments, and passes on the calls that never wait."""
 
     queue: Any
     concurrency_limit: int | AdaptiveConcurrency | None
 
     def _set_up(self, concurrency_limit: Any, queue: Any, settings: dict[str, Any]) -> bool:
-        """Check the arguments; True if a queue is to be made of ``settings``, with its rules."""
+        """Check the arguments; True if the caller is to make a queue of ``settings``."""
         if concurrency_limit is not None and not isinstance(concurrency_limit, AdaptiveConcurrency):
             concurrency_limit = checks.positive_int(
                 concurrency_limit, "concurrency_limit", "Concurrency limit must be at least 1"
@@ -70,14 +70,14 @@ class Face(Generic[T]):
         telemetry: Telemetry | None = None,
         limits: Iterable[Limit] = (),
     ) -> Self:
-        """Make a queue of what ``config`` says; ``limits`` come in addition to its own.
+        """Make a queue with the settings of ``config``; ``limits`` are added to its own.
 
         Raises:
             TypeError: ``config`` is not a ``QueueConfig``.
         """
         if not isinstance(config, QueueConfig):
             raise TypeError(f"config must be a QueueConfig, got {checks.shown(config)}")
-        make: Any = cls  # whose arguments subclasses have, and not this
+        make: Any = cls  # of a subclass: this class does not have the arguments
         queue: Self = make(
             maxsize=config.queue_capacity,
             concurrency_limit=(
@@ -102,7 +102,7 @@ class Face(Generic[T]):
 
     @property
     def _view(self) -> Queue[T]:
-        """The queue, as far as it neither waits nor blocks."""
+        """The queue, by the members that neither wait nor block."""
         queue: Queue[T] = self.queue
         return queue
 
@@ -110,7 +110,7 @@ class Face(Generic[T]):
 
     @property
     def name(self) -> str:
-        """What the queue is called in logs and telemetry."""
+        """The name of the queue in logs and telemetry."""
         return self._view.name
 
     @property
@@ -135,7 +135,7 @@ class Face(Generic[T]):
 
     @property
     def status(self) -> QueueStatus:
-        """What the queue is doing."""
+        """The state of the lifecycle that the queue is in."""
         status: QueueStatus = self._view.status
         return status
 
@@ -146,7 +146,7 @@ class Face(Generic[T]):
 
     @property
     def unprocessed(self) -> list[T]:
-        """Accepted items in nobody's hands: after a stop, what was left."""
+        """The accepted items that no worker holds; after a stop, those that were left."""
         return self._view.unprocessed
 
     @property
@@ -177,9 +177,10 @@ class Face(Generic[T]):
 
     @property
     def limits(self) -> Limiter:
-        """What all workers ask before each call; ``limits.observe(headers)`` tells it more.
+        """The limiter that all workers ask before each call.
 
-        There is one also where no limits were given: its gate is closed when the service says so.
+        ``limits.observe(headers)`` tells it what the service said. There is a limiter also where
+        no limits were given: a service can close its gate.
         """
         limiter: Limiter = self._with("limiter", "limits").limiter
         return limiter
@@ -188,14 +189,18 @@ class Face(Generic[T]):
     def dead_letters(self) -> list[DeadLetter[T]]:
         """The items that failed for good, with ``retry`` given; the oldest first.
 
-        At most ``max_dead_letters``, the oldest go then. Items whose result somebody waits for,
-        with ``submit`` or ``map``, are not among them.
+        At most ``max_dead_letters``; then the oldest goes. Items with a future, those of
+        ``submit`` and ``map``, are not among them.
         """
         letters: list[DeadLetter[T]] = self._with("dead_letters").dead_letters
         return letters
 
     def _with(self, member: str, what: str | None = None) -> Any:
-        """The queue, if it has this, which not every kind does."""
+        """The queue, if its kind has ``member``.
+
+        Raises:
+            TypeError: it has not.
+        """
         if not hasattr(self.queue, member):
             raise TypeError(
                 f"{what or member} is for queues that have it; {checks.shown(self.queue)} has not"

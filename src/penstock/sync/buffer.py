@@ -29,9 +29,9 @@ from typing import Any, Protocol, TypeVar
 
 import janus
 
-from penstock._util.wait_queue import Takers
-from penstock.queue.store import Line, Outcome
-from penstock.workers.calls import Entry, Ticket
+from penstock._util.wait_queue import WaitQueue
+from penstock.queue.store import EntryStore, PutOutcome
+from penstock.workers.item import Entry, Ticket
 
 T = TypeVar("T")
 
@@ -52,19 +52,19 @@ def _never() -> bool:
 class _JanusQueue(janus.Queue["Entry[T]"]):
     """A janus queue whose deque is public, by the methods that janus has for subclasses."""
 
-    line: deque[Entry[T]]
+    entries: deque[Entry[T]]
 
     def _init(self, maxsize: int) -> None:
-        self.line = deque()
+        self.entries = deque()
 
     def _qsize(self) -> int:
-        return len(self.line)
+        return len(self.entries)
 
     def _put(self, item: Entry[T]) -> None:
-        self.line.append(item)
+        self.entries.append(item)
 
     def _get(self) -> Entry[T]:
-        return self.line.popleft()
+        return self.entries.popleft()
 
 
 class _OneShotEvent:
@@ -86,7 +86,7 @@ class _OneShotEvent:
         self._lock.release()
 
 
-class _Bid(_OneShotEvent):
+class _WaitingPut(_OneShotEvent):
     """A put that waits for room, and its outcome."""
 
     __slots__ = ("context", "entry", "item", "outcome", "ticket")
@@ -97,7 +97,7 @@ class _Bid(_OneShotEvent):
         self.context = context
         self.ticket = ticket
         self.entry: Entry[Any] | None = None
-        self.outcome = Outcome.TIMED_OUT
+        self.outcome = PutOutcome.TIMED_OUT
 
 
 class EntryHolder(Protocol[T]):
@@ -110,7 +110,7 @@ class EntryHolder(Protocol[T]):
     is_revoked: bool
 
 
-class JanusBuffer(Line[T]):
+class JanusBuffer(EntryStore[T]):
     """The entries of one queue, for threads and for one event loop at a time.
 
     Its two coroutine functions never suspend: they block the calling thread. So the code above
@@ -119,25 +119,25 @@ class JanusBuffer(Line[T]):
 
     def __init__(self, maxsize: int) -> None:
         queue: _JanusQueue[T] = _JanusQueue(maxsize)
-        super().__init__(maxsize, queue.line)
+        super().__init__(maxsize, queue.entries)
         self.lock = threading.Lock()
         self._put_nowait = queue.sync_q.put_nowait
         self._get_nowait = queue.sync_q.get_nowait
         # Ordered dicts, for removal from the middle in constant time.
-        self._bids: OrderedDict[_Bid, None] = OrderedDict()
-        self._takers: OrderedDict[_OneShotEvent, None] = OrderedDict()
+        self._waiting_puts: OrderedDict[_WaitingPut, None] = OrderedDict()
+        self._waiters: OrderedDict[_OneShotEvent, None] = OrderedDict()
         #: The workers that wait in the event loop, while there is a loop.
         self.loop_waiters: LoopWaiters | None = None
 
     @property
     def putters(self) -> int:
         """The number of puts that wait for room."""
-        return len(self._bids)
+        return len(self._waiting_puts)
 
     @property
-    def at_hand(self) -> int:
+    def available(self) -> int:
         """The number of entries that can be taken."""
-        return len(self.line) + len(self._returned)
+        return len(self.entries) + len(self._requeued)
 
     def snapshot(self) -> list[Entry[T]]:
         """The entries that nobody has taken, in the order of their puts."""
@@ -159,17 +159,17 @@ class JanusBuffer(Line[T]):
         if context is None:  # an empty one is false
             context = copy_context()
         with self.lock:
-            if len(self.line) >= self.room or self.closed:
+            if len(self.entries) >= self.room or self.closed:
                 return False
             self._admit(item, context, ticket)
             return True
 
     def _admit(self, item: T, context: Context, ticket: Ticket | None) -> Entry[T]:
-        self._order = order = self._order + 1
-        entry: Entry[T] = (order, item, context, ticket)
+        self._last_number = number = self._last_number + 1
+        entry: Entry[T] = (number, item, context, ticket)
         self._put_nowait(entry)
-        self.peak = max(self.peak, len(self.line))
-        self._call(1)
+        self.peak = max(self.peak, len(self.entries))
+        self._unpark(1)
         return entry
 
     async def wait_for_room(
@@ -178,39 +178,39 @@ class JanusBuffer(Line[T]):
         timeout: float | None,
         ticket: Ticket | None = None,
         context: Context | None = None,
-    ) -> Outcome:
+    ) -> PutOutcome:
         """Block until there is room, at most ``timeout`` seconds, and accept the item then.
 
         A KeyboardInterrupt takes the item back, unless a worker has taken it already.
         """
-        bid = _Bid(item, copy_context() if context is None else context, ticket)
+        put = _WaitingPut(item, copy_context() if context is None else context, ticket)
         try:
             with self.lock:
                 if self.closed:
-                    return Outcome.CLOSED
-                self._bids[bid] = None
+                    return PutOutcome.CLOSED
+                self._waiting_puts[put] = None
                 self._grant()  # there may be room since the caller looked
-            if not bid.wait(timeout):
+            if not put.wait(timeout):
                 with self.lock:
-                    self._bids.pop(bid, None)
-            return bid.outcome
+                    self._waiting_puts.pop(put, None)
+            return put.outcome
         except BaseException:
-            self._withdraw(bid)
+            self._withdraw(put)
             raise
 
     def _grant(self) -> None:
         """Fill the room that there is with the entries of the puts that have waited longest."""
-        while self._bids and len(self.line) < self.room:
-            bid, _ = self._bids.popitem(last=False)
-            bid.entry = self._admit(bid.item, bid.context, bid.ticket)
-            bid.outcome = Outcome.ACCEPTED
-            bid.set()
+        while self._waiting_puts and len(self.entries) < self.room:
+            put, _ = self._waiting_puts.popitem(last=False)
+            put.entry = self._admit(put.item, put.context, put.ticket)
+            put.outcome = PutOutcome.ACCEPTED
+            put.set()
 
-    def _withdraw(self, bid: _Bid) -> None:
+    def _withdraw(self, put: _WaitingPut) -> None:
         with self.lock:
-            self._bids.pop(bid, None)
-            if bid.entry is not None and bid.entry in self.line:
-                self.line.remove(bid.entry)
+            self._waiting_puts.pop(put, None)
+            if put.entry is not None and put.entry in self.entries:
+                self.entries.remove(put.entry)
                 self._withdrawn += 1
                 self._grant()
 
@@ -219,12 +219,12 @@ class JanusBuffer(Line[T]):
         with self.lock:
             if holder is not None and holder.is_revoked:
                 return None
-            if self._returned:
-                entry = self._take_returned()
+            if self._requeued:
+                entry = self._take_requeued()
                 self._grant()
-            elif self.line:
+            elif self.entries:
                 entry = self._get_nowait()
-                if self._bids:
+                if self._waiting_puts:
                     self._grant()
             else:
                 return None
@@ -234,8 +234,8 @@ class JanusBuffer(Line[T]):
                 if _IS_FREE_THREADED:
                     # The worker gets a copy of the context. To reclaim the entry is to copy the
                     # original, which crashes the interpreter if a thread sets variables in it.
-                    order, item, context, ticket = entry
-                    return order, item, context.copy(), ticket
+                    number, item, context, ticket = entry
+                    return number, item, context.copy(), ticket
             return entry
 
     async def wait(
@@ -251,70 +251,70 @@ class JanusBuffer(Line[T]):
             with self.lock:
                 if is_retired():
                     return True
-                if self.at_hand or self.is_over:
-                    return bool(self.at_hand)
-                self._takers[event] = None
+                if self.available or self.is_over:
+                    return bool(self.available)
+                self._waiters[event] = None
             if event.wait(timeout):
                 return True
             with self.lock:
-                return self._takers.pop(event, _ABSENT) is _ABSENT  # called in that very moment
+                return self._waiters.pop(event, _ABSENT) is _ABSENT  # called in that very moment
         except BaseException:
             with self.lock:
-                if self._takers.pop(event, _ABSENT) is _ABSENT:
-                    self._call(self.at_hand)  # this one was called to an entry: call another one
+                if self._waiters.pop(event, _ABSENT) is _ABSENT:
+                    self._unpark(self.available)  # this one was called: call another one
             raise
 
-    def give_back(self, entry: Entry[T]) -> None:
+    def requeue(self, entry: Entry[T]) -> None:
         """Take back an entry from a worker that was cancelled; it is handed out next."""
         with self.lock:
             self.keep(entry)
 
     def keep(self, entry: Entry[T]) -> None:
-        """:meth:`give_back`, for a caller that holds the lock."""
-        self._keep(entry)
-        self._call(1)
+        """:meth:`requeue`, for a caller that holds the lock."""
+        self._requeue(entry)
+        self._unpark(1)
 
-    def postpone(self, entry: Entry[T], delay: float) -> None:
+    def delay(self, entry: Entry[T], delay: float) -> None:
         """Take an entry back, and hand it out again in ``delay`` seconds. With the lock held."""
-        self._postpone(entry, time.monotonic() + delay)
+        self._delay(entry, time.monotonic() + delay)
         if self.loop_waiters is not None:
-            self.loop_waiters.entry_delayed()
+            self.loop_waiters.set_due_timer()
 
     def promote_due(self) -> float | None:
         """Make the due entries available; return the seconds until the next is due, or None."""
         with self.lock:
-            self._ripen(time.monotonic())
-            self._call(self.at_hand)
+            self._promote_due(time.monotonic())
+            self._unpark(self.available)
             if self.is_over:
-                self._call_all()
-            return max(0.0, self._postponed[0][0] - time.monotonic()) if self._postponed else None
+                self._unpark_all()
+            return max(0.0, self._delayed[0][0] - time.monotonic()) if self._delayed else None
 
     def wake(self) -> None:
         """Wake workers for the entries that are available."""
-        if self.at_hand and (self._takers or self.loop_waiters is not None):
+        if self.available and (self._waiters or self.loop_waiters is not None):
             with self.lock:
-                self._call(self.at_hand)
+                self._unpark(self.available)
 
     def wake_threads(self) -> None:
         """:meth:`wake`, for the workers that are threads; most often none of those wait."""
-        if self._takers:
+        if self._waiters:
             self.wake()
 
     def wake_all(self) -> None:
         """Wake every worker that waits: there is other news than an entry."""
         with self.lock:
-            self._call_all()
+            self._unpark_all()
 
-    def _call(self, count: int) -> None:
-        while count > 0 and self._takers:
-            event, _ = self._takers.popitem(last=False)
+    def _unpark(self, count: int) -> None:
+        while count > 0 and self._waiters:
+            event, _ = self._waiters.popitem(last=False)
             event.set()
             count -= 1
         if count > 0 and self.loop_waiters is not None:
             self.loop_waiters.notify()
 
-    def _call_all(self) -> None:
-        self._call(len(self._takers))
+    def _unpark_all(self) -> None:
+        self._unpark(len(self._waiters))
         if self.loop_waiters is not None:
             self.loop_waiters.notify(all_waiters=True)
 
@@ -323,22 +323,22 @@ class JanusBuffer(Line[T]):
         with self.lock:
             self.loop_waiters = LoopWaiters(self)
             self.closed = False
-            self._ripen(math.inf)
+            self._promote_due(math.inf)
 
     def close(self) -> None:
         """Accept no entry: tell every put that waits, and wake every worker that waits."""
         with self.lock:
             self.closed = True
-            while self._bids:
-                bid, _ = self._bids.popitem(last=False)
-                bid.outcome = Outcome.CLOSED
-                bid.set()
-            self._call_all()
+            while self._waiting_puts:
+                put, _ = self._waiting_puts.popitem(last=False)
+                put.outcome = PutOutcome.CLOSED
+                put.set()
+            self._unpark_all()
 
     def end(self) -> None:
         """All workers have left a closed buffer: delayed entries wait for their time no longer."""
         with self.lock:
-            self._ripen(math.inf)
+            self._promote_due(math.inf)
 
     def forget_waiters(self) -> None:
         """The loop is gone: no worker waits in it any more."""
@@ -346,7 +346,7 @@ class JanusBuffer(Line[T]):
         self.close()
 
 
-class LoopWaiters(Takers):
+class LoopWaiters(WaitQueue):
     """The workers that wait in the running event loop, and how other threads notify them."""
 
     def __init__(self, buffer: JanusBuffer[Any]) -> None:
@@ -356,20 +356,20 @@ class LoopWaiters(Takers):
         self._is_notified = False
         self._for_all = False
         self._entries_left = ENTRIES_PER_TURN
-        self._ripening: asyncio.TimerHandle | None = None
+        self._due_timer: asyncio.TimerHandle | None = None
 
     def notify(self, *, all_waiters: bool = False) -> None:
         """Have the loop wake those who wait. From any thread, with the buffer's lock held."""
         self._for_all |= all_waiters
-        if self._takers and not self._is_notified:  # until the loop answers, one call is enough
+        if self._waiters and not self._is_notified:  # until the loop answers, one call is enough
             self._is_notified = True
             with suppress(RuntimeError):  # the loop is closed: nobody waits in it
                 self._loop.call_soon_threadsafe(self._on_notify)
 
-    def entry_delayed(self) -> None:
+    def set_due_timer(self) -> None:
         """There is one more delayed entry: have the loop set its timer anew. As ``notify``."""
         with suppress(RuntimeError):
-            self._loop.call_soon_threadsafe(self._ripen)
+            self._loop.call_soon_threadsafe(self._promote_due)
 
     def _on_notify(self) -> None:
         with self._buffer.lock:
@@ -379,16 +379,16 @@ class LoopWaiters(Takers):
         else:
             self.wake()
 
-    def _ripen(self) -> None:
-        if self._ripening is not None:
-            self._ripening.cancel()
-            self._ripening = None
+    def _promote_due(self) -> None:
+        if self._due_timer is not None:
+            self._due_timer.cancel()
+            self._due_timer = None
         delay = self._buffer.promote_due()
         if delay is not None:
-            self._ripening = self._loop.call_later(delay, self._ripen)
+            self._due_timer = self._loop.call_later(delay, self._promote_due)
 
-    def _at_hand(self) -> int:
-        return self._buffer.at_hand
+    def _available(self) -> int:
+        return self._buffer.available
 
     def may_take(self) -> bool:
         """Whether a worker may take one more entry in this turn of the loop."""
@@ -402,11 +402,11 @@ class LoopWaiters(Takers):
             self._entries_left = ENTRIES_PER_TURN
             return True
         buffer = self._buffer
-        waiter = self._register()
+        waiter = self._add_waiter()
         with buffer.lock:  # whatever came before this did not see the waiter
-            is_news = buffer.at_hand > 0
+            is_news = buffer.available > 0
             is_over = buffer.is_over
         if is_news or is_over:
-            self._takers.pop(waiter, None)
+            self._waiters.pop(waiter, None)
             return is_news
-        return await self._be_called(waiter)
+        return await self._park(waiter)

@@ -17,9 +17,12 @@ from typing import Any, TypeVar
 from penstock._util.functions import is_async
 from penstock._util.loop_thread import LoopThread
 from penstock.sync.buffer import JanusBuffer
-from penstock.sync.slots import LoopSlot, SharedAccounts, ThreadSlot, WorkerSlot
-from penstock.workers.calls import AsyncCall, Entry, ErrorHandler, WorkerFunc, in_thread
-from penstock.workers.pool import Crew, Worker, WorkerPool
+from penstock.sync.slots import LoopSlot, SharedCounters, ThreadSlot, WorkerSlot
+from penstock.workers.calls import AsyncCall, ErrorHandler, WorkerFunc, in_thread
+from penstock.workers.group import WorkerGroup
+from penstock.workers.item import Entry
+from penstock.workers.pool import WorkerPool
+from penstock.workers.worker import Worker
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -41,11 +44,11 @@ class _SlotWorker(Worker[T]):
 
     __slots__ = ("slot",)
 
-    def __init__(self, slot: WorkerSlot[T], crew: Crew[T], logger: logging.Logger) -> None:
-        super().__init__(slot, slot, crew, logger)  # type: ignore[arg-type]
+    def __init__(self, slot: WorkerSlot[T], group: WorkerGroup[T], logger: logging.Logger) -> None:
+        super().__init__(slot, slot, group, logger)  # type: ignore[arg-type]
         self.slot = slot
 
-    def take_away(self) -> bool:
+    def reclaim(self) -> bool:
         self.entry = None
         return self.slot.reclaim()
 
@@ -66,7 +69,7 @@ class _ThreadWorker(_SlotWorker[T]):
 
     def cancel(self) -> None:
         """Reclaim its item and go on without it: a function in a thread cannot be cancelled."""
-        self.give_up()
+        self.abandon()
         if not self.task.done():
             self.task.set_result(None)
 
@@ -100,11 +103,11 @@ class ThreadWorkerPool(WorkerPool[T]):
     """
 
     def __init__(
-        self, buffer: JanusBuffer[T], accounts: SharedAccounts, name: str, logger: logging.Logger
+        self, buffer: JanusBuffer[T], counters: SharedCounters, name: str, logger: logging.Logger
     ) -> None:
-        super().__init__(buffer, accounts, name, logger)
+        super().__init__(buffer, counters, name, logger)
         self._buffer = buffer
-        self._shared = accounts
+        self._shared = counters
         #: The thread of the loop, while there is one.
         self.loop_thread: LoopThread | None = None
         #: The threads of workers.
@@ -116,13 +119,13 @@ class ThreadWorkerPool(WorkerPool[T]):
         """Whether a worker function runs in the calling thread. For any thread."""
         return threading.get_ident() in self.threads
 
-    def _recruit(
+    def _make_group(
         self,
-        kind: type[Crew[T]],
+        kind: type[WorkerGroup[T]],
         func: WorkerFunc[T, Any],
         size: int,
         error_handler: ErrorHandler[T] | None,
-    ) -> Crew[T]:
+    ) -> WorkerGroup[T]:
         # can_end_program: an exception that ends the loop's thread would end no program, but leave
         # all callers of the queue without an answer.
         if is_async(func):
@@ -133,24 +136,24 @@ class ThreadWorkerPool(WorkerPool[T]):
             None if error_handler is None else partial(self._call_and_await, error_handler),
             call=self._in_this_thread(func),
             can_end_program=False,
-            is_of_threads=True,
+            workers_are_threads=True,
         )
 
-    def follow(self) -> None:
+    def resize(self) -> None:
         """Let there be as many workers as are wanted. For any thread."""
         loop_thread = self.loop_thread
         loop = None if loop_thread is None else loop_thread.loop
         if loop is None or _get_running_loop() is loop:
-            super().follow()
+            super().resize()
             return
         with suppress(RuntimeError):  # it is closed: there are no workers
-            loop.call_soon_threadsafe(super().follow)
+            loop.call_soon_threadsafe(super().resize)
 
-    def _make_worker(self, crew: Crew[T]) -> Worker[T]:
-        if crew.is_of_threads:
-            slot = ThreadSlot(self._buffer, self._shared, lambda: crew.retired)
-            return _ThreadWorker(slot, crew, self._logger)
-        return _SlotWorker(LoopSlot(self._buffer, self._shared), crew, self._logger)
+    def _make_worker(self, group: WorkerGroup[T]) -> Worker[T]:
+        if group.workers_are_threads:
+            slot = ThreadSlot(self._buffer, self._shared, lambda: group.retired)
+            return _ThreadWorker(slot, group, self._logger)
+        return _SlotWorker(LoopSlot(self._buffer, self._shared), group, self._logger)
 
     def _launch(self, worker: Worker[T], name: str) -> asyncio.Future[None]:
         if not isinstance(worker, _ThreadWorker):

@@ -22,17 +22,18 @@ from penstock._util.loop_thread import LoopThread
 from penstock.errors import QueueStateError
 from penstock.limits.adaptive import AdaptiveConcurrency
 from penstock.policies.governor import Rules
-from penstock.queue.base import CLOSED, LONG, WARN_EVERY
-from penstock.queue.in_process import QueueCore
+from penstock.queue.base import CLOSED, NO_LIMIT, WARNING_INTERVAL
+from penstock.queue.in_process import InProcessQueue
 from penstock.queue.status import NotProcessedError, QueueStatistics, QueueStatus, state_error
-from penstock.queue.store import Storage
+from penstock.queue.store import EntryBuffer
 from penstock.sync.buffer import JanusBuffer
 from penstock.sync.futures import Result, results_of
 from penstock.sync.pool import ThreadWorkerPool, run_to_completion
 from penstock.sync.provider import LoopThreadProvider, refuse_in_loop
-from penstock.sync.slots import SharedAccounts
+from penstock.sync.slots import SharedCounters
 from penstock.telemetry.api import Telemetry
-from penstock.workers.calls import AsyncCall, ErrorHandler, Ticket, WorkerFunc
+from penstock.workers.calls import AsyncCall, ErrorHandler, WorkerFunc
+from penstock.workers.item import Ticket
 
 T = TypeVar("T")
 
@@ -41,7 +42,7 @@ T = TypeVar("T")
 RESPONSE_TIMEOUT = 1.0
 
 
-class BlockingQueue(QueueCore[T]):
+class BlockingQueue(InProcessQueue[T]):
     """A bounded queue for threads. ``penstock.sync.WorkQueue`` documents its methods.
 
     Puts and gets happen in the calling thread. Lifecycle and workers belong to an event loop on a
@@ -65,16 +66,16 @@ class BlockingQueue(QueueCore[T]):
         super().__init__(maxsize, timeout, logger, name, telemetry, rules)
         self._provider = LoopThreadProvider(loop_thread, self._is_at_rest)
         self._warn_after = 0.0
-        self._warn_lock = threading.Lock()
+        self._warning_lock = threading.Lock()
         # Why no call works any more, once the loop's thread has ended and nobody had closed it.
         self._crash: str | None = None
         self._is_inherited = False
         hooks.tell_forked_child(self)
 
-    def _make_parts(self) -> tuple[Storage[T], SharedAccounts, ThreadWorkerPool[T]]:
+    def _make_parts(self) -> tuple[EntryBuffer[T], SharedCounters, ThreadWorkerPool[T]]:
         buffer: JanusBuffer[T] = JanusBuffer(self._maxsize)
-        accounts = SharedAccounts(buffer)
-        return buffer, accounts, ThreadWorkerPool(buffer, accounts, self._name, self._logger)
+        counters = SharedCounters(buffer)
+        return buffer, counters, ThreadWorkerPool(buffer, counters, self._name, self._logger)
 
     def statistics(self) -> QueueStatistics:
         """Everything that can be counted about the queue, at this instant."""
@@ -87,22 +88,22 @@ class BlockingQueue(QueueCore[T]):
 
     def put(self, item: T, timeout: float | None = None, *, deadline: float | None = None) -> bool:
         """Offer an item; True when it is accepted, False when the queue stayed full."""
-        if _get_running_loop() is not self._open_on:
+        if _get_running_loop() is not self._open_in:
             self._refuse("put")
         timeout = self._timeout if timeout is None else checks.seconds(timeout)
-        if deadline is not None or self._is_special():
-            return run_to_completion(self._put_specially(item, timeout, deadline))
+        if deadline is not None or self._needs_slow_path():
+            return run_to_completion(self._put_slow(item, timeout, deadline))
         return self._buffer.offer(item) or run_to_completion(self._wait_for_room(item, timeout))
 
     def put_nowait(self, item: T, *, deadline: float | None = None) -> None:
         """Like ``put(item, timeout=0)``, but raises ``QueueFullError``; allowed anywhere."""
-        if self._open_on is CLOSED:
+        if self._open_in is CLOSED:
             self._refuse("put")
         self._put_nowait(item, deadline)
 
     def redrive(self, timeout: float | None = None) -> int:
         """Put the items of ``dead_letters`` back, as if they were new."""
-        if _get_running_loop() is not self._open_on:
+        if _get_running_loop() is not self._open_in:
             self._refuse("put")
         return run_to_completion(self._redrive(timeout))
 
@@ -115,7 +116,7 @@ class BlockingQueue(QueueCore[T]):
         call: AsyncCall[T] | None = None,
     ) -> Result:
         """Put an item and return a future of what the worker function makes of it."""
-        if _get_running_loop() is not self._open_on:
+        if _get_running_loop() is not self._open_in:
             self._refuse("submit")
         limit = self._timeout if timeout is None else checks.seconds(timeout)
         future = Result(self._pool)
@@ -129,7 +130,7 @@ class BlockingQueue(QueueCore[T]):
         ticket: Ticket | None = None,
         context: Context | None = None,
     ) -> bool:
-        if timeout > LONG and self._pool.owns_this_thread() and not self._buffer.closed:
+        if timeout > NO_LIMIT and self._pool.owns_this_thread() and not self._buffer.closed:
             raise QueueStateError(
                 f"Cannot wait for room in queue {self._name} from inside its own worker function: "
                 "if all workers did, none would ever make room. Use a timeout, put_nowait(), or a "
@@ -140,16 +141,16 @@ class BlockingQueue(QueueCore[T]):
 
     def get(self, timeout: float | None = None) -> T:
         """Take the item that has waited longest."""
-        return self._into_callers_hands(run_to_completion(self._take(timeout)))
+        return self._check_out(run_to_completion(self._take(timeout)))
 
     def get_nowait(self) -> T:
         """Like ``get(timeout=0)``."""
-        return self._into_callers_hands(self._take_nowait())
+        return self._check_out(self._take_nowait())
 
     def task_done(self) -> None:
         """Mark an item that was taken with ``get`` as done."""
         self._check_alive()
-        self._settle_loan()
+        self._task_done()
 
     def _callers_loop(self, loop: asyncio.AbstractEventLoop) -> None:
         return None
@@ -157,14 +158,14 @@ class BlockingQueue(QueueCore[T]):
     def _now(self) -> float:
         return time.monotonic()
 
-    def _complain_of_fullness(self) -> None:
+    def _warn_full(self) -> None:
         now = time.monotonic()
         if now >= self._warn_after:
-            with self._warn_lock:
+            with self._warning_lock:
                 if now < self._warn_after:  # another thread was faster
                     return
-                self._warn_after = now + WARN_EVERY
-            self._log_fullness()
+                self._warn_after = now + WARNING_INTERVAL
+            self._log_full()
 
     # -- lifecycle and workers, in the loop ---------------------------------------------------
 
@@ -208,7 +209,7 @@ class BlockingQueue(QueueCore[T]):
             while not thread.wait(future, wait):
                 if not thread.responds(RESPONSE_TIMEOUT) and not future.done():
                     self._abandon_blocked_loop(thread)
-                    return not self._left
+                    return not self._leftover
                 wait = RESPONSE_TIMEOUT
             return future.result()
 
@@ -216,7 +217,7 @@ class BlockingQueue(QueueCore[T]):
         """Wait until every accepted item is done; False if that takes longer than ``timeout``."""
         limit = checks.optional_seconds(timeout)
         self._check_caller("join")
-        if not self._accounts.unfinished:
+        if not self._counters.unfinished:
             return True
         with self._acquire_thread() as thread:
             return thread.run_with_timeout(self._join, limit)
@@ -305,11 +306,11 @@ class BlockingQueue(QueueCore[T]):
 
     def join_at_exit(self) -> bool:
         """Wait until the workers have done all items; False if they had none. For ``hooks``."""
-        accounts = self._accounts
-        if self._can_exit() or not accounts.unfinished or not self._pool.count:
+        counters = self._counters
+        if self._can_exit() or not counters.unfinished or not self._pool.count:
             return False
         # An item that somebody took with get() may never be done.
-        return not accounts.in_callers_hands and self.join()
+        return not counters.checked_out and self.join()
 
     def stop_at_exit(self) -> None:
         """Stop, when all queues are empty. For ``hooks``."""
@@ -321,7 +322,7 @@ class BlockingQueue(QueueCore[T]):
 
     def _after_fork_in_child(self) -> object:
         self._is_inherited = self._pool.is_inherited = True
-        self._open_on = CLOSED
+        self._open_in = CLOSED
         return (self._provider, self._pool)
 
     # -- refusals -----------------------------------------------------------------------------

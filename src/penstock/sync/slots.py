@@ -1,7 +1,7 @@
 """Worker slots: where one worker takes its entries and counts what becomes of them.
 
 Workers run in several threads, so no two write the same number: each counts in its own slot, and
-``SharedAccounts`` adds the slots up. A slot knows at every instant what its worker holds: one more
+``SharedCounters`` adds the slots up. A slot knows at every instant what its worker holds: one more
 taken than finished. So the entry of a worker that is stuck, in a thread or in the event loop, can
 be reclaimed, and what that worker counts later does not matter.
 """
@@ -14,18 +14,18 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, Generic, TypeVar
 
-from penstock.queue.counters import Accounts, Field
-from penstock.queue.store import Storage
+from penstock.queue.counters import Field, QueueCounters
+from penstock.queue.store import EntryBuffer
 from penstock.sync.buffer import JanusBuffer, LoopWaiters
-from penstock.workers.calls import Entry
+from penstock.workers.item import Entry
 
 T = TypeVar("T")
 
 
-class SharedAccounts(Accounts):
-    """Accounts that any thread may change; each worker counts in its own slot."""
+class SharedCounters(QueueCounters):
+    """Counters that any thread may change; each worker counts in its own slot."""
 
-    def __init__(self, buffer: Storage[Any]) -> None:
+    def __init__(self, buffer: EntryBuffer[Any]) -> None:
         super().__init__(buffer)
         self._lock = threading.RLock()
         self._slots: set[WorkerSlot[Any]] = set()
@@ -50,15 +50,15 @@ class SharedAccounts(Accounts):
         with self._lock:
             super().add(field)
 
-    def lend(self) -> None:
+    def get_started(self) -> None:
         """A caller of ``get`` takes an item."""
         with self._lock:
-            super().lend()
+            super().get_started()
 
-    def settle_loan(self) -> bool:
+    def task_done(self) -> bool:
         """A caller of ``get`` has finished an item; False if no caller had one."""
         with self._lock:
-            return super().settle_loan()
+            return super().task_done()
 
     @property
     def all_processed(self) -> int:
@@ -74,19 +74,19 @@ class SharedAccounts(Accounts):
 
     # -- joining ------------------------------------------------------------------------------
 
-    def settle(self) -> None:
+    def notify_if_done(self) -> None:
         """Tell the joiners, if all items are done."""
         if self._buffer.ready:  # most often the answer, at no cost
             return
         with self._lock:
             if not self.unfinished:
-                self._tell_joiners(True)
+                self._notify_joiners(True)
 
-    def _enlist(self, joiner: asyncio.Future[bool]) -> None:
+    def _add_joiner(self, joiner: asyncio.Future[bool]) -> None:
         with self._lock:
-            super()._enlist(joiner)
+            super()._add_joiner(joiner)
 
-    def _tell_joiners(self, finished: bool) -> None:
+    def _notify_joiners(self, finished: bool) -> None:
         with self._lock:
             joiners = list(self.joiners)
             self.joiners.clear()
@@ -101,39 +101,39 @@ def _tell(joiner: asyncio.Future[bool], finished: bool) -> None:
 
 
 class WorkerSlot(Generic[T]):
-    """The source and the accounts of one worker."""
+    """The source and the counters of one worker."""
 
-    def __init__(self, buffer: JanusBuffer[T], accounts: SharedAccounts) -> None:
+    def __init__(self, buffer: JanusBuffer[T], counters: SharedCounters) -> None:
         self._buffer = buffer
-        self._accounts = accounts
+        self._counters = counters
         self.processed = 0
         self.errors = 0
-        self.joiners = accounts.joiners
-        self.settle = accounts.settle
+        self.joiners = counters.joiners
+        self.notify_if_done = counters.notify_if_done
         #: How many entries the worker took, and the last of them; the buffer writes both.
         self.taken = 0
         self.entry: Entry[T] | None = None
         #: Whether the entry was reclaimed: nothing counts that the worker does since.
         self.is_revoked = False
-        accounts.register(self)
+        counters.register(self)
 
     def take(self) -> Entry[T] | None:
         """The next entry, or None when there is none right now."""
         return self._buffer.take(self)
 
-    def give_back(self, entry: Entry[T]) -> None:
+    def requeue(self, entry: Entry[T]) -> None:
         """Take back the entry of a worker that was cancelled."""
         with self._buffer.lock:
             if not self.is_revoked:  # else the entry was reclaimed already
                 self.taken -= 1
                 self._buffer.keep(entry)
 
-    def postpone(self, entry: Entry[T], delay: float) -> None:
+    def delay(self, entry: Entry[T], delay: float) -> None:
         """Take back an entry, to be handed out again in ``delay`` seconds."""
         with self._buffer.lock:
             if not self.is_revoked:
                 self.taken -= 1
-                self._buffer.postpone(entry, delay)
+                self._buffer.delay(entry, delay)
 
     def wake(self) -> None:
         """Wake other workers for the entries that are available."""
@@ -149,28 +149,28 @@ class WorkerSlot(Generic[T]):
             if self.is_revoked:
                 return False
             # The worker goes on meanwhile, but it can neither take an entry now nor finish twice.
-            holds_one = self.taken > self._accounts.unregister(self)
+            holds_one = self.taken > self._counters.unregister(self)
             # In this order: a worker whose slot is revoked reports no failure, so what it counts
             # then must not count, or nobody would ever hear of the item.
             self.is_revoked = True
             if holds_one and self.entry is not None:
-                order, item, context, ticket = self.entry
+                number, item, context, ticket = self.entry
                 # A copy: the worker may be in the context itself, and only one can be. And what
                 # the worker makes of the item is nobody's result any more.
-                new = None if ticket is None else ticket.reissue()
-                self._buffer.keep((order, item, context.copy(), new))
+                new = None if ticket is None else ticket.transfer()
+                self._buffer.keep((number, item, context.copy(), new))
             return holds_one
 
     def close(self) -> None:
         """The worker has left."""
-        self._accounts.unregister(self)
+        self._counters.unregister(self)
 
 
 class LoopSlot(WorkerSlot[T]):
     """The slot of a worker in the event loop."""
 
-    def __init__(self, buffer: JanusBuffer[T], accounts: SharedAccounts) -> None:
-        super().__init__(buffer, accounts)
+    def __init__(self, buffer: JanusBuffer[T], counters: SharedCounters) -> None:
+        super().__init__(buffer, counters)
         assert buffer.loop_waiters is not None
         self._waiters: LoopWaiters = buffer.loop_waiters
 
@@ -192,9 +192,9 @@ class ThreadSlot(WorkerSlot[T]):
     """The slot of a worker that is a thread."""
 
     def __init__(
-        self, buffer: JanusBuffer[T], accounts: SharedAccounts, is_retired: Callable[[], bool]
+        self, buffer: JanusBuffer[T], counters: SharedCounters, is_retired: Callable[[], bool]
     ) -> None:
-        super().__init__(buffer, accounts)
+        super().__init__(buffer, counters)
         self._is_retired = is_retired
 
     async def wait(self) -> bool:

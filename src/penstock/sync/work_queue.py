@@ -26,7 +26,7 @@ from penstock.limits import (
 from penstock.policies.governor import MAX_DEAD_LETTERS
 from penstock.protocols import Queue
 from penstock.queue.status import NotProcessedError, QueueStatus
-from penstock.queue.work_queue_base import Face
+from penstock.queue.work_queue_base import WorkQueueBase
 from penstock.sync.adapter import BlockingAdapter
 from penstock.sync.futures import Result
 from penstock.sync.provider import refuse_gevent
@@ -41,7 +41,7 @@ R = TypeVar("R")
 _PAUSE = 0.1
 
 
-class WorkQueue(Face[T]):
+class WorkQueue(WorkQueueBase[T]):
     """A work queue for threads: the blocking face of :class:`penstock.WorkQueue`.
 
     Names, meanings, arguments and errors are the same; what differs is said here. Calls block the

@@ -93,7 +93,7 @@ class Telemetry:
         self.instruments: Final = _instruments_of(meter_provider)
         #: Asks whether anybody listens; asked at every put.
         self.is_on: Final[Callable[[], bool]] = (
-            _sdk.is_set_up if tracer_provider is None and meter_provider is None else _yes
+            _sdk.is_set_up if tracer_provider is None and meter_provider is None else _always
         )
         self._complained = False
 
@@ -164,7 +164,7 @@ def _what_can_be_sent(error: BaseException, message: str) -> dict[str, str] | No
     return {"exception.message": _whole(message), "exception.stacktrace": stack}
 
 
-def _yes() -> bool:
+def _always() -> bool:
     return True
 
 

@@ -24,7 +24,8 @@ from penstock.errors import QueueError, QueueStateError, QueueUnknownError
 from penstock.policies.governor import Course
 from penstock.telemetry import names
 from penstock.telemetry.metrics import Watch
-from penstock.workers.calls import AnyFuture, AsyncCall, Ticket
+from penstock.workers.calls import AsyncCall
+from penstock.workers.item import AnyFuture, Ticket
 
 if TYPE_CHECKING:
     from penstock.telemetry.api import Telemetry
@@ -265,9 +266,9 @@ class ObservedTicket(Ticket):
         """Watch the block in which an item is processed that was taken by hand."""
         return Attempt(self._probe, self._put_at, context)
 
-    def taken_by_hand(self) -> None:
+    def on_get(self) -> None:
         """Record how long it waited; nobody will tell more."""
-        super().taken_by_hand()
+        super().on_get()
         self._probe.record_wait(_clock() - self._put_at)
 
     def handler_failed(self, error: BaseException) -> None:

@@ -203,8 +203,8 @@ async def test_workers_that_wait_when_a_leader_dies_get_what_is_put_after(
 async def test_without_a_majority_nothing_is_promised(
     start_cluster: StartCluster, make_queue: MakeQueue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("penstock.brokers.nats.publisher.DOUBT", 3.0)
-    monkeypatch.setattr("penstock.brokers.nats.publisher._NOBODY", 3.0)
+    monkeypatch.setattr("penstock.brokers.nats.queue.publisher.DOUBT", 3.0)
+    monkeypatch.setattr("penstock.brokers.nats.queue.publisher._NOBODY", 3.0)
     cluster: Cluster = await asyncio.to_thread(start_cluster)
     queue = make_queue(cluster.urls[0], replicas=3)
     await queue.start()

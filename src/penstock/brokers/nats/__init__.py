@@ -20,12 +20,12 @@ except ImportError as error:
         "penstock.brokers.nats needs the extra nats: pip install 'penstock[nats]'"
     ) from error
 
-from penstock.brokers.nats.dead_letters import NatsDeadLetter
-from penstock.brokers.nats.engine import QueueInfo
-from penstock.brokers.nats.limiter import NatsLimiter
-from penstock.brokers.nats.queue import NatsQueue
-from penstock.brokers.nats.roll_call import NatsProcess
-from penstock.brokers.nats.settings import QueueSettings, existing_settings
+from penstock.brokers.nats.limits.limiter import NatsLimiter
+from penstock.brokers.nats.queue.dead_letters import NatsDeadLetter
+from penstock.brokers.nats.queue.engine import QueueInfo
+from penstock.brokers.nats.queue.queue import NatsQueue
+from penstock.brokers.nats.queue.roll_call import NatsProcess
+from penstock.brokers.nats.queue.settings import QueueSettings, existing_settings
 
 __all__ = [
     "NatsDeadLetter",

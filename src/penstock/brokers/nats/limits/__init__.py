@@ -1,0 +1,1 @@
+"""Limits that many machines share, in a bucket of NATS JetStream."""

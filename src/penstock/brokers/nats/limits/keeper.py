@@ -1,0 +1,409 @@
+"""Keeps a limiter in slots: takes them from the bucket that all machines share, ahead of need."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import random
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+
+from penstock.brokers.nats.connection.answers import ApiError, LostError, NobodyError
+from penstock.brokers.nats.connection.wire import Wire
+from penstock.brokers.nats.limits.bucket import Key
+from penstock.brokers.nats.limits.leases import (
+    Ledger,
+    SharedLimit,
+    Slot,
+    differences,
+    micros,
+)
+from penstock.brokers.nats.limits.server_clock import ServerClock
+from penstock.brokers.nats.limits.wishes import Client, Wishes
+from penstock.errors import BrokerError
+
+#: Seconds ahead of its start that a slot is taken at most: what a machine that dies had taken is
+#: lost for all.
+AHEAD = 0.25
+#: How long a slot is valid, as a part of the shortest ``per``, and at least and at most, in
+#: seconds. The longer, the more of the rate is lost where it is not told when the starts were.
+VALID, VALID_LEAST, VALID_MOST = 0.05, 0.02, 0.25
+#: Seconds after which what was given back is told, if there is nothing else to tell; and if
+#: somebody waits here.
+TELL, TELL_SOON = 0.25, 0.05
+#: The doubt about the server's clock with which one is content, and after how many seconds one
+#: asks again all the same.
+DOUBT, ASK_AGAIN = 0.003, 10.0
+#: With more doubt than this, nothing is leased.
+DOUBT_MOST = 0.4
+#: Seconds without any use after which other limits may take the place of those in the bucket.
+IDLE = 60.0
+#: Seconds until it is tried again when NATS is away.
+PAUSE_LEAST, PAUSE_MOST = 0.1, 2.0
+#: Seconds for which a machine lets others join before it asks for all of them.
+GATHER = 0.001
+
+_rng = random.Random()  # noqa: S311 - it keeps machines from asking all at once
+
+
+@dataclass(frozen=True)
+class Doubt:
+    """A write that was not answered."""
+
+    name: str
+    revision: int
+    count: int
+    wishes: Wishes
+    slots: Sequence[Slot]
+
+
+class Keeper:
+    """Talks to the bucket on behalf of a limiter, in an event loop of its own.
+
+    ``client``: returns the limiter, as long as there is one.
+    """
+
+    def __init__(
+        self,
+        client: Callable[[], Client | None],
+        name: str,
+        wire: Callable[[], Wire],
+        key: Callable[[Wire], Key],
+        logger: logging.Logger,
+    ) -> None:
+        self._client = client
+        self._name = name
+        self._make_wire, self._make_key = wire, key
+        self._logger = logger
+        self._clock = ServerClock()
+        self._clock_asked = -math.inf
+        self._wire: Wire | None = None
+        self._key: Key | None = None
+        self._ledger: Ledger | None = None
+        self._revision = 0
+        #: Whether the bucket may hold something newer.
+        self._is_stale = True
+        #: What others have written, or tried to.
+        self._others = 0
+        self._born: int | None = None
+        #: The rates that the ledger had when it was last seen.
+        self._agreed: dict[str, tuple[float, float]] = {}
+        self._opens = 0
+        #: Writes of which it is not known whether they were made.
+        self._doubts: list[Doubt] = []
+        #: When corrections are told at the latest.
+        self._tell_at = math.inf
+        #: Seconds that a request takes.
+        self._trip = 0.001
+        self._is_lost = False
+        self._calls = 0
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._news = asyncio.Event()
+        self._is_poked = self._is_stopped = False
+
+    @property
+    def calls(self) -> int:
+        """Requests to the bucket so far."""
+        return self._calls + (0 if self._key is None else self._key.calls)
+
+    def poke(self) -> None:
+        """There may be something to do. From any thread; cheap if it knows already."""
+        if not self._is_poked and self._loop is not None:
+            self._is_poked = True
+            with suppress(RuntimeError):  # it was closed in this moment
+                self._loop.call_soon_threadsafe(self._news.set)
+
+    def stop(self) -> None:
+        """Have :meth:`run` end soon. From any thread."""
+        self._is_stopped = True
+        self._is_poked = False
+        self.poke()
+
+    async def run(self) -> None:
+        """Until it is stopped, or there is no limiter any more."""
+        self._loop = asyncio.get_running_loop()
+        pause = PAUSE_LEAST
+        try:
+            while True:
+                self._is_poked = False
+                self._news.clear()
+                client = self._client()
+                if client is None or self._is_stopped:
+                    return
+                try:
+                    delay = await self._round(client)
+                    pause = PAUSE_LEAST
+                    self._found()
+                except ValueError as error:
+                    self._is_stale = True
+                    client.refuse(error)
+                    delay = math.inf
+                except (LostError, NobodyError, ApiError, BrokerError) as error:
+                    self._lost(error)
+                    delay = pause * _rng.uniform(0.5, 1)
+                    pause = min(2 * pause, PAUSE_MOST)
+                    await asyncio.sleep(0.05)  # whatever happens meanwhile
+                except Exception:  # a mistake of ours must not leave anybody waiting in silence
+                    self._logger.exception("The keeper of the shared limits %s failed", self._name)
+                    await self._disconnect()
+                    delay = PAUSE_MOST
+                del client  # while nothing is to do it may be thrown away
+                with suppress(asyncio.TimeoutError):
+                    await asyncio.wait_for(self._news.wait(), min(delay, 3600.0))
+                await asyncio.sleep(GATHER)
+        finally:
+            await self._disconnect()
+
+    def _lost(self, error: Exception) -> None:
+        if not self._is_lost:
+            self._is_lost = True
+            self._logger.warning(
+                "The shared limits %s cannot be asked, calls wait until they can: %s",
+                self._name,
+                _reason(error),
+            )
+
+    def _found(self) -> None:
+        if self._is_lost:
+            self._is_lost = False
+            self._logger.warning("The shared limits %s can be asked again", self._name)
+
+    async def _connect(self) -> Key:
+        if self._wire is not None and self._wire.is_closed:
+            await self._disconnect()  # it was given up for good: begin anew
+        if self._key is None:
+            wire = self._make_wire()
+            await wire.open()
+            self._wire = wire
+            try:
+                key = self._make_key(wire)
+                await key.make_bucket()
+                await key.listen(self._heard)
+            except BaseException:
+                await self._disconnect()
+                raise
+            wire.on_reconnect = self._reconnected
+            self._key = key
+        elif self._is_lost:
+            await self._key.make_bucket()  # it may be what was lost
+        return self._key
+
+    async def _disconnect(self) -> None:
+        wire, self._wire = self._wire, None
+        if self._key is not None:
+            self._calls += self._key.calls
+            self._key = None
+        if wire is not None:
+            await wire.close()
+
+    def _reconnected(self) -> None:
+        self._is_stale = True
+        self._clock_asked = -math.inf  # it may be another server
+        self.poke()
+
+    def _heard(self, data: bytes) -> None:
+        """Another machine writes, or tries to."""
+        self._is_stale = True
+        self._others += 1
+        client = self._client()
+        try:
+            ledger = Ledger.decode(data)
+        except ValueError:
+            return  # whoever reads it will say so
+        if client is None or self._ledger is None or ledger.born != self._born:
+            return
+        self._note_gate(client, ledger)
+        self._ledger = ledger  # good enough to guess by
+        self.poke()
+
+    # -- one round --------------------------------------------------------------------------------
+
+    async def _round(self, client: Client) -> float:
+        """Do what there is to do; return in how many seconds there may be more."""
+        key = await self._connect()
+        conflicts = 0
+        while True:
+            now = time.monotonic()
+            if now - self._clock_asked > ASK_AGAIN:
+                await self._learn_time(key)
+                continue
+            wishes = client.wishes()
+            if wishes.frees:
+                self._tell_at = min(self._tell_at, now + (TELL_SOON if wishes.wants else TELL))
+            must = bool(wishes.rates) or wishes.closed_until > now or now >= self._tell_at
+            if not must:
+                wake = self._guess(client, wishes, now) if wishes.wants else math.inf
+                if wake > now:
+                    return min(wake, self._tell_at, wishes.held_until) - now
+            if self._is_stale:
+                await self._read(client, key)
+                continue  # by what is there now it may be too early to ask
+            if await self._write(client, key, wishes):
+                conflicts = 0
+            else:
+                conflicts += 1
+                # Mostly it is another machine. A cluster says the same of what it cannot store
+                # just now.
+                await asyncio.sleep(_rng.uniform(0, 0.002 * 2 ** min(conflicts, 9)))
+
+    def _guess(self, client: Client, wishes: Wishes, now: float) -> float:
+        """When it is worth asking for slots, on the local clock."""
+        if self._ledger is None:
+            return now
+        start = self._ledger.free_at(self._earliest(wishes, now), wishes.wants[0])
+        when = self._clock.surely_since(now, start)
+        client.expect(when)
+        return when - AHEAD
+
+    def _earliest(self, wishes: Wishes, now: float) -> int:
+        """The first moment at which a slot can be used that is asked for now."""
+        return self._clock.at_least(max(now + self._trip, wishes.not_before))
+
+    async def _learn_time(self, key: Key) -> None:
+        sent = time.monotonic()
+        stamp = await key.ask_time()
+        received = time.monotonic()
+        self._clock.learn(sent, received, stamp)
+        if self._clock.doubt(received) > DOUBT_MOST:
+            raise LostError("the server takes too long to answer")
+        # Again before long if it was busy just now.
+        is_good = self._clock.doubt(received) < max(DOUBT, 3 * self._trip)
+        self._clock_asked = received if is_good else received - ASK_AGAIN + 1.0
+
+    async def _read(self, client: Client, key: Key) -> None:
+        others = self._others
+        sent = time.monotonic()
+        entry = await key.read()
+        self._is_stale = others != self._others  # what was heard meanwhile may be newer
+        self._took(time.monotonic() - sent)
+        self._revision = entry.revision
+        ledger = Ledger.decode(entry.data) if entry.data else None
+        if ledger is not None and not self._is_ours(client, ledger, entry.stamp):
+            ledger = None
+        if ledger is None:
+            ledger = self._new_ledger(client)
+        elif ledger.born != self._born:
+            client.start_anew()
+            self._doubts.clear()
+        else:
+            self._resolve(client, ledger)
+        self._ledger, self._born = ledger, ledger.born
+        self._note_gate(client, ledger)
+        there = {name: limit.rate for name, limit in ledger.limits.items()}
+        changed = {
+            name: rate
+            for name, rate in there.items()
+            if rate != self._agreed.get(name, client.rates[name])
+        }
+        self._agreed = there
+        if changed:
+            client.adopt(changed)
+
+    def _resolve(self, client: Client, ledger: Ledger) -> None:
+        """Find out what became of writes that were not answered."""
+        doubts, self._doubts = self._doubts, []
+        for doubt in doubts:
+            made = ledger.has(doubt.name, doubt.count)
+            if made is False:
+                if self._revision == doubt.revision:
+                    self._doubts.append(doubt)  # it may still come, if no other comes before
+            else:
+                client.told(doubt.wishes, certainly=made is True)
+                if made:
+                    client.unused(doubt.slots)
+
+    def _is_ours(self, client: Client, ledger: Ledger, stamp: int) -> bool:
+        """Whether it is about the same limits; ``ValueError`` if not, and it is in use."""
+        if self._born == ledger.born and self._agreed.keys() == ledger.limits.keys():
+            return True
+        found = differences(ledger.limits, client.rates)
+        if not found:
+            return True
+        longest = max([limit.per for limit in ledger.limits.values()], default=0.0)
+        if self._clock.at_least(time.monotonic()) > stamp + micros(longest + IDLE):
+            return False
+        raise ValueError(
+            f"The shared limits {self._name} are in use with other rates: {'; '.join(found)}. Give"
+            " all machines the same limits, change them everywhere by Limit.change, or use another"
+            " name"
+        )
+
+    def _new_ledger(self, client: Client) -> Ledger:
+        limits = {name: SharedLimit(*rate) for name, rate in client.rates.items()}
+        now = self._clock.at_most(time.monotonic())
+        if self._born is not None:
+            # It was lost: nobody knows what has started.
+            client.start_anew()
+            self._doubts.clear()
+            for limit in limits.values():
+                limit.fill(now)
+        return Ledger(limits, born=now)
+
+    def _note_gate(self, client: Client, ledger: Ledger) -> None:
+        if ledger.opens > self._opens:
+            self._opens = ledger.opens
+            client.close_until(self._clock.surely_since(time.monotonic(), ledger.opens))
+
+    async def _write(self, client: Client, key: Key, wishes: Wishes) -> bool:
+        """Take slots, and tell what there is to tell; False if another machine was faster."""
+        ledger = self._ledger
+        assert ledger is not None
+        now = time.monotonic()
+        surely = self._clock.at_least(now)
+        ledger.forget(surely)
+        for name, corrections in wishes.corrections.items():
+            for end, more in corrections.items():
+                ledger.limits[name].correct(end, more, surely)
+        for name, rate in wishes.rates.items():
+            ledger.limits[name].change(*rate)
+        if wishes.closed_until > now:
+            ledger.opens = max(ledger.opens, self._clock.at_most(wishes.closed_until))
+        slots = ledger.reserve(
+            self._earliest(wishes, now),
+            wishes.wants,
+            micros(self._validity(client) + self._clock.doubt(now)),
+            before=surely + micros(AHEAD),
+        )
+        # Until it is known what became of this, nobody knows what there is.
+        self._ledger, self._is_stale = None, True
+        others = self._others
+        name, count = f"{_rng.getrandbits(48):x}", ledger.count
+        ledger.sign(name)
+        try:
+            revision = await key.write(ledger.encode(), self._revision)
+        except BaseException:
+            self._doubts.append(Doubt(name, self._revision, count, wishes, slots))
+            raise
+        received = time.monotonic()
+        self._took(received - now)
+        if revision is None:
+            return False
+        # Of those that were to replace the same revision none other was made.
+        self._doubts = [doubt for doubt in self._doubts if doubt.revision != self._revision]
+        self._is_stale = others != self._others
+        self._ledger, self._revision = ledger, revision
+        self._opens = max(self._opens, ledger.opens)
+        self._agreed = {name: limit.rate for name, limit in ledger.limits.items()}
+        self._tell_at = math.inf
+        client.told(wishes, certainly=True)
+        client.lease(slots, self._clock, received)
+        return True
+
+    @staticmethod
+    def _validity(client: Client) -> float:
+        shortest = min([per for _, per in client.rates.values()], default=1.0)
+        return min(max(VALID * shortest, VALID_LEAST), VALID_MOST)
+
+    def _took(self, seconds: float) -> None:
+        self._trip += (seconds - self._trip) / 4
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, NobodyError):
+        return f"there is no JetStream for {error}"
+    if isinstance(error, ApiError):
+        return f"{error} ({error.code})"
+    return str(error)

@@ -1,0 +1,385 @@
+"""A limiter that many machines share: one rate for all of them, agreed on in a NATS bucket."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import random
+import re
+import time
+import weakref
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, ClassVar
+
+from penstock._util import checks
+from penstock._util.loop_thread import LoopFuture, LoopThread
+from penstock.brokers.nats.connection.addresses import check_options, check_servers
+from penstock.brokers.nats.connection.wire import Wire
+from penstock.brokers.nats.limits.bucket import Key
+from penstock.brokers.nats.limits.keeper import Keeper
+from penstock.brokers.nats.limits.leased_log import Lease, LeasedLog, uncovered
+from penstock.brokers.nats.limits.leases import UNITS, Slot, amount
+from penstock.brokers.nats.limits.server_clock import ServerClock
+from penstock.brokers.nats.limits.wishes import Wishes
+from penstock.limits.rate.limit import Limit
+from penstock.limits.rate.limiter import Limiter, UnusableLimiterError
+from penstock.limits.rate.line import Needs
+from penstock.limits.rate.permit import Permit
+from penstock.limits.rate.sliding_log import SlidingLog
+from penstock.limits.rate.waiting import LoopWaiter, ThreadWaiter
+
+_NAME = re.compile(r"[A-Za-z0-9_-]{1,200}")
+#: Of so many waiters the wants are looked at in one go.
+_MOST = 256
+#: Seconds that closing may take.
+_CLOSE = 5.0
+
+
+class NatsLimiter(Limiter):
+    """One rate for all machines: never more than ``max`` starts in any ``per`` seconds of all.
+
+    Goes wherever a :class:`penstock.Limiter` goes, and has all that one has::
+
+        limiter = NatsLimiter("nats://10.0.0.1:4222", [Limit(100, per=1)], name="openai")
+        queue = WorkQueue(limits=limiter)
+
+    Args:
+        servers: URLs of NATS servers with JetStream, one or several.
+        limits: the limits. A call takes from all of them at once, or waits and takes from none.
+        name: which of the limits in the bucket these are: all who give this name share them.
+            Letters, digits, ``_`` and ``-``.
+        bucket: the key-value bucket that holds them; it is made if it is not there.
+        replicas, storage: how it is made then; ``"file"`` or ``"memory"``.
+        options: what ``nats.connect`` takes beside: ``user``, ``password``, ``token``, ``tls``...
+        rng: draws the gaps after a closure of the gate.
+        logger: told when NATS is away, and when it is back.
+
+    Raises:
+        TypeError, ValueError: for what is not allowed; a limit with ``key`` cannot be shared.
+
+    Who waits gets a *slot*, a time at which to start, taken from the bucket by compare and set
+    for several at once and a quarter of a second ahead at most. What a machine that dies had taken
+    passes unused. Times are those of the server's clock, of which each machine keeps an estimate:
+    wall clocks may differ as they like. (If the servers of a cluster disagree about the time, so
+    much of a window is uncertain when another one becomes the leader: keep them on NTP.)
+
+    Within one machine it is first come, first served. A start counts as late as its slot allows
+    until it is told when it was: what is late costs up to a twentieth of ``per``, at least 0.02 and
+    at most 0.25 seconds of each window.
+
+    While NATS cannot be reached, calls wait: the rate is never exceeded for want of an answer. It
+    is logged once, and goes on when NATS is back. Closing the gate takes effect here at once, and
+    elsewhere as soon as the news is there; so does a rate changed by :meth:`penstock.Limit.change`,
+    which counts for all machines. A machine that comes with other rates than those in use gets a
+    ``ValueError`` from ``acquire`` that names both, and a queue keeps its items until they agree
+    and logs why; limits that nobody has used for a minute longer than ``per`` give way. Costs are
+    counted in millionths, rounded up.
+
+    It connects at the first use, in a thread of its own. :meth:`close` it in the end.
+    """
+
+    log_type: ClassVar[type[SlidingLog]] = LeasedLog
+    #: What one machine started says little about what all of them did.
+    learns = False
+
+    def __init__(
+        self,
+        servers: str | Sequence[str],
+        limits: Iterable[Limit],
+        *,
+        name: str,
+        bucket: str = "penstock-limits",
+        replicas: int = 1,
+        storage: str = "file",
+        options: Mapping[str, Any] | None = None,
+        rng: random.Random | None = None,
+        logger: logging.Logger | None = None,
+    ) -> None:
+        urls = check_servers(servers)
+        checked = {**check_options(options), "no_echo": True}
+        for value, what in ((name, "name"), (bucket, "bucket")):
+            if not _NAME.fullmatch(checks.label(value, what)):
+                raise ValueError(
+                    f"{what} must be up to 200 of the letters A to Z, a to z, digits, _ and -,"
+                    f" got {checks.shown(value)}"
+                )
+        replicas = checks.positive_int(replicas, "replicas", "replicas must be at least 1")
+        if storage not in ("file", "memory"):
+            raise ValueError(f"storage must be 'file' or 'memory', got {checks.shown(storage)}")
+        checks.logger(logger)
+        log = logging.getLogger("penstock") if logger is None else logger
+        super().__init__(limits, name=name, rng=rng)
+        if not self.limits:
+            raise ValueError("limits must have at least one Limit, got none")
+        for limit in self.limits:
+            _check_sharable(limit)
+        self.bucket = bucket
+        #: Where something needs to be told to all: rates, and until when the gate is closed.
+        self._new_rates: dict[str, tuple[float, float]] = {}
+        self._new_closing = -math.inf
+        #: What was asked for without waiting, and was not there.
+        self._wish: Needs | None = None
+        self._expected = -math.inf
+        self._is_closed = False
+        #: Why nobody can start, as it was told last.
+        self._problem = ""
+        self._logger = log
+        me = weakref.ref(self)
+        self._keeper = Keeper(
+            me,
+            name,
+            lambda: Wire(urls, checked, log),
+            lambda wire: Key(wire, bucket, name, replicas, storage),
+            log,
+        )
+        self._thread = LoopThread(name=f"penstock-limits-{name}")
+        self._kept: LoopFuture[None] | None = None
+        weakref.finalize(self, self._keeper.stop)
+
+    @property
+    def calls(self) -> int:
+        """Requests made to the bucket so far."""
+        return self._keeper.calls
+
+    def close(self) -> None:
+        """Disconnect. Who waits gets a ``RuntimeError``, and so does who comes later."""
+        with self._lock:
+            self._is_closed = True
+            self._dismiss(self._closed())
+            kept = self._kept
+        self._keeper.stop()
+        if kept is not None:
+            kept.ends_within(_CLOSE)
+        self._thread.close(_CLOSE)
+
+    async def aclose(self) -> None:
+        """As :meth:`close`, without blocking the event loop."""
+        await asyncio.get_running_loop().run_in_executor(None, self.close)
+
+    def try_acquire(self, item: Any = None) -> Permit | None:
+        """As :meth:`acquire`, but ``None`` where that would wait. From any thread.
+
+        That is so unless a slot is there already: ``None`` has one fetched, so that it can be had
+        in a moment; after that it is gone.
+        """
+        permit = super().try_acquire(item)
+        if permit is None:
+            prices = None if self._fixed is not None else self._prices(item)
+            with self._lock:
+                if self._is_closed:
+                    raise self._closed()
+                self._wish = self._needs(prices, self._now(None))
+                self._ask()
+        return permit
+
+    def wait_time(self, item: Any = None) -> float:
+        """Seconds until :meth:`try_acquire` is worth a try, as far as is known here; 0: now."""
+        wait = super().wait_time(item)
+        if wait < math.inf:
+            return wait
+        with self._lock:
+            return max(0.0, self._expected - self._now(None))
+
+    def close_for(self, seconds: float) -> None:
+        """As of any limiter, and for all machines: here at once, elsewhere in a moment."""
+        super().close_for(seconds)
+        with self._lock:
+            self._new_closing = max(self._new_closing, self._now(None) + seconds)
+            self._ask()
+
+    # -- as a limiter -----------------------------------------------------------------------------
+
+    def _now(self, running: asyncio.AbstractEventLoop | None) -> float:
+        return time.monotonic()  # an event loop's own clock means nothing to the server
+
+    def _rates_changed(self) -> None:
+        super()._rates_changed()
+        self._only = None  # it would look past the slots
+
+    def _enter(self, waiter: LoopWaiter | ThreadWaiter) -> None:
+        if self._is_closed:
+            raise self._closed()
+        self._ask()
+        super()._enter(waiter)
+
+    def _turn(self, now: float, running: asyncio.AbstractEventLoop | None) -> None:
+        super()._turn(now, running)
+        if self._line.waiting and any(log.lacks for log in self._logs().values()):
+            self._keeper.poke()
+
+    def _change(self, limit: Limit, maximum: float, period: float) -> None:
+        _check_max(limit.name, maximum)
+        super()._change(limit, maximum, period)
+        with self._lock:
+            self._new_rates[limit.name] = (float(maximum), period)
+            self._ask()
+
+    def _settle(self, permit: Permit, limit: Limit, cost: Any) -> None:
+        super()._settle(permit, limit, cost)
+        self._keeper.poke()
+
+    def _ask(self) -> None:
+        """There is something for the keeper to do."""
+        if self._is_closed:
+            return
+        thread = self._thread
+        thread.start()  # says so if it stayed behind in the parent of this process
+        if self._kept is None:
+            self._kept = thread.send(self._keeper.run)
+            self._kept.add_done_callback(lambda _: thread.close_nowait())
+        self._keeper.poke()
+
+    def _closed(self) -> RuntimeError:
+        return RuntimeError(f"the shared limiter {self.name!r} is closed")
+
+    def _dismiss(self, error: Exception) -> None:
+        for waiter in self._line.dismiss(error):
+            assert isinstance(waiter, (LoopWaiter, ThreadWaiter))
+            waiter.wake(None)
+
+    def _logs(self) -> dict[str, LeasedLog]:
+        return {limit.name: _log_of(limit) for limit in self.limits}
+
+    # -- for the keeper, in its thread ------------------------------------------------------------
+
+    @property
+    def rates(self) -> Mapping[str, tuple[float, float]]:
+        """``max`` and ``per`` of each limit, by their names."""
+        return {limit.name: (float(limit.max), limit.per) for limit in self.limits}
+
+    def wishes(self) -> Wishes:
+        """What is wanted now."""
+        with self._lock:
+            now = self._now(None)
+            logs = self._logs()
+            leases = {name: list(log.leases(now)) for name, log in logs.items()}
+            frees = any(log.freed for log in logs.values())
+            for log in logs.values():
+                log.lacks = log.freed = False
+            wants = uncovered(self._wanted(), leases, now)
+            held = [lease.until for some in leases.values() for lease in some]
+            not_before = -math.inf
+            if self._gate.spreads:  # one after the other, then
+                wants, not_before = wants[:1], self._gate.opens_at
+            return Wishes(
+                wants=wants,
+                not_before=not_before,
+                closed_until=self._new_closing,
+                rates=dict(self._new_rates),
+                corrections={name: dict(log.corrections) for name, log in logs.items()},
+                frees=frees,
+                held_until=max(held, default=math.inf),
+            )
+
+    def told(self, wishes: Wishes, *, certainly: bool) -> None:
+        """These corrections, closings and rates are in the bucket, or may be."""
+        with self._lock:
+            for name, log in self._logs().items():
+                for end, more in wishes.corrections.get(name, {}).items():
+                    # What may have been given back is not given back twice.
+                    if certainly or more < 0:
+                        rest = log.corrections.get(end, 0) - more
+                        log.corrections[end] = rest
+                        if not rest:
+                            del log.corrections[end]
+            if not certainly:
+                return
+            if self._new_closing <= wishes.closed_until:
+                self._new_closing = -math.inf
+            for name, rate in wishes.rates.items():
+                if self._new_rates.get(name) == rate:
+                    del self._new_rates[name]
+
+    def lease(self, slots: Sequence[Slot], clock: ServerClock, now: float) -> None:
+        """These are ours."""
+        with self._lock:
+            logs = self._logs()
+            for slot in slots:
+                start = clock.surely_since(now, slot.start)
+                until = clock.surely_until(now, slot.end)
+                for name, counted in slot.costs.items():
+                    logs[name].lease(Lease(start, until, slot.end, counted))
+            for log in logs.values():
+                log.server_time = clock.at_most
+            if slots:
+                self._wish = None
+                self._problem = ""
+            self._look_again(now)
+
+    def unused(self, slots: Sequence[Slot]) -> None:
+        """These were taken for us, and nobody knew it: they are given back."""
+        with self._lock:
+            logs = self._logs()
+            for slot in slots:
+                for name, counted in slot.costs.items():
+                    logs[name].give_up(slot.end, counted)
+
+    def expect(self, when: float) -> None:
+        """Nothing more can start before this local time, as far as one knows."""
+        self._expected = when
+
+    def close_until(self, when: float) -> None:
+        """The gate was closed elsewhere, until this local time."""
+        with self._lock:
+            now = self._now(None)
+            self._gate.close(now, when - now, self._line.waiting)
+            self._turn(now, None)
+
+    def adopt(self, rates: Mapping[str, tuple[float, float]]) -> None:
+        """Rates that were changed elsewhere."""
+        for name, (maximum, period) in rates.items():
+            if name not in self._new_rates:  # a change made here is newer
+                super()._change(self._by_name[name], maximum, period)
+
+    def start_anew(self) -> None:
+        """The ledger is another one: what was leased from the old one counts no longer."""
+        with self._lock:
+            for log in self._logs().values():
+                log.clear()
+            self._look_again(self._now(None))
+
+    def refuse(self, error: Exception) -> None:
+        """Nobody who waits can start, as things are."""
+        with self._lock:
+            self._wish = None
+            self._dismiss(UnusableLimiterError(str(error)))
+            if self._problem != str(error):
+                self._problem = str(error)
+                self._logger.error("Shared limits: %s; nobody can start until that ends", error)
+
+    def _look_again(self, now: float) -> None:
+        for limit in self.limits:
+            for meter in limit.meters():
+                self._line.freed(meter)
+        self._turn(now, None)
+
+    def _wanted(self) -> list[dict[str, int]]:
+        """What those need who wait, in their order, by the names of limits."""
+        waiting = [waiter.needs for waiter in self._line.oldest(_MOST)]
+        if self._wish is not None:
+            waiting.append(self._wish)
+        return [{meter.limit.name: amount(cost) for meter, cost in needs} for needs in waiting]
+
+
+def _check_sharable(limit: Limit) -> None:
+    if limit.key is not None:
+        raise ValueError(
+            f"the limit {checks.shown(limit.name)} has a key, and a NatsLimiter cannot share "
+            "those: make a NatsLimiter for each key, or give limits with keys to each machine"
+        )
+    _check_max(limit.name, limit.max)
+
+
+def _check_max(name: str, maximum: float) -> None:
+    if maximum < 1 / UNITS:
+        raise ValueError(
+            f"the max of a shared limit must be at least 0.000001, got {checks.shown(maximum)} "
+            f"for {checks.shown(name)}"
+        )
+
+
+def _log_of(limit: Limit) -> LeasedLog:
+    log = limit.meter(None, -math.inf).log
+    assert isinstance(log, LeasedLog)
+    return log

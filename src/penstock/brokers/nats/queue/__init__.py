@@ -1,0 +1,1 @@
+"""A queue in streams of NATS JetStream."""

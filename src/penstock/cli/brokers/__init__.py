@@ -1,0 +1,1 @@
+"""The commands for a queue on a broker: put, worker, queue."""

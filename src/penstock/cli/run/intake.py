@@ -1,0 +1,86 @@
+"""Which requests of the input are to be sent."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+from penstock.cli.display import Display
+from penstock.cli.problems import RequestId, quote
+from penstock.cli.run.ids import Seen, fingerprint, key
+from penstock.cli.run.job import FILE_TROUBLE, Job, RunError
+from penstock.cli.run.journal import MALFORMED, malformed_key
+from penstock.cli.run.recorder import Recorder
+from penstock.cli.run.requests import Request
+from penstock.cli.run.results import Failure, Result, Totals
+from penstock.cli.run.source import Malformed, Source
+
+
+class Intake:
+    """Reads the input, and leaves out what is done, asked for twice, or no request."""
+
+    def __init__(self, job: Job, totals: Totals, display: Display, recorder: Recorder) -> None:
+        self._earlier = job.results.earlier
+        self._retry_failed = job.retry_failed
+        self._totals = totals
+        self._display = display
+        self._recorder = recorder
+        self._source = Source(job.requests, job.form, self._count_blank)
+        self._seen = Seen()
+        #: Why the input could not be read to its end.
+        self.trouble: RunError | None = None
+
+    async def __aiter__(self) -> AsyncIterator[Request]:
+        """Yield the requests that are to be sent.
+
+        Raises:
+            RunError: a result cannot be written.
+        """
+        async for made in self._made():
+            if isinstance(made, Malformed):
+                await self._refuse(made.line, made.id, made.problem)
+                continue
+            which = key(made.id)
+            before = self._seen.earlier(made.line, which, made.asks_for)
+            if before is not None:
+                await self._note_twin(made, *before)
+            elif which in self._earlier.succeeded:
+                self._totals.skipped += 1
+            elif which in self._earlier.failed and not self._retry_failed:
+                await self._recorder.failed_earlier(self._earlier.failed[which])
+            else:
+                yield made
+
+    async def close(self) -> None:
+        """Close the input."""
+        await self._source.close()
+
+    async def _made(self) -> AsyncIterator[Request | Malformed]:
+        try:
+            async for made in self._source:
+                yield made
+        except OSError as error:  # what has been read is sent all the same
+            problem = f"cannot read the requests to their end: {error.strerror or error}"
+            self.trouble = RunError(problem, FILE_TROUBLE)
+
+    async def _note_twin(self, request: Request, line: int, is_same: bool) -> None:
+        if is_same:
+            self._totals.duplicates += 1
+            self._display.note(
+                f"line {request.line}: asks for the same as line {line}, and is sent once"
+            )
+        else:
+            problem = f"the id {quote(str(request.id))} is that of line {line}, for something else"
+            # Not under that id, which is another's.
+            await self._refuse(request.line, fingerprint(request.id, request.asks_for), problem)
+
+    async def _refuse(self, line: int, request_id: RequestId, problem: str) -> None:
+        known = self._earlier.malformed.get(malformed_key(request_id, problem))
+        if known is not None:
+            await self._recorder.failed_earlier(known)
+            return
+        self._display.note(f"line {line}: {problem}")
+        failure = Failure(MALFORMED, problem)
+        await self._recorder.record(Result(id=request_id, line=line, failure=failure))
+
+    def _count_blank(self) -> None:
+        self._totals.blank += 1

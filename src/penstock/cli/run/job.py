@@ -1,0 +1,54 @@
+"""What a run is to do, and what can keep it from its end."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass
+
+from penstock.cli.run.clients import Clients
+from penstock.cli.run.credentials import Credentials
+from penstock.cli.run.journal import Results
+from penstock.cli.run.source import Form
+
+#: Exit codes of a run that stopped before its end.
+UNAUTHORIZED, UNREACHABLE, FILE_TROUBLE = 3, 4, 5
+
+
+class RunError(Exception):
+    """The run cannot go on; the message says why, and ``code`` is the exit code."""
+
+    def __init__(self, problem: str, code: int) -> None:
+        super().__init__(problem)
+        self.code = code
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is to be done."""
+
+    requests: io.BufferedReader
+    form: Form
+    results: Results
+    clients: Clients
+    credentials: Credentials
+    concurrency: int
+    capacity: int
+    attempts: int
+    #: Seconds for each attempt, and for each request from its reading to its end.
+    timeout: float
+    deadline: float | None = None
+    #: Where failures go as well.
+    failures: io.FileIO | None = None
+    #: So many requests, and so many tokens, in so many seconds.
+    rate: tuple[float, float] | None = None
+    tokens: tuple[float, float] | None = None
+    #: Where an answer says how many tokens it was.
+    cost: str | None = None
+    #: Find out how many requests run at once, up to ``concurrency``.
+    is_adaptive: bool = False
+    #: Look at what the headers of answers say about limits.
+    feedback: bool = True
+    #: Send those again that failed in an earlier run.
+    retry_failed: bool = False
+    #: Stop for nothing that a service answers, or does not.
+    keep_going: bool = False

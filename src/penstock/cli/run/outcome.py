@@ -1,0 +1,87 @@
+"""Carrying out a run, and telling people what became of it."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from typing import TextIO
+
+from penstock.cli.display import display_on, say
+from penstock.cli.files import STANDARD
+from penstock.cli.report.report import ReportError, Subject, write_report
+from penstock.cli.run.bill import bill, printed
+from penstock.cli.run.history import History
+from penstock.cli.run.job import UNAUTHORIZED, Job, RunError
+from penstock.cli.run.journal import MALFORMED
+from penstock.cli.run.results import Totals
+from penstock.cli.run.run import Run
+
+_AGAIN = "The same command again goes on from here."
+_GONE = "What is done is in the results, but another run cannot know it: --out FILE would."
+
+
+def carry_out(
+    job: Job,
+    expected: int | None,
+    out: str,
+    stream: TextIO,
+    report: str | None,
+    subject: Subject,
+) -> int:
+    """Do it, tell it on ``stream``, draw it in ``report``, and return the exit code."""
+    totals, history = Totals(expected=expected), History(job.rate, job.tokens)
+    problem: RunError | None = None
+    interrupted_by = None
+    if job.results.earlier.torn_at is not None:
+        say(stream, f"the last line of {out} is torn and cut off; its request is sent again")
+    with display_on(stream, totals, history) as display:
+        try:
+            interrupted_by = asyncio.run(Run(job, totals, display, history)())
+        except RunError as error:
+            problem = error
+        finally:
+            job.results.release()
+    elapsed = totals.elapsed
+    results = "standard output" if out == STANDARD else out
+    rows = bill(totals, history, elapsed, job.capacity, results)
+    say(stream, printed(rows))
+    has_report = True
+    if report is not None:
+        try:
+            write_report(report, subject, totals, history, elapsed, rows)
+            say(stream, printed([("report", report)]))
+        except ReportError as error:
+            say(sys.stderr, f"penstock: {error}")
+            has_report = False
+    again = _AGAIN if job.results.is_journal else _GONE
+    if problem is not None:
+        say(sys.stderr, f"penstock: {_sentence(problem)}. {again}")
+        return problem.code
+    if interrupted_by is not None:
+        say(sys.stderr, f"penstock: interrupted. {again}")
+        return 128 + interrupted_by
+    failed = totals.failed.total() + totals.failed_earlier
+    if job.results.is_journal and failed > totals.failed[MALFORMED]:
+        say(stream, "The same command with --retry-failed sends the failed ones again.")
+    return 1 if failed or not has_report else 0
+
+
+def _sentence(problem: RunError) -> str:
+    if problem.code == UNAUTHORIZED:
+        return f"{problem}: it wants a valid token (--bearer-env, --header-env)"
+    return str(problem)
+
+
+def settings_of(job: Job, rate: str | None, tokens: str | None) -> list[tuple[str, str]]:
+    """What was asked for, for the report; nothing that is secret."""
+    at_once = f"{job.concurrency} at most, found out" if job.is_adaptive else str(job.concurrency)
+    asked = [
+        ("Concurrency", at_once),
+        ("Queue", str(job.capacity)),
+        ("Rate", rate),
+        ("Tokens", tokens),
+        ("Attempts", f"{job.attempts} at most"),
+        ("Timeout of each", f"{job.timeout:g} s"),
+        ("Deadline of each", None if job.deadline is None else f"{job.deadline:g} s"),
+    ]
+    return [(name, value) for name, value in asked if value is not None]

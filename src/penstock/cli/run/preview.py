@@ -1,0 +1,60 @@
+"""What would be sent: the first requests, with nothing in them that is secret."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import re
+from collections.abc import Iterator
+
+from penstock.cli.run.credentials import HIDDEN, Credentials
+from penstock.cli.run.requests import Request
+from penstock.cli.run.source import Form, Malformed, Source
+
+_MOST = 3
+#: Characters of a body that are shown.
+_LONGEST_BODY = 1000
+#: Headers that we make, and that hold nothing secret.
+_OURS = ("content-type", "x-request-id")
+
+
+#: A user and password in a URL.
+_USER = re.compile(r"(?<=://)[^/?#]*@")
+
+
+def preview(file: io.BufferedReader, form: Form, credentials: Credentials) -> str:
+    """Describe the first requests of an input, and close it.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    return "\n\n".join(asyncio.run(_first(file, form, credentials))) or "no requests"
+
+
+async def _first(file: io.BufferedReader, form: Form, credentials: Credentials) -> list[str]:
+    shown: list[str] = []
+    source = Source(file, form)
+    try:
+        async for made in source:
+            if isinstance(made, Malformed):
+                shown.append(f"line {made.line}: {made.problem}")
+            else:
+                lines = _described(made, credentials)
+                shown.append("\n".join(credentials.redacted(line) for line in lines))
+            if len(shown) == _MOST:
+                break
+    finally:
+        await source.close()
+    return shown
+
+
+def _described(request: Request, credentials: Credentials) -> Iterator[str]:
+    yield f"line {request.line}, id {ascii(request.id)[:80]}"
+    yield f"{request.method} {_USER.sub(f'{HIDDEN}@', request.url)}"
+    for name, value in request.headers.items():
+        yield f"{name}: {value if name.lower() in _OURS else HIDDEN}"
+    for name in credentials.given_to(request):
+        yield f"{name}: {HIDDEN}"
+    if request.content is not None:
+        body = request.content.decode()
+        yield body if len(body) <= _LONGEST_BODY else f"{body[:_LONGEST_BODY]}..."

@@ -1,0 +1,68 @@
+"""Where results go: into the counts, the history, the journal and the file of failures."""
+
+from __future__ import annotations
+
+import asyncio
+
+from penstock.cli.lines import LineWriter
+from penstock.cli.run.history import History
+from penstock.cli.run.job import FILE_TROUBLE, Job, RunError
+from penstock.cli.run.requests import Request
+from penstock.cli.run.results import Result, Totals
+
+
+class Recorder:
+    """Counts and writes results. To be made in the event loop of the run."""
+
+    def __init__(self, job: Job, totals: Totals, history: History) -> None:
+        self._job = job
+        self._totals = totals
+        self._history = history
+        self._results = LineWriter(job.results.file, job.results.is_journal)
+        self._failures = None if job.failures is None else LineWriter(job.failures)
+
+    async def record(self, result: Result, request: Request | None = None) -> None:
+        """A line is dealt with; ``request`` is what it asked for, if it was a request.
+
+        Raises:
+            RunError: it cannot be written.
+        """
+        self._totals.add(result)
+        self._history.finished(self._totals.elapsed, result, request)
+        line = result.to_line()
+        # Counted and handed over in one go: if this is cancelled, it is both, and will be written.
+        written = [self._results.write(line)]
+        if self._failures is not None and result.failure is not None:
+            written.append(self._failures.write(line))
+        await _confirmed(*written)
+
+    async def failed_earlier(self, place: int) -> None:
+        """A line failed in an earlier run; ``place`` is where the journal says so.
+
+        Raises:
+            RunError: it cannot be written to the file of failures.
+        """
+        self._totals.failed_earlier += 1
+        if self._failures is not None:
+            await _confirmed(self._failures.write(self._job.results.line_at(place)))
+
+    async def close(self) -> None:
+        """Close the files when all is written, or cannot be.
+
+        Raises:
+            OSError: what was written may not be on the disk.
+        """
+        try:
+            await self._results.close()
+        finally:
+            if self._failures is not None:
+                await self._failures.close()
+
+
+async def _confirmed(*written: asyncio.Future[None]) -> None:
+    try:
+        for future in written:
+            await future
+    except OSError as error:
+        problem = f"cannot write the results: {error.strerror or error}"
+        raise RunError(problem, FILE_TROUBLE) from None

@@ -1,0 +1,229 @@
+"""A run: requests go from the input through a work queue to the sender, results to their file."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+
+from penstock.cli.ctrl_c import on_signals
+from penstock.cli.display import Display
+from penstock.cli.run.guard import Guard, place
+from penstock.cli.run.history import History, Moment
+from penstock.cli.run.intake import Intake
+from penstock.cli.run.job import FILE_TROUBLE, UNAUTHORIZED, UNREACHABLE, Job, RunError
+from penstock.cli.run.recorder import Recorder
+from penstock.cli.run.requests import Request
+from penstock.cli.run.results import Result, Totals
+from penstock.cli.run.sender import Answer, Pending, Sender, TransientError, retry_policy
+from penstock.cli.run.tokens import Tokens
+from penstock.cli.run.tracing import mark_request_failed
+from penstock.errors import DeadlineExceededError
+from penstock.limits import AdaptiveConcurrency, Limit
+from penstock.work_queue import WorkQueue
+
+#: Seconds between two looks at the display.
+_TICK = 0.1
+#: Seconds that the end of a run waits for its files.
+_LAST_WRITES = 2.0
+
+# What the queue has to say is in the display and the summary.
+_logger = logging.getLogger("penstock.cli")
+_logger.addHandler(logging.NullHandler())
+
+
+class Run:
+    """One run. Never more in memory than the queue holds, the workers hold, and one record more.
+
+    (But for the ids, in some hundred bytes each.)
+    """
+
+    def __init__(self, job: Job, totals: Totals, display: Display, history: History) -> None:
+        self._job = job
+        self._totals = totals
+        self._history = history
+        self._display = display
+        limits = [] if job.rate is None else [Limit(*job.rate, name="requests")]
+        self._tokens: Tokens | None = None
+        if job.cost is not None:
+            self._tokens = Tokens(job.cost, job.tokens, job.concurrency)
+            if self._tokens.limit is not None:
+                limits.append(self._tokens.limit)
+        self._queue = WorkQueue[Pending](
+            job.capacity,
+            concurrency_limit=(
+                AdaptiveConcurrency(1, job.concurrency) if job.is_adaptive else job.concurrency
+            ),
+            logger=_logger,
+            name="requests",
+            limits=limits,
+            retry=retry_policy(job.attempts),
+            deadline=job.deadline,
+            max_dead_letters=0,
+        )
+        self._sender = Sender(job.clients, job.attempts, job.timeout, job.credentials)
+        self._guard = Guard(job.keep_going)
+        self._under_way = 0
+        self._is_ending = False
+        self._failure: BaseException | None = None
+        self._signal: int | None = None
+        totals.tokens_earlier = job.results.earlier.tokens
+
+    async def __call__(self) -> int | None:
+        """Do it, and return the signal that interrupted it, if one did.
+
+        The first signal lets what is under way come to its end, the second does not.
+
+        Raises:
+            RunError: it stopped before its end.
+        """
+        job = self._job
+        self._recorder = Recorder(job, self._totals, self._history)
+        self._intake = Intake(job, self._totals, self._display, self._recorder)
+        async with job.clients:
+            self._work = asyncio.create_task(self._send_all())
+            with on_signals(self._interrupt):
+                while not self._work.done():
+                    await asyncio.wait([self._work], timeout=_TICK)
+                    self._look()
+                    self._display.tick()
+                await self._close_files()
+        if self._failure is None and not self._work.cancelled():
+            self._failure = self._work.exception()
+        self._failure = self._failure or self._intake.trouble
+        if self._failure is not None:
+            raise self._failure
+        return self._signal
+
+    # -- what goes through --------------------------------------------------------------------
+
+    async def _send_all(self) -> None:
+        try:
+            async with self._queue as queue:
+                await queue.process(self._handle, error_handler=self._give_up)
+                async for request in self._intake:
+                    pending = Pending(request, waits_since=self._totals.elapsed)
+                    await queue.put(pending, timeout=math.inf)
+                    if self._is_ending:
+                        break
+        finally:
+            self._look()
+        nobody = self._guard.nobody_is_there(at_end=True)
+        if nobody is not None and not self._is_ending:
+            raise RunError(nobody, UNREACHABLE)
+
+    # -- a request ----------------------------------------------------------------------------
+
+    async def _handle(self, pending: Pending) -> None:
+        if self._is_ending:
+            return  # unfinished, and not sent
+        self._under_way += 1
+        try:
+            await self._send(pending)
+        finally:
+            self._under_way -= 1
+            if self._is_ending and not self._under_way:
+                self._work.cancel()
+
+    async def _send(self, pending: Pending) -> None:
+        if not pending.attempts:
+            self._totals.sent += 1
+        answer = await self._attempt(pending)
+        if answer.response is not None:
+            if self._job.feedback:
+                self._queue.limits.observe(answer.response.headers)
+            for held in self._guard.answered():
+                await self._recorder.record(*held)
+        if self._tokens is not None:
+            before = self._tokens.total
+            self._tokens.settle(answer.response)
+            self._history.spent(self._totals.elapsed, self._tokens.total - before)
+        if self._guard.is_refused(pending.request, answer):
+            problem = f"{place(pending.request)} answered {answer.message}"
+            self._end(RunError(problem, UNAUTHORIZED))
+        elif self._sender.may_pass(pending, answer):
+            if self._is_ending:
+                return  # unfinished
+            self._totals.retries[answer.kind] += 1
+            raise TransientError(answer)  # the queue makes another attempt, in time
+        else:
+            await self._finish(self._sender.result(pending, answer), pending.request)
+
+    async def _attempt(self, pending: Pending) -> Answer:
+        began = self._totals.elapsed
+        self._history.started(began, began - pending.waits_since, pending.attempts + 1)
+        answer = await self._sender.send(pending)
+        pending.waits_since = ended = self._totals.elapsed
+        outcome = answer.kind if answer.response is None else str(answer.response.status_code)
+        self._history.ended(ended, ended - began, outcome)
+        return answer
+
+    async def _finish(self, result: Result, request: Request) -> None:
+        mark_request_failed("" if result.failure is None else result.failure.kind)
+        if not self._guard.holds_back(result, request):
+            await self._recorder.record(result, request)
+            return
+        nobody = self._guard.nobody_is_there()
+        if nobody is not None:
+            self._fail(RunError(nobody, UNREACHABLE))
+
+    async def _give_up(self, error: Exception, pending: Pending) -> None:
+        """The queue makes no other attempt."""
+        deadline = self._job.deadline
+        if isinstance(error, TransientError) and deadline is not None:
+            self._totals.retries[error.answer.kind] -= 1  # there is no time for it
+        elif not isinstance(error, DeadlineExceededError) or deadline is None:
+            self._fail(error)  # the sender takes all that can happen to a request
+            return
+        try:
+            await self._finish(self._sender.late(pending, deadline), pending.request)
+        except RunError as trouble:
+            self._fail(trouble)
+
+    # -- the end ------------------------------------------------------------------------------
+
+    def _interrupt(self, number: int) -> None:
+        if self._is_ending:
+            self._work.cancel()
+            return
+        self._signal = number
+        if self._under_way:
+            self._display.tell(
+                f"interrupted: waiting for the answers that are under way ({self._under_way}); "
+                "once more stops at once"
+            )
+        self._end()
+
+    def _end(self, error: RunError | None = None) -> None:
+        """Start nothing more, and stop when what is under way is done."""
+        self._failure = self._failure or error
+        self._is_ending = True
+        if not self._under_way:
+            self._work.cancel()
+
+    def _fail(self, error: BaseException) -> None:
+        """Stop at once."""
+        self._failure = self._failure or error
+        self._work.cancel()
+
+    async def _close_files(self) -> None:
+        closing = [asyncio.ensure_future(it.close()) for it in (self._recorder, self._intake)]
+        done, _ = await asyncio.wait(closing, timeout=_LAST_WRITES)
+        for future in done:
+            error = future.exception()
+            if isinstance(error, OSError):
+                problem = f"cannot close a file: {error.strerror or error}"
+                self._failure = self._failure or RunError(problem, FILE_TROUBLE)
+
+    # -- what is counted ----------------------------------------------------------------------
+
+    def _look(self) -> None:
+        totals, statistics = self._totals, self._queue.statistics()
+        concurrency = statistics.concurrency_limit or self._job.concurrency
+        closed_for = self._queue.limits.statistics().closed_for
+        moment = Moment(concurrency, statistics.size, statistics.maxsize, closed_for)
+        self._history.sample(totals.elapsed, moment)
+        totals.queue_peak = statistics.peak_size
+        totals.backpressure_waits = statistics.put_waits
+        totals.held_up = statistics.gate_closures
+        totals.tokens = None if self._tokens is None else self._tokens.total

@@ -1,0 +1,212 @@
+"""Sending one request: an attempt, what came of it, and whether another is worth it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import math
+import os
+import re
+import socket
+import ssl
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from email.utils import parsedate_to_datetime
+
+import httpx
+from tenacity import wait_random_exponential
+
+from penstock.cli.run.clients import Clients
+from penstock.cli.run.credentials import Credentials, origin_of
+from penstock.cli.run.requests import Request
+from penstock.cli.run.results import Failure, JsonText, Result, to_json
+from penstock.cli.run.tracing import attempt_span
+from penstock.limits import RetryPolicy
+
+#: Statuses that say "not now".
+_TRANSIENT_STATUSES = frozenset({429, 500, 502, 503, 504})
+#: The longest that a server can make us wait, in seconds.
+_LONGEST_PAUSE = 86_400.0
+_SECONDS = re.compile(r"[0-9]{1,9}(?:\.[0-9]{1,9})?")
+#: Full jitter: anything from nothing to twice as long each time.
+_backoff = wait_random_exponential(multiplier=0.5, max=30)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """How one attempt went: a response, or why there is none."""
+
+    response: httpx.Response | None = None
+    kind: str = ""
+    message: str = ""
+    is_transient: bool = False
+
+
+class TransientError(Exception):
+    """An attempt failed in a way that may pass."""
+
+    def __init__(self, answer: Answer) -> None:
+        super().__init__(answer.message)
+        self.answer = answer
+        response = answer.response
+        asked = None if response is None else retry_after(response.headers.get("Retry-After", ""))
+        #: Seconds that the server asks for; the queue waits no less.
+        self.retry_after = asked
+
+
+def retry_policy(attempts: int) -> RetryPolicy | None:
+    """Up to ``attempts`` attempts for each request; None where there is to be but one."""
+    if attempts == 1:
+        return None
+    # No budget: whoever sends a file of requests said how often.
+    return RetryPolicy(attempts, TransientError, _backoff, budget=None)
+
+
+@dataclass
+class Pending:
+    """A request on its way."""
+
+    request: Request
+    attempts: int = 0
+    #: How the newest attempt went.
+    answer: Answer | None = None
+    #: When the first attempt began, by the clock of the loop.
+    began: float = 0.0
+    #: Since when it waits for its next attempt, in seconds from the beginning of the run.
+    waits_since: float = 0.0
+
+
+class Sender:
+    """Sends requests, each attempt in up to ``timeout`` seconds."""
+
+    def __init__(
+        self,
+        client: httpx.AsyncClient | Clients,
+        attempts: int,
+        timeout: float,
+        credentials: Credentials | None = None,
+    ) -> None:
+        self._client = client
+        self._credentials = credentials or Credentials()
+        self._attempts = attempts
+        self._timeout = timeout
+
+    async def send(self, pending: Pending) -> Answer:
+        """Make the next attempt. Nothing that can happen to it raises."""
+        clock = asyncio.get_running_loop().time
+        pending.attempts += 1
+        if pending.attempts == 1:
+            pending.began = clock()
+        with attempt_span(pending.request, pending.attempts) as span:
+            answer = await self._attempt(pending.request, span.headers)
+            span.end(answer.response, answer.kind)
+        pending.answer = answer
+        return answer
+
+    def may_pass(self, pending: Pending, answer: Answer) -> bool:
+        """Whether another attempt is to be made."""
+        return answer.is_transient and pending.attempts < self._attempts
+
+    def result(self, pending: Pending, answer: Answer) -> Result:
+        """What became of a request whose last attempt gave this answer."""
+        body = None if answer.response is None else _body(answer.response)
+        if body is not None:
+            body = self._credentials.redacted(body)
+        failure = Failure(answer.kind, answer.message, body) if answer.kind else None
+        return Result(
+            id=pending.request.id,
+            line=pending.request.line,
+            status=None if answer.response is None else answer.response.status_code,
+            body=body,
+            failure=failure,
+            attempts=pending.attempts,
+            seconds=asyncio.get_running_loop().time() - pending.began if pending.attempts else 0.0,
+        )
+
+    def late(self, pending: Pending, deadline: float) -> Result:
+        """What became of a request whose deadline passed before it could be done."""
+        message = f"not done within {deadline:g} s"
+        if pending.answer is not None:
+            message += f"; the last attempt: {pending.answer.message}"
+        response = None if pending.answer is None else pending.answer.response
+        return self.result(pending, Answer(response, "deadline", message))
+
+    async def _attempt(self, request: Request, headers: dict[str, str]) -> Answer:
+        ours = self._credentials.given_to(request)
+        call = self._client.request(
+            request.method,
+            request.url,
+            headers=headers | ours,
+            content=request.content,
+            extensions={"penstock.origin": origin_of(request.url)} if ours else None,
+        )
+        try:
+            response = await asyncio.wait_for(
+                call, None if self._timeout == math.inf else self._timeout
+            )
+        except (asyncio.TimeoutError, httpx.TimeoutException):
+            message = f"no complete answer within {self._timeout:g} s"
+            return Answer(None, "timeout", message, is_transient=True)
+        except Exception as error:  # noqa: BLE001 - one request must not end the run
+            return _unanswered(error)
+        if response.is_success:
+            return Answer(response)
+        status = response.status_code
+        message = f"{status} {response.reason_phrase}".rstrip()
+        message = self._credentials.redacted(message)
+        return Answer(response, f"http_{status}", message, status in _TRANSIENT_STATUSES)
+
+
+def _unanswered(error: Exception) -> Answer:
+    name = type(error).__name__
+    if isinstance(error, (httpx.UnsupportedProtocol, httpx.LocalProtocolError)):
+        return Answer(None, "protocol", f"cannot be sent ({name})")  # the rest may be a secret
+    reason = _reason(error)
+    message = f"{name}: {reason}" if reason else name
+    if isinstance(error, httpx.TransportError):
+        return Answer(None, "connection", message, is_transient=True)
+    if isinstance(error, httpx.RequestError):  # redirected in circles, or an answer in no code
+        return Answer(None, "protocol", message)
+    return Answer(None, "unexpected", message)
+
+
+def _reason(error: BaseException) -> str:
+    """What the system says, if it is behind the error; else what the error says."""
+    cause: BaseException | None = error
+    reason = str(error)
+    while cause is not None:
+        if isinstance(cause, (socket.gaierror, ssl.SSLError)):
+            reason = cause.strerror or str(cause)
+        elif isinstance(cause, OSError) and cause.errno:
+            reason = os.strerror(cause.errno)  # asyncio has words of its own
+        cause = cause.__cause__ or cause.__context__
+    return reason
+
+
+def retry_after(value: str) -> float | None:
+    """Read a ``Retry-After`` header, in seconds or a date; None if it is neither."""
+    value = value.strip()
+    if _SECONDS.fullmatch(value):
+        seconds = float(value)
+    else:
+        try:
+            when = parsedate_to_datetime(value)
+            if when.tzinfo is None:
+                when = when.replace(tzinfo=timezone.utc)
+            seconds = (when - datetime.now(timezone.utc)).total_seconds()
+        except (IndexError, OverflowError, TypeError, ValueError):
+            return None
+    return min(max(seconds, 0.0), _LONGEST_PAUSE)
+
+
+def _body(response: httpx.Response) -> JsonText | None:
+    """The body, as it is if it is JSON and as one string if it is not; None if there is none."""
+    if not response.content:
+        return None
+    kind = response.headers.get("Content-Type", "").partition(";")[0].strip().lower()
+    if kind.endswith(("/json", "+json")):
+        try:
+            return to_json(json.loads(response.content))
+        except (RecursionError, ValueError):  # not JSON, or only what Python takes for JSON
+            pass
+    return to_json(response.text)

@@ -1,0 +1,136 @@
+"""An accepted item, and what goes along with it."""
+
+from __future__ import annotations
+
+import asyncio
+from concurrent.futures import Future as ThreadFuture
+from concurrent.futures import InvalidStateError
+from contextlib import AbstractContextManager, nullcontext, suppress
+from contextvars import Context
+from copy import copy
+from typing import Any, TypeAlias, TypeVar
+
+from penstock.errors import QueueStateError
+from penstock.policies.governor import Course
+from penstock.workers.calls import AsyncCall
+
+T = TypeVar("T")
+
+#: The future of an item's result, for an event loop or for threads.
+AnyFuture: TypeAlias = "asyncio.Future[Any] | ThreadFuture[Any]"
+#: An accepted item: its number in the order of puts, the item, the context that it runs in, and
+#: a ticket if there is more to it. A tuple, because one is made for every item, and an object
+#: would cost as much as the whole rest of a put.
+Entry: TypeAlias = "tuple[int, T, Context, Ticket | None]"
+
+
+class Ticket:
+    """What belongs to an item besides itself and its context.
+
+    Args:
+        future: gets the result, or the error, of the item.
+        call: is called on the item in place of the worker's own function.
+        course: the item's way through limits and retries.
+
+    Telemetry has a kind of ticket that observes the item as well.
+    """
+
+    __slots__ = ("call", "course", "future")
+
+    def __init__(
+        self,
+        future: AnyFuture | None = None,
+        call: AsyncCall[Any] | None = None,
+        course: Course | None = None,
+    ) -> None:
+        self.future = future
+        self.call = call
+        self.course = course
+
+    @property
+    def is_cancelled(self) -> bool:
+        """Whether the future was cancelled: nobody wants the result any more."""
+        future = self.future  # which another thread may forget in this very moment
+        return future is not None and future.cancelled()
+
+    async def run(self, call: AsyncCall[Any], item: Any) -> None:
+        """Call the function and set the future's result; skip a cancelled item."""
+        if not self.claim():
+            return
+        call = self.call or call
+        if self.course is None:
+            self.succeed(await call(item))
+            return
+        await self._admit(self.course, item)
+        self.succeed(await self.course.run(call, item))
+
+    async def _admit(self, course: Course, item: Any) -> None:
+        await course.admit(item)
+        if course.is_revoked:  # a thread waited for this, and its item was taken from it meanwhile
+            course.give_up()
+            raise asyncio.CancelledError("somebody else has the item now")
+
+    def verdict(self, error: BaseException) -> tuple[float | None, BaseException]:
+        """Return the seconds until the next attempt, or None; and the error to be told."""
+        return (None, error) if self.course is None else self.course.verdict(error)
+
+    def add_dead_letter(self, error: BaseException, item: Any) -> None:
+        """Keep the item as a dead letter: it failed for good, and its error was told."""
+        if self.course is not None and self.future is None:
+            self.course.bury(error, item)
+
+    def transfer(self) -> Ticket:
+        """Return a copy for the next worker that takes the item, and revoke this one."""
+        new = copy(self)
+        # In this order: an item without a future that is not revoked is buried when it fails.
+        if self.course is not None:
+            new.course = copy(self.course)
+            self.course.is_revoked = True
+        self.future = None
+        return new
+
+    def claim(self) -> bool:
+        """Whether the item is to run. From here on a thread's future cannot be cancelled.
+
+        (Or it could be cancelled between a look at it and the setting of its result.)
+        """
+        future = self.future
+        if isinstance(future, ThreadFuture) and not (future.running() or future.done()):
+            return future.set_running_or_notify_cancel()
+        return not self.is_cancelled
+
+    def forget_future(self) -> None:
+        """Drop the future: its event loop is closed, or it was told of the stop."""
+        self.future = None
+
+    def fail(self, error: BaseException) -> bool:
+        """Set the future's exception; False if there is no future, or it is done."""
+        future = self.future
+        if future is None or future.done():
+            return False
+        if isinstance(error, asyncio.CancelledError) and isinstance(future, asyncio.Future):
+            future.cancel()  # which looks the same to the one who awaits it
+        else:
+            try:
+                future.set_exception(error)
+            except InvalidStateError:  # another thread was faster
+                return False
+        return True
+
+    def handler_failed(self, error: BaseException) -> None:
+        """The error handler raised ``error``. For telemetry."""
+
+    def succeed(self, result: Any) -> None:
+        """Set the future's result, if there is a future that waits for it."""
+        future = self.future  # which another thread may forget in this very moment
+        if future is not None and not future.done():
+            with suppress(InvalidStateError):  # another thread was faster
+                future.set_result(result)
+
+    def on_get(self) -> None:
+        """The item was taken by ``get``: fail its future, since no worker will set it."""
+        self.fail(QueueStateError("An item that is taken with get() has no result"))
+
+    def attempt(self, context: Context) -> AbstractContextManager[object]:
+        """The block in which a caller of ``get`` processes the item; ``context`` is its own."""
+        return nullcontext()

@@ -1,0 +1,46 @@
+"""What a worker pool needs of a queue: a source of entries, and counters."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol, TypeVar
+
+from penstock.workers.item import Entry
+
+T = TypeVar("T")
+
+
+class Source(Protocol[T]):
+    """Where workers get their entries. All methods are called in the worker's own thread."""
+
+    def take(self) -> Entry[T] | None:
+        """The next entry, or None when there is none right now."""
+
+    async def wait(self) -> bool:
+        """Wait until another ``take`` may find an entry (True) or none will ever come (False)."""
+        ...
+
+    def wake(self) -> None:
+        """Wake workers for the entries that are there: the caller ends, or waits with an entry."""
+
+    def wake_all(self) -> None:
+        """Wake all workers that wait, so that they see that the pool has changed."""
+
+    def requeue(self, entry: Entry[T]) -> None:
+        """Put back the entry of a cancelled worker. It is the next to be taken."""
+
+    def delay(self, entry: Entry[T], delay: float) -> None:
+        """Put the entry back; it can be taken again in ``delay`` seconds."""
+
+
+class Counters(Protocol):
+    """What workers count. A source of several threads has counters for each worker."""
+
+    #: Items that are done: succeeded or failed.
+    processed: int
+    #: Failures of the worker function. The error handler of the item may still be running.
+    errors: int
+    #: The futures of those who wait in ``join()``.
+    joiners: dict[Any, None]
+
+    def notify_if_done(self) -> None:
+        """Complete the joiners if all items are done. Workers call it after each item."""
