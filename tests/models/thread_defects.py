@@ -117,7 +117,7 @@ def notified_forgets_late(self: LoopWaiters) -> None:
         self._for_all = self._is_notified = False
 
 
-def settle_before_all_is_done(self: SharedCounters) -> None:
+def notify_before_all_is_done(self: SharedCounters) -> None:
     """Whoever finds nothing waiting tells the joiners, whatever others have in hand."""
     if not self._buffer.ready:
         self._notify_joiners(True)
@@ -150,7 +150,7 @@ DEFECTS: dict[str, tuple[type[Any], str, Callable[..., Any]]] = {
     "add": (SharedCounters, "add", add_without_the_lock),
     "reclaim": (WorkerSlot, "reclaim", reclaim_what_is_done),
     "on-notify": (LoopWaiters, "_on_notify", notified_forgets_late),
-    "notify_if_done": (SharedCounters, "notify_if_done", settle_before_all_is_done),
+    "notify_if_done": (SharedCounters, "notify_if_done", notify_before_all_is_done),
     "join": (SharedCounters, "join", join_without_a_second_look),
     "take": (JanusBuffer, "take", take_without_the_lock),
 }
