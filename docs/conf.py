@@ -28,8 +28,9 @@ nitpick_ignore_regex = [
     ("py:.*", r"penstock\.[\w.]+\.([A-Z]|T_contra|E|Q)"),
     (
         "py:.*",
-        r"penstock\.[\w.]+\.(Rules|PermitContext|PermitIssuer|LimitOwner|Visit|BridgePool|LimiterStatistics)",
+        r"penstock\.[\w.]+\.(Rules|PermitContext|PermitIssuer|LimitOwner|LimiterStatistics)",
     ),
+    ("py:.*", r"penstock\.[\w.]+\.(LoopFuture|ThreadWorkerPool)"),
 ]
 
 autodoc_member_order = "bysource"

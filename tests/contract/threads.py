@@ -32,7 +32,7 @@ Call = Callable[[], Any]
 IN_WORKER: ContextVar[Callable[[Call], Any] | None] = ContextVar("IN_WORKER", default=None)
 
 
-class Visit:
+class RemoteCall:
     """A function of the test, run in the test's loop for a worker that is elsewhere."""
 
     def __init__(
@@ -56,11 +56,11 @@ class Visit:
             return await func(*args)
 
         self._task = self._stage.loop.create_task(run())
-        self._stage.visits.add(self._task)
+        self._stage.remote_tasks.add(self._task)
         self._task.add_done_callback(self._end)
 
     def _end(self, task: asyncio.Task[Any]) -> None:
-        self._stage.visits.discard(task)
+        self._stage.remote_tasks.discard(task)
         if task.cancelled():
             self.ended.set_result((None, asyncio.CancelledError()))
         elif (error := task.exception()) is not None:
@@ -68,7 +68,7 @@ class Visit:
         else:
             self.ended.set_result((task.result(), None))
 
-    async def see_to(self, ended: asyncio.Future[Any]) -> None:
+    async def wait_for(self, ended: asyncio.Future[Any]) -> None:
         """Wait; and who is cancelled here is cancelled there, which may be ignored."""
         try:
             await asyncio.wait([ended])
@@ -94,17 +94,18 @@ class Stage:
 
     def __init__(self) -> None:
         self.loop = asyncio.get_running_loop()
-        self.visits: set[asyncio.Task[Any]] = set()
+        self.remote_tasks: set[asyncio.Task[Any]] = set()
 
     def for_loop(self, func: Callable[..., Any]) -> Callable[..., Any]:
         """An async function for workers in the queue's loop, cancelled with its worker."""
 
         async def work(*args: Any) -> Any:
-            visit = Visit(self, func, args, asyncio.get_running_loop().call_soon_threadsafe)
-            ended = asyncio.wrap_future(visit.ended)
+            in_worker = asyncio.get_running_loop().call_soon_threadsafe
+            remote_call = RemoteCall(self, func, args, in_worker)
+            ended = asyncio.wrap_future(remote_call.ended)
             while not ended.done():
-                await visit.see_to(ended)
-            return visit.outcome()
+                await remote_call.wait_for(ended)
+            return remote_call.outcome()
 
         return work
 
@@ -113,20 +114,20 @@ class Stage:
 
         def work(*args: Any) -> Any:
             calls: SimpleQueue[Call | None] = SimpleQueue()
-            visit = Visit(self, func, args, calls.put)
-            visit.ended.add_done_callback(lambda _: calls.put(None))
+            remote_call = RemoteCall(self, func, args, calls.put)
+            remote_call.ended.add_done_callback(lambda _: calls.put(None))
             while (call := calls.get()) is not None:
                 call()
-            return visit.outcome()
+            return remote_call.outcome()
 
         return work
 
     async def clear(self) -> None:
         """End what was left behind by workers that were given up."""
-        for task in self.visits:
+        for task in self.remote_tasks:
             task.cancel()
-        if self.visits:
-            _, remaining = await asyncio.wait(self.visits, timeout=HANGS)
+        if self.remote_tasks:
+            _, remaining = await asyncio.wait(self.remote_tasks, timeout=HANGS)
             assert not remaining
 
 

@@ -23,11 +23,26 @@ import janus
 import penstock
 
 _ROOT = Path(penstock.__file__).parent
-_SYNC = sorted((_ROOT / "sync").glob("*.py"))
-_HEART = [_ROOT / "sync" / f"{name}.py" for name in ("accounts", "bridge", "desks", "loop_side")]
-_SHARED = [_ROOT / f"{name}.py" for name in ("accounts", "entries", "takers", "core", "calls")]
-_RULES = [_ROOT / "governor.py", *sorted((_ROOT / "limits").glob("*.py"))]
 _JANUS = [Path(janus.__file__)]
+
+
+def _modules(*folders: str) -> list[Path]:
+    return [path for folder in folders for path in sorted((_ROOT / folder).rglob("*.py"))]
+
+
+_SYNC = [*_modules("sync"), _ROOT / "_util" / "loop_thread.py"]
+_HEART = [_ROOT / "sync" / f"{name}.py" for name in ("buffer", "slots")]
+_SHARED = [*_modules("queue", "workers"), _ROOT / "_util" / "wait_queue.py"]
+_RULES = _modules("policies", "limits")
+#: From which a schedule draws the modules that it disturbs.
+GROUPS = [
+    _HEART,
+    _HEART,
+    _SYNC,
+    [*_SYNC, *_SHARED],
+    [*_SYNC, *_SHARED, *_RULES],
+    [*_SYNC, *_JANUS],
+]
 
 #: Ways to disturb: none at all; by the interpreter's own interval; by yields anywhere; by delays
 #: at a few lines.
@@ -68,15 +83,7 @@ class Disturbance:
         if way is None:
             way = rng.choices(WAYS[1:], (1, 3, 4))[0]
         interval = 0.005 if way == "none" else 10 ** rng.uniform(-6, -3)
-        groups = [
-            _HEART,
-            _HEART,
-            _SYNC,
-            [*_SYNC, *_SHARED],
-            [*_SYNC, *_SHARED, *_RULES],
-            [*_SYNC, *_JANUS],
-        ]
-        files = rng.choice(groups)
+        files = rng.choice(GROUPS)
         if way == "yields":
             names = frozenset(map(str, files))
             return cls(way, interval, names, share=10 ** rng.uniform(-3, -1.3))
@@ -118,13 +125,13 @@ class Disturbance:
         random_one = random.random  # whether a thread yields, no seed could fix
 
         def yields(frame: FrameType, event: str, arg: Any) -> Any:
-            if event == "entries" and random_one() < share:
+            if event == "line" and random_one() < share:
                 time.sleep(0 if random_one() < 0.7 else 0.0003)
             return yields
 
         def waits(frame: FrameType, event: str, arg: Any) -> Any:
             if (
-                event == "entries"
+                event == "line"
                 and (frame.f_code.co_filename, frame.f_lineno) in hot
                 and random_one() < 0.1
             ):

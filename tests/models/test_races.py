@@ -17,7 +17,8 @@ import pytest
 from helpers.logs import SILENT
 from models.threads import switching_every
 from penstock import QueueEmptyError, QueueStateError, QueueStatus
-from penstock.sync import WorkQueue, loop_thread
+from penstock._util.loop_thread import LoopFuture
+from penstock.sync import WorkQueue
 
 #: Seconds after which a call is taken to hang.
 HANGS = 60
@@ -158,14 +159,14 @@ def test_workers_that_are_stopped_as_they_find_nothing_to_do(queue: WorkQueue[in
 def test_a_call_that_ends_as_its_time_does(
     monkeypatch: pytest.MonkeyPatch, queue: WorkQueue[int], call: str
 ) -> None:
-    def late(visit: Any, timeout: float | None = None) -> Any:
-        result = get_result(visit, HANGS)
+    def late(future: Any, timeout: float | None = None) -> Any:
+        result = get_result(future, HANGS)
         if timeout is not None:
             raise TimeoutError
         return result
 
-    get_result = loop_thread.Visit.result
+    get_result = LoopFuture.result
     queue.process(lambda _: time.sleep(0.05))
     queue.put(0)
-    monkeypatch.setattr(loop_thread.Visit, "result", late)
+    monkeypatch.setattr(LoopFuture, "result", late)
     assert getattr(queue, call)(timeout=1) is True

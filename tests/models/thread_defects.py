@@ -12,47 +12,51 @@ from typing import Any
 
 from penstock.queue.counters import QueueCounters
 from penstock.queue.store import PutOutcome
-from penstock.sync import bridge
-from penstock.sync.bridge import Bridge
-from penstock.sync.counters import SharedCounters
-from penstock.sync.desks import Desk
-from penstock.sync.loop_side import LoopSide
+from penstock.sync import buffer
+from penstock.sync.buffer import JanusBuffer, LoopWaiters
+from penstock.sync.slots import SharedCounters, WorkerSlot
 
 
 async def wait_without_a_second_look(
-    self: Bridge[Any], timeout: float | None = None, is_retired: Callable[[], bool] = bridge._never
+    self: JanusBuffer[Any],
+    timeout: float | None = None,
+    is_retired: Callable[[], bool] = buffer._never,
 ) -> bool:
     """A thread looks for entries, and only then says that it waits."""
-    gate = bridge._Gate()
+    event = buffer._OneShotEvent()
     if is_retired():
         return True
     if self.available or self.is_over:
         return bool(self.available)
     with self.lock:
-        self._waiters[gate] = None
-    if gate.wait(timeout):
+        self._waiters[event] = None
+    if event.wait(timeout):
         return True
     with self.lock:
-        return self._waiters.pop(gate, bridge._ABSENT) is bridge._ABSENT
+        return self._waiters.pop(event, buffer._ABSENT) is buffer._ABSENT
 
 
-async def loop_waits_without_a_second_look(self: LoopSide) -> bool:
+async def loop_waits_without_a_second_look(self: LoopWaiters) -> bool:
     """A worker in the loop does not look again once it has said that it waits."""
-    if self._left < 0:
+    if self._entries_left < 0:
         await asyncio.sleep(0)
-        self._left = 32
+        self._entries_left = 32
         return True
-    is_news = self._bridge.available > 0
-    if is_news or self._bridge.is_over:
+    is_news = self._buffer.available > 0
+    if is_news or self._buffer.is_over:
         return is_news
     return await self._park(self._add_waiter())
 
 
 async def put_gives_up_without_the_lock(
-    self: Bridge[Any], item: Any, timeout: float | None, ticket: Any = None, context: Any = None
+    self: JanusBuffer[Any],
+    item: Any,
+    timeout: float | None,
+    ticket: Any = None,
+    context: Any = None,
 ) -> PutOutcome:
-    """A put whose time is over reads what became of it while somebody grants it a slot."""
-    put = bridge._WaitingPut(item, bridge.copy_context() if context is None else context, ticket)
+    """A put whose time is over reads what became of it while somebody grants it room."""
+    put = buffer._WaitingPut(item, buffer.copy_context() if context is None else context, ticket)
     with self.lock:
         if self.closed:
             return PutOutcome.CLOSED
@@ -67,12 +71,12 @@ async def put_gives_up_without_the_lock(
 
 
 def offer_looks_first(
-    self: Bridge[Any], item: Any, ticket: Any = None, context: Any = None
+    self: JanusBuffer[Any], item: Any, ticket: Any = None, context: Any = None
 ) -> bool:
     """A put looks for room before it takes the lock."""
     if len(self.entries) >= self.room or self.closed:
         return False
-    context = bridge.copy_context() if context is None else context
+    context = buffer.copy_context() if context is None else context
     with self.lock:
         number = self._last_number = self._last_number + 1
         # Not janus's own put, which would notice.
@@ -87,68 +91,68 @@ def add_without_the_lock(self: SharedCounters, field: Any) -> None:
     QueueCounters.add(self, field)
 
 
-def surrender_what_is_done(self: Desk[Any]) -> bool:
+def reclaim_what_is_done(self: WorkerSlot[Any]) -> bool:
     """An item is taken back from a worker that has finished it already."""
-    with self._bridge.lock:
-        if self.is_lost:
+    with self._buffer.lock:
+        if self.is_revoked:
             return False
         holds_one = self.taken > self.processed
-    with self._bridge.lock:
-        self.is_lost = True
-        self._counters.close_desk(self)
+    with self._buffer.lock:
+        self.is_revoked = True
+        self._counters.unregister(self)
         if holds_one and self.entry is not None:
             number, item, context, ticket = self.entry
             new = None if ticket is None else ticket.transfer()
-            self._bridge.keep((number, item, context.copy(), new))
+            self._buffer.keep((number, item, context.copy(), new))
         return holds_one
 
 
-def answer_forgets_late(self: LoopSide) -> None:
+def notified_forgets_late(self: LoopWaiters) -> None:
     """The loop says that it can be called again only after it has called those who wait."""
     if self._for_all:
         self.wake_all()
     else:
         self.wake()
-    with self._bridge.lock:
-        self._for_all = self._rung = False
+    with self._buffer.lock:
+        self._for_all = self._is_notified = False
 
 
-def settle_before_all_is_done(self: SharedCounters) -> None:
+def notify_before_all_is_done(self: SharedCounters) -> None:
     """Whoever finds nothing waiting tells the joiners, whatever others have in hand."""
     if not self._buffer.ready:
-        self._tell_joiners(True)
+        self._notify_joiners(True)
 
 
 async def join_without_a_second_look(self: SharedCounters) -> bool:
     """A joiner does not look again once it has said that it waits."""
     joiner: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
-    self._enlist(joiner)
+    self._add_joiner(joiner)
     return await joiner
 
 
-def take_without_the_lock(self: Bridge[Any], desk: Any = None) -> Any:
-    """What a worker takes is noted on its desk a moment later."""
+def take_without_the_lock(self: JanusBuffer[Any], holder: Any = None) -> Any:
+    """What a worker takes is noted in its slot a moment later."""
     taken = _take(self, None)
-    if taken is not None and desk is not None:
-        desk.entry = taken
-        desk.taken += 1
+    if taken is not None and holder is not None:
+        holder.entry = taken
+        holder.taken += 1
     return taken
 
 
-_take = Bridge.take
+_take = JanusBuffer.take
 
 #: By name: the class, its method, and what comes in its place.
 DEFECTS: dict[str, tuple[type[Any], str, Callable[..., Any]]] = {
-    "wait": (Bridge, "wait", wait_without_a_second_look),
-    "loop-wait": (LoopSide, "wait", loop_waits_without_a_second_look),
-    "put": (Bridge, "wait_for_room", put_gives_up_without_the_lock),
-    "offer": (Bridge, "offer", offer_looks_first),
+    "wait": (JanusBuffer, "wait", wait_without_a_second_look),
+    "loop-wait": (LoopWaiters, "wait", loop_waits_without_a_second_look),
+    "put": (JanusBuffer, "wait_for_room", put_gives_up_without_the_lock),
+    "offer": (JanusBuffer, "offer", offer_looks_first),
     "add": (SharedCounters, "add", add_without_the_lock),
-    "surrender": (Desk, "surrender", surrender_what_is_done),
-    "answer": (LoopSide, "_answer", answer_forgets_late),
-    "notify_if_done": (SharedCounters, "notify_if_done", settle_before_all_is_done),
+    "reclaim": (WorkerSlot, "reclaim", reclaim_what_is_done),
+    "on-notify": (LoopWaiters, "_on_notify", notified_forgets_late),
+    "notify_if_done": (SharedCounters, "notify_if_done", notify_before_all_is_done),
     "join": (SharedCounters, "join", join_without_a_second_look),
-    "take": (Bridge, "take", take_without_the_lock),
+    "take": (JanusBuffer, "take", take_without_the_lock),
 }
 
 

@@ -60,7 +60,7 @@ class Schedule(Program):
 
     def run(self) -> None:
         # A loop that is held up is not blocked, and is not to be left behind as one that is.
-        with self.disturbance.on(), patch("penstock.sync.queue.PATIENCE", self.hangs):
+        with self.disturbance.on(), patch("penstock.sync.queue.RESPONSE_TIMEOUT", self.hangs):
             super().run()
 
     def wait_for(self, threads: list[threading.Thread]) -> None:

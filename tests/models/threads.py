@@ -27,7 +27,7 @@ from unittest.mock import patch
 from helpers.logs import SILENT
 from penstock import QueueEmptyError, QueueFullError, QueueStateError, QueueStatus
 from penstock.sync import LoopThread, WorkQueue
-from penstock.sync.desks import Desk, LoopDesk
+from penstock.sync.slots import LoopSlot, WorkerSlot
 from sync.helpers import queue_threads
 
 #: Seconds after which a call is taken to hang, on a machine that does other things as well.
@@ -83,35 +83,35 @@ class Hold:
 def noting_holds() -> Iterator[None]:
     """Have the workers of queues note for how long they have an item, in the item's context."""
 
-    def let_go(desk: Any) -> float:
+    def let_go(slot: Any) -> float:
         now = time.monotonic()
-        if getattr(desk, "hold", None) is not None:
-            desk.hold.until = now
-            desk.hold = None
+        if getattr(slot, "hold", None) is not None:
+            slot.hold.until = now
+            slot.hold = None
         return now
 
     def noting(take: Callable[[Any], Any]) -> Callable[[Any], Any]:
-        def take_and_note(desk: Any) -> Any:
-            hold = Hold(let_go(desk))
-            entry = take(desk)
+        def take_and_note(slot: Any) -> Any:
+            hold = Hold(let_go(slot))
+            entry = take(slot)
             if entry is not None:
                 _, _, context, _ = entry
                 context.run(HOLD.set, hold)
-                desk.hold = hold
+                slot.hold = hold
             return entry
 
         return take_and_note
 
-    def close(desk: Any) -> None:
-        if not desk.is_lost:  # or its worker may still be on its way to the function
-            let_go(desk)
-        close_desk(desk)
+    def close(slot: Any) -> None:
+        if not slot.is_revoked:  # or its worker may still be on its way to the function
+            let_go(slot)
+        close_slot(slot)
 
-    close_desk = Desk.close
+    close_slot = WorkerSlot.close
     with (
-        patch.object(Desk, "take", noting(Desk.take)),
-        patch.object(LoopDesk, "take", noting(LoopDesk.take)),
-        patch.object(Desk, "close", close),
+        patch.object(WorkerSlot, "take", noting(WorkerSlot.take)),
+        patch.object(LoopSlot, "take", noting(LoopSlot.take)),
+        patch.object(WorkerSlot, "close", close),
     ):
         yield
 

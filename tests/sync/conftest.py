@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import sys
 import threading
 from collections.abc import Iterator
 
@@ -18,3 +19,12 @@ def no_thread_is_left() -> Iterator[None]:
     yield
     gc.collect()
     eventually(lambda: not queue_threads() - before)
+
+
+@pytest.fixture
+def quick_switches() -> Iterator[None]:
+    """Threads meet in more places when they hold the interpreter for a moment only."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(before)

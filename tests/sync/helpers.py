@@ -15,6 +15,20 @@ from typing import Any
 #: Seconds after which something that should have happened has not.
 BOUND = 60.0
 
+#: Kinds of worker functions, for :func:`kind_of`.
+KINDS = ["async", "plain"]
+
+
+def kind_of(kind: str, func: Any) -> Any:
+    """The plain ``func`` as it is, or an async function that does the same."""
+    if kind == "plain":
+        return func
+
+    async def work(item: Any) -> Any:
+        return func(item)
+
+    return work
+
 
 def in_thread(func: Callable[..., Any], *args: Any, **kwargs: Any) -> Future[Any]:
     """Call ``func`` in a thread of its own."""

@@ -10,18 +10,14 @@ import math
 import threading
 from collections.abc import Iterator
 from typing import Any
-from unittest.mock import Mock
-from unittest.mock import call as calling
 
 import pytest
 
 import penstock
-from penstock import BoundedQueue, QueueConfig, QueueFullError, QueueStateError, QueueStatus
-from penstock.sync import LoopThread, WorkQueue
-from penstock.sync.result import Result
-from sync.helpers import BOUND, Held, eventually, in_thread, run_program
-
-KINDS = ["async", "plain"]
+from penstock import BoundedQueue, QueueConfig
+from penstock.sync import WorkQueue
+from penstock.sync.futures import Result
+from sync.helpers import BOUND, KINDS, Held, eventually, in_thread, run_program
 
 
 async def double_async(item: int) -> int:
@@ -306,105 +302,6 @@ class TestMap:
         assert list(queue.map(work, range(9), num_workers=2)) == list(range(9))
 
 
-class TestAnotherKindOfQueue:
-    def test_it_is_used_in_the_loop_thread(self) -> None:
-        inner: BoundedQueue[int] = BoundedQueue(2, name="inner")
-        done: list[int] = []
-        queue: WorkQueue[int] = WorkQueue(queue=inner, concurrency_limit=2)
-        assert queue.queue is inner
-        assert queue.name == "inner"
-        with queue:
-            assert queue.put(1) is True
-            queue.put_nowait(2)
-            assert queue.put(3, timeout=0) is False
-            with pytest.raises(QueueFullError):
-                queue.put_nowait(3)
-            assert queue.get() == 1
-            queue.task_done()
-            assert queue.get_nowait() == 2
-            assert queue.join(timeout=0.01) is False
-            queue.task_done()
-            assert queue.join() is True
-            queue.process(done.append)
-            queue.batch_process(range(10), done.append)
-            for call in (lambda: queue.submit(1), lambda: queue.map(print, [1])):
-                with pytest.raises(TypeError, match="can give results back"):
-                    call()
-        assert sorted(done) == list(range(10))
-        assert queue.status == "stopped"
-        assert queue.stop(timeout=1, drain=False) is True
-
-    def test_it_gets_just_what_was_given(self) -> None:
-        mock = Mock(spec=BoundedQueue, status=QueueStatus.IDLE)
-        queue: WorkQueue[str] = WorkQueue(queue=mock)
-        mock.get.return_value = "taken"
-        mock.stop.return_value = False
-        mock.redrive.return_value = 3
-
-        queue.put("a")
-        queue.put("b", timeout=0)
-        queue.put("c", 2.5, deadline=5)
-        assert mock.put.await_args_list == [
-            calling("a"),
-            calling("b", timeout=0),
-            calling("c", timeout=2.5, deadline=5),
-        ]
-        queue.put_nowait("a")
-        queue.put_nowait("b", deadline=5)
-        assert mock.put_nowait.call_args_list == [calling("a"), calling("b", deadline=5)]
-        assert queue.get() == queue.get(timeout=0) == "taken"
-        assert mock.get.await_args_list == [calling(), calling(timeout=0)]
-        assert queue.redrive(7) == 3
-        mock.redrive.assert_awaited_once_with(timeout=7)
-        assert queue.stop() is False
-        assert queue.stop(5, drain=False) is False
-        assert mock.stop.await_args_list == [calling(timeout=None), calling(timeout=5, drain=False)]
-        queue.process(double_async, 7, print)
-        mock.start_workers.assert_awaited_once_with(
-            worker_func=double_async, num_workers=7, error_handler=print
-        )
-        with pytest.raises(ValueError, match="timeout must be zero or more"):
-            queue.join(timeout=-1)
-        mock.join.assert_not_called()
-
-    @pytest.mark.real_time
-    async def test_it_blocks_no_loop(self) -> None:
-        queue: WorkQueue[int] = WorkQueue(queue=BoundedQueue())
-        for call in (queue.start, queue.join, lambda: queue.put(1)):
-            with pytest.raises(QueueStateError, match="running event loop"):
-                call()
-
-
-class TestLoopThreads:
-    def test_several_queues_share_one(self) -> None:
-        threads: set[threading.Thread] = set()
-
-        async def work(item: int) -> None:
-            threads.add(threading.current_thread())
-
-        with LoopThread(name="shared") as thread:
-            queues = [WorkQueue[int](loop_thread=thread) for _ in range(3)]
-            for queue in queues:
-                queue.process(work)
-                queue.put(1)
-            for queue in queues:
-                assert queue.stop() is True
-            assert threads == {thread.thread}
-            assert thread.is_running
-        assert not thread.is_running
-
-    def test_uvloop_if_asked_for(self) -> None:
-        uvloop = pytest.importorskip("uvloop")
-
-        async def which(item: int) -> str:
-            return type(asyncio.get_running_loop()).__module__
-
-        thread = LoopThread(loop_factory=uvloop.new_event_loop)
-        with thread, WorkQueue[int](loop_thread=thread) as queue:
-            queue.process(which)
-            assert queue.submit(1).result(BOUND).startswith("uvloop")
-
-
 class TestSignals:
     PROGRAM = """
 import asyncio, os, signal, sys, threading, time
@@ -460,35 +357,6 @@ print(len(done) == queue.metrics["processed"], len(queue.unprocessed))
             queue.stop_on_signals(timeout=-1)
         with pytest.raises(ValueError, match="main thread"):
             in_thread(queue.stop_on_signals).result(BOUND)
-
-
-def test_a_gevent_patched_interpreter_is_refused() -> None:
-    pytest.importorskip("gevent")
-    outcome = run_program("""
-import warnings
-warnings.simplefilter("ignore")
-import gevent.monkey
-gevent.monkey.patch_all()
-import penstock.sync
-try:
-    penstock.sync.WorkQueue()
-except RuntimeError as error:
-    print(error)
-""")
-    assert "penstock.sync needs real threads, and gevent.monkey has patched" in outcome.stdout
-
-
-def test_without_its_threads_patched_gevent_is_fine() -> None:
-    pytest.importorskip("gevent")
-    outcome = run_program("""
-import warnings
-warnings.simplefilter("ignore")
-import gevent.monkey
-gevent.monkey.patch_all(thread=False, queue=False)
-import penstock.sync
-penstock.sync.WorkQueue().batch_process("abc", print)
-""")
-    assert outcome.stdout.split() == ["a", "b", "c"], outcome.stderr
 
 
 @pytest.mark.parametrize("timeout", [math.inf, None, BOUND])

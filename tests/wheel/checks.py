@@ -56,8 +56,10 @@ TESTS = (
         "tests/limits",
         "tests/queue",
         "tests/workers",
-        "tests/sync/test_queue.py",
-        "tests/sync/test_work_queue.py",
+        *(
+            f"tests/sync/test_{name}.py"
+            for name in ("adapter", "futures", "pool", "provider", "queue", "work_queue")
+        ),
     ),
 )
 NEEDED = (

@@ -1,4 +1,4 @@
-"""Signals that stop something in a running event loop: the first gently, the second at once."""
+"""Signals that stop something, in a loop or in threads: the first gently, the second at once."""
 
 from __future__ import annotations
 
@@ -61,6 +61,46 @@ class LoopSignalHandlers:
             await self._first()
         finally:
             self.restore()
+
+
+class ThreadSignalHandlers:
+    """As :class:`LoopSignalHandlers`, for functions that block: each runs in its own thread.
+
+    (A signal handler interrupts the main thread, perhaps in the middle of a call of the queue.)
+    The caller of ``first()`` calls :meth:`restore` when it has ended.
+    """
+
+    def __init__(
+        self, signals: tuple[int, ...], first: Callable[[], object], second: Callable[[], object]
+    ) -> None:
+        self._calls = [first, second]
+        self._is_restored = False
+        self._before: dict[int, Any] = {}
+        for number in signals:
+            self._before[number] = signal.signal(number, self._on_signal)
+
+    def restore(self) -> bool:
+        """Install the earlier handlers again and return True, in the main thread.
+
+        Another thread must not do that: there it returns False, and the next signal does it.
+        """
+        self._is_restored = True
+        if threading.current_thread() is not threading.main_thread():
+            return False
+        self._put_back()
+        return True
+
+    def _put_back(self) -> None:
+        while self._before:
+            number, handler = self._before.popitem()
+            signal.signal(number, handler)
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        if self._is_restored:
+            self._put_back()
+            signal.raise_signal(number)
+        elif self._calls:
+            threading.Thread(target=self._calls.pop(0), name="penstock-signal", daemon=True).start()
 
 
 def check_signals(signals: tuple[int, ...]) -> None:

@@ -8,8 +8,8 @@ an item
 True
 """
 
-from penstock.sync.loop_thread import LoopThread
-from penstock.sync.result import Result
+from penstock._util.loop_thread import LoopThread
+from penstock.sync.futures import Result
 from penstock.sync.work_queue import WorkQueue
 
 __all__ = ["LoopThread", "Result", "WorkQueue"]

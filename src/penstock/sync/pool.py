@@ -1,25 +1,23 @@
-"""The workers of a queue for threads: tasks in the event loop, or threads that pull themselves."""
+"""The workers of a queue for threads: tasks in the event loop, or threads of their own."""
 
 from __future__ import annotations
 
 import asyncio
-import functools
 import logging
 import threading
 from asyncio import _get_running_loop
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from concurrent.futures import Executor
 from contextlib import suppress
 from contextvars import Context
+from functools import partial
 from inspect import isawaitable
 from typing import Any, TypeVar
 
 from penstock._util.functions import is_async
-from penstock.sync.blocking import drive
-from penstock.sync.bridge import Bridge
-from penstock.sync.counters import SharedCounters
-from penstock.sync.desks import Desk, LoopDesk, ThreadDesk
-from penstock.sync.loop_thread import LoopThread
+from penstock._util.loop_thread import LoopThread
+from penstock.sync.buffer import JanusBuffer
+from penstock.sync.slots import LoopSlot, SharedCounters, ThreadSlot, WorkerSlot
 from penstock.workers.calls import AsyncCall, ErrorHandler, WorkerFunc, in_thread
 from penstock.workers.group import WorkerGroup
 from penstock.workers.item import Entry
@@ -27,57 +25,69 @@ from penstock.workers.pool import WorkerPool
 from penstock.workers.worker import Worker
 
 T = TypeVar("T")
+R = TypeVar("R")
 
 
-class _DeskWorker(Worker[T]):
-    """A worker in the event loop, with a desk."""
+def run_to_completion(coro: Coroutine[Any, Any, R]) -> R:
+    """Run a coroutine that blocks and never suspends, as if it were a function."""
+    try:
+        coro.send(None)
+    except StopIteration as done:
+        result: R = done.value
+        return result
+    coro.close()
+    raise AssertionError("a coroutine that blocks must not suspend")
 
-    __slots__ = ("desk",)
 
-    def __init__(self, desk: Desk[T], group: WorkerGroup[T], logger: logging.Logger) -> None:
-        super().__init__(desk, desk, group, logger)  # type: ignore[arg-type]
-        self.desk = desk
+class _SlotWorker(Worker[T]):
+    """A worker in the event loop, with a slot."""
+
+    __slots__ = ("slot",)
+
+    def __init__(self, slot: WorkerSlot[T], group: WorkerGroup[T], logger: logging.Logger) -> None:
+        super().__init__(slot, slot, group, logger)  # type: ignore[arg-type]
+        self.slot = slot
 
     def reclaim(self) -> bool:
         self.entry = None
-        return self.desk.surrender()
+        return self.slot.reclaim()
 
     def leave(self) -> None:
         super().leave()
-        self.desk.close()
+        self.slot.close()
 
     async def _report(self, entry: Entry[T], error: BaseException) -> BaseException | None:
-        if self.desk.is_lost:  # the item was handed back already: this is nobody's business now
+        if self.slot.is_revoked:  # another worker has the item: what this one raises is no news
             return None
         return await super()._report(entry, error)
 
 
-class _ThreadWorker(_DeskWorker[T]):
-    """A worker that is a thread. The loop knows it by a future, done when it has left."""
+class _ThreadWorker(_SlotWorker[T]):
+    """A worker that is a thread. Its ``task`` is a future, done when the thread has left."""
 
     __slots__ = ()
 
     def cancel(self) -> None:
-        """A function in a thread cannot be broken off; take its item and go on without it."""
+        """Reclaim its item and go on without it: a function in a thread cannot be cancelled."""
         self.abandon()
         if not self.task.done():
             self.task.set_result(None)
 
     def work(self, threads: set[int]) -> None:
-        """Be the thread."""
+        """Take entries until the worker is retired. In its thread, which ``threads`` knows then."""
         me = threading.get_ident()
         threads.add(me)
         error: BaseException | None = None
         try:
-            drive(self.run())
-        except BaseException as raised:  # noqa: BLE001 - told by whoever supervises the workers
+            run_to_completion(self.run())
+        except BaseException as raised:  # noqa: BLE001 - logged by the pool
             error = raised
         finally:
             threads.discard(me)
             with suppress(RuntimeError):  # the loop is closed: nobody waits for this any more
-                self.task.get_loop().call_soon_threadsafe(self._tell, error)
+                self.task.get_loop().call_soon_threadsafe(self._resolve_task, error)
 
-    def _tell(self, error: BaseException | None) -> None:
+    def _resolve_task(self, error: BaseException | None) -> None:
         if self.task.done():
             return
         if error is None:
@@ -86,24 +96,27 @@ class _ThreadWorker(_DeskWorker[T]):
             self.task.set_exception(error)
 
 
-class BridgePool(WorkerPool[T]):
-    """Workers over a bridge. All but what is said to be for any thread belongs to the loop's."""
+class ThreadWorkerPool(WorkerPool[T]):
+    """Workers over a ``JanusBuffer``.
+
+    Its methods belong to the thread of the loop, but for those that are for any thread.
+    """
 
     def __init__(
-        self, bridge: Bridge[T], counters: SharedCounters, name: str, logger: logging.Logger
+        self, buffer: JanusBuffer[T], counters: SharedCounters, name: str, logger: logging.Logger
     ) -> None:
-        super().__init__(bridge, counters, name, logger)
-        self._bridge = bridge
+        super().__init__(buffer, counters, name, logger)
+        self._buffer = buffer
         self._shared = counters
         #: The thread of the loop, while there is one.
-        self.home: LoopThread | None = None
+        self.loop_thread: LoopThread | None = None
         #: The threads of workers.
         self.threads: set[int] = set()
         #: Whether this is a forked child.
         self.is_inherited = False
 
     def owns_this_thread(self) -> bool:
-        """Whether the caller is one of the workers, or something that it called. For any thread."""
+        """Whether a worker function runs in the calling thread. For any thread."""
         return threading.get_ident() in self.threads
 
     def _make_group(
@@ -113,22 +126,23 @@ class BridgePool(WorkerPool[T]):
         size: int,
         error_handler: ErrorHandler[T] | None,
     ) -> WorkerGroup[T]:
-        # can_end_program: to end the loop's thread would end no program, but strand everybody.
+        # can_end_program: an exception that ends the loop's thread would end no program, but leave
+        # all callers of the queue without an answer.
         if is_async(func):
             return kind(func, size, error_handler, can_end_program=False)
         return kind(
             func,
             size,
-            None if error_handler is None else functools.partial(self._finish, error_handler),
+            None if error_handler is None else partial(self._call_and_await, error_handler),
             call=self._in_this_thread(func),
             can_end_program=False,
             workers_are_threads=True,
         )
 
     def resize(self) -> None:
-        """Let there be as many workers as are wanted; from any thread."""
-        home = self.home
-        loop = None if home is None else home.loop
+        """Let there be as many workers as are wanted. For any thread."""
+        loop_thread = self.loop_thread
+        loop = None if loop_thread is None else loop_thread.loop
         if loop is None or _get_running_loop() is loop:
             super().resize()
             return
@@ -137,9 +151,9 @@ class BridgePool(WorkerPool[T]):
 
     def _make_worker(self, group: WorkerGroup[T]) -> Worker[T]:
         if group.workers_are_threads:
-            desk = ThreadDesk(self._bridge, self._shared, lambda: group.retired)
-            return _ThreadWorker(desk, group, self._logger)
-        return _DeskWorker(LoopDesk(self._bridge, self._shared), group, self._logger)
+            slot = ThreadSlot(self._buffer, self._shared, lambda: group.retired)
+            return _ThreadWorker(slot, group, self._logger)
+        return _SlotWorker(LoopSlot(self._buffer, self._shared), group, self._logger)
 
     def _launch(self, worker: Worker[T], name: str) -> asyncio.Future[None]:
         if not isinstance(worker, _ThreadWorker):
@@ -152,17 +166,17 @@ class BridgePool(WorkerPool[T]):
 
     def _in_this_thread(self, func: Callable[[T], Any]) -> AsyncCall[T]:
         async def call(item: T) -> Any:
-            return self._finish(func, item)
+            return self._call_and_await(func, item)
 
         return call
 
-    def _finish(self, func: Callable[..., Any], *args: Any) -> Any:
-        """Call a function; what it returns is awaited in the loop if it can be."""
+    def _call_and_await(self, func: Callable[..., Any], *args: Any) -> Any:
+        """Call a function in this thread; if the result is awaitable, have the loop await it."""
         result = func(*args)
         if not isawaitable(result):
             return result
-        assert self.home is not None
-        value, error = self.home.call(_await, result)
+        assert self.loop_thread is not None
+        value, error = self.loop_thread.call(_await, result)
         if error is None:
             return value
         try:
@@ -170,8 +184,13 @@ class BridgePool(WorkerPool[T]):
         finally:
             error = None  # or frame and exception would keep each other alive
 
-    def either_way(self, func: Callable[[T], Any], threads: Callable[[], Executor]) -> AsyncCall[T]:
-        """A call of ``func`` for whichever kind of worker comes to it."""
+    def for_any_worker(
+        self, func: Callable[[T], Any], threads: Callable[[], Executor]
+    ) -> AsyncCall[T]:
+        """``func``, made ready for workers that are threads as well as for those in the loop.
+
+        In the loop, a plain ``func`` is called in one of ``threads()``.
+        """
         in_this_thread = self._in_this_thread(func)
 
         async def call(item: T) -> Any:
@@ -184,7 +203,7 @@ class BridgePool(WorkerPool[T]):
         return call
 
     def _as_worker(self, func: Callable[[T], Any], item: T) -> Any:
-        """Call a function in a thread of somebody else's, where the same is refused as in ours."""
+        """Call a function in a thread of an executor, which counts as a worker meanwhile."""
         me = threading.get_ident()
         self.threads.add(me)
         try:

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import sys
 import threading
 import time
 import warnings
 from asyncio import _get_running_loop
-from collections.abc import Callable, Iterator
-from concurrent.futures import Executor
+from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from contextvars import Context
+from functools import partial
 from typing import Any, NoReturn, TypeVar
 
-from penstock._util import checks
+from penstock._util import checks, hooks
+from penstock._util.loop_thread import LoopThread
 from penstock.errors import QueueStateError
 from penstock.limits.adaptive import AdaptiveConcurrency
 from penstock.policies.governor import Rules
@@ -23,14 +26,11 @@ from penstock.queue.base import CLOSED, NO_LIMIT, WARNING_INTERVAL
 from penstock.queue.in_process import InProcessQueue
 from penstock.queue.status import NotProcessedError, QueueStatistics, QueueStatus, state_error
 from penstock.queue.store import EntryBuffer
-from penstock.sync import _exit, _fork
-from penstock.sync.blocking import drive, refuse_in_loop
-from penstock.sync.bridge import Bridge
-from penstock.sync.counters import SharedCounters
-from penstock.sync.house import House
-from penstock.sync.loop_thread import LoopThread
-from penstock.sync.pool import BridgePool
-from penstock.sync.result import Result
+from penstock.sync.buffer import JanusBuffer
+from penstock.sync.futures import Result, results_of
+from penstock.sync.pool import ThreadWorkerPool, run_to_completion
+from penstock.sync.provider import LoopThreadProvider, refuse_in_loop
+from penstock.sync.slots import SharedCounters
 from penstock.telemetry.telemetry import Telemetry
 from penstock.workers.calls import AsyncCall, ErrorHandler, WorkerFunc
 from penstock.workers.item import Ticket
@@ -39,7 +39,7 @@ T = TypeVar("T")
 
 #: Seconds that a loop gets to show that it turns, when a stop has taken longer than it should. As
 #: long as a cancelled worker gets: a busy machine can hold up a thread for a good part of a second.
-PATIENCE = 1.0
+RESPONSE_TIMEOUT = 1.0
 
 
 class BlockingQueue(InProcessQueue[T]):
@@ -49,8 +49,8 @@ class BlockingQueue(InProcessQueue[T]):
     thread of its own, where calls from many threads come one after the other.
     """
 
-    _buffer: Bridge[T]
-    _pool: BridgePool[T]
+    _buffer: JanusBuffer[T]
+    _pool: ThreadWorkerPool[T]
 
     def __init__(
         self,
@@ -64,22 +64,22 @@ class BlockingQueue(InProcessQueue[T]):
         loop_thread: LoopThread | None = None,
     ) -> None:
         super().__init__(maxsize, timeout, logger, name, telemetry, rules)
-        self._house = House(loop_thread, self._is_at_rest)
+        self._provider = LoopThreadProvider(loop_thread, self._is_at_rest)
         self._warn_after = 0.0
         self._warning_lock = threading.Lock()
-        # Why nothing works any more: the loop's thread died, or stayed behind in a forked parent.
-        self._dead: str | None = None
+        # Why no call works any more, once the loop's thread has ended and nobody had closed it.
+        self._crash: str | None = None
         self._is_inherited = False
-        _fork.watch(self)
+        hooks.tell_forked_child(self)
 
-    def _make_parts(self) -> tuple[EntryBuffer[T], SharedCounters, BridgePool[T]]:
-        bridge: Bridge[T] = Bridge(self._maxsize)
-        counters = SharedCounters(bridge)
-        return bridge, counters, BridgePool(bridge, counters, self._name, self._logger)
+    def _make_parts(self) -> tuple[EntryBuffer[T], SharedCounters, ThreadWorkerPool[T]]:
+        buffer: JanusBuffer[T] = JanusBuffer(self._maxsize)
+        counters = SharedCounters(buffer)
+        return buffer, counters, ThreadWorkerPool(buffer, counters, self._name, self._logger)
 
     def statistics(self) -> QueueStatistics:
         """Everything that can be counted about the queue, at this instant."""
-        if self._is_inherited:  # whoever held the lock at the fork holds it for ever
+        if self._is_inherited:  # a lock that was held at the fork stays held for ever
             return super().statistics()
         with self._buffer.lock:
             return super().statistics()
@@ -92,8 +92,8 @@ class BlockingQueue(InProcessQueue[T]):
             self._refuse("put")
         timeout = self._timeout if timeout is None else checks.seconds(timeout)
         if deadline is not None or self._needs_slow_path():
-            return drive(self._put_slow(item, timeout, deadline))
-        return self._buffer.offer(item) or drive(self._wait_for_room(item, timeout))
+            return run_to_completion(self._put_slow(item, timeout, deadline))
+        return self._buffer.offer(item) or run_to_completion(self._wait_for_room(item, timeout))
 
     def put_nowait(self, item: T, *, deadline: float | None = None) -> None:
         """Like ``put(item, timeout=0)``, but raises ``QueueFullError``; allowed anywhere."""
@@ -105,7 +105,7 @@ class BlockingQueue(InProcessQueue[T]):
         """Put the items of ``dead_letters`` back, as if they were new."""
         if _get_running_loop() is not self._open_in:
             self._refuse("put")
-        return drive(self._redrive(timeout))
+        return run_to_completion(self._redrive(timeout))
 
     def submit(
         self,
@@ -120,7 +120,7 @@ class BlockingQueue(InProcessQueue[T]):
             self._refuse("submit")
         limit = self._timeout if timeout is None else checks.seconds(timeout)
         future = Result(self._pool)
-        drive(self._submit(item, limit, deadline, future, call))
+        run_to_completion(self._submit(item, limit, deadline, future, call))
         return future
 
     async def _wait_for_room(
@@ -141,14 +141,14 @@ class BlockingQueue(InProcessQueue[T]):
 
     def get(self, timeout: float | None = None) -> T:
         """Take the item that has waited longest."""
-        return self._check_out(drive(self._take(timeout)))
+        return self._check_out(run_to_completion(self._take(timeout)))
 
     def get_nowait(self) -> T:
         """Like ``get(timeout=0)``."""
         return self._check_out(self._take_nowait())
 
     def task_done(self) -> None:
-        """An item that was taken with ``get`` is done."""
+        """Mark an item that was taken with ``get`` as done."""
         self._check_alive()
         self._task_done()
 
@@ -172,8 +172,8 @@ class BlockingQueue(InProcessQueue[T]):
     def start(self) -> None:
         """Take items from now on."""
         self._check_caller("start")
-        with self._visiting() as home:
-            home.call(self._start)
+        with self._acquire_thread() as thread:
+            thread.call(self._start)
 
     def start_workers(
         self,
@@ -185,33 +185,33 @@ class BlockingQueue(InProcessQueue[T]):
         size = self.check_workers(worker_func, num_workers, error_handler)
         self._check_alive()
         refuse_in_loop("process")  # but not in a worker: to replace the workers is no wait
-        with self._visiting() as home:
-            home.call(self._start_workers, worker_func, size, error_handler)
+        with self._acquire_thread() as thread:
+            thread.call(self._start_workers, worker_func, size, error_handler)
 
     def stop_workers(self, timeout: float | None = None) -> None:
         """Let the workers finish what they hold, and end them; the queue goes on."""
         limit = checks.optional_seconds(timeout)
         self._check_caller("stop_workers")
         if not self._pool.is_empty:
-            with self._visiting() as home:
-                home.call(self._stop_workers, limit)
+            with self._acquire_thread() as thread:
+                thread.call(self._stop_workers, limit)
 
     def stop(self, timeout: float | None = None, *, drain: bool = True) -> bool:
         """Take no more items, finish what was accepted, end the workers."""
         limit = checks.optional_seconds(timeout)
         self._check_caller("stop")
-        with self._house.closed() as is_closed:
+        with self._provider.closed() as is_closed:
             if is_closed and self._is_at_rest():
-                return drive(self._stop(limit, drain))
-        with self._visiting() as home:
-            visit = home.send(self._stop, limit, drain)
-            wait = None if limit is None else limit + PATIENCE
-            while not home.see(visit, wait):
-                if not home.responds(PATIENCE) and not visit.done():
-                    self._leave_blocked_loop(home)
+                return run_to_completion(self._stop(limit, drain))
+        with self._acquire_thread() as thread:
+            future = thread.send(self._stop, limit, drain)
+            wait = None if limit is None else limit + RESPONSE_TIMEOUT
+            while not thread.wait(future, wait):
+                if not thread.responds(RESPONSE_TIMEOUT) and not future.done():
+                    self._abandon_blocked_loop(thread)
                     return not self._leftover
-                wait = PATIENCE
-            return visit.result()
+                wait = RESPONSE_TIMEOUT
+            return future.result()
 
     def join(self, timeout: float | None = None) -> bool:
         """Wait until every accepted item is done; False if that takes longer than ``timeout``."""
@@ -219,46 +219,85 @@ class BlockingQueue(InProcessQueue[T]):
         self._check_caller("join")
         if not self._counters.unfinished:
             return True
-        with self._visiting() as home:
-            return home.finishes(self._join, limit)
+        with self._acquire_thread() as thread:
+            return thread.run_with_timeout(self._join, limit)
 
     def _is_at_rest(self) -> bool:
         return self._status in (QueueStatus.IDLE, QueueStatus.STOPPED)
 
     @contextmanager
-    def _visiting(self) -> Iterator[LoopThread]:
-        with self._house.visiting() as home:
-            if self._pool.home is not home:
-                home.tell_of_death(self._on_death)
-                self._pool.home = home
-                _exit.drain_at_exit(self)
-            yield home
+    def _acquire_thread(self) -> Iterator[LoopThread]:
+        with self._provider.acquire() as thread:
+            if self._pool.loop_thread is not thread:
+                thread.on_crash(self._on_crash)
+                self._pool.loop_thread = thread
+                hooks.drain_at_exit(self)
+            yield thread
 
-    def _leave_blocked_loop(self, home: LoopThread) -> None:
+    def _abandon_blocked_loop(self, thread: LoopThread) -> None:
         """A worker function does not let its event loop turn, and a stop cannot wait for it."""
-        if not self._house.abandon(home):
+        if not self._provider.discard(thread):
             return  # another thread was faster
         self._logger.error(
             "The event loop of queue %s is blocked by a worker function and was given up",
             self._name,
         )
-        self._break_off()
-        self._house.give_up(home)
+        self._stop_without_loop()
+        self._provider.close_blocked(thread)
 
-    def _on_death(self, message: str) -> None:
+    def _on_crash(self, message: str) -> None:
         """The loop's thread is about to end, and nobody asked it to. In that thread."""
-        self._dead = f"Queue {self._name} has lost its event loop: {message}"
-        self._break_off()
+        self._crash = f"Queue {self._name} has lost its event loop: {message}"
+        self._stop_without_loop()
 
-    def _break_off(self) -> None:
-        """Stop without the workers' help."""
+    def _stop_without_loop(self) -> None:
+        """Stop at once; take back what the workers hold."""
         self._close(QueueStatus.STOPPING)
         self._pool.abandon()
         self._end_stop()
 
-    def either_way(self, func: Callable[[T], Any], threads: Executor) -> AsyncCall[T]:
-        """A call of ``func`` for whichever kind of worker comes to it."""
-        return self._pool.either_way(func, lambda: threads)
+    # -- results ------------------------------------------------------------------------------
+
+    def futures_of(
+        self,
+        worker_func: Callable[[T], Any],
+        items: Iterable[T],
+        size: int | AdaptiveConcurrency,
+        ordered: bool,
+    ) -> Generator[Result, None, None]:
+        """Submit all ``items`` to ``worker_func`` and iterate over their futures, each done.
+
+        At most ``maxsize`` plus the number of workers items are put whose futures were not read.
+        """
+        source = iter(items)
+        with self._workers_for(worker_func, size) as call:
+            submit = partial(self.submit, timeout=math.inf, call=call)
+            yield from results_of(submit, source, self._maxsize + self.worker_count, ordered)
+
+    @contextmanager
+    def _workers_for(
+        self, worker_func: Callable[[T], Any], size: int | AdaptiveConcurrency
+    ) -> Iterator[AsyncCall[T] | None]:
+        """Have workers within the block; yield the call to submit items with, if they need one.
+
+        If there are workers already, they do the work, but with ``worker_func``. If there are none,
+        ``size`` workers are started, and cancelled at the end.
+        """
+        if self.worker_count:
+            threads = ThreadPoolExecutor(self.worker_count, thread_name_prefix="penstock-map")
+            try:
+                yield self._pool.for_any_worker(worker_func, lambda: threads)
+            finally:
+                threads.shutdown(wait=False)
+        else:
+            self.start_workers(worker_func, size)
+            try:
+                yield None
+            finally:
+                if self._status is QueueStatus.PROCESSING:
+                    self.stop_workers(timeout=0)
+
+    # -- the end of the process, and forks ----------------------------------------------------
 
     @property
     def is_inherited(self) -> bool:
@@ -266,7 +305,7 @@ class BlockingQueue(InProcessQueue[T]):
         return self._is_inherited
 
     def join_at_exit(self) -> bool:
-        """The interpreter ends: wait for what workers have to do; False if they have nothing."""
+        """Wait until the workers have done all items; False if they had none. For ``hooks``."""
         counters = self._counters
         if self._can_exit() or not counters.unfinished or not self._pool.count:
             return False
@@ -274,12 +313,17 @@ class BlockingQueue(InProcessQueue[T]):
         return not counters.checked_out and self.join()
 
     def stop_at_exit(self) -> None:
-        """The interpreter ends, and all queues are empty."""
+        """Stop, when all queues are empty. For ``hooks``."""
         if not self._can_exit():
             self.stop()
 
     def _can_exit(self) -> bool:
-        return not self._house.is_open or self._is_inherited or self._dead is not None
+        return not self._provider.is_open or self._is_inherited or self._crash is not None
+
+    def _after_fork_in_child(self) -> object:
+        self._is_inherited = self._pool.is_inherited = True
+        self._open_in = CLOSED
+        return (self._provider, self._pool)
 
     # -- refusals -----------------------------------------------------------------------------
 
@@ -293,8 +337,8 @@ class BlockingQueue(InProcessQueue[T]):
                 "and start queues after the fork",
                 current_state=self._status.value,
             )
-        if self._dead is not None:
-            raise QueueStateError(self._dead, current_state=self._status.value)
+        if self._crash is not None:
+            raise QueueStateError(self._crash, current_state=self._status.value)
 
     def _check_caller(self, call: str) -> None:
         """Refuse a call that would wait for ever, or make others wait."""
@@ -315,30 +359,24 @@ class BlockingQueue(InProcessQueue[T]):
         raise state_error(f"{verb} items", QueueStatus.STOPPING)  # in this very instant
 
     def _not_processed(self) -> QueueStateError:
-        if self._dead is not None:
-            return NotProcessedError(self._dead, current_state=self._status.value)
+        if self._crash is not None:
+            return NotProcessedError(self._crash, current_state=self._status.value)
         return super()._not_processed()
 
     def _stopped_meanwhile(self, verb: str) -> QueueStateError:
-        if self._dead is not None:
-            return QueueStateError(self._dead, current_state=self._status.value)
+        if self._crash is not None:
+            return QueueStateError(self._crash, current_state=self._status.value)
         return super()._stopped_meanwhile(verb)
 
-    def disown(self) -> Any:
-        """This is a forked child: nothing here is ours."""
-        self._is_inherited = self._pool.is_inherited = True
-        self._open_in = CLOSED
-        return (self._house, self._pool)
-
-    def __reduce__(self) -> Any:
+    def __reduce__(self) -> NoReturn:
         raise TypeError(f"{self!r} cannot be sent to another process: make a queue there")
 
     # Bound here, since at the end of the interpreter this module may be empty already.
     def __del__(self, is_ending: Callable[[], bool] = sys.is_finalizing) -> None:
         if is_ending():
             return
-        house: House | None = getattr(self, "_house", None)
-        if house is None or not house.is_open or self._is_inherited or self._dead is not None:
+        provider: LoopThreadProvider | None = getattr(self, "_provider", None)
+        if provider is None or self._can_exit():
             return
         if not self._is_at_rest():
             warnings.warn(
@@ -348,4 +386,4 @@ class BlockingQueue(InProcessQueue[T]):
                 stacklevel=2,
             )
         with suppress(QueueStateError):
-            house.leave_after(self._stop, None, True)
+            provider.run_then_close(self._stop, None, True)

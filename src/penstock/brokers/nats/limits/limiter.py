@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
 from penstock._util import checks
+from penstock._util.loop_thread import LoopFuture, LoopThread
 from penstock.brokers.nats.connection.addresses import check_options, check_servers
 from penstock.brokers.nats.connection.wire import Wire
 from penstock.brokers.nats.limits.bucket import Key
@@ -27,7 +28,6 @@ from penstock.limits.rate.permit import Permit
 from penstock.limits.rate.sliding_log import SlidingLog
 from penstock.limits.rate.waiters import LoopWaiter, ThreadWaiter
 from penstock.limits.rate.window import Demand
-from penstock.sync.loop_thread import LoopThread, Visit
 
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,200}")
 #: Of so many waiters the wants are looked at in one go.
@@ -134,7 +134,7 @@ class NatsLimiter(Limiter):
             log,
         )
         self._thread = LoopThread(name=f"penstock-limits-{name}")
-        self._kept: Visit[None] | None = None
+        self._kept: LoopFuture[None] | None = None
         weakref.finalize(self, self._keeper.stop)
 
     @property
@@ -227,7 +227,7 @@ class NatsLimiter(Limiter):
         thread.start()  # says so if it stayed behind in the parent of this process
         if self._kept is None:
             self._kept = thread.send(self._keeper.run)
-            self._kept.add_done_callback(lambda _: thread.leave())
+            self._kept.add_done_callback(lambda _: thread.close_nowait())
         self._keeper.poke()
 
     def _closed(self) -> RuntimeError:

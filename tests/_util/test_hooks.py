@@ -1,4 +1,4 @@
-"""Forked children: they get clear errors and disturb nobody."""
+"""Hooks of the process: queues are drained at its end, and a forked child gets clear errors."""
 
 from __future__ import annotations
 
@@ -8,7 +8,86 @@ import pytest
 
 from sync.helpers import run_program
 
-pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
+needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
+
+# -- the end of the interpreter: what was accepted is processed ------------------------------------
+
+WORK = {
+    "plain": 'def work(item): time.sleep(0.002); print(f"{item} ", end="", flush=True)',
+    "async": "async def work(item): await asyncio.sleep(0.002); "
+    """print(f"{item} ", end="", flush=True)""",
+}
+
+
+@pytest.mark.parametrize("kind", WORK)
+@pytest.mark.parametrize(
+    "ending",
+    ["", "sys.exit(0)", "threading.Thread(target=time.sleep, args=(99,), daemon=True).start()"],
+)
+def test_fifty_accepted_items_are_processed_before_it_ends(kind: str, ending: str) -> None:
+    outcome = run_program(f"""
+import asyncio, sys, threading, time, penstock.sync
+{WORK[kind]}
+queue = penstock.sync.WorkQueue(100, concurrency_limit=3)
+queue.process(work)
+assert all(queue.put(number) for number in range(50))
+{ending}
+""")
+    assert outcome.returncode == 0, outcome.stderr
+    assert outcome.stderr == ""
+    assert sorted(map(int, outcome.stdout.split())) == list(range(50))
+
+
+def test_also_those_of_a_queue_that_a_function_left_behind() -> None:
+    outcome = run_program("""
+import threading, time, warnings, penstock.sync
+warnings.simplefilter("ignore", ResourceWarning)
+
+def main():
+    queue = penstock.sync.WorkQueue(100)
+    queue.process(lambda item: (time.sleep(0.002), print(f"{item} ", end="", flush=True)))
+    for number in range(50):
+        queue.put(number)
+
+main()
+""")
+    assert outcome.returncode == 0, outcome.stderr
+    assert sorted(map(int, outcome.stdout.split())) == list(range(50))
+
+
+def test_what_nobody_processes_is_said() -> None:
+    outcome = run_program("""
+import penstock.sync
+queue = penstock.sync.WorkQueue(100)
+queue.start()
+queue.put("a")
+""")
+    assert outcome.returncode == 0
+    assert outcome.stderr.strip() == "Queue default stopped with 1 items unprocessed"
+
+
+def test_a_worker_function_may_use_executors_and_other_queues_until_then() -> None:
+    outcome = run_program("""
+import asyncio, time, penstock.sync
+
+async def work(item):
+    await asyncio.sleep(0.01)
+    await asyncio.to_thread(print, f"{item} ", end="", flush=True)
+    if item == 0:
+        other.put_nowait("other")
+
+other = penstock.sync.WorkQueue()
+other.process(lambda item: print(f"{item} ", end="", flush=True))
+queue = penstock.sync.WorkQueue()
+queue.process(work)
+for number in range(5):
+    queue.put(number)
+""")
+    assert outcome.returncode == 0, outcome.stderr
+    assert sorted(outcome.stdout.split()) == ["0", "1", "2", "3", "4", "other"]
+
+
+# -- forked children: they get clear errors and disturb nobody -------------------------------------
 
 PRELUDE = """
 import gc, math, os, sys, threading, time, traceback, warnings
@@ -52,6 +131,7 @@ def check(program: str) -> None:
     assert outcome.stderr == ""
 
 
+@needs_fork
 @pytest.mark.parametrize("workers", ["work", "done.append"])
 def test_every_call_is_refused_and_the_parent_goes_on(workers: str) -> None:
     check(f"""
@@ -80,6 +160,7 @@ def test_every_call_is_refused_and_the_parent_goes_on(workers: str) -> None:
     """)
 
 
+@needs_fork
 def test_a_child_that_collects_or_leaves_it_disturbs_nothing() -> None:
     check("""
         queue = penstock.sync.WorkQueue(10)
@@ -121,6 +202,7 @@ def test_a_child_that_collects_or_leaves_it_disturbs_nothing() -> None:
     """)
 
 
+@needs_fork
 def test_a_fork_while_other_threads_put_is_no_deadlock_in_the_child() -> None:
     check("""
         queue = penstock.sync.WorkQueue(10)
@@ -152,6 +234,7 @@ def test_a_fork_while_other_threads_put_is_no_deadlock_in_the_child() -> None:
     """)
 
 
+@needs_fork
 def test_one_made_before_and_started_after_the_fork_is_the_childs() -> None:
     check("""
         made = penstock.sync.WorkQueue(10)
@@ -171,6 +254,7 @@ def test_one_made_before_and_started_after_the_fork_is_the_childs() -> None:
     """)
 
 
+@needs_fork
 def test_a_loop_thread_is_the_parents_too() -> None:
     check("""
         thread = penstock.sync.LoopThread()

@@ -9,9 +9,8 @@ from typing import Any
 
 import pytest
 
-from penstock.sync.bridge import Bridge
-from penstock.sync.counters import SharedCounters
-from penstock.sync.desks import Desk
+from penstock.sync.buffer import JanusBuffer
+from penstock.sync.slots import SharedCounters, WorkerSlot
 from sync.helpers import BOUND, in_thread
 
 IS_FREE_THREADED = not getattr(sys, "_is_gil_enabled", lambda: True)()
@@ -34,43 +33,43 @@ class Interrupted:
 
 
 def test_an_item_that_was_counted_as_processed_stays_so_and_is_not_given_back() -> None:
-    bridge: Bridge[str] = Bridge(1)
-    counters = SharedCounters(bridge)
-    desk = Desk(bridge, counters)
-    assert bridge.offer("a", None, copy_context())
-    assert desk.take() is not None
+    buffer: JanusBuffer[str] = JanusBuffer(1)
+    counters = SharedCounters(buffer)
+    slot = WorkerSlot(buffer, counters)
+    assert buffer.offer("a", None, copy_context())
+    assert slot.take() is not None
     seen: list[int] = []
 
     def finish() -> None:
-        desk.processed += 1
+        slot.processed += 1
         seen.append(counters.all_processed)
 
     counters._lock = Interrupted(finish)  # type: ignore[assignment]
-    assert not desk.surrender()
+    assert not slot.reclaim()
     assert [*seen, counters.all_processed] == [1, 1]
-    assert bridge.snapshot() == []
+    assert buffer.snapshot() == []
 
 
 def test_a_worker_that_was_cancelled_gives_back_nothing_that_was_taken_from_it() -> None:
-    bridge: Bridge[str] = Bridge(1)
-    desk = Desk(bridge, SharedCounters(bridge))
-    assert bridge.offer("a", None, copy_context())
-    entry = desk.take()
+    buffer: JanusBuffer[str] = JanusBuffer(1)
+    slot = WorkerSlot(buffer, SharedCounters(buffer))
+    assert buffer.offer("a", None, copy_context())
+    entry = slot.take()
     assert entry is not None
-    assert desk.surrender()  # by another thread, in the moment before the next line
-    desk.requeue(entry)
-    assert [one[1] for one in bridge.snapshot()] == ["a"]
+    assert slot.reclaim()  # by another thread, in the moment before the next line
+    slot.requeue(entry)
+    assert [one[1] for one in buffer.snapshot()] == ["a"]
 
 
 @pytest.mark.skipif(not IS_FREE_THREADED, reason="threads take turns here")
 def test_what_is_taken_from_a_worker_shares_no_context_with_it() -> None:
     variable: ContextVar[object] = ContextVar("variable")
-    bridge: Bridge[str] = Bridge(1)
-    counters = SharedCounters(bridge)
+    buffer: JanusBuffer[str] = JanusBuffer(1)
+    counters = SharedCounters(buffer)
     for _ in range(300):
-        desk = Desk(bridge, counters)
-        assert bridge.offer("a", None, copy_context())
-        entry = desk.take()
+        slot = WorkerSlot(buffer, counters)
+        assert buffer.offer("a", None, copy_context())
+        entry = slot.take()
         assert entry is not None
         began = threading.Event()
 
@@ -81,26 +80,26 @@ def test_what_is_taken_from_a_worker_shares_no_context_with_it() -> None:
 
         worker = in_thread(entry[2].run, work)
         assert began.wait(BOUND)
-        assert desk.surrender()
-        (returned,) = bridge.snapshot()
+        assert slot.reclaim()
+        (returned,) = buffer.snapshot()
         assert returned[2] is not entry[2]
         assert variable not in returned[2]  # and not what the worker has set in it since
         worker.result(BOUND)
-        assert bridge.discard([returned]) == 1
+        assert buffer.discard([returned]) == 1
 
 
 def test_a_failure_that_counts_is_told() -> None:
-    bridge: Bridge[str] = Bridge(1)
-    counters = SharedCounters(bridge)
-    desk = Desk(bridge, counters)
-    assert bridge.offer("a", None, copy_context())
-    assert desk.take() is not None
+    buffer: JanusBuffer[str] = JanusBuffer(1)
+    counters = SharedCounters(buffer)
+    slot = WorkerSlot(buffer, counters)
+    assert buffer.offer("a", None, copy_context())
+    assert slot.take() is not None
     told: list[bool] = []
 
     def fail() -> None:
-        told.append(not desk.is_lost)  # which is what a worker asks before it tells
-        desk.processed += 1
+        told.append(not slot.is_revoked)  # which is what a worker asks before it tells
+        slot.processed += 1
 
     counters._lock = Interrupted(fail)  # type: ignore[assignment]
-    assert not desk.surrender()
+    assert not slot.reclaim()
     assert told == [True]

@@ -13,6 +13,7 @@ import pytest
 
 from penstock import QueueStateError
 from penstock.sync import LoopThread
+from sync.conftest import no_thread_is_left  # noqa: F401 - for every test here
 from sync.helpers import BOUND, eventually, in_thread
 
 variable: ContextVar[str] = ContextVar("variable", default="unset")
@@ -115,12 +116,12 @@ def test_a_loop_that_is_blocked_does_not_respond() -> None:
         may_go_on.wait(BOUND)
 
     with LoopThread() as thread:
-        visit = thread.send(block)
+        future = thread.send(block)
         assert began.wait(BOUND)
         assert thread.responds(0.01) is False
         assert thread.close(timeout=0.01) is False
         may_go_on.set()
-        assert visit.result(BOUND) is None
+        assert future.result(BOUND) is None
         assert thread.close(BOUND) is True
         assert thread.responds(0.01) is True  # that it has ended is another thing
 
@@ -144,15 +145,15 @@ def test_closing_cancels_what_is_left_and_tells_who_waits() -> None:
     thread = LoopThread()
     thread.start()
     thread.call(begin)
-    visit = thread.send(linger)
+    future = thread.send(linger)
     thread.call(begin)
     assert thread.close(BOUND) is True
     assert ended == ["cleaned up"] * 3
     with pytest.raises(QueueStateError, match="closed"):
-        visit.result(BOUND)
+        future.result(BOUND)
 
 
-def test_a_death_is_told_to_those_who_still_exist() -> None:
+def test_a_crash_is_told_to_those_who_still_exist() -> None:
     class Listener:
         def __init__(self) -> None:
             self.heard: list[str] = []
@@ -166,13 +167,13 @@ def test_a_death_is_told_to_those_who_still_exist() -> None:
     thread = LoopThread(name="mortal")
     thread.start()
     there, gone = Listener(), Listener()
-    thread.tell_of_death(there.hear)
-    thread.tell_of_death(there.hear)
-    thread.tell_of_death(gone.hear)
+    thread.on_crash(there.hear)
+    thread.on_crash(there.hear)
+    thread.on_crash(gone.hear)
     del gone
-    visit = thread.send(die)
+    future = thread.send(die)
     with pytest.raises(QueueStateError, match=r"mortal died: SystemExit\('by force'\)"):
-        visit.result(BOUND)
+        future.result(BOUND)
     eventually(lambda: there.heard)
     assert len(there.heard) == 1
     with pytest.raises(QueueStateError, match="mortal died"):
@@ -198,12 +199,12 @@ def test_one_that_was_never_started_can_be_closed() -> None:
         thread.start()
 
 
-def test_all_who_want_to_be_told_of_its_death_in_the_same_moment_are() -> None:
-    class Heir:
+def test_all_who_ask_in_the_same_moment_to_be_told_of_a_crash_are() -> None:
+    class Listener:
         def __init__(self) -> None:
             self.heard: list[str] = []
 
-        def on_death(self, message: str) -> None:
+        def on_crash(self, message: str) -> None:
             self.heard.append(message)
 
     class Meanwhile:
@@ -211,19 +212,75 @@ def test_all_who_want_to_be_told_of_its_death_in_the_same_moment_are() -> None:
 
         def __call__(self) -> None:
             if not asked:
-                asked.append(in_thread(home.tell_of_death, second.on_death))
+                asked.append(in_thread(thread.on_crash, second.on_crash))
                 wait(asked, timeout=0.1)  # it may have to wait for its turn
 
     asked: list[Future[None]] = []
-    first, second = Heir(), Heir()
-    home = LoopThread()
-    home.start()
-    assert home._home is not None
-    assert home.loop is not None
-    assert home.thread is not None
-    home._home.on_death.append(Meanwhile())  # type: ignore[arg-type]
-    home.tell_of_death(first.on_death)
+    first, second = Listener(), Listener()
+    thread = LoopThread()
+    thread.start()
+    assert thread._runner is not None
+    assert thread.loop is not None
+    assert thread.thread is not None
+    thread._runner.crash_callbacks.append(Meanwhile())  # type: ignore[arg-type]
+    thread.on_crash(first.on_crash)
     asked[0].result(BOUND)
-    home.loop.call_soon_threadsafe(home.loop.stop)
-    home.thread.join(BOUND)
-    assert [len(heir.heard) for heir in (first, second)] == [1, 1]
+    thread.loop.call_soon_threadsafe(thread.loop.stop)
+    thread.thread.join(BOUND)
+    assert [len(one.heard) for one in (first, second)] == [1, 1]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "arguments"),
+    [
+        ("see", ": use wait", 2),
+        ("finishes", ": use run_with_timeout", 2),
+        ("withdraw", ": use cancel", 1),
+        ("tell_of_death", ": use on_crash", 1),
+        ("leave", ": use close_nowait", 0),
+        ("give_up", "", 0),
+        ("disown", "", 0),
+    ],
+)
+@pytest.mark.filterwarnings("error::DeprecationWarning")
+def test_an_earlier_name_warns(old: str, new: str, arguments: int) -> None:
+    with pytest.raises(DeprecationWarning, match=rf"^LoopThread\.{old} is deprecated{new}$"):
+        getattr(LoopThread(), old)(*[None] * arguments)
+
+
+def test_the_warning_names_the_callers_line() -> None:
+    with pytest.warns(DeprecationWarning, match="use close_nowait") as warnings:
+        LoopThread().leave()
+    assert [warning.filename for warning in warnings] == [__file__]
+
+
+@pytest.mark.filterwarnings("ignore:LoopThread:DeprecationWarning")
+def test_earlier_names_do_what_they_did() -> None:
+    class Listener:
+        def __init__(self) -> None:
+            self.heard: list[str] = []
+
+        def hear(self, message: str) -> None:
+            self.heard.append(message)
+
+    async def forever() -> None:
+        await asyncio.Event().wait()
+
+    thread, listener = LoopThread(), Listener()
+    thread.start()
+    thread.tell_of_death(listener.hear)
+    future = thread.send(whoami)
+    assert thread.see(future, BOUND) is True
+    assert thread.finishes(forever, 0.01) is False
+    endless = thread.send(forever)
+    thread.withdraw(endless)
+    assert isinstance(endless.exception(BOUND), asyncio.CancelledError)
+    assert thread.loop is not None
+    thread.loop.call_soon_threadsafe(thread.loop.stop)
+    eventually(lambda: listener.heard)
+    for name in ("leave", "give_up"):
+        thread = LoopThread()
+        thread.start()
+        getattr(thread, name)()
+        assert thread.close(BOUND) is True
+    assert LoopThread().disown() == (None, None)

@@ -1,4 +1,4 @@
-"""An asynchronous queue, used from threads: each call is made in an event loop of its own."""
+"""An asynchronous queue, used from threads: each call runs in the queue's event loop thread."""
 
 from __future__ import annotations
 
@@ -6,25 +6,24 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from penstock._util import checks
+from penstock._util.loop_thread import LoopThread
 from penstock.protocols import Queue
 from penstock.queue.status import QueueStatus
-from penstock.sync.blocking import refuse_in_loop
-from penstock.sync.house import House
-from penstock.sync.loop_thread import LoopThread
+from penstock.sync.provider import LoopThreadProvider, refuse_in_loop
 
 T = TypeVar("T")
 
 
-class QueueOnLoop:
+class BlockingAdapter:
     """The blocking calls of :class:`penstock.sync.WorkQueue` over any ``protocols.Queue``.
 
-    For queues on a broker, where a call is a matter of the network. A queue in this process has a
-    faster way: leave ``queue`` out.
+    For queues on a broker, where each call goes over the network. A queue in this process is faster
+    without it: leave ``queue`` out.
     """
 
     def __init__(self, queue: Queue[Any], loop_thread: LoopThread | None) -> None:
         self._queue = queue
-        self._house = House(loop_thread, self._is_at_rest)
+        self._provider = LoopThreadProvider(loop_thread, self._is_at_rest)
 
     def _is_at_rest(self) -> bool:
         return self._queue.status in (QueueStatus.IDLE, QueueStatus.STOPPED)
@@ -36,8 +35,8 @@ class QueueOnLoop:
             result = getattr(self._queue, name)(*args, **kwargs)
             return await result if hasattr(result, "__await__") else result
 
-        with self._house.visiting() as home:
-            return home.call(call)
+        with self._provider.acquire() as thread:
+            return thread.call(call)
 
     def start(self) -> None:
         """Take items from now on."""
@@ -97,5 +96,5 @@ class QueueOnLoop:
         """Wait until every accepted item is done."""
         limit = checks.optional_seconds(timeout)
         refuse_in_loop("join")
-        with self._house.visiting() as home:
-            return home.finishes(self._queue.join, limit)
+        with self._provider.acquire() as thread:
+            return thread.run_with_timeout(self._queue.join, limit)

@@ -1,0 +1,134 @@
+"""The event loop thread of one queue: who uses it, and when it ends."""
+
+from __future__ import annotations
+
+import sys
+import threading
+import weakref
+from asyncio import _get_running_loop
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from penstock._util import checks, hooks
+from penstock._util.loop_thread import LoopThread
+from penstock.errors import QueueStateError
+
+#: Seconds that the last user waits for the thread to end.
+CLOSE_TIMEOUT = 0.25
+
+
+def refuse_in_loop(call: str) -> None:
+    """Refuse a call that blocks in a running event loop, which could do nothing meanwhile."""
+    if _get_running_loop() is not None:
+        raise QueueStateError(
+            f"Cannot call {call}() in a running event loop: it would block the loop. Use "
+            "put_nowait(), or asyncio.to_thread, or the asynchronous penstock.WorkQueue"
+        )
+
+
+def refuse_gevent() -> None:
+    """Refuse to work where gevent has replaced threads, with a ``RuntimeError``."""
+    monkey = sys.modules.get("gevent.monkey")
+    if monkey is not None and monkey.is_module_patched("threading"):
+        raise RuntimeError(
+            "penstock.sync needs real threads, and gevent.monkey has patched the module threading: "
+            "do not patch it (gevent.monkey.patch_all(thread=False)), or use gevent's own queues"
+        )
+
+
+class LoopThreadProvider:
+    """Provides a queue with a loop thread while calls of the queue need one.
+
+    Args:
+        external: the thread to use, which somebody else closes. ``None``: the first user makes a
+            thread, and the last one closes it if the queue is at rest.
+        is_at_rest: the method of the queue that says whether it is idle or stopped.
+
+    Raises:
+        TypeError: ``external`` is no ``LoopThread``.
+    """
+
+    def __init__(self, external: LoopThread | None, is_at_rest: Callable[[], bool]) -> None:
+        if external is not None and not isinstance(external, LoopThread):
+            raise TypeError(
+                "loop_thread must be a penstock.sync.LoopThread or None, got "
+                f"{checks.shown(external)}"
+            )
+        self._external = external
+        # The queue holds its provider, which must not hold the queue.
+        self._is_at_rest: weakref.WeakMethod[Callable[[], bool]] = weakref.WeakMethod(is_at_rest)
+        self._thread: LoopThread | None = None
+        self._users = 0
+        self._lock = threading.Lock()
+
+    @property
+    def is_open(self) -> bool:
+        """Whether there is a loop thread."""
+        return self._thread is not None
+
+    @contextmanager
+    def closed(self) -> Iterator[bool]:
+        """Whether there is no loop thread; none comes or goes within the block."""
+        with self._lock:
+            yield self._thread is None
+
+    @contextmanager
+    def acquire(self) -> Iterator[LoopThread]:
+        """Have a loop thread within the block."""
+        with self._lock:
+            if self._thread is None:
+                thread = LoopThread() if self._external is None else self._external
+                thread.start()
+                self._thread = thread
+            thread = self._thread
+            self._users += 1
+        try:
+            yield thread
+        finally:
+            with self._lock:
+                self._users -= 1
+                is_at_rest = self._is_at_rest()
+                is_last = (
+                    not self._users
+                    and self._thread is thread
+                    and (is_at_rest is None or is_at_rest())
+                )
+                if is_last:
+                    self._thread = None
+            if is_last and thread is not self._external and not thread.close(CLOSE_TIMEOUT):
+                # Tasks that a worker function left behind take their time; nobody need wait here.
+                assert thread.thread is not None
+                hooks.wait_at_exit(thread.thread)
+
+    def discard(self, thread: LoopThread) -> bool:
+        """Use another thread from now on; False if ``thread`` is not the one in use."""
+        with self._lock:
+            if self._thread is not thread:
+                return False
+            self._thread = None
+            return True
+
+    def close_blocked(self, thread: LoopThread) -> None:
+        """The loop of ``thread`` is blocked: have its callers wait no longer, if it is our own."""
+        if thread is not self._external:
+            thread._abandon()
+
+    def run_then_close(self, func: Callable[..., Coroutine[Any, Any, object]], *args: Any) -> None:
+        """Run a last call without waiting for it, and let the thread end after it."""
+        thread, self._thread = self._thread, None
+        if thread is None:
+            return
+        if thread is self._external:
+            thread.send(func, *args)
+            return
+        if thread.thread is not None:
+            hooks.wait_at_exit(thread.thread)
+
+        async def last_call() -> None:
+            try:
+                await func(*args)
+            finally:
+                thread.close_nowait()
+
+        thread.send(last_call)

@@ -1,0 +1,202 @@
+"""Worker slots: where one worker takes its entries and counts what becomes of them.
+
+Workers run in several threads, so no two write the same number: each counts in its own slot, and
+``SharedCounters`` adds the slots up. A slot knows at every instant what its worker holds: one more
+taken than finished. So the entry of a worker that is stuck, in a thread or in the event loop, can
+be reclaimed, and what that worker counts later does not matter.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any, Generic, TypeVar
+
+from penstock.queue.counters import Field, QueueCounters
+from penstock.queue.store import EntryBuffer
+from penstock.sync.buffer import JanusBuffer, LoopWaiters
+from penstock.workers.item import Entry
+
+T = TypeVar("T")
+
+
+class SharedCounters(QueueCounters):
+    """Counters that any thread may change; each worker counts in its own slot."""
+
+    def __init__(self, buffer: EntryBuffer[Any]) -> None:
+        super().__init__(buffer)
+        self._lock = threading.RLock()
+        self._slots: set[WorkerSlot[Any]] = set()
+
+    def register(self, slot: WorkerSlot[Any]) -> None:
+        """Add what ``slot`` counts to the totals."""
+        with self._lock:
+            self._slots.add(slot)
+
+    def unregister(self, slot: WorkerSlot[Any]) -> int:
+        """Ignore what ``slot`` counts from now on; return how many entries it had finished."""
+        with self._lock:
+            processed = slot.processed  # once: it may go on counting in this very moment
+            if slot in self._slots:
+                self._slots.remove(slot)
+                self.processed += processed
+                self.errors += slot.errors
+            return processed
+
+    def add(self, field: Field) -> None:
+        """Add one to the count of ``field``."""
+        with self._lock:
+            super().add(field)
+
+    def get_started(self) -> None:
+        """A caller of ``get`` takes an item."""
+        with self._lock:
+            super().get_started()
+
+    def task_done(self) -> bool:
+        """A caller of ``get`` has finished an item; False if no caller had one."""
+        with self._lock:
+            return super().task_done()
+
+    @property
+    def all_processed(self) -> int:
+        """Items that are done, by the counts of all slots."""
+        with self._lock:
+            return self.processed + sum(slot.processed for slot in self._slots)
+
+    @property
+    def all_errors(self) -> int:
+        """Failures of worker functions, by the counts of all slots."""
+        with self._lock:
+            return self.errors + sum(slot.errors for slot in self._slots)
+
+    # -- joining ------------------------------------------------------------------------------
+
+    def notify_if_done(self) -> None:
+        """Tell the joiners, if all items are done."""
+        if self._buffer.ready:  # most often the answer, at no cost
+            return
+        with self._lock:
+            if not self.unfinished:
+                self._notify_joiners(True)
+
+    def _add_joiner(self, joiner: asyncio.Future[bool]) -> None:
+        with self._lock:
+            super()._add_joiner(joiner)
+
+    def _notify_joiners(self, finished: bool) -> None:
+        with self._lock:
+            joiners = list(self.joiners)
+            self.joiners.clear()
+        for joiner in joiners:
+            with suppress(RuntimeError):  # its loop is closed
+                joiner.get_loop().call_soon_threadsafe(_tell, joiner, finished)
+
+
+def _tell(joiner: asyncio.Future[bool], finished: bool) -> None:
+    if not joiner.done():
+        joiner.set_result(finished)
+
+
+class WorkerSlot(Generic[T]):
+    """The source and the counters of one worker."""
+
+    def __init__(self, buffer: JanusBuffer[T], counters: SharedCounters) -> None:
+        self._buffer = buffer
+        self._counters = counters
+        self.processed = 0
+        self.errors = 0
+        self.joiners = counters.joiners
+        self.notify_if_done = counters.notify_if_done
+        #: How many entries the worker took, and the last of them; the buffer writes both.
+        self.taken = 0
+        self.entry: Entry[T] | None = None
+        #: Whether the entry was reclaimed: nothing counts that the worker does since.
+        self.is_revoked = False
+        counters.register(self)
+
+    def take(self) -> Entry[T] | None:
+        """The next entry, or None when there is none right now."""
+        return self._buffer.take(self)
+
+    def requeue(self, entry: Entry[T]) -> None:
+        """Take back the entry of a worker that was cancelled."""
+        with self._buffer.lock:
+            if not self.is_revoked:  # else the entry was reclaimed already
+                self.taken -= 1
+                self._buffer.keep(entry)
+
+    def delay(self, entry: Entry[T], delay: float) -> None:
+        """Take back an entry, to be handed out again in ``delay`` seconds."""
+        with self._buffer.lock:
+            if not self.is_revoked:
+                self.taken -= 1
+                self._buffer.delay(entry, delay)
+
+    def wake(self) -> None:
+        """Wake other workers for the entries that are available."""
+        self._buffer.wake()
+
+    def wake_all(self) -> None:
+        """Wake every worker that waits."""
+        self._buffer.wake_all()
+
+    def reclaim(self) -> bool:
+        """Take the entry from a worker that does not return it; False if the worker holds none."""
+        with self._buffer.lock:
+            if self.is_revoked:
+                return False
+            # The worker goes on meanwhile, but it can neither take an entry now nor finish twice.
+            holds_one = self.taken > self._counters.unregister(self)
+            # In this order: a worker whose slot is revoked reports no failure, so what it counts
+            # then must not count, or nobody would ever hear of the item.
+            self.is_revoked = True
+            if holds_one and self.entry is not None:
+                number, item, context, ticket = self.entry
+                # A copy: the worker may be in the context itself, and only one can be. And what
+                # the worker makes of the item is nobody's result any more.
+                new = None if ticket is None else ticket.transfer()
+                self._buffer.keep((number, item, context.copy(), new))
+            return holds_one
+
+    def close(self) -> None:
+        """The worker has left."""
+        self._counters.unregister(self)
+
+
+class LoopSlot(WorkerSlot[T]):
+    """The slot of a worker in the event loop."""
+
+    def __init__(self, buffer: JanusBuffer[T], counters: SharedCounters) -> None:
+        super().__init__(buffer, counters)
+        assert buffer.loop_waiters is not None
+        self._waiters: LoopWaiters = buffer.loop_waiters
+
+    def take(self) -> Entry[T] | None:
+        """The next entry; None when there is none, or the loop has other things to do first."""
+        return self._buffer.take(self) if self._waiters.may_take() else None
+
+    async def wait(self) -> bool:
+        """Wait until there may be an entry to take; False when none will ever come."""
+        return await self._waiters.wait()
+
+    def wake(self) -> None:
+        """Wake other workers for the entries that are available."""
+        self._waiters.wake()
+        self._buffer.wake_threads()
+
+
+class ThreadSlot(WorkerSlot[T]):
+    """The slot of a worker that is a thread."""
+
+    def __init__(
+        self, buffer: JanusBuffer[T], counters: SharedCounters, is_retired: Callable[[], bool]
+    ) -> None:
+        super().__init__(buffer, counters)
+        self._is_retired = is_retired
+
+    async def wait(self) -> bool:
+        """Block until there may be an entry to take; False when none will ever come."""
+        return await self._buffer.wait(None, self._is_retired)
