@@ -6,6 +6,7 @@ import os
 
 import pytest
 
+from helpers.versions import ENDS_EARLY
 from sync.helpers import run_program
 
 needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
@@ -66,6 +67,7 @@ queue.put("a")
     assert outcome.stderr.strip() == "Queue default stopped with 1 items unprocessed"
 
 
+@ENDS_EARLY
 def test_a_worker_function_may_use_executors_and_other_queues_until_then() -> None:
     outcome = run_program("""
 import asyncio, time, penstock.sync

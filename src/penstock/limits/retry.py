@@ -79,7 +79,10 @@ class RetryPolicy:
                 ("budget", self.budget is not _OWN_BUDGET and self.budget is not None),
             ):
                 if given:
-                    raise ValueError(f"attempts=1 means no retries, so {name} makes no sense")
+                    shown = checks.shown(getattr(self, name))
+                    raise ValueError(
+                        f"attempts=1 means no retries, so leave {name} out; got {name}={shown}"
+                    )
         takes_state = not isinstance(self.backoff, Backoff) and _takes_state(self.backoff)
         budget: Any = self.budget
         if budget is not None and not isinstance(budget, RetryBudget):
