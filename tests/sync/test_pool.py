@@ -14,7 +14,16 @@ import pytest
 
 from penstock import QueueStateError
 from penstock.sync import WorkQueue
-from sync.helpers import BOUND, KINDS, Held, eventually, in_thread, kind_of, queue_threads
+from sync.helpers import (
+    BOUND,
+    KINDS,
+    Held,
+    eventually,
+    in_thread,
+    kind_of,
+    queue_threads,
+    run_program,
+)
 
 variable: ContextVar[str] = ContextVar("variable", default="unset")
 
@@ -248,3 +257,35 @@ def test_a_lambda_around_an_async_function_is_awaited_in_the_loop() -> None:
     with WorkQueue[int]() as queue:
         queue.process(lambda item: double(item), 2)  # noqa: PLW0108
         assert queue.submit(21).result(BOUND) == 42
+
+
+def test_an_awaitable_for_which_there_is_no_loop_any_more_is_closed() -> None:
+    """Or Python would complain, at an odd time, that nobody awaited it."""
+    outcome = run_program("""
+        import inspect, threading
+        from queue import SimpleQueue
+        from penstock.sync import LoopThread, WorkQueue
+
+        began, may_go_on, failed = threading.Event(), threading.Event(), SimpleQueue()
+        coroutines = []
+
+        async def later():
+            pass
+
+        def work(item):
+            began.set()
+            may_go_on.wait()
+            coroutines.append(later())
+            return coroutines[0]
+
+        thread = LoopThread()
+        queue = WorkQueue(loop_thread=thread)
+        queue.process(work, 1, lambda error, item: failed.put(f"{type(error).__name__} {item}"))
+        queue.put("a")
+        began.wait()
+        thread.close()
+        may_go_on.set()
+        print(failed.get(), inspect.getcoroutinestate(coroutines[0]))
+    """)
+    assert outcome.stdout == "QueueStateError a CORO_CLOSED\n", outcome.stderr
+    assert "never awaited" not in outcome.stderr

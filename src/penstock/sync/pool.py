@@ -11,7 +11,7 @@ from concurrent.futures import Executor
 from contextlib import suppress
 from contextvars import Context
 from functools import partial
-from inspect import isawaitable
+from inspect import CORO_CREATED, getcoroutinestate, isawaitable
 from typing import Any, TypeVar
 
 from penstock._util.functions import is_async
@@ -176,7 +176,12 @@ class ThreadWorkerPool(WorkerPool[T]):
         if not isawaitable(result):
             return result
         assert self.loop_thread is not None
-        value, error = self.loop_thread.call(_await, result)
+        try:
+            value, error = self.loop_thread.call(_await, result)
+        except BaseException:
+            if isinstance(result, Coroutine) and getcoroutinestate(result) == CORO_CREATED:
+                result.close()  # the loop is gone, and nobody will ever await it
+            raise
         if error is None:
             return value
         try:

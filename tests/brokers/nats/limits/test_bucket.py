@@ -9,11 +9,13 @@ import uuid
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from brokers.servers import NatsServer
+from helpers.tasks import soon
+from penstock import Limit
+from penstock.brokers.nats import NatsLimiter
 from penstock.brokers.nats.connection.wire import Wire
 from penstock.brokers.nats.limits.bucket import Key
 from penstock.brokers.nats.limits.leases import UNITS
@@ -77,10 +79,13 @@ async def test_others_are_heard_and_oneself_is_not(nats_server: NatsServer) -> N
 
 
 async def test_many_may_make_the_bucket_at_once(nats_server: NatsServer) -> None:
+    """Whoever comes second asks again: for a moment nobody answers for the new bucket."""
     bucket = uuid.uuid4().hex
 
-    async def make(number: int) -> Any:
-        async with key_of(nats_server.url, bucket, f"key{number}") as key:
-            return await key.write(b"", 0)
+    async def acquire(number: int) -> None:
+        limits = [Limit(1, per=1)]
+        limiter = NatsLimiter(nats_server.url, limits, name=f"limits{number}", bucket=bucket)
+        await soon(limiter.acquire())
+        await limiter.aclose()
 
-    assert all(await asyncio.gather(*[make(number) for number in range(5)]))
+    await asyncio.gather(*[acquire(number) for number in range(5)])
