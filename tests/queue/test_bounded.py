@@ -1810,13 +1810,13 @@ def test_the_workers_of_a_closed_loop_hand_back_what_they_held_when_they_are_col
 ) -> None:
     queue: BoundedQueue[str] = BoundedQueue(1)
 
-    async def cancel_all() -> None:
-        await leave_behind(queue, waiting=False)
-        for task in asyncio.all_tasks() - {asyncio.current_task()}:
-            task.cancel()
-        await settle()
-
-    run_and_forget(cancel_all())
+    loop = VirtualTimeLoop()
+    loop.run_until_complete(leave_behind(queue, waiting=False))
+    tasks = asyncio.all_tasks(loop)  # as asyncio.run does at its end
+    for task in tasks:
+        task.cancel()
+    loop.run_until_complete(asyncio.gather(*tasks, return_exceptions=True))
+    loop.close()
     assert queue.unprocessed == ["in hand", "in line"]
     assert queue.worker_count == 0
 

@@ -21,7 +21,7 @@ import penstock.testing
 from helpers.tasks import for_ever, now, settle
 from helpers.versions import FROM_3_11, FROM_3_12
 from helpers.workers import Worker
-from penstock import BoundedQueue, QueueStateError, QueueStatus
+from penstock import AdaptiveConcurrency, BoundedQueue, QueueStateError, QueueStatus
 
 request_id: contextvars.ContextVar[str] = contextvars.ContextVar("request_id", default="none")
 
@@ -790,24 +790,101 @@ async def test_the_worker_itself_is_the_current_task_of_an_item() -> None:
         assert tasks == worker_tasks(queue) * 2
 
 
-async def test_a_worker_task_cancelled_from_outside_ends_and_hands_its_item_back() -> None:
+@pytest.mark.parametrize("size", [1, 3, AdaptiveConcurrency(2, 2)], ids=str)
+async def test_a_worker_cancelled_from_outside_fails_its_item_and_is_replaced(size: Any) -> None:
+    worker, handler = Worker(held=True), AsyncMock()
+    async with BoundedQueue[int]() as queue:
+        await queue.start_workers(worker, size, handler)
+        await settle()
+        count = queue.worker_count
+        await queue.put(1)
+        await settle()
+        before = worker_tasks(queue)
+        for task in before:  # the idle ones too
+            task.cancel()
+        await asyncio.wait(before)
+        assert queue.worker_count == count
+        assert not set(worker_tasks(queue)) & set(before)
+        [(error, item)] = [call.args for call in handler.await_args_list]
+        assert (type(error), item) == (asyncio.CancelledError, 1)
+        assert queue.metrics["errors"] == queue.metrics["processed"] == 1
+        worker.may_go_on.set()
+        for item in range(2, 9):
+            await queue.put(item)
+        await queue.join()
+        assert worker.done == list(range(2, 9))
+
+
+@FROM_3_11
+async def test_a_task_group_works_in_the_worker_that_follows_a_cancelled_one() -> None:
+    """A request to cancel that stays on a task makes its task groups raise."""
+    done = []
+
+    async def worker(item: str) -> None:
+        if item == "cancels":
+            current = asyncio.current_task()
+            assert current is not None
+            current.cancel()
+            await asyncio.sleep(1)
+        async with asyncio.TaskGroup() as group:
+            group.create_task(asyncio.sleep(1))
+        done.append(item)
+
+    async with BoundedQueue[str]() as queue:
+        await queue.start_workers(worker, 1, AsyncMock())
+        for item in ("cancels", "a", "b"):
+            await queue.put(item)
+        await queue.join()
+    assert done == ["a", "b"]
+
+
+async def test_the_future_of_an_item_whose_task_is_cancelled_is_cancelled() -> None:
     worker = Worker(held=True)
     async with BoundedQueue[int]() as queue:
         await queue.start_workers(worker, 1)
+        future = await queue.submit(1)
+        await settle()
+        worker_tasks(queue)[0].cancel()
+        await asyncio.wait([future])
+        assert future.cancelled()
+        assert queue.worker_count == 1
+
+
+async def test_an_error_handler_whose_task_is_cancelled_does_not_run_again() -> None:
+    calls = []
+
+    async def handler(error: Exception, item: int) -> None:
+        calls.append(item)
+        await asyncio.sleep(10)
+
+    async with BoundedQueue[int]() as queue:
+        await queue.start_workers(AsyncMock(side_effect=ValueError), 1, handler)
         await queue.put(1)
         await settle()
-        [task] = worker_tasks(queue)
-        task.cancel()
-        await asyncio.wait([task])
-        assert queue.worker_count == 0
-        assert queue.unprocessed == [1]
-        assert queue.metrics["errors"] == queue.metrics["processed"] == 0
-        assert queue.status is QueueStatus.PROCESSING
-        queue.get_nowait()
+        worker_tasks(queue)[0].cancel()
+        await queue.join()
+        assert calls == [1]
+        assert queue.worker_count == 1
+
+
+def test_at_the_end_of_asyncio_run_items_are_handed_back_and_no_worker_is_started() -> None:
+    worker = Worker(held=True)
+
+    async def main() -> BoundedQueue[int]:
+        queue = BoundedQueue[int]()
+        await queue.start_workers(worker, 2)
+        for item in range(3):
+            await queue.put(item)
+        await settle()
+        return queue
+
+    queue = asyncio.run(main())
+    assert queue.unprocessed == [0, 1, 2]
+    assert queue.metrics["errors"] == queue.metrics["processed"] == 0
 
 
 async def test_a_worker_task_cancelled_by_an_item_that_never_waits_takes_no_other() -> None:
-    handler = AsyncMock()
+    handler, done = AsyncMock(), []
 
     async def worker(item: str) -> None:
         if item == "fatal":
@@ -815,16 +892,15 @@ async def test_a_worker_task_cancelled_by_an_item_that_never_waits_takes_no_othe
                 task.cancel()
         else:
             await asyncio.sleep(1)
+            done.append(item)
 
     async with BoundedQueue[str]() as queue:
         await queue.start_workers(worker, 1, handler)
         for item in ("fatal", "a", "b"):
             await queue.put(item)
-        await asyncio.sleep(5)
-        assert queue.worker_count == 0
-        assert queue.unprocessed == ["a", "b"]
-        queue.get_nowait()
-        queue.get_nowait()
+        await queue.join()
+        assert queue.worker_count == 1
+        assert done == ["a", "b"]
     handler.assert_not_awaited()
 
 
@@ -836,14 +912,13 @@ async def test_an_item_handed_back_goes_to_the_next_worker_first() -> None:
             await queue.put(item)
         await settle()
         assert worker.began == [0, 1]
-        doomed = next(task for task in worker_tasks(queue) if task.get_name().endswith("1"))
-        doomed.cancel()
-        await settle()
-        assert queue.worker_count == 1
+        await queue.stop_workers(timeout=0)
+        assert queue.unprocessed == [0, 1, 2, 3]
         worker.may_go_on.set()
+        await queue.start_workers(worker, 2)
         await queue.join()
-        assert worker.began == [0, 1, 0, 2, 3]
-        assert sorted(worker.done) == [0, 1, 2, 3]
+        assert worker.began == [0, 1, 0, 1, 2, 3]
+        assert worker.done == [0, 1, 2, 3]
 
 
 async def test_an_idle_worker_cancelled_from_outside_loses_nothing() -> None:
@@ -856,7 +931,7 @@ async def test_an_idle_worker_cancelled_from_outside_loses_nothing() -> None:
                 queue.put_nowait(1)  # calls the one that is cancelled in the same tick
                 task.cancel()
         await queue.join()
-        assert queue.worker_count == 1
+        assert queue.worker_count == 2
     seen.assert_awaited_once_with(1)
 
 
@@ -868,9 +943,7 @@ async def test_a_worker_cancelled_in_its_error_handler_hands_its_item_back() -> 
         await queue.start_workers(AsyncMock(side_effect=ValueError), 1, slow_handler)
         await queue.put(1)
         await settle()
-        for task in worker_tasks(queue):
-            task.cancel()
-        await settle()
+        await queue.stop_workers(timeout=0)
         assert queue.unprocessed == [1]
         assert queue.metrics["processed"] == 0
         queue.get_nowait()

@@ -6,14 +6,25 @@ import asyncio
 import sys
 from typing import Any, BinaryIO
 
-__all__ = ["CountingTask", "Self", "add_note", "cancel_requests", "load_toml"]
+__all__ = [
+    "CountingTask",
+    "Self",
+    "add_note",
+    "cancel_requests",
+    "is_being_cancelled",
+    "load_toml",
+]
 
 if sys.version_info >= (3, 11):
     from typing import Self
 
-    CountingTask = asyncio.Task
+    CountingTask = asyncio.Task[Any]
     add_note = BaseException.add_note
     cancel_requests = asyncio.Task.cancelling
+
+    def is_being_cancelled(task: asyncio.Task[Any]) -> bool:
+        """Whether somebody asked the task to cancel itself."""
+        return task.cancelling() > 0
 
 else:
     from typing_extensions import Self  # installed with pydantic
@@ -34,6 +45,17 @@ else:
     def cancel_requests(task: asyncio.Task[Any]) -> int:
         """How often ``cancel()`` was called on the task."""
         return task.requests if isinstance(task, CountingTask) else 0
+
+    def is_being_cancelled(task: asyncio.Task[Any]) -> bool:
+        """Whether somebody asked the task to cancel itself."""
+        if isinstance(task, CountingTask):
+            return task.requests > 0
+        waits_for: Any = getattr(task, "_fut_waiter", None)  # which is cancelled in its place
+        if isinstance(waits_for, asyncio.Task):
+            return is_being_cancelled(waits_for)
+        return getattr(task, "_must_cancel", False) or (
+            waits_for is not None and waits_for.cancelled()
+        )
 
 
 def load_toml(file: BinaryIO) -> dict[str, Any]:

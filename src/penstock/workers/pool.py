@@ -14,12 +14,11 @@ from contextvars import Context
 from functools import partial
 from typing import Any, Generic, TypeVar
 
-from penstock._util.compat import CountingTask
 from penstock.workers.calls import ErrorHandler, WorkerFunc
 from penstock.workers.group import GroupOfOne, WorkerGroup
 from penstock.workers.item import Entry
 from penstock.workers.source import Counters, Source
-from penstock.workers.worker import Worker
+from penstock.workers.worker import Worker, WorkerTask
 
 T = TypeVar("T")
 
@@ -134,8 +133,10 @@ class WorkerPool(Generic[T]):
         # In an empty context: a worker outlives the request that started it, and must not carry
         # the trace of that request into all other items. Not by the loop's task factory: an eager
         # one would run items before the pool knows the worker.
-        make = partial(CountingTask, worker.run(), loop=asyncio.get_running_loop(), name=name)
-        return Context().run(make)
+        make = partial(WorkerTask, worker.run(), loop=asyncio.get_running_loop(), name=name)
+        task = Context().run(make)
+        task.worker = worker
+        return task
 
     def retire(self) -> None:
         """Let the workers finish the items in their hands and take no more."""
@@ -246,7 +247,17 @@ class WorkerPool(Generic[T]):
                     exited.set_result(None)
 
     def _on_exit(self, task: asyncio.Future[None]) -> None:
-        self._remove(task)
         error = None if task.cancelled() else task.exception()
+        worker = self._workers.get(task)
+        if worker is not None and error is None and self._is_missed(worker):
+            worker.group.alive += 1
+            self._launch_workers(worker.group, 1)
+        self._remove(task)
         if isinstance(error, Exception):
             self._logger.critical("A worker of queue %s died", self._name, exc_info=error)
+
+    @staticmethod
+    def _is_missed(worker: Worker[T]) -> bool:
+        """Whether somebody else has cancelled the worker, so that another one is to go on."""
+        was_told_to = worker.cancelled or worker.group.retired
+        return not was_told_to and worker.has_been_cancelled() and not worker.is_loop_ending()

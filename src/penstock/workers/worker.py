@@ -9,7 +9,7 @@ from collections.abc import Generator
 from inspect import isawaitable
 from typing import Any, Generic, TypeVar
 
-from penstock._util.compat import cancel_requests
+from penstock._util.compat import CountingTask, cancel_requests, is_being_cancelled
 from penstock.workers.calls import FINISHED
 from penstock.workers.group import WorkerGroup
 from penstock.workers.item import Entry
@@ -27,14 +27,27 @@ T = TypeVar("T")
 # work as anywhere else.
 
 
+class WorkerTask(CountingTask):
+    """The task of a worker, which tells the worker of each request to cancel it."""
+
+    worker: Worker[Any]
+
+    def cancel(self, msg: Any = None) -> bool:
+        """Cancel, as any task."""
+        self.worker.on_cancel()
+        return super().cancel(msg)
+
+
 class Worker(Generic[T]):
     """A task that takes entries until its group is retired or no entry will come any more."""
 
     __slots__ = (
+        "_cancelled_after",
         "_counters",
         "_logger",
         "_source",
         "cancelled",
+        "cancelled_by_others",
         "entry",
         "group",
         "handled_cancels",
@@ -52,12 +65,16 @@ class Worker(Generic[T]):
         self.task: asyncio.Future[None]
         #: Whether the pool has cancelled it.
         self.cancelled = False
+        #: Whether its task was cancelled by somebody else, who meant the item.
+        self.cancelled_by_others = False
+        # How many items were done when somebody last asked to cancel the task; -1: nobody has.
+        self._cancelled_after = -1
         #: Requests to cancel the task that were meant for items, and are no reason to end.
         self.handled_cancels = 0
         #: Its entry while it is suspended. The pool reclaims it from a worker that is stuck.
         self.entry: Entry[T] | None = None
 
-    async def run(self) -> None:  # noqa: PLR0912 - in one piece, for speed
+    async def run(self) -> None:  # noqa: PLR0912, PLR0915 - in one piece, for speed
         """Take and process entries until there are no more. Cancellation just ends it."""
         source, counters, group = self._source, self._counters, self.group
         call = group.call
@@ -90,6 +107,8 @@ class Worker(Generic[T]):
                             continue
                     counters.errors += 1
                     error = await self._report(entry, failure)
+                    if error is None and self.cancelled_by_others:
+                        error = asyncio.CancelledError()  # the pool starts another worker
                     if ticket is not None:
                         context.run(ticket.add_dead_letter, failure, item)
                     failure = None  # type: ignore[assignment] # or both keep each other alive
@@ -119,11 +138,14 @@ class Worker(Generic[T]):
         """Drive a suspended call to its end; return the error that it raised, or None.
 
         Raises:
-            CancelledError: the worker is cancelled, and the entry is requeued. (An item that
-                raises CancelledError of its own accord is an item that failed.)
+            CancelledError: the pool has cancelled the worker, or the event loop is ending. The
+                entry is requeued. (An item that raises CancelledError of its own accord, or whose
+                task is cancelled by somebody else, is an item that failed.)
             GeneratorExit: the event loop was closed, and the entry is requeued.
         """
         self.entry = entry
+        # An item before this one may have asked to cancel the task, and ended without a wait.
+        is_meant = self._cancelled_after in (-1, self._counters.processed)
         self._source.wake()
         task: Any = self.task  # only a worker that is a task holds anything here
         run = entry[2].run
@@ -150,20 +172,32 @@ class Worker(Generic[T]):
                 thrown = None  # or frame and exception would keep each other alive
         if self.entry is not entry:
             raise asyncio.CancelledError("the pool abandoned this worker and took its item")
-        if isinstance(error, asyncio.CancelledError) and (
-            self.cancelled or cancel_requests(task) > self.handled_cancels
-        ):
-            self._requeue(entry)
-            try:
-                raise error
-            finally:
-                error = None
+        if isinstance(error, asyncio.CancelledError):
+            is_asked_to = cancel_requests(task) > self.handled_cancels
+            if self.cancelled or (is_asked_to and (not is_meant or self.is_loop_ending())):
+                self._requeue(entry)
+                try:
+                    raise error
+                finally:
+                    error = None
+            self.cancelled_by_others |= is_asked_to
         self.entry = None
+        self._cancelled_after = -1
         self.handled_cancels = cancel_requests(task)  # all so far were the item's own
         try:
             return error
         finally:
             error = None
+
+    def has_been_cancelled(self) -> bool:
+        """Whether a cancellation of its task ended it, and not the end of all entries."""
+        task: Any = self.task
+        return cancel_requests(task) > self.handled_cancels or self.cancelled_by_others
+
+    def is_loop_ending(self) -> bool:
+        """Whether all tasks of the event loop are being cancelled, as at the end of asyncio.run."""
+        tasks = asyncio.all_tasks(self.task.get_loop())
+        return all(task.done() or is_being_cancelled(task) for task in tasks)
 
     def _requeue(self, entry: Entry[T]) -> None:
         if self.entry is not entry:  # the pool has reclaimed it already
@@ -175,6 +209,10 @@ class Worker(Generic[T]):
                 "Worker function %s was cancelled but may still be running in its thread",
                 self.group.label,
             )
+
+    def on_cancel(self) -> None:
+        """Somebody asks to cancel the task."""
+        self._cancelled_after = self._counters.processed
 
     def cancel(self) -> None:
         """Cancel the call under way; its entry is requeued."""
