@@ -30,6 +30,7 @@ from penstock import (
     QueueStateError,
     QueueStatus,
     RateLimitError,
+    RetryPolicy,
 )
 from penstock.limits import attempts_made
 
@@ -52,6 +53,79 @@ async def offer(queue: Any, how: str, item: Any, **options: Any) -> Any:
     if how == "put_nowait":
         return queue.put_nowait(item, **options)
     return await getattr(queue, how)(item, **options)
+
+
+class Odd(BaseException):
+    """What no ``except Exception`` catches."""
+
+
+@pytest.mark.parametrize("how", ["put", "submit"])
+class TestFunctionsOfTheUserThatRaise:
+    """None of them can end a worker, lose an item, or leave a future pending."""
+
+    @pytest.mark.parametrize("kind_of", [OSError, Odd, GeneratorExit, asyncio.CancelledError])
+    @pytest.mark.parametrize("where", ["backoff", "on", "breaker"])
+    async def test_the_item_fails_with_that(
+        self, queue_of: QueueOf, how: str, where: str, kind_of: type[BaseException]
+    ) -> None:
+        def broken(*_: Any) -> Any:
+            raise kind_of("broken")
+
+        queue = queue_of(
+            retry=None if where == "breaker" else RetryPolicy(3, budget=None, **{where: broken}),
+            breaker=CircuitBreaker(on=broken) if where == "breaker" else None,
+        )
+        await self.check_that_one_fails(queue, how, kind_of)
+
+    @pytest.mark.parametrize("where", ["backoff", "on"])
+    async def test_waits_that_are_at_their_end_end_the_retries(
+        self, queue_of: QueueOf, how: str, where: str
+    ) -> None:
+        waits = iter([0.01, 0.01])
+        service = Service({"a": 9})
+        queue = queue_of(retry=RetryPolicy(9, budget=None, **{where: lambda *_: next(waits)}))
+        error = await self.check_that_one_fails(queue, how, ConnectionError, service)
+        assert service.items.count("a") == 3
+        assert attempts_made(error) == 3
+
+    @pytest.mark.parametrize("kind_of", [OSError, Odd, StopIteration])
+    async def test_an_error_whose_properties_raise(
+        self, queue_of: QueueOf, how: str, kind_of: type[BaseException]
+    ) -> None:
+        class OpaqueError(Exception):
+            @property
+            def response(self) -> Any:
+                raise kind_of("nobody may look")
+
+            retry_after = status_code = status = response
+
+        queue = queue_of(limits=[Limit(100, 1)], retry=every(0.01))
+        await self.check_that_one_fails(queue, how, BaseException, Service({"a": 9}, error=OpaqueError))
+
+    @staticmethod
+    async def check_that_one_fails(
+        queue: Any, how: str, kind_of: type[BaseException], service: Service | None = None
+    ) -> BaseException:
+        service, handler = service or Service({"a": 9}), Handler()
+        await queue.process(service, 1, handler)
+        result = await offer(queue, how, "a")
+        await put_all(queue, "b")
+        await soon(queue.join())
+        assert "b" in service.items, "the worker goes on"
+        assert queue.worker_count == 1
+        assert (queue.metrics["processed"], queue.metrics["errors"]) == (2, 1)
+        assert queue.unprocessed == []
+        if how == "put":
+            [(item, _)] = handler.kinds
+            assert item == "a"
+            error: BaseException = handler.got[0][1]
+        else:
+            assert handler.kinds == []
+            with pytest.raises(BaseException) as caught:  # noqa: PT011 - looked at below
+                await result
+            error = caught.value
+        assert isinstance(error, kind_of)
+        return error
 
 
 class TestRetries:

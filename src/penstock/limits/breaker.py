@@ -162,8 +162,8 @@ class CircuitBreaker:
         """The call with this permit ended with ``error``.
 
         Raises:
-            Exception: What the ``on`` function raised, with ``error`` as its cause. The call counts
-                as failed.
+            BaseException: What the ``on`` function raised, with ``error`` as its cause. The call
+                counts as failed.
         """
         if permit != self._period:
             return
@@ -172,7 +172,7 @@ class CircuitBreaker:
             return
         try:
             failed = self._is_failure(error)
-        except Exception as broken:
+        except BaseException as broken:
             self._ended(now, failed=True)
             raise broken from error
         if failed is None:

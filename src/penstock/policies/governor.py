@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
 from penstock._util import checks
+from penstock._util.compat import add_note
 from penstock.errors import CircuitBreakerOpenError, DeadlineExceededError
 from penstock.limits.adaptive import AdaptiveConcurrency
 from penstock.limits.breaker import CircuitBreaker
@@ -431,7 +432,10 @@ class Course:
         if error is not self.refusal and isinstance(error, Exception):
             try:
                 wait = self.governor.next_wait(self, error)
-            except Exception as broken:  # noqa: BLE001 - the policy is broken: give up with that
+            except StopIteration:  # a backoff that takes its waits from an iterator: no more
+                wait = None
+                add_note(error, "penstock: not tried again, the retry policy raised StopIteration")
+            except BaseException as broken:  # noqa: BLE001 - the item fails with that
                 error, wait = broken, None
             if wait is not None:
                 self.last_error = error

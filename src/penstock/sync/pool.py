@@ -42,11 +42,23 @@ def run_to_completion(coro: Coroutine[Any, Any, R]) -> R:
 class _SlotWorker(Worker[T]):
     """A worker in the event loop, with a slot."""
 
-    __slots__ = ("slot",)
+    __slots__ = ("_loop_thread", "slot")
 
-    def __init__(self, slot: WorkerSlot[T], group: WorkerGroup[T], logger: logging.Logger) -> None:
+    def __init__(
+        self,
+        slot: WorkerSlot[T],
+        group: WorkerGroup[T],
+        logger: logging.Logger,
+        loop_thread: LoopThread | None,
+    ) -> None:
         super().__init__(slot, slot, group, logger)  # type: ignore[arg-type]
         self.slot = slot
+        self._loop_thread = loop_thread
+
+    def is_loop_ending(self) -> bool:
+        # By its thread: where a queue has one worker, all tasks of the loop are being cancelled
+        # when that one is.
+        return self._loop_thread is None or not self._loop_thread.is_running
 
     def reclaim(self) -> bool:
         self.entry = None
@@ -66,6 +78,9 @@ class _ThreadWorker(_SlotWorker[T]):
     """A worker that is a thread. Its ``task`` is a future, done when the thread has left."""
 
     __slots__ = ()
+
+    def has_been_cancelled(self) -> bool:
+        return False  # nobody can cancel a thread
 
     def cancel(self) -> None:
         """Reclaim its item and go on without it: a function in a thread cannot be cancelled."""
@@ -152,8 +167,9 @@ class ThreadWorkerPool(WorkerPool[T]):
     def _make_worker(self, group: WorkerGroup[T]) -> Worker[T]:
         if group.workers_are_threads:
             slot = ThreadSlot(self._buffer, self._shared, lambda: group.retired)
-            return _ThreadWorker(slot, group, self._logger)
-        return _SlotWorker(LoopSlot(self._buffer, self._shared), group, self._logger)
+            return _ThreadWorker(slot, group, self._logger, self.loop_thread)
+        slot_in_loop = LoopSlot(self._buffer, self._shared)
+        return _SlotWorker(slot_in_loop, group, self._logger, self.loop_thread)
 
     def _launch(self, worker: Worker[T], name: str) -> asyncio.Future[None]:
         if not isinstance(worker, _ThreadWorker):

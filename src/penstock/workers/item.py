@@ -115,6 +115,10 @@ class Ticket:
                 future.set_exception(error)
             except InvalidStateError:  # another thread was faster
                 return False
+            except TypeError:  # a future cannot hold a StopIteration
+                substitute = RuntimeError(f"the item raised {type(error).__name__}")
+                substitute.__cause__ = error
+                future.set_exception(substitute)
         return True
 
     def handler_failed(self, error: BaseException) -> None:
