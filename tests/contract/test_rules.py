@@ -100,7 +100,9 @@ class TestFunctionsOfTheUserThatRaise:
             retry_after = status_code = status = response
 
         queue = queue_of(limits=[Limit(100, 1)], retry=every(0.01))
-        await self.check_that_one_fails(queue, how, BaseException, Service({"a": 9}, error=OpaqueError))
+        await self.check_that_one_fails(
+            queue, how, BaseException, Service({"a": 9}, error=OpaqueError)
+        )
 
     @staticmethod
     async def check_that_one_fails(

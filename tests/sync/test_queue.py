@@ -15,7 +15,7 @@ import pytest
 
 from penstock import QueueEmptyError, QueueFullError, QueueStateError
 from penstock.sync import LoopThread, WorkQueue
-from sync.helpers import BOUND, KINDS, Held, eventually, in_thread, kind_of
+from sync.helpers import BOUND, KINDS, Held, eventually, in_thread, kind_of, run_program
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -459,3 +459,29 @@ class TestManyThreadsAtOnce:
             assert queue.metrics["backpressure_events"] == 4
             assert queue.get() == "a"
             queue.task_done()
+
+
+def test_a_queue_collected_within_the_lock_of_its_loop_thread_does_not_wait_for_it() -> None:
+    outcome = run_program("""
+        import gc, warnings, penstock.sync
+
+        warnings.simplefilter("ignore", ResourceWarning)
+        with penstock.sync.LoopThread() as thread, penstock.sync.WorkQueue(
+            loop_thread=thread
+        ) as other:
+            for count in range(1, 100):
+                gc.disable()
+                gc.collect()
+                queue = penstock.sync.WorkQueue(loop_thread=thread)
+                queue.start()
+                ring = [queue]
+                ring.append(ring)
+                del queue, ring
+                gc.set_threshold(gc.get_count()[0] + count)
+                gc.enable()
+                for _ in range(5):
+                    other.start()
+                gc.set_threshold(700)
+        print("done")
+    """)
+    assert outcome.stdout == "done\n", outcome.stderr

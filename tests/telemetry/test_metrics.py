@@ -31,6 +31,7 @@ from helpers.tasks import settle
 from penstock.queue.buffer import Buffer
 from penstock.telemetry import Telemetry
 from penstock.telemetry.names import SCHEMA_URL
+from sync.helpers import run_program
 from telemetry.recorder import Recorder, trace_id
 
 pytestmark = pytest.mark.usefixtures("exact_times")
@@ -818,3 +819,31 @@ async def test_two_readers_see_the_same(recorder: Recorder) -> None:
     ]
     assert one.keys() == other.keys() == {"penstock.process.items"}
     provider.shutdown()
+
+
+def test_a_queue_collected_in_the_middle_of_a_limiters_work_does_not_wait_for_it() -> None:
+    """The collector may run at any line, and so within the lock of the limiter itself."""
+    outcome = run_program("""
+        import asyncio, gc, penstock
+
+        limiter = penstock.Limiter([penstock.Limit(10**9, per=1)])
+
+        async def main():
+            for count in range(1, 100):
+                gc.disable()
+                gc.collect()
+                queue = penstock.WorkQueue(limits=limiter)
+                ring = [queue]  # as an exception and its traceback make one
+                ring.append(ring)
+                del queue, ring
+                gc.set_threshold(gc.get_count()[0] + count)
+                gc.enable()
+                for _ in range(20):
+                    (await limiter.acquire()).settle(limiter.limits[0], 2)
+                    limiter.statistics()
+                gc.set_threshold(700)
+            print("done")
+
+        asyncio.run(main())
+    """)
+    assert outcome.stdout == "done\n", outcome.stderr

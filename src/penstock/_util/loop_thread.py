@@ -55,7 +55,8 @@ class _Runner:
         self.closing = False
         #: Why the loop takes no calls any more.
         self.end_reason: str | None = None
-        self.lock = threading.Lock()
+        # Re-entrant: a queue that is collected in the middle of a call sends its last one.
+        self.lock = threading.RLock()
         self.pending: set[LoopFuture[Any]] = set()
         self.crash_callbacks: list[weakref.WeakMethod[Callable[[str], None]]] = []
 

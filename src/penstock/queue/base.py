@@ -79,7 +79,7 @@ class QueueBase(Generic[T]):
             governor = Governor(rules, self._telemetry)
             with _governor_lock:  # any thread may be the first to ask for one
                 if self._governor is None:
-                    self._counters.closures = lambda: governor.limiter.statistics().closures
+                    self._counters.closures = lambda: governor.limiter.closures
                     self._governor = governor
                     self._needs_slow_path = _always
         return self._governor

@@ -113,6 +113,11 @@ class LimiterBase:
         assert limit is not None
         return limit
 
+    @property
+    def closures(self) -> int:
+        """How often the gate went from open to closed. Takes no lock: finalisers may read it."""
+        return self._gate.closures
+
     def statistics(self) -> LimiterStatistics:
         """What the limiter has done so far, and how many calls wait. From any thread."""
         with self._lock:
