@@ -275,3 +275,71 @@ def test_a_loop_thread_is_the_parents_too() -> None:
             assert queue.submit(1).result(60) == 1
         assert thread.close(60) is True
     """)
+
+
+@needs_fork
+def test_a_limiter_is_as_new_in_the_child() -> None:
+    """Whoever waits in the parent does not stand in line in the child."""
+    check("""
+        import asyncio
+        limiter = penstock.Limiter([penstock.Limit(1, per=1000), penstock.Limit(9, 1, key=str)])
+        limiter.acquire_blocking("a")
+        threading.Thread(target=limiter.acquire_blocking, args=("a",), daemon=True).start()
+        while not limiter.statistics().waiting:
+            time.sleep(0.001)
+
+        async def main():
+            waiting = asyncio.create_task(limiter.acquire("a"))
+            await asyncio.sleep(0)
+            in_child(child)
+            assert limiter.statistics().waiting == 2
+            waiting.cancel()
+
+        def child():
+            assert limiter.statistics().waiting == 0
+            assert limiter.try_acquire("a") is not None
+            assert limiter.try_acquire("a") is None
+            limiter.limits[0].change(max=2)
+            limiter.acquire_blocking("a").give_back()
+            threading.Thread(target=limiter.acquire_blocking, args=("a",)).start()
+
+        asyncio.run(main())
+    """)
+
+
+@needs_fork
+def test_locks_that_a_thread_holds_at_the_fork_are_free_in_the_child() -> None:
+    check("""
+        import asyncio, signal
+        from penstock.limits import Backoff
+        limiter = penstock.Limiter([penstock.Limit(10**9, per=1)])
+        retry = penstock.RetryPolicy(2, backoff=Backoff(0.001))
+
+        async def use():
+            queue = penstock.WorkQueue(limits=limiter, retry=retry)
+            async with queue:
+                await queue.process(work)
+                await queue.put(1)
+                await queue.join()
+
+        def hammer():
+            while not is_over:
+                limiter.try_acquire()
+                retry.budget.succeeded()
+                penstock.WorkQueue(limits=[penstock.Limit(1, 1)])
+
+        def child():
+            signal.alarm(30)  # kills it
+            asyncio.run(use())
+            limiter.acquire_blocking()
+
+        is_over = False
+        threads = [threading.Thread(target=hammer) for _ in range(3)]
+        for thread in threads:
+            thread.start()
+        try:
+            for _ in range(40):
+                in_child(child)
+        finally:
+            is_over = True
+    """)

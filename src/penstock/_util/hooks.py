@@ -13,7 +13,7 @@ import os
 import threading
 import weakref
 from collections.abc import Callable
-from typing import Protocol
+from typing import Any, Protocol
 
 _logger = logging.getLogger("penstock")
 
@@ -33,7 +33,7 @@ class ForkHook(Protocol):
     """An object with threads, locks or event loops, which a forked child must not use."""
 
     def _after_fork_in_child(self) -> object:
-        """Refuse every call from now on.
+        """Refuse every call from now on, or be as new.
 
         Returns the objects that the child must not even collect: collecting an event loop closes
         it, and that would reach into the parent's loop, because the two share what the kernel
@@ -61,6 +61,28 @@ def wait_at_exit(thread: threading.Thread) -> None:
 def tell_forked_child(hook: ForkHook) -> None:
     """Call ``hook._after_fork_in_child()`` in every forked child, if ``hook`` still exists then."""
     _fork_hooks.add(hook)
+
+
+class ForkSafeLock:
+    """A lock that is free in a forked child, whichever thread held it in the parent.
+
+    Args:
+        make: makes the lock itself, ``threading.Lock`` or ``threading.RLock``.
+    """
+
+    def __init__(self, make: Callable[[], Any] = threading.Lock) -> None:
+        self._make = make
+        self._lock = make()
+        tell_forked_child(self)
+
+    def __enter__(self) -> None:
+        self._lock.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.release()
+
+    def _after_fork_in_child(self) -> None:
+        self._lock = self._make()
 
 
 def _drain_queues() -> None:

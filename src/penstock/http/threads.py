@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
 from typing import Any
 
+from penstock._util.hooks import ForkSafeLock
 from penstock.errors import PenstockError, QueueStateError
 from penstock.http.exchange import Exchange, Turn, Turns
 from penstock.http.face import (
@@ -28,7 +29,7 @@ from penstock.http.held import Held
 from penstock.sync import WorkQueue
 
 #: One at a time: it takes a millisecond.
-_starting = threading.Lock()
+_starting = ForkSafeLock()
 
 #: Seconds. A Ctrl-C in the moment in which a thread begins to wait does not end that wait.
 _LOOK = 1.0

@@ -7,6 +7,7 @@ import threading
 from typing import Any
 
 from penstock._util import checks
+from penstock._util.hooks import tell_forked_child
 from penstock.errors import CircuitBreakerOpenError
 from penstock.limits.failures import is_throttle
 
@@ -45,9 +46,13 @@ class RetryBudget:
                 )
         self._tokens = self._most
         self._lock = threading.Lock()
+        tell_forked_child(self)
 
     def __repr__(self) -> str:
         return f"RetryBudget(tokens={self._most:g}): {self._tokens:g} left"
+
+    def _after_fork_in_child(self) -> None:
+        self._lock = threading.Lock()  # a thread of the parent may hold the old one
 
     @property
     def tokens(self) -> float:

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import threading
 from asyncio import _get_running_loop
 from collections.abc import Sized
 from typing import Any, Generic, NoReturn, TypeVar
 
 from penstock._util import checks
+from penstock._util.hooks import ForkSafeLock
 from penstock.errors import QueueFullError, QueueStateError
 from penstock.limits.adaptive import AdaptiveConcurrency
 from penstock.limits.rate.limiter import Limiter
@@ -34,7 +34,7 @@ NO_LIMIT = 1e9
 #: Seconds between two warnings about backpressure from one queue.
 WARNING_INTERVAL = 1.0
 
-_governor_lock = threading.Lock()
+_governor_lock = ForkSafeLock()
 
 
 class QueueBase(Generic[T]):

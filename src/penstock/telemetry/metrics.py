@@ -17,6 +17,7 @@ from typing import Any, Protocol
 
 from opentelemetry.metrics import CallbackOptions, Histogram, Meter, Observation
 
+from penstock._util.hooks import ForkSafeLock
 from penstock.telemetry import names
 
 _logger = logging.getLogger("penstock")
@@ -243,7 +244,7 @@ class Instruments:
         # The snapshot of the collection that goes on in each thread.
         self._collection = threading.local()
         # Re-entrant: the garbage collector may run any code, in the middle of any line below.
-        self._lock = threading.RLock()
+        self._lock = ForkSafeLock(threading.RLock)
         self._is_failure_logged = False
 
     def register(self, queue: ObservedQueue, read_totals: ReadTotals) -> Registration:

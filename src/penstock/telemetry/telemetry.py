@@ -16,6 +16,7 @@ from opentelemetry.metrics import MeterProvider
 from opentelemetry.trace import Span, StatusCode, TracerProvider
 
 from penstock._util import checks
+from penstock._util.hooks import ForkSafeLock
 from penstock._version import __version__
 from penstock.telemetry import names
 from penstock.telemetry.metrics import Instruments
@@ -31,7 +32,7 @@ _logger = logging.getLogger("penstock")
 # that is set later.
 _instruments: weakref.WeakKeyDictionary[MeterProvider, Instruments] = weakref.WeakKeyDictionary()
 _global_instruments: list[Instruments] = []
-_instruments_lock = threading.RLock()
+_instruments_lock = ForkSafeLock(threading.RLock)
 
 
 def _instruments_of(provider: MeterProvider | None) -> Instruments:

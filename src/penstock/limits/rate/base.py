@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 from penstock._util import checks
+from penstock._util.hooks import tell_forked_child
 from penstock.limits.rate.exact import Exact
 from penstock.limits.rate.gate import Gate
 from penstock.limits.rate.learning import RefusalLearner
@@ -97,6 +98,7 @@ class LimiterBase:
         self._clock_was_read = False
         self._grants = 0
         self._ignored_headers = 0
+        tell_forked_child(self)
 
     def limit(self, which: Limit | str) -> Limit:
         """The limit of this name.
@@ -153,6 +155,20 @@ class LimiterBase:
         for limit in self.limits:
             limit._state.clear()
         self._scheduler.recheck_all()
+
+    def _after_fork_in_child(self) -> object:
+        """Be as new: the waiters, timers and starts are those of the parent."""
+        inherited = (self._scheduler, self._wakeups)
+        self._lock = threading.Lock()
+        self._clock_of, self._clock = None, time.monotonic
+        self._gate.reopen()
+        self._scheduler = Scheduler(self._gate)
+        self._learner = RefusalLearner()
+        self._wakeups = Wakeups()
+        for limit in self.limits:
+            limit._state.reset()
+        self._rates_changed()
+        return inherited
 
     # -- who waits --------------------------------------------------------------------------------
 

@@ -89,6 +89,11 @@ class LimitState:
         for window in self._windows.values():
             window.log.clear()
 
+    def reset(self) -> None:
+        """Forget all windows, because this is a forked child: their waiters are the parent's."""
+        self._forgotten = -math.inf
+        self._windows.clear()
+
     def oversized(self, cost: Exact) -> ValueError:
         """The error for a cost above ``max``, which can never start."""
         return ValueError(
