@@ -8,7 +8,9 @@ import gc
 import logging
 import math
 import random
+import re
 import sys
+import weakref
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
@@ -29,6 +31,7 @@ from penstock import (
     QueueStatus,
 )
 from penstock.testing import VirtualTimeLoop
+from sync.helpers import run_program
 
 IDLE, PROCESSING, STOPPING, STOPPED = QueueStatus
 
@@ -753,6 +756,7 @@ async def test_a_get_that_waited_through_a_stop_and_a_start_does_not_cripple_the
     await queue.put("another")
     await asyncio.wait([later], timeout=1)
     assert later.done()
+    await queue.stop(timeout=0, drain=False)
 
 
 async def test_a_get_from_before_the_stop_does_not_hold_up_one_from_after_the_start() -> None:
@@ -768,6 +772,7 @@ async def test_a_get_from_before_the_stop_does_not_hold_up_one_from_after_the_st
     assert now() == begun
     assert await put is True
     assert isinstance(earlier.exception(), QueueStateError)
+    await queue.stop(timeout=0, drain=False)
 
 
 # -- task_done and processing ---------------------------------------------------------------------
@@ -1229,6 +1234,7 @@ async def test_stop_before_start_makes_the_queue_stopped_and_start_still_works()
     assert queue.status is STOPPED
     await queue.start()
     assert await queue.put(1)
+    await queue.stop(timeout=0, drain=False)
 
 
 async def test_a_cancelled_stop_cancels_the_workers_and_leaves_the_queue_stopped() -> None:
@@ -1402,6 +1408,7 @@ async def test_what_was_left_can_be_taken_with_get_as_well() -> None:
     await queue.stop(timeout=0)
     await queue.start()
     assert [queue.get_nowait() for _ in range(3)] == [0, 1, 2]
+    await queue.stop(timeout=0, drain=False)
 
 
 async def test_what_was_left_survives_any_number_of_stops() -> None:
@@ -1429,6 +1436,7 @@ async def test_what_cancelled_workers_give_back_takes_no_room_in_the_line() -> N
     await queue.start()
     assert queue.get_nowait() == 0
     assert queue.size == 1, "the line was full before and still is"
+    await queue.stop(timeout=0, drain=False)
 
 
 async def test_start_during_a_stop_waits_for_it_and_then_starts() -> None:
@@ -1460,6 +1468,7 @@ async def test_start_during_a_stop_that_times_out_takes_up_what_is_left() -> Non
     assert await stopping is False
     await starting
     assert queue.get_nowait() == 1
+    await queue.stop(timeout=0, drain=False)
 
 
 async def test_cancelling_a_start_that_waits_does_not_cut_the_stop_short() -> None:
@@ -1819,6 +1828,8 @@ def test_the_workers_of_a_closed_loop_hand_back_what_they_held_when_they_are_col
     loop.close()
     assert queue.unprocessed == ["in hand", "in line"]
     assert queue.worker_count == 0
+    with pytest.warns(ResourceWarning, match="2 accepted items are not done"):
+        del queue
 
 
 def test_idle_workers_of_a_closed_loop_go_quietly(wreckage: Wreckage) -> None:
@@ -1912,6 +1923,7 @@ def test_a_stop_left_behind_in_a_closed_loop_goes_quietly(wreckage: Wreckage) ->
     assert queue.status is PROCESSING
     assert sorted(queue.unprocessed) == ["in hand", "in line"]
     assert wreckage.complaints == []
+    penstock.testing.run(queue.stop())
 
 
 def test_the_log_of_a_closed_loop_blames_no_worker_function(
@@ -2059,3 +2071,126 @@ def test_before_its_start_it_takes_nothing_outside_of_a_loop_either() -> None:
     with pytest.raises(QueueStateError):
         queue.put_nowait(1)
     assert queue.metrics["enqueued"] == queue.size == 0
+
+
+# -- nothing is lost in silence --------------------------------------------------------------------
+
+
+async def test_items_that_nobody_takes_are_told_of_once(caplog: pytest.LogCaptureFixture) -> None:
+    queue: BoundedQueue[int] = BoundedQueue(name="q")
+    await queue.start()
+    await asyncio.sleep(100)
+    caplog.clear()
+    for item in range(3):
+        await queue.put(item)
+        await asyncio.sleep(0.3)
+    assert caplog.messages == []
+    await asyncio.sleep(100)
+    assert caplog.messages == [
+        "Queue q has 3 items and nobody takes any: start workers with process()"
+    ]
+    assert caplog.records[0].levelname == "WARNING"
+    await queue.put(4)
+    await asyncio.sleep(100)
+    assert len(caplog.messages) == 1
+    await queue.stop()
+
+
+@pytest.mark.parametrize("how", ["put_nowait", "submit", "put with a deadline"])
+async def test_however_they_were_put(caplog: pytest.LogCaptureFixture, how: str) -> None:
+    queue: BoundedQueue[int] = BoundedQueue()
+    await queue.start()
+    if how == "put_nowait":
+        queue.put_nowait(1)
+    elif how == "submit":
+        await queue.submit(1)
+    else:
+        await queue.put(1, deadline=1000)
+    await asyncio.sleep(2)
+    assert "nobody takes any" in caplog.text
+    await queue.stop()
+
+
+@pytest.mark.parametrize("how", ["workers", "get", "get that waits", "processing", "stop"])
+async def test_items_that_somebody_takes_are_not(
+    caplog: pytest.LogCaptureFixture, how: str
+) -> None:
+    queue: BoundedQueue[int] = BoundedQueue()
+    await queue.start()
+    taking = asyncio.create_task(queue.get()) if how == "get that waits" else None
+    await settle()
+    for item in range(3):
+        await queue.put(item)
+    if how == "workers":
+        await queue.start_workers(Worker(held=True), 1)
+    elif how == "get":
+        await queue.get()
+    elif how == "processing":
+        async with queue.processing():
+            pass
+    elif how == "stop":
+        await queue.stop()
+    await asyncio.sleep(100)
+    assert taking is None or taking.done()
+    assert "nobody takes" not in caplog.text
+    await queue.stop(timeout=0, drain=False)
+
+
+async def test_a_timer_for_that_does_not_keep_the_queue_alive() -> None:
+    queue: BoundedQueue[int] = BoundedQueue()
+    await queue.start()
+    await queue.put(1)
+    gone = weakref.ref(queue)
+    with pytest.warns(ResourceWarning, match="1 accepted items are not done"):  # noqa: PT031
+        del queue
+        gc.collect()
+    assert gone() is None
+
+
+async def test_a_stop_tells_how_many_puts_were_refused(caplog: pytest.LogCaptureFixture) -> None:
+    queue: BoundedQueue[int] = BoundedQueue(1, name="q")
+    for refused in (3, 0, 2):
+        caplog.clear()
+        await queue.start_workers(Worker(held=True), 1)
+        await queue.put(0)
+        await settle()
+        await queue.put(0, timeout=0)
+        for _ in range(refused):
+            assert not await queue.put(0, timeout=0)
+        await queue.stop(timeout=0)
+        told = [message for message in caplog.messages if "since its start" in message]
+        expected = f"Queue q refused {refused} puts since its start: it was full"
+        assert told == ([expected] if refused else [])
+        while queue.unprocessed:
+            await queue.start()
+            queue.get_nowait()
+            queue.task_done()
+            await queue.stop()
+
+
+@pytest.mark.parametrize("where", ["global", "local"])
+def test_a_queue_that_nobody_stops_says_what_is_not_done(where: str) -> None:
+    outcome = run_program(f"""
+        import asyncio, gc, warnings
+        from penstock import BoundedQueue
+
+        warnings.simplefilter("default")
+
+        async def work(item):
+            await asyncio.sleep(1)
+
+        async def main():
+            {"global queue" if where == "global" else ""}
+            queue = BoundedQueue(name="q")
+            await queue.start_workers(work, 1)
+            for number in range(20):
+                await queue.put(number)
+
+        asyncio.run(main())
+    """)
+    assert outcome.returncode == 0
+    message = (
+        r"<BoundedQueue 'q' processing \d+/100> was not stopped: 20 accepted items are not done"
+    )
+    assert re.search(f"(?m)^{message}$", outcome.stderr), "the log"
+    assert re.search(f"ResourceWarning: {message}$", outcome.stderr, re.MULTILINE)

@@ -79,6 +79,7 @@ def want_them_all_the_same(self: Any) -> None:
         (ResultStream, "cancel", want_them_all_the_same, "face"),
     ],
 )
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # of their queues
 def test_a_planted_defect_is_found(
     monkeypatch: pytest.MonkeyPatch,
     owner: type[Any],

@@ -207,6 +207,7 @@ async def test_a_put_that_waits_shows_how_long(recorder: Recorder) -> None:
     assert wait.status.status_code is UNSET
     assert outcome(put) == "accepted"
     assert links(wait) == []
+    await queue.stop(timeout=0, drain=False)
 
 
 async def test_backpressure_begins_when_the_put_begins_to_wait(recorder: Recorder) -> None:
@@ -223,6 +224,7 @@ async def test_backpressure_begins_when_the_put_begins_to_wait(recorder: Recorde
     assert end - start >= 0.03e9
     assert (put.start_time or 0) <= start
     assert end <= (put.end_time or 0)
+    await queue.stop(timeout=0, drain=False)
 
 
 @pytest.mark.parametrize("timeout", [0, 0.1])
@@ -347,6 +349,7 @@ async def test_an_attempt_that_is_cancelled_is_no_error(recorder: Recorder, how:
     assert span.events == ()
     assert "error.type" not in attributes(span)
     assert queue.unprocessed == [60]
+    await queue.stop(timeout=0, drain=False)
 
 
 async def test_an_item_that_is_attempted_again_gets_another_span(recorder: Recorder) -> None:

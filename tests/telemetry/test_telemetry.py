@@ -134,6 +134,9 @@ def test_queues_that_live_as_long_as_the_program_leave_without_a_word() -> None:
         "async def main():\n"
         "    await queue.start()\n"
         "    await queue.put(queue.put)\n"
+        "    queue.get_nowait()\n"
+        "    queue.task_done()\n"
+        "    queue.itself = queue\n"
         "asyncio.run(main())"
     )
 

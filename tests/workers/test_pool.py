@@ -333,6 +333,7 @@ async def test_a_stopped_queue_that_gave_a_worker_up_has_no_workers() -> None:
     counts.append(queue.worker_count)
     assert counts == [0, 0, 0]
     assert queue.get_nowait() == 1
+    await queue.stop(timeout=0, drain=False)
 
 
 # -- errors ---------------------------------------------------------------------------------------
@@ -881,6 +882,8 @@ def test_at_the_end_of_asyncio_run_items_are_handed_back_and_no_worker_is_starte
     queue = asyncio.run(main())
     assert queue.unprocessed == [0, 1, 2]
     assert queue.metrics["errors"] == queue.metrics["processed"] == 0
+    with pytest.warns(ResourceWarning, match="was not stopped: 3 accepted items are not done"):
+        del queue
 
 
 async def test_a_worker_task_cancelled_by_an_item_that_never_waits_takes_no_other() -> None:

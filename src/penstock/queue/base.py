@@ -81,7 +81,7 @@ class QueueBase(Generic[T]):
                 if self._governor is None:
                     self._counters.closures = lambda: governor.limiter.closures
                     self._governor = governor
-                    self._needs_slow_path = _always
+                    self._needs_slow_path = always
         return self._governor
 
     def __repr__(self) -> str:
@@ -262,7 +262,8 @@ class QueueBase(Generic[T]):
         raise AssertionError("a queue that is open here refused nothing")
 
 
-def _always() -> bool:
+def always() -> bool:
+    """Return True: every put is slow."""
     return True
 
 

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import sys
+import warnings
 from asyncio import _get_running_loop
+from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager, nullcontext
 from types import TracebackType
 from typing import Any, Generic, TypeVar
 
 from penstock._util import checks
+from penstock._util.hooks import drain_at_exit
 from penstock._util.lifecycle import Lifecycle
 from penstock.limits.adaptive import AdaptiveConcurrency
 from penstock.policies.governor import Rules
@@ -111,7 +115,7 @@ class BoundedQueue(Lifecycle, InProcessQueue[T]):
             timeout = self._timeout
         elif type(timeout) not in _PLAIN_NUMBERS or not timeout >= 0:
             timeout = checks.seconds(timeout)
-        if deadline is not None or self._needs_slow_path():
+        if self._needs_slow_path() or deadline is not None:
             return await self._put_slow(item, timeout, deadline)
         if not timeout and len(self._entries) >= self._maxsize:  # a refusal is to cost nothing
             self._counters.full += 1
@@ -349,7 +353,26 @@ class BoundedQueue(Lifecycle, InProcessQueue[T]):
         """
         await self._join()
 
+    # Bound here, since at the end of the interpreter this module may be empty already.
+    def __del__(self, is_ending: Callable[[], bool] = sys.is_finalizing) -> None:
+        if not is_ending() and hasattr(self, "_telemetry"):  # it was made
+            self.stop_at_exit()
+
+    def join_at_exit(self) -> bool:
+        """The interpreter ends: there is no event loop that could process anything."""
+        return False
+
+    def stop_at_exit(self) -> None:
+        """Nobody will stop the queue any more: tell of the items that are not done."""
+        unfinished = self._counters.unfinished
+        if self._status in (QueueStatus.PROCESSING, QueueStatus.STOPPING) and unfinished:
+            message = f"{self!r} was not stopped: {unfinished} accepted items are not done"
+            self._logger.error(message)
+            warnings.warn(message, ResourceWarning, source=self, stacklevel=2)
+
     def _set_status(self, status: QueueStatus) -> None:
+        if status is QueueStatus.PROCESSING:
+            drain_at_exit(self)
         if status is QueueStatus.STOPPED:
             self._unmute_warning()
         super()._set_status(status)

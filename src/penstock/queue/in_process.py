@@ -9,13 +9,16 @@ from __future__ import annotations
 import asyncio
 import logging
 from asyncio import _get_running_loop
+from collections.abc import Callable
 from contextvars import Context
+from functools import partial
 from typing import TypeVar
+from weakref import WeakMethod
 
 from penstock._util import checks
 from penstock.errors import QueueEmptyError, QueueStateError
 from penstock.policies.governor import DeadLetter, Rules
-from penstock.queue.base import CLOSED, NO_LIMIT, QueueBase, policy_statistics
+from penstock.queue.base import CLOSED, NO_LIMIT, QueueBase, always, policy_statistics
 from penstock.queue.counters import QueueCounters
 from penstock.queue.status import NotProcessedError, QueueStatistics, QueueStatus
 from penstock.queue.store import EntryBuffer, PutOutcome
@@ -26,6 +29,9 @@ from penstock.workers.item import AnyFuture, Entry, Ticket
 from penstock.workers.pool import WorkerPool
 
 T = TypeVar("T")
+
+#: Seconds after the first put in which workers are to be started, or a warning is logged.
+IDLE_GRACE = 1.0
 
 
 class InProcessQueue(QueueBase[T]):
@@ -45,8 +51,10 @@ class InProcessQueue(QueueBase[T]):
         self._instrument(telemetry, self._counters.totals, self._buffer)
         if rules is not None:
             self._govern(rules)
-        #: How many items the last stop left.
-        self._leftover = 0
+        #: How many items the last stop left, and how many refused puts it has told of.
+        self._leftover = self._refusals_told = 0
+        #: Whether ``get`` or the like was called: then somebody takes items.
+        self._is_taken_by_hand = False
 
     def _make_parts(self) -> tuple[EntryBuffer[T], QueueCounters, WorkerPool[T]]:
         """Make the buffer, the counters and the worker pool."""
@@ -156,6 +164,7 @@ class InProcessQueue(QueueBase[T]):
 
     def _put_nowait(self, item: T, deadline: float | None) -> None:
         course = self._course(item, deadline)
+        self._needs_slow_path()
         if self._telemetry.is_enabled():
             with self._telemetry.observe_put(course=course) as put:
                 put.accepted = accepted = self._buffer.offer(item, put.ticket, put.context)
@@ -176,6 +185,7 @@ class InProcessQueue(QueueBase[T]):
         future: AnyFuture,
         call: AsyncCall[T] | None,
     ) -> None:
+        self._needs_slow_path()
         if not await self._put_slow(item, timeout, deadline, future, call):
             raise self._full_error()
 
@@ -221,6 +231,31 @@ class InProcessQueue(QueueBase[T]):
         """Log that the queue is full, unless that was logged within WARNING_INTERVAL seconds."""
         raise NotImplementedError
 
+    # -- a queue from which nobody takes ------------------------------------------------------
+
+    def _first_put(self) -> bool:
+        """Whether a put is slow; of the first one, whether anybody takes items, too."""
+        self._needs_slow_path = self._telemetry.is_enabled if self._governor is None else always
+        if not self._pool.count and not self._is_taken_by_hand and self._loop is not None:
+            # A timer that does not keep the queue alive.
+            check = partial(_call_if_alive, WeakMethod(self._warn_idle))
+            self._loop.call_soon_threadsafe(self._loop.call_later, IDLE_GRACE, check)
+        return self._needs_slow_path()
+
+    def _warn_idle(self) -> None:
+        waiting = self._buffer.ready
+        if (
+            waiting
+            and self._status is QueueStatus.PROCESSING
+            and not self._pool.count
+            and not self._is_taken_by_hand
+        ):
+            self._logger.warning(
+                "Queue %s has %d items and nobody takes any: start workers with process()",
+                self._name,
+                waiting,
+            )
+
     # -- taking -------------------------------------------------------------------------------
 
     def _check_out(self, entry: Entry[T]) -> T:
@@ -249,6 +284,7 @@ class InProcessQueue(QueueBase[T]):
         limit = checks.optional_seconds(timeout)
         deadline = None
         stops = self._stops
+        self._is_taken_by_hand = True
         while True:
             try:
                 return self._take_nowait()
@@ -272,6 +308,7 @@ class InProcessQueue(QueueBase[T]):
             if _is_cancelled(entry[3]):
                 self._counters.count_finished()
                 continue
+            self._is_taken_by_hand = True
             self._counters.get_started()
             self._buffer.wake()
             return entry
@@ -297,6 +334,7 @@ class InProcessQueue(QueueBase[T]):
         try:
             await self._pool.end(limit)
         finally:
+            self._needs_slow_path = self._first_put
             self._drop_cancelled()
 
     # -- lifecycle ----------------------------------------------------------------------------
@@ -314,6 +352,7 @@ class InProcessQueue(QueueBase[T]):
         self._loop = loop
         self._buffer.open()
         self._open_in = self._callers_loop(loop)
+        self._needs_slow_path = self._first_put
         self._set_status(QueueStatus.PROCESSING)
 
     def _callers_loop(self, loop: asyncio.AbstractEventLoop) -> asyncio.AbstractEventLoop | None:
@@ -360,6 +399,12 @@ class InProcessQueue(QueueBase[T]):
             self._logger.warning(
                 "Queue %s stopped with %d items unprocessed", self._name, self._leftover
             )
+        refusals = self._counters.full - self._refusals_told
+        self._refusals_told += refusals
+        if refusals:
+            self._logger.warning(
+                "Queue %s refused %d puts since its start: it was full", self._name, refusals
+            )
 
     def _fail_waiters(self) -> None:
         """The queue is stopped: fail the futures of the items that are left, and the joiners."""
@@ -402,6 +447,12 @@ class InProcessQueue(QueueBase[T]):
         for _, _, _, ticket in self._buffer.snapshot():
             if ticket is not None:
                 ticket.forget_future()
+
+
+def _call_if_alive(method: WeakMethod[Callable[[], None]]) -> None:
+    call = method()
+    if call is not None:
+        call()
 
 
 def _is_cancelled(ticket: Ticket | None) -> bool:

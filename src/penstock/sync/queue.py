@@ -91,7 +91,7 @@ class BlockingQueue(InProcessQueue[T]):
         if _get_running_loop() is not self._open_in:
             self._refuse("put")
         timeout = self._timeout if timeout is None else checks.seconds(timeout)
-        if deadline is not None or self._needs_slow_path():
+        if self._needs_slow_path() or deadline is not None:
             return run_to_completion(self._put_slow(item, timeout, deadline))
         return self._buffer.offer(item) or run_to_completion(self._wait_for_room(item, timeout))
 
