@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from textwrap import dedent, indent
 
 import pytest
@@ -65,5 +66,7 @@ os.modules = [module for name, module in sys.modules.items() if name.startswith(
 @pytest.mark.parametrize("body", PROGRAMS.values(), ids=PROGRAMS)
 def test_what_is_collected_last_needs_no_module(body: str) -> None:
     outcome = run_program(PROGRAM.format(body=indent(dedent(body), " " * 4)))
-    assert outcome.stderr == ""
+    # Of items that nobody will do any more a queue tells; of a module that is gone, nobody.
+    told = re.sub(r"(?m)^<BoundedQueue .*> was not stopped: .*\n", "", outcome.stderr)
+    assert told == ""
     assert outcome.returncode == 0

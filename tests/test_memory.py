@@ -110,6 +110,7 @@ async def test_an_item_that_waits_takes_few_bytes() -> None:
     assert queue.size == count
     assert variable in copy_context()
     assert used / count <= BYTES_PER_ITEM
+    await queue.stop()
 
 
 async def failing(item: object) -> None:

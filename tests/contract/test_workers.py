@@ -130,6 +130,26 @@ class TestWorkers:
         assert queue.metrics["errors"] == 2
         assert queue.metrics["processed"] == 3
 
+    @pytest.mark.usefixtures("cancellable_workers")
+    async def test_one_whose_task_is_cancelled_is_replaced(self, make_queue: MakeQueue) -> None:
+        done, failed = [], []
+
+        async def work(item: str) -> None:
+            if item == "cancels":
+                task = asyncio.current_task()
+                assert task is not None
+                task.cancel()
+                await asyncio.sleep(10)
+            done.append(item)
+
+        queue = make_queue()
+        await queue.start_workers(work, 1, lambda error, item: failed.append((type(error), item)))
+        await put_all(queue, "a", "cancels", "b", "cancels", "c")
+        await queue.join()
+        assert done == ["a", "b", "c"]
+        assert failed == [(asyncio.CancelledError, "cancels")] * 2
+        assert queue.worker_count == 1
+
     async def test_new_workers_replace_the_old(
         self, make_queue: MakeQueue, in_order: InOrder
     ) -> None:

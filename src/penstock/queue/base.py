@@ -58,6 +58,8 @@ class QueueBase(Generic[T]):
         self._open_in: Any = CLOSED
         #: How often it was stopped.
         self._stops = 0
+        #: The number of refused puts that the log has told last.
+        self._refusals_logged = 0
         #: Applies limits, retries and the like to its items, if it has any.
         self._governor: Governor | None = None
 
@@ -155,6 +157,7 @@ class QueueBase(Generic[T]):
         return None if self._governor is None else self._governor.course(item, None)
 
     def _log_full(self) -> None:
+        self._refusals_logged = self._counters.full
         self._logger.warning(
             "Queue %s is full: %d items wait, %d puts refused so far",
             self._name,

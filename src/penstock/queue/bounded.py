@@ -8,7 +8,7 @@ import sys
 import warnings
 from asyncio import _get_running_loop
 from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager, nullcontext
+from contextlib import AbstractAsyncContextManager, nullcontext, suppress
 from types import TracebackType
 from typing import Any, Generic, TypeVar
 
@@ -356,19 +356,24 @@ class BoundedQueue(Lifecycle, InProcessQueue[T]):
     # Bound here, since at the end of the interpreter this module may be empty already.
     def __del__(self, is_ending: Callable[[], bool] = sys.is_finalizing) -> None:
         if not is_ending() and hasattr(self, "_telemetry"):  # it was made
-            self.stop_at_exit()
+            self._warn_unfinished()
 
     def join_at_exit(self) -> bool:
         """The interpreter ends: there is no event loop that could process anything."""
         return False
 
     def stop_at_exit(self) -> None:
-        """Nobody will stop the queue any more: tell of the items that are not done."""
+        """The interpreter ends: tell of the items that are not done."""
+        with suppress(ResourceWarning):  # where warnings are errors, nobody is there to catch it
+            self._warn_unfinished()
+
+    def _warn_unfinished(self) -> None:
+        """Nobody will stop the queue any more."""
         unfinished = self._counters.unfinished
         if self._status in (QueueStatus.PROCESSING, QueueStatus.STOPPING) and unfinished:
             message = f"{self!r} was not stopped: {unfinished} accepted items are not done"
             self._logger.error(message)
-            warnings.warn(message, ResourceWarning, source=self, stacklevel=2)
+            warnings.warn(message, ResourceWarning, source=self, stacklevel=3)
 
     def _set_status(self, status: QueueStatus) -> None:
         if status is QueueStatus.PROCESSING:

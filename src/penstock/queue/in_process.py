@@ -51,8 +51,8 @@ class InProcessQueue(QueueBase[T]):
         self._instrument(telemetry, self._counters.totals, self._buffer)
         if rules is not None:
             self._govern(rules)
-        #: How many items the last stop left, and how many refused puts it has told of.
-        self._leftover = self._refusals_told = 0
+        #: How many items the last stop left.
+        self._leftover = 0
         #: Whether ``get`` or the like was called: then somebody takes items.
         self._is_taken_by_hand = False
 
@@ -399,11 +399,10 @@ class InProcessQueue(QueueBase[T]):
             self._logger.warning(
                 "Queue %s stopped with %d items unprocessed", self._name, self._leftover
             )
-        refusals = self._counters.full - self._refusals_told
-        self._refusals_told += refusals
-        if refusals:
+        if self._counters.full > self._refusals_logged:
+            self._refusals_logged = self._counters.full
             self._logger.warning(
-                "Queue %s refused %d puts since its start: it was full", self._name, refusals
+                "Queue %s refused %d puts in all: it was full", self._name, self._refusals_logged
             )
 
     def _fail_waiters(self) -> None:
