@@ -8,9 +8,8 @@ import sys
 import warnings
 from asyncio import _get_running_loop
 from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager, nullcontext, suppress
-from types import TracebackType
-from typing import Any, Generic, TypeVar
+from contextlib import AbstractAsyncContextManager, suppress
+from typing import Any, TypeVar
 
 from penstock._util import checks
 from penstock._util.hooks import drain_at_exit
@@ -21,6 +20,7 @@ from penstock.queue.base import WARNING_INTERVAL
 from penstock.queue.buffer import Buffer
 from penstock.queue.counters import QueueCounters
 from penstock.queue.in_process import InProcessQueue
+from penstock.queue.processing import ProcessingBlock
 from penstock.queue.status import QueueStatistics, QueueStatus
 from penstock.queue.store import EntryBuffer
 from penstock.telemetry.telemetry import Telemetry
@@ -253,7 +253,7 @@ class BoundedQueue(Lifecycle, InProcessQueue[T]):
         Args:
             timeout: as in :meth:`get`; so are the exceptions.
         """
-        return _Processing(self, timeout)
+        return ProcessingBlock(self, timeout)
 
     def _now(self) -> float:
         assert self._loop is not None
@@ -381,32 +381,3 @@ class BoundedQueue(Lifecycle, InProcessQueue[T]):
         if status is QueueStatus.STOPPED:
             self._unmute_warning()
         super()._set_status(status)
-
-
-class _Processing(Generic[T]):
-    """The block of :meth:`BoundedQueue.processing`.
-
-    Not a generator: its span is the current one in the block, and the span that a generator makes
-    current before a ``yield`` cannot be put away properly after it.
-    """
-
-    def __init__(self, queue: BoundedQueue[T], timeout: float | None) -> None:
-        self._queue = queue
-        self._timeout = timeout
-
-    async def __aenter__(self) -> T:
-        self._entry = await self._queue._take(self._timeout)
-        self._queue._counters.task_done()  # it is in ours: task_done() is not for the caller
-        _, item, context, ticket = self._entry
-        self._attempt = nullcontext() if ticket is None else ticket.attempt(context)
-        self._attempt.__enter__()
-        return item
-
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._attempt.__exit__(exc_type, exc, traceback)
-        self._queue._finish_processing(self._entry, exc)

@@ -1,4 +1,4 @@
-"""The queue of one process: its buffer, its counters, its lifecycle.
+"""The queue of one process: what putting and taking are, and what can be counted.
 
 ``BoundedQueue`` makes it a queue for one event loop, ``penstock.sync`` a queue for threads. These
 differ in the buffer, in the counters, and in how a caller waits. The rest is here, once.
@@ -9,18 +9,16 @@ from __future__ import annotations
 import asyncio
 import logging
 from asyncio import _get_running_loop
-from collections.abc import Callable
 from contextvars import Context
-from functools import partial
 from typing import TypeVar
-from weakref import WeakMethod
 
 from penstock._util import checks
-from penstock.errors import QueueEmptyError, QueueStateError
+from penstock.errors import QueueEmptyError
 from penstock.policies.governor import DeadLetter, Rules
-from penstock.queue.base import CLOSED, NO_LIMIT, QueueBase, always, policy_statistics
+from penstock.queue.base import NO_LIMIT, policy_statistics
 from penstock.queue.counters import QueueCounters
-from penstock.queue.status import NotProcessedError, QueueStatistics, QueueStatus
+from penstock.queue.lifecycle import QueueLifecycle, is_cancelled
+from penstock.queue.status import QueueStatistics, QueueStatus
 from penstock.queue.store import EntryBuffer, PutOutcome
 from penstock.telemetry.spans import ObservedPut
 from penstock.telemetry.telemetry import Telemetry
@@ -30,11 +28,8 @@ from penstock.workers.pool import WorkerPool
 
 T = TypeVar("T")
 
-#: Seconds after the first put in which workers are to be started, or a warning is logged.
-IDLE_GRACE = 1.0
 
-
-class InProcessQueue(QueueBase[T]):
+class InProcessQueue(QueueLifecycle[T]):
     """Coroutines run in the event loop of the workers, unless they say otherwise."""
 
     def __init__(
@@ -51,9 +46,7 @@ class InProcessQueue(QueueBase[T]):
         self._instrument(telemetry, self._counters.totals, self._buffer)
         if rules is not None:
             self._govern(rules)
-        #: How many items the last stop left.
         self._leftover = 0
-        #: Whether ``get`` or the like was called: then somebody takes items.
         self._is_taken_by_hand = False
 
     def _make_parts(self) -> tuple[EntryBuffer[T], QueueCounters, WorkerPool[T]]:
@@ -74,15 +67,6 @@ class InProcessQueue(QueueBase[T]):
     def is_full(self) -> bool:
         """Whether there is no room for another item."""
         return len(self._buffer) >= self._buffer.room
-
-    @property
-    def unprocessed(self) -> list[T]:
-        """The accepted items that no worker holds, in the order of their puts.
-
-        After ``stop()``: the accepted items that were not finished, those of cancelled workers
-        first. The next ``start()`` takes them up again, in this order.
-        """
-        return [item for _, item, _, ticket in self._buffer.snapshot() if not _is_cancelled(ticket)]
 
     def statistics(self) -> QueueStatistics:
         """Everything that can be counted about the queue, at this instant."""
@@ -231,31 +215,6 @@ class InProcessQueue(QueueBase[T]):
         """Log that the queue is full, unless that was logged within WARNING_INTERVAL seconds."""
         raise NotImplementedError
 
-    # -- a queue from which nobody takes ------------------------------------------------------
-
-    def _first_put(self) -> bool:
-        """Whether a put is slow; of the first one, whether anybody takes items, too."""
-        self._needs_slow_path = self._telemetry.is_enabled if self._governor is None else always
-        if not self._pool.count and not self._is_taken_by_hand and self._loop is not None:
-            # A timer that does not keep the queue alive.
-            check = partial(_call_if_alive, WeakMethod(self._warn_idle))
-            self._loop.call_soon_threadsafe(self._loop.call_later, IDLE_GRACE, check)
-        return self._needs_slow_path()
-
-    def _warn_idle(self) -> None:
-        waiting = self._buffer.ready
-        if (
-            waiting
-            and self._status is QueueStatus.PROCESSING
-            and not self._pool.count
-            and not self._is_taken_by_hand
-        ):
-            self._logger.warning(
-                "Queue %s has %d items and nobody takes any: start workers with process()",
-                self._name,
-                waiting,
-            )
-
     # -- taking -------------------------------------------------------------------------------
 
     def _check_out(self, entry: Entry[T]) -> T:
@@ -305,7 +264,7 @@ class InProcessQueue(QueueBase[T]):
         if _get_running_loop() is not self._open_in:
             self._refuse("get")
         while (entry := self._buffer.take()) is not None:
-            if _is_cancelled(entry[3]):
+            if is_cancelled(entry[3]):
                 self._counters.count_finished()
                 continue
             self._is_taken_by_hand = True
@@ -322,138 +281,3 @@ class InProcessQueue(QueueBase[T]):
         if not self._counters.task_done():
             raise ValueError("task_done() called more often than items were taken with get()")
         self._counters.count_finished()
-
-    # -- workers ------------------------------------------------------------------------------
-
-    async def _stop_workers(self, limit: float | None) -> None:
-        if self._pool.is_empty:
-            return
-        self._check_loop("stop workers")
-        self._check_not_worker("stop_workers")
-        self._pool.retire()
-        try:
-            await self._pool.end(limit)
-        finally:
-            self._needs_slow_path = self._first_put
-            self._drop_cancelled()
-
-    # -- lifecycle ----------------------------------------------------------------------------
-
-    async def _start(self) -> None:
-        loop = asyncio.get_running_loop()
-        self._leave_closed_loop()
-        while self._status in (QueueStatus.PROCESSING, QueueStatus.STOPPING):
-            self._check_loop("start")
-            if self._status is QueueStatus.PROCESSING:
-                return
-            self._check_not_worker("start")
-            await self._pool.wait()
-            self._end_stop()
-        self._loop = loop
-        self._buffer.open()
-        self._open_in = self._callers_loop(loop)
-        self._needs_slow_path = self._first_put
-        self._set_status(QueueStatus.PROCESSING)
-
-    def _callers_loop(self, loop: asyncio.AbstractEventLoop) -> asyncio.AbstractEventLoop | None:
-        """The loop that callers of put and get must run in; None: they must not run in any."""
-        return loop
-
-    async def _stop(self, limit: float | None, drain: bool) -> bool:
-        self._leave_closed_loop()
-        if self._status is QueueStatus.IDLE:
-            self._set_status(QueueStatus.STOPPED)
-        if self._status is QueueStatus.STOPPED:
-            return not self.unprocessed
-        self._check_loop("stop")
-        self._check_not_worker("stop")
-        if self._status is QueueStatus.PROCESSING:
-            self._close(QueueStatus.STOPPING)
-        if not drain:
-            self._pool.retire()
-        stops = self._stops
-        try:
-            await self._pool.end(
-                limit, lambda: self._stops == stops and self._status is QueueStatus.STOPPING
-            )
-        finally:
-            self._end_stop()
-        return not self._leftover
-
-    def _close(self, status: QueueStatus) -> None:
-        self._open_in = CLOSED
-        self._stops += 1
-        self._set_status(status)
-        self._buffer.close()
-
-    def _end_stop(self) -> None:
-        """Finish a stop when all workers have ended. Each caller that waited for them calls it."""
-        if self._status is not QueueStatus.STOPPING or not self._pool.is_empty:
-            return
-        self._set_status(QueueStatus.STOPPED)
-        self._buffer.end()
-        self._drop_cancelled()
-        self._fail_waiters()
-        self._leftover = self._buffer.ready
-        if self._leftover:
-            self._logger.warning(
-                "Queue %s stopped with %d items unprocessed", self._name, self._leftover
-            )
-        if self._counters.full > self._refusals_logged:
-            self._refusals_logged = self._counters.full
-            self._logger.warning(
-                "Queue %s refused %d puts in all: it was full", self._name, self._refusals_logged
-            )
-
-    def _fail_waiters(self) -> None:
-        """The queue is stopped: fail the futures of the items that are left, and the joiners."""
-        entries = self._buffer.snapshot()
-        for _, _, _, ticket in entries:
-            # From here on it is an item without a future, like any other.
-            if ticket is not None and ticket.fail(self._not_processed()):
-                ticket.forget_future()
-        if entries:
-            self._counters.fail_joiners()
-
-    def _not_processed(self) -> QueueStateError:
-        return NotProcessedError(
-            "The queue stopped before the item was processed", current_state=self._status.value
-        )
-
-    def _drop_cancelled(self) -> None:
-        cancelled = [entry for entry in self._buffer.snapshot() if _is_cancelled(entry[3])]
-        if cancelled:
-            for _ in range(self._buffer.discard(cancelled)):
-                self._counters.count_finished()
-
-    async def _join(self) -> None:
-        if not self._counters.unfinished:
-            return
-        self._check_loop("join")
-        self._check_not_worker("join")
-        left = self._buffer.ready
-        if (self._status is QueueStatus.STOPPED and left) or not await self._counters.join():
-            raise QueueStateError(
-                f"Cannot join: the queue stopped with {self._buffer.ready} items unprocessed",
-                current_state=self._status.value,
-            )
-
-    def _forget_loop(self) -> None:
-        self._buffer.forget_waiters()
-        self._pool.abandon()
-        self._counters.forget_joiners()
-        self._drop_cancelled()
-        for _, _, _, ticket in self._buffer.snapshot():
-            if ticket is not None:
-                ticket.forget_future()
-
-
-def _call_if_alive(method: WeakMethod[Callable[[], None]]) -> None:
-    call = method()
-    if call is not None:
-        call()
-
-
-def _is_cancelled(ticket: Ticket | None) -> bool:
-    """Whether the future of the item was cancelled."""
-    return ticket is not None and ticket.is_cancelled

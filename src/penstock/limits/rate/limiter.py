@@ -41,9 +41,8 @@ class Limiter(LimiterBase):
 
     One limiter serves any number of event loops and threads at once. A call that cannot start yet
     waits behind all older calls that lack room in a limit that it needs too. A call that is
-    cancelled while it waits, or runs out of time, has used nothing up. A start counts from the
-    moment in which the caller goes on, so a loop that stalls does not let calls through in the
-    wrong window.
+    cancelled or runs out of time has used nothing up. A start counts from the moment in which the
+    caller goes on, so a loop that stalls does not let calls through in the wrong window.
 
     The clock is the monotonic one; in an event loop with a clock of its own, as
     :class:`penstock.testing.VirtualTimeLoop`, it is that one.
