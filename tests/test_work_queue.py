@@ -556,6 +556,49 @@ async def test_a_batch_says_so_when_the_queue_is_stopped_under_it() -> None:
     assert queue.unprocessed == [0, 1, 2]
 
 
+@pytest.mark.parametrize("running", [False, True])
+async def test_a_batch_does_not_shorten_the_stop_of_somebody_else(running: bool) -> None:
+    """Not even where it started the queue: what was accepted is drained, as that stop has it."""
+    done = []
+
+    async def work(item: int) -> None:
+        await asyncio.sleep(1)
+        done.append(item)
+
+    queue: WorkQueue[int] = WorkQueue(5)
+    if running:
+        await queue.start()
+    batch = asyncio.create_task(queue.batch_process(range(100), work, 1))
+    await asyncio.sleep(2.5)
+    accepted = queue.metrics["enqueued"]
+    assert await queue.stop(timeout=20) is True
+    assert done == list(range(accepted))
+    with pytest.raises(QueueStateError):
+        await batch
+    assert queue.unprocessed == []
+
+
+async def test_a_map_does_not_either() -> None:
+    results = []
+
+    async def work(item: int) -> int:
+        await asyncio.sleep(1)
+        return item
+
+    async def read() -> None:
+        async for result in queue.map(work, range(100), num_workers=1):
+            results.append(result)  # noqa: PERF401 - what came before the error counts
+
+    queue: WorkQueue[int] = WorkQueue(5)
+    reading = asyncio.create_task(read())
+    await asyncio.sleep(2.5)
+    accepted = queue.metrics["enqueued"]
+    assert await queue.stop(timeout=20) is True
+    with pytest.raises(QueueStateError):
+        await reading
+    assert results == list(range(accepted))
+
+
 async def test_a_batch_started_while_the_queue_stops_waits_for_the_stop() -> None:
     slow, worker = Recorder(10), Recorder()
     queue: WorkQueue[int] = WorkQueue()

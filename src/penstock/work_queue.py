@@ -22,6 +22,7 @@ from penstock._util import checks
 from penstock._util.lifecycle import Lifecycle
 from penstock._util.progress import progress_bar
 from penstock._util.signals import LoopSignalHandlers, check_signals
+from penstock.errors import QueueStateError
 from penstock.limits import (
     AdaptiveConcurrency,
     CircuitBreaker,
@@ -44,6 +45,22 @@ R = TypeVar("R")
 
 #: Seconds before an item is offered again to a queue that refused it.
 _PAUSE = 0.1
+
+
+class _Started:
+    """A block in which a queue runs that one job has started."""
+
+    def __init__(self, queue: WorkQueue[Any]) -> None:
+        self._queue = queue
+
+    async def __aenter__(self) -> None:
+        await self._queue.start()
+
+    async def __aexit__(self, exc_type: type[BaseException] | None, *_: object) -> None:
+        if exc_type is None:
+            await self._queue.stop()
+        elif self._queue.status != QueueStatus.STOPPING:  # never shorten a stop by somebody else
+            await self._queue.stop(timeout=0, drain=False)
 
 
 class WorkQueue(Lifecycle, WorkQueueBase[T]):
@@ -181,7 +198,8 @@ class WorkQueue(Lifecycle, WorkQueueBase[T]):
             progress: show a bar on standard error, with ``penstock[progress]``.
 
         Raises:
-            QueueStateError: the queue was stopped before all was done, or is stopping.
+            QueueStateError: the queue was stopped before all was done, or is stopping. The
+                accepted items are done by then, or handed back, as that stop has it.
             ImportError: ``progress`` without the extra.
             ValueError, TypeError: for an argument that is not allowed.
 
@@ -198,18 +216,23 @@ class WorkQueue(Lifecycle, WorkQueueBase[T]):
             func = worker_func if bar is None else bar.wrap(worker_func)
             async with self._running():
                 await self.process(func, workers, error_handler)
-                async with aclosing(each(items)) as source:
-                    async for item in source:
-                        # In a loop: other kinds of queues may refuse in spite of the timeout.
-                        while not await self.queue.put(item, timeout=math.inf):  # noqa: ASYNC110
-                            await asyncio.sleep(_PAUSE)
+                try:
+                    async with aclosing(each(items)) as source:
+                        async for item in source:
+                            # In a loop: other kinds of queues may refuse in spite of the timeout.
+                            while not await self.queue.put(item, timeout=math.inf):  # noqa: ASYNC110
+                                await asyncio.sleep(_PAUSE)
+                except QueueStateError:
+                    if self.queue.status == QueueStatus.STOPPING:  # by somebody else
+                        await self.stop()  # until that has ended
+                    raise
                 await self.queue.join()
                 if bar is not None:
                     bar.finish(self.metrics["processed"] - began_with)
 
     def _running(self) -> AbstractAsyncContextManager[Any]:
         """Start the queue and stop it, unless it runs already."""
-        return nullcontext() if self.queue.status == QueueStatus.PROCESSING else self
+        return nullcontext() if self.queue.status == QueueStatus.PROCESSING else _Started(self)
 
     # -- results ------------------------------------------------------------------------------
 
@@ -359,6 +382,12 @@ class WorkQueue(Lifecycle, WorkQueueBase[T]):
         Opt-in. When the queue has stopped, the handlers that were installed before come back.
         Puts that wait get ``QueueStateError``, ``join()`` returns when all items are done, and
         your main function goes on from there.
+
+        Several queues may ask for the same signal, in tasks and in threads. They are drained one
+        after the other, in the order of asking: the workers of one may put into the next. The
+        second signal cancels the workers of all. The handlers from before come back when the last
+        of the queues has stopped; a handler that somebody else has installed meanwhile stays.
+        A forked child hears of nothing.
         """
         limit = checks.optional_seconds(timeout)
         asyncio.get_running_loop()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import re
 import signal
@@ -19,6 +20,7 @@ import penstock.testing
 from helpers.tasks import until
 from helpers.workers import Worker
 from penstock import QueueStatus, WorkQueue
+from sync.helpers import run_program as run_source
 
 pytestmark = [
     pytest.mark.real_time,
@@ -335,3 +337,160 @@ def test_a_program_that_is_told_twice_ends_at_once_and_knows_what_is_left() -> N
         "left [0, 1]",
     ]
     assert code == 0
+
+
+# -- two of it: queues, signals, faces, processes -------------------------------------------------
+
+
+@pytest.mark.parametrize("stops_first", [0, 1])
+async def test_two_queues_hear_of_one_signal_and_the_handlers_come_back_with_the_last(
+    stops_first: int,
+) -> None:
+    before = handlers()
+    workers = [Worker(held=True), Worker(held=True)]
+    queues = [WorkQueue[int](), WorkQueue[int]()]
+    for queue, worker in zip(queues, workers, strict=True):
+        await queue.process(worker)
+        await queue.put(1)
+        queue.stop_on_signals()
+    raise_here(signal.SIGTERM)
+    await until(lambda: queues[0].status is QueueStatus.STOPPING)
+    other = queues.pop(stops_first)
+    await other.stop(timeout=0)
+    assert signal.getsignal(signal.SIGINT) is not before[signal.SIGINT]
+    for worker in workers:
+        worker.may_go_on.set()
+    await until(lambda: queues[0].status is STOPPED)
+    await until(lambda: handlers() == before)
+
+
+async def test_queues_are_drained_in_the_order_of_asking() -> None:
+    """The workers of the first put into the second."""
+    done = []
+
+    async def pass_on(item: int) -> None:
+        await asyncio.sleep(0.001)
+        assert await second.put(item, timeout=math.inf)
+
+    async def finish(item: int) -> None:
+        done.append(item)
+
+    first, second = WorkQueue[int](), WorkQueue[int](1)
+    await first.process(pass_on)
+    await second.process(finish)
+    for item in range(20):
+        await first.put(item)
+    first.stop_on_signals(signal.SIGUSR1)
+    second.stop_on_signals(signal.SIGUSR1)
+    raise_here(signal.SIGUSR1)
+    await until(lambda: second.status is STOPPED)
+    assert first.status is STOPPED
+    assert done == list(range(20))
+
+
+async def test_the_second_signal_cancels_all_of_them_at_once() -> None:
+    queues = [WorkQueue[int]() for _ in range(3)]
+    for queue in queues:
+        await queue.process(Worker(held=True))
+        await queue.put(1)
+        queue.stop_on_signals(signal.SIGUSR1)
+    await until(lambda: all(queue.statistics().inflight for queue in queues))
+    raise_here(signal.SIGUSR1)
+    await until(lambda: queues[0].status is QueueStatus.STOPPING)
+    assert queues[1].status is queues[2].status is QueueStatus.PROCESSING
+    raise_here(signal.SIGUSR1)
+    await until(lambda: all(queue.status is STOPPED for queue in queues))
+    assert [queue.unprocessed for queue in queues] == [[1]] * 3
+
+
+async def test_a_handler_that_somebody_else_installs_meanwhile_stays() -> None:
+    def theirs(number: int, frame: Any) -> None:
+        heard.append(number)
+
+    heard: list[int] = []
+    before = handlers()[signal.SIGUSR1]
+    async with WorkQueue[int]() as queue:
+        queue.stop_on_signals(signal.SIGUSR1)
+        ours = signal.signal(signal.SIGUSR1, theirs)
+    assert signal.getsignal(signal.SIGUSR1) is theirs
+    signal.signal(signal.SIGUSR1, ours)  # as if they put back what they found
+    raise_here(signal.SIGUSR1)  # nobody is left: as it was before all that
+    assert signal.getsignal(signal.SIGUSR1) is before
+    assert heard == []
+
+
+async def test_queues_may_ask_for_different_signals() -> None:
+    before = handlers()
+    async with WorkQueue[int]() as one, WorkQueue[int]() as other:
+        one.stop_on_signals(signal.SIGUSR1, signal.SIGTERM)
+        other.stop_on_signals(signal.SIGTERM)
+        raise_here(signal.SIGUSR1)
+        await until(lambda: one.status is STOPPED)
+        await until(lambda: signal.getsignal(signal.SIGUSR1) is before[signal.SIGUSR1])
+        assert other.status is QueueStatus.PROCESSING
+        raise_here(signal.SIGTERM)
+        await until(lambda: other.status is STOPPED)
+    assert handlers() == before
+
+
+def test_queues_of_both_faces_in_one_process() -> None:
+    outcome = run_source("""
+        import asyncio, os, signal, threading
+        import penstock, penstock.sync
+
+        done = []
+        before = signal.getsignal(signal.SIGTERM)
+
+        async def work(item):
+            await asyncio.sleep(0.01)
+            done.append(item)
+
+        async def main():
+            async with penstock.WorkQueue() as queue:
+                await queue.process(work)
+                for number in range(5):
+                    await queue.put(f"async {number}")
+                queue.stop_on_signals()
+                os.kill(os.getpid(), signal.SIGTERM)
+                await queue.join()
+
+        with penstock.sync.WorkQueue() as queue:
+            queue.process(lambda item: done.append(item))
+            for number in range(5):
+                queue.put(f"sync {number}")
+            queue.stop_on_signals()
+            asyncio.run(main())
+            while queue.status != "stopped":
+                threading.Event().wait(0.01)
+        assert sorted(done) == sorted(
+            [f"async {n}" for n in range(5)] + [f"sync {n}" for n in range(5)]
+        )
+        assert signal.getsignal(signal.SIGTERM) == before
+        print("done")
+    """)
+    assert outcome.stdout == "done\n", outcome.stderr
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
+def test_a_forked_child_dies_of_the_signal_and_its_parent_does_not_hear_of_it() -> None:
+    outcome = run_source("""
+        import asyncio, os, signal, warnings
+        import penstock
+
+        warnings.simplefilter("ignore", DeprecationWarning)
+
+        async def main():
+            async with penstock.WorkQueue() as queue:
+                queue.stop_on_signals()
+                pid = os.fork()
+                if not pid:
+                    os.kill(os.getpid(), signal.SIGTERM)
+                    signal.pause()
+                _, status = os.waitpid(pid, 0)
+                assert os.WTERMSIG(status) == signal.SIGTERM
+                await asyncio.sleep(0.1)
+                print(queue.status.value)
+
+        asyncio.run(main())
+    """)
+    assert outcome.stdout == "processing\n", outcome.stderr

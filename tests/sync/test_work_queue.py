@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 import penstock
-from penstock import BoundedQueue, QueueConfig
+from penstock import BoundedQueue, QueueConfig, QueueStateError
 from penstock.sync import WorkQueue
 from penstock.sync.futures import Result
 from sync.helpers import BOUND, KINDS, Held, eventually, in_thread, run_program
@@ -370,3 +370,23 @@ def test_stop_and_join_say_whether_they_finished_in_time(timeout: float | None) 
     assert queue.join(timeout=timeout) is True
     assert queue.stop(timeout=timeout) is True
     assert queue.join(timeout=timeout) is True
+
+
+@pytest.mark.parametrize("running", [False, True])
+def test_a_batch_does_not_shorten_the_stop_of_somebody_else(running: bool) -> None:
+    work = Held()
+    queue = WorkQueue[int](maxsize=5)
+    if running:
+        queue.start()
+    batch = in_thread(lambda: queue.batch_process(range(100), work, 1))
+    eventually(lambda: queue.statistics().waiting_putters == 1)
+    stopping = in_thread(lambda: queue.stop(timeout=BOUND))
+    eventually(lambda: queue.status == "stopping")
+    with pytest.raises(QueueStateError):
+        queue.put(1)
+    work.may_go_on.set()
+    assert stopping.result(BOUND) is True
+    with pytest.raises(QueueStateError):
+        batch.result(BOUND)
+    assert work.done == list(range(6))
+    assert queue.unprocessed == []

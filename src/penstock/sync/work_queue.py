@@ -16,6 +16,7 @@ from penstock._util.compat import Self
 from penstock._util.loop_thread import LoopThread
 from penstock._util.progress import progress_bar
 from penstock._util.signals import ThreadSignalHandlers, check_signals
+from penstock.errors import QueueStateError
 from penstock.limits import (
     AdaptiveConcurrency,
     CircuitBreaker,
@@ -238,9 +239,14 @@ class WorkQueue(WorkQueueBase[T]):
             func = worker_func if bar is None else bar.wrap(worker_func)
             with self._running():
                 self.process(func, workers, error_handler)
-                for item in items:
-                    while not self.put(item, timeout=math.inf):
-                        time.sleep(_PAUSE)  # another kind of queue may refuse all the same
+                try:
+                    for item in items:
+                        while not self.put(item, timeout=math.inf):
+                            time.sleep(_PAUSE)  # another kind of queue may refuse all the same
+                except QueueStateError:
+                    if self.queue.status == QueueStatus.STOPPING:  # by somebody else
+                        self.stop()  # until that has ended
+                    raise
                 self.join()
                 if bar is not None:
                     bar.finish(self.metrics["processed"] - began_with)
@@ -262,7 +268,8 @@ class WorkQueue(WorkQueueBase[T]):
         try:
             yield
         except BaseException:
-            self.stop(timeout=0, drain=False)
+            if self.queue.status != QueueStatus.STOPPING:  # never shorten a stop by somebody else
+                self.stop(timeout=0, drain=False)
             raise
         self.stop()
 
