@@ -65,9 +65,9 @@ class WorkQueue(WorkQueueBase[T]):
 
     Calls that block raise ``QueueStateError`` where they could never return: in a running event
     loop, in a forked child of the process that made the queue, and some in a worker of the queue.
-    ``put_nowait`` is allowed everywhere else. Ctrl-C gets out of every call. A queue that is
-    garbage-collected unstopped warns (``ResourceWarning``), processes what it has accepted, and
-    ends its thread.
+    ``put_nowait`` is allowed everywhere but in a signal handler or a ``__del__``. Ctrl-C gets out
+    of every call. A queue that is garbage-collected unstopped warns (``ResourceWarning``),
+    processes what it has accepted, and ends its thread.
     """
 
     def __init__(
