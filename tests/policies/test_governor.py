@@ -1101,6 +1101,7 @@ async def test_what_comes_after_the_answer_is_not_the_failure_of_the_service() -
         ({"retry": 3}, TypeError, "retry must be a RetryPolicy or None, got 3"),
         ({"breaker": True}, TypeError, "breaker must be a CircuitBreaker or None"),
         ({"max_dead_letters": -1}, ValueError, "max_dead_letters must be zero or more"),
+        ({"max_dead_letters": -(10**5000)}, ValueError, "got <an int of 16610 bits, below zero>"),
         ({"max_dead_letters": 1.5}, TypeError, "max_dead_letters must be an int"),
         ({"concurrency_limit": 0}, ValueError, "Concurrency limit must be at least 1"),
     ],

@@ -78,7 +78,9 @@ def make_rules(
     if isinstance(max_dead_letters, bool) or not isinstance(max_dead_letters, int):
         raise TypeError(f"max_dead_letters must be an int, got {checks.shown(max_dead_letters)}")
     if max_dead_letters < 0:
-        raise ValueError(f"max_dead_letters must be zero or more, got {max_dead_letters}")
+        raise ValueError(
+            f"max_dead_letters must be zero or more, got {checks.shown(max_dead_letters)}"
+        )
     rules = Rules(limiter if is_given else None, retry, breaker, deadline, max_dead_letters)
     return None if rules == Rules(max_dead_letters=max_dead_letters) else rules
 
