@@ -103,7 +103,7 @@ def reclaim_what_is_done(self: WorkerSlot[Any]) -> bool:
         if holds_one and self.entry is not None:
             number, item, context, ticket = self.entry
             new = None if ticket is None else ticket.transfer()
-            self._buffer.keep((number, item, context.copy(), new))
+            self._buffer.requeue_locked((number, item, context.copy(), new))
         return holds_one
 
 

@@ -485,3 +485,33 @@ def test_a_queue_collected_within_the_lock_of_its_loop_thread_does_not_wait_for_
         print("done")
     """)
     assert outcome.stdout == "done\n", outcome.stderr
+
+
+def test_items_that_nobody_takes_are_told_of_once_however_many_threads_put(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("penstock.queue.lifecycle.IDLE_GRACE", 0.2)
+    start = threading.Barrier(4)
+
+    def put(number: int) -> bool:
+        start.wait(BOUND)
+        return queue.put(number)
+
+    queue = WorkQueue[int](name="q")
+    queue.start()
+    puts = [in_thread(lambda n=n: put(n)) for n in range(4)]
+    assert [put.result(BOUND) for put in puts] == [True] * 4
+    eventually(lambda: "nobody takes any" in caplog.text)
+    queue.stop()
+    assert caplog.text.count("nobody takes any") == 1
+
+
+def test_the_first_put_after_somebody_closed_the_loop_is_accepted_all_the_same() -> None:
+    thread = LoopThread()
+    queue = WorkQueue[int](loop_thread=thread)
+    queue.start()
+    assert thread.close(BOUND)
+    assert queue.put(1) is True
+    assert queue.unprocessed == [1]
+    with pytest.warns(ResourceWarning, match="was not stopped"):
+        del queue

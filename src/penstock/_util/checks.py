@@ -94,6 +94,14 @@ def seconds(value: Any, name: str = "timeout") -> float:
     return number
 
 
+def finite_seconds(value: Any, name: str) -> float:
+    """Like :func:`seconds`, but infinity is not allowed."""
+    number = seconds(value, name)
+    if number == math.inf:
+        raise ValueError(f"{name} must be finite, got inf")
+    return number
+
+
 def optional_seconds(value: Any, name: str = "timeout") -> float | None:
     """Like :func:`seconds`, but ``None``, for "no limit", is allowed, and infinity becomes it."""
     if value is None:

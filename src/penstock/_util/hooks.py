@@ -21,11 +21,11 @@ _logger = logging.getLogger("penstock")
 class ExitHooks(Protocol):
     """A queue that has accepted items to finish when the interpreter ends."""
 
-    def join_at_exit(self) -> bool:
+    def _join_at_exit(self) -> bool:
         """Wait until all accepted items are processed; False if there was nothing to wait for."""
         ...
 
-    def stop_at_exit(self) -> None:
+    def _stop_at_exit(self) -> None:
         """Stop: every queue is empty."""
 
 
@@ -88,10 +88,10 @@ class ForkSafeLock:
 def _drain_queues() -> None:
     queues = list(_queues)
     # All are empty before any is stopped: the workers of one may put into another.
-    while [queue for queue in queues if _logged(queue.join_at_exit)]:
+    while [queue for queue in queues if _logged(queue._join_at_exit)]:
         pass
     for queue in queues:
-        _logged(queue.stop_at_exit)
+        _logged(queue._stop_at_exit)
     for thread in list(_ending_threads):
         thread.join()
 

@@ -27,8 +27,12 @@ class SignalHandlers(ABC):
     of asking: the workers of one may put into the next. The second calls run all at once.
     """
 
-    def __init__(self, signals: tuple[int, ...]) -> None:
+    def __init__(
+        self, signals: tuple[int, ...], first: Callable[[], Any], second: Callable[[], Any]
+    ) -> None:
         self.signals = signals
+        self._first = first
+        self._second = second
         #: How many signals it has been told of.
         self.heard = 0
         _registry.add(self)
@@ -45,13 +49,21 @@ class SignalHandlers(ABC):
         """Whether a call can still be run."""
         return True
 
-    @abstractmethod
     def run_first(self, done: Callable[[], None]) -> None:
         """Start the first call, and call ``done`` when it has ended. Does not wait."""
+        self._start(self._run_first, done)
 
-    @abstractmethod
     def run_second(self) -> None:
         """Start the second call. Does not wait."""
+        self._start(self._second)
+
+    @abstractmethod
+    def _start(self, func: Callable[..., Any], *args: Any) -> None:
+        """Start ``func(*args)``. In a signal handler: it must not wait."""
+
+    @abstractmethod
+    def _run_first(self, done: Callable[[], None]) -> Any:
+        """Make the first call; call ``done`` when it has ended."""
 
 
 class LoopSignalHandlers(SignalHandlers):
@@ -67,22 +79,12 @@ class LoopSignalHandlers(SignalHandlers):
         second: Callable[[], Coroutine[Any, Any, Any]],
     ) -> None:
         self._loop = asyncio.get_running_loop()
-        self._first = first
-        self._second = second
         self._tasks: list[asyncio.Task[Any]] = []
-        super().__init__(signals)
+        super().__init__(signals, first, second)
 
     def can_run(self) -> bool:
         """Whether the loop is open."""
         return not self._loop.is_closed()
-
-    def run_first(self, done: Callable[[], None]) -> None:
-        """Start ``first()`` in the loop."""
-        self._start(self._run_first, done)
-
-    def run_second(self) -> None:
-        """Start ``second()`` in the loop."""
-        self._start(self._second)
 
     def _start(self, func: Callable[..., Coroutine[Any, Any, Any]], *args: Any) -> None:
         # This runs between two instructions of the main thread, whatever it is doing. So it leaves
@@ -106,23 +108,7 @@ class ThreadSignalHandlers(SignalHandlers):
     The caller of ``first()`` calls :meth:`restore` when it has ended.
     """
 
-    def __init__(
-        self, signals: tuple[int, ...], first: Callable[[], object], second: Callable[[], object]
-    ) -> None:
-        self._first = first
-        self._second = second
-        super().__init__(signals)
-
-    def run_first(self, done: Callable[[], None]) -> None:
-        """Start ``first()`` in a thread."""
-        self._start(self._run_first, done)
-
-    def run_second(self) -> None:
-        """Start ``second()`` in a thread."""
-        self._start(self._second)
-
-    @staticmethod
-    def _start(func: Callable[..., object], *args: Any) -> None:
+    def _start(self, func: Callable[..., object], *args: Any) -> None:
         threading.Thread(target=func, args=args, name="penstock-signal", daemon=True).start()
 
     def _run_first(self, done: Callable[[], None]) -> None:

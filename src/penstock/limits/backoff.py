@@ -52,8 +52,7 @@ class Backoff:
         if self.throttle_base is not None:
             names.append("throttle_base")
         for name in names:
-            if checks.seconds(getattr(self, name), name) == math.inf:
-                raise ValueError(f"{name} must be finite, got inf")
+            checks.finite_seconds(getattr(self, name), name)
         if not 1 <= checks.real(self.factor, "factor") < math.inf:
             raise ValueError(
                 f"factor must be at least 1 and finite, got {checks.shown(self.factor)}"

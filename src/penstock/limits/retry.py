@@ -152,10 +152,7 @@ class RetryPolicy:
             wait = backoff(_retry_state(attempt, error, elapsed, 0.0))
         else:
             wait = backoff(attempt, error)
-        seconds = checks.seconds(wait, "what backoff returns")
-        if seconds == math.inf:
-            raise ValueError("what backoff returns must be finite, got inf")
-        return seconds
+        return checks.finite_seconds(wait, "what backoff returns")
 
 
 def note_attempts(error: BaseException, attempts: int) -> None:

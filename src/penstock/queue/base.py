@@ -81,7 +81,7 @@ class QueueBase(Generic[T]):
             governor = Governor(rules, self._telemetry)
             with _governor_lock:  # any thread may be the first to ask for one
                 if self._governor is None:
-                    self._counters.closures = lambda: governor.limiter.closures
+                    self._counters.closures = lambda: governor.limiter._closures
                     self._governor = governor
                     self._needs_slow_path = always
         return self._governor
@@ -210,6 +210,21 @@ class QueueBase(Generic[T]):
                 self._governor.adaptive = None
             self._pool.start(worker_func, size, error_handler)
 
+    async def _stop_workers(self, limit: float | None) -> None:
+        if self._pool.is_empty:
+            return
+        self._check_loop("stop workers")
+        self._check_not_worker("stop_workers")
+        self._pool.retire()
+        try:
+            await self._pool.end(limit)
+        finally:
+            await self._without_workers()
+
+    async def _without_workers(self) -> None:
+        """The workers have ended, and the queue goes on."""
+        raise NotImplementedError
+
     async def _start(self) -> None:
         """Accept items from now on."""
         raise NotImplementedError
@@ -285,6 +300,6 @@ def policy_statistics(governor: Governor | None) -> dict[str, Any]:
         "retries": governor.retries,
         "dead_letters": len(governor.dead_letters),
         "concurrency_limit": None if adaptive is None else adaptive.limit,
-        "gate_closures": governor.limiter.statistics().closures,
+        "gate_closures": governor.limiter._closures,
         "breaker_state": governor.breaker_state,
     }

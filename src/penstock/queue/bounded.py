@@ -358,11 +358,11 @@ class BoundedQueue(Lifecycle, InProcessQueue[T]):
         if not is_ending() and hasattr(self, "_telemetry"):  # it was made
             self._warn_unfinished()
 
-    def join_at_exit(self) -> bool:
+    def _join_at_exit(self) -> bool:
         """The interpreter ends: there is no event loop that could process anything."""
         return False
 
-    def stop_at_exit(self) -> None:
+    def _stop_at_exit(self) -> None:
         """The interpreter ends: tell of the items that are not done."""
         with suppress(ResourceWarning):  # where warnings are errors, nobody is there to catch it
             self._warn_unfinished()

@@ -48,6 +48,7 @@ class InProcessQueue(QueueLifecycle[T]):
             self._govern(rules)
         self._leftover = 0
         self._is_taken_by_hand = False
+        self._is_idle_told = False
 
     def _make_parts(self) -> tuple[EntryBuffer[T], QueueCounters, WorkerPool[T]]:
         """Make the buffer, the counters and the worker pool."""
@@ -147,16 +148,18 @@ class InProcessQueue(QueueLifecycle[T]):
         return self._buffer.offer(item, ticket) or await self._wait_for_room(item, timeout, ticket)
 
     def _put_nowait(self, item: T, deadline: float | None) -> None:
-        course = self._course(item, deadline)
-        self._needs_slow_path()
-        if self._telemetry.is_enabled():
-            with self._telemetry.observe_put(course=course) as put:
-                put.accepted = accepted = self._buffer.offer(item, put.ticket, put.context)
-                if not accepted:
-                    put.on_full()
+        if not self._needs_slow_path() and deadline is None:
+            accepted = self._buffer.offer(item)
         else:
-            ticket = None if course is None else Ticket(course=course)
-            accepted = self._buffer.offer(item, ticket)
+            course = self._course(item, deadline)
+            if self._telemetry.is_enabled():
+                with self._telemetry.observe_put(course=course) as put:
+                    put.accepted = accepted = self._buffer.offer(item, put.ticket, put.context)
+                    if not accepted:
+                        put.on_full()
+            else:
+                ticket = None if course is None else Ticket(course=course)
+                accepted = self._buffer.offer(item, ticket)
         if not accepted:
             self._reject_full()
             raise self._full_error()
@@ -169,7 +172,7 @@ class InProcessQueue(QueueLifecycle[T]):
         future: AnyFuture,
         call: AsyncCall[T] | None,
     ) -> None:
-        self._needs_slow_path()
+        self._needs_slow_path()  # it is slow in any case, and may be the first put
         if not await self._put_slow(item, timeout, deadline, future, call):
             raise self._full_error()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from typing import TypeVar
 from weakref import WeakMethod
@@ -30,6 +31,8 @@ class QueueLifecycle(QueueBase[T]):
     _leftover: int
     #: Whether ``get`` or the like was called: then somebody takes items.
     _is_taken_by_hand: bool
+    #: Whether the log has told that nobody takes items.
+    _is_idle_told: bool
 
     @property
     def unprocessed(self) -> list[T]:
@@ -42,17 +45,9 @@ class QueueLifecycle(QueueBase[T]):
 
     # -- workers ------------------------------------------------------------------------------
 
-    async def _stop_workers(self, limit: float | None) -> None:
-        if self._pool.is_empty:
-            return
-        self._check_loop("stop workers")
-        self._check_not_worker("stop_workers")
-        self._pool.retire()
-        try:
-            await self._pool.end(limit)
-        finally:
-            self._needs_slow_path = self._first_put
-            self._drop_cancelled()
+    async def _without_workers(self) -> None:
+        self._needs_slow_path = self._first_put
+        self._drop_cancelled()
 
     # -- lifecycle ----------------------------------------------------------------------------
 
@@ -170,9 +165,11 @@ class QueueLifecycle(QueueBase[T]):
         """Whether a put is slow; of the first one, whether anybody takes items, too."""
         self._needs_slow_path = self._telemetry.is_enabled if self._governor is None else always
         if not self._pool.count and not self._is_taken_by_hand and self._loop is not None:
+            self._is_idle_told = False
             # A timer that does not keep the queue alive.
             check = partial(_call_if_alive, WeakMethod(self._warn_idle))
-            self._loop.call_soon_threadsafe(self._loop.call_later, IDLE_GRACE, check)
+            with suppress(RuntimeError):  # the loop is closed, which the queue has not heard of
+                self._loop.call_soon_threadsafe(self._loop.call_later, IDLE_GRACE, check)
         return self._needs_slow_path()
 
     def _warn_idle(self) -> None:
@@ -182,7 +179,9 @@ class QueueLifecycle(QueueBase[T]):
             and self._status is QueueStatus.PROCESSING
             and not self._pool.count
             and not self._is_taken_by_hand
+            and not self._is_idle_told  # several threads may have made the first put at once
         ):
+            self._is_idle_told = True
             self._logger.warning(
                 "Queue %s has %d items and nobody takes any: start workers with process()",
                 self._name,

@@ -267,9 +267,9 @@ class JanusBuffer(EntryStore[T]):
     def requeue(self, entry: Entry[T]) -> None:
         """Take back an entry from a worker that was cancelled; it is handed out next."""
         with self.lock:
-            self.keep(entry)
+            self.requeue_locked(entry)
 
-    def keep(self, entry: Entry[T]) -> None:
+    def requeue_locked(self, entry: Entry[T]) -> None:
         """:meth:`requeue`, for a caller that holds the lock."""
         self._requeue(entry)
         self._unpark(1)

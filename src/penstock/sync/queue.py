@@ -304,7 +304,7 @@ class BlockingQueue(InProcessQueue[T]):
         """Whether this is a forked child of the process that made the queue."""
         return self._is_inherited
 
-    def join_at_exit(self) -> bool:
+    def _join_at_exit(self) -> bool:
         """Wait until the workers have done all items; False if they had none. For ``hooks``."""
         counters = self._counters
         if self._can_exit() or not counters.unfinished or not self._pool.count:
@@ -312,7 +312,7 @@ class BlockingQueue(InProcessQueue[T]):
         # An item that somebody took with get() may never be done.
         return not counters.checked_out and self.join()
 
-    def stop_at_exit(self) -> None:
+    def _stop_at_exit(self) -> None:
         """Stop, when all queues are empty. For ``hooks``."""
         if not self._can_exit():
             self.stop()

@@ -126,7 +126,7 @@ class WorkerSlot(Generic[T]):
         with self._buffer.lock:
             if not self.is_revoked:  # else the entry was reclaimed already
                 self.taken -= 1
-                self._buffer.keep(entry)
+                self._buffer.requeue_locked(entry)
 
     def delay(self, entry: Entry[T], delay: float) -> None:
         """Take back an entry, to be handed out again in ``delay`` seconds."""
@@ -158,7 +158,7 @@ class WorkerSlot(Generic[T]):
                 # A copy: the worker may be in the context itself, and only one can be. And what
                 # the worker makes of the item is nobody's result any more.
                 new = None if ticket is None else ticket.transfer()
-                self._buffer.keep((number, item, context.copy(), new))
+                self._buffer.requeue_locked((number, item, context.copy(), new))
             return holds_one
 
     def close(self) -> None:

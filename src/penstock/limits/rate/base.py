@@ -116,7 +116,7 @@ class LimiterBase:
         return limit
 
     @property
-    def closures(self) -> int:
+    def _closures(self) -> int:
         """How often the gate went from open to closed. Takes no lock: finalisers may read it."""
         return self._gate.closures
 
@@ -126,7 +126,7 @@ class LimiterBase:
             return LimiterStatistics(
                 waiting=self._scheduler.waiting,
                 grants=self._grants,
-                closures=self._gate.closures,
+                closures=self._closures,
                 closed_for=self._gate.closed_for(self._now(running_loop())),
                 ignored_headers=self._ignored_headers,
                 learned_rates=self._learner.learned_rates(),

@@ -253,7 +253,7 @@ class Limiter(LimiterBase):
         Raises:
             ValueError: ``seconds`` is not a finite number of zero or more.
         """
-        pause = _finite(seconds, "seconds")
+        pause = checks.finite_seconds(seconds, "seconds")
         with self._lock:
             running = running_loop()
             now = self._now(running)
@@ -280,7 +280,7 @@ class Limiter(LimiterBase):
         Raises:
             ValueError: ``retry_after`` is not a finite number of zero or more.
         """
-        pause = _finite(retry_after, "retry_after")
+        pause = checks.finite_seconds(retry_after, "retry_after")
         if permit is None:
             permit = next((one for one in current_permits()[::-1] if one.limiter is self), None)
         if pause:
@@ -391,10 +391,3 @@ class PermitContext:
 
     def __exit__(self, *_: object) -> None:
         pop_current(self._limiter)
-
-
-def _finite(value: Any, name: str) -> float:
-    seconds = checks.seconds(value, name)
-    if seconds == math.inf:
-        raise ValueError(f"{name} must be finite, got inf")
-    return seconds

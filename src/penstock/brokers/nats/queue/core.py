@@ -240,16 +240,8 @@ class NatsCore(QueueBase[T]):
         self._open_in = self._loop
         self._set_status(QueueStatus.PROCESSING)
 
-    async def _stop_workers(self, limit: float | None) -> None:
-        if self._pool.is_empty:
-            return
-        self._check_loop("stop workers")
-        self._check_not_worker("stop_workers")
-        self._pool.retire()
-        try:
-            await self._pool.end(limit)
-        finally:
-            await self._feed.hush()
+    async def _without_workers(self) -> None:
+        await self._feed.hush()
 
     async def _stop(self, limit: float | None) -> bool:
         self._leave_closed_loop()
