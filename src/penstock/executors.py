@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from types import TracebackType
 from typing import Any, Generic, TypeVar, overload
+from weakref import WeakSet
 
 from penstock._util import checks
 from penstock._util.compat import Self
@@ -60,7 +61,8 @@ class AsyncExecutor:
         self.max_concurrency = max_concurrency
         self._slots = LoopLocal(lambda: asyncio.Semaphore(max_concurrency or sys.maxsize))
         self._calls: set[asyncio.Task[Any]] = set()
-        self._cut_off: set[asyncio.Task[Any]] = set()
+        # Weak, since the caller of a call may have been cancelled twice and be gone.
+        self._cut_off: WeakSet[asyncio.Task[Any]] = WeakSet()
         self._threads: ThreadPoolExecutor | None = None
         self._closed = False
 
@@ -166,7 +168,8 @@ class AsyncExecutor:
             await asyncio.wait([feeder, failure], return_when=asyncio.FIRST_COMPLETED)
             if not failure.done():
                 await feeder
-            return list(await asyncio.gather(*calls))
+            # Shielded: who cancels this cancels each call once, below. Twice is not to wait for it.
+            return list(await asyncio.shield(asyncio.gather(*calls)))
         finally:
             everything = [feeder, *calls]
             for task in everything:

@@ -15,6 +15,7 @@ from penstock.queue.counters import QueueCounters
 from penstock.queue.status import NotProcessedError, QueueStatus
 from penstock.queue.store import EntryBuffer
 from penstock.workers.item import Ticket
+from penstock.workers.job import Job
 
 T = TypeVar("T")
 
@@ -33,6 +34,8 @@ class QueueLifecycle(QueueBase[T]):
     _is_taken_by_hand: bool
     #: Whether the log has told that nobody takes items.
     _is_idle_told: bool
+    #: Whether jobs alone use the queue: one of them started it, and the last of them stops it.
+    _is_of_jobs: bool
 
     @property
     def unprocessed(self) -> list[T]:
@@ -52,12 +55,17 @@ class QueueLifecycle(QueueBase[T]):
     # -- lifecycle ----------------------------------------------------------------------------
 
     async def _start(self) -> None:
+        self._is_of_jobs = False
+        await self._be_started()
+
+    async def _be_started(self) -> bool:
+        """Start, unless the queue is processing; return whether this call has started it."""
         loop = asyncio.get_running_loop()
         self._leave_closed_loop()
         while self._status in (QueueStatus.PROCESSING, QueueStatus.STOPPING):
             self._check_loop("start")
             if self._status is QueueStatus.PROCESSING:
-                return
+                return False
             self._check_not_worker("start")
             await self._pool.wait()
             self._end_stop()
@@ -66,6 +74,7 @@ class QueueLifecycle(QueueBase[T]):
         self._open_in = self._callers_loop(loop)
         self._needs_slow_path = self._first_put
         self._set_status(QueueStatus.PROCESSING)
+        return True
 
     def _callers_loop(self, loop: asyncio.AbstractEventLoop) -> asyncio.AbstractEventLoop | None:
         """The loop that callers of put and get must run in; None: they must not run in any."""
@@ -103,9 +112,12 @@ class QueueLifecycle(QueueBase[T]):
         if self._status is not QueueStatus.STOPPING or not self._pool.is_empty:
             return
         self._set_status(QueueStatus.STOPPED)
-        self._buffer.end()
+        self._pool.retire()
+        jobs = self._buffer.end()
         self._drop_cancelled()
         self._fail_waiters()
+        for job in jobs:
+            job.interrupt()
         self._leftover = self._buffer.ready
         if self._leftover:
             self._logger.warning(
@@ -153,18 +165,50 @@ class QueueLifecycle(QueueBase[T]):
     def _forget_loop(self) -> None:
         self._buffer.forget_waiters()
         self._pool.abandon()
+        self._buffer.end()
         self._counters.forget_joiners()
         self._drop_cancelled()
         for _, _, _, ticket in self._buffer.snapshot():
             if ticket is not None:
                 ticket.forget_future()
 
+    # -- jobs beside the standing one -----------------------------------------------------------
+
+    async def _open_job(self, job: Job[T]) -> None:
+        """Let a job put its items, and workers take them. Starts the queue, if need be."""
+        if await self._be_started():
+            self._is_of_jobs = True
+        job.is_nested |= self._pool.owns(asyncio.current_task())
+        self._buffer.open_lane(job)
+        try:
+            self._pool.open(job)
+        except BaseException:
+            self._buffer.close_lane(job)
+            raise
+
+    async def _close_job(self, job: Job[T]) -> None:
+        """Take back the claim of a job, and its items that are not done; nothing else.
+
+        The last job stops a queue that was started for jobs, unless somebody has used it since.
+        """
+        job.is_over = True
+        for _ in range(self._buffer.close_lane(job)):
+            self._counters.count_finished()
+        try:
+            await self._pool.close(job)
+        finally:
+            if self._is_of_jobs and not self._pool.has_jobs:
+                self._is_of_jobs = False
+                if self._status is QueueStatus.PROCESSING:
+                    await self._stop(None, drain=True)
+
     # -- a queue from which nobody takes ------------------------------------------------------
 
     def _first_put(self) -> bool:
         """Whether a put is slow; of the first one, whether anybody takes items, too."""
         self._needs_slow_path = self._telemetry.is_enabled if self._governor is None else always
-        if not self._pool.count and not self._is_taken_by_hand and self._loop is not None:
+        self._is_of_jobs = False
+        if not self._pool.has_standing and not self._is_taken_by_hand and self._loop is not None:
             self._is_idle_told = False
             # A timer that does not keep the queue alive.
             check = partial(_call_if_alive, WeakMethod(self._warn_idle))
@@ -177,7 +221,7 @@ class QueueLifecycle(QueueBase[T]):
         if (
             waiting
             and self._status is QueueStatus.PROCESSING
-            and not self._pool.count
+            and not self._pool.has_standing
             and not self._is_taken_by_hand
             and not self._is_idle_told  # several threads may have made the first put at once
         ):

@@ -32,12 +32,16 @@ import janus
 from penstock._util.wait_queue import WaitQueue
 from penstock.queue.store import EntryStore, PutOutcome
 from penstock.workers.item import Entry, Ticket
+from penstock.workers.job import Job
 
 T = TypeVar("T")
 
 #: Entries that workers take, one after the other, before the loop sees to everything else. Threads
 #: can fill a queue as fast as workers empty it, and workers that never wait would never let go.
 ENTRIES_PER_TURN = 32
+
+#: The kinds of those who wait: workers that are tasks or threads, and callers of ``get``.
+TASK, THREAD, BY_HAND = 0, 1, 2
 
 _ABSENT: Any = object()
 
@@ -50,21 +54,29 @@ def _never() -> bool:
 
 
 class _JanusQueue(janus.Queue["Entry[T]"]):
-    """A janus queue whose deque is public, by the methods that janus has for subclasses."""
+    """A janus queue over our store, by the methods that janus has for subclasses.
 
-    entries: deque[Entry[T]]
+    janus keeps the bound. Which entry is put where, and taken next, is for the store to say.
+    """
+
+    def __init__(self, maxsize: int) -> None:
+        self.entries: deque[Entry[T]] = deque()
+        #: Where the next get takes from.
+        self.source = self.entries
+        self.store: EntryStore[T]
+        super().__init__(maxsize)
 
     def _init(self, maxsize: int) -> None:
-        self.entries = deque()
+        pass
 
     def _qsize(self) -> int:
-        return len(self.entries)
+        return len(self.store)
 
     def _put(self, item: Entry[T]) -> None:
-        self.entries.append(item)
+        self.store._append(item)
 
     def _get(self) -> Entry[T]:
-        return self.entries.popleft()
+        return self.source.popleft()
 
 
 class _OneShotEvent:
@@ -103,11 +115,17 @@ class _WaitingPut(_OneShotEvent):
 class EntryHolder(Protocol[T]):
     """A worker's slot, as far as the buffer writes to it, under its lock."""
 
-    #: The entry that the worker took last, and how many it took.
+    #: The entry that the worker has in hand, its job, and how many it took.
     entry: Entry[T] | None
+    job: Job[T] | None
     taken: int
-    #: Whether the worker may take no more.
+    #: The job of entries that have none of their own, for this worker.
+    standing: Job[T] | None
+    #: Whether the worker is a thread.
+    is_for_threads: bool
+    #: Whether the worker may take no more; and whether it must ask the pool first.
     is_revoked: bool
+    must_ask: bool
 
 
 class JanusBuffer(EntryStore[T]):
@@ -118,14 +136,18 @@ class JanusBuffer(EntryStore[T]):
     """
 
     def __init__(self, maxsize: int) -> None:
-        queue: _JanusQueue[T] = _JanusQueue(maxsize)
+        queue: _JanusQueue[T]
+        self._queue = queue = _JanusQueue(maxsize)
         super().__init__(maxsize, queue.entries)
+        queue.store = self
         self.lock = threading.Lock()
+        #: The most entries that workers may have in hand, of all jobs together.
+        self.most_in_hand = 0
         self._put_nowait = queue.sync_q.put_nowait
         self._get_nowait = queue.sync_q.get_nowait
         # Ordered dicts, for removal from the middle in constant time.
         self._waiting_puts: OrderedDict[_WaitingPut, None] = OrderedDict()
-        self._waiters: OrderedDict[_OneShotEvent, None] = OrderedDict()
+        self._waiters: OrderedDict[_OneShotEvent, int] = OrderedDict()  # and their kinds
         #: The workers that wait in the event loop, while there is a loop.
         self.loop_waiters: LoopWaiters | None = None
 
@@ -134,10 +156,17 @@ class JanusBuffer(EntryStore[T]):
         """The number of puts that wait for room."""
         return len(self._waiting_puts)
 
+    def available(self, kind: int) -> int:
+        """The number of entries that a thread or task of a kind can take."""
+        if kind == BY_HAND or not self.lanes:
+            return len(self._main)
+        return min(self._takeable(kind == THREAD), self._spare)
+
     @property
-    def available(self) -> int:
-        """The number of entries that can be taken."""
-        return len(self.entries) + len(self._requeued)
+    def _spare(self) -> int:
+        """How many more entries workers may have in hand, of all jobs together."""
+        in_hand = sum(job.in_hand for job in self.lanes)
+        return self.most_in_hand - in_hand - (self.standing.in_hand if self.standing else 0)
 
     def snapshot(self) -> list[Entry[T]]:
         """The entries that nobody has taken, in the order of their puts."""
@@ -168,8 +197,11 @@ class JanusBuffer(EntryStore[T]):
         self._last_number = number = self._last_number + 1
         entry: Entry[T] = (number, item, context, ticket)
         self._put_nowait(entry)
-        self.peak = max(self.peak, len(self.entries))
-        self._unpark(1)
+        self.peak = max(self.peak, len(self))
+        if self.lanes:
+            self._wake()
+        else:
+            self._unpark(1)
         return entry
 
     async def wait_for_room(
@@ -209,51 +241,112 @@ class JanusBuffer(EntryStore[T]):
     def _withdraw(self, put: _WaitingPut) -> None:
         with self.lock:
             self._waiting_puts.pop(put, None)
-            if put.entry is not None and put.entry in self.entries:
-                self.entries.remove(put.entry)
-                self._withdrawn += 1
+            if put.entry is not None:
+                self._withdrawn += self._remove([put.entry])
                 self._grant()
 
-    def take(self, holder: EntryHolder[T] | None = None) -> Entry[T] | None:
-        """The next entry, or None. ``holder`` gets to know it under the same lock."""
+    def take(self, holder: EntryHolder[T]) -> Entry[T] | None:
+        """The next entry for a worker, or None. ``holder`` gets to know it under the same lock.
+
+        A worker that asks for the next entry has finished the one before.
+        """
         with self.lock:
-            if holder is not None and holder.is_revoked:
-                return None
-            if self._requeued:
-                entry = self._take_requeued()
-                self._grant()
-            elif self.entries:
+            released = holder.job
+            if released is not None:
+                self.release(holder)
+            if holder.is_revoked or holder.must_ask:
+                entry = None
+            elif self._is_special:
+                entry = self._take_of_several(holder)
+            elif self.entries and holder.standing is self.standing:
                 entry = self._get_nowait()
-                if self._waiting_puts:
-                    self._grant()
             else:
+                entry = None
+            if entry is None:
+                if self.lanes and released is not None:
+                    self._wake()  # another kind of worker may have what this one made possible
                 return None
-            if holder is not None:
-                holder.entry = entry
-                holder.taken += 1
-                if _IS_FREE_THREADED:
-                    # The worker gets a copy of the context. To reclaim the entry is to copy the
-                    # original, which crashes the interpreter if a thread sets variables in it.
-                    number, item, context, ticket = entry
-                    return number, item, context.copy(), ticket
+            if self._waiting_puts:
+                self._grant()
+            holder.entry = entry
+            holder.taken += 1
+            ticket = entry[3]
+            job: Any = (ticket and ticket.job) or holder.standing
+            holder.job = job
+            job.in_hand += 1
+            if self.lanes:
+                self._wake()
+            if _IS_FREE_THREADED:
+                # The worker gets a copy of the context. To reclaim the entry is to copy the
+                # original, which crashes the interpreter if a thread sets variables in it.
+                number, item, context, ticket = entry
+                return number, item, context.copy(), ticket
             return entry
 
-    async def wait(
-        self, timeout: float | None = None, is_retired: Callable[[], bool] = _never
-    ) -> bool:
-        """Block until there may be an entry to take; False at the end or after ``timeout`` seconds.
+    def _take_of_several(self, holder: EntryHolder[T]) -> Entry[T] | None:
+        lanes = self._all_lanes()
+        if holder.standing is not self.standing:  # it is being replaced, or is of another kind
+            del lanes[0]
+        if self.lanes and self._spare <= 0:
+            return None
+        entry = self._take_special(lanes, {}, holder.is_for_threads)
+        if entry is not None and self.is_over:
+            self._unpark_all()  # the last of several jobs: workers that wait for them may end
+        return entry
 
-        ``is_retired`` is asked under the lock: whoever retires a worker wakes those that wait
-        after that, and so this worker does not wait, or is among them.
+    def release(self, holder: EntryHolder[T]) -> None:
+        """A worker has its entry in hand no longer. With the lock held."""
+        if holder.job is not None:
+            holder.job.in_hand -= 1
+            holder.job = holder.entry = None
+
+    def _in_hand(self, job: Job[T]) -> int:
+        return job.in_hand
+
+    def _pop_waiting(self, waiting: deque[Entry[T]]) -> Entry[T]:
+        self._queue.source = waiting
+        try:
+            return self._get_nowait()
+        finally:
+            self._queue.source = self.entries
+
+    def take_by_hand(self) -> Entry[T] | None:
+        """The next entry that has no job of its own, for a caller of ``get``."""
+        with self.lock:
+            if not len(self._main):
+                return None
+            entry = self._pop(self._main)
+            self._grant()
+            if self.lanes and self.is_over:
+                self._unpark_all()
+            return entry
+
+    async def wait_by_hand(self, timeout: float | None = None) -> bool:
+        """Block until there may be an entry for :meth:`take_by_hand`.
+
+        False at the end, or after ``timeout`` seconds.
         """
+        return self._wait(BY_HAND, timeout, _never)
+
+    def wait_in_thread(self, must_ask: Callable[[], bool]) -> bool:
+        """Block until there may be an entry for a worker that is a thread; False at the end.
+
+        ``must_ask`` is asked under the lock: whoever has workers ask wakes those that wait after
+        that, and so this worker does not wait, or is among them.
+        """
+        return self._wait(THREAD, None, must_ask)
+
+    def _wait(self, kind: int, timeout: float | None, must_ask: Callable[[], bool]) -> bool:
         event = _OneShotEvent()
         try:
             with self.lock:
-                if is_retired():
+                if must_ask():
                     return True
-                if self.available or self.is_over:
-                    return bool(self.available)
-                self._waiters[event] = None
+                if self.available(kind):
+                    return True
+                if self.closed and not self._delayed if kind == BY_HAND else self.is_over:
+                    return False
+                self._waiters[event] = kind
             if event.wait(timeout):
                 return True
             with self.lock:
@@ -261,8 +354,25 @@ class JanusBuffer(EntryStore[T]):
         except BaseException:
             with self.lock:
                 if self._waiters.pop(event, _ABSENT) is _ABSENT:
-                    self._unpark(self.available)  # this one was called: call another one
+                    self._wake()  # this one was called: call another one
             raise
+
+    # -- jobs ---------------------------------------------------------------------------------
+
+    def open_lane(self, job: Job[T]) -> None:
+        """Keep the entries of ``job`` apart, and let workers take them as it allows."""
+        with self.lock:
+            self._open_lane(job)
+
+    def close_lane(self, job: Job[T]) -> int:
+        """Remove the entries of a job that is over; return how many there were."""
+        with self.lock:
+            count = self._close_lane(job)
+            self._grant()
+            self._wake()
+            if self.is_over:
+                self._unpark_all()
+            return count
 
     def requeue(self, entry: Entry[T]) -> None:
         """Take back an entry from a worker that was cancelled; it is handed out next."""
@@ -272,7 +382,7 @@ class JanusBuffer(EntryStore[T]):
     def requeue_locked(self, entry: Entry[T]) -> None:
         """:meth:`requeue`, for a caller that holds the lock."""
         self._requeue(entry)
-        self._unpark(1)
+        self._wake()
 
     def delay(self, entry: Entry[T], delay: float) -> None:
         """Take an entry back, and hand it out again in ``delay`` seconds. With the lock held."""
@@ -284,16 +394,16 @@ class JanusBuffer(EntryStore[T]):
         """Make the due entries available; return the seconds until the next is due, or None."""
         with self.lock:
             self._promote_due(time.monotonic())
-            self._unpark(self.available)
+            self._wake()
             if self.is_over:
                 self._unpark_all()
             return max(0.0, self._delayed[0][0] - time.monotonic()) if self._delayed else None
 
     def wake(self) -> None:
         """Wake workers for the entries that are available."""
-        if self.available and (self._waiters or self.loop_waiters is not None):
+        if self._waiters or self.loop_waiters is not None:
             with self.lock:
-                self._unpark(self.available)
+                self._wake()
 
     def wake_threads(self) -> None:
         """:meth:`wake`, for the workers that are threads; most often none of those wait."""
@@ -304,6 +414,20 @@ class JanusBuffer(EntryStore[T]):
         """Wake every worker that waits: there is other news than an entry."""
         with self.lock:
             self._unpark_all()
+
+    def _wake(self) -> None:
+        """Wake those who wait for the entries that there are. With the lock held."""
+        if not self.lanes:
+            self._unpark(len(self._main))
+            return
+        for kind in (BY_HAND, THREAD):
+            count = self.available(kind)
+            waiting = [event for event, one in self._waiters.items() if one == kind]
+            for event in waiting[:count]:
+                del self._waiters[event]
+                event.set()
+        if self.loop_waiters is not None and self.available(TASK):
+            self.loop_waiters.notify()
 
     def _unpark(self, count: int) -> None:
         while count > 0 and self._waiters:
@@ -335,10 +459,14 @@ class JanusBuffer(EntryStore[T]):
                 put.set()
             self._unpark_all()
 
-    def end(self) -> None:
-        """All workers have left a closed buffer: delayed entries wait for their time no longer."""
+    def end(self) -> list[Job[T]]:
+        """All workers have left a closed buffer: delayed entries wait for their time no longer.
+
+        What is left belongs to no job any more. Returns the jobs that had entries.
+        """
         with self.lock:
             self._promote_due(math.inf)
+            return self._merge_lanes()
 
     def forget_waiters(self) -> None:
         """The loop is gone: no worker waits in it any more."""
@@ -388,7 +516,7 @@ class LoopWaiters(WaitQueue):
             self._due_timer = self._loop.call_later(delay, self._promote_due)
 
     def _available(self) -> int:
-        return self._buffer.available
+        return self._buffer.available(TASK)
 
     def may_take(self) -> bool:
         """Whether a worker may take one more entry in this turn of the loop."""
@@ -404,7 +532,7 @@ class LoopWaiters(WaitQueue):
         buffer = self._buffer
         waiter = self._add_waiter()
         with buffer.lock:  # whatever came before this did not see the waiter
-            is_news = buffer.available > 0
+            is_news = buffer.available(TASK) > 0
             is_over = buffer.is_over
         if is_news or is_over:
             self._waiters.pop(waiter, None)

@@ -75,11 +75,13 @@ def results_of(
         most: the most items that are put and whose futures were not read.
         ordered: the futures in the order of the items; else as they become done.
 
-    At its end it cancels the futures that were not read.
+    If ``items`` or ``submit`` raises, that is raised after the futures of what was put. At its end
+    it cancels the futures that were not read.
     """
     unread: OrderedDict[Result, None] = OrderedDict()  # for removal from the middle at once
     done: SimpleQueue[Result] = SimpleQueue()
     all_put = False
+    error: Exception | None = None
     try:
         while unread or not all_put:
             may_put = not all_put and len(unread) < most
@@ -89,14 +91,22 @@ def results_of(
                 continue
             try:
                 item = next(items)
+                future = submit(item)
             except StopIteration:
                 all_put = True
                 continue
-            future = submit(item)
+            except Exception as raised:  # noqa: BLE001 - raised again below
+                error, all_put = raised, True
+                continue
+            item = None  # type: ignore[assignment] # keep nothing alive
             unread[future] = None
             if not ordered:
                 future.add_done_callback(done.put)  # type: ignore[arg-type]
+            del future
+        if error is not None:
+            raise error
     finally:
+        error = None  # or frame and exception would keep each other alive
         for future in unread:
             future.cancel()
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, Generic, TypeVar
 
@@ -18,6 +17,7 @@ from penstock.queue.counters import Field, QueueCounters
 from penstock.queue.store import EntryBuffer
 from penstock.sync.buffer import JanusBuffer, LoopWaiters
 from penstock.workers.item import Entry
+from penstock.workers.job import Job
 
 T = TypeVar("T")
 
@@ -101,20 +101,33 @@ def _tell(joiner: asyncio.Future[bool], finished: bool) -> None:
 
 
 class WorkerSlot(Generic[T]):
-    """The source and the counters of one worker."""
+    """The source and the counters of one worker.
 
-    def __init__(self, buffer: JanusBuffer[T], counters: SharedCounters) -> None:
+    Args:
+        standing: the job of entries that have none of their own, for this worker.
+    """
+
+    is_for_threads = False
+
+    def __init__(
+        self, buffer: JanusBuffer[T], counters: SharedCounters, standing: Job[T] | None
+    ) -> None:
         self._buffer = buffer
         self._counters = counters
+        self.standing = standing
         self.processed = 0
         self.errors = 0
         self.joiners = counters.joiners
         self.notify_if_done = counters.notify_if_done
-        #: How many entries the worker took, and the last of them; the buffer writes both.
+        #: How many entries the worker took, and the one in its hands with its job. The buffer
+        #: writes all three.
         self.taken = 0
         self.entry: Entry[T] | None = None
+        self.job: Job[T] | None = None
         #: Whether the entry was reclaimed: nothing counts that the worker does since.
         self.is_revoked = False
+        #: Whether the worker asks the pool before it takes another entry.
+        self.must_ask = False
         counters.register(self)
 
     def take(self) -> Entry[T] | None:
@@ -126,6 +139,7 @@ class WorkerSlot(Generic[T]):
         with self._buffer.lock:
             if not self.is_revoked:  # else the entry was reclaimed already
                 self.taken -= 1
+                self._buffer.release(self)
                 self._buffer.requeue_locked(entry)
 
     def delay(self, entry: Entry[T], delay: float) -> None:
@@ -133,6 +147,7 @@ class WorkerSlot(Generic[T]):
         with self._buffer.lock:
             if not self.is_revoked:
                 self.taken -= 1
+                self._buffer.release(self)
                 self._buffer.delay(entry, delay)
 
     def wake(self) -> None:
@@ -143,34 +158,56 @@ class WorkerSlot(Generic[T]):
         """Wake every worker that waits."""
         self._buffer.wake_all()
 
-    def reclaim(self) -> bool:
-        """Take the entry from a worker that does not return it; False if the worker holds none."""
+    @property
+    def job_in_hand(self) -> Job[T] | None:
+        """The job of the entry that the worker has in hand, or None."""
+        return self.job if self.taken > self.processed else None
+
+    def reclaim(self) -> Job[T] | None:
+        """Take the entry from a worker that does not return it.
+
+        Returns:
+            The job of the entry; None if the worker has none, or one of a job that has ended.
+        """
+        is_void = False
         with self._buffer.lock:
             if self.is_revoked:
-                return False
+                return None
             # The worker goes on meanwhile, but it can neither take an entry now nor finish twice.
             holds_one = self.taken > self._counters.unregister(self)
             # In this order: a worker whose slot is revoked reports no failure, so what it counts
             # then must not count, or nobody would ever hear of the item.
             self.is_revoked = True
-            if holds_one and self.entry is not None:
-                number, item, context, ticket = self.entry
+            entry, job = self.entry, self.job
+            self._buffer.release(self)
+            if not holds_one or entry is None:
+                return None
+            number, item, context, ticket = entry
+            is_void = ticket is not None and ticket.is_void
+            if not is_void:
                 # A copy: the worker may be in the context itself, and only one can be. And what
                 # the worker makes of the item is nobody's result any more.
                 new = None if ticket is None else ticket.transfer()
                 self._buffer.requeue_locked((number, item, context.copy(), new))
-            return holds_one
+        if is_void:
+            self._counters.count_finished()
+            return None
+        return job
 
     def close(self) -> None:
         """The worker has left."""
+        with self._buffer.lock:
+            self._buffer.release(self)
         self._counters.unregister(self)
 
 
 class LoopSlot(WorkerSlot[T]):
     """The slot of a worker in the event loop."""
 
-    def __init__(self, buffer: JanusBuffer[T], counters: SharedCounters) -> None:
-        super().__init__(buffer, counters)
+    def __init__(
+        self, buffer: JanusBuffer[T], counters: SharedCounters, standing: Job[T] | None
+    ) -> None:
+        super().__init__(buffer, counters, standing)
         assert buffer.loop_waiters is not None
         self._waiters: LoopWaiters = buffer.loop_waiters
 
@@ -191,12 +228,8 @@ class LoopSlot(WorkerSlot[T]):
 class ThreadSlot(WorkerSlot[T]):
     """The slot of a worker that is a thread."""
 
-    def __init__(
-        self, buffer: JanusBuffer[T], counters: SharedCounters, is_retired: Callable[[], bool]
-    ) -> None:
-        super().__init__(buffer, counters)
-        self._is_retired = is_retired
+    is_for_threads = True
 
     async def wait(self) -> bool:
         """Block until there may be an entry to take; False when none will ever come."""
-        return await self._buffer.wait(None, self._is_retired)
+        return self._buffer.wait_in_thread(lambda: self.must_ask)
