@@ -174,7 +174,15 @@ class AsyncExecutor:
             everything = [feeder, *calls]
             for task in everything:
                 task.cancel()
-            await asyncio.gather(*everything, return_exceptions=True)
+            try:
+                await asyncio.wait(everything)
+            except asyncio.CancelledError:  # the first, if a source that failed has brought us here
+                await asyncio.wait(everything)
+                raise
+            finally:
+                for task in everything:
+                    if task.done() and not task.cancelled():
+                        task.exception()  # or asyncio logs it
 
     async def shutdown(self, timeout: float | None = None) -> None:
         """Start no more calls, and wait until those under way have ended.

@@ -93,8 +93,15 @@ class Buffer(EntryStore[T], WaitQueue):
     # -- jobs ---------------------------------------------------------------------------------
 
     def open_lane(self, job: Job[T]) -> None:
-        """Keep the entries of ``job`` apart, and let workers take them as it allows."""
-        self._open_lane(job)
+        """Keep the entries of ``job`` apart, and let workers take them as it allows.
+
+        Call :meth:`split` before the first put after this that is not of the job.
+        """
+        self._open_lane(job, is_alone=not self._waiters and not self._putters)
+
+    def split(self) -> None:
+        """There will be other entries than those of one job."""
+        self._split()
 
     def close_lane(self, job: Job[T]) -> int:
         """Remove the entries of a job that is over; return how many had been accepted.
@@ -135,7 +142,7 @@ class Buffer(EntryStore[T], WaitQueue):
             self.peak = size + 1
         self._last_number = number = self._last_number + 1
         entry = (number, item, copy_context() if context is None else context, ticket)
-        if ticket is not None and ticket.job is not None:
+        if ticket is not None and ticket.job is not self._owner:
             self._append(entry)
             self.wake()
             return True
@@ -262,6 +269,8 @@ class Buffer(EntryStore[T], WaitQueue):
 
     def take_by_hand(self) -> Entry[T] | None:
         """The next entry that has no job of its own, for a caller of ``get``."""
+        if self._owner is not None:
+            self._split()
         if not self._is_special:
             return self.take()
         head = self._main.head

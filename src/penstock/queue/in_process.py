@@ -205,7 +205,7 @@ class InProcessQueue(QueueLifecycle[T]):
             )
         else:
             accepted = await self._put_slow(item, math.inf, future=future, job=job)
-        assert accepted
+        job.accepted += accepted
 
     async def _wait_for_room(
         self,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -73,7 +74,6 @@ class RunningJob(Generic[T]):
         self._queue = queue
         self.job: Job[T] = queue._make_job(worker_func, size, error_handler)
         self._ticket = JobTicket(self.job)
-        self._accepted = 0
 
     async def __aenter__(self) -> RunningJob[T]:
         await self._queue._open_job(self.job)
@@ -82,14 +82,13 @@ class RunningJob(Generic[T]):
     async def __aexit__(self, *error: object) -> None:
         await self._queue._close_job(self.job)
 
-    async def put(self, item: T) -> None:
+    def put(self, item: T) -> Awaitable[None]:
         """Put an item, and wait for room as long as it takes.
 
         Raises:
             QueueStateError: the queue does not accept items any more.
         """
-        await self._queue._put_of(self.job, self._ticket, item)
-        self._accepted += 1
+        return self._queue._put_of(self.job, self._ticket, item)
 
     async def submit(self, item: T) -> asyncio.Future[Any]:
         """:meth:`put` an item, and return the future of its result."""
@@ -104,10 +103,10 @@ class RunningJob(Generic[T]):
             QueueStateError: the queue stopped, and some are not done.
         """
         done = asyncio.Event()
-        self.job.when_done(self._accepted, done.set)
+        self.job.when_all_done(done.set)
         await done.wait()
-        if self.job.done < self._accepted:
-            left = self._accepted - self.job.done
+        left = self.job.accepted - self.job.done
+        if left:
             raise NotProcessedError(
                 f"The queue stopped before {left} items of the batch were processed",
                 current_state=self._queue.status.value,

@@ -6,14 +6,16 @@ import asyncio
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
-from typing import TypeVar
+from typing import Any, TypeVar
 from weakref import WeakMethod
 
 from penstock.errors import QueueStateError
+from penstock.limits.adaptive import AdaptiveConcurrency
 from penstock.queue.base import CLOSED, QueueBase, always
 from penstock.queue.counters import QueueCounters
 from penstock.queue.status import NotProcessedError, QueueStatus
 from penstock.queue.store import EntryBuffer
+from penstock.workers.calls import ErrorHandler, WorkerFunc
 from penstock.workers.item import Ticket
 from penstock.workers.job import Job
 
@@ -47,6 +49,15 @@ class QueueLifecycle(QueueBase[T]):
         return [item for _, item, _, ticket in self._buffer.snapshot() if not is_cancelled(ticket)]
 
     # -- workers ------------------------------------------------------------------------------
+
+    async def _start_workers(
+        self,
+        worker_func: WorkerFunc[T, Any],
+        size: int | AdaptiveConcurrency,
+        error_handler: ErrorHandler[T] | None,
+    ) -> None:
+        self._buffer.split()
+        await super()._start_workers(worker_func, size, error_handler)
 
     async def _without_workers(self) -> None:
         self._needs_slow_path = self._first_put
@@ -180,6 +191,7 @@ class QueueLifecycle(QueueBase[T]):
             self._is_of_jobs = True
         job.is_nested |= self._pool.owns(asyncio.current_task())
         self._buffer.open_lane(job)
+        self._needs_slow_path = self._first_put
         try:
             self._pool.open(job)
         except BaseException:
@@ -208,6 +220,7 @@ class QueueLifecycle(QueueBase[T]):
         """Whether a put is slow; of the first one, whether anybody takes items, too."""
         self._needs_slow_path = self._telemetry.is_enabled if self._governor is None else always
         self._is_of_jobs = False
+        self._buffer.split()
         if not self._pool.has_standing and not self._is_taken_by_hand and self._loop is not None:
             self._is_idle_told = False
             # A timer that does not keep the queue alive.

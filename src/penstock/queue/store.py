@@ -66,9 +66,10 @@ class EntryStore(Generic[T]):
     """The entries of one queue that no worker holds.
 
     Waiting entries stand in ``entries``, in the order of their puts, and never exceed the bound.
-    While there are jobs beside the standing one, each has a lane of its own, and ``entries`` is the
-    lane of the standing job. So a job that has all the workers it may have is passed over at no
-    cost, however many entries wait in its lane.
+    While there are several jobs, each has a lane of its own, and ``entries`` is the lane of the
+    standing job. So a job that has all the workers it may have is passed over at no cost, however
+    many entries wait in its lane. A job that is alone has ``entries`` for its own, as its *owner*,
+    until there is another job, or an entry of none: most jobs are alone, and need no lanes.
 
     Requeued entries, those of cancelled workers, are handed out before them. They do not count for
     the bound: they never waited twice.
@@ -91,6 +92,8 @@ class EntryStore(Generic[T]):
         self.room = maxsize
         self._main: Lane[T] = Lane(None, entries)
         self._requeued = self._main.requeued
+        # The job that has ``entries`` for its own.
+        self._owner: Job[T] | None = None
         #: The lanes of the other jobs.
         self.lanes: dict[Job[T], Lane[T]] = {}
         # How many entries wait in those.
@@ -136,7 +139,7 @@ class EntryStore(Generic[T]):
         return [self._main, *self.lanes.copy().values()] if self.lanes else [self._main]
 
     def _job_of(self, lane: Lane[T]) -> Job[T] | None:
-        return self.standing if lane is self._main else lane.job
+        return (self._owner or self.standing) if lane is self._main else lane.job
 
     def snapshot(self) -> list[Entry[T]]:
         """The accepted entries that no worker holds, the oldest first."""
@@ -167,6 +170,8 @@ class EntryStore(Generic[T]):
     def _append(self, entry: Entry[T]) -> None:
         """Add the entry of a put to the lane of its job."""
         job = job_of(entry)
+        if self._owner is not None and job is not self._owner:
+            self._split()
         lane = None if job is None else self.lanes.get(job)
         if lane is None:
             self.entries.append(entry)
@@ -179,10 +184,10 @@ class EntryStore(Generic[T]):
     def _requeue(self, entry: Entry[T]) -> None:
         job = job_of(entry)
         lane = None if job is None else self.lanes.get(job)
-        if lane is None:
-            heappush(self._requeued, _without_job(entry))
-        else:
+        if lane is not None:
             heappush(lane.requeued, entry)
+        else:
+            heappush(self._requeued, entry if job is self._owner else _without_job(entry))
         self._is_special = True
 
     # -- taking -------------------------------------------------------------------------------
@@ -244,12 +249,32 @@ class EntryStore(Generic[T]):
 
     # -- jobs ---------------------------------------------------------------------------------
 
-    def _open_lane(self, job: Job[T]) -> None:
-        self.lanes[job] = Lane(job, deque())
-        self._is_special = True
+    def _open_lane(self, job: Job[T], *, is_alone: bool) -> None:
+        """Keep a place for the entries of ``job``. ``is_alone``: nobody else takes any."""
+        if is_alone and not self.lanes and not self.ready and not self._owner and not self.standing:
+            self._owner = job
+            return
+        self._split()
+        self._add_lane(Lane(job, deque()))
+
+    def _add_lane(self, lane: Lane[T]) -> None:
+        assert lane.job is not None
+        self.lanes[lane.job] = lane
+        self._count()
+
+    def _split(self) -> None:
+        """There is more than one job: the owner of ``entries`` gets a lane like any other."""
+        owner, self._owner = self._owner, None
+        if owner is not None:
+            lane = Lane(owner, self.entries.copy())
+            lane.requeued[:] = self._requeued
+            self.entries.clear()
+            self._requeued.clear()
+            self._add_lane(lane)
 
     def _close_lane(self, job: Job[T]) -> int:
         """Remove all entries of a job that is over; return how many there were."""
+        self._split()
         lane = self.lanes.pop(job, None)
         if lane is None:
             return 0
@@ -263,6 +288,7 @@ class EntryStore(Generic[T]):
 
     def _merge_lanes(self) -> list[Job[T]]:
         """The queue has stopped: what is left is of no job any more. Return the jobs."""
+        self._split()
         jobs = list(self.lanes)
         if jobs:
             lanes = self._all_lanes()
@@ -336,6 +362,7 @@ class EntryBuffer(Protocol[T]):
     def end(self) -> list[Job[T]]: ...
     def forget_waiters(self) -> None: ...
     def open_lane(self, job: Job[T]) -> None: ...
+    def split(self) -> None: ...
     def close_lane(self, job: Job[T]) -> int: ...
 
 

@@ -30,8 +30,8 @@ from typing import Any, Protocol, TypeVar
 import janus
 
 from penstock._util.wait_queue import WaitQueue
-from penstock.queue.store import EntryStore, PutOutcome
-from penstock.workers.item import Entry, Ticket
+from penstock.queue.store import EntryStore, Lane, PutOutcome
+from penstock.workers.item import Entry, Ticket, job_of
 from penstock.workers.job import Job
 
 T = TypeVar("T")
@@ -70,10 +70,13 @@ class _JanusQueue(janus.Queue["Entry[T]"]):
         pass
 
     def _qsize(self) -> int:
-        return len(self.store)
+        return len(self.entries) + self.store._in_lanes
 
     def _put(self, item: Entry[T]) -> None:
-        self.store._append(item)
+        if item[3] is None and self.store._owner is None:
+            self.entries.append(item)
+        else:
+            self.store._append(item)
 
     def _get(self) -> Entry[T]:
         return self.source.popleft()
@@ -115,10 +118,11 @@ class _WaitingPut(_OneShotEvent):
 class EntryHolder(Protocol[T]):
     """A worker's slot, as far as the buffer writes to it, under its lock."""
 
-    #: The entry that the worker has in hand, its job, and how many it took.
+    #: The entry that the worker took last, and how many it took.
     entry: Entry[T] | None
-    job: Job[T] | None
     taken: int
+    #: The job of the entry in its hands, where there are several jobs.
+    job: Job[T] | None
     #: The job of entries that have none of their own, for this worker.
     standing: Job[T] | None
     #: Whether the worker is a thread.
@@ -126,6 +130,10 @@ class EntryHolder(Protocol[T]):
     #: Whether the worker may take no more; and whether it must ask the pool first.
     is_revoked: bool
     must_ask: bool
+
+    @property
+    def has_one_in_hand(self) -> bool:
+        """Whether the worker has an entry in hand."""
 
 
 class JanusBuffer(EntryStore[T]):
@@ -143,6 +151,8 @@ class JanusBuffer(EntryStore[T]):
         self.lock = threading.Lock()
         #: The most entries that workers may have in hand, of all jobs together.
         self.most_in_hand = 0
+        #: Returns the slots of all workers.
+        self.holders: Callable[[], Iterable[EntryHolder[T]]] = tuple
         self._put_nowait = queue.sync_q.put_nowait
         self._get_nowait = queue.sync_q.get_nowait
         # Ordered dicts, for removal from the middle in constant time.
@@ -197,7 +207,9 @@ class JanusBuffer(EntryStore[T]):
         self._last_number = number = self._last_number + 1
         entry: Entry[T] = (number, item, context, ticket)
         self._put_nowait(entry)
-        self.peak = max(self.peak, len(self))
+        size = len(self.entries) + self._in_lanes
+        if size > self.peak:  # noqa: PLR1730 - a call would cost more than all the rest
+            self.peak = size
         if self.lanes:
             self._wake()
         else:
@@ -251,31 +263,18 @@ class JanusBuffer(EntryStore[T]):
         A worker that asks for the next entry has finished the one before.
         """
         with self.lock:
-            released = holder.job
-            if released is not None:
-                self.release(holder)
-            if holder.is_revoked or holder.must_ask:
-                entry = None
-            elif self._is_special:
+            if self._is_special or holder.job is not None:
                 entry = self._take_of_several(holder)
-            elif self.entries and holder.standing is self.standing:
+            elif self.entries and not holder.must_ask and holder.standing is self.standing:
                 entry = self._get_nowait()
             else:
                 entry = None
+            holder.entry = entry
             if entry is None:
-                if self.lanes and released is not None:
-                    self._wake()  # another kind of worker may have what this one made possible
                 return None
+            holder.taken += 1
             if self._waiting_puts:
                 self._grant()
-            holder.entry = entry
-            holder.taken += 1
-            ticket = entry[3]
-            job: Any = (ticket and ticket.job) or holder.standing
-            holder.job = job
-            job.in_hand += 1
-            if self.lanes:
-                self._wake()
             if _IS_FREE_THREADED:
                 # The worker gets a copy of the context. To reclaim the entry is to copy the
                 # original, which crashes the interpreter if a thread sets variables in it.
@@ -284,21 +283,38 @@ class JanusBuffer(EntryStore[T]):
             return entry
 
     def _take_of_several(self, holder: EntryHolder[T]) -> Entry[T] | None:
-        lanes = self._all_lanes()
-        if holder.standing is not self.standing:  # it is being replaced, or is of another kind
-            del lanes[0]
-        if self.lanes and self._spare <= 0:
-            return None
-        entry = self._take_special(lanes, {}, holder.is_for_threads)
-        if entry is not None and self.is_over:
-            self._unpark_all()  # the last of several jobs: workers that wait for them may end
+        """:meth:`take`, where there are several jobs, or requeued entries."""
+        self.release(holder)
+        entry: Entry[T] | None = None
+        if not (holder.is_revoked or holder.must_ask or (self.lanes and self._spare <= 0)):
+            lanes = self._all_lanes()
+            if holder.standing is not self.standing:  # it is being replaced, or of another kind
+                del lanes[0]
+            entry = self._take_special(lanes, {}, holder.is_for_threads)
+        if self.lanes:
+            if entry is not None:
+                self._hold(holder, entry)
+                if self.is_over:  # it was the last: workers that wait for more may end
+                    self._unpark_all()
+            self._wake()  # other workers may have what this one made possible
         return entry
+
+    def _hold(self, holder: EntryHolder[T], entry: Entry[T]) -> None:
+        job: Any = job_of(entry) or holder.standing
+        holder.job = job
+        job.in_hand += 1
 
     def release(self, holder: EntryHolder[T]) -> None:
         """A worker has its entry in hand no longer. With the lock held."""
         if holder.job is not None:
             holder.job.in_hand -= 1
-            holder.job = holder.entry = None
+            holder.job = None
+
+    def _count_in_hand(self) -> None:
+        """There are several jobs now: from here on it counts how many entries each has in hand."""
+        for holder in self.holders():
+            if holder.job is None and holder.entry is not None and holder.has_one_in_hand:
+                self._hold(holder, holder.entry)
 
     def _in_hand(self, job: Job[T]) -> int:
         return job.in_hand
@@ -313,6 +329,8 @@ class JanusBuffer(EntryStore[T]):
     def take_by_hand(self) -> Entry[T] | None:
         """The next entry that has no job of its own, for a caller of ``get``."""
         with self.lock:
+            if self._owner is not None:
+                self._split()
             if not len(self._main):
                 return None
             entry = self._pop(self._main)
@@ -362,7 +380,18 @@ class JanusBuffer(EntryStore[T]):
     def open_lane(self, job: Job[T]) -> None:
         """Keep the entries of ``job`` apart, and let workers take them as it allows."""
         with self.lock:
-            self._open_lane(job)
+            self._open_lane(job, is_alone=not self._waiters and not self._waiting_puts)
+
+    def _add_lane(self, lane: Lane[T]) -> None:
+        had_lanes = bool(self.lanes)
+        super()._add_lane(lane)
+        if not had_lanes:
+            self._count_in_hand()
+
+    def split(self) -> None:
+        """There will be other entries than those of one job."""
+        with self.lock:
+            self._split()
 
     def close_lane(self, job: Job[T]) -> int:
         """Remove the entries of a job that is over; return how many there were."""

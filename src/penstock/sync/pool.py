@@ -20,7 +20,7 @@ from penstock.sync.buffer import JanusBuffer
 from penstock.sync.slots import LoopSlot, SharedCounters, ThreadSlot, WorkerSlot
 from penstock.workers.calls import AsyncCall, ErrorHandler, WorkerFunc
 from penstock.workers.item import Entry
-from penstock.workers.job import Job
+from penstock.workers.job import Job, ThreadJob
 from penstock.workers.pool import WorkerPool
 from penstock.workers.worker import Worker
 
@@ -148,8 +148,8 @@ class ThreadWorkerPool(WorkerPool[T]):
         # can_end_program: an exception that ends the loop's thread would end no program, but leave
         # all callers of the queue without an answer.
         if is_async(func):
-            return Job(func, size, error_handler, can_end_program=False)
-        return Job(
+            return ThreadJob(func, size, error_handler, can_end_program=False)
+        return ThreadJob(
             func,
             size,
             None if error_handler is None else partial(self._call_and_await, error_handler),

@@ -73,6 +73,7 @@ class BlockingQueue(InProcessQueue[T]):
     def _make_parts(self) -> tuple[EntryBuffer[T], SharedCounters, ThreadWorkerPool[T]]:
         buffer: JanusBuffer[T] = JanusBuffer(self._maxsize)
         counters = SharedCounters(buffer)
+        buffer.holders = lambda: counters.slots
         return buffer, counters, ThreadWorkerPool(buffer, counters, self._name, self._logger)
 
     def statistics(self) -> QueueStatistics:
@@ -289,12 +290,12 @@ class BlockingQueue(InProcessQueue[T]):
         self.put_of(job, ticket, item, future)
         return future
 
-    def join_job(self, job: Job[T], accepted: int) -> None:
-        """Wait until as many items of the job are done as were accepted."""
+    def join_job(self, job: Job[T]) -> None:
+        """Wait until all accepted items of the job are done."""
         done = threading.Event()
-        job.when_done(accepted, done.set)
+        job.when_all_done(done.set)
         done.wait()
-        if job.done < accepted:
+        if job.done < job.accepted:
             raise self._not_processed()
 
     # -- the end of the process, and forks ----------------------------------------------------

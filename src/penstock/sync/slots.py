@@ -16,7 +16,7 @@ from typing import Any, Generic, TypeVar
 from penstock.queue.counters import Field, QueueCounters
 from penstock.queue.store import EntryBuffer
 from penstock.sync.buffer import JanusBuffer, LoopWaiters
-from penstock.workers.item import Entry
+from penstock.workers.item import Entry, job_of
 from penstock.workers.job import Job
 
 T = TypeVar("T")
@@ -29,6 +29,12 @@ class SharedCounters(QueueCounters):
         super().__init__(buffer)
         self._lock = threading.RLock()
         self._slots: set[WorkerSlot[Any]] = set()
+
+    @property
+    def slots(self) -> list[WorkerSlot[Any]]:
+        """The slots of all workers."""
+        with self._lock:
+            return list(self._slots)
 
     def register(self, slot: WorkerSlot[Any]) -> None:
         """Add what ``slot`` counts to the totals."""
@@ -119,8 +125,8 @@ class WorkerSlot(Generic[T]):
         self.errors = 0
         self.joiners = counters.joiners
         self.notify_if_done = counters.notify_if_done
-        #: How many entries the worker took, and the one in its hands with its job. The buffer
-        #: writes all three.
+        #: How many entries the worker took, the last of them, and its job where there are several
+        #: jobs. The buffer writes all three.
         self.taken = 0
         self.entry: Entry[T] | None = None
         self.job: Job[T] | None = None
@@ -159,9 +165,17 @@ class WorkerSlot(Generic[T]):
         self._buffer.wake_all()
 
     @property
+    def has_one_in_hand(self) -> bool:
+        """Whether the worker has an entry in hand."""
+        return self.taken > self.processed
+
+    @property
     def job_in_hand(self) -> Job[T] | None:
         """The job of the entry that the worker has in hand, or None."""
-        return self.job if self.taken > self.processed else None
+        entry = self.entry
+        if entry is None or not self.has_one_in_hand:
+            return None
+        return job_of(entry) or self.standing
 
     def reclaim(self) -> Job[T] | None:
         """Take the entry from a worker that does not return it.
@@ -177,8 +191,8 @@ class WorkerSlot(Generic[T]):
             holds_one = self.taken > self._counters.unregister(self)
             # In this order: a worker whose slot is revoked reports no failure, so what it counts
             # then must not count, or nobody would ever hear of the item.
-            self.is_revoked = True
-            entry, job = self.entry, self.job
+            self.is_revoked = self.must_ask = True
+            entry = self.entry
             self._buffer.release(self)
             if not holds_one or entry is None:
                 return None
@@ -192,7 +206,7 @@ class WorkerSlot(Generic[T]):
         if is_void:
             self._counters.count_finished()
             return None
-        return job
+        return job_of(entry) or self.standing
 
     def close(self) -> None:
         """The worker has left."""

@@ -255,18 +255,16 @@ class WorkQueue(WorkQueueBase[T]):
         error_handler: ErrorHandler[T] | None,
     ) -> BatchResult:
         job = queue.open_job(worker_func, workers, error_handler)
-        accepted = 0
         try:
             ticket = JobTicket(job)
             try:
                 for item in items:
                     queue.put_of(job, ticket, item)
-                    accepted += 1
             except QueueStateError:
                 if queue.status is QueueStatus.STOPPING:  # by somebody else
-                    queue.join_job(job, accepted)  # until that has ended
+                    queue.join_job(job)  # until that has ended
                 raise
-            queue.join_job(job, accepted)
+            queue.join_job(job)
         finally:
             queue.close_job(job)
         return BatchResult.of(job)

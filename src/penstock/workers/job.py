@@ -62,8 +62,8 @@ class Job(Generic[T]):
         self.in_hand = 0
         self._workers = 0
         self._threads: ThreadPoolExecutor | None = None
-        self._lock = threading.Lock()
-        #: Its items that are done, and those among them that failed for good.
+        #: Its items that were accepted, those that are done, and those that failed for good.
+        self.accepted = 0
         self.done = 0
         self.failed = 0
         self.dead_letters = 0
@@ -113,27 +113,45 @@ class Job(Generic[T]):
 
     def add_failure(self, error: BaseException, *, is_dead_letter: bool) -> None:
         """An item failed for good."""
-        with self._lock:
-            self.failed += 1
-            self.dead_letters += is_dead_letter
-            self.errors.setdefault(type(error), error)
+        self.failed += 1
+        self.dead_letters += is_dead_letter
+        self.errors.setdefault(type(error), error)
 
     def add_done(self) -> None:
         """An item is done, succeeded or failed."""
-        with self._lock:
-            self.done += 1
-            is_last = self.done == self._expected
-        if is_last:
+        self.done += 1
+        if self.done == self._expected:
             self._on_all_done()
 
-    def when_done(self, count: int, call: Callable[[], None]) -> None:
-        """Have ``call`` called once ``count`` items are done, or at :meth:`interrupt`."""
-        with self._lock:
-            self._expected, self._on_all_done = count, call
-            is_done = self.done >= count
-        if is_done:
+    def when_all_done(self, call: Callable[[], None]) -> None:
+        """Have ``call`` called once all accepted items are done, or at :meth:`interrupt`."""
+        self._expected, self._on_all_done = self.accepted, call
+        if self.done >= self.accepted:
             call()
 
     def interrupt(self) -> None:
         """The queue has stopped: what is not done will not be."""
         self._on_all_done()
+
+
+class ThreadJob(Job[T]):
+    """A job whose items are done in several threads."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._lock = threading.RLock()
+
+    def add_failure(self, error: BaseException, *, is_dead_letter: bool) -> None:
+        """An item failed for good."""
+        with self._lock:
+            super().add_failure(error, is_dead_letter=is_dead_letter)
+
+    def add_done(self) -> None:
+        """An item is done, succeeded or failed."""
+        with self._lock:
+            super().add_done()
+
+    def when_all_done(self, call: Callable[[], None]) -> None:
+        """Have ``call`` called once all accepted items are done, or at :meth:`interrupt`."""
+        with self._lock:
+            super().when_all_done(call)
