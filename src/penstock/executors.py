@@ -148,28 +148,42 @@ class AsyncExecutor:
         checks.function(func, "func", "item")
         turns = asyncio.Semaphore(self.max_concurrency or sys.maxsize)
         calls: list[asyncio.Task[Any]] = []
-        failure: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        under_way = 0
+        # The first call that failed; None when all have succeeded.
+        outcome: asyncio.Future[asyncio.Task[Any] | None] = (
+            asyncio.get_running_loop().create_future()
+        )
 
         def on_done(call: asyncio.Task[Any]) -> None:
+            nonlocal under_way
+            under_way -= 1
             if not call.cancelled() and call.exception() is None:
                 turns.release()
-            elif not failure.done():  # and no other call starts
-                failure.set_result(None)
+                if feeder.done() and not under_way and not outcome.done():
+                    outcome.set_result(None)
+            elif not outcome.done():  # and no other call starts
+                outcome.set_result(call)
 
         async def feed() -> None:
+            nonlocal under_way
             async with aclosing(each(items)) as source:
                 async for item in source:
                     await turns.acquire()
                     calls.append(asyncio.create_task(self.execute(func, item)))
+                    under_way += 1
                     calls[-1].add_done_callback(on_done)
 
         feeder = asyncio.create_task(feed())
         try:
-            await asyncio.wait([feeder, failure], return_when=asyncio.FIRST_COMPLETED)
-            if not failure.done():
+            either: tuple[asyncio.Future[Any], ...] = (feeder, outcome)
+            await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+            if not outcome.done():
                 await feeder
-            # Shielded: who cancels this cancels each call once, below. Twice is not to wait for it.
-            return list(await asyncio.shield(asyncio.gather(*calls)))
+            if under_way:
+                await asyncio.wait([outcome])
+            if outcome.done() and (failed := outcome.result()) is not None:
+                failed.result()
+            return [call.result() for call in calls]
         finally:
             everything = [feeder, *calls]
             for task in everything:

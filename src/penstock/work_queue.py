@@ -122,8 +122,7 @@ class WorkQueue(Lifecycle, WorkQueueBase[T]):
         try:
             return await self.queue.stop(timeout=timeout, **options)
         finally:
-            if self.queue.status == QueueStatus.STOPPED:
-                self._restore_signals()
+            self._restore_signals_if_stopped()
 
     async def put(
         self, item: T, timeout: float | None = None, *, deadline: float | None = None
@@ -221,7 +220,8 @@ class WorkQueue(Lifecycle, WorkQueueBase[T]):
         workers: int | AdaptiveConcurrency,
         error_handler: ErrorHandler[T] | None,
     ) -> BatchResult:
-        async with RunningJob(queue, worker_func, workers, error_handler) as running:
+        on_exit = self._restore_signals_if_stopped
+        async with RunningJob(queue, worker_func, workers, error_handler, on_exit) as running:
             try:
                 async with aclosing(each(items)) as source:
                     async for item in source:
@@ -375,7 +375,8 @@ class WorkQueue(Lifecycle, WorkQueueBase[T]):
         ordered: bool,
         return_exceptions: bool,
     ) -> AsyncGenerator[Any, None]:
-        async with RunningJob(queue, worker_func, workers) as running:
+        running = RunningJob(queue, worker_func, workers, on_exit=self._restore_signals_if_stopped)
+        async with running:
             most = queue.maxsize + running.job.most
             results = ResultStream(running, most, ordered)
             feeder = asyncio.create_task(results.feed(items))
@@ -427,6 +428,10 @@ class WorkQueue(Lifecycle, WorkQueueBase[T]):
             first=partial(self.stop, timeout=limit),
             second=partial(self.stop, timeout=0),
         )
+
+    def _restore_signals_if_stopped(self) -> None:
+        if self.queue.status == QueueStatus.STOPPED:
+            self._restore_signals()
 
     def _restore_signals(self) -> None:
         if self._signal_handlers is not None:

@@ -23,7 +23,7 @@ from heapq import heapify, heappop, heappush
 from typing import TypeAlias, TypeVar
 
 from penstock._util.wait_queue import WaitQueue
-from penstock.queue.store import EntryStore, PutOutcome
+from penstock.queue.store import EntryStore, Lane, PutOutcome
 from penstock.workers.item import Entry, Ticket, job_of
 from penstock.workers.job import Job
 
@@ -136,14 +136,20 @@ class Buffer(EntryStore[T], WaitQueue):
         ``context``: the context that the item will run in; by default a copy of the caller's.
         """
         size = len(self.entries)
+        lane: Lane[T] | None = None
         if size >= self.room:
-            return False
-        if size >= self.peak:
+            lane = self._lane_outside_bound(ticket)
+            if lane is None:
+                return False
+        elif size >= self.peak:
             self.peak = size + 1
         self._last_number = number = self._last_number + 1
         entry = (number, item, copy_context() if context is None else context, ticket)
         if ticket is not None and ticket.job is not self._owner:
-            self._append(entry)
+            if lane is None:
+                self._append(entry)
+            else:
+                heappush(lane.requeued, entry)
             self.wake()
             return True
         self.entries.append(entry)
@@ -192,6 +198,16 @@ class Buffer(EntryStore[T], WaitQueue):
             self._granted[number] = entry = (number, item, context, ticket)
             self._append(entry)
             waiter.set_result(entry)
+
+    def _grant_outside_bound(self, lane: Lane[T]) -> None:
+        for place, (waiter, item, context, ticket) in self._putters.items():
+            if ticket is not None and ticket.job is lane.job and not waiter.done():
+                del self._putters[place]
+                self._last_number = number = self._last_number + 1
+                self._granted[number] = entry = (number, item, context, ticket)
+                heappush(lane.requeued, entry)
+                waiter.set_result(entry)
+                return
 
     def _withdraw(self, number: int, waiter: _Waiter[T]) -> None:
         """Remove everything of a cancelled put."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -38,7 +38,8 @@ class BatchResult:
     @classmethod
     def since(cls, before: dict[str, int], after: dict[str, int]) -> BatchResult:
         """The result by what a queue has counted between two looks at its ``metrics``."""
-        return cls(after["processed"] - before["processed"], after["errors"] - before["errors"], 0)
+        processed, failed = (after.get(n, 0) - before.get(n, 0) for n in ("processed", "errors"))
+        return cls(processed, failed, 0)
 
     def raise_if_failed(self) -> None:
         """Do nothing if no item failed.
@@ -70,8 +71,10 @@ class RunningJob(Generic[T]):
         worker_func: WorkerFunc[T, Any],
         size: Any,
         error_handler: ErrorHandler[T] | None = None,
+        on_exit: Callable[[], object] = bool,
     ) -> None:
         self._queue = queue
+        self._on_exit = on_exit
         self.job: Job[T] = queue._make_job(worker_func, size, error_handler)
         self._ticket = JobTicket(self.job)
 
@@ -80,7 +83,10 @@ class RunningJob(Generic[T]):
         return self
 
     async def __aexit__(self, *error: object) -> None:
-        await self._queue._close_job(self.job)
+        try:
+            await self._queue._close_job(self.job)
+        finally:
+            self._on_exit()
 
     def put(self, item: T) -> Awaitable[None]:
         """Put an item, and wait for room as long as it takes.

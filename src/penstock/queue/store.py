@@ -242,7 +242,23 @@ class EntryStore(Generic[T]):
                 self._in_lanes -= 1
                 self.room += 1
         self._is_special = bool(self._requeued or self.lanes)
+        if lane.job is not None and lane.job.is_nested and not len(lane):
+            self._grant_outside_bound(lane)
         return entry
+
+    def _lane_outside_bound(self, ticket: Ticket | None) -> Lane[T] | None:
+        """The lane of an entry that may be accepted though the queue is full.
+
+        A worker waits for a nested job, so it makes no room: one entry of such a job is accepted
+        outside the bound, as a requeued one is.
+        """
+        job = None if ticket is None else ticket.job
+        lane = self.lanes.get(job) if job is not None and job.is_nested else None
+        return lane if lane is not None and not len(lane) else None
+
+    def _grant_outside_bound(self, lane: Lane[T]) -> None:
+        """Accept the entry of a waiting put in a nested job's lane that has become empty."""
+        raise NotImplementedError
 
     def _pop_waiting(self, waiting: deque[Entry[T]]) -> Entry[T]:
         return waiting.popleft()

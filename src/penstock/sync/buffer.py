@@ -25,6 +25,7 @@ from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from contextvars import Context, copy_context
+from heapq import heappush
 from typing import Any, Protocol, TypeVar
 
 import janus
@@ -198,8 +199,14 @@ class JanusBuffer(EntryStore[T]):
         if context is None:  # an empty one is false
             context = copy_context()
         with self.lock:
-            if len(self.entries) >= self.room or self.closed:
+            if self.closed:
                 return False
+            if len(self.entries) >= self.room:
+                lane = self._lane_outside_bound(ticket)
+                if lane is None:
+                    return False
+                self._admit_outside_bound(lane, item, context, ticket)
+                return True
             self._admit(item, context, ticket)
             return True
 
@@ -211,10 +218,28 @@ class JanusBuffer(EntryStore[T]):
         if size > self.peak:  # noqa: PLR1730 - a call would cost more than all the rest
             self.peak = size
         if self.lanes:
-            self._wake()
+            self.wake_locked()
         else:
             self._unpark(1)
         return entry
+
+    def _admit_outside_bound(
+        self, lane: Lane[T], item: T, context: Context, ticket: Ticket | None
+    ) -> Entry[T]:
+        self._last_number = number = self._last_number + 1
+        entry: Entry[T] = (number, item, context, ticket)
+        heappush(lane.requeued, entry)
+        self.wake_locked()
+        return entry
+
+    def _grant_outside_bound(self, lane: Lane[T]) -> None:
+        for put in self._waiting_puts:
+            if put.ticket is not None and put.ticket.job is lane.job:
+                del self._waiting_puts[put]
+                put.entry = self._admit_outside_bound(lane, put.item, put.context, put.ticket)
+                put.outcome = PutOutcome.ACCEPTED
+                put.set()
+                return
 
     async def wait_for_room(
         self,
@@ -234,6 +259,9 @@ class JanusBuffer(EntryStore[T]):
                     return PutOutcome.CLOSED
                 self._waiting_puts[put] = None
                 self._grant()  # there may be room since the caller looked
+                lane = self._lane_outside_bound(ticket)
+                if lane is not None:
+                    self._grant_outside_bound(lane)
             if not put.wait(timeout):
                 with self.lock:
                     self._waiting_puts.pop(put, None)
@@ -296,7 +324,7 @@ class JanusBuffer(EntryStore[T]):
                 self._hold(holder, entry)
                 if self.is_over:  # it was the last: workers that wait for more may end
                     self._unpark_all()
-            self._wake()  # other workers may have what this one made possible
+            self.wake_locked()  # other workers may have what this one made possible
         return entry
 
     def _hold(self, holder: EntryHolder[T], entry: Entry[T]) -> None:
@@ -372,7 +400,7 @@ class JanusBuffer(EntryStore[T]):
         except BaseException:
             with self.lock:
                 if self._waiters.pop(event, _ABSENT) is _ABSENT:
-                    self._wake()  # this one was called: call another one
+                    self.wake_locked()  # this one was called: call another one
             raise
 
     # -- jobs ---------------------------------------------------------------------------------
@@ -398,7 +426,7 @@ class JanusBuffer(EntryStore[T]):
         with self.lock:
             count = self._close_lane(job)
             self._grant()
-            self._wake()
+            self.wake_locked()
             if self.is_over:
                 self._unpark_all()
             return count
@@ -411,7 +439,7 @@ class JanusBuffer(EntryStore[T]):
     def requeue_locked(self, entry: Entry[T]) -> None:
         """:meth:`requeue`, for a caller that holds the lock."""
         self._requeue(entry)
-        self._wake()
+        self.wake_locked()
 
     def delay(self, entry: Entry[T], delay: float) -> None:
         """Take an entry back, and hand it out again in ``delay`` seconds. With the lock held."""
@@ -423,7 +451,7 @@ class JanusBuffer(EntryStore[T]):
         """Make the due entries available; return the seconds until the next is due, or None."""
         with self.lock:
             self._promote_due(time.monotonic())
-            self._wake()
+            self.wake_locked()
             if self.is_over:
                 self._unpark_all()
             return max(0.0, self._delayed[0][0] - time.monotonic()) if self._delayed else None
@@ -432,7 +460,7 @@ class JanusBuffer(EntryStore[T]):
         """Wake workers for the entries that are available."""
         if self._waiters or self.loop_waiters is not None:
             with self.lock:
-                self._wake()
+                self.wake_locked()
 
     def wake_threads(self) -> None:
         """:meth:`wake`, for the workers that are threads; most often none of those wait."""
@@ -444,8 +472,8 @@ class JanusBuffer(EntryStore[T]):
         with self.lock:
             self._unpark_all()
 
-    def _wake(self) -> None:
-        """Wake those who wait for the entries that there are. With the lock held."""
+    def wake_locked(self) -> None:
+        """:meth:`wake`, for a caller that holds the lock."""
         if not self.lanes:
             self._unpark(len(self._main))
             return

@@ -23,9 +23,11 @@ class Result(concurrent.futures.Future[Any]):
     loop, in a forked child, or without a timeout in a worker of the item's own queue.
     """
 
-    def __init__(self, pool: ThreadWorkerPool[Any]) -> None:
+    def __init__(self, pool: ThreadWorkerPool[Any], *, is_nested: bool = False) -> None:
         super().__init__()
         self._pool = pool
+        # Whether one more worker is there while a worker waits for this.
+        self._is_nested = is_nested
 
     def result(self, timeout: float | None = None) -> Any:
         """What the worker function returned; raises what the worker function raised.
@@ -55,7 +57,7 @@ class Result(concurrent.futures.Future[Any]):
                 f"Cannot call {call}() in a forked child: the item is its parent's"
             )
         refuse_in_loop(call)
-        if timeout is None and pool.owns_this_thread():
+        if timeout is None and pool.owns_this_thread() and not self._is_nested:
             raise QueueStateError(
                 f"Cannot call {call}() without a timeout from inside a worker function of the same "
                 "queue: if all workers did, nobody would be left to process the items"

@@ -129,7 +129,13 @@ class BlockingQueue(InProcessQueue[T]):
         ticket: Ticket | None = None,
         context: Context | None = None,
     ) -> bool:
-        if timeout > NO_LIMIT and self._pool.owns_this_thread() and not self._buffer.closed:
+        is_nested = ticket is not None and ticket.job is not None and ticket.job.is_nested
+        if (
+            timeout > NO_LIMIT
+            and not is_nested
+            and self._pool.owns_this_thread()
+            and not self._buffer.closed
+        ):
             raise QueueStateError(
                 f"Cannot wait for room in queue {self._name} from inside its own worker function: "
                 "if all workers did, none would ever make room. Use a timeout, put_nowait(), or a "
@@ -286,7 +292,7 @@ class BlockingQueue(InProcessQueue[T]):
 
     def submit_to(self, job: Job[T], ticket: Ticket, item: T) -> Result:
         """:meth:`put_of`, and return the future of the result."""
-        future = Result(self._pool)
+        future = Result(self._pool, is_nested=job.is_nested)
         self.put_of(job, ticket, item, future)
         return future
 

@@ -183,7 +183,7 @@ class WorkerSlot(Generic[T]):
         Returns:
             The job of the entry; None if the worker has none, or one of a job that has ended.
         """
-        is_void = False
+        is_dropped = False
         with self._buffer.lock:
             if self.is_revoked:
                 return None
@@ -197,13 +197,15 @@ class WorkerSlot(Generic[T]):
             if not holds_one or entry is None:
                 return None
             number, item, context, ticket = entry
-            is_void = ticket is not None and ticket.is_void
-            if not is_void:
+            is_dropped = ticket is not None and ticket.is_dropped
+            if not is_dropped:
                 # A copy: the worker may be in the context itself, and only one can be. And what
                 # the worker makes of the item is nobody's result any more.
                 new = None if ticket is None else ticket.transfer()
                 self._buffer.requeue_locked((number, item, context.copy(), new))
-        if is_void:
+            else:
+                self._buffer.wake_locked()
+        if is_dropped:
             self._counters.count_finished()
             return None
         return job_of(entry) or self.standing
@@ -211,7 +213,9 @@ class WorkerSlot(Generic[T]):
     def close(self) -> None:
         """The worker has left."""
         with self._buffer.lock:
-            self._buffer.release(self)
+            if self.job is not None:  # another worker may have one of its items now
+                self._buffer.release(self)
+                self._buffer.wake_locked()
         self._counters.unregister(self)
 
 

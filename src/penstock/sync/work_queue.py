@@ -267,6 +267,7 @@ class WorkQueue(WorkQueueBase[T]):
             queue.join_job(job)
         finally:
             queue.close_job(job)
+            self._restore_signals_if_stopped()
         return BatchResult.of(job)
 
     def _batch_elsewhere(
@@ -407,6 +408,7 @@ class WorkQueue(WorkQueueBase[T]):
                     raise error
         finally:
             queue.close_job(job)
+            self._restore_signals_if_stopped()
 
     # -- signals ------------------------------------------------------------------------------
 

@@ -59,7 +59,7 @@ class Ticket:
         return future is not None and future.cancelled()
 
     @property
-    def is_void(self) -> bool:
+    def is_dropped(self) -> bool:
         """Whether the job of the item has ended: what becomes of it is nobody's business."""
         return self.job is not None and self.job.is_over
 
@@ -83,13 +83,13 @@ class Ticket:
 
     def verdict(self, error: BaseException) -> tuple[float | None, BaseException]:
         """Return the seconds until the next attempt, or None; and the error to be told."""
-        if self.course is None or self.is_void:
+        if self.course is None or self.is_dropped:
             return None, error
         return self.course.verdict(error)
 
     def on_failure(self, error: BaseException, item: Any) -> None:
         """The item failed for good, and its error was told: it may become a dead letter."""
-        if self.is_void:
+        if self.is_dropped:
             return
         is_dead_letter = False
         if self.course is not None and self.future is None:

@@ -232,7 +232,7 @@ class Worker(Generic[T]):
         if self.entry is not entry:  # the pool has reclaimed it already
             return
         self.entry = None
-        if self._is_void(entry):
+        if self._is_dropped(entry):
             self._counters.processed += 1
             self._counters.notify_if_done()
             return
@@ -245,9 +245,9 @@ class Worker(Generic[T]):
             )
 
     @staticmethod
-    def _is_void(entry: Entry[T]) -> bool:
+    def _is_dropped(entry: Entry[T]) -> bool:
         """Whether the job of the entry has ended: what becomes of it is nobody's business."""
-        return entry[3] is not None and entry[3].is_void
+        return entry[3] is not None and entry[3].is_dropped
 
     @property
     def job_in_hand(self) -> Job[T] | None:
@@ -265,7 +265,7 @@ class Worker(Generic[T]):
     def reclaim(self) -> Job[T] | None:
         """Requeue the entry of a worker that is stuck; return its job, or None without one."""
         entry, self.entry = self.entry, None
-        if entry is None or self._is_void(entry):
+        if entry is None or self._is_dropped(entry):
             if entry is not None:
                 self._counters.processed += 1
                 self._counters.notify_if_done()
@@ -294,7 +294,7 @@ class Worker(Generic[T]):
         """
         _, item, context, ticket = entry
         job: Any = job_of(entry) or self.standing
-        awaited_by_somebody = ticket is not None and (ticket.fail(error) or ticket.is_void)
+        awaited_by_somebody = ticket is not None and (ticket.fail(error) or ticket.is_dropped)
         if job.can_end_program and isinstance(error, (KeyboardInterrupt, SystemExit)):
             return error
         if awaited_by_somebody:
