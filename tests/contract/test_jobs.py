@@ -205,10 +205,14 @@ class TestTheEndOfAJob:
             yield from range(6)
             raise KeyError("the source breaks")
 
-        found = []
-        with pytest.raises(KeyError, match="the source breaks"):
+        found: list[Any] = []
+
+        async def read() -> None:
             async for result in make_queue(maxsize=10).map(named("map"), items()):
                 found.append(result)  # noqa: PERF401 - what came before the error counts
+
+        with pytest.raises(KeyError, match="the source breaks"):
+            await read()
         assert found == [("map", item) for item in range(6)]
 
 

@@ -135,6 +135,7 @@ class EntryHolder(Protocol[T]):
     @property
     def has_one_in_hand(self) -> bool:
         """Whether the worker has an entry in hand."""
+        ...
 
 
 class JanusBuffer(EntryStore[T]):

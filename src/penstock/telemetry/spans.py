@@ -268,7 +268,7 @@ class ObservedTicket(Ticket):
         """The item is accepted now: until now its put waited, from now on the item waits."""
         self._put_at = _clock()
 
-    async def run(self, standing: Job[Any], item: Any) -> None:
+    async def run(self, standing: Any, item: Any) -> None:
         """Run the item as any ticket does, and observe the attempt."""
         if not self.claim():
             return

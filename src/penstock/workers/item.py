@@ -63,8 +63,11 @@ class Ticket:
         """Whether the job of the item has ended: what becomes of it is nobody's business."""
         return self.job is not None and self.job.is_over
 
-    async def run(self, standing: Job[Any], item: Any) -> None:
-        """Call the function and set the future's result; skip a cancelled item."""
+    async def run(self, standing: Any, item: Any) -> None:
+        """Call the function of its job, or of ``standing``, and set the future's result.
+
+        A cancelled item is skipped.
+        """
         if not self.claim():
             return
         job = self.job or standing

@@ -16,7 +16,6 @@ from penstock.brokers.nats.connection.wire import Wire
 from penstock.errors import BrokerError
 from penstock.policies.governor import Postponed
 from penstock.workers.item import Entry, Ticket
-from penstock.workers.job import Job
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
@@ -210,7 +209,7 @@ class DeliveryTicket(Ticket):
         """Whether its call was made; or else it waits until its rules allow it."""
         return self.course is not None and self.course.attempts >= self.delivery.number
 
-    async def run(self, standing: Job[Any], item: Any) -> None:
+    async def run(self, standing: Any, item: Any) -> None:
         """Make the call, and settle the item after it has returned."""
         await self._inner.run(standing, item)
         await self._hands.done(self.delivery)
