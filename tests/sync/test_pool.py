@@ -249,6 +249,34 @@ def test_a_busy_loop_still_hears_of_a_stop() -> None:
         producer.result(BOUND)
 
 
+def test_a_worker_that_never_waits_leaves_the_loop_to_others() -> None:
+    done = 0
+    turns: list[int] = []
+    ended = threading.Event()
+
+    def turn(loop: asyncio.AbstractEventLoop, before: int) -> None:
+        turns.append(done - before)
+        if done < 1_000:
+            loop.call_soon(turn, loop, done)
+        else:
+            ended.set()
+
+    async def count(item: int) -> None:
+        nonlocal done
+        if not done:
+            loop = asyncio.get_running_loop()
+            loop.call_soon(turn, loop, 0)
+        done += 1
+
+    with WorkQueue[int](1_000) as queue:
+        for item in range(1_000):
+            queue.put_nowait(item)
+        queue.process(count)
+        assert ended.wait(BOUND)
+    assert sum(turns) == 1_000
+    assert max(turns) <= 32
+
+
 def test_a_lambda_around_an_async_function_is_awaited_in_the_loop() -> None:
     async def double(item: int) -> int:
         await asyncio.sleep(0)

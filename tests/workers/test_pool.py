@@ -1390,3 +1390,47 @@ async def test_worker_functions_of_a_pool_executor_of_ones_own_work() -> None:
         async with BoundedQueue[int]() as queue:
             await queue.start_workers(worker, 2)
             assert await (await queue.submit(21)) == 42
+
+
+# -- turns ----------------------------------------------------------------------------------------
+
+
+class Turns:
+    """Notes how many items were processed in each turn of the event loop."""
+
+    def __init__(self, queue: BoundedQueue[int]) -> None:
+        self._queue = queue
+        self._loop = asyncio.get_running_loop()
+        self._before = 0
+        self.items: list[int] = []
+        self._loop.call_soon(self._turn)
+
+    def _turn(self) -> None:
+        processed = self._queue.metrics["processed"]
+        self.items.append(processed - self._before)
+        self._before = processed
+        if self._queue.status is QueueStatus.PROCESSING:
+            self._loop.call_soon(self._turn)
+
+
+@pytest.mark.parametrize("workers", [1, 5])
+@pytest.mark.parametrize(("each", "most"), [(0.02, 1), (0.004, 3), (0.0001, 132)])
+async def test_workers_that_never_wait_leave_the_loop_to_others(
+    workers: int, each: float, most: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After ten milliseconds, all of them together, and as many items as pass between two looks."""
+    loop, seconds = asyncio.get_running_loop(), 100.0
+
+    async def work(item: int) -> None:
+        nonlocal seconds
+        seconds += each
+
+    monkeypatch.setattr(loop, "time", lambda: seconds)
+    async with BoundedQueue[int](1_000) as queue:
+        await queue.start_workers(work, workers)
+        turns = Turns(queue)
+        for item in range(1_000):
+            queue.put_nowait(item)
+        await queue.join()
+    assert sum(turns.items) == 1_000
+    assert max(turns.items) <= most

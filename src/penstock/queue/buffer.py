@@ -26,6 +26,7 @@ from penstock._util.wait_queue import WaitQueue
 from penstock.queue.store import EntryStore, Lane, PutOutcome
 from penstock.workers.item import Entry, Ticket, job_of
 from penstock.workers.job import Job
+from penstock.workers.turn import Turn
 
 T = TypeVar("T")
 
@@ -46,6 +47,8 @@ class Buffer(EntryStore[T], WaitQueue):
     """Used from the thread of one event loop only."""
 
     def __init__(self, maxsize: int) -> None:
+        #: How long workers may go on without a wait.
+        self.turn = Turn()
         EntryStore.__init__(self, maxsize, deque())
         WaitQueue.__init__(self)
         # Entries of puts that are not confirmed yet, by number. They are in ``entries`` already.
@@ -261,6 +264,8 @@ class Buffer(EntryStore[T], WaitQueue):
     def take(self) -> Entry[T] | None:
         """The next entry for a worker. None: there is none, or its put is not confirmed yet."""
         if self._is_special:
+            if self.turn.is_paused:
+                return None
             return self._taken(self._take_special(self._all_lanes(), self._granted))
         entries = self.entries
         if not entries or (self._granted and entries[0][0] in self._granted):
@@ -269,6 +274,19 @@ class Buffer(EntryStore[T], WaitQueue):
         if self._putters:
             self._grant()
         return entry
+
+    async def pause(self) -> None:
+        """Let the event loop see to everything else, while no worker takes an entry."""
+        self._is_special = True
+        try:
+            await self.turn.pause()
+        finally:
+            self._look_what_is_special()
+            if self.closed:
+                self.wake_all()
+
+    def _look_what_is_special(self) -> None:
+        self._is_special = self.turn.is_paused or bool(self._requeued or self.lanes)
 
     def _taken(self, entry: Entry[T] | None) -> Entry[T] | None:
         if entry is not None:
@@ -279,7 +297,8 @@ class Buffer(EntryStore[T], WaitQueue):
 
     async def wait(self) -> bool:
         """Wait until :meth:`take` may find an entry; False when none will ever come."""
-        if self.closed and self.is_over:
+        # In a pause too: whoever pauses goes on to take, and wakes others when it waits or ends.
+        if self.closed and self.is_over and not self.turn.is_paused:
             return False
         return await self._park(self._add_waiter())
 
@@ -345,6 +364,7 @@ class Buffer(EntryStore[T], WaitQueue):
 
     def open(self) -> None:
         """Accept entries. All delayed ones are due: their times were those of another loop."""
+        self.turn.begin_in(asyncio.get_running_loop())
         self.closed = False
         self._promote_due(math.inf)
 

@@ -164,8 +164,11 @@ class EntryStore(Generic[T]):
         """Set what is known about all lanes and delayed entries, after any of them has changed."""
         lanes = self.lanes
         self._in_lanes = sum(len(lane.waiting) for lane in lanes.values()) if lanes else 0
-        self._is_special = bool(self._requeued or lanes)
+        self._look_what_is_special()
         self.room = self.maxsize - len(self._delayed_ids) - self._in_lanes
+
+    def _look_what_is_special(self) -> None:
+        self._is_special = bool(self._requeued or self.lanes)
 
     def _append(self, entry: Entry[T]) -> None:
         """Add the entry of a put to the lane of its job."""
@@ -241,7 +244,7 @@ class EntryStore(Generic[T]):
             if lane is not self._main:
                 self._in_lanes -= 1
                 self.room += 1
-        self._is_special = bool(self._requeued or self.lanes)
+        self._look_what_is_special()
         if lane.job is not None and lane.job.is_nested and not len(lane):
             self._grant_outside_bound(lane)
         return entry

@@ -34,6 +34,7 @@ from penstock._util.wait_queue import WaitQueue
 from penstock.queue.store import EntryStore, Lane, PutOutcome
 from penstock.workers.item import Entry, Ticket, job_of
 from penstock.workers.job import Job
+from penstock.workers.turn import Turn
 
 T = TypeVar("T")
 
@@ -542,6 +543,8 @@ class LoopWaiters(WaitQueue):
         self._is_notified = False
         self._for_all = False
         self._entries_left = ENTRIES_PER_TURN
+        self.turn = Turn()
+        self.turn.begin_in(self._loop)
         self._due_timer: asyncio.TimerHandle | None = None
 
     def notify(self, *, all_waiters: bool = False) -> None:

@@ -18,6 +18,7 @@ from penstock.queue.store import EntryBuffer
 from penstock.sync.buffer import JanusBuffer, LoopWaiters
 from penstock.workers.item import Entry, job_of
 from penstock.workers.job import Job
+from penstock.workers.turn import ENDLESS, Turn
 
 T = TypeVar("T")
 
@@ -114,6 +115,7 @@ class WorkerSlot(Generic[T]):
     """
 
     is_for_threads = False
+    turn: Turn = ENDLESS
 
     def __init__(
         self, buffer: JanusBuffer[T], counters: SharedCounters, standing: Job[T] | None
@@ -155,6 +157,9 @@ class WorkerSlot(Generic[T]):
                 self.taken -= 1
                 self._buffer.release(self)
                 self._buffer.delay(entry, delay)
+
+    async def pause(self) -> None:
+        """Go on: a thread is in nobody's way."""
 
     def wake(self) -> None:
         """Wake other workers for the entries that are available."""
@@ -212,11 +217,15 @@ class WorkerSlot(Generic[T]):
 
     def close(self) -> None:
         """The worker has left."""
-        with self._buffer.lock:
-            if self.job is not None:  # another worker may have one of its items now
+        self._release()
+        self._counters.unregister(self)
+
+    def _release(self) -> None:
+        """The entry in hand is done, and the worker takes no other for now."""
+        if self.job is not None:  # another worker may have one of its items now
+            with self._buffer.lock:
                 self._buffer.release(self)
                 self._buffer.wake_locked()
-        self._counters.unregister(self)
 
 
 class LoopSlot(WorkerSlot[T]):
@@ -228,14 +237,23 @@ class LoopSlot(WorkerSlot[T]):
         super().__init__(buffer, counters, standing)
         assert buffer.loop_waiters is not None
         self._waiters: LoopWaiters = buffer.loop_waiters
+        self.turn = self._waiters.turn
 
     def take(self) -> Entry[T] | None:
         """The next entry; None when there is none, or the loop has other things to do first."""
-        return self._buffer.take(self) if self._waiters.may_take() else None
+        if self._waiters.may_take():
+            return self._buffer.take(self)
+        self._release()
+        return None
 
     async def wait(self) -> bool:
         """Wait until there may be an entry to take; False when none will ever come."""
         return await self._waiters.wait()
+
+    async def pause(self) -> None:
+        """Let the event loop see to everything else, while no worker takes an entry."""
+        self._release()
+        await self.turn.pause()
 
     def wake(self) -> None:
         """Wake other workers for the entries that are available."""

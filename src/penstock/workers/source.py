@@ -6,6 +6,7 @@ from typing import Any, Protocol, TypeVar
 
 from penstock.workers.item import Entry
 from penstock.workers.job import Job
+from penstock.workers.turn import Turn
 
 T = TypeVar("T")
 
@@ -26,6 +27,9 @@ class PoolSource(Protocol[T]):
 class Source(Protocol[T]):
     """Where workers get their entries. All methods are called in the worker's own thread."""
 
+    #: How long they may go on without a wait.
+    turn: Turn
+
     def take(self) -> Entry[T] | None:
         """The next entry, or None when there is none right now."""
 
@@ -35,6 +39,9 @@ class Source(Protocol[T]):
 
     def wake(self) -> None:
         """Wake workers for the entries that are there: the caller ends, or waits with an entry."""
+
+    async def pause(self) -> None:
+        """Let the event loop see to everything else, while no worker takes an entry."""
 
     def requeue(self, entry: Entry[T]) -> None:
         """Put back the entry of a cancelled worker. It is the next to be taken."""

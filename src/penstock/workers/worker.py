@@ -96,6 +96,7 @@ class Worker(Generic[T]):
     async def run(self) -> None:  # noqa: PLR0912, PLR0915 - in one piece, for speed
         """Take and process entries until there are no more. Cancellation just ends it."""
         source, counters = self._source, self._counters
+        turn, left = source.turn, 1
         standing: Any = self.standing
         call: AsyncCall[Any] = _no_standing_job if standing is None else standing.call
         try:
@@ -103,6 +104,8 @@ class Worker(Generic[T]):
                 entry = source.take()
                 if entry is None:
                     item = context = ticket = coro = steps = awaited = None  # keep nothing alive
+                    if counters.joiners:  # only here, since with an entry left not all is done
+                        counters.notify_if_done()
                     if await source.wait():
                         continue
                     return
@@ -135,13 +138,17 @@ class Worker(Generic[T]):
                 counters.processed += 1
                 if ticket is not None and ticket.job is not None:
                     ticket.job.add_done()
-                if counters.joiners:
-                    counters.notify_if_done()
                 if error is not None:
                     try:
                         raise error
                     finally:
                         error = None  # or frame and exception would keep each other alive
+                left -= 1
+                if not left:
+                    left = turn.look()
+                    if turn.is_over:
+                        entry = item = context = ticket = coro = steps = awaited = None
+                        await source.pause()
         except asyncio.CancelledError:
             return  # and not raise: the task would keep the error, and the error the item
         finally:
@@ -149,6 +156,8 @@ class Worker(Generic[T]):
             # item, and no other error, whose frames have items.
             entry = item = context = ticket = coro = steps = awaited = None
             error = failure = None  # type: ignore[assignment]
+            if counters.joiners:
+                counters.notify_if_done()
             source.wake()
 
     # For an item that suspends in its first step. A generator, because each resumption climbs

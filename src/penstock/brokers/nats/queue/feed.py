@@ -19,6 +19,7 @@ from penstock.brokers.nats.queue.delivery import DeliveryTicket, Hands, delivery
 from penstock.brokers.nats.queue.pulls import HEARTBEAT, Pulls
 from penstock.workers.item import Entry
 from penstock.workers.job import Job
+from penstock.workers.turn import ENDLESS
 
 if TYPE_CHECKING:
     from nats.aio.subscription import Subscription
@@ -60,6 +61,7 @@ class Feed(WaitQueue):
         self._receive = receive
         self._logger = logger
         self.closed = False
+        self.turn = ENDLESS
         #: The job of ``process``: it has all items.
         self.standing: Job[Any] | None = None
         #: Those that came and that nobody has taken yet.
@@ -102,6 +104,9 @@ class Feed(WaitQueue):
         self.wake()
         self._ask_soon(_EXPIRES if timeout is None else min(timeout, _EXPIRES))
         return await self._park(waiter, timeout)
+
+    async def pause(self) -> None:
+        """Go on: each item waits for the server in the end."""
 
     def requeue(self, entry: Entry[Any]) -> None:
         """A worker was cancelled with it: another machine may have it, at once."""
