@@ -14,6 +14,7 @@ from types import TracebackType
 from typing import Any
 
 from penstock._util.hooks import ForkSafeLock
+from penstock._util.notebooks import advice, blocks_loop
 from penstock.errors import PenstockError, QueueStateError
 from penstock.http.exchange import Exchange, Turn, Turns
 from penstock.http.face import (
@@ -26,7 +27,6 @@ from penstock.http.face import (
 )
 from penstock.http.held import Held
 from penstock.sync import WorkQueue
-from penstock.sync.notebooks import advice, blocks_loop
 
 #: One at a time: it takes a millisecond.
 _starting = ForkSafeLock()

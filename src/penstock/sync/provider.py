@@ -11,8 +11,8 @@ from typing import Any, NoReturn
 
 from penstock._util import checks, hooks
 from penstock._util.loop_thread import LoopThread
+from penstock._util.notebooks import advice, blocks_loop
 from penstock.errors import QueueStateError
-from penstock.sync.notebooks import advice, blocks_loop
 
 #: Seconds that the last user waits for the thread to end.
 CLOSE_TIMEOUT = 0.25

@@ -286,7 +286,8 @@ class WorkQueue(WorkQueueBase[T]):
     ) -> Result:
         """Put an item; return a ``concurrent.futures.Future`` of its result.
 
-        That of an item that runs already cannot be cancelled. Otherwise as
+        That of an item that runs already cannot be cancelled. An exception is logged if nobody has
+        read it when the future is garbage-collected, or when the program ends. Otherwise as
         :meth:`penstock.WorkQueue.submit`.
         """
         queue: BlockingQueue[T] = self._in_process(BlockingQueue, "submit")

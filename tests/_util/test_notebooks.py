@@ -1,4 +1,4 @@
-"""The blocking queue in a notebook: in a kernel of the tests' own, and in a real one."""
+"""Blocking calls in a notebook: in a kernel of the tests' own, and in a real one."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from pages import DOCS, blocks
-from penstock import QueueStateError
+from penstock import BoundedQueue, Limit, Limiter, QueueStateError
 from penstock.sync import WorkQueue
 from sync.helpers import BOUND, eventually, in_thread
 
@@ -31,8 +31,8 @@ def handle_message(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Coroutine[A
     return handle
 
 
-def put_get_and_join() -> str:
-    with WorkQueue[str](1) as queue:
+def put_get_and_join(inner: BoundedQueue[str] | None = None) -> str:
+    with WorkQueue[str](1) if inner is None else WorkQueue[str](queue=inner) as queue:
         assert queue.put("a") is True
         assert queue.put("b", timeout=0) is False
         taken = queue.get()
@@ -44,6 +44,10 @@ def put_get_and_join() -> str:
 class TestACell:
     def test_what_the_kernel_calls_may_block(self, handle_message: Any) -> None:
         assert asyncio.run(handle_message(put_get_and_join)) == "a"
+
+    def test_so_may_calls_of_another_kind_of_queue(self, handle_message: Any) -> None:
+        inner: BoundedQueue[str] = BoundedQueue(1)
+        assert asyncio.run(handle_message(lambda: put_get_and_join(inner))) == "a"
 
     def test_a_task_that_it_started_may_not(self, handle_message: Any) -> None:
         async def in_background() -> None:
@@ -84,6 +88,12 @@ class TestACell:
         for call in (lambda: queue.put("a"), queue.get, lambda: queue.submit("a")):
             with pytest.raises(QueueStateError, match="when queue is idle"):
                 asyncio.run(handle_message(call))
+
+    def test_a_limiter_may_be_waited_for(self, handle_message: Any) -> None:
+        limiter = Limiter([Limit(1, per=3600)])
+        asyncio.run(handle_message(limiter.acquire_blocking))
+        with pytest.raises(TimeoutError):
+            asyncio.run(handle_message(lambda: limiter.acquire_blocking(timeout=0.001)))
 
 
 def test_elsewhere_a_refusal_does_not_speak_of_notebooks() -> None:
@@ -310,6 +320,20 @@ get_ipython().kernel.comm_manager.register_target("button", on_open)
         outcome = kernel.run("print(handled.get(60)); handled.task_done(); print(handled.stop())")
         assert outcome.error == ""
         assert outcome.printed == "{'clicks': 1}\nTrue\n"
+
+    def test_a_limiter_for_threads(self, kernel: Kernel) -> None:
+        outcome = kernel.run("""
+limiter = penstock.Limiter([penstock.Limit(1, per=3600)])
+with limiter:
+    print("first")
+""")
+        assert (outcome.error, outcome.printed) == ("", "first\n")
+        outcome = kernel.run_and_interrupt(
+            "limiter.acquire_blocking()", "limiter.statistics().waiting"
+        )
+        assert outcome.error.startswith("KeyboardInterrupt")
+        outcome = kernel.run("print(limiter.statistics().waiting)")
+        assert outcome.printed == "0\n"
 
     def test_a_client_of_http_for_threads(self, kernel: Kernel) -> None:
         pytest.importorskip("httpx")
