@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import io
 import json
 import os
@@ -254,7 +255,7 @@ def test_every_block_says_what_it_is() -> None:
 @pytest.mark.parametrize("block", having(lambda block: block.said("not run:")))
 def test_what_is_not_run_is_at_least_a_program(block: Block) -> None:
     if block.language == "python":
-        compile(block.code, block.name, "exec")
+        compile(block.code, block.name, "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)  # as notebooks do
 
 
 def test_few_blocks_are_not_run() -> None:

@@ -151,8 +151,8 @@ class SyncQueueTransport(
     :class:`penstock.sync.WorkQueue` and ``httpx.HTTPTransport()``; ``is_failure`` runs in the
     calling thread. Any number of threads may send. Each request is sent by its own thread; Ctrl-C
     gets out of the wait and of the request. A running event loop is refused, since waiting would
-    block it: use :class:`QueueTransport` there. After a fork, one that was used before refuses
-    too.
+    block it: use :class:`QueueTransport` there. (In a notebook it works in each cell that has no
+    ``await`` of its own.) After a fork, one that was used before refuses too.
     """
 
     library: ClassVar[Any] = httpx

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import signal
 import sys
@@ -219,6 +220,21 @@ def test_ctrl_c_gets_out_of_the_wait_and_of_the_request(
         server.answer = lambda seen: Answer()
         assert http.get("/next").status_code == 200
     assert server.paths() == ["/stream", "/slow", "/next"]
+
+
+def test_a_request_that_its_caller_gave_up_is_not_logged_as_a_failure_that_nobody_read(
+    library: Any, ours: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Interrupted(library.BaseTransport):  # type: ignore[name-defined, misc]
+        def handle_request(self, request: Any) -> Any:
+            raise KeyboardInterrupt
+
+    with library.Client(transport=ours.SyncQueueTransport(transport=Interrupted())) as http:
+        with pytest.raises(KeyboardInterrupt):
+            http.get("http://nobody.invalid/")
+        eventually(lambda: http._transport.queue.metrics["processed"])
+    gc.collect()
+    assert [record.message for record in caplog.records if record.levelname == "ERROR"] == []
 
 
 PROGRAM = """

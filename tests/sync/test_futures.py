@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import concurrent.futures
+import gc
+import logging
+import os
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 
 from penstock import QueueFullError, QueueStateError
 from penstock.sync import WorkQueue
-from sync.helpers import BOUND, KINDS, Held, eventually, kind_of
+from sync.helpers import BOUND, KINDS, Held, eventually, in_thread, kind_of, run_program
 
 
 def test_a_worker_waits_for_results_of_its_own_queue_with_a_timeout_only() -> None:
@@ -79,3 +85,210 @@ class TestFutures:
                 queue.submit("b", timeout=0)
             assert queue.get() == "a"
             queue.task_done()
+
+
+NEVER_RETRIEVED = "An item of queue jobs failed, and its exception was never retrieved"
+
+
+def fail(item: Any) -> None:
+    raise KeyError(item)
+
+
+def read_result(future: concurrent.futures.Future[Any]) -> None:
+    with pytest.raises(KeyError):
+        future.result(BOUND)
+
+
+def read_when_done(future: concurrent.futures.Future[Any]) -> None:
+    read: list[Any] = []
+    future.add_done_callback(lambda done: read.append(done.exception()))
+    eventually(lambda: read)
+
+
+def read_of_wait(future: concurrent.futures.Future[Any]) -> None:
+    done, _ = concurrent.futures.wait([future], BOUND)
+    read_result(done.pop())
+
+
+def read_as_completed(future: concurrent.futures.Future[Any]) -> None:
+    read_result(next(concurrent.futures.as_completed([future], BOUND)))
+
+
+def read_in_a_loop(future: concurrent.futures.Future[Any]) -> None:
+    async def read() -> None:
+        with pytest.raises(KeyError):
+            await asyncio.wrap_future(future)
+
+    in_thread(asyncio.run, read()).result(BOUND)
+
+
+class TestAnExceptionThatNobodyReads:
+    """It is logged when its future is collected. ``logged()`` is what was, so far."""
+
+    @pytest.fixture
+    def logged(self, caplog: pytest.LogCaptureFixture) -> Callable[[], list[logging.LogRecord]]:
+        def records() -> list[logging.LogRecord]:
+            gc.collect()
+            return [record for record in caplog.records if record.levelno >= logging.ERROR]
+
+        return records
+
+    @pytest.mark.parametrize("kind", KINDS)
+    def test_is_logged_with_its_traceback_once_its_future_is_gone(
+        self, kind: str, logged: Any
+    ) -> None:
+        with WorkQueue[str](name="jobs") as queue:
+            queue.process(kind_of(kind, fail))
+            future = queue.submit("a")
+            queue.join(BOUND)
+        assert logged() == []
+        del future
+        eventually(logged)
+        (record,) = logged()
+        assert record.name == "penstock"
+        assert record.getMessage().startswith(NEVER_RETRIEVED)
+        assert record.exc_info[0] is KeyError
+        assert record.exc_info[2] is not None
+
+    def test_goes_to_the_logger_of_the_queue(self, logged: Any) -> None:
+        with WorkQueue[str](logger=logging.getLogger("mine")) as queue:
+            queue.process(fail)
+            queue.submit("a")
+        eventually(logged)
+        assert [record.name for record in logged()] == ["mine"]
+
+    @pytest.mark.parametrize(
+        "read",
+        [
+            read_result,
+            lambda future: future.exception(BOUND),
+            read_when_done,
+            read_of_wait,
+            read_as_completed,
+            read_in_a_loop,
+        ],
+    )
+    def test_but_not_one_that_was_read(
+        self, read: Callable[[concurrent.futures.Future[Any]], object], logged: Any
+    ) -> None:
+        with WorkQueue[str](name="jobs") as queue:
+            queue.process(fail)
+            read(queue.submit("a"))
+        assert logged() == []
+
+    def test_a_wait_that_took_too_long_has_not_read_it(self, logged: Any) -> None:
+        held = Held()
+
+        def work(item: str) -> None:
+            held(item)
+            fail(item)
+
+        with WorkQueue[str](name="jobs") as queue:
+            queue.process(work)
+            future = queue.submit("a")
+            for call in (future.result, future.exception):
+                with pytest.raises(concurrent.futures.TimeoutError):
+                    call(timeout=0.001)
+            held.may_go_on.set()
+        assert logged() == []
+        del future, call
+        eventually(logged)
+
+    @pytest.mark.parametrize("ordered", [True, False])
+    def test_nothing_of_a_map(self, ordered: bool, logged: Any) -> None:
+        with WorkQueue[int](name="jobs") as queue:
+            queue.process(print, 2)
+            results = queue.map(fail, range(10), return_exceptions=True, ordered=ordered)
+            assert {type(result) for result in results} == {KeyError}
+            with pytest.raises(KeyError):  # the others have failed too, or are about to
+                list(queue.map(fail, range(10), ordered=ordered))
+        assert logged() == []
+
+    def test_nothing_of_an_item_that_runs_when_its_map_is_left(self, logged: Any) -> None:
+        held = Held()
+
+        def work(item: int) -> int:
+            if item:
+                held(item)
+                fail(item)
+            return item
+
+        with WorkQueue[int](name="jobs") as queue:
+            queue.process(print, 2)
+            results = queue.map(work, range(2))
+            assert next(results) == 0
+            eventually(lambda: held.began)
+            results.close()
+            held.may_go_on.set()
+            assert queue.join(BOUND)
+        assert logged() == []
+
+    def test_nothing_of_a_cancelled_one(self, logged: Any) -> None:
+        with WorkQueue[str](name="jobs") as queue:
+            queue.submit("a").cancel()
+            queue.process(fail)
+            queue.join(BOUND)
+        assert logged() == []
+
+    def test_nothing_of_an_item_that_a_stop_hands_back(self, logged: Any) -> None:
+        queue: WorkQueue[str] = WorkQueue(name="jobs")
+        queue.start()
+        queue.submit("a")
+        assert queue.stop() is False
+        assert logged() == []
+        assert queue.unprocessed == ["a"]
+
+    def test_but_the_stop_of_another_queue_that_the_item_met_is(self, logged: Any) -> None:
+        other: WorkQueue[str] = WorkQueue(name="other")
+        other.start()
+        begun: list[Any] = []
+
+        def work(item: str) -> None:
+            future = other.submit(item)
+            begun.append(item)
+            future.result(BOUND)
+
+        with WorkQueue[str](name="jobs") as queue:
+            queue.process(work)
+            queue.submit("a")
+            eventually(lambda: begun)
+            other.stop()
+        eventually(logged)
+        (record,) = logged()
+        assert record.getMessage().startswith(NEVER_RETRIEVED)
+
+    def test_is_logged_at_the_end_of_a_program_that_still_has_the_future(self) -> None:
+        outcome = run_program("""
+import penstock.sync
+
+def fail(item):
+    raise KeyError(item)
+
+queue = penstock.sync.WorkQueue(name="jobs")
+queue.process(fail)
+unread, read = queue.submit("a"), queue.submit("b")
+read.exception()
+""")
+        assert outcome.stderr.count(NEVER_RETRIEVED) == 1, outcome.stderr
+        assert outcome.stderr.endswith("KeyError: 'a'\n")
+
+    @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+    def test_a_forked_child_does_not_log_it_too(self) -> None:
+        outcome = run_program(
+            """
+import os, sys, warnings
+import penstock.sync
+
+def fail(item):
+    raise KeyError(item)
+
+with penstock.sync.WorkQueue(name="jobs") as queue:
+    queue.process(fail)
+    future = queue.submit("a")
+child = os.fork()
+if not child:
+    sys.exit()  # and not os._exit: the hooks of the end of a program run
+os.waitpid(child, 0)
+""".replace("import penstock.sync", "import penstock.sync\nwarnings.simplefilter('ignore')")
+        )
+        assert outcome.stderr.count(NEVER_RETRIEVED) == 1, outcome.stderr

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import importlib.util
 import os
 import threading
 import weakref
@@ -123,6 +124,43 @@ import warnings
 warnings.simplefilter("ignore")
 import gevent.monkey
 gevent.monkey.patch_all(thread=False, queue=False)
+import penstock.sync
+penstock.sync.WorkQueue().batch_process("abc", print)
+""")
+    assert outcome.stdout.split() == ["a", "b", "c"], outcome.stderr
+
+
+needs_eventlet = pytest.mark.skipif(
+    importlib.util.find_spec("eventlet") is None,
+    reason="needs eventlet, which `make test-servers` installs",
+)
+
+
+@pytest.mark.slow
+@needs_eventlet
+def test_so_is_one_that_eventlet_has_patched() -> None:
+    outcome = run_program("""
+import warnings
+warnings.simplefilter("ignore")
+import eventlet
+eventlet.monkey_patch()
+import penstock.sync
+try:
+    penstock.sync.WorkQueue()
+except RuntimeError as error:
+    print(error)
+""")
+    assert "penstock.sync needs real threads, and eventlet has patched" in outcome.stdout, outcome
+
+
+@pytest.mark.slow
+@needs_eventlet
+def test_without_its_threads_patched_eventlet_is_fine() -> None:
+    outcome = run_program("""
+import warnings
+warnings.simplefilter("ignore")
+import eventlet
+eventlet.monkey_patch(thread=False)
 import penstock.sync
 penstock.sync.WorkQueue().batch_process("abc", print)
 """)

@@ -158,8 +158,14 @@ class Exchange:
         if not self.turn.cancel():
             self.turn.result().not_taken()
         result = self.result
-        if result is not None and not result.cancel() and result.done() and not result.cancelled():
-            result.exception()  # looked at, so that asyncio does not complain
+        if result is None or result.cancel() or result.cancelled():
+            return
+        # Read, so that it is not logged as never retrieved: now, or when a thread's item has ended,
+        # which cannot be cancelled once it runs.
+        if result.done():
+            result.exception()
+        else:
+            result.add_done_callback(lambda done: done.exception())
 
 
 def _settle(future: Future[Any], value: Any) -> None:

@@ -8,13 +8,13 @@ import math
 import threading
 import time
 import weakref
-from asyncio import _get_running_loop
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
 from typing import Any
 
 from penstock._util.hooks import ForkSafeLock
+from penstock._util.notebooks import advice, blocks_loop
 from penstock.errors import PenstockError, QueueStateError
 from penstock.http.exchange import Exchange, Turn, Turns
 from penstock.http.face import (
@@ -83,10 +83,10 @@ class BlockingTransport(Transport[TransportT, RequestT, ResponseT]):
         return response
 
     def _be_started(self) -> None:
-        if _get_running_loop() is not None:
+        if blocks_loop():
             raise QueueStateError(
                 f"Cannot send requests by a {type(self).__name__} in a running event loop: to wait "
-                "would block the loop. Use QueueTransport there, or asyncio.to_thread"
+                f"would block the loop. Use QueueTransport there, or asyncio.to_thread{advice()}"
             )
         with _starting:
             if self._is_started:

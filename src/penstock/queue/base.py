@@ -9,7 +9,7 @@ import asyncio
 import logging
 from asyncio import _get_running_loop
 from collections.abc import Sized
-from typing import Any, Generic, NoReturn, TypeVar
+from typing import Any, Generic, TypeVar
 
 from penstock._util import checks
 from penstock._util.hooks import ForkSafeLock
@@ -277,7 +277,8 @@ class QueueBase(Generic[T]):
             status = QueueStatus.STOPPING
         return state_error(f"{verb} items", status)
 
-    def _refuse(self, verb: str) -> NoReturn:
+    def _refuse(self, verb: str) -> None:
+        """Raise ``QueueStateError``: the call is not allowed here, or not now."""
         if self._status is not QueueStatus.PROCESSING:
             raise state_error(f"{verb} items", self._status)
         self._check_loop(f"{verb} items")

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import atexit
 import concurrent.futures
+import os
+import sys
+import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
@@ -10,10 +14,63 @@ from queue import SimpleQueue
 from typing import Any, TypeVar
 
 from penstock.errors import QueueStateError
+from penstock.queue.status import NotProcessedError
 from penstock.sync.pool import ThreadWorkerPool
 from penstock.sync.provider import refuse_in_loop
 
 T = TypeVar("T")
+
+
+class UnreadException:
+    """The exception of a future, logged when the future is collected and nobody has read it.
+
+    An object of its own, which only the future holds: so only futures that failed have a finaliser.
+    """
+
+    def __init__(self, exception: BaseException, pool: ThreadWorkerPool[Any]) -> None:
+        self._exception: BaseException | None = exception
+        self._logger = pool._logger
+        self._queue_name = pool._name
+        _unread.add(self)
+
+    def forget(self) -> None:
+        """Somebody has read it."""
+        self._exception = None
+
+    def log(self) -> None:
+        """Log it, unless that was done or somebody has read it."""
+        exception, self._exception = self._exception, None
+        if exception is not None:
+            self._logger.error(
+                "An item of queue %s failed, and its exception was never retrieved from its future",
+                self._queue_name,
+                exc_info=exception,
+            )
+
+    # Bound here, since at the end of the interpreter this module may be empty already.
+    def __del__(self, is_ending: Callable[[], bool] = sys.is_finalizing) -> None:
+        if not is_ending():  # else there is no logging any more, and _log_all() came before
+            self.log()
+
+
+_unread: weakref.WeakSet[UnreadException] = weakref.WeakSet()
+
+
+@atexit.register
+def _log_all() -> None:
+    """The interpreter ends: nobody will read them any more. The queues are drained by now."""
+    for unread in list(_unread):
+        unread.log()
+
+
+def _forget_all() -> None:
+    """This is a forked child: the parent has them too, and logs them."""
+    for unread in list(_unread):
+        unread.forget()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_all)
 
 
 class Result(concurrent.futures.Future[Any]):
@@ -21,13 +78,37 @@ class Result(concurrent.futures.Future[Any]):
 
     ``result`` and ``exception`` raise ``QueueStateError`` where they would wait in a running event
     loop, in a forked child, or without a timeout in a worker of the item's own queue.
+
+    An exception that nobody has read when the future is garbage-collected is logged, as asyncio
+    does it: else nobody would ever hear of it. But not that the queue stopped before the item was
+    done: ``stop`` says so, and the item is in ``unprocessed``.
     """
+
+    # Set for a future that failed only: one that succeeds must not pay for this.
+    _unread: UnreadException | None = None
+    _is_read = False
 
     def __init__(self, pool: ThreadWorkerPool[Any], *, is_nested: bool = False) -> None:
         super().__init__()
         self._pool = pool
         # Whether one more worker is there while a worker waits for this.
         self._is_nested = is_nested
+
+    def set_exception(self, exception: BaseException | None) -> None:
+        """Fail. For the queue."""
+        super().set_exception(exception)
+        # A NotProcessedError of another queue, which the worker function raised, has a traceback.
+        is_stop = isinstance(exception, NotProcessedError) and exception.__traceback__ is None
+        if exception is not None and not is_stop:
+            self._unread = UnreadException(exception, self._pool)
+            if self._is_read:  # meanwhile, by another thread or a callback
+                self._unread.forget()
+
+    def _mark_read(self) -> None:
+        # In this order, see set_exception(): one of the two threads sees what the other has set.
+        self._is_read = True
+        if self._unread is not None:
+            self._unread.forget()
 
     def result(self, timeout: float | None = None) -> Any:
         """What the worker function returned; raises what the worker function raised.
@@ -39,12 +120,29 @@ class Result(concurrent.futures.Future[Any]):
             QueueStateError: the queue stopped before the item was done; or see above.
         """
         with self._waiting("result", timeout):
-            return super().result(timeout)
+            try:
+                return super().result(timeout)
+            except BaseException as error:
+                if error is self._exception:  # and not that of a wait that took too long
+                    self._mark_read()
+                raise
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
         """What the worker function raised, or None. Raises as :meth:`result` does."""
         with self._waiting("exception", timeout):
-            return super().exception(timeout)
+            error = super().exception(timeout)
+        if error is not None:
+            self._mark_read()
+        return error
+
+    def _get_snapshot(self) -> Any:  # how asyncio.wrap_future reads it, from Python 3.14 on
+        self._mark_read()
+        return super()._get_snapshot()  # type: ignore[misc]
+
+    def discard(self) -> None:
+        """Cancel it if its item still waits; nobody will read it, so let nothing be logged."""
+        if not self.cancel():
+            self.add_done_callback(lambda future: future.exception())
 
     @contextmanager
     def _waiting(self, call: str, timeout: float | None) -> Iterator[None]:
@@ -78,7 +176,7 @@ def results_of(
         ordered: the futures in the order of the items; else as they become done.
 
     If ``items`` or ``submit`` raises, that is raised after the futures of what was put. At its end
-    it cancels the futures that were not read.
+    it discards the futures that were not read.
     """
     unread: OrderedDict[Result, None] = OrderedDict()  # for removal from the middle at once
     done: SimpleQueue[Result] = SimpleQueue()
@@ -110,7 +208,7 @@ def results_of(
     finally:
         error = None  # or frame and exception would keep each other alive
         for future in unread:
-            future.cancel()
+            future.discard()
 
 
 def _next(unread: OrderedDict[Result, None], done: SimpleQueue[Result], ordered: bool) -> Result:

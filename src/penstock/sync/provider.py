@@ -5,13 +5,13 @@ from __future__ import annotations
 import sys
 import threading
 import weakref
-from asyncio import _get_running_loop
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NoReturn
 
 from penstock._util import checks, hooks
 from penstock._util.loop_thread import LoopThread
+from penstock._util.notebooks import advice, blocks_loop
 from penstock.errors import QueueStateError
 
 #: Seconds that the last user waits for the thread to end.
@@ -19,22 +19,33 @@ CLOSE_TIMEOUT = 0.25
 
 
 def refuse_in_loop(call: str) -> None:
-    """Refuse a call that blocks in a running event loop, which could do nothing meanwhile."""
-    if _get_running_loop() is not None:
+    """Refuse a call that blocks in a running event loop, which could do nothing meanwhile.
+
+    Raises:
+        QueueStateError: an event loop runs in this thread, and this is no cell of a notebook.
+    """
+    if blocks_loop():
         raise QueueStateError(
             f"Cannot call {call}() in a running event loop: it would block the loop. Use "
-            "put_nowait(), or asyncio.to_thread, or the asynchronous penstock.WorkQueue"
+            f"put_nowait(), or asyncio.to_thread, or the asynchronous penstock.WorkQueue{advice()}"
         )
 
 
-def refuse_gevent() -> None:
-    """Refuse to work where gevent has replaced threads, with a ``RuntimeError``."""
-    monkey = sys.modules.get("gevent.monkey")
-    if monkey is not None and monkey.is_module_patched("threading"):
-        raise RuntimeError(
-            "penstock.sync needs real threads, and gevent.monkey has patched the module threading: "
-            "do not patch it (gevent.monkey.patch_all(thread=False)), or use gevent's own queues"
-        )
+def refuse_green_threads() -> None:
+    """Refuse to work where gevent or eventlet has replaced threads, with a ``RuntimeError``."""
+    gevent = sys.modules.get("gevent.monkey")
+    if gevent is not None and gevent.is_module_patched("threading"):
+        _refuse_patched("gevent.monkey", "gevent.monkey.patch_all(thread=False)", "gevent")
+    eventlet = sys.modules.get("eventlet.patcher")
+    if eventlet is not None and eventlet.is_monkey_patched("thread"):
+        _refuse_patched("eventlet", "eventlet.monkey_patch(thread=False)", "eventlet")
+
+
+def _refuse_patched(who: str, advice: str, library: str) -> NoReturn:
+    raise RuntimeError(
+        f"penstock.sync needs real threads, and {who} has patched the module threading: do not "
+        f"patch it ({advice}), or use {library}'s own queues"
+    )
 
 
 class LoopThreadProvider:

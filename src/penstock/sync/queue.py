@@ -358,12 +358,15 @@ class BlockingQueue(InProcessQueue[T]):
                 current_state=self._status.value,
             )
 
-    def _refuse(self, verb: str) -> NoReturn:
+    def _refuse(self, verb: str) -> None:
+        """Raise ``QueueStateError``; but return in a cell of a notebook, which may go on."""
         self._check_alive()
+        what = f"{'put' if verb == 'submit' else verb} items"
         if self._status is not QueueStatus.PROCESSING:
-            raise state_error(f"{'put' if verb == 'submit' else verb} items", self._status)
+            raise state_error(what, self._status)
         refuse_in_loop(verb)
-        raise state_error(f"{verb} items", QueueStatus.STOPPING)  # in this very instant
+        if self._open_in is CLOSED:  # in this very instant
+            raise state_error(what, QueueStatus.STOPPING)
 
     def _not_processed(self) -> QueueStateError:
         if self._crash is not None:

@@ -31,7 +31,7 @@ from penstock.queue.status import NotProcessedError, QueueStatus
 from penstock.queue.work_queue_base import WorkQueueBase
 from penstock.sync.adapter import BlockingAdapter
 from penstock.sync.futures import Result, results_of
-from penstock.sync.provider import refuse_gevent
+from penstock.sync.provider import refuse_green_threads
 from penstock.sync.queue import BlockingQueue
 from penstock.telemetry import Telemetry
 from penstock.workers.calls import ErrorHandler, WorkerFunc
@@ -63,13 +63,14 @@ class WorkQueue(WorkQueueBase[T]):
 
     Raises:
         ValueError, TypeError: for an argument that is not allowed.
-        RuntimeError: gevent has patched ``threading``, so there are no threads.
+        RuntimeError: gevent or eventlet has patched ``threading``, so there are no threads.
 
     Calls that block raise ``QueueStateError`` where they could never return: in a running event
     loop, in a forked child of the process that made the queue, and some in a worker of the queue.
-    ``put_nowait`` is allowed everywhere but in a signal handler or a ``__del__``. Ctrl-C gets out
-    of every call. A queue that is garbage-collected unstopped warns (``ResourceWarning``),
-    processes what it has accepted, and ends its thread.
+    In a notebook they work in each cell that has no ``await`` of its own. ``put_nowait`` is allowed
+    everywhere but in a signal handler or a ``__del__``. Ctrl-C gets out of every call. A queue that
+    is garbage-collected unstopped warns (``ResourceWarning``), processes what it has accepted, and
+    ends its thread.
     """
 
     def __init__(
@@ -89,7 +90,7 @@ class WorkQueue(WorkQueueBase[T]):
         telemetry: Telemetry | None = None,
         loop_thread: LoopThread | None = None,
     ) -> None:
-        refuse_gevent()
+        refuse_green_threads()
         settings: dict[str, Any] = {
             "maxsize": maxsize,
             "timeout": timeout,
@@ -320,7 +321,8 @@ class WorkQueue(WorkQueueBase[T]):
     ) -> Result:
         """Put an item; return a ``concurrent.futures.Future`` of its result.
 
-        That of an item that runs already cannot be cancelled. Otherwise as
+        That of an item that runs already cannot be cancelled. An exception is logged if nobody has
+        read it when the future is garbage-collected, or when the program ends. Otherwise as
         :meth:`penstock.WorkQueue.submit`.
         """
         queue: BlockingQueue[T] = self._in_process(BlockingQueue, "submit")

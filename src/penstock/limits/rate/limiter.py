@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from penstock._util import checks
+from penstock._util.notebooks import advice, blocks_loop
 from penstock.errors import PenstockError
 from penstock.limits import headers as _headers
 from penstock.limits.rate.base import LimiterBase, running_loop
@@ -138,16 +139,17 @@ class Limiter(LimiterBase):
 
         Raises:
             TimeoutError: the call could not start in time; nothing was used up.
-            RuntimeError: an event loop runs in this thread, and would be blocked.
+            RuntimeError: an event loop runs in this thread, and would be blocked. (In a notebook
+                this works in each cell that has no ``await`` of its own.)
             TypeError, ValueError: as :meth:`acquire`; or ``timeout`` is no number of seconds.
 
         Ctrl-C ends the wait at once, and uses nothing up.
         """
         patience = checks.seconds(math.inf if timeout is None else timeout)
-        if running_loop() is not None:
+        if blocks_loop():
             raise RuntimeError(
                 "acquire_blocking would block the event loop that runs in this thread:"
-                " use `await limiter.acquire()` or `async with limiter:` instead"
+                f" use `await limiter.acquire()` or `async with limiter:` instead{advice()}"
             )
         charges = None if self._fixed_demand is not None else self._charges(item)
         with self._lock:
