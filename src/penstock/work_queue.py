@@ -35,6 +35,7 @@ from penstock.protocols import Queue
 from penstock.queue.bounded import BoundedQueue, QueueStatus
 from penstock.queue.results import MapWorkers, ResultStream, each
 from penstock.queue.status import NotProcessedError
+from penstock.queue.stream import Consumable
 from penstock.queue.work_queue_base import WorkQueueBase
 from penstock.telemetry import Telemetry
 from penstock.workers.calls import ErrorHandler, WorkerFunc
@@ -63,7 +64,7 @@ class _Started:
             await self._queue.stop(timeout=0, drain=False)
 
 
-class WorkQueue(Lifecycle, WorkQueueBase[T]):
+class WorkQueue(Lifecycle, WorkQueueBase[T], Consumable[T]):
     """A queue with workers, batches and results: process, batch_process, submit, map.
 
     Args:
@@ -131,6 +132,16 @@ class WorkQueue(Lifecycle, WorkQueueBase[T]):
         """See :meth:`penstock.BoundedQueue.start`."""
         await self.queue.start()
 
+    def close(self) -> None:
+        """Let nobody put any more; what was accepted is processed, or taken, and then it stops.
+
+        See :meth:`penstock.BoundedQueue.close`.
+
+        Raises:
+            TypeError: the queue is on a broker, where others go on putting.
+        """
+        self._with("close", "close()").close()
+
     async def stop(self, timeout: float | None = None, *, drain: bool = True) -> bool:
         """See :meth:`penstock.BoundedQueue.stop`."""
         options = {} if drain else {"drain": False}
@@ -161,6 +172,10 @@ class WorkQueue(Lifecycle, WorkQueueBase[T]):
     async def join(self) -> None:
         """See :meth:`penstock.BoundedQueue.join`."""
         await self.queue.join()
+
+    def _consumed(self) -> BoundedQueue[T]:
+        queue: BoundedQueue[T] = self._consumed_by(BoundedQueue)
+        return queue
 
     # -- workers ------------------------------------------------------------------------------
 
@@ -223,7 +238,7 @@ class WorkQueue(Lifecycle, WorkQueueBase[T]):
                             while not await self.queue.put(item, timeout=math.inf):  # noqa: ASYNC110
                                 await asyncio.sleep(_PAUSE)
                 except QueueStateError:
-                    if self.queue.status == QueueStatus.STOPPING:  # by somebody else
+                    if self.queue.status == QueueStatus.STOPPING or self.is_closed:  # by others
                         await self.stop()  # until that has ended
                     raise
                 await self.queue.join()
@@ -398,6 +413,7 @@ class WorkQueue(Lifecycle, WorkQueueBase[T]):
             first=partial(self.stop, timeout=limit),
             second=partial(self.stop, timeout=0),
         )
+        self._call_at_end(self._restore_signals)
 
     def _restore_signals(self) -> None:
         if self._signal_handlers is not None:

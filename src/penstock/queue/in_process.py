@@ -9,13 +9,15 @@ from __future__ import annotations
 import asyncio
 import logging
 from asyncio import _get_running_loop
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from contextvars import Context
 from typing import TypeVar
 
 from penstock._util import checks
-from penstock.errors import QueueEmptyError
+from penstock.errors import QueueClosedError, QueueEmptyError
 from penstock.policies.governor import DeadLetter, Rules
-from penstock.queue.base import NO_LIMIT, policy_statistics
+from penstock.queue.base import CLOSED, NO_LIMIT, policy_statistics
 from penstock.queue.counters import QueueCounters
 from penstock.queue.lifecycle import QueueLifecycle, is_cancelled
 from penstock.queue.status import QueueStatistics, QueueStatus
@@ -49,6 +51,11 @@ class InProcessQueue(QueueLifecycle[T]):
         self._leftover = 0
         self._is_taken_by_hand = False
         self._is_idle_told = False
+        self._takes_in = CLOSED
+        self._is_closed = False
+        self._ends = 0
+        self._last_stop = None
+        self._end_calls = set()
 
     def _make_parts(self) -> tuple[EntryBuffer[T], QueueCounters, WorkerPool[T]]:
         """Make the buffer, the counters and the worker pool."""
@@ -226,9 +233,18 @@ class InProcessQueue(QueueLifecycle[T]):
             ticket.on_get()
         return item
 
-    def _finish_processing(self, entry: Entry[T], error: BaseException | None) -> None:
-        """End a block of ``processing()``; ``error`` is what it raised, if anything."""
+    def _finish_item(
+        self,
+        entry: Entry[T],
+        attempt: AbstractContextManager[object],
+        error: BaseException | None,
+    ) -> None:
+        """End what a consumer does with an item; ``error`` is what that raised, if anything."""
         _, _, _, ticket = entry
+        if error is None:
+            attempt.__exit__(None, None, None)
+        else:
+            attempt.__exit__(type(error), error, error.__traceback__)
         if isinstance(error, (asyncio.CancelledError, GeneratorExit)):
             self._buffer.requeue(entry)
             if self._status is QueueStatus.STOPPED:
@@ -242,10 +258,27 @@ class InProcessQueue(QueueLifecycle[T]):
             ticket.succeed(None) if error is None else ticket.fail(error)
         self._counters.count_finished()
 
+    def _finish_item_later(
+        self,
+        entry: Entry[T],
+        attempt: AbstractContextManager[object],
+        how: Callable[[], BaseException | None],
+    ) -> None:
+        """:meth:`_finish_item`, in the loop, where no call is interrupted. For finalisers."""
+
+        def finish() -> None:
+            self._finish_item(entry, attempt, how())
+
+        assert self._loop is not None
+        try:
+            self._loop.call_soon_threadsafe(finish)
+        except RuntimeError:  # the loop is closed, so no call is under way in it
+            finish()
+
     async def _take(self, timeout: float | None) -> Entry[T]:
         limit = checks.optional_seconds(timeout)
         deadline = None
-        stops = self._stops
+        stops, ends = self._stops, self._ends
         self._is_taken_by_hand = True
         while True:
             try:
@@ -261,10 +294,14 @@ class InProcessQueue(QueueLifecycle[T]):
                 limit = 0.0
             if self._stops != stops:
                 self._buffer.wake()  # this task may have been woken for an entry all the same
+                if self._ends != ends:  # though it may have been started again since
+                    raise QueueClosedError(
+                        "Cannot get items when queue is closed", current_state=self._status.value
+                    )
                 raise self._stopped_meanwhile("get")
 
     def _take_nowait(self) -> Entry[T]:
-        if _get_running_loop() is not self._open_in:
+        if _get_running_loop() is not self._takes_in:
             self._refuse("get")
         while (entry := self._buffer.take()) is not None:
             if is_cancelled(entry[3]):
@@ -274,6 +311,10 @@ class InProcessQueue(QueueLifecycle[T]):
             self._counters.get_started()
             self._buffer.wake()
             return entry
+        if self._buffer.closed and self._buffer.is_drained():
+            error = self._closed_error("get")
+            if error is not None:
+                raise error
         raise QueueEmptyError(f"Queue {self._name} is empty")
 
     def _now(self) -> float:

@@ -76,6 +76,10 @@ class EntryStore(Generic[T]):
         """Whether no entry will ever come to be taken."""
         return self.closed and not self._delayed
 
+    def is_drained(self) -> bool:
+        """Whether it is closed, and no entry is left that could be taken, now or later."""
+        return self.closed and not self.ready
+
     def snapshot(self) -> list[Entry[T]]:
         """The accepted entries that no worker holds, the oldest first."""
         # Each list is copied in one piece: a reader may be in another thread.
@@ -148,6 +152,7 @@ class EntryBuffer(Protocol[T]):
     def putters(self) -> int: ...
     @property
     def delayed(self) -> int: ...
+    def is_drained(self) -> bool: ...
     def snapshot(self) -> list[Entry[T]]: ...
     def discard(self, entries: Iterable[Entry[T]]) -> int: ...
     def offer(

@@ -139,6 +139,11 @@ class JanusBuffer(EntryStore[T]):
         """The number of entries that can be taken."""
         return len(self.entries) + len(self._requeued)
 
+    def is_drained(self) -> bool:
+        """Whether it is closed, and no entry is left that could be taken, now or later."""
+        with self.lock:  # an entry that becomes due is nowhere for a moment
+            return super().is_drained()
+
     def snapshot(self) -> list[Entry[T]]:
         """The entries that nobody has taken, in the order of their puts."""
         with self.lock:
