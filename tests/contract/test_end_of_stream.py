@@ -313,8 +313,9 @@ class TestTheEnd:
                     queue.put_nowait("more")
             done.append(item)
 
-        await queue.start_workers(work, 1)
+        await queue.start()
         await put_all(queue, "a", "last", "b")
+        await queue.start_workers(work, 1)
         await until_stopped(queue)
         assert in_order(done) == in_order(["a", "last", "b"])
 

@@ -359,6 +359,30 @@ async def test_a_batch_that_is_closed_by_others_waits_for_what_was_accepted() ->
     assert queue.unprocessed == []
 
 
+async def test_a_queue_is_the_items_of_a_batch_of_another(filled: Filled) -> None:
+    first = await filled("a", "b", "c")
+    first.close()
+    worker = Worker()
+    await WorkQueue[str](1).batch_process(first, worker)
+    assert worker.done == ["a", "b", "c"]
+    assert first.status == QueueStatus.STOPPED
+
+
+async def test_a_batch_that_fails_gives_back_the_item_that_it_could_not_put(filled: Filled) -> None:
+    first = await filled("a", "b", "c")
+    worker = Worker(held=True)
+    second: WorkQueue[str] = WorkQueue(1)
+    batch = asyncio.create_task(second.batch_process(first, worker))
+    await settle()
+    second.close()
+    worker.may_go_on.set()
+    with pytest.raises(QueueClosedError):
+        await batch
+    assert worker.done == ["a", "b"]
+    assert first.unprocessed == ["c"]
+    assert (first.metrics["processed"], first.metrics["errors"]) == (2, 0)
+
+
 async def test_a_map_that_is_closed_by_others_yields_what_was_accepted() -> None:
     got = []
     async with WorkQueue[int](2) as queue:

@@ -430,7 +430,7 @@ def test_a_batch_that_is_closed_by_others_waits_for_what_was_accepted() -> None:
     held = Held()
     queue: WorkQueue[int] = WorkQueue(2)
     batch = in_thread(queue.batch_process, range(100), held, 1)
-    eventually(lambda: queue.statistics().waiting_putters == 1)
+    eventually(lambda: queue.metrics["enqueued"] == 3 and queue.statistics().waiting_putters)
     queue.close()
     held.may_go_on.set()
     assert isinstance(batch.exception(BOUND), QueueClosedError)

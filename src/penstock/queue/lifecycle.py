@@ -64,6 +64,7 @@ class QueueLifecycle(QueueBase[T]):
 
     async def _open(self) -> None:
         """Start, or open a queue again that was closed and is not done."""
+        self._stop_if_done()  # if threads have taken the last item, the loop may not know yet
         await self._start()
         while self._is_closed and not self._pool.is_empty:
             # Its workers end when nothing is left, one after the other: some may have left.
@@ -210,15 +211,16 @@ class QueueLifecycle(QueueBase[T]):
         do not wait for what others hold. If that is given back, the next ``get`` finds it.)
         Workers process what is left.
 
-        The queue stays ``PROCESSING`` until the last item is done, and stops by itself then:
-        workers end, and the handlers of :meth:`WorkQueue.stop_on_signals` are removed. ``join()``
-        waits for that, and a ``stop()`` is what it is at any time. ``start()`` and
-        ``start_workers`` of a stopped queue open it again; ``start()`` of one that has workers and
-        is not done waits for its end first.
+        The queue stays ``PROCESSING`` until the last item is done. Then it stops by itself:
+        workers end, and ``stop_on_signals`` has the handlers from before come back. ``join()``
+        waits for that. ``stop()`` does what it always does.
 
-        Closing it twice does nothing. A queue that is not started is stopped. It may be called
-        from inside a worker function, but not from a signal handler or a ``__del__``, which can
-        interrupt another call: there, use ``loop.call_soon_threadsafe(queue.close)``.
+        ``start()`` opens the queue again, and so does ``start_workers()`` when the queue has
+        stopped. If workers are still processing what is left, ``start()`` waits for them first.
+
+        To close a queue twice is the same as once. To close one that was not started stops it.
+        A worker function may close its own queue. A signal handler or a ``__del__`` may not: it
+        may interrupt another call. There, use ``loop.call_soon_threadsafe(queue.close)``.
         """
         self._leave_closed_loop()
         if self._status in (QueueStatus.PROCESSING, QueueStatus.STOPPING):
@@ -256,8 +258,11 @@ class QueueLifecycle(QueueBase[T]):
             self._last_stop = Context().run(self._loop.create_task, self._stop_by_itself())
 
     async def _stop_by_itself(self) -> None:
-        await self._stop(None, drain=True)
-        self._stopped_by_itself()
+        while self._status is QueueStatus.STOPPING and not self._pool.is_empty:
+            await self._pool.wait()
+        self._end_stop()
+        if self._status is QueueStatus.STOPPED:  # and not started again by now
+            self._stopped_by_itself()
 
     def _stopped_by_itself(self) -> None:
         for call in list(self._end_calls):

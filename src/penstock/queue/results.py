@@ -11,6 +11,7 @@ from typing import Any, Generic, TypeVar
 
 from penstock.limits import AdaptiveConcurrency
 from penstock.queue.bounded import BoundedQueue, QueueStatus
+from penstock.queue.stream import ItemStream
 from penstock.workers.calls import AsyncCall, as_async
 
 T = TypeVar("T")
@@ -19,8 +20,9 @@ T = TypeVar("T")
 async def each(items: Iterable[T] | AsyncIterable[T]) -> AsyncGenerator[T, None]:
     """``async for`` over an iterable of either kind.
 
-    An async generator is closed together with this one. Nobody else knows when it is read no
-    further, and the garbage collector would close it at an odd time, or never.
+    An async generator, or the iterator of a queue, is closed together with this one. Nobody else
+    knows when it is read no further, and the garbage collector would close it at an odd time, or
+    never.
     """
     if not isinstance(items, AsyncIterable):
         for item in items:
@@ -31,7 +33,7 @@ async def each(items: Iterable[T] | AsyncIterable[T]) -> AsyncGenerator[T, None]
         async for item in source:
             yield item
     finally:
-        if isinstance(source, AsyncGenerator):
+        if isinstance(source, (AsyncGenerator, ItemStream)):
             await source.aclose()
 
 

@@ -116,6 +116,7 @@ class StreamBase(Generic[T]):
 
     def _finish(self, error: BaseException | None) -> None:
         entry, self._entry = self._entry, None
+        self._handled = None
         if entry is not None:
             self._queue._finish_item(entry, self._attempt, error)
 
