@@ -143,6 +143,30 @@ class TestAnIteratorThatIsNotClosed:
         await settle()
         assert (queue.metrics["processed"], queue.metrics["errors"]) == (1, 1)
 
+    @pytest.mark.skipif(not hasattr(asyncio.Task, "cancelling"), reason="new in Python 3.11")
+    async def test_while_its_task_cleans_up_after_a_cancellation_its_item_is_given_back(
+        self, filled: Filled
+    ) -> None:
+        queue = await filled("a", "b")
+
+        async def consume() -> None:
+            try:
+                async for _ in queue:
+                    await for_ever()
+            except asyncio.CancelledError:
+                await asyncio.sleep(60)
+                raise
+
+        task = asyncio.create_task(consume())
+        await settle()
+        task.cancel()
+        await settle()
+        await settle()
+        assert not task.done()
+        assert queue.unprocessed == ["a", "b"]
+        with suppress(asyncio.CancelledError):
+            await task
+
     async def test_after_a_timeout_around_the_body_its_item_is_given_back(
         self, filled: Filled
     ) -> None:

@@ -100,6 +100,62 @@ class TestTheThreadOfTheLoop:
             assert thread.is_running
 
 
+def blocked_loop(queue: WorkQueue[Any]) -> threading.Event:
+    """Block the queue's event loop until the event is set."""
+    is_blocked, may_go_on = threading.Event(), threading.Event()
+
+    def block() -> None:
+        is_blocked.set()
+        assert may_go_on.wait(BOUND)
+
+    loop = queue.queue._loop
+    assert loop is not None
+    loop.call_soon_threadsafe(block)
+    assert is_blocked.wait(BOUND)
+    return may_go_on
+
+
+class TestWhatTheLoopHasNotHeardOf:
+    def test_a_start_after_the_end_does_not_undo_it(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        queue = filled()
+        buffer = queue.queue._buffer
+        get = in_thread(queue.get)
+        eventually(lambda: buffer._waiters)
+        has_started = threading.Event()
+        take = buffer.take
+
+        def take_late() -> Any:
+            assert has_started.wait(BOUND)
+            return take()
+
+        monkeypatch.setattr(buffer, "take", take_late)
+        may_go_on = blocked_loop(queue)
+        queue.close()
+        start = in_thread(queue.start)
+        eventually(lambda: queue.queue._provider._users)
+        may_go_on.set()
+        start.result(BOUND)
+        has_started.set()
+        assert isinstance(get.exception(BOUND), QueueClosedError)
+        assert (queue.status, queue.is_closed) == (QueueStatus.PROCESSING, False)
+        assert queue.stop() is True
+
+    def test_a_join_waits_until_the_queue_has_stopped(self) -> None:
+        queue = filled("a")
+        may_go_on = blocked_loop(queue)
+        queue.close()
+        assert list(queue) == ["a"]
+
+        def status_after_join() -> QueueStatus:
+            assert queue.join(BOUND)
+            return queue.status
+
+        status = in_thread(status_after_join)
+        eventually(lambda: status.done() or queue.queue._provider._users)
+        may_go_on.set()
+        assert status.result(BOUND) == QueueStatus.STOPPED
+
+
 class TestManyThreads:
     def test_getters_share_out_what_is_left_and_all_end(self) -> None:
         queue = filled(maxsize=10)
@@ -391,6 +447,7 @@ def test_a_forked_child_closes_nothing() -> None:
                 queue.close()
             except QueueStateError as error:
                 assert "forked" in str(error)
+                queue.queue._loop.call_soon_threadsafe = None  # it is the parent's
                 del items
                 os._exit(0)
             os._exit(1)

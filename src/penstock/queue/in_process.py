@@ -290,7 +290,7 @@ class InProcessQueue(QueueLifecycle[T]):
                 now = self._now()
                 deadline = now + limit if deadline is None else deadline
                 limit = max(0.0, deadline - now)
-            if not await self._buffer.wait(limit):
+            if not await self._wait_for_entry(limit, stops):
                 limit = 0.0
             if self._stops != stops:
                 self._buffer.wake()  # this task may have been woken for an entry all the same
@@ -299,6 +299,13 @@ class InProcessQueue(QueueLifecycle[T]):
                         "Cannot get items when queue is closed", current_state=self._status.value
                     )
                 raise self._stopped_meanwhile("get")
+
+    async def _wait_for_entry(self, limit: float | None, stops: int) -> bool:
+        """Wait until there may be an entry to take, as the buffer does, or for the next stop.
+
+        ``stops``: how many stops there were when the caller looked.
+        """
+        return await self._buffer.wait(limit)
 
     def _take_nowait(self) -> Entry[T]:
         if _get_running_loop() is not self._takes_in:
@@ -311,7 +318,7 @@ class InProcessQueue(QueueLifecycle[T]):
             self._counters.get_started()
             self._buffer.wake()
             return entry
-        if self._buffer.closed and self._buffer.is_drained():
+        if self._is_closed:
             error = self._closed_error("get")
             if error is not None:
                 raise error

@@ -270,7 +270,7 @@ class QueueLifecycle(QueueBase[T]):
 
     def _closed_error(self, verb: str) -> QueueClosedError | None:
         """The error for a call that finds the queue closed: a put, or a get with nothing left."""
-        if not self._is_closed or (verb == "get" and self._buffer.ready):
+        if not self._is_closed or (verb == "get" and not self._buffer.is_drained()):
             return None
         return QueueClosedError(
             f"Cannot {verb} items when queue is closed", current_state=self._status.value

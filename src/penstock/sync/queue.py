@@ -153,6 +153,10 @@ class BlockingQueue(BlockingConsumable[T], InProcessQueue[T]):
         self._check_alive()
         self._task_done()
 
+    async def _wait_for_entry(self, limit: float | None, stops: int) -> bool:
+        # The loop's thread may have stopped and started it since the caller looked.
+        return await self._buffer.wait(limit, lambda: self._stops != stops)
+
     def _consumed(self) -> InProcessQueue[T]:
         return self
 
