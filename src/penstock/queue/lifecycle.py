@@ -166,7 +166,9 @@ class QueueLifecycle(QueueBase[T]):
     async def _join(self) -> None:
         if self._counters.unfinished:
             await self._join_unfinished()
-        if self._is_closed and self._status is not QueueStatus.STOPPED:  # it stops by itself
+        # It stops by itself now, unless it has been started again since.
+        is_open = not self._is_closed or self._counters.unfinished
+        if not is_open and self._status is not QueueStatus.STOPPED:
             self._check_loop("join")
             self._stop_if_done()
             await self._pool.wait()
