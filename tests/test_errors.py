@@ -15,6 +15,8 @@ import penstock.testing
 from penstock import (
     APIClientError,
     APITimeoutError,
+    BatchError,
+    BatchResult,
     BrokerError,
     CircuitBreakerOpenError,
     CodecError,
@@ -44,6 +46,7 @@ EXAMPLES = [
     BrokerError("no server"),
     QueueUnknownError("who knows", message_id="17"),
     CodecError("no JSON"),
+    BatchError("some failed", result=BatchResult(3, 1, 0)),
     RateLimitError(),
     RateLimitError("slow down", retry_after=2.5),
     CircuitBreakerOpenError("broken", retry_after=1.0),

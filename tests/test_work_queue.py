@@ -438,27 +438,28 @@ async def test_a_batch_of_plain_calls_works() -> None:
     assert sorted(done) == [0, 1, 2, 3, 4]
 
 
-async def test_a_batch_on_a_running_queue_joins_and_leaves_it_running() -> None:
+async def test_a_batch_on_a_running_queue_leaves_it_and_its_items_alone() -> None:
     worker = Recorder()
     async with WorkQueue[int](concurrency_limit=2) as queue:
         await queue.put(-1)
         await queue.batch_process(range(3), worker)
-        assert sorted(worker.done) == [-1, 0, 1, 2]
+        assert sorted(worker.done) == [0, 1, 2]
         assert queue.status is PROCESSING
-        assert queue.worker_count == 2
-        await queue.put(3)
-        await queue.join()
-    assert 3 in worker.done
+        assert queue.worker_count == 0
+        assert queue.unprocessed == [-1]
+        assert queue.get_nowait() == -1
+        queue.task_done()
 
 
-async def test_a_batch_replaces_the_workers_of_a_running_queue() -> None:
-    old, new = AsyncMock(), AsyncMock()
+async def test_a_batch_leaves_the_workers_of_a_running_queue_alone() -> None:
+    usual, own = AsyncMock(), AsyncMock()
     async with WorkQueue[int]() as queue:
-        await queue.process(old, 3)
-        await queue.batch_process(range(3), new, 1)
-        assert queue.worker_count == 1
-    old.assert_not_awaited()
-    assert new.await_count == 3
+        await queue.process(usual, 3)
+        await queue.batch_process(range(3), own, 1)
+        assert queue.worker_count == 3
+        await queue.put(-1)
+    usual.assert_awaited_once_with(-1)
+    assert own.await_count == 3
 
 
 async def test_batch_after_batch_on_the_same_queue_works() -> None:
@@ -469,14 +470,15 @@ async def test_batch_after_batch_on_the_same_queue_works() -> None:
     assert worker.done == [1, 2, 3]
 
 
-async def test_a_batch_takes_up_what_an_earlier_stop_left() -> None:
+async def test_a_batch_leaves_what_an_earlier_stop_left_to_process() -> None:
     worker = Recorder()
     queue: WorkQueue[int] = WorkQueue()
     await queue.start()
     await queue.put(1)
     await queue.stop()
     await queue.batch_process([2], worker)
-    assert worker.done == [1, 2]
+    assert worker.done == [2]
+    assert queue.unprocessed == [1]
 
 
 @pytest.mark.parametrize("running", [True, False])
@@ -492,39 +494,30 @@ async def test_items_that_fail_to_come_end_the_batch(running: bool) -> None:
         await queue.start()
     with pytest.raises(OSError, match="the file ends here"):
         await queue.batch_process(source(), worker)
-    if running:
-        assert queue.status is PROCESSING
-        assert await queue.stop() is True
-        assert worker.done == [1, 2]
-    else:
-        assert queue.status is STOPPED
-        assert queue.unprocessed == [1, 2]
+    assert queue.status is (PROCESSING if running else STOPPED)
+    assert queue.unprocessed == []
+    assert await queue.stop() is True
+    assert worker.done == [], "it took back its items"
+    assert queue.metrics["enqueued"] == queue.metrics["processed"] == 2
 
 
-async def test_a_cancelled_batch_stops_and_keeps_what_was_accepted() -> None:
+@pytest.mark.parametrize("running", [True, False])
+async def test_a_cancelled_batch_takes_back_its_items(running: bool) -> None:
     worker = Recorder(10)
     queue: WorkQueue[int] = WorkQueue(2)
+    if running:
+        await queue.start()
     batch = asyncio.create_task(queue.batch_process(range(100), worker))
     await asyncio.sleep(15)
     batch.cancel()
     with pytest.raises(asyncio.CancelledError):
         await batch
-    assert queue.status is STOPPED
+    assert queue.status is (PROCESSING if running else STOPPED)
     assert queue.worker_count == 0
+    assert queue.unprocessed == []
+    assert await queue.stop() is True
     assert worker.done == [0]
-    assert queue.unprocessed == [1, 2, 3], "in hand, and the two that waited; 4 was not accepted"
-
-
-async def test_a_cancelled_batch_on_a_running_queue_leaves_it_running() -> None:
-    worker = Recorder(10)
-    async with WorkQueue[int](2) as queue:
-        batch = asyncio.create_task(queue.batch_process(range(100), worker))
-        await settle()
-        batch.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await batch
-        assert queue.status is PROCESSING
-    assert worker.done == [0, 1, 2]
+    assert queue.metrics["enqueued"] == queue.metrics["processed"] == 4
 
 
 async def test_a_batch_that_ends_early_closes_the_async_generator_that_it_reads() -> None:

@@ -14,6 +14,7 @@ from penstock.config import QueueConfig
 from penstock.errors import (
     APIClientError,
     APITimeoutError,
+    BatchError,
     BrokerError,
     CircuitBreakerOpenError,
     CodecError,
@@ -40,6 +41,7 @@ from penstock.limits import (
 )
 from penstock.policies.governor import DeadLetter
 from penstock.queue.bounded import BoundedQueue, QueueStatistics, QueueStatus
+from penstock.queue.jobs import BatchResult
 from penstock.work_queue import WorkQueue
 
 __all__ = [
@@ -48,6 +50,8 @@ __all__ = [
     "AdaptiveConcurrency",
     "AsyncExecutor",
     "Backoff",
+    "BatchError",
+    "BatchResult",
     "BoundedQueue",
     "BrokerError",
     "CircuitBreaker",

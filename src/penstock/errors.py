@@ -121,6 +121,14 @@ class CodecError(QueueError, ValueError):
     """An item cannot be encoded as bytes, or bytes cannot be decoded. Also a ``ValueError``."""
 
 
+class BatchError(PenstockError):
+    """Items of a batch failed. ``result`` is its :class:`penstock.BatchResult`."""
+
+    def __init__(self, message: str, *, result: Any = None) -> None:
+        super().__init__(message)
+        self.result = result
+
+
 class RateLimitError(PenstockError):
     """The service said "too many requests". ``retry_after``: the seconds it asked for, or None."""
 

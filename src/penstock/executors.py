@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from types import TracebackType
 from typing import Any, Generic, TypeVar, overload
+from weakref import WeakSet
 
 from penstock._util import checks
 from penstock._util.compat import Self
@@ -60,7 +61,8 @@ class AsyncExecutor:
         self.max_concurrency = max_concurrency
         self._slots = LoopLocal(lambda: asyncio.Semaphore(max_concurrency or sys.maxsize))
         self._calls: set[asyncio.Task[Any]] = set()
-        self._cut_off: set[asyncio.Task[Any]] = set()
+        # Weak, since the caller of a call may have been cancelled twice and be gone.
+        self._cut_off: WeakSet[asyncio.Task[Any]] = WeakSet()
         self._threads: ThreadPoolExecutor | None = None
         self._closed = False
 
@@ -146,32 +148,55 @@ class AsyncExecutor:
         checks.function(func, "func", "item")
         turns = asyncio.Semaphore(self.max_concurrency or sys.maxsize)
         calls: list[asyncio.Task[Any]] = []
-        failure: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        under_way = 0
+        # The first call that failed; None when all have succeeded.
+        outcome: asyncio.Future[asyncio.Task[Any] | None] = (
+            asyncio.get_running_loop().create_future()
+        )
 
         def on_done(call: asyncio.Task[Any]) -> None:
+            nonlocal under_way
+            under_way -= 1
             if not call.cancelled() and call.exception() is None:
                 turns.release()
-            elif not failure.done():  # and no other call starts
-                failure.set_result(None)
+                if feeder.done() and not under_way and not outcome.done():
+                    outcome.set_result(None)
+            elif not outcome.done():  # and no other call starts
+                outcome.set_result(call)
 
         async def feed() -> None:
+            nonlocal under_way
             async with aclosing(each(items)) as source:
                 async for item in source:
                     await turns.acquire()
                     calls.append(asyncio.create_task(self.execute(func, item)))
+                    under_way += 1
                     calls[-1].add_done_callback(on_done)
 
         feeder = asyncio.create_task(feed())
         try:
-            await asyncio.wait([feeder, failure], return_when=asyncio.FIRST_COMPLETED)
-            if not failure.done():
+            either: tuple[asyncio.Future[Any], ...] = (feeder, outcome)
+            await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+            if not outcome.done():
                 await feeder
-            return list(await asyncio.gather(*calls))
+            if under_way:
+                await asyncio.wait([outcome])
+            if outcome.done() and (failed := outcome.result()) is not None:
+                failed.result()
+            return [call.result() for call in calls]
         finally:
             everything = [feeder, *calls]
             for task in everything:
                 task.cancel()
-            await asyncio.gather(*everything, return_exceptions=True)
+            try:
+                await asyncio.wait(everything)
+            except asyncio.CancelledError:  # the first, if a source that failed has brought us here
+                await asyncio.wait(everything)
+                raise
+            finally:
+                for task in everything:
+                    if task.done() and not task.cancelled():
+                        task.exception()  # or asyncio logs it
 
     async def shutdown(self, timeout: float | None = None) -> None:
         """Start no more calls, and wait until those under way have ended.

@@ -14,7 +14,7 @@ from collections.abc import (
     Callable,
     Iterable,
 )
-from contextlib import AbstractAsyncContextManager, aclosing, nullcontext
+from contextlib import aclosing
 from functools import partial
 from typing import Any, Literal, TypeVar, overload
 
@@ -22,7 +22,7 @@ from penstock._util import checks
 from penstock._util.lifecycle import Lifecycle
 from penstock._util.progress import progress_bar
 from penstock._util.signals import LoopSignalHandlers, check_signals
-from penstock.errors import QueueStateError
+from penstock.errors import QueueClosedError, QueueStateError
 from penstock.limits import (
     AdaptiveConcurrency,
     CircuitBreaker,
@@ -33,7 +33,8 @@ from penstock.limits import (
 from penstock.policies.governor import MAX_DEAD_LETTERS
 from penstock.protocols import Queue
 from penstock.queue.bounded import BoundedQueue, QueueStatus
-from penstock.queue.results import MapWorkers, ResultStream, each
+from penstock.queue.jobs import BatchResult, RunningJob
+from penstock.queue.results import ResultStream, each
 from penstock.queue.status import NotProcessedError
 from penstock.queue.stream import Consumable
 from penstock.queue.work_queue_base import WorkQueueBase
@@ -46,22 +47,6 @@ R = TypeVar("R")
 
 #: Seconds before an item is offered again to a queue that refused it.
 _PAUSE = 0.1
-
-
-class _Started:
-    """A block in which a queue runs that one job has started."""
-
-    def __init__(self, queue: WorkQueue[Any]) -> None:
-        self._queue = queue
-
-    async def __aenter__(self) -> None:
-        await self._queue.start()
-
-    async def __aexit__(self, exc_type: type[BaseException] | None, *_: object) -> None:
-        if exc_type is None:
-            await self._queue.stop()
-        elif self._queue.status != QueueStatus.STOPPING:  # never shorten a stop by somebody else
-            await self._queue.stop(timeout=0, drain=False)
 
 
 class WorkQueue(Lifecycle, WorkQueueBase[T], Consumable[T]):
@@ -148,8 +133,7 @@ class WorkQueue(Lifecycle, WorkQueueBase[T], Consumable[T]):
         try:
             return await self.queue.stop(timeout=timeout, **options)
         finally:
-            if self.queue.status == QueueStatus.STOPPED:
-                self._restore_signals()
+            self._restore_signals_if_stopped()
 
     async def put(
         self, item: T, timeout: float | None = None, *, deadline: float | None = None
@@ -203,51 +187,100 @@ class WorkQueue(Lifecycle, WorkQueueBase[T], Consumable[T]):
         error_handler: ErrorHandler[T] | None = None,
         *,
         progress: bool = False,
-    ) -> None:
+    ) -> BatchResult:
         """Process all ``items`` and return when the last one is done.
 
         Args:
             items: read lazily, as there is room: at most ``maxsize`` items and one more wait. An
                 async generator is closed when no more items are read.
-            worker_func, num_workers, error_handler: as for :meth:`process`.
+            worker_func, num_workers, error_handler: as for :meth:`process`; for these items alone.
             progress: show a bar on standard error, with ``penstock[progress]``.
 
+        Returns:
+            How many items were processed, how many failed, and the first error of each type. On a
+            queue that is not in this process: the counts of all that it did meanwhile.
+
         Raises:
-            QueueStateError: the queue was stopped before all was done, or is stopping. The
-                accepted items are done by then, or handed back, as that stop has it.
+            QueueStateError: the queue was stopped by somebody else before all was done. What was
+                accepted is done by then, or handed back, as that stop has it.
             ImportError: ``progress`` without the extra.
             ValueError, TypeError: for an argument that is not allowed.
 
-        The batch starts the queue, and stops it at the end. On a queue that is running already it
-        replaces the workers, waits by ``join()``, and leaves queue and workers running. An
-        exception of ``worker_func`` does not end the batch; it goes to ``error_handler`` or the
-        log. If the batch is cancelled, or ``items`` raises, a queue that it started is stopped
-        without draining, and the accepted items that are not done are in ``unprocessed``.
+        Items of other puts, and other batches on the same queue, are none of its business: any
+        number of them may run at once, each with its own function and no more workers than it asks
+        for. The batch starts the queue, if need be; a queue that was started for batches alone is
+        stopped by the last of them. An exception of ``worker_func`` does not end the batch; it goes
+        to ``error_handler`` or the log. If the batch is cancelled, or ``items`` raises, the batch
+        takes back its items that are not done.
         """
         workers = self._check_job(items, worker_func, num_workers)
         checks.optional_function(error_handler, "error_handler", "exc", "item")
-        began_with = self.metrics["processed"]
         with progress_bar(progress, items, failures_count=not self._retries) as bar:
             func = worker_func if bar is None else bar.wrap(worker_func)
-            async with self._running():
-                await self.process(func, workers, error_handler)
-                try:
-                    async with aclosing(each(items)) as source:
-                        async for item in source:
-                            # In a loop: other kinds of queues may refuse in spite of the timeout.
-                            while not await self.queue.put(item, timeout=math.inf):  # noqa: ASYNC110
-                                await asyncio.sleep(_PAUSE)
-                except QueueStateError:
-                    if self.queue.status == QueueStatus.STOPPING or self.is_closed:  # by others
-                        await self.stop()  # until that has ended
-                    raise
-                await self.queue.join()
-                if bar is not None:
-                    bar.finish(self.metrics["processed"] - began_with)
+            # By its type: a mock with the spec of a BoundedQueue knows only what the protocol has.
+            queue: Any = self.queue
+            if issubclass(type(queue), BoundedQueue):
+                result = await self._batch(queue, items, func, workers, error_handler)
+            else:
+                result = await self._batch_elsewhere(items, func, workers, error_handler)
+            if bar is not None:
+                bar.finish(result.processed)
+        return result
 
-    def _running(self) -> AbstractAsyncContextManager[Any]:
-        """Start the queue and stop it, unless it runs already."""
-        return nullcontext() if self.queue.status == QueueStatus.PROCESSING else _Started(self)
+    async def _batch(
+        self,
+        queue: BoundedQueue[T],
+        items: Iterable[T] | AsyncIterable[T],
+        worker_func: WorkerFunc[T, Any],
+        workers: int | AdaptiveConcurrency,
+        error_handler: ErrorHandler[T] | None,
+    ) -> BatchResult:
+        on_exit = self._restore_signals_if_stopped
+        async with RunningJob(queue, worker_func, workers, error_handler, on_exit) as running:
+            try:
+                async with aclosing(each(items)) as source:
+                    async for item in source:
+                        await running.put(item)
+            except QueueStateError as error:
+                is_closed = isinstance(error, QueueClosedError)
+                if is_closed or queue.status is QueueStatus.STOPPING:  # by somebody else
+                    await running.join()  # until that has ended
+                raise
+            await running.join()
+            return BatchResult.of(running.job)
+
+    async def _batch_elsewhere(
+        self,
+        items: Iterable[T] | AsyncIterable[T],
+        worker_func: WorkerFunc[T, Any],
+        workers: int | AdaptiveConcurrency,
+        error_handler: ErrorHandler[T] | None,
+    ) -> BatchResult:
+        """A batch on a queue of another kind, which knows no jobs."""
+        before = self.metrics
+        was_running = self.queue.status == QueueStatus.PROCESSING
+        if not was_running:
+            await self.start()
+        try:
+            await self.process(worker_func, workers, error_handler)
+            try:
+                async with aclosing(each(items)) as source:
+                    async for item in source:
+                        # In a loop: other kinds of queues may refuse in spite of the timeout.
+                        while not await self.queue.put(item, timeout=math.inf):  # noqa: ASYNC110
+                            await asyncio.sleep(_PAUSE)
+            except QueueStateError:
+                if self.queue.status == QueueStatus.STOPPING or self.is_closed:  # by others
+                    await self.stop()  # until that has ended
+                raise
+            await self.queue.join()
+        except BaseException:
+            if not was_running and self.queue.status != QueueStatus.STOPPING:
+                await self.stop(timeout=0, drain=False)
+            raise
+        if not was_running:
+            await self.stop()
+        return BatchResult.since(before, self.metrics)
 
     # -- results ------------------------------------------------------------------------------
 
@@ -325,32 +358,28 @@ class WorkQueue(Lifecycle, WorkQueueBase[T], Consumable[T]):
         Args:
             worker_func: ``async def`` or a plain function.
             items: read lazily. An async generator is closed when no more items are read.
-            num_workers: how many workers to start, as for :meth:`process`. Must be left out on a
-                queue that has workers: these do the work then.
+            num_workers: the most items in hand at once, as for :meth:`process`. On a queue that
+                has workers, and without a ``concurrency_limit``, as many as these by default.
             ordered: yield the results in the order of the items; with False, as they come.
             return_exceptions: yield the exceptions of ``worker_func``; with False the first one is
                 raised, and ends the iteration.
 
         Raises:
-            QueueStateError: in the iteration, if the queue is stopped before all is done.
+            QueueStateError: in the iteration, after the results of what was accepted, if the queue
+                is stopped by somebody else.
             ValueError, TypeError: at the call, for an argument that is not allowed.
 
         Bounded at both ends: at most ``maxsize`` items plus one for each worker are read ahead of
         the results, so a slow reader of results slows down the reading of ``items``.
 
-        When the iteration ends, by an error or a ``break`` too, it stops what it started: its
-        workers, and the queue unless that was running before. Items that still wait are skipped;
-        the calls of its own workers are cancelled. After a ``break`` that happens when Python
-        collects the iterator, a moment later;
+        Any number of maps, batches and puts may share a queue, as :meth:`batch_process` says. When
+        the iteration ends, by an error or a ``break`` too, it takes back its items: those that wait
+        are skipped, and calls of ``worker_func`` under way are cancelled. After a ``break`` that
+        happens when Python collects the iterator, a moment later;
         ``async with contextlib.aclosing(queue.map(...)) as results`` waits for it.
         """
         workers = self._check_job(items, worker_func, num_workers)
         queue = self._in_process(BoundedQueue, "map")
-        if num_workers is not None and queue.worker_count:
-            raise ValueError(
-                f"num_workers={num_workers} cannot apply: {queue.worker_count} workers run on this "
-                "queue already and will do the work; leave it out"
-            )
         return self._map(queue, worker_func, items, workers, ordered, return_exceptions)
 
     async def _map(
@@ -362,8 +391,10 @@ class WorkQueue(Lifecycle, WorkQueueBase[T], Consumable[T]):
         ordered: bool,
         return_exceptions: bool,
     ) -> AsyncGenerator[Any, None]:
-        async with self._running(), MapWorkers(queue, worker_func, workers) as call:
-            results = ResultStream(queue, call, ordered)
+        running = RunningJob(queue, worker_func, workers, on_exit=self._restore_signals_if_stopped)
+        async with running:
+            most = queue.maxsize + running.job.most
+            results = ResultStream(running, most, ordered)
             feeder = asyncio.create_task(results.feed(items))
             try:
                 async for future in results:
@@ -414,6 +445,10 @@ class WorkQueue(Lifecycle, WorkQueueBase[T], Consumable[T]):
             second=partial(self.stop, timeout=0),
         )
         self._call_at_end(self._restore_signals)
+
+    def _restore_signals_if_stopped(self) -> None:
+        if self.queue.status == QueueStatus.STOPPED:
+            self._restore_signals()
 
     def _restore_signals(self) -> None:
         if self._signal_handlers is not None:

@@ -476,6 +476,31 @@ class TestOpenAgain:
         assert (queue.status, queue.is_closed) == (QueueStatus.PROCESSING, False)
         assert worker.done == ["a"]
 
+    async def test_after_its_workers_have_left_they_come_back(self, make_queue: MakeQueue) -> None:
+        queue = await closed_with(make_queue, "a")
+        assert await queue.get() == "a"  # so it is not done, though nothing is left for workers
+        worker = Worker()
+        await queue.start_workers(worker, 2)
+        await until(lambda: queue.worker_count == 0)
+        await queue.start()
+        assert queue.worker_count == 2
+        await put_all(queue, "b")
+        await until(lambda: worker.done == ["b"])
+        queue.task_done()
+
+    async def test_after_its_workers_have_left_and_were_stopped(
+        self, make_queue: MakeQueue
+    ) -> None:
+        queue = await closed_with(make_queue, "a")
+        assert await queue.get() == "a"
+        await queue.start_workers(Worker(), 2)
+        await until(lambda: queue.worker_count == 0)
+        await queue.stop_workers()
+        await queue.start()
+        assert queue.worker_count == 0
+        await put_all(queue, "b")
+        assert await queue.get() == "b"
+
     async def test_by_workers(self, make_queue: MakeQueue) -> None:
         queue = make_queue()
         await queue.start()

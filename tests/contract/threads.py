@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from concurrent.futures import Future
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
@@ -262,15 +262,29 @@ class QueueInThreads:
     async def process(
         self, worker_func: Any, num_workers: Any = None, error_handler: Any = None
     ) -> None:
-        stage = self._stage
-        if is_async(worker_func):
-            wrap = stage.for_threads if self._plain else stage.for_loop
-            worker_func = wrap(worker_func)
         if is_async(error_handler):
-            error_handler = stage.for_loop(error_handler)
-        await in_thread(self.blocking.process, worker_func, num_workers, error_handler)
+            error_handler = self._stage.for_loop(error_handler)
+        func = self._for_workers(worker_func)
+        await in_thread(self.blocking.process, func, num_workers, error_handler)
 
     start_workers = process
+
+    def _for_workers(self, func: Any) -> Any:
+        if not is_async(func):
+            return func
+        return self._stage.for_threads(func) if self._plain else self._stage.for_loop(func)
+
+    async def batch_process(self, items: Any, worker_func: Any, *args: Any) -> Any:
+        func = self._for_workers(worker_func)
+        return await in_thread(self.blocking.batch_process, items, func, *args)
+
+    async def map(self, worker_func: Any, items: Any, **options: Any) -> AsyncGenerator[Any, None]:
+        results = self.blocking.map(self._for_workers(worker_func), items, **options)
+        try:
+            while (result := await in_thread(next, results, _END)) is not _END:
+                yield result
+        finally:
+            await in_thread(results.close)
 
     async def stop_workers(self, timeout: float | None = None) -> None:
         await in_thread(self.blocking.queue.stop_workers, timeout)

@@ -18,7 +18,7 @@ def begin_to_wait(buffer: Buffer[Any], item: Any) -> asyncio.Task[PutOutcome]:
 
 
 def take(buffer: Buffer[Any], count: int) -> list[Any]:
-    return [entry for _ in range(count) if (entry := buffer.take()) is not None]
+    return [entry for _ in range(count) if (entry := buffer.take_by_hand()) is not None]
 
 
 def items(buffer: Buffer[Any]) -> list[Any]:
@@ -33,7 +33,7 @@ def test_the_line_is_never_longer_than_the_bound() -> None:
 
 
 def test_nothing_is_taken_from_an_empty_line() -> None:
-    assert Buffer(1).take() is None
+    assert Buffer(1).take_by_hand() is None
 
 
 async def test_what_is_given_back_stands_before_the_line_in_its_own_order() -> None:
@@ -56,11 +56,11 @@ async def test_a_granted_place_is_neither_free_nor_accepted_until_it_is_confirme
     waiting = begin_to_wait(buffer, "second")
     await asyncio.sleep(0)
     assert buffer.putters == 1
-    assert buffer.take() is not None  # grants the place
+    assert buffer.take_by_hand() is not None  # grants the place
     assert len(buffer) == 1
     assert (buffer.putters, buffer.accepted, buffer.ready) == (1, 1, 0)
     assert items(buffer) == []
-    assert buffer.take() is None
+    assert buffer.take_by_hand() is None
     assert await waiting is PutOutcome.ACCEPTED
     assert (buffer.putters, buffer.accepted, buffer.ready) == (0, 2, 1)
 
@@ -80,7 +80,7 @@ async def test_discarding_an_entry_gives_its_place_to_whoever_waits(position: in
 async def test_discarding_what_was_given_back_frees_no_place() -> None:
     buffer: Buffer[int] = Buffer(1)
     buffer.offer(0)
-    entry = buffer.take()
+    entry = buffer.take_by_hand()
     assert entry is not None
     buffer.offer(1)
     buffer.requeue(entry)
@@ -167,7 +167,7 @@ async def test_one_taker_is_called_for_a_burst_and_calls_the_others_itself() -> 
         buffer.offer(item)
     await settle()
     assert [taker.done() for taker in takers] == [True, False, False]
-    buffer.take()
+    buffer.take_by_hand()
     buffer.wake()  # as the first one does when it has to wait with its entry in hand
     await settle()
     assert all(taker.done() for taker in takers)
@@ -215,7 +215,7 @@ async def test_random_putters_and_takers_lose_nothing_and_keep_the_order() -> No
 
     async def take() -> None:
         while True:
-            while (entry := buffer.take()) is None:
+            while (entry := buffer.take_by_hand()) is None:
                 await buffer.wait()
             assert len(buffer) <= 3
             taken.append(entry[0])

@@ -753,11 +753,23 @@ async def test_map_after_map_on_the_same_queue_works() -> None:
         assert [r async for r in queue.map(double, range(3))] == [0, 2, 4]
 
 
-async def test_num_workers_cannot_apply_to_a_queue_that_has_workers() -> None:
+@pytest.mark.parametrize(("told", "expected"), [(None, 2), (1, 1), (3, 3)])
+async def test_map_has_no_more_in_hand_than_it_asks_for(told: int | None, expected: int) -> None:
+    """Beside other workers it asks for as many as these by default."""
+    in_hand = most = 0
+
+    async def work(item: int) -> None:
+        nonlocal in_hand, most
+        in_hand += 1
+        most = max(most, in_hand)
+        await asyncio.sleep(1)
+        in_hand -= 1
+
     async with WorkQueue[int]() as queue:
         await queue.process(AsyncMock(), 2)
-        with pytest.raises(ValueError, match=r"num_workers=3 cannot apply: 2 workers run"):
-            queue.map(double, range(3), num_workers=3)
+        assert len([r async for r in queue.map(work, range(9), num_workers=told)]) == 9
+        assert queue.worker_count == 2
+    assert most == expected
 
 
 async def test_map_uses_the_concurrency_limit_unless_told_otherwise() -> None:

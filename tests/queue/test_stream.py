@@ -407,6 +407,49 @@ async def test_a_batch_that_fails_gives_back_the_item_that_it_could_not_put(fill
     assert (first.metrics["processed"], first.metrics["errors"]) == (2, 0)
 
 
+@pytest.mark.real_time
+async def test_threads_of_a_plain_function_come_back_with_its_workers(filled: Filled) -> None:
+    queue = await filled("a")
+    done: list[str] = []
+    await queue.start_workers(done.append, 1)
+    await settle_threads(lambda: done == ["a"])
+    await queue.stop_workers()
+    await queue.put("b")
+    assert await queue.get() == "b"
+    await queue.start_workers(done.append, 1)
+    await queue.put("c")
+    await settle_threads(lambda: done == ["a", "c"])
+    queue.close()
+    await settle_threads(lambda: not queue.worker_count)
+    await queue.start()
+    await queue.put("d")
+    await settle_threads(lambda: done == ["a", "c", "d"])
+    queue.task_done()
+
+
+async def settle_threads(condition: Callable[[], bool]) -> None:
+    while not condition():  # noqa: ASYNC110
+        await asyncio.sleep(0.001)
+
+
+async def test_a_get_does_not_wait_for_the_items_of_a_batch() -> None:
+    """They are not for it; and the batch has them done."""
+    async with WorkQueue[int](5) as queue:
+        worker = Worker(held=True)
+        batch = asyncio.create_task(queue.batch_process(range(3), worker, 1))
+        await settle()
+        get = asyncio.create_task(queue.get())
+        await settle()
+        queue.close()
+        with pytest.raises(QueueClosedError):
+            await soon(get)
+        assert queue.status == QueueStatus.PROCESSING
+        worker.may_go_on.set()
+        assert (await batch).processed == 3
+        await soon(queue.join())
+        assert queue.status == QueueStatus.STOPPED
+
+
 async def test_a_map_that_is_closed_by_others_yields_what_was_accepted() -> None:
     got = []
     async with WorkQueue[int](2) as queue:

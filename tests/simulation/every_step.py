@@ -385,10 +385,11 @@ async def batches(stage: Stage) -> Any:
     ended = stage.ended
     stage.call(queue.batch_process((stage.item() for _ in range(4)), stage.work, 2))
     await stage.settled()
-    left, counts = queue.unprocessed, queue.metrics
+    counts = queue.metrics
     stage.hold(queue.status in ("stopped", "idle"), f"the batch left it {queue.status.value}")
-    stage.hold(len(ended) + len(left) == counts["enqueued"], f"{counts}, {ended}, left {left}")
-    stage.hold(len({*ended, *left}) == len(ended) + len(left), f"ended {ended}, left {left}")
+    stage.hold(counts["enqueued"] == counts["processed"], f"the batch left {counts}")
+    stage.hold(not queue.unprocessed, f"the batch left {queue.unprocessed}")
+    stage.hold(len({*ended}) == len(ended), f"ended {ended}")
     stage.hold(bool(stage.cancelled) or len(ended) == 4, f"only {ended} have ended")
     await queue.process(stage.work)
     await queue.join()

@@ -154,7 +154,6 @@ class Model:
         # How often things happened: stops, those after a close among them; and closes.
         self.closings = 0
         self.closes = 0
-        self.was_closed = False
         self.ends = 0
         self.starts = 0
         self.zeros = 0
@@ -582,18 +581,16 @@ class Model:
         self.closes += 1
 
     def notice_end(self) -> None:
-        """Notice that a closed queue has stopped by itself, or was opened again."""
+        """Notice that a closed queue has stopped by itself."""
         queue = self.queue
         if self.ends != queue._ends:
             self.note("the queue stops by itself")
             self.ends = queue._ends
             self.closings += 1
             self.group = None
-            if self.done != self.accepted_puts and not self.unwanted:
+            is_down = queue.is_closed and queue.status is not QueueStatus.PROCESSING
+            if is_down and self.done != self.accepted_puts and not self.unwanted:
                 self.fail("the queue stopped by itself though not all was done")
-        if self.was_closed and not queue.is_closed:
-            self.group = None  # its workers had ended
-        self.was_closed = queue.is_closed
 
     # -- what must hold -----------------------------------------------------------------------
 

@@ -461,6 +461,9 @@ class RulesProgram(Program):
         except asyncio.CancelledError:
             item.handler_cancelled += 1  # the item is given back, to be tried once more
             raise
+        if any(other is item for other in self.queue.unprocessed):  # the loop stalled, see is_heard
+            item.handler_cancelled += 1
+            return
         self.handle(error, item)
 
     def handle_badly(self, error: BaseException, item: Item) -> None:

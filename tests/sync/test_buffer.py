@@ -31,7 +31,7 @@ async def test_the_bound_and_the_order(buffer: JanusBuffer[str]) -> None:
     assert items(buffer) == ["a", "b"]
     waiting = in_thread(run_to_completion, buffer.wait_for_room("d", None))
     await asyncio.to_thread(eventually, lambda: buffer.putters)
-    entry = buffer.take()
+    entry = buffer.take_by_hand()
     assert entry is not None
     assert entry[1] == "a"
     assert buffer.offer("newcomer") is False  # the waiting put had the room before it could know
@@ -46,7 +46,7 @@ async def test_what_is_given_back_comes_first_and_is_no_part_of_the_bound(
 ) -> None:
     buffer.offer("a")
     buffer.offer("b")
-    first = buffer.take()
+    first = buffer.take_by_hand()
     assert first is not None
     buffer.offer("c")
     buffer.requeue(first)
@@ -84,17 +84,17 @@ async def test_room_that_came_since_the_caller_looked_is_taken(buffer: JanusBuff
 async def test_threads_that_wait_are_called_one_for_each_entry(
     buffer: JanusBuffer[str],
 ) -> None:
-    waits = [in_thread(run_to_completion, buffer.wait(math.inf)) for _ in range(3)]
+    waits = [in_thread(run_to_completion, buffer.wait_by_hand(math.inf)) for _ in range(3)]
     await asyncio.to_thread(eventually, lambda: len(buffer._waiters) == 3)
     buffer.offer("a")
     await asyncio.to_thread(eventually, lambda: sum(wait.done() for wait in waits) == 1)
     buffer.wake_all()
     assert [wait.result(BOUND) for wait in waits] == [True] * 3
-    assert run_to_completion(buffer.wait(0)) is True  # there is one to take
-    buffer.take()
-    assert run_to_completion(buffer.wait(0.01)) is False
+    assert run_to_completion(buffer.wait_by_hand(0)) is True  # there is one to take
+    buffer.take_by_hand()
+    assert run_to_completion(buffer.wait_by_hand(0.01)) is False
     buffer.close()
-    assert run_to_completion(buffer.wait(None)) is False
+    assert run_to_completion(buffer.wait_by_hand(None)) is False
 
 
 def test_a_coroutine_that_would_suspend_is_a_mistake() -> None:

@@ -11,9 +11,15 @@ import pytest
 
 from penstock.sync.buffer import JanusBuffer
 from penstock.sync.slots import SharedCounters, WorkerSlot
+from penstock.workers.job import Job
 from sync.helpers import BOUND, in_thread
 
 IS_FREE_THREADED = not getattr(sys, "_is_gil_enabled", lambda: True)()
+
+
+def standing_job(buffer: JanusBuffer[str]) -> Job[str]:
+    buffer.standing = Job(str, 1)
+    return buffer.standing
 
 
 class Interrupted:
@@ -35,7 +41,7 @@ class Interrupted:
 def test_an_item_that_was_counted_as_processed_stays_so_and_is_not_given_back() -> None:
     buffer: JanusBuffer[str] = JanusBuffer(1)
     counters = SharedCounters(buffer)
-    slot = WorkerSlot(buffer, counters)
+    slot = WorkerSlot(buffer, counters, standing_job(buffer))
     assert buffer.offer("a", None, copy_context())
     assert slot.take() is not None
     seen: list[int] = []
@@ -52,7 +58,7 @@ def test_an_item_that_was_counted_as_processed_stays_so_and_is_not_given_back() 
 
 def test_a_worker_that_was_cancelled_gives_back_nothing_that_was_taken_from_it() -> None:
     buffer: JanusBuffer[str] = JanusBuffer(1)
-    slot = WorkerSlot(buffer, SharedCounters(buffer))
+    slot = WorkerSlot(buffer, SharedCounters(buffer), standing_job(buffer))
     assert buffer.offer("a", None, copy_context())
     entry = slot.take()
     assert entry is not None
@@ -67,7 +73,7 @@ def test_what_is_taken_from_a_worker_shares_no_context_with_it() -> None:
     buffer: JanusBuffer[str] = JanusBuffer(1)
     counters = SharedCounters(buffer)
     for _ in range(300):
-        slot = WorkerSlot(buffer, counters)
+        slot = WorkerSlot(buffer, counters, standing_job(buffer))
         assert buffer.offer("a", None, copy_context())
         entry = slot.take()
         assert entry is not None
@@ -91,7 +97,7 @@ def test_what_is_taken_from_a_worker_shares_no_context_with_it() -> None:
 def test_a_failure_that_counts_is_told() -> None:
     buffer: JanusBuffer[str] = JanusBuffer(1)
     counters = SharedCounters(buffer)
-    slot = WorkerSlot(buffer, counters)
+    slot = WorkerSlot(buffer, counters, standing_job(buffer))
     assert buffer.offer("a", None, copy_context())
     assert slot.take() is not None
     told: list[bool] = []

@@ -22,6 +22,7 @@ from helpers.tasks import for_ever, now, settle
 from helpers.versions import FROM_3_11, FROM_3_12
 from helpers.workers import Worker
 from penstock import AdaptiveConcurrency, BoundedQueue, QueueStateError, QueueStatus
+from penstock.workers.worker import Worker as PoolWorker
 
 request_id: contextvars.ContextVar[str] = contextvars.ContextVar("request_id", default="none")
 
@@ -40,13 +41,13 @@ async def test_a_pool_whose_size_changes_does_not_look_for_each_worker_among_all
 ) -> None:
     comparisons = 0
 
-    def compare(group: object, other: object) -> bool:
+    def compare(worker: object, other: object) -> bool:
         nonlocal comparisons
         comparisons += 1
-        return group is other
+        return worker is other
 
-    monkeypatch.setattr(penstock.workers.group.GroupOfOne, "__eq__", compare)
-    monkeypatch.setattr(penstock.workers.group.GroupOfOne, "__hash__", object.__hash__)
+    monkeypatch.setattr(PoolWorker, "__eq__", compare)
+    monkeypatch.setattr(PoolWorker, "__hash__", object.__hash__)
     size = penstock.AdaptiveConcurrency(1, 64, start=64)
     async with penstock.WorkQueue[int](1_000, concurrency_limit=size) as queue:
         await queue.batch_process(range(1_000), AsyncMock())

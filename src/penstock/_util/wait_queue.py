@@ -15,22 +15,24 @@ class WaitQueue:
     be taken a worker is on its way, or no worker waits.
 
     A subclass says in ``_available`` how many entries there are.
+
+    Some tasks may be for other entries than the rest: they wait with a ``kind`` that is not 0.
     """
 
     def __init__(self) -> None:
-        # Those that were woken and have not run yet.
-        self._unparked: set[asyncio.Future[bool]] = set()
+        # Those that were woken and have not run yet, and their kinds.
+        self._unparked: dict[asyncio.Future[bool], int] = {}
         # An ordered dict: removal from the middle takes constant time.
-        self._waiters: OrderedDict[asyncio.Future[bool], None] = OrderedDict()
+        self._waiters: OrderedDict[asyncio.Future[bool], int] = OrderedDict()
 
     def _available(self) -> int:
         """How many entries can be taken."""
         raise NotImplementedError
 
-    def _add_waiter(self) -> asyncio.Future[bool]:
+    def _add_waiter(self, kind: int = 0) -> asyncio.Future[bool]:
         """Join the queue; the caller awaits :meth:`_park` next."""
         waiter: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
-        self._waiters[waiter] = None
+        self._waiters[waiter] = kind
         return waiter
 
     async def _park(self, waiter: asyncio.Future[bool], timeout: float | None = None) -> bool:
@@ -45,12 +47,11 @@ class WaitQueue:
             return await waiter
         except BaseException:
             self._waiters.pop(waiter, None)
-            if waiter in self._unparked:
-                self._unparked.discard(waiter)
+            if self._unparked.pop(waiter, None) is not None:
                 self.wake()
             raise
         finally:
-            self._unparked.discard(waiter)
+            self._unparked.pop(waiter, None)
             if timer is not None:
                 timer.cancel()
 
@@ -70,11 +71,25 @@ class WaitQueue:
 
     def _unpark(self, count: int) -> None:
         while self._waiters and count > 0:
-            waiter, _ = self._waiters.popitem(last=False)
-            if not waiter.done() and not waiter.get_loop().is_closed():
-                waiter.set_result(True)
-                self._unparked.add(waiter)
-                count -= 1
+            count -= self._resolve(*self._waiters.popitem(last=False))
+
+    def _unpark_kind(self, kind: int, available: int) -> None:
+        """Wake tasks of one kind for ``available`` entries that are for them."""
+        count = available - sum(one == kind for one in self._unparked.values())
+        while count > 0:
+            waiter = next((waiter for waiter, one in self._waiters.items() if one == kind), None)
+            if waiter is None:
+                return
+            del self._waiters[waiter]
+            count -= self._resolve(waiter, kind)
+
+    def _resolve(self, waiter: asyncio.Future[bool], kind: int) -> bool:
+        """Wake a task; False if it waits no more."""
+        if waiter.done() or waiter.get_loop().is_closed():
+            return False
+        waiter.set_result(True)
+        self._unparked[waiter] = kind
+        return True
 
     def _forget_waiters(self) -> None:
         self._waiters.clear()

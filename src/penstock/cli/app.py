@@ -35,7 +35,7 @@ from penstock.cli.options import (
 )
 from penstock.cli.report.report import ReportError, Subject, check_report
 from penstock.cli.run.clients import Clients
-from penstock.cli.run.job import Job
+from penstock.cli.run.job import RunJob
 from penstock.cli.run.journal import NotAJournalError, open_failures, open_results
 from penstock.cli.run.outcome import carry_out, settings_of
 from penstock.cli.run.preview import preview
@@ -245,7 +245,7 @@ def run(
             failed = open_failures(failures, requests, results.file) if failures else None
         except (NotAJournalError, OSError) as error:
             refuse(f"cannot write --failures {failures}: {said(error)}")
-        job = Job(
+        job = RunJob(
             requests=requests,
             form=form,
             results=results,

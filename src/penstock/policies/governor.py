@@ -127,8 +127,7 @@ class Governor:
         self._is_keyed = any(limit.key is not None for limit in self.limiter.limits)
         limits = self.limiter.limits
         self.limit_name = limits[0].name if len(limits) == 1 else self.limiter.name
-        self.adaptive: AdaptiveConcurrency | None = None
-        #: Called when ``adaptive`` has changed its limit.
+        #: Called when an adaptive limit has changed.
         self.on_limit: Callable[[], None] | None = None
         self.retries = 0
         self.dead_letters: deque[DeadLetter[Any]] = deque()
@@ -248,11 +247,17 @@ class Governor:
             self._inflight -= 1
 
     def ended(  # noqa: PLR0912 - one after the other is told
-        self, course: Course, error: BaseException | None, took: float, *, goes_on: bool = False
+        self,
+        course: Course,
+        error: BaseException | None,
+        took: float,
+        adaptive: AdaptiveConcurrency | None,
+        *,
+        goes_on: bool = False,
     ) -> None:
         """A call ended, after so many seconds; or ``goes_on``, and has its answer."""
         moment = now()
-        rules, adaptive = self.rules, self.adaptive
+        rules = self.rules
         was_cancelled = isinstance(error, (asyncio.CancelledError, GeneratorExit))
         with self._lock:
             inflight = self._inflight
@@ -324,21 +329,27 @@ class Governor:
             else:
                 self.dead_letters.appendleft(letter)
 
-    def bury(self, letter: DeadLetter[Any]) -> None:
-        """Keep an item that failed for good; the oldest goes when there are too many."""
+    def bury(self, letter: DeadLetter[Any]) -> bool:
+        """Keep an item that failed for good; the oldest goes when there are too many.
+
+        Returns:
+            Whether dead letters are kept.
+        """
         if self.rules.retry is None or not self.rules.max_dead_letters:
-            return
+            return False
         with self._lock:
             self.dead_letters.append(letter)
             while len(self.dead_letters) > self.rules.max_dead_letters:
                 self.dead_letters.popleft()
         self.listener.died(letter.error)
+        return True
 
 
 class Course:
     """What one item has been through under the rules. One thread at a time has it in hand."""
 
     __slots__ = (
+        "_adaptive",
         "_called_at",
         "attempts",
         "began_at",
@@ -361,6 +372,7 @@ class Course:
         self.attempts = 0
         self.began_at = 0.0
         self._called_at = 0.0
+        self._adaptive: AdaptiveConcurrency | None = None
         #: Whether the call under way has its answer already, and goes on.
         self.is_answered = False
         self.last_error: BaseException | None = None
@@ -388,11 +400,17 @@ class Course:
             self.permit.give_back()
         self.governor.cancelled(self)
 
-    async def run(self, call: Callable[[Any], Awaitable[Any]], item: Any) -> Any:
-        """Make the call that was admitted, or raise why it was not."""
+    async def run(
+        self,
+        call: Callable[[Any], Awaitable[Any]],
+        item: Any,
+        adaptive: AdaptiveConcurrency | None = None,
+    ) -> Any:
+        """Make the call that was admitted, or raise why it was not; tell ``adaptive`` of it."""
         if self.refusal is not None:
             raise self.refusal
         governor = self.governor
+        self._adaptive = adaptive
         self.attempts += 1
         self.is_answered = False
         self._called_at = began = now()
@@ -416,14 +434,15 @@ class Course:
 
     def answered(self) -> None:
         """The call under way has succeeded by now, though it goes on."""
-        self.governor.ended(self, None, now() - self._called_at, goes_on=True)
+        took = now() - self._called_at
+        self.governor.ended(self, None, took, self._adaptive, goes_on=True)
         self.is_answered = True
 
     def _ended(self, error: BaseException | None) -> None:
         if self.is_answered:
             self.governor.left()
         else:
-            self.governor.ended(self, error, now() - self._called_at)
+            self.governor.ended(self, error, now() - self._called_at, self._adaptive)
 
     def verdict(self, error: BaseException) -> tuple[float | None, BaseException]:
         """In how many seconds the item is tried again, or None; and the error that counts."""
@@ -446,10 +465,11 @@ class Course:
         note_attempts(error, self._attempts_made(error))
         return None, error
 
-    def bury(self, error: BaseException, item: Any) -> None:
-        """It failed for good, and whoever was to hear of it has."""
-        if not self.is_revoked:
-            self.governor.bury(DeadLetter(item, error, self._attempts_made(error)))
+    def bury(self, error: BaseException, item: Any) -> bool:
+        """It failed for good, and was reported. Return whether it is kept as a dead letter."""
+        if self.is_revoked:
+            return False
+        return self.governor.bury(DeadLetter(item, error, self._attempts_made(error)))
 
     def _attempts_made(self, error: BaseException) -> int:
         # One that was cancelled did not count, for it might have been the worker that was.

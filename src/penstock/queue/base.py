@@ -22,6 +22,7 @@ from penstock.telemetry.metrics import ReadTotals
 from penstock.telemetry.spans import QueueTelemetry
 from penstock.telemetry.telemetry import Telemetry, default_telemetry
 from penstock.workers.calls import ErrorHandler, WorkerFunc
+from penstock.workers.job import Job
 from penstock.workers.pool import WorkerPool
 
 T = TypeVar("T")
@@ -201,23 +202,26 @@ class QueueBase(Generic[T]):
         if self._status is QueueStatus.STOPPING:
             raise state_error("start workers", self._status)
         await self._start()
+        self._pool.start(self._make_job(worker_func, size, error_handler))
+
+    def _make_job(
+        self,
+        worker_func: WorkerFunc[T, Any],
+        size: int | AdaptiveConcurrency,
+        error_handler: ErrorHandler[T] | None,
+    ) -> Job[T]:
         if isinstance(size, AdaptiveConcurrency):
-            governor = self._govern(Rules())
-            governor.adaptive, governor.on_limit = size, self._pool.resize
-            self._pool.start(worker_func, lambda: size.limit, error_handler)
-        else:
-            if self._governor is not None:
-                self._governor.adaptive = None
-            self._pool.start(worker_func, size, error_handler)
+            self._govern(Rules()).on_limit = self._pool.resize
+        return self._pool.make_job(worker_func, size, error_handler)
 
     async def _stop_workers(self, limit: float | None) -> None:
-        if self._pool.is_empty:
+        if self._pool.is_empty and not self._pool.has_standing:
             return
         self._check_loop("stop workers")
         self._check_not_worker("stop_workers")
-        self._pool.retire()
+        tasks = self._pool.retire_standing()
         try:
-            await self._pool.end(limit)
+            await self._pool.end(limit, tasks=tasks)
         finally:
             await self._without_workers()
 
@@ -285,7 +289,9 @@ def always() -> bool:
     return True
 
 
-def policy_statistics(governor: Governor | None) -> dict[str, Any]:
+def policy_statistics(
+    governor: Governor | None, adaptive: AdaptiveConcurrency | None
+) -> dict[str, Any]:
     """The statistics of limits, retries and the like; zeros without a governor."""
     if governor is None:
         return {
@@ -295,7 +301,6 @@ def policy_statistics(governor: Governor | None) -> dict[str, Any]:
             "gate_closures": 0,
             "breaker_state": None,
         }
-    adaptive = governor.adaptive
     return {
         "retries": governor.retries,
         "dead_letters": len(governor.dead_letters),

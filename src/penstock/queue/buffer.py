@@ -23,8 +23,9 @@ from heapq import heapify, heappop, heappush
 from typing import TypeAlias, TypeVar
 
 from penstock._util.wait_queue import WaitQueue
-from penstock.queue.store import EntryStore, PutOutcome
-from penstock.workers.item import Entry, Ticket
+from penstock.queue.store import EntryStore, Lane, PutOutcome
+from penstock.workers.item import Entry, Ticket, job_of
+from penstock.workers.job import Job
 
 T = TypeVar("T")
 
@@ -33,6 +34,9 @@ T = TypeVar("T")
 _Waiter: TypeAlias = "asyncio.Future[Entry[T] | PutOutcome]"
 #: A put that waits for room.
 _WaitingPut: TypeAlias = "tuple[_Waiter[T], T, Context, Ticket | None]"
+
+#: The kind of waiter that takes entries by ``get``.
+_BY_HAND = 1
 
 #: The most deadlines of finished puts that are kept, beside one for each waiting put.
 _STALE = 64
@@ -86,6 +90,44 @@ class Buffer(EntryStore[T], WaitQueue):
         self._grant()
         return count
 
+    # -- jobs ---------------------------------------------------------------------------------
+
+    def open_lane(self, job: Job[T]) -> None:
+        """Keep the entries of ``job`` apart, and let workers take them as it allows.
+
+        Call :meth:`split` before the first put after this that is not of the job.
+        """
+        self._open_lane(job, is_alone=not self._waiters and not self._putters)
+
+    def split(self) -> None:
+        """There will be other entries than those of one job."""
+        self._split()
+
+    def close_lane(self, job: Job[T]) -> int:
+        """Remove the entries of a job that is over; return how many had been accepted.
+
+        Its puts that still wait are refused.
+        """
+        for number, (waiter, _, _, ticket) in list(self._putters.items()):
+            if ticket is not None and ticket.job is job:
+                del self._putters[number]
+                if not waiter.done():
+                    waiter.set_result(PutOutcome.CLOSED)
+        granted = [number for number, one in self._granted.items() if job_of(one) is job]
+        for number in granted:
+            del self._granted[number]
+        self._withdrawn += len(granted)
+        count = self._close_lane(job) - len(granted)
+        self._grant()
+        self.wake()
+        if self.is_over:
+            self.wake_all()
+        return count
+
+    def _in_hand(self, job: Job[T]) -> int:
+        # Whoever looks is between two entries, and all others are suspended.
+        return job.suspended
+
     # -- putting ------------------------------------------------------------------------------
 
     def offer(self, item: T, ticket: Ticket | None = None, context: Context | None = None) -> bool:
@@ -94,12 +136,23 @@ class Buffer(EntryStore[T], WaitQueue):
         ``context``: the context that the item will run in; by default a copy of the caller's.
         """
         size = len(self.entries)
+        lane: Lane[T] | None = None
         if size >= self.room:
-            return False
-        if size >= self.peak:
+            lane = self._lane_outside_bound(ticket)
+            if lane is None:
+                return False
+        elif size >= self.peak:
             self.peak = size + 1
         self._last_number = number = self._last_number + 1
-        self.entries.append((number, item, copy_context() if context is None else context, ticket))
+        entry = (number, item, copy_context() if context is None else context, ticket)
+        if ticket is not None and ticket.job is not self._owner:
+            if lane is None:
+                self._append(entry)
+            else:
+                heappush(lane.requeued, entry)
+            self.wake()
+            return True
+        self.entries.append(entry)
         if self._waiters and not self._unparked:
             self._unpark(1)
         return True
@@ -143,8 +196,18 @@ class Buffer(EntryStore[T], WaitQueue):
                 continue
             self._last_number = number = self._last_number + 1
             self._granted[number] = entry = (number, item, context, ticket)
-            self.entries.append(entry)
+            self._append(entry)
             waiter.set_result(entry)
+
+    def _grant_outside_bound(self, lane: Lane[T]) -> None:
+        for place, (waiter, item, context, ticket) in self._putters.items():
+            if ticket is not None and ticket.job is lane.job and not waiter.done():
+                del self._putters[place]
+                self._last_number = number = self._last_number + 1
+                self._granted[number] = entry = (number, item, context, ticket)
+                heappush(lane.requeued, entry)
+                waiter.set_result(entry)
+                return
 
     def _withdraw(self, number: int, waiter: _Waiter[T]) -> None:
         """Remove everything of a cancelled put."""
@@ -153,7 +216,7 @@ class Buffer(EntryStore[T], WaitQueue):
         granted = waiter.result()
         if isinstance(granted, PutOutcome) or self._granted.pop(granted[0], None) is None:
             return
-        self.entries.remove(granted)
+        self._remove([granted])
         self._withdrawn += 1
         if not waiter.get_loop().is_closed():
             self._grant()
@@ -196,11 +259,9 @@ class Buffer(EntryStore[T], WaitQueue):
     # -- taking -------------------------------------------------------------------------------
 
     def take(self) -> Entry[T] | None:
-        """The next entry. None: there is none, or its put is not confirmed yet."""
-        if self._requeued:
-            entry = self._take_requeued()
-            self._grant()
-            return entry
+        """The next entry for a worker. None: there is none, or its put is not confirmed yet."""
+        if self._is_special:
+            return self._taken(self._take_special(self._all_lanes(), self._granted))
         entries = self.entries
         if not entries or (self._granted and entries[0][0] in self._granted):
             return None
@@ -209,17 +270,49 @@ class Buffer(EntryStore[T], WaitQueue):
             self._grant()
         return entry
 
-    async def wait(self, timeout: float | None = None) -> bool:
-        """Wait until :meth:`take` may find an entry.
+    def _taken(self, entry: Entry[T] | None) -> Entry[T] | None:
+        if entry is not None:
+            self._grant()
+            if self.is_over:  # the last of several jobs: workers that wait for them may end
+                self.wake_all()
+        return entry
+
+    async def wait(self) -> bool:
+        """Wait until :meth:`take` may find an entry; False when none will ever come."""
+        if self.closed and self.is_over:
+            return False
+        return await self._park(self._add_waiter())
+
+    def take_by_hand(self) -> Entry[T] | None:
+        """The next entry that has no job of its own, for a caller of ``get``."""
+        if self._owner is not None:
+            self._split()
+        if not self._is_special:
+            return self.take()
+        head = self._main.head
+        if head is None or head[0] in self._granted:
+            return None
+        return self._taken(self._pop(self._main))
+
+    async def wait_by_hand(self, timeout: float | None = None) -> bool:
+        """Wait until :meth:`take_by_hand` may find an entry.
 
         False: no entry will ever come, or ``timeout`` seconds are over.
         """
         if self.closed and not self._delayed:
             return False
-        return await self._park(self._add_waiter(), timeout)
+        return await self._park(self._add_waiter(_BY_HAND), timeout)
+
+    def wake(self) -> None:
+        """Wake tasks for the entries for which none is on its way."""
+        if not self.lanes:
+            super().wake()
+        elif self._waiters:
+            self._unpark_kind(_BY_HAND, len(self._main))
+            self._unpark_kind(0, self._takeable())
 
     def _available(self) -> int:
-        return len(self.entries) + len(self._requeued)
+        return len(self._main)
 
     def requeue(self, entry: Entry[T]) -> None:
         """Put back the entry of a cancelled worker; it is the next to be taken."""
@@ -269,12 +362,17 @@ class Buffer(EntryStore[T], WaitQueue):
                 waiter.set_result(PutOutcome.CLOSED)
         self.wake_all()
 
-    def end(self) -> None:
-        """End all delays and timers: the queue is closed, and all workers have ended."""
+    def end(self) -> list[Job[T]]:
+        """End all delays and timers: the queue is closed, and all workers have ended.
+
+        What is left belongs to no job any more. Returns the jobs that had entries.
+        """
         self._promote_due(math.inf)
+        jobs = self._merge_lanes()
         if self._due_timer is not None:
             self._due_timer.cancel()
             self._due_timer = None
+        return jobs
 
     def _forget_putters(self) -> list[_Waiter[T]]:
         self._clear_timeout_timer()
@@ -282,9 +380,9 @@ class Buffer(EntryStore[T], WaitQueue):
         self._putters.clear()
         self._deadlines.clear()
         if self._granted:
-            accepted = [entry for entry in self.entries if entry[0] not in self._granted]
-            self.entries.clear()
-            self.entries.extend(accepted)
+            for lane in self._all_lanes():
+                lane.remove(set(self._granted))
+            self._count()
             self._withdrawn += len(self._granted)
             self._granted.clear()
         return waiting

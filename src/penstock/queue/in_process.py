@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from asyncio import _get_running_loop
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -15,7 +16,7 @@ from contextvars import Context
 from typing import TypeVar
 
 from penstock._util import checks
-from penstock.errors import QueueClosedError, QueueEmptyError
+from penstock.errors import QueueClosedError, QueueEmptyError, QueueStateError
 from penstock.policies.governor import DeadLetter, Rules
 from penstock.queue.base import CLOSED, NO_LIMIT, policy_statistics
 from penstock.queue.counters import QueueCounters
@@ -26,6 +27,7 @@ from penstock.telemetry.spans import ObservedPut
 from penstock.telemetry.telemetry import Telemetry
 from penstock.workers.calls import AsyncCall
 from penstock.workers.item import AnyFuture, Entry, Ticket
+from penstock.workers.job import Job
 from penstock.workers.pool import WorkerPool
 
 T = TypeVar("T")
@@ -56,6 +58,7 @@ class InProcessQueue(QueueLifecycle[T]):
         self._ends = 0
         self._last_stop = None
         self._end_calls = set()
+        self._is_of_jobs = False
 
     def _make_parts(self) -> tuple[EntryBuffer[T], QueueCounters, WorkerPool[T]]:
         """Make the buffer, the counters and the worker pool."""
@@ -99,7 +102,7 @@ class InProcessQueue(QueueLifecycle[T]):
             worker_count=self._pool.count,
             waiting_putters=buffer.putters,
             retrying=buffer.delayed,
-            **policy_statistics(self._governor),
+            **policy_statistics(self._governor, self._pool.adaptive),
         )
 
     @property
@@ -145,13 +148,14 @@ class InProcessQueue(QueueLifecycle[T]):
         deadline: float | None = None,
         future: AnyFuture | None = None,
         call: AsyncCall[T] | None = None,
+        job: Job[T] | None = None,
     ) -> bool:
         """Put an item that has more to it than item and context: a ticket."""
         course = self._course(item, deadline)
         if self._telemetry.is_enabled():
-            put = self._telemetry.observe_put(future, call, course)
+            put = self._telemetry.observe_put(future, call, course, job)
             return await self._put_observed(put, item, timeout)
-        ticket = Ticket(future, call, course)
+        ticket = Ticket(future, call, course, job)
         return self._buffer.offer(item, ticket) or await self._wait_for_room(item, timeout, ticket)
 
     def _put_nowait(self, item: T, deadline: float | None) -> None:
@@ -190,6 +194,25 @@ class InProcessQueue(QueueLifecycle[T]):
                 put.on_full()
                 put.accepted = await self._wait_for_room(item, timeout, put.ticket, put.context)
             return put.accepted
+
+    async def _put_of(
+        self, job: Job[T], ticket: Ticket, item: T, future: AnyFuture | None = None
+    ) -> None:
+        """Put an item of a job, and wait for room as long as it takes.
+
+        ``ticket`` is that of all items of the job that have nothing more to them.
+        """
+        if _get_running_loop() is not self._open_in:
+            self._refuse("put")
+        if job.is_over:
+            raise QueueStateError("Cannot put: the job has ended", current_state=self._status.value)
+        if future is None and self._governor is None and not self._telemetry.is_enabled():
+            accepted = self._buffer.offer(item, ticket) or await self._wait_for_room(
+                item, math.inf, ticket
+            )
+        else:
+            accepted = await self._put_slow(item, math.inf, future=future, job=job)
+        job.accepted += accepted
 
     async def _wait_for_room(
         self,
@@ -305,12 +328,12 @@ class InProcessQueue(QueueLifecycle[T]):
 
         ``stops``: how many stops there were when the caller looked.
         """
-        return await self._buffer.wait(limit)
+        return await self._buffer.wait_by_hand(limit)
 
     def _take_nowait(self) -> Entry[T]:
         if _get_running_loop() is not self._takes_in:
             self._refuse("get")
-        while (entry := self._buffer.take()) is not None:
+        while (entry := self._buffer.take_by_hand()) is not None:
             if is_cancelled(entry[3]):
                 self._counters.count_finished()
                 continue

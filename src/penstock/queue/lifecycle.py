@@ -11,11 +11,14 @@ from typing import Any, NoReturn, TypeVar
 from weakref import WeakMethod
 
 from penstock.errors import QueueClosedError, QueueStateError
+from penstock.limits.adaptive import AdaptiveConcurrency
 from penstock.queue.base import CLOSED, QueueBase, always
 from penstock.queue.counters import QueueCounters
 from penstock.queue.status import NotProcessedError, QueueStatus
 from penstock.queue.store import EntryBuffer
+from penstock.workers.calls import ErrorHandler, WorkerFunc
 from penstock.workers.item import Ticket
+from penstock.workers.job import Job
 
 T = TypeVar("T")
 
@@ -44,6 +47,8 @@ class QueueLifecycle(QueueBase[T]):
     _last_stop: asyncio.Task[None] | None
     #: Called when the queue has stopped by itself.
     _end_calls: set[WeakMethod[Callable[[], None]]]
+    #: Whether jobs alone use the queue: one of them started it, and the last of them stops it.
+    _is_of_jobs: bool
 
     @property
     def unprocessed(self) -> list[T]:
@@ -55,6 +60,15 @@ class QueueLifecycle(QueueBase[T]):
         return [item for _, item, _, ticket in self._buffer.snapshot() if not is_cancelled(ticket)]
 
     # -- workers ------------------------------------------------------------------------------
+
+    async def _start_workers(
+        self,
+        worker_func: WorkerFunc[T, Any],
+        size: int | AdaptiveConcurrency,
+        error_handler: ErrorHandler[T] | None,
+    ) -> None:
+        self._buffer.split()
+        await super()._start_workers(worker_func, size, error_handler)
 
     async def _without_workers(self) -> None:
         self._needs_slow_path = self._first_put
@@ -71,17 +85,23 @@ class QueueLifecycle(QueueBase[T]):
             self._check_not_worker("start")
             await self._pool.wait()
             await self._start()
-        if self._is_closed:  # it has no workers, and so may be opened at any time
+        if self._is_closed:
             self._is_closed = self._buffer.closed = False
             self._open_in = self._takes_in
+            self._pool.resize()  # workers that had nothing left to do are wanted again
 
     async def _start(self) -> None:
+        self._is_of_jobs = False
+        await self._be_started()
+
+    async def _be_started(self) -> bool:
+        """Start, unless the queue is processing; return whether this call has started it."""
         loop = asyncio.get_running_loop()
         self._leave_closed_loop()
         while self._status in (QueueStatus.PROCESSING, QueueStatus.STOPPING):
             self._check_loop("start")
             if self._status is QueueStatus.PROCESSING:
-                return
+                return False
             self._check_not_worker("start")
             await self._pool.wait()
             self._end_stop()
@@ -91,6 +111,7 @@ class QueueLifecycle(QueueBase[T]):
         self._open_in = self._takes_in = self._callers_loop(loop)
         self._needs_slow_path = self._first_put
         self._set_status(QueueStatus.PROCESSING)
+        return True
 
     def _callers_loop(self, loop: asyncio.AbstractEventLoop) -> asyncio.AbstractEventLoop | None:
         """The loop that callers of put and get must run in; None: they must not run in any."""
@@ -128,9 +149,12 @@ class QueueLifecycle(QueueBase[T]):
         if self._status is not QueueStatus.STOPPING or not self._pool.is_empty:
             return
         self._set_status(QueueStatus.STOPPED)
-        self._buffer.end()
+        self._pool.retire()
+        jobs = self._buffer.end()
         self._drop_cancelled()
         self._fail_waiters()
+        for job in jobs:
+            job.interrupt()
         self._leftover = self._buffer.ready
         if self._leftover:
             self._logger.warning(
@@ -188,6 +212,7 @@ class QueueLifecycle(QueueBase[T]):
         self._takes_in = CLOSED
         self._buffer.forget_waiters()
         self._pool.abandon()
+        self._buffer.end()
         self._counters.forget_joiners()
         self._drop_cancelled()
         for _, _, _, ticket in self._buffer.snapshot():
@@ -287,12 +312,45 @@ class QueueLifecycle(QueueBase[T]):
     def _stopped_meanwhile(self, verb: str) -> QueueStateError:
         return self._closed_error(verb) or super()._stopped_meanwhile(verb)
 
+    # -- jobs beside the standing one -----------------------------------------------------------
+
+    async def _open_job(self, job: Job[T]) -> None:
+        """Let a job put its items, and workers take them. Starts the queue, if need be."""
+        if await self._be_started():
+            self._is_of_jobs = True
+        job.is_nested |= self._pool.owns(asyncio.current_task())
+        self._buffer.open_lane(job)
+        self._needs_slow_path = self._first_put
+        try:
+            self._pool.open(job)
+        except BaseException:
+            self._buffer.close_lane(job)
+            raise
+
+    async def _close_job(self, job: Job[T]) -> None:
+        """Take back the claim of a job, and its items that are not done; nothing else.
+
+        The last job stops a queue that was started for jobs, unless somebody has used it since.
+        """
+        job.is_over = True
+        for _ in range(self._buffer.close_lane(job)):
+            self._counters.count_finished()
+        try:
+            await self._pool.close(job)
+        finally:
+            if self._is_of_jobs and not self._pool.has_jobs:
+                self._is_of_jobs = False
+                if self._status is QueueStatus.PROCESSING:
+                    await self._stop(None, drain=True)
+
     # -- a queue from which nobody takes ------------------------------------------------------
 
     def _first_put(self) -> bool:
         """Whether a put is slow; of the first one, whether anybody takes items, too."""
         self._needs_slow_path = self._telemetry.is_enabled if self._governor is None else always
-        if not self._pool.count and not self._is_taken_by_hand and self._loop is not None:
+        self._is_of_jobs = False
+        self._buffer.split()
+        if not self._pool.has_standing and not self._is_taken_by_hand and self._loop is not None:
             self._is_idle_told = False
             # A timer that does not keep the queue alive.
             check = partial(_call_if_alive, WeakMethod(self._warn_idle))
@@ -305,7 +363,7 @@ class QueueLifecycle(QueueBase[T]):
         if (
             waiting
             and self._status is QueueStatus.PROCESSING
-            and not self._pool.count
+            and not self._pool.has_standing
             and not self._is_taken_by_hand
             and not self._is_idle_told  # several threads may have made the first put at once
         ):

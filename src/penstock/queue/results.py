@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import math
-from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import AsyncGenerator, AsyncIterable, Iterable
 from contextlib import aclosing
 from typing import Any, Generic, TypeVar
 
-from penstock.limits import AdaptiveConcurrency
-from penstock.queue.bounded import BoundedQueue, QueueStatus
+from penstock.queue.jobs import RunningJob
 from penstock.queue.stream import ItemStream
-from penstock.workers.calls import AsyncCall, as_async
 
 T = TypeVar("T")
 
@@ -37,54 +33,20 @@ async def each(items: Iterable[T] | AsyncIterable[T]) -> AsyncGenerator[T, None]
             await source.aclose()
 
 
-class MapWorkers(Generic[T]):
-    """Makes sure that workers run on ``queue`` within an ``async with`` block.
-
-    MapWorkers that run already do the work, with ``worker_func``: the block gets the call for
-    ``submit``. If there are none, ``size`` workers are started, and cancelled at the end.
-    """
-
-    # Not a generator itself, since an async generator enters it: at its end ``asyncio.run`` closes
-    # all generators that are open, each by itself, and not the outer one first.
-
-    def __init__(
-        self,
-        queue: BoundedQueue[T],
-        worker_func: Callable[[T], Any],
-        size: int | AdaptiveConcurrency,
-    ) -> None:
-        self._queue = queue
-        self._worker_func = worker_func
-        self._size = size
-        self._threads: ThreadPoolExecutor | None = None
-
-    async def __aenter__(self) -> AsyncCall[T] | None:
-        count = self._queue.worker_count
-        if not count:
-            await self._queue.start_workers(self._worker_func, self._size)
-            return None
-        threads = self._threads = ThreadPoolExecutor(count, thread_name_prefix="penstock-map")
-        return as_async(self._worker_func, lambda: threads)
-
-    async def __aexit__(self, *error: object) -> None:
-        if self._threads is not None:
-            self._threads.shutdown(wait=False)
-        elif self._queue.status is QueueStatus.PROCESSING:
-            await self._queue.stop_workers(timeout=0)
-
-
 class ResultStream(Generic[T]):
-    """Puts items into a queue and iterates over their futures, each of them done.
+    """Submits items to a job and iterates over their futures, each of them done.
 
-    At most ``maxsize`` plus the number of workers items are put whose futures were not read.
+    Args:
+        job: where the items are submitted.
+        most: the most items that are put and whose futures were not read.
+        ordered: the futures in the order of the items; else as they become done.
     """
 
-    def __init__(self, queue: BoundedQueue[T], call: AsyncCall[T] | None, ordered: bool) -> None:
-        self._queue = queue
-        self._call = call
+    def __init__(self, job: RunningJob[T], most: int, ordered: bool) -> None:
+        self._job = job
         self._ordered = ordered
         # One less, because the feeder waits for its turn only after it has put an item.
-        self._turns = asyncio.Semaphore(queue.maxsize + queue.worker_count - 1)
+        self._turns = asyncio.Semaphore(most - 1)
         self._futures: asyncio.Queue[asyncio.Future[Any] | None] = asyncio.Queue()
         self._unread: set[asyncio.Future[Any]] = set()
         self._all_fed = False
@@ -95,7 +57,7 @@ class ResultStream(Generic[T]):
         try:
             async with aclosing(each(items)) as source:
                 async for item in source:
-                    future = await self._queue.submit(item, timeout=math.inf, call=self._call)
+                    future = await self._job.submit(item)
                     self._unread.add(future)
                     if self._ordered:
                         self._futures.put_nowait(future)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from contextvars import Context
 from enum import Enum
 from heapq import heapify, heappop, heappush
 from typing import Any, Generic, Protocol, TypeVar
 
-from penstock.workers.item import Entry, Ticket
+from penstock.workers.item import Entry, Ticket, job_of
+from penstock.workers.job import Job
 
 T = TypeVar("T")
 
@@ -22,10 +23,53 @@ class PutOutcome(Enum):
     CLOSED = "closed"
 
 
+class Lane(Generic[T]):
+    """The entries of one job that can be taken, in the order of their puts.
+
+    Requeued entries, those of cancelled workers and delayed ones that are due, come before the
+    waiting ones: they were put before them.
+    """
+
+    __slots__ = ("job", "requeued", "waiting")
+
+    def __init__(self, job: Job[T] | None, waiting: deque[Entry[T]]) -> None:
+        self.job = job
+        self.waiting = waiting
+        # A heap by number: the entry that was put first is handed out first.
+        self.requeued: list[Entry[T]] = []
+
+    def __len__(self) -> int:
+        return len(self.waiting) + len(self.requeued)
+
+    def __iter__(self) -> Iterator[Entry[T]]:
+        # Each is copied in one piece: a reader may be in another thread.
+        return iter([*sorted([*self.requeued], key=_number_of), *self.waiting.copy()])
+
+    @property
+    def head(self) -> Entry[T] | None:
+        """The entry that is taken next."""
+        if self.requeued:
+            return self.requeued[0]
+        return self.waiting[0] if self.waiting else None
+
+    def remove(self, numbers: set[int]) -> None:
+        """Remove the entries with these numbers, in one pass."""
+        waiting = [entry for entry in self.waiting if entry[0] not in numbers]
+        if len(waiting) < len(self.waiting):
+            self.waiting.clear()
+            self.waiting.extend(waiting)
+        self.requeued[:] = [entry for entry in self.requeued if entry[0] not in numbers]
+        heapify(self.requeued)
+
+
 class EntryStore(Generic[T]):
     """The entries of one queue that no worker holds.
 
     Waiting entries stand in ``entries``, in the order of their puts, and never exceed the bound.
+    While there are several jobs, each has a lane of its own, and ``entries`` is the lane of the
+    standing job. So a job that has all the workers it may have is passed over at no cost, however
+    many entries wait in its lane. A job that is alone has ``entries`` for its own, as its *owner*,
+    until there is another job, or an entry of none: most jobs are alone, and need no lanes.
 
     Requeued entries, those of cancelled workers, are handed out before them. They do not count for
     the bound: they never waited twice.
@@ -40,12 +84,22 @@ class EntryStore(Generic[T]):
         self.closed = False
         #: The most entries that ever waited at once.
         self.peak = 0
-        #: The waiting entries, in order. Others may look at its length, and at nothing else.
+        #: The waiting entries of the standing job, in order. Others may look at its length only.
         self.entries = entries
-        #: How many entries may wait: ``maxsize`` less the delayed ones.
+        #: The job of entries that have none of their own, while there is one.
+        self.standing: Job[T] | None = None
+        #: How many entries may be in ``entries``: ``maxsize`` less those that are elsewhere.
         self.room = maxsize
-        # A heap by number: the entry that was put first is handed out first.
-        self._requeued: list[Entry[T]] = []
+        self._main: Lane[T] = Lane(None, entries)
+        self._requeued = self._main.requeued
+        # The job that has ``entries`` for its own.
+        self._owner: Job[T] | None = None
+        #: The lanes of the other jobs.
+        self.lanes: dict[Job[T], Lane[T]] = {}
+        # How many entries wait in those.
+        self._in_lanes = 0
+        # Whether a take must look at more than ``entries``: at lanes, or requeued entries.
+        self._is_special = False
         # A heap by the time when each is due. And the numbers of these and of the entries that
         # were due since and have not been taken.
         self._delayed: list[tuple[float, int, Entry[T]]] = []
@@ -54,7 +108,7 @@ class EntryStore(Generic[T]):
         self._withdrawn = 0
 
     def __len__(self) -> int:
-        return len(self.entries)
+        return len(self.entries) + self._in_lanes
 
     @property
     def accepted(self) -> int:
@@ -64,7 +118,7 @@ class EntryStore(Generic[T]):
     @property
     def ready(self) -> int:
         """How many accepted entries no worker holds."""
-        return len(self._requeued) + len(self._delayed) + len(self.entries)
+        return len(self._delayed) + sum(map(len, self._all_lanes()))
 
     @property
     def delayed(self) -> int:
@@ -73,46 +127,200 @@ class EntryStore(Generic[T]):
 
     @property
     def is_over(self) -> bool:
-        """Whether no entry will ever come to be taken."""
-        return self.closed and not self._delayed
+        """Whether no entry will ever come for a worker that finds none."""
+        if not self.closed or self._delayed:
+            return False
+        # With several jobs, one that has all its workers may have entries for others in the end.
+        return not self.lanes or not any(
+            len(lane) for lane in self._all_lanes() if self._job_of(lane) is not None
+        )
+
+    def _all_lanes(self) -> list[Lane[T]]:
+        return [self._main, *self.lanes.copy().values()] if self.lanes else [self._main]
+
+    def _job_of(self, lane: Lane[T]) -> Job[T] | None:
+        return (self._owner or self.standing) if lane is self._main else lane.job
 
     def is_drained(self) -> bool:
-        """Whether it is closed, and no entry is left that could be taken, now or later."""
-        return self.closed and not self.ready
+        """Whether it is closed, and no entry is left to be taken by hand, now or later."""
+        return self.closed and not self._delayed and not len(self._main)
 
     def snapshot(self) -> list[Entry[T]]:
         """The accepted entries that no worker holds, the oldest first."""
-        # Each list is copied in one piece: a reader may be in another thread.
-        waiting = list(self.entries)
-        before = [*self._requeued, *(entry for _, _, entry in list(self._delayed))]
-        return [*sorted(before, key=_number_of), *waiting]
+        delayed = [entry for _, _, entry in list(self._delayed)]
+        entries = [*delayed, *(entry for lane in self._all_lanes() for entry in lane)]
+        return sorted(entries, key=_number_of) if self._is_special or delayed else entries
 
     def _remove(self, entries: Iterable[Entry[T]]) -> int:
         """Remove entries of a :meth:`snapshot`; return how many of them were still there."""
         # In one pass: a search for each would take the square of their number.
         numbers = {entry[0] for entry in entries}
         before = self.ready
-        waiting = [entry for entry in self.entries if entry[0] not in numbers]
-        if len(waiting) < len(self.entries):
-            self.entries.clear()
-            self.entries.extend(waiting)
-        self._requeued = [entry for entry in self._requeued if entry[0] not in numbers]
+        for lane in self._all_lanes():
+            lane.remove(numbers)
         self._delayed = [one for one in self._delayed if one[1] not in numbers]
-        heapify(self._requeued)
         heapify(self._delayed)
         self._delayed_ids -= numbers
-        self.room = self.maxsize - len(self._delayed_ids)
+        self._count()
         return before - self.ready
 
-    def _requeue(self, entry: Entry[T]) -> None:
-        heappush(self._requeued, entry)
+    def _count(self) -> None:
+        """Set what is known about all lanes and delayed entries, after any of them has changed."""
+        lanes = self.lanes
+        self._in_lanes = sum(len(lane.waiting) for lane in lanes.values()) if lanes else 0
+        self._is_special = bool(self._requeued or lanes)
+        self.room = self.maxsize - len(self._delayed_ids) - self._in_lanes
 
-    def _take_requeued(self) -> Entry[T]:
-        """The oldest of the requeued entries; delayed ones that are due are among them."""
-        entry = heappop(self._requeued)
-        if self._delayed_ids:
-            self._end_delay(entry)
+    def _append(self, entry: Entry[T]) -> None:
+        """Add the entry of a put to the lane of its job."""
+        job = job_of(entry)
+        if self._owner is not None and job is not self._owner:
+            self._split()
+        lane = None if job is None else self.lanes.get(job)
+        if lane is None:
+            self.entries.append(entry)
+            return
+        lane.waiting.append(entry)
+        self._in_lanes += 1
+        self.room -= 1
+        self.peak = max(self.peak, len(self))
+
+    def _requeue(self, entry: Entry[T]) -> None:
+        job = job_of(entry)
+        lane = None if job is None else self.lanes.get(job)
+        if lane is not None:
+            heappush(lane.requeued, entry)
+        else:
+            heappush(self._requeued, entry if job is self._owner else _without_job(entry))
+        self._is_special = True
+
+    # -- taking -------------------------------------------------------------------------------
+
+    def _in_hand(self, job: Job[T]) -> int:
+        """How many entries of the job workers have in hand."""
+        raise NotImplementedError
+
+    def _free(self, job: Job[T] | None) -> int:
+        """How many more entries of the job workers may have in hand."""
+        return 0 if job is None else max(0, job.size - self._in_hand(job))
+
+    def _takeable(self, is_for_threads: bool | None = None) -> int:
+        """How many entries workers may take (of one kind of workers, if it is given)."""
+        count = 0
+        for lane in self._all_lanes():
+            job = self._job_of(lane)
+            if job is not None and is_for_threads in (None, job.is_for_threads):
+                count += min(len(lane), self._free(job))
+        return count
+
+    def _take_special(
+        self, lanes: list[Lane[T]], granted: dict[int, Any], is_for_threads: bool | None = None
+    ) -> Entry[T] | None:
+        """Take the oldest entry of all that a worker may take; None if there is none.
+
+        Args:
+            lanes: where to look.
+            granted: the numbers of entries whose puts are not confirmed yet.
+            is_for_threads: the kind of the worker, if there is more than one.
+        """
+        best: Lane[T] | None = None
+        first: Entry[T] | None = None
+        for lane in lanes:
+            head = lane.head
+            if head is None or head[0] in granted or (first is not None and first[0] < head[0]):
+                continue
+            job = self._job_of(lane)
+            if self._free(job) and is_for_threads in (None, job.is_for_threads):  # type: ignore[union-attr]
+                best, first = lane, head
+        return None if best is None else self._pop(best)
+
+    def _pop(self, lane: Lane[T]) -> Entry[T]:
+        """Take the head of a lane."""
+        if lane.requeued:
+            entry = heappop(lane.requeued)
+            if self._delayed_ids:
+                self._end_delay(entry)
+        else:
+            entry = self._pop_waiting(lane.waiting)
+            if lane is not self._main:
+                self._in_lanes -= 1
+                self.room += 1
+        self._is_special = bool(self._requeued or self.lanes)
+        if lane.job is not None and lane.job.is_nested and not len(lane):
+            self._grant_outside_bound(lane)
         return entry
+
+    def _lane_outside_bound(self, ticket: Ticket | None) -> Lane[T] | None:
+        """The lane of an entry that may be accepted though the queue is full.
+
+        A worker waits for a nested job, so it makes no room: one entry of such a job is accepted
+        outside the bound, as a requeued one is.
+        """
+        job = None if ticket is None else ticket.job
+        lane = self.lanes.get(job) if job is not None and job.is_nested else None
+        return lane if lane is not None and not len(lane) else None
+
+    def _grant_outside_bound(self, lane: Lane[T]) -> None:
+        """Accept the entry of a waiting put in a nested job's lane that has become empty."""
+        raise NotImplementedError
+
+    def _pop_waiting(self, waiting: deque[Entry[T]]) -> Entry[T]:
+        return waiting.popleft()
+
+    # -- jobs ---------------------------------------------------------------------------------
+
+    def _open_lane(self, job: Job[T], *, is_alone: bool) -> None:
+        """Keep a place for the entries of ``job``. ``is_alone``: nobody else takes any."""
+        if is_alone and not self.lanes and not self.ready and not self._owner and not self.standing:
+            self._owner = job
+            return
+        self._split()
+        self._add_lane(Lane(job, deque()))
+
+    def _add_lane(self, lane: Lane[T]) -> None:
+        assert lane.job is not None
+        self.lanes[lane.job] = lane
+        self._count()
+
+    def _split(self) -> None:
+        """There is more than one job: the owner of ``entries`` gets a lane like any other."""
+        owner, self._owner = self._owner, None
+        if owner is not None:
+            lane = Lane(owner, self.entries.copy())
+            lane.requeued[:] = self._requeued
+            self.entries.clear()
+            self._requeued.clear()
+            self._add_lane(lane)
+
+    def _close_lane(self, job: Job[T]) -> int:
+        """Remove all entries of a job that is over; return how many there were."""
+        self._split()
+        lane = self.lanes.pop(job, None)
+        if lane is None:
+            return 0
+        before = len(self._delayed)
+        self._delayed = [one for one in self._delayed if job_of(one[2]) is not job]
+        heapify(self._delayed)
+        due = {entry[0] for other in self._all_lanes() for entry in other.requeued}
+        self._delayed_ids &= due | {number for _, number, _ in self._delayed}
+        self._count()
+        return len(lane) + before - len(self._delayed)
+
+    def _merge_lanes(self) -> list[Job[T]]:
+        """The queue has stopped: what is left is of no job any more. Return the jobs."""
+        self._split()
+        jobs = list(self.lanes)
+        if jobs:
+            lanes = self._all_lanes()
+            waiting = sorted((one for lane in lanes for one in lane.waiting), key=_number_of)
+            requeued = [one for lane in lanes for one in lane.requeued]
+            self.lanes.clear()
+            self.entries.clear()
+            self.entries.extend(map(_without_job, waiting))
+            self._requeued[:] = map(_without_job, requeued)
+            heapify(self._requeued)
+            self._count()
+        return jobs
 
     # -- delayed entries ----------------------------------------------------------------------
 
@@ -120,13 +328,13 @@ class EntryStore(Generic[T]):
         number = entry[0]
         heappush(self._delayed, (due, number, entry))
         self._delayed_ids.add(number)
-        self.room = self.maxsize - len(self._delayed_ids)
+        self._count()
 
     def _end_delay(self, entry: Entry[T]) -> None:
         """The entry takes up no room any more."""
         if entry[0] in self._delayed_ids:
             self._delayed_ids.discard(entry[0])
-            self.room = self.maxsize - len(self._delayed_ids)
+            self._count()
 
     def _promote_due(self, now: float) -> None:
         """Move the delayed entries that are due to the requeued ones."""
@@ -142,6 +350,7 @@ class EntryBuffer(Protocol[T]):
     peak: int
     room: int
     entries: deque[Entry[T]]
+    standing: Job[T] | None
 
     def __len__(self) -> int: ...
     @property
@@ -165,15 +374,25 @@ class EntryBuffer(Protocol[T]):
         ticket: Ticket | None = None,
         context: Context | None = None,
     ) -> PutOutcome: ...
-    def take(self) -> Entry[T] | None: ...
-    async def wait(self, timeout: float | None = None) -> bool: ...
+    def take_by_hand(self) -> Entry[T] | None: ...
+    async def wait_by_hand(self, timeout: float | None = None) -> bool: ...
     def requeue(self, entry: Entry[T]) -> None: ...
     def wake(self) -> None: ...
     def open(self) -> None: ...
     def close(self) -> None: ...
-    def end(self) -> None: ...
+    def end(self) -> list[Job[T]]: ...
     def forget_waiters(self) -> None: ...
+    def open_lane(self, job: Job[T]) -> None: ...
+    def split(self) -> None: ...
+    def close_lane(self, job: Job[T]) -> int: ...
 
 
 def _number_of(entry: Entry[Any]) -> int:
     return entry[0]
+
+
+def _without_job(entry: Entry[T]) -> Entry[T]:
+    number, item, context, ticket = entry
+    if ticket is None or ticket.job is None:
+        return entry
+    return (number, item, context, ticket.without_job())

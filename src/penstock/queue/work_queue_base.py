@@ -253,6 +253,8 @@ class WorkQueueBase(Generic[T]):
     ) -> int | AdaptiveConcurrency:
         checks.items(items)
         checks.function(worker_func, "worker_func", "item")
+        if num_workers is None and self.concurrency_limit is None:
+            return self.worker_count or 1
         return self._workers_wanted(num_workers)
 
 

@@ -25,19 +25,24 @@ from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from contextvars import Context, copy_context
+from heapq import heappush
 from typing import Any, Protocol, TypeVar
 
 import janus
 
 from penstock._util.wait_queue import WaitQueue
-from penstock.queue.store import EntryStore, PutOutcome
-from penstock.workers.item import Entry, Ticket
+from penstock.queue.store import EntryStore, Lane, PutOutcome
+from penstock.workers.item import Entry, Ticket, job_of
+from penstock.workers.job import Job
 
 T = TypeVar("T")
 
 #: Entries that workers take, one after the other, before the loop sees to everything else. Threads
 #: can fill a queue as fast as workers empty it, and workers that never wait would never let go.
 ENTRIES_PER_TURN = 32
+
+#: The kinds of those who wait: workers that are tasks or threads, and callers of ``get``.
+TASK, THREAD, BY_HAND = 0, 1, 2
 
 _ABSENT: Any = object()
 
@@ -50,21 +55,32 @@ def _never() -> bool:
 
 
 class _JanusQueue(janus.Queue["Entry[T]"]):
-    """A janus queue whose deque is public, by the methods that janus has for subclasses."""
+    """A janus queue over our store, by the methods that janus has for subclasses.
 
-    entries: deque[Entry[T]]
+    janus keeps the bound. Which entry is put where, and taken next, is for the store to say.
+    """
+
+    def __init__(self, maxsize: int) -> None:
+        self.entries: deque[Entry[T]] = deque()
+        #: Where the next get takes from.
+        self.source = self.entries
+        self.store: EntryStore[T]
+        super().__init__(maxsize)
 
     def _init(self, maxsize: int) -> None:
-        self.entries = deque()
+        pass
 
     def _qsize(self) -> int:
-        return len(self.entries)
+        return len(self.entries) + self.store._in_lanes
 
     def _put(self, item: Entry[T]) -> None:
-        self.entries.append(item)
+        if item[3] is None and self.store._owner is None:
+            self.entries.append(item)
+        else:
+            self.store._append(item)
 
     def _get(self) -> Entry[T]:
-        return self.entries.popleft()
+        return self.source.popleft()
 
 
 class _OneShotEvent:
@@ -106,8 +122,20 @@ class EntryHolder(Protocol[T]):
     #: The entry that the worker took last, and how many it took.
     entry: Entry[T] | None
     taken: int
-    #: Whether the worker may take no more.
+    #: The job of the entry in its hands, where there are several jobs.
+    job: Job[T] | None
+    #: The job of entries that have none of their own, for this worker.
+    standing: Job[T] | None
+    #: Whether the worker is a thread.
+    is_for_threads: bool
+    #: Whether the worker may take no more; and whether it must ask the pool first.
     is_revoked: bool
+    must_ask: bool
+
+    @property
+    def has_one_in_hand(self) -> bool:
+        """Whether the worker has an entry in hand."""
+        ...
 
 
 class JanusBuffer(EntryStore[T]):
@@ -118,14 +146,20 @@ class JanusBuffer(EntryStore[T]):
     """
 
     def __init__(self, maxsize: int) -> None:
-        queue: _JanusQueue[T] = _JanusQueue(maxsize)
+        queue: _JanusQueue[T]
+        self._queue = queue = _JanusQueue(maxsize)
         super().__init__(maxsize, queue.entries)
+        queue.store = self
         self.lock = threading.Lock()
+        #: The most entries that workers may have in hand, of all jobs together.
+        self.most_in_hand = 0
+        #: Returns the slots of all workers.
+        self.holders: Callable[[], Iterable[EntryHolder[T]]] = tuple
         self._put_nowait = queue.sync_q.put_nowait
         self._get_nowait = queue.sync_q.get_nowait
         # Ordered dicts, for removal from the middle in constant time.
         self._waiting_puts: OrderedDict[_WaitingPut, None] = OrderedDict()
-        self._waiters: OrderedDict[_OneShotEvent, None] = OrderedDict()
+        self._waiters: OrderedDict[_OneShotEvent, int] = OrderedDict()  # and their kinds
         #: The workers that wait in the event loop, while there is a loop.
         self.loop_waiters: LoopWaiters | None = None
 
@@ -134,13 +168,20 @@ class JanusBuffer(EntryStore[T]):
         """The number of puts that wait for room."""
         return len(self._waiting_puts)
 
+    def available(self, kind: int) -> int:
+        """The number of entries that a thread or task of a kind can take."""
+        if kind == BY_HAND or not self.lanes:
+            return len(self._main)
+        return min(self._takeable(kind == THREAD), self._spare)
+
     @property
-    def available(self) -> int:
-        """The number of entries that can be taken."""
-        return len(self.entries) + len(self._requeued)
+    def _spare(self) -> int:
+        """How many more entries workers may have in hand, of all jobs together."""
+        in_hand = sum(job.in_hand for job in self.lanes)
+        return self.most_in_hand - in_hand - (self.standing.in_hand if self.standing else 0)
 
     def is_drained(self) -> bool:
-        """Whether it is closed, and no entry is left that could be taken, now or later."""
+        """Whether it is closed, and no entry is left to be taken by hand, now or later."""
         with self.lock:  # an entry that becomes due is nowhere for a moment
             return super().is_drained()
 
@@ -164,8 +205,14 @@ class JanusBuffer(EntryStore[T]):
         if context is None:  # an empty one is false
             context = copy_context()
         with self.lock:
-            if len(self.entries) >= self.room or self.closed:
+            if self.closed:
                 return False
+            if len(self.entries) >= self.room:
+                lane = self._lane_outside_bound(ticket)
+                if lane is None:
+                    return False
+                self._admit_outside_bound(lane, item, context, ticket)
+                return True
             self._admit(item, context, ticket)
             return True
 
@@ -173,9 +220,32 @@ class JanusBuffer(EntryStore[T]):
         self._last_number = number = self._last_number + 1
         entry: Entry[T] = (number, item, context, ticket)
         self._put_nowait(entry)
-        self.peak = max(self.peak, len(self.entries))
-        self._unpark(1)
+        size = len(self.entries) + self._in_lanes
+        if size > self.peak:  # noqa: PLR1730 - a call would cost more than all the rest
+            self.peak = size
+        if self.lanes:
+            self.wake_locked()
+        else:
+            self._unpark(1)
         return entry
+
+    def _admit_outside_bound(
+        self, lane: Lane[T], item: T, context: Context, ticket: Ticket | None
+    ) -> Entry[T]:
+        self._last_number = number = self._last_number + 1
+        entry: Entry[T] = (number, item, context, ticket)
+        heappush(lane.requeued, entry)
+        self.wake_locked()
+        return entry
+
+    def _grant_outside_bound(self, lane: Lane[T]) -> None:
+        for put in self._waiting_puts:
+            if put.ticket is not None and put.ticket.job is lane.job:
+                del self._waiting_puts[put]
+                put.entry = self._admit_outside_bound(lane, put.item, put.context, put.ticket)
+                put.outcome = PutOutcome.ACCEPTED
+                put.set()
+                return
 
     async def wait_for_room(
         self,
@@ -195,6 +265,9 @@ class JanusBuffer(EntryStore[T]):
                     return PutOutcome.CLOSED
                 self._waiting_puts[put] = None
                 self._grant()  # there may be room since the caller looked
+                lane = self._lane_outside_bound(ticket)
+                if lane is not None:
+                    self._grant_outside_bound(lane)
             if not put.wait(timeout):
                 with self.lock:
                     self._waiting_puts.pop(put, None)
@@ -214,51 +287,121 @@ class JanusBuffer(EntryStore[T]):
     def _withdraw(self, put: _WaitingPut) -> None:
         with self.lock:
             self._waiting_puts.pop(put, None)
-            if put.entry is not None and put.entry in self.entries:
-                self.entries.remove(put.entry)
-                self._withdrawn += 1
+            if put.entry is not None:
+                self._withdrawn += self._remove([put.entry])
                 self._grant()
 
-    def take(self, holder: EntryHolder[T] | None = None) -> Entry[T] | None:
-        """The next entry, or None. ``holder`` gets to know it under the same lock."""
+    def take(self, holder: EntryHolder[T]) -> Entry[T] | None:
+        """The next entry for a worker, or None. ``holder`` gets to know it under the same lock.
+
+        A worker that asks for the next entry has finished the one before.
+        """
         with self.lock:
-            if holder is not None and holder.is_revoked:
-                return None
-            if self._requeued:
-                entry = self._take_requeued()
-                self._grant()
-            elif self.entries:
+            if self._is_special or holder.job is not None:
+                entry = self._take_of_several(holder)
+            elif self.entries and not holder.must_ask and holder.standing is self.standing:
                 entry = self._get_nowait()
-                if self._waiting_puts:
-                    self._grant()
             else:
+                entry = None
+            holder.entry = entry
+            if entry is None:
                 return None
-            if holder is not None:
-                holder.entry = entry
-                holder.taken += 1
-                if _IS_FREE_THREADED:
-                    # The worker gets a copy of the context. To reclaim the entry is to copy the
-                    # original, which crashes the interpreter if a thread sets variables in it.
-                    number, item, context, ticket = entry
-                    return number, item, context.copy(), ticket
+            holder.taken += 1
+            if self._waiting_puts:
+                self._grant()
+            if _IS_FREE_THREADED:
+                # The worker gets a copy of the context. To reclaim the entry is to copy the
+                # original, which crashes the interpreter if a thread sets variables in it.
+                number, item, context, ticket = entry
+                return number, item, context.copy(), ticket
             return entry
 
-    async def wait(
-        self, timeout: float | None = None, is_retired: Callable[[], bool] = _never
-    ) -> bool:
-        """Block until there may be an entry to take; False at the end or after ``timeout`` seconds.
+    def _take_of_several(self, holder: EntryHolder[T]) -> Entry[T] | None:
+        """:meth:`take`, where there are several jobs, or requeued entries."""
+        self.release(holder)
+        entry: Entry[T] | None = None
+        if not (holder.is_revoked or holder.must_ask or (self.lanes and self._spare <= 0)):
+            lanes = self._all_lanes()
+            if holder.standing is not self.standing:  # it is being replaced, or of another kind
+                del lanes[0]
+            entry = self._take_special(lanes, {}, holder.is_for_threads)
+        if self.lanes:
+            if entry is not None:
+                self._hold(holder, entry)
+                if self.is_over:  # it was the last: workers that wait for more may end
+                    self._unpark_all()
+            self.wake_locked()  # other workers may have what this one made possible
+        return entry
 
-        ``is_retired`` is asked under the lock: whoever retires a worker wakes those that wait
-        after that, and so this worker does not wait, or is among them.
+    def _hold(self, holder: EntryHolder[T], entry: Entry[T]) -> None:
+        job: Any = job_of(entry) or holder.standing
+        holder.job = job
+        job.in_hand += 1
+
+    def release(self, holder: EntryHolder[T]) -> None:
+        """A worker has its entry in hand no longer. With the lock held."""
+        if holder.job is not None:
+            holder.job.in_hand -= 1
+            holder.job = None
+
+    def _count_in_hand(self) -> None:
+        """There are several jobs now: from here on it counts how many entries each has in hand."""
+        for holder in self.holders():
+            if holder.job is None and holder.entry is not None and holder.has_one_in_hand:
+                self._hold(holder, holder.entry)
+
+    def _in_hand(self, job: Job[T]) -> int:
+        return job.in_hand
+
+    def _pop_waiting(self, waiting: deque[Entry[T]]) -> Entry[T]:
+        self._queue.source = waiting
+        try:
+            return self._get_nowait()
+        finally:
+            self._queue.source = self.entries
+
+    def take_by_hand(self) -> Entry[T] | None:
+        """The next entry that has no job of its own, for a caller of ``get``."""
+        with self.lock:
+            if self._owner is not None:
+                self._split()
+            if not len(self._main):
+                return None
+            entry = self._pop(self._main)
+            self._grant()
+            if self.lanes and self.is_over:
+                self._unpark_all()
+            return entry
+
+    async def wait_by_hand(
+        self, timeout: float | None = None, is_stopped: Callable[[], bool] = _never
+    ) -> bool:
+        """Block until there may be an entry for :meth:`take_by_hand`.
+
+        False at the end, or after ``timeout`` seconds. ``is_stopped`` is asked under the lock:
+        whoever stops the queue wakes those that wait after that.
         """
+        return self._wait(BY_HAND, timeout, is_stopped)
+
+    def wait_in_thread(self, must_ask: Callable[[], bool]) -> bool:
+        """Block until there may be an entry for a worker that is a thread; False at the end.
+
+        ``must_ask`` is asked under the lock: whoever has workers ask wakes those that wait after
+        that, and so this worker does not wait, or is among them.
+        """
+        return self._wait(THREAD, None, must_ask)
+
+    def _wait(self, kind: int, timeout: float | None, must_ask: Callable[[], bool]) -> bool:
         event = _OneShotEvent()
         try:
             with self.lock:
-                if is_retired():
+                if must_ask():
                     return True
-                if self.available or self.is_over:
-                    return bool(self.available)
-                self._waiters[event] = None
+                if self.available(kind):
+                    return True
+                if self.closed and not self._delayed if kind == BY_HAND else self.is_over:
+                    return False
+                self._waiters[event] = kind
             if event.wait(timeout):
                 return True
             with self.lock:
@@ -266,8 +409,36 @@ class JanusBuffer(EntryStore[T]):
         except BaseException:
             with self.lock:
                 if self._waiters.pop(event, _ABSENT) is _ABSENT:
-                    self._unpark(self.available)  # this one was called: call another one
+                    self.wake_locked()  # this one was called: call another one
             raise
+
+    # -- jobs ---------------------------------------------------------------------------------
+
+    def open_lane(self, job: Job[T]) -> None:
+        """Keep the entries of ``job`` apart, and let workers take them as it allows."""
+        with self.lock:
+            self._open_lane(job, is_alone=not self._waiters and not self._waiting_puts)
+
+    def _add_lane(self, lane: Lane[T]) -> None:
+        had_lanes = bool(self.lanes)
+        super()._add_lane(lane)
+        if not had_lanes:
+            self._count_in_hand()
+
+    def split(self) -> None:
+        """There will be other entries than those of one job."""
+        with self.lock:
+            self._split()
+
+    def close_lane(self, job: Job[T]) -> int:
+        """Remove the entries of a job that is over; return how many there were."""
+        with self.lock:
+            count = self._close_lane(job)
+            self._grant()
+            self.wake_locked()
+            if self.is_over:
+                self._unpark_all()
+            return count
 
     def requeue(self, entry: Entry[T]) -> None:
         """Take back an entry from a worker that was cancelled; it is handed out next."""
@@ -277,7 +448,7 @@ class JanusBuffer(EntryStore[T]):
     def requeue_locked(self, entry: Entry[T]) -> None:
         """:meth:`requeue`, for a caller that holds the lock."""
         self._requeue(entry)
-        self._unpark(1)
+        self.wake_locked()
 
     def delay(self, entry: Entry[T], delay: float) -> None:
         """Take an entry back, and hand it out again in ``delay`` seconds. With the lock held."""
@@ -289,16 +460,16 @@ class JanusBuffer(EntryStore[T]):
         """Make the due entries available; return the seconds until the next is due, or None."""
         with self.lock:
             self._promote_due(time.monotonic())
-            self._unpark(self.available)
+            self.wake_locked()
             if self.is_over:
                 self._unpark_all()
             return max(0.0, self._delayed[0][0] - time.monotonic()) if self._delayed else None
 
     def wake(self) -> None:
         """Wake workers for the entries that are available."""
-        if self.available and (self._waiters or self.loop_waiters is not None):
+        if self._waiters or self.loop_waiters is not None:
             with self.lock:
-                self._unpark(self.available)
+                self.wake_locked()
 
     def wake_threads(self) -> None:
         """:meth:`wake`, for the workers that are threads; most often none of those wait."""
@@ -309,6 +480,20 @@ class JanusBuffer(EntryStore[T]):
         """Wake every worker that waits: there is other news than an entry."""
         with self.lock:
             self._unpark_all()
+
+    def wake_locked(self) -> None:
+        """:meth:`wake`, for a caller that holds the lock."""
+        if not self.lanes:
+            self._unpark(len(self._main))
+            return
+        for kind in (BY_HAND, THREAD):
+            count = self.available(kind)
+            waiting = [event for event, one in self._waiters.items() if one == kind]
+            for event in waiting[:count]:
+                del self._waiters[event]
+                event.set()
+        if self.loop_waiters is not None and self.available(TASK):
+            self.loop_waiters.notify()
 
     def _unpark(self, count: int) -> None:
         while count > 0 and self._waiters:
@@ -340,10 +525,14 @@ class JanusBuffer(EntryStore[T]):
                 put.set()
             self._unpark_all()
 
-    def end(self) -> None:
-        """All workers have left a closed buffer: delayed entries wait for their time no longer."""
+    def end(self) -> list[Job[T]]:
+        """All workers have left a closed buffer: delayed entries wait for their time no longer.
+
+        What is left belongs to no job any more. Returns the jobs that had entries.
+        """
         with self.lock:
             self._promote_due(math.inf)
+            return self._merge_lanes()
 
     def forget_waiters(self) -> None:
         """The loop is gone: no worker waits in it any more."""
@@ -393,7 +582,7 @@ class LoopWaiters(WaitQueue):
             self._due_timer = self._loop.call_later(delay, self._promote_due)
 
     def _available(self) -> int:
-        return self._buffer.available
+        return self._buffer.available(TASK)
 
     def may_take(self) -> bool:
         """Whether a worker may take one more entry in this turn of the loop."""
@@ -409,7 +598,7 @@ class LoopWaiters(WaitQueue):
         buffer = self._buffer
         waiter = self._add_waiter()
         with buffer.lock:  # whatever came before this did not see the waiter
-            is_news = buffer.available > 0
+            is_news = buffer.available(TASK) > 0
             is_over = buffer.is_over
         if is_news or is_over:
             self._waiters.pop(waiter, None)

@@ -23,9 +23,11 @@ class Result(concurrent.futures.Future[Any]):
     loop, in a forked child, or without a timeout in a worker of the item's own queue.
     """
 
-    def __init__(self, pool: ThreadWorkerPool[Any]) -> None:
+    def __init__(self, pool: ThreadWorkerPool[Any], *, is_nested: bool = False) -> None:
         super().__init__()
         self._pool = pool
+        # Whether one more worker is there while a worker waits for this.
+        self._is_nested = is_nested
 
     def result(self, timeout: float | None = None) -> Any:
         """What the worker function returned; raises what the worker function raised.
@@ -55,7 +57,7 @@ class Result(concurrent.futures.Future[Any]):
                 f"Cannot call {call}() in a forked child: the item is its parent's"
             )
         refuse_in_loop(call)
-        if timeout is None and pool.owns_this_thread():
+        if timeout is None and pool.owns_this_thread() and not self._is_nested:
             raise QueueStateError(
                 f"Cannot call {call}() without a timeout from inside a worker function of the same "
                 "queue: if all workers did, nobody would be left to process the items"
@@ -75,11 +77,13 @@ def results_of(
         most: the most items that are put and whose futures were not read.
         ordered: the futures in the order of the items; else as they become done.
 
-    At its end it cancels the futures that were not read.
+    If ``items`` or ``submit`` raises, that is raised after the futures of what was put. At its end
+    it cancels the futures that were not read.
     """
     unread: OrderedDict[Result, None] = OrderedDict()  # for removal from the middle at once
     done: SimpleQueue[Result] = SimpleQueue()
     all_put = False
+    error: Exception | None = None
     try:
         while unread or not all_put:
             may_put = not all_put and len(unread) < most
@@ -89,14 +93,22 @@ def results_of(
                 continue
             try:
                 item = next(items)
+                future = submit(item)
             except StopIteration:
                 all_put = True
                 continue
-            future = submit(item)
+            except Exception as raised:  # noqa: BLE001 - raised again below
+                error, all_put = raised, True
+                continue
+            item = None  # type: ignore[assignment] # keep nothing alive
             unread[future] = None
             if not ordered:
                 future.add_done_callback(done.put)  # type: ignore[arg-type]
+            del future
+        if error is not None:
+            raise error
     finally:
+        error = None  # or frame and exception would keep each other alive
         for future in unread:
             future.cancel()
 

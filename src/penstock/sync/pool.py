@@ -7,7 +7,6 @@ import logging
 import threading
 from asyncio import _get_running_loop
 from collections.abc import Awaitable, Callable, Coroutine
-from concurrent.futures import Executor
 from contextlib import suppress
 from contextvars import Context
 from functools import partial
@@ -16,11 +15,12 @@ from typing import Any, TypeVar
 
 from penstock._util.functions import is_async
 from penstock._util.loop_thread import LoopThread
+from penstock.limits.adaptive import AdaptiveConcurrency
 from penstock.sync.buffer import JanusBuffer
 from penstock.sync.slots import LoopSlot, SharedCounters, ThreadSlot, WorkerSlot
-from penstock.workers.calls import AsyncCall, ErrorHandler, WorkerFunc, in_thread
-from penstock.workers.group import WorkerGroup
+from penstock.workers.calls import AsyncCall, ErrorHandler, WorkerFunc
 from penstock.workers.item import Entry
+from penstock.workers.job import Job, ThreadJob
 from penstock.workers.pool import WorkerPool
 from penstock.workers.worker import Worker
 
@@ -47,11 +47,11 @@ class _SlotWorker(Worker[T]):
     def __init__(
         self,
         slot: WorkerSlot[T],
-        group: WorkerGroup[T],
         logger: logging.Logger,
+        may_go_on: Callable[[Worker[T]], bool],
         loop_thread: LoopThread | None,
     ) -> None:
-        super().__init__(slot, slot, group, logger)  # type: ignore[arg-type]
+        super().__init__(slot, slot, slot.standing, logger, may_go_on)  # type: ignore[arg-type]
         self.slot = slot
         self._loop_thread = loop_thread
 
@@ -60,7 +60,11 @@ class _SlotWorker(Worker[T]):
         # when that one is.
         return self._loop_thread is None or not self._loop_thread.is_running
 
-    def reclaim(self) -> bool:
+    @property
+    def job_in_hand(self) -> Job[T] | None:
+        return self.slot.job_in_hand
+
+    def reclaim(self) -> Job[T] | None:
         self.entry = None
         return self.slot.reclaim()
 
@@ -134,24 +138,24 @@ class ThreadWorkerPool(WorkerPool[T]):
         """Whether a worker function runs in the calling thread. For any thread."""
         return threading.get_ident() in self.threads
 
-    def _make_group(
+    def make_job(
         self,
-        kind: type[WorkerGroup[T]],
         func: WorkerFunc[T, Any],
-        size: int,
+        size: int | AdaptiveConcurrency,
         error_handler: ErrorHandler[T] | None,
-    ) -> WorkerGroup[T]:
+    ) -> Job[T]:
+        """Return a job for tasks, or for threads if ``func`` is a plain function."""
         # can_end_program: an exception that ends the loop's thread would end no program, but leave
         # all callers of the queue without an answer.
         if is_async(func):
-            return kind(func, size, error_handler, can_end_program=False)
-        return kind(
+            return ThreadJob(func, size, error_handler, can_end_program=False)
+        return ThreadJob(
             func,
             size,
             None if error_handler is None else partial(self._call_and_await, error_handler),
             call=self._in_this_thread(func),
             can_end_program=False,
-            workers_are_threads=True,
+            is_for_threads=True,
         )
 
     def resize(self) -> None:
@@ -159,17 +163,23 @@ class ThreadWorkerPool(WorkerPool[T]):
         loop_thread = self.loop_thread
         loop = None if loop_thread is None else loop_thread.loop
         if loop is None or _get_running_loop() is loop:
+            self._buffer.most_in_hand = max(self._wanted(False), self._wanted(True))
             super().resize()
             return
         with suppress(RuntimeError):  # it is closed: there are no workers
-            loop.call_soon_threadsafe(super().resize)
+            loop.call_soon_threadsafe(self.resize)
 
-    def _make_worker(self, group: WorkerGroup[T]) -> Worker[T]:
-        if group.workers_are_threads:
-            slot = ThreadSlot(self._buffer, self._shared, lambda: group.retired)
-            return _ThreadWorker(slot, group, self._logger, self.loop_thread)
-        slot_in_loop = LoopSlot(self._buffer, self._shared)
-        return _SlotWorker(slot_in_loop, group, self._logger, self.loop_thread)
+    def _set_must_ask(self, worker: Worker[T], must_ask: bool) -> None:
+        assert isinstance(worker, _SlotWorker)
+        with self._buffer.lock:  # from here on it takes no entry
+            worker.must_ask = worker.slot.must_ask = must_ask
+
+    def _make_worker(self, standing: Job[T] | None, is_for_threads: bool) -> Worker[T]:
+        if is_for_threads:
+            slot = ThreadSlot(self._buffer, self._shared, standing)
+            return _ThreadWorker(slot, self._logger, self._may_go_on, self.loop_thread)
+        slot_in_loop = LoopSlot(self._buffer, self._shared, standing)
+        return _SlotWorker(slot_in_loop, self._logger, self._may_go_on, self.loop_thread)
 
     def _launch(self, worker: Worker[T], name: str) -> asyncio.Future[None]:
         if not isinstance(worker, _ThreadWorker):
@@ -204,33 +214,6 @@ class ThreadWorkerPool(WorkerPool[T]):
             raise error
         finally:
             error = None  # or frame and exception would keep each other alive
-
-    def for_any_worker(
-        self, func: Callable[[T], Any], threads: Callable[[], Executor]
-    ) -> AsyncCall[T]:
-        """``func``, made ready for workers that are threads as well as for those in the loop.
-
-        In the loop, a plain ``func`` is called in one of ``threads()``.
-        """
-        in_this_thread = self._in_this_thread(func)
-
-        async def call(item: T) -> Any:
-            if _get_running_loop() is None:
-                return await in_this_thread(item)
-            if is_async(func):
-                return await func(item)
-            return await in_thread(threads(), self._as_worker, func, item)
-
-        return call
-
-    def _as_worker(self, func: Callable[[T], Any], item: T) -> Any:
-        """Call a function in a thread of an executor, which counts as a worker meanwhile."""
-        me = threading.get_ident()
-        self.threads.add(me)
-        try:
-            return func(item)
-        finally:
-            self.threads.discard(me)
 
 
 async def _await(awaitable: Awaitable[Any]) -> tuple[Any, BaseException | None]:

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import math
 import sys
 import threading
 import time
 import warnings
 from asyncio import _get_running_loop
-from collections.abc import Callable, Generator, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from contextvars import Context
-from functools import partial
 from typing import Any, NoReturn, TypeVar
 
 from penstock._util import checks, hooks
@@ -27,7 +24,7 @@ from penstock.queue.in_process import InProcessQueue
 from penstock.queue.status import NotProcessedError, QueueStatistics, QueueStatus, state_error
 from penstock.queue.store import EntryBuffer
 from penstock.sync.buffer import JanusBuffer
-from penstock.sync.futures import Result, results_of
+from penstock.sync.futures import Result
 from penstock.sync.pool import ThreadWorkerPool, run_to_completion
 from penstock.sync.provider import LoopThreadProvider, refuse_in_loop
 from penstock.sync.slots import SharedCounters
@@ -35,6 +32,7 @@ from penstock.sync.stream import BlockingConsumable
 from penstock.telemetry.telemetry import Telemetry
 from penstock.workers.calls import AsyncCall, ErrorHandler, WorkerFunc
 from penstock.workers.item import Entry, Ticket
+from penstock.workers.job import Job
 
 T = TypeVar("T")
 
@@ -76,6 +74,7 @@ class BlockingQueue(BlockingConsumable[T], InProcessQueue[T]):
     def _make_parts(self) -> tuple[EntryBuffer[T], SharedCounters, ThreadWorkerPool[T]]:
         buffer: JanusBuffer[T] = JanusBuffer(self._maxsize)
         counters = SharedCounters(buffer)
+        buffer.holders = lambda: counters.slots
         return buffer, counters, ThreadWorkerPool(buffer, counters, self._name, self._logger)
 
     def statistics(self) -> QueueStatistics:
@@ -131,7 +130,13 @@ class BlockingQueue(BlockingConsumable[T], InProcessQueue[T]):
         ticket: Ticket | None = None,
         context: Context | None = None,
     ) -> bool:
-        if timeout > NO_LIMIT and self._pool.owns_this_thread() and not self._buffer.closed:
+        is_nested = ticket is not None and ticket.job is not None and ticket.job.is_nested
+        if (
+            timeout > NO_LIMIT
+            and not is_nested
+            and self._pool.owns_this_thread()
+            and not self._buffer.closed
+        ):
             raise QueueStateError(
                 f"Cannot wait for room in queue {self._name} from inside its own worker function: "
                 "if all workers did, none would ever make room. Use a timeout, put_nowait(), or a "
@@ -155,7 +160,7 @@ class BlockingQueue(BlockingConsumable[T], InProcessQueue[T]):
 
     async def _wait_for_entry(self, limit: float | None, stops: int) -> bool:
         # The loop's thread may have stopped and started it since the caller looked.
-        return await self._buffer.wait(limit, lambda: self._stops != stops)
+        return await self._buffer.wait_by_hand(limit, lambda: self._stops != stops)
 
     def _consumed(self) -> InProcessQueue[T]:
         return self
@@ -228,7 +233,7 @@ class BlockingQueue(BlockingConsumable[T], InProcessQueue[T]):
         """Let the workers finish what they hold, and end them; the queue goes on."""
         limit = checks.optional_seconds(timeout)
         self._check_caller("stop_workers")
-        if not self._pool.is_empty:
+        if not self._pool.is_empty or self._pool.has_standing:
             with self._acquire_thread() as thread:
                 thread.call(self._stop_workers, limit)
 
@@ -292,46 +297,48 @@ class BlockingQueue(BlockingConsumable[T], InProcessQueue[T]):
         self._pool.abandon()
         self._end_stop()
 
-    # -- results ------------------------------------------------------------------------------
+    # -- jobs ---------------------------------------------------------------------------------
 
-    def futures_of(
+    def open_job(
         self,
-        worker_func: Callable[[T], Any],
-        items: Iterable[T],
+        worker_func: WorkerFunc[T, Any],
         size: int | AdaptiveConcurrency,
-        ordered: bool,
-    ) -> Generator[Result, None, None]:
-        """Submit all ``items`` to ``worker_func`` and iterate over their futures, each done.
+        error_handler: ErrorHandler[T] | None = None,
+    ) -> Job[T]:
+        """Let a new job put its items; start the queue, if need be."""
+        self._check_alive()
+        refuse_in_loop("map or batch_process")
+        is_nested = self._pool.owns_this_thread()
+        with self._acquire_thread() as thread:
+            job = self._make_job(worker_func, size, error_handler)
+            job.is_nested = is_nested
+            thread.call(self._open_job, job)
+        return job
 
-        At most ``maxsize`` plus the number of workers items are put whose futures were not read.
-        """
-        source = iter(items)
-        with self._workers_for(worker_func, size) as call:
-            submit = partial(self.submit, timeout=math.inf, call=call)
-            yield from results_of(submit, source, self._maxsize + self.worker_count, ordered)
+    def close_job(self, job: Job[T]) -> None:
+        """Take back what a job has not done, and its claim."""
+        job.is_over = True  # whatever happens to the call below
+        if self._crash is None and not self._is_inherited:
+            with self._acquire_thread() as thread:
+                thread.call(self._close_job, job)
 
-    @contextmanager
-    def _workers_for(
-        self, worker_func: Callable[[T], Any], size: int | AdaptiveConcurrency
-    ) -> Iterator[AsyncCall[T] | None]:
-        """Have workers within the block; yield the call to submit items with, if they need one.
+    def put_of(self, job: Job[T], ticket: Ticket, item: T, future: Result | None = None) -> None:
+        """Put an item of a job; wait for room as long as it takes."""
+        run_to_completion(self._put_of(job, ticket, item, future))
 
-        If there are workers already, they do the work, but with ``worker_func``. If there are none,
-        ``size`` workers are started, and cancelled at the end.
-        """
-        if self.worker_count:
-            threads = ThreadPoolExecutor(self.worker_count, thread_name_prefix="penstock-map")
-            try:
-                yield self._pool.for_any_worker(worker_func, lambda: threads)
-            finally:
-                threads.shutdown(wait=False)
-        else:
-            self.start_workers(worker_func, size)
-            try:
-                yield None
-            finally:
-                if self._status is QueueStatus.PROCESSING:
-                    self.stop_workers(timeout=0)
+    def submit_to(self, job: Job[T], ticket: Ticket, item: T) -> Result:
+        """:meth:`put_of`, and return the future of the result."""
+        future = Result(self._pool, is_nested=job.is_nested)
+        self.put_of(job, ticket, item, future)
+        return future
+
+    def join_job(self, job: Job[T]) -> None:
+        """Wait until all accepted items of the job are done."""
+        done = threading.Event()
+        job.when_all_done(done.set)
+        done.wait()
+        if job.done < job.accepted:
+            raise self._not_processed()
 
     # -- the end of the process, and forks ----------------------------------------------------
 

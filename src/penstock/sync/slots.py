@@ -10,14 +10,14 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, Generic, TypeVar
 
 from penstock.queue.counters import Field, QueueCounters
 from penstock.queue.store import EntryBuffer
 from penstock.sync.buffer import JanusBuffer, LoopWaiters
-from penstock.workers.item import Entry
+from penstock.workers.item import Entry, job_of
+from penstock.workers.job import Job
 
 T = TypeVar("T")
 
@@ -29,6 +29,12 @@ class SharedCounters(QueueCounters):
         super().__init__(buffer)
         self._lock = threading.RLock()
         self._slots: set[WorkerSlot[Any]] = set()
+
+    @property
+    def slots(self) -> list[WorkerSlot[Any]]:
+        """The slots of all workers."""
+        with self._lock:
+            return list(self._slots)
 
     def register(self, slot: WorkerSlot[Any]) -> None:
         """Add what ``slot`` counts to the totals."""
@@ -101,20 +107,33 @@ def _tell(joiner: asyncio.Future[bool], finished: bool) -> None:
 
 
 class WorkerSlot(Generic[T]):
-    """The source and the counters of one worker."""
+    """The source and the counters of one worker.
 
-    def __init__(self, buffer: JanusBuffer[T], counters: SharedCounters) -> None:
+    Args:
+        standing: the job of entries that have none of their own, for this worker.
+    """
+
+    is_for_threads = False
+
+    def __init__(
+        self, buffer: JanusBuffer[T], counters: SharedCounters, standing: Job[T] | None
+    ) -> None:
         self._buffer = buffer
         self._counters = counters
+        self.standing = standing
         self.processed = 0
         self.errors = 0
         self.joiners = counters.joiners
         self.notify_if_done = counters.notify_if_done
-        #: How many entries the worker took, and the last of them; the buffer writes both.
+        #: How many entries the worker took, the last of them, and its job where there are several
+        #: jobs. The buffer writes all three.
         self.taken = 0
         self.entry: Entry[T] | None = None
+        self.job: Job[T] | None = None
         #: Whether the entry was reclaimed: nothing counts that the worker does since.
         self.is_revoked = False
+        #: Whether the worker asks the pool before it takes another entry.
+        self.must_ask = False
         counters.register(self)
 
     def take(self) -> Entry[T] | None:
@@ -126,6 +145,7 @@ class WorkerSlot(Generic[T]):
         with self._buffer.lock:
             if not self.is_revoked:  # else the entry was reclaimed already
                 self.taken -= 1
+                self._buffer.release(self)
                 self._buffer.requeue_locked(entry)
 
     def delay(self, entry: Entry[T], delay: float) -> None:
@@ -133,6 +153,7 @@ class WorkerSlot(Generic[T]):
         with self._buffer.lock:
             if not self.is_revoked:
                 self.taken -= 1
+                self._buffer.release(self)
                 self._buffer.delay(entry, delay)
 
     def wake(self) -> None:
@@ -143,34 +164,68 @@ class WorkerSlot(Generic[T]):
         """Wake every worker that waits."""
         self._buffer.wake_all()
 
-    def reclaim(self) -> bool:
-        """Take the entry from a worker that does not return it; False if the worker holds none."""
+    @property
+    def has_one_in_hand(self) -> bool:
+        """Whether the worker has an entry in hand."""
+        return self.taken > self.processed
+
+    @property
+    def job_in_hand(self) -> Job[T] | None:
+        """The job of the entry that the worker has in hand, or None."""
+        entry = self.entry
+        if entry is None or not self.has_one_in_hand:
+            return None
+        return job_of(entry) or self.standing
+
+    def reclaim(self) -> Job[T] | None:
+        """Take the entry from a worker that does not return it.
+
+        Returns:
+            The job of the entry; None if the worker has none, or one of a job that has ended.
+        """
+        is_dropped = False
         with self._buffer.lock:
             if self.is_revoked:
-                return False
+                return None
             # The worker goes on meanwhile, but it can neither take an entry now nor finish twice.
             holds_one = self.taken > self._counters.unregister(self)
             # In this order: a worker whose slot is revoked reports no failure, so what it counts
             # then must not count, or nobody would ever hear of the item.
-            self.is_revoked = True
-            if holds_one and self.entry is not None:
-                number, item, context, ticket = self.entry
+            self.is_revoked = self.must_ask = True
+            entry = self.entry
+            self._buffer.release(self)
+            if not holds_one or entry is None:
+                return None
+            number, item, context, ticket = entry
+            is_dropped = ticket is not None and ticket.is_dropped
+            if not is_dropped:
                 # A copy: the worker may be in the context itself, and only one can be. And what
                 # the worker makes of the item is nobody's result any more.
                 new = None if ticket is None else ticket.transfer()
                 self._buffer.requeue_locked((number, item, context.copy(), new))
-            return holds_one
+            else:
+                self._buffer.wake_locked()
+        if is_dropped:
+            self._counters.count_finished()
+            return None
+        return job_of(entry) or self.standing
 
     def close(self) -> None:
         """The worker has left."""
+        with self._buffer.lock:
+            if self.job is not None:  # another worker may have one of its items now
+                self._buffer.release(self)
+                self._buffer.wake_locked()
         self._counters.unregister(self)
 
 
 class LoopSlot(WorkerSlot[T]):
     """The slot of a worker in the event loop."""
 
-    def __init__(self, buffer: JanusBuffer[T], counters: SharedCounters) -> None:
-        super().__init__(buffer, counters)
+    def __init__(
+        self, buffer: JanusBuffer[T], counters: SharedCounters, standing: Job[T] | None
+    ) -> None:
+        super().__init__(buffer, counters, standing)
         assert buffer.loop_waiters is not None
         self._waiters: LoopWaiters = buffer.loop_waiters
 
@@ -191,12 +246,8 @@ class LoopSlot(WorkerSlot[T]):
 class ThreadSlot(WorkerSlot[T]):
     """The slot of a worker that is a thread."""
 
-    def __init__(
-        self, buffer: JanusBuffer[T], counters: SharedCounters, is_retired: Callable[[], bool]
-    ) -> None:
-        super().__init__(buffer, counters)
-        self._is_retired = is_retired
+    is_for_threads = True
 
     async def wait(self) -> bool:
         """Block until there may be an entry to take; False when none will ever come."""
-        return await self._buffer.wait(None, self._is_retired)
+        return self._buffer.wait_in_thread(lambda: self.must_ask)

@@ -6,8 +6,8 @@ import logging
 import math
 import signal
 import time
-from collections.abc import Awaitable, Callable, Generator, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable, Generator, Iterable
+from functools import partial
 from types import TracebackType
 from typing import Any, Literal, NoReturn, TypeVar, overload
 
@@ -16,7 +16,7 @@ from penstock._util.compat import Self
 from penstock._util.loop_thread import LoopThread
 from penstock._util.progress import progress_bar
 from penstock._util.signals import ThreadSignalHandlers, check_signals
-from penstock.errors import QueueStateError
+from penstock.errors import QueueClosedError, QueueStateError
 from penstock.limits import (
     AdaptiveConcurrency,
     CircuitBreaker,
@@ -26,15 +26,17 @@ from penstock.limits import (
 )
 from penstock.policies.governor import MAX_DEAD_LETTERS
 from penstock.protocols import Queue
+from penstock.queue.jobs import BatchResult
 from penstock.queue.status import NotProcessedError, QueueStatus
 from penstock.queue.work_queue_base import WorkQueueBase
 from penstock.sync.adapter import BlockingAdapter
-from penstock.sync.futures import Result
+from penstock.sync.futures import Result, results_of
 from penstock.sync.provider import refuse_gevent
 from penstock.sync.queue import BlockingQueue
 from penstock.sync.stream import BlockingConsumable
 from penstock.telemetry import Telemetry
 from penstock.workers.calls import ErrorHandler, WorkerFunc
+from penstock.workers.item import JobTicket
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -243,31 +245,80 @@ class WorkQueue(WorkQueueBase[T], BlockingConsumable[T]):
         error_handler: ErrorHandler[T] | None = None,
         *,
         progress: bool = False,
-    ) -> None:
+    ) -> BatchResult:
         """Process all ``items``, as :meth:`penstock.WorkQueue.batch_process` does.
 
-        ``items`` are read in the calling thread, at most one more than ``maxsize`` waits. If they
-        raise, or at Ctrl-C, a queue that this call started is stopped without draining, and what
-        was accepted and not done is in ``unprocessed``.
+        ``items`` are read in the calling thread, at most one more than ``maxsize`` waits. At Ctrl-C
+        the batch takes back its items that are not done, as after any exception. A plain function
+        that is under way then goes on in its thread, and its outcome is dropped.
         """
         workers = self._check_blocking_job(items, worker_func, num_workers)
         checks.optional_function(error_handler, "error_handler", "exc", "item")
-        began_with = self.metrics["processed"]
         with progress_bar(progress, items, failures_count=not self._retries) as bar:
             func = worker_func if bar is None else bar.wrap(worker_func)
-            with self._running():
-                self.process(func, workers, error_handler)
-                try:
-                    for item in items:
-                        while not self.put(item, timeout=math.inf):
-                            time.sleep(_PAUSE)  # another kind of queue may refuse all the same
-                except QueueStateError:
-                    if self.queue.status == QueueStatus.STOPPING or self.is_closed:  # by others
-                        self.stop()  # until that has ended
-                    raise
-                self.join()
-                if bar is not None:
-                    bar.finish(self.metrics["processed"] - began_with)
+            if isinstance(self._blocking, BlockingQueue):
+                result = self._batch(self._blocking, items, func, workers, error_handler)
+            else:
+                result = self._batch_elsewhere(items, func, workers, error_handler)
+            if bar is not None:
+                bar.finish(result.processed)
+        return result
+
+    def _batch(
+        self,
+        queue: BlockingQueue[T],
+        items: Iterable[T],
+        worker_func: WorkerFunc[T, Any],
+        workers: int | AdaptiveConcurrency,
+        error_handler: ErrorHandler[T] | None,
+    ) -> BatchResult:
+        job = queue.open_job(worker_func, workers, error_handler)
+        try:
+            ticket = JobTicket(job)
+            try:
+                for item in items:
+                    queue.put_of(job, ticket, item)
+            except QueueStateError as error:
+                is_closed = isinstance(error, QueueClosedError)
+                if is_closed or queue.status is QueueStatus.STOPPING:  # by somebody else
+                    queue.join_job(job)  # until that has ended
+                raise
+            queue.join_job(job)
+        finally:
+            queue.close_job(job)
+            self._restore_signals_if_stopped()
+        return BatchResult.of(job)
+
+    def _batch_elsewhere(
+        self,
+        items: Iterable[T],
+        worker_func: WorkerFunc[T, Any],
+        workers: int | AdaptiveConcurrency,
+        error_handler: ErrorHandler[T] | None,
+    ) -> BatchResult:
+        """A batch on a queue of another kind, which knows no jobs."""
+        before = self.metrics
+        was_running = self.queue.status == QueueStatus.PROCESSING
+        if not was_running:
+            self.start()
+        try:
+            self.process(worker_func, workers, error_handler)
+            try:
+                for item in items:
+                    while not self.put(item, timeout=math.inf):
+                        time.sleep(_PAUSE)  # another kind of queue may refuse all the same
+            except QueueStateError:
+                if self.queue.status == QueueStatus.STOPPING or self.is_closed:  # by others
+                    self.stop()  # until that has ended
+                raise
+            self.join()
+        except BaseException:
+            if not was_running and self.queue.status != QueueStatus.STOPPING:
+                self.stop(timeout=0, drain=False)
+            raise
+        if not was_running:
+            self.stop()
+        return BatchResult.since(before, self.metrics)
 
     def _check_blocking_job(
         self, items: Any, worker_func: Any, num_workers: Any
@@ -275,21 +326,6 @@ class WorkQueue(WorkQueueBase[T], BlockingConsumable[T]):
         if not isinstance(items, Iterable):
             raise TypeError(f"items must be an iterable, got {checks.shown(items)}")
         return self._check_job(items, worker_func, num_workers)
-
-    @contextmanager
-    def _running(self) -> Iterator[None]:
-        """Start the queue and stop it, unless it runs already."""
-        if self.queue.status == QueueStatus.PROCESSING:
-            yield
-            return
-        self.start()
-        try:
-            yield
-        except BaseException:
-            if self.queue.status != QueueStatus.STOPPING:  # never shorten a stop by somebody else
-                self.stop(timeout=0, drain=False)
-            raise
-        self.stop()
 
     # -- results ------------------------------------------------------------------------------
 
@@ -361,16 +397,11 @@ class WorkQueue(WorkQueueBase[T], BlockingConsumable[T]):
         """Iterate over results, as :meth:`penstock.WorkQueue.map` does.
 
         ``items`` are read in the thread that iterates, between one result and the next. Whatever
-        ends the iteration, items that still wait are skipped then, and what it started is stopped:
-        its workers, and the queue unless it ran before.
+        ends the iteration, its items that are not done are taken back then. A plain function that
+        is under way goes on in its thread, and its outcome is dropped.
         """
         workers = self._check_blocking_job(items, worker_func, num_workers)
         queue: BlockingQueue[T] = self._in_process(BlockingQueue, "map")
-        if num_workers is not None and queue.worker_count:
-            raise ValueError(
-                f"num_workers={num_workers} cannot apply: {queue.worker_count} workers run on this "
-                "queue already and will do the work; leave it out"
-            )
         return self._map(queue, worker_func, items, workers, ordered, return_exceptions)
 
     def _map(
@@ -382,8 +413,11 @@ class WorkQueue(WorkQueueBase[T], BlockingConsumable[T]):
         ordered: bool,
         return_exceptions: bool,
     ) -> Generator[Any, None, None]:
-        with self._running():
-            for future in queue.futures_of(worker_func, items, workers, ordered):
+        source = iter(items)
+        job = queue.open_job(worker_func, workers)
+        try:
+            submit = partial(queue.submit_to, job, JobTicket(job))
+            for future in results_of(submit, source, queue.maxsize + job.most, ordered):
                 error = future.exception()
                 if error is None:
                     yield future.result()
@@ -391,6 +425,9 @@ class WorkQueue(WorkQueueBase[T], BlockingConsumable[T]):
                     yield error
                 else:
                     raise error
+        finally:
+            queue.close_job(job)
+            self._restore_signals_if_stopped()
 
     # -- signals ------------------------------------------------------------------------------
 

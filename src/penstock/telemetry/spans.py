@@ -27,6 +27,7 @@ from penstock.telemetry.metrics import ObservedQueue, ReadTotals
 from penstock.telemetry.telemetry import Telemetry
 from penstock.workers.calls import AsyncCall
 from penstock.workers.item import AnyFuture, Ticket
+from penstock.workers.job import Job
 
 # In seconds, for durations and waits; a module variable so that a test can replace it.
 _clock = time.perf_counter
@@ -72,9 +73,10 @@ class QueueTelemetry:
         future: AnyFuture | None = None,
         call: AsyncCall[Any] | None = None,
         course: Course | None = None,
+        job: Job[Any] | None = None,
     ) -> ObservedPut:
         """A context manager around a put. The arguments are those of the item's ticket."""
-        return ObservedPut(self, ObservedTicket(self, future, call, course))
+        return ObservedPut(self, ObservedTicket(self, future, call, course, job=job))
 
     def size_attributes(self) -> dict[str, int]:
         """The attributes that say how full the queue is."""
@@ -256,8 +258,9 @@ class ObservedTicket(Ticket):
         call: AsyncCall[Any] | None,
         course: Course | None,
         age: float = 0.0,
+        job: Job[Any] | None = None,
     ) -> None:
-        super().__init__(future, call, course)
+        super().__init__(future, call, course, job)
         self._queue = queue
         self._put_at = _clock() - age
 
@@ -265,18 +268,19 @@ class ObservedTicket(Ticket):
         """The item is accepted now: until now its put waited, from now on the item waits."""
         self._put_at = _clock()
 
-    async def run(self, call: AsyncCall[Any], item: Any) -> None:
+    async def run(self, standing: Any, item: Any) -> None:
         """Run the item as any ticket does, and observe the attempt."""
         if not self.claim():
             return
-        call, course = self.call or call, self.course
+        job, course = self.job or standing, self.course
+        call = self.call or job.call
         if course is None:
             with ObservedAttempt(self._queue, self._put_at, None):
                 result = await call(item)
         else:
             await self._admit(course, item)
             with ObservedAttempt(self._queue, self._put_at, None, course):
-                result = await course.run(call, item)
+                result = await course.run(call, item, job.adaptive)
         self.succeed(result)
 
     def attempt(self, context: Context) -> ObservedAttempt:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable
 from concurrent.futures import Future as ThreadFuture
 from concurrent.futures import InvalidStateError
 from contextlib import AbstractContextManager, nullcontext, suppress
@@ -13,6 +14,7 @@ from typing import Any, TypeAlias, TypeVar
 from penstock.errors import QueueStateError
 from penstock.policies.governor import Course
 from penstock.workers.calls import AsyncCall
+from penstock.workers.job import Job
 
 T = TypeVar("T")
 
@@ -29,23 +31,26 @@ class Ticket:
 
     Args:
         future: gets the result, or the error, of the item.
-        call: is called on the item in place of the worker's own function.
+        call: is called on the item in place of its job's function.
         course: the item's way through limits and retries.
+        job: the job of the item; ``None``: the standing one.
 
     Telemetry has a kind of ticket that observes the item as well.
     """
 
-    __slots__ = ("call", "course", "future")
+    __slots__ = ("call", "course", "future", "job")
 
     def __init__(
         self,
         future: AnyFuture | None = None,
         call: AsyncCall[Any] | None = None,
         course: Course | None = None,
+        job: Job[Any] | None = None,
     ) -> None:
         self.future = future
         self.call = call
         self.course = course
+        self.job = job
 
     @property
     def is_cancelled(self) -> bool:
@@ -53,16 +58,25 @@ class Ticket:
         future = self.future  # which another thread may forget in this very moment
         return future is not None and future.cancelled()
 
-    async def run(self, call: AsyncCall[Any], item: Any) -> None:
-        """Call the function and set the future's result; skip a cancelled item."""
+    @property
+    def is_dropped(self) -> bool:
+        """Whether the job of the item has ended: what becomes of it is nobody's business."""
+        return self.job is not None and self.job.is_over
+
+    async def run(self, standing: Any, item: Any) -> None:
+        """Call the function of its job, or of ``standing``, and set the future's result.
+
+        A cancelled item is skipped.
+        """
         if not self.claim():
             return
-        call = self.call or call
+        job = self.job or standing
+        call = self.call or job.call
         if self.course is None:
             self.succeed(await call(item))
             return
         await self._admit(self.course, item)
-        self.succeed(await self.course.run(call, item))
+        self.succeed(await self.course.run(call, item, job.adaptive))
 
     async def _admit(self, course: Course, item: Any) -> None:
         await course.admit(item)
@@ -72,12 +86,19 @@ class Ticket:
 
     def verdict(self, error: BaseException) -> tuple[float | None, BaseException]:
         """Return the seconds until the next attempt, or None; and the error to be told."""
-        return (None, error) if self.course is None else self.course.verdict(error)
+        if self.course is None or self.is_dropped:
+            return None, error
+        return self.course.verdict(error)
 
-    def add_dead_letter(self, error: BaseException, item: Any) -> None:
-        """Keep the item as a dead letter: it failed for good, and its error was told."""
+    def on_failure(self, error: BaseException, item: Any) -> None:
+        """The item failed for good, and its error was told: it may become a dead letter."""
+        if self.is_dropped:
+            return
+        is_dead_letter = False
         if self.course is not None and self.future is None:
-            self.course.bury(error, item)
+            is_dead_letter = self.course.bury(error, item)
+        if self.job is not None:
+            self.job.add_failure(error, is_dead_letter=is_dead_letter)
 
     def transfer(self) -> Ticket:
         """Return a copy for the next worker that takes the item, and revoke this one."""
@@ -135,6 +156,44 @@ class Ticket:
         """The item was taken by ``get``: fail its future, since no worker will set it."""
         self.fail(QueueStateError("An item that is taken with get() has no result"))
 
+    def without_job(self) -> Ticket | None:
+        """Return what is left when the job has ended and its item is handed back."""
+        self.job = self.call = None
+        return self
+
     def attempt(self, context: Context) -> AbstractContextManager[object]:
         """The block in which a caller of ``get`` processes the item; ``context`` is its own."""
         return nullcontext()
+
+
+class JobTicket(Ticket):
+    """The ticket that all items of a job share when there is nothing more to any of them."""
+
+    __slots__ = ()
+
+    def __init__(self, job: Job[Any]) -> None:
+        super().__init__(job=job)
+
+    # A plain method: no coroutine around that of the worker function.
+    def run(  # type: ignore[override]
+        self,
+        standing: Job[Any],
+        item: Any,
+    ) -> Awaitable[Any]:
+        """Call the job's function: there is nobody who waits for the result."""
+        job = self.job
+        assert job is not None
+        return job.call(item)
+
+    def transfer(self) -> Ticket:
+        """Return itself: it knows nothing of who has an item."""
+        return self
+
+    def without_job(self) -> None:
+        """Nothing is left."""
+
+
+def job_of(entry: Entry[Any]) -> Job[Any] | None:
+    """The job of an entry; None is the standing one."""
+    ticket = entry[3]
+    return None if ticket is None else ticket.job

@@ -14,10 +14,11 @@ from contextvars import Context
 from functools import partial
 from typing import Any, Generic, TypeVar
 
+from penstock.limits.adaptive import AdaptiveConcurrency
 from penstock.workers.calls import ErrorHandler, WorkerFunc
-from penstock.workers.group import GroupOfOne, WorkerGroup
 from penstock.workers.item import Entry
-from penstock.workers.source import Counters, Source
+from penstock.workers.job import Job
+from penstock.workers.source import Counters, PoolSource
 from penstock.workers.worker import Worker, WorkerTask
 
 T = TypeVar("T")
@@ -31,20 +32,26 @@ def _never() -> bool:
 
 
 class WorkerPool(Generic[T]):
-    """The workers of one queue. All methods are called in the thread of the running loop."""
+    """The workers of one queue. All methods are called in the thread of the running loop.
+
+    Each job claims a number of workers, and there are as many as the largest claim says: a job
+    never has more than its own number of items in hand, which the source sees to. There are two
+    kinds of workers where some are threads, each with the claims of its own kind.
+    """
 
     def __init__(
-        self, source: Source[T], counters: Counters, name: str, logger: logging.Logger
+        self, source: PoolSource[T], counters: Counters, name: str, logger: logging.Logger
     ) -> None:
         self._source = source
         self._counters = counters
         self._name = name
         self._logger = logger
-        # The groups that take entries: one, or where the number of workers changes, one for each.
-        self._groups: list[WorkerGroup[T]] = []
-        self._make_group_of_one: Callable[[], WorkerGroup[T]] | None = None
-        self._wanted: Callable[[], int] = int
-        self._groups_lock = threading.Lock()
+        # The jobs that claim workers.
+        self._jobs: dict[Job[T], None] = {}
+        # The workers that take entries; by kind: tasks, and threads.
+        self._active: dict[bool, dict[Worker[T], None]] = {False: {}, True: {}}
+        self._lock = threading.Lock()
+        # Those too that finish their last entry.
         self._workers: dict[asyncio.Future[None], Worker[T]] = {}
         # Sets of workers, each with the future that is done when all of them have ended.
         self._exit_waiters: list[tuple[set[asyncio.Future[None]], asyncio.Future[None]]] = []
@@ -53,80 +60,212 @@ class WorkerPool(Generic[T]):
     @property
     def count(self) -> int:
         """The number of workers that take entries (and not those that finish their last one)."""
-        return sum(group.alive for group in self._groups[:])  # telemetry asks from its own thread
+        return max(
+            min(len(active), self._wanted(is_for_threads))
+            for is_for_threads, active in self._active.items()
+        )
 
     @property
     def is_empty(self) -> bool:
         """Whether all workers have ended, those too that had been replaced."""
         return not self._workers
 
+    @property
+    def has_standing(self) -> bool:
+        """Whether there are workers for entries that have no job of their own."""
+        return self._source.standing is not None
+
+    @property
+    def has_jobs(self) -> bool:
+        """Whether any job claims workers."""
+        return bool(self._jobs)
+
+    @property
+    def adaptive(self) -> AdaptiveConcurrency | None:
+        """What finds out the number of workers, if anything does."""
+        jobs = (self._source.standing, *self._jobs.copy())  # telemetry asks from its own thread
+        return next((job.adaptive for job in jobs if job is not None and job.adaptive), None)
+
     def owns(self, task: asyncio.Task[Any] | None) -> bool:
         """Whether ``task`` is one of the workers."""
         return task in self._workers
 
-    def start(
+    # -- jobs and their claims ------------------------------------------------------------------
+
+    def make_job(
         self,
         func: WorkerFunc[T, Any],
-        size: int | Callable[[], int],
+        size: int | AdaptiveConcurrency,
         error_handler: ErrorHandler[T] | None,
-    ) -> None:
-        """Replace the workers by ``size`` new ones, which begin at once.
+    ) -> Job[T]:
+        """Return a job that :meth:`start` or :meth:`open` takes."""
+        return Job(func, size, error_handler)
 
-        If ``size`` is a function, call :meth:`resize` whenever its result changes.
+    def start(self, job: Job[T]) -> None:
+        """Make ``job`` the standing one. New workers begin at once; the old ones finish an entry.
+
+        If the job is adaptive, call :meth:`resize` whenever its limit has changed.
         """
-        make_group_of_one: Callable[[], WorkerGroup[T]] | None = None
-        if callable(size):
-            self._wanted = size
-            make_group_of_one = partial(self._make_group, GroupOfOne, func, 1, error_handler)
-            group, count = make_group_of_one(), 1
-        else:
-            group, count = self._make_group(WorkerGroup, func, size, error_handler), size
-        self._replace([group])
-        self._make_group_of_one = make_group_of_one
-        self._launch_workers(group, count)
+        self._replace(job)
+
+    def open(self, job: Job[T]) -> None:
+        """Let ``job`` claim workers, beside those that run."""
+        self._jobs[job] = None
+        try:
+            self.resize()
+        except BaseException:  # no thread can be started
+            del self._jobs[job]
+            self.resize()
+            raise
+
+    async def close(self, job: Job[T]) -> None:
+        """Take back the claim of a job that is over, and cancel what workers hold of it.
+
+        A worker that has not ended ``CANCEL_GRACE`` seconds later is abandoned. So is, at once, a
+        thread: its function cannot be cancelled.
+        """
+        self._jobs.pop(job, None)
+        current = asyncio.current_task()
+        holders = [
+            task
+            for task, worker in self._workers.items()
+            if worker.job_in_hand is job and task is not current
+        ]
+        self._take_out(self._workers[task] for task in holders)
         self.resize()
+        try:
+            await self._cancel(holders)
+        finally:
+            job.close_threads()
+
+    def retire(self) -> None:
+        """Let the workers finish the items in their hands and take no more."""
+        self._source.standing = None
+        self._jobs.clear()
+        self._take_out([*self._active[False], *self._active[True]])
+        self._source.wake_all()
+
+    def retire_standing(self) -> list[asyncio.Future[None]]:
+        """End the standing job; return the workers that are to end for it."""
+        if self._source.standing is not None:
+            if len(self._jobs) == 1:
+                self.retire()
+            else:
+                self._replace(None)
+        if not self._jobs:
+            return list(self._workers)
+        return [
+            task
+            for task, worker in self._workers.items()
+            if (job := worker.job_in_hand) is not None and job not in self._jobs
+        ]
 
     def resize(self) -> None:
-        """Start or retire workers until there are as many as the function ``size`` says."""
-        if self._make_group_of_one is None:
-            return
-        while len(self._groups) < self._wanted():
-            group = self._make_group_of_one()
-            self._groups.append(group)
-            self._launch_workers(group, 1)
-        if len(self._groups) > self._wanted():
+        """Start or retire workers until there are as many as the largest claim says."""
+        is_more = False
+        for is_for_threads, active in self._active.items():
+            wanted = self._wanted(is_for_threads)
+            while len(active) < wanted:
+                self._launch_worker(is_for_threads)
+            if len(active) > wanted:
+                is_more = True
+                self._have_ask(active)
+        if is_more:
+            self._source.wake_all()
+        else:
+            self._source.wake()  # a job may have a larger number now
+
+    def _wanted(self, is_for_threads: bool) -> int:
+        jobs = [job for job in self._jobs.copy() if job.is_for_threads is is_for_threads]
+        if not jobs:
+            return 0
+        # A worker that waits for a job of its own queue is lent: one more does its work.
+        return max(job.size for job in jobs) + sum(job.is_nested for job in jobs)
+
+    def _may_go_on(self, worker: Worker[T]) -> bool:
+        """Whether a worker is to take one more entry. For the thread of any worker.
+
+        The first that asks leaves. (If it were always the newest, others would start new calls
+        while the newest still makes its last one.)
+        """
+        with self._lock:
+            for is_for_threads, active in self._active.items():
+                if worker in active:
+                    if len(active) > self._wanted(is_for_threads):
+                        del active[worker]
+                        return False
+                    self._set_must_ask(worker, False)
+                    return True
+        return False
+
+    def _have_ask(self, workers: Iterable[Worker[T]]) -> None:
+        """Have workers ask whether they may go on."""
+        with self._lock:
+            for worker in workers:
+                self._set_must_ask(worker, True)
+
+    def _set_must_ask(self, worker: Worker[T], must_ask: bool) -> None:
+        worker.must_ask = must_ask
+
+    def _take_out(self, workers: Iterable[Worker[T]]) -> None:
+        """Let workers take no more entries."""
+        workers = list(workers)
+        with self._lock:
+            for worker in workers:
+                for active in self._active.values():
+                    active.pop(worker, None)
+        self._have_ask(workers)
+
+    def _replace(self, standing: Job[T] | None) -> None:
+        """Launch new workers for all claims, and then retire the present ones."""
+        jobs, active, old = self._jobs.copy(), self._active, self._source.standing
+        if old is not None:
+            self._jobs.pop(old, None)
+        if standing is not None:
+            self._jobs[standing] = None
+        self._source.standing = standing
+        # In one step: at no instant may other threads see a pool without workers.
+        self._active = {False: {}, True: {}}
+        try:
+            self.resize()
+        except BaseException:  # no thread can be started: all is as it was before
+            new, self._active = self._active, active
+            self._jobs, self._source.standing = jobs, old
+            self._have_ask([*new[False], *new[True]])
+            self._source.wake_all()
+            raise
+        retired = [*active[False], *active[True]]
+        self._have_ask(retired)
+        if retired:
             self._source.wake_all()
 
-    def _drop_surplus(self, group: WorkerGroup[T]) -> bool:
-        with self._groups_lock:  # workers may be threads
-            # In this order: the number is compared before each item, the list searched rarely.
-            if len(self._groups) <= self._wanted() or group not in self._groups:
-                return False
-            self._groups.remove(group)
-            return True
-
-    def _launch_workers(self, group: WorkerGroup[T], size: int) -> None:
-        empty = Context()
-        for _ in range(size):
-            self._launched += 1
-            worker = self._make_worker(group)
+    def _launch_worker(self, is_for_threads: bool) -> None:
+        standing = self._source.standing
+        if standing is not None and standing.is_for_threads is not is_for_threads:
+            standing = None
+        if standing is not None:
+            standing.add_worker()
+        self._launched += 1
+        worker = self._make_worker(standing, is_for_threads)
+        active = self._active[is_for_threads]
+        with self._lock:
+            active[worker] = None
+        try:
             worker.task = self._launch(worker, f"penstock-{self._name}-worker-{self._launched}")
-            self._workers[worker.task] = worker
-            worker.task.add_done_callback(self._on_exit, context=empty)
-        if isinstance(group, GroupOfOne):
-            group.is_surplus = partial(self._drop_surplus, group)
+        except BaseException:  # no thread can be started
+            self._take_out([worker])
+            worker.leave()
+            raise
+        self._workers[worker.task] = worker
+        worker.task.add_done_callback(self._on_exit, context=Context())
 
-    def _make_group(
+    def _make_worker(
         self,
-        kind: type[WorkerGroup[T]],
-        func: WorkerFunc[T, Any],
-        size: int,
-        error_handler: ErrorHandler[T] | None,
-    ) -> WorkerGroup[T]:
-        return kind(func, size, error_handler)
-
-    def _make_worker(self, group: WorkerGroup[T]) -> Worker[T]:
-        return Worker(self._source, self._counters, group, self._logger)
+        standing: Job[T] | None,
+        is_for_threads: bool,
+    ) -> Worker[T]:
+        source: Any = self._source  # where all workers share it, it is theirs too
+        return Worker(source, self._counters, standing, self._logger, self._may_go_on)
 
     def _launch(self, worker: Worker[T], name: str) -> asyncio.Future[None]:
         """Start the worker; return the future that is done when it has ended."""
@@ -138,20 +277,7 @@ class WorkerPool(Generic[T]):
         task.worker = worker
         return task
 
-    def retire(self) -> None:
-        """Let the workers finish the items in their hands and take no more."""
-        self._replace([])
-
-    def _replace(self, groups: list[WorkerGroup[T]]) -> None:
-        """Retire the present groups; ``groups`` take entries from now on."""
-        self._make_group_of_one = None
-        with self._groups_lock:
-            # In one step: at no instant may other threads see a pool without workers.
-            retired, self._groups = self._groups, groups
-        for group in retired:
-            group.retired = True
-        if retired:
-            self._source.wake_all()
+    # -- the end of workers -----------------------------------------------------------------------
 
     async def wait(self, timeout: float | None = None) -> None:
         """Wait until all present workers have ended, at most ``timeout`` seconds."""
@@ -166,7 +292,10 @@ class WorkerPool(Generic[T]):
             await asyncio.wait([exited], timeout=timeout)
 
     async def end(
-        self, timeout: float | None, all_that_come_while: Callable[[], bool] | None = None
+        self,
+        timeout: float | None,
+        all_that_come_while: Callable[[], bool] | None = None,
+        tasks: list[asyncio.Future[None]] | None = None,
     ) -> None:
         """Wait until all present workers have ended; cancel them after ``timeout`` seconds.
 
@@ -174,16 +303,17 @@ class WorkerPool(Generic[T]):
             timeout: ``None`` waits as long as it takes.
             all_that_come_while: as long as it returns True, workers that are started meanwhile
                 are waited for and cancelled too.
+            tasks: the workers that are meant, if not all.
 
         Cancelling this call cancels the workers at once. A worker that has not ended
         ``CANCEL_GRACE`` seconds after its cancellation is abandoned, and its entry requeued.
         """
         loop = asyncio.get_running_loop()
         deadline = None if timeout is None else loop.time() + timeout
-        tasks = list(self._workers)
+        tasks = list(self._workers) if tasks is None else tasks
         is_for_all = _never if all_that_come_while is None else all_that_come_while
         try:
-            await self.wait(timeout)
+            await self._wait_for(tasks, timeout)
             while self._workers and is_for_all() and (deadline is None or loop.time() < deadline):
                 await self.wait(None if deadline is None else max(0.0, deadline - loop.time()))
         finally:
@@ -196,9 +326,10 @@ class WorkerPool(Generic[T]):
         remaining = [task for task in tasks if task in self._workers]
         if not remaining:
             return
+        self._take_out(self._workers[task] for task in remaining)
         for task in remaining:
             worker = self._workers[task]
-            worker.cancelled = worker.group.retired = True
+            worker.cancelled = True
             worker.cancel()
         self._source.wake_all()  # threads that wait for delayed entries cannot be cancelled
         try:
@@ -224,11 +355,9 @@ class WorkerPool(Generic[T]):
 
     def abandon(self) -> None:
         """Reclaim all entries: the loop is closed, so no worker will ever go on."""
-        with self._groups_lock:
-            self._groups = []
-        self._make_group_of_one = None
-        for worker in [*self._workers.values()]:
-            worker.group.retired = True
+        self._source.standing = None
+        self._jobs.clear()
+        self._take_out(self._workers.values())
         for task in [*self._workers]:
             self._workers[task].reclaim()
             self._remove(task)
@@ -249,15 +378,16 @@ class WorkerPool(Generic[T]):
     def _on_exit(self, task: asyncio.Future[None]) -> None:
         error = None if task.cancelled() else task.exception()
         worker = self._workers.get(task)
-        if worker is not None and error is None and self._is_missed(worker):
-            worker.group.alive += 1
-            self._launch_workers(worker.group, 1)
         self._remove(task)
+        if worker is not None and self._was_active(worker) and error is None:
+            was_cancelled = worker.has_been_cancelled()  # by somebody else: another one is to go on
+            if was_cancelled and not worker.is_loop_ending():
+                self.resize()
         if isinstance(error, Exception):
             self._logger.critical("A worker of queue %s died", self._name, exc_info=error)
 
-    @staticmethod
-    def _is_missed(worker: Worker[T]) -> bool:
-        """Whether somebody else has cancelled the worker, so that another one is to go on."""
-        was_told_to = worker.cancelled or worker.group.retired
-        return not was_told_to and worker.has_been_cancelled() and not worker.is_loop_ending()
+    def _was_active(self, worker: Worker[T]) -> bool:
+        """Take out a worker that has ended; return whether it was to go on."""
+        was_active = any(worker in active for active in self._active.values())
+        self._take_out([worker])
+        return was_active and not worker.cancelled

@@ -5,8 +5,22 @@ from __future__ import annotations
 from typing import Any, Protocol, TypeVar
 
 from penstock.workers.item import Entry
+from penstock.workers.job import Job
 
 T = TypeVar("T")
+
+
+class PoolSource(Protocol[T]):
+    """What a pool needs of the place where its workers get their entries."""
+
+    #: The job of entries that have none of their own, while there is one. The pool sets it.
+    standing: Job[T] | None
+
+    def wake(self) -> None:
+        """Wake workers for the entries that are there: the caller ends, or waits with an entry."""
+
+    def wake_all(self) -> None:
+        """Wake all workers that wait, so that they see that the pool has changed."""
 
 
 class Source(Protocol[T]):
@@ -21,9 +35,6 @@ class Source(Protocol[T]):
 
     def wake(self) -> None:
         """Wake workers for the entries that are there: the caller ends, or waits with an entry."""
-
-    def wake_all(self) -> None:
-        """Wake all workers that wait, so that they see that the pool has changed."""
 
     def requeue(self, entry: Entry[T]) -> None:
         """Put back the entry of a cancelled worker. It is the next to be taken."""

@@ -5,14 +5,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import types
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from inspect import isawaitable
 from typing import Any, Generic, TypeVar
 
 from penstock._util.compat import CountingTask, cancel_requests, is_being_cancelled
-from penstock.workers.calls import FINISHED
-from penstock.workers.group import WorkerGroup
-from penstock.workers.item import Entry
+from penstock.workers.calls import FINISHED, AsyncCall
+from penstock.workers.item import Entry, job_of
+from penstock.workers.job import Job
 from penstock.workers.source import Counters, Source
 
 T = TypeVar("T")
@@ -38,29 +38,48 @@ class WorkerTask(CountingTask):
         return super().cancel(msg)
 
 
+async def _no_standing_job(item: Any) -> None:
+    raise AssertionError(f"nobody was to take {item!r}: there is no standing job")
+
+
 class Worker(Generic[T]):
-    """A task that takes entries until its group is retired or no entry will come any more."""
+    """A task that takes entries until the pool needs it no more or no entry will come any more.
+
+    Args:
+        standing: the job of entries that have none of their own. ``None``: it takes no such.
+        may_go_on: asked before the next entry when ``must_ask`` is set.
+    """
 
     __slots__ = (
         "_cancelled_after",
         "_counters",
         "_logger",
+        "_may_go_on",
         "_source",
         "cancelled",
         "cancelled_by_others",
         "entry",
-        "group",
         "handled_cancels",
+        "must_ask",
+        "standing",
         "task",
     )
 
     def __init__(
-        self, source: Source[T], counters: Counters, group: WorkerGroup[T], logger: logging.Logger
+        self,
+        source: Source[T],
+        counters: Counters,
+        standing: Job[T] | None,
+        logger: logging.Logger,
+        may_go_on: Callable[[Worker[T]], bool],
     ) -> None:
         self._source = source
         self._counters = counters
-        self.group = group
+        self.standing = standing
         self._logger = logger
+        self._may_go_on = may_go_on
+        #: Whether it asks the pool before its next entry: the number of workers has changed.
+        self.must_ask = False
         #: Done when the worker has ended.
         self.task: asyncio.Future[None]
         #: Whether the pool has cancelled it.
@@ -76,10 +95,11 @@ class Worker(Generic[T]):
 
     async def run(self) -> None:  # noqa: PLR0912, PLR0915 - in one piece, for speed
         """Take and process entries until there are no more. Cancellation just ends it."""
-        source, counters, group = self._source, self._counters, self.group
-        call = group.call
+        source, counters = self._source, self._counters
+        standing: Any = self.standing
+        call: AsyncCall[Any] = _no_standing_job if standing is None else standing.call
         try:
-            while not group.retired:
+            while not self.must_ask or self._may_go_on(self):
                 entry = source.take()
                 if entry is None:
                     item = context = ticket = coro = steps = awaited = None  # keep nothing alive
@@ -89,7 +109,7 @@ class Worker(Generic[T]):
                 _, item, context, ticket = entry
                 error: BaseException | None = None
                 try:
-                    coro = call(item) if ticket is None else ticket.run(call, item)
+                    coro = call(item) if ticket is None else ticket.run(standing, item)
                     steps = coro.__await__()
                     awaited = context.run(next, steps, FINISHED)
                 except BaseException as raised:
@@ -110,9 +130,11 @@ class Worker(Generic[T]):
                     if error is None and self.cancelled_by_others:
                         error = asyncio.CancelledError()  # the pool starts another worker
                     if ticket is not None:
-                        context.run(ticket.add_dead_letter, failure, item)
+                        context.run(ticket.on_failure, failure, item)
                     failure = None  # type: ignore[assignment] # or both keep each other alive
                 counters.processed += 1
+                if ticket is not None and ticket.job is not None:
+                    ticket.job.add_done()
                 if counters.joiners:
                     counters.notify_if_done()
                 if error is not None:
@@ -132,7 +154,7 @@ class Worker(Generic[T]):
     # For an item that suspends in its first step. A generator, because each resumption climbs
     # through every level of ``await``.
     @types.coroutine
-    def _drive(
+    def _drive(  # noqa: PLR0915 - in one piece, for speed
         self, entry: Entry[T], steps: Generator[Any, Any, Any], awaited: Any
     ) -> Generator[Any, Any, BaseException | None]:
         """Drive a suspended call to its end; return the error that it raised, or None.
@@ -144,32 +166,39 @@ class Worker(Generic[T]):
             GeneratorExit: the event loop was closed, and the entry is requeued.
         """
         self.entry = entry
+        job: Any = job_of(entry) or self.standing
+        job.suspended += 1
         # An item before this one may have asked to cancel the task, and ended without a wait.
         is_meant = self._cancelled_after in (-1, self._counters.processed)
         self._source.wake()
         task: Any = self.task  # only a worker that is a task holds anything here
         run = entry[2].run
         error: BaseException | None = None
-        while awaited is not FINISHED:
-            thrown: BaseException | None = None
-            try:
-                yield awaited
-            except GeneratorExit:
-                self._requeue(entry)
-                # In a copy: another worker may be in the context already, with the same item.
-                entry[2].copy().run(steps.close)
-                raise
-            except BaseException as raised:
-                thrown = raised
-            try:
-                awaited = run(next, steps, FINISHED) if thrown is None else run(steps.throw, thrown)
-            except StopIteration:  # how throw() says that the coroutine returned
-                break
-            except BaseException as raised:
-                error = raised
-                break
-            finally:
-                thrown = None  # or frame and exception would keep each other alive
+        try:
+            while awaited is not FINISHED:
+                thrown: BaseException | None = None
+                try:
+                    yield awaited
+                except GeneratorExit:
+                    self._requeue(entry)
+                    # In a copy: another worker may be in the context already, with the same item.
+                    entry[2].copy().run(steps.close)
+                    raise
+                except BaseException as raised:
+                    thrown = raised
+                try:
+                    awaited = (
+                        run(next, steps, FINISHED) if thrown is None else run(steps.throw, thrown)
+                    )
+                except StopIteration:  # how throw() says that the coroutine returned
+                    break
+                except BaseException as raised:
+                    error = raised
+                    break
+                finally:
+                    thrown = None  # or frame and exception would keep each other alive
+        finally:
+            job.suspended -= 1
         if self.entry is not entry:
             raise asyncio.CancelledError("the pool abandoned this worker and took its item")
         if isinstance(error, asyncio.CancelledError):
@@ -203,12 +232,27 @@ class Worker(Generic[T]):
         if self.entry is not entry:  # the pool has reclaimed it already
             return
         self.entry = None
+        if self._is_dropped(entry):
+            self._counters.processed += 1
+            self._counters.notify_if_done()
+            return
         self._source.requeue(entry)
-        if self.group.is_threaded:
+        job: Any = job_of(entry) or self.standing
+        if job.is_threaded:
             self._logger.warning(
                 "Worker function %s was cancelled but may still be running in its thread",
-                self.group.label,
+                job.label,
             )
+
+    @staticmethod
+    def _is_dropped(entry: Entry[T]) -> bool:
+        """Whether the job of the entry has ended: what becomes of it is nobody's business."""
+        return entry[3] is not None and entry[3].is_dropped
+
+    @property
+    def job_in_hand(self) -> Job[T] | None:
+        """The job of the entry with which it is suspended, or None."""
+        return None if self.entry is None else job_of(self.entry) or self.standing
 
     def on_cancel(self) -> None:
         """Somebody asks to cancel the task."""
@@ -218,24 +262,29 @@ class Worker(Generic[T]):
         """Cancel the call under way; its entry is requeued."""
         self.task.cancel()
 
-    def reclaim(self) -> bool:
-        """Requeue the entry of a worker that is stuck; False if it has none."""
+    def reclaim(self) -> Job[T] | None:
+        """Requeue the entry of a worker that is stuck; return its job, or None without one."""
         entry, self.entry = self.entry, None
-        if entry is not None:
-            self._source.requeue(entry)
-        return entry is not None
+        if entry is None or self._is_dropped(entry):
+            if entry is not None:
+                self._counters.processed += 1
+                self._counters.notify_if_done()
+            return None
+        self._source.requeue(entry)
+        return job_of(entry) or self.standing
 
     def abandon(self) -> None:
         """Reclaim the entry of a worker that ignores its cancellation."""
-        if self.reclaim():
+        job = self.reclaim()
+        if job is not None:
             self._logger.error(
-                "Worker function %s ignored its cancellation and may still be running",
-                self.group.label,
+                "Worker function %s ignored its cancellation and may still be running", job.label
             )
 
     def leave(self) -> None:
         """Count it as ended: it has, or the pool has abandoned it."""
-        self.group.leave()
+        if self.standing is not None:
+            self.standing.remove_worker()
 
     async def _report(self, entry: Entry[T], error: BaseException) -> BaseException | None:
         """Tell of a failed item: its future, or else the error handler, or else the log.
@@ -243,16 +292,16 @@ class Worker(Generic[T]):
         Returns:
             The exception that is to end the program (KeyboardInterrupt, SystemExit), or None.
         """
-        group = self.group
         _, item, context, ticket = entry
-        awaited_by_somebody = ticket is not None and ticket.fail(error)
-        if group.can_end_program and isinstance(error, (KeyboardInterrupt, SystemExit)):
+        job: Any = job_of(entry) or self.standing
+        awaited_by_somebody = ticket is not None and (ticket.fail(error) or ticket.is_dropped)
+        if job.can_end_program and isinstance(error, (KeyboardInterrupt, SystemExit)):
             return error
         if awaited_by_somebody:
             return None
-        handler: Any = group.error_handler
+        handler: Any = job.error_handler
         if handler is None:
-            self._log("Worker function %s failed", error)
+            self._log("Worker function %s failed", job, error)
             return None
         failure: BaseException | None = None
         steps: Any = None
@@ -266,19 +315,19 @@ class Worker(Generic[T]):
             failure = raised
         if awaited is not FINISHED:
             failure = await self._drive(entry, steps, awaited)
-        if group.can_end_program and isinstance(failure, (KeyboardInterrupt, SystemExit)):
+        if job.can_end_program and isinstance(failure, (KeyboardInterrupt, SystemExit)):
             return failure
         if failure is not None:
             if ticket is not None:
                 ticket.handler_failed(failure)
-            self._log("Error handler failed on an error of worker function %s", failure)
+            self._log("Error handler failed on an error of worker function %s", job, failure)
             failure = None  # or frame and exception would keep each other alive
         return None
 
-    def _log(self, message: str, error: BaseException) -> None:
+    def _log(self, message: str, job: Job[T], error: BaseException) -> None:
         try:
             self._logger.exception(  # noqa: LOG004 - the exception is at hand, not under way
-                message, self.group.label, exc_info=error
+                message, job.label, exc_info=error
             )
         except Exception as failure:
             # A logger that raises must not end the worker. asyncio tells the user.

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 from penstock.cli.display import Display
 from penstock.cli.problems import RequestId, quote
 from penstock.cli.run.ids import Seen, fingerprint, key
-from penstock.cli.run.job import FILE_TROUBLE, Job, RunError
+from penstock.cli.run.job import FILE_TROUBLE, RunError, RunJob
 from penstock.cli.run.journal import MALFORMED, malformed_key
 from penstock.cli.run.recorder import Recorder
 from penstock.cli.run.requests import Request
@@ -18,7 +18,7 @@ from penstock.cli.run.source import Malformed, Source
 class Intake:
     """Reads the input, and leaves out what is done, asked for twice, or no request."""
 
-    def __init__(self, job: Job, totals: Totals, display: Display, recorder: Recorder) -> None:
+    def __init__(self, job: RunJob, totals: Totals, display: Display, recorder: Recorder) -> None:
         self._earlier = job.results.earlier
         self._retry_failed = job.retry_failed
         self._totals = totals

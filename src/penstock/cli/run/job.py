@@ -24,7 +24,7 @@ class RunError(PenstockError):
 
 
 @dataclass(frozen=True)
-class Job:
+class RunJob:
     """What is to be done."""
 
     requests: io.BufferedReader

@@ -11,7 +11,7 @@ from penstock.cli.files import STANDARD
 from penstock.cli.report.report import ReportError, Subject, write_report
 from penstock.cli.run.bill import bill, printed
 from penstock.cli.run.history import History
-from penstock.cli.run.job import UNAUTHORIZED, Job, RunError
+from penstock.cli.run.job import UNAUTHORIZED, RunError, RunJob
 from penstock.cli.run.journal import MALFORMED
 from penstock.cli.run.results import Totals
 from penstock.cli.run.run import Run
@@ -21,7 +21,7 @@ _GONE = "What is done is in the results, but another run cannot know it: --out F
 
 
 def carry_out(
-    job: Job,
+    job: RunJob,
     expected: int | None,
     out: str,
     stream: TextIO,
@@ -72,7 +72,7 @@ def _sentence(problem: RunError) -> str:
     return str(problem)
 
 
-def settings_of(job: Job, rate: str | None, tokens: str | None) -> list[tuple[str, str]]:
+def settings_of(job: RunJob, rate: str | None, tokens: str | None) -> list[tuple[str, str]]:
     """What was asked for, for the report; nothing that is secret."""
     at_once = f"{job.concurrency} at most, found out" if job.is_adaptive else str(job.concurrency)
     asked = [

@@ -6,7 +6,7 @@ import asyncio
 
 from penstock.cli.lines import LineWriter
 from penstock.cli.run.history import History
-from penstock.cli.run.job import FILE_TROUBLE, Job, RunError
+from penstock.cli.run.job import FILE_TROUBLE, RunError, RunJob
 from penstock.cli.run.requests import Request
 from penstock.cli.run.results import Result, Totals
 
@@ -14,7 +14,7 @@ from penstock.cli.run.results import Result, Totals
 class Recorder:
     """Counts and writes results. To be made in the event loop of the run."""
 
-    def __init__(self, job: Job, totals: Totals, history: History) -> None:
+    def __init__(self, job: RunJob, totals: Totals, history: History) -> None:
         self._job = job
         self._totals = totals
         self._history = history

@@ -11,7 +11,7 @@ from penstock.cli.display import Display
 from penstock.cli.run.guard import Guard, place
 from penstock.cli.run.history import History, Moment
 from penstock.cli.run.intake import Intake
-from penstock.cli.run.job import FILE_TROUBLE, UNAUTHORIZED, UNREACHABLE, Job, RunError
+from penstock.cli.run.job import FILE_TROUBLE, UNAUTHORIZED, UNREACHABLE, RunError, RunJob
 from penstock.cli.run.recorder import Recorder
 from penstock.cli.run.requests import Request
 from penstock.cli.run.results import Result, Totals
@@ -38,7 +38,7 @@ class Run:
     (But for the ids, in some hundred bytes each.)
     """
 
-    def __init__(self, job: Job, totals: Totals, display: Display, history: History) -> None:
+    def __init__(self, job: RunJob, totals: Totals, display: Display, history: History) -> None:
         self._job = job
         self._totals = totals
         self._history = history

@@ -15,7 +15,6 @@ from penstock.brokers.nats.connection.answers import LostError, NobodyError
 from penstock.brokers.nats.connection.wire import Wire
 from penstock.errors import BrokerError
 from penstock.policies.governor import Postponed
-from penstock.workers.calls import AsyncCall
 from penstock.workers.item import Entry, Ticket
 
 if TYPE_CHECKING:
@@ -210,9 +209,9 @@ class DeliveryTicket(Ticket):
         """Whether its call was made; or else it waits until its rules allow it."""
         return self.course is not None and self.course.attempts >= self.delivery.number
 
-    async def run(self, call: AsyncCall[Any], item: Any) -> None:
+    async def run(self, standing: Any, item: Any) -> None:
         """Make the call, and settle the item after it has returned."""
-        await self._inner.run(call, item)
+        await self._inner.run(standing, item)
         await self._hands.done(self.delivery)
 
     def verdict(self, error: BaseException) -> tuple[float | None, BaseException]:
@@ -220,7 +219,7 @@ class DeliveryTicket(Ticket):
         self.is_put_off = isinstance(error, Postponed)
         return self._inner.verdict(error)
 
-    def add_dead_letter(self, error: BaseException, item: Any) -> None:
+    def on_failure(self, error: BaseException, item: Any) -> None:
         """The item failed for good, and whoever was to hear of it has."""
         self._on_burial(self.delivery, error)
 

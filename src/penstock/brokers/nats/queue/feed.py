@@ -18,6 +18,7 @@ from penstock.brokers.nats.connection.wire import Wire
 from penstock.brokers.nats.queue.delivery import DeliveryTicket, Hands, delivery_of
 from penstock.brokers.nats.queue.pulls import HEARTBEAT, Pulls
 from penstock.workers.item import Entry
+from penstock.workers.job import Job
 
 if TYPE_CHECKING:
     from nats.aio.subscription import Subscription
@@ -59,6 +60,8 @@ class Feed(WaitQueue):
         self._receive = receive
         self._logger = logger
         self.closed = False
+        #: The job of ``process``: it has all items.
+        self.standing: Job[Any] | None = None
         #: Those that came and that nobody has taken yet.
         self._entries: deque[Entry[Any]] = deque()
         # What their rules held up: until it is time, and then until a worker is free. It is not

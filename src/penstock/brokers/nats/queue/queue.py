@@ -154,7 +154,7 @@ class NatsQueue(Lifecycle, NatsCore[T]):
     def statistics(self) -> QueueStatistics:
         """What this process did and has in hand; ``size`` and ``unfinished`` are the server's."""
         counts, size = self._counters, len(self._level)
-        figures = policy_statistics(self._governor)
+        figures = policy_statistics(self._governor, self._pool.adaptive)
         figures["dead_letters"] = counts.buried
         put_off = self._feed.put_off
         return QueueStatistics(

@@ -1,0 +1,119 @@
+"""A job on a queue, from its begin to its end: what ``map`` and ``batch_process`` are made of."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+from penstock.errors import BatchError
+from penstock.queue.bounded import BoundedQueue
+from penstock.queue.status import NotProcessedError
+from penstock.workers.calls import ErrorHandler, WorkerFunc
+from penstock.workers.item import JobTicket
+from penstock.workers.job import Job
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class BatchResult:
+    """What became of the items of a batch."""
+
+    #: Items that are done, succeeded or failed for good.
+    processed: int
+    #: Those of them that failed for good.
+    failed: int
+    #: Those of the failed ones that became dead letters, with ``retry`` given.
+    dead_letters: int
+    #: The first error of each type, in the order in which they came.
+    errors: tuple[BaseException, ...] = ()
+
+    @classmethod
+    def of(cls, job: Job[Any]) -> BatchResult:
+        """The result of a job whose items are all done."""
+        return cls(job.done, job.failed, job.dead_letters, tuple(job.errors.values()))
+
+    @classmethod
+    def since(cls, before: dict[str, int], after: dict[str, int]) -> BatchResult:
+        """The result by what a queue has counted between two looks at its ``metrics``."""
+        processed, failed = (after.get(n, 0) - before.get(n, 0) for n in ("processed", "errors"))
+        return cls(processed, failed, 0)
+
+    def raise_if_failed(self) -> None:
+        """Do nothing if no item failed.
+
+        Raises:
+            BatchError: some failed. It has this result, and the first error as its cause.
+        """
+        if self.failed:
+            first = self.errors[0] if self.errors else None
+            about = "" if first is None else f"; the first error: {first!r}"
+            raise BatchError(
+                f"{self.failed} of {self.processed} items failed{about}", result=self
+            ) from first
+
+
+class RunningJob(Generic[T]):
+    """``async with``: in the block a job puts its items, and workers process them.
+
+    The queue is started if need be. At the end the job's items that are not done are taken back,
+    and with them its claim to workers: nothing else.
+    """
+
+    # Not a generator itself, since an async generator enters it: at its end ``asyncio.run`` closes
+    # all generators that are open, each by itself, and not the outer one first.
+
+    def __init__(
+        self,
+        queue: BoundedQueue[T],
+        worker_func: WorkerFunc[T, Any],
+        size: Any,
+        error_handler: ErrorHandler[T] | None = None,
+        on_exit: Callable[[], object] = bool,
+    ) -> None:
+        self._queue = queue
+        self._on_exit = on_exit
+        self.job: Job[T] = queue._make_job(worker_func, size, error_handler)
+        self._ticket = JobTicket(self.job)
+
+    async def __aenter__(self) -> RunningJob[T]:
+        await self._queue._open_job(self.job)
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        try:
+            await self._queue._close_job(self.job)
+        finally:
+            self._on_exit()
+
+    def put(self, item: T) -> Awaitable[None]:
+        """Put an item, and wait for room as long as it takes.
+
+        Raises:
+            QueueStateError: the queue does not accept items any more.
+        """
+        return self._queue._put_of(self.job, self._ticket, item)
+
+    async def submit(self, item: T) -> asyncio.Future[Any]:
+        """:meth:`put` an item, and return the future of its result."""
+        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        await self._queue._put_of(self.job, self._ticket, item, future)
+        return future
+
+    async def join(self) -> None:
+        """Wait until the items that were put are done.
+
+        Raises:
+            QueueStateError: the queue stopped, and some are not done.
+        """
+        done = asyncio.Event()
+        self.job.when_all_done(done.set)
+        await done.wait()
+        left = self.job.accepted - self.job.done
+        if left:
+            raise NotProcessedError(
+                f"The queue stopped before {left} items of the batch were processed",
+                current_state=self._queue.status.value,
+            )
