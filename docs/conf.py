@@ -30,7 +30,7 @@ nitpick_ignore_regex = [
         "py:.*",
         r"penstock\.[\w.]+\.(Rules|PermitContext|PermitIssuer|LimitOwner|LimiterStatistics)",
     ),
-    ("py:.*", r"penstock\.[\w.]+\.(LoopFuture|ThreadWorkerPool)"),
+    ("py:.*", r"penstock\.[\w.]+\.(LoopFuture|ThreadWorkerPool|(Blocking)?ItemStream|Job)"),
 ]
 
 autodoc_member_order = "bysource"

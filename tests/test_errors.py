@@ -22,6 +22,7 @@ from penstock import (
     CodecError,
     DeadlineExceededError,
     PenstockError,
+    QueueClosedError,
     QueueEmptyError,
     QueueError,
     QueueFullError,
@@ -40,6 +41,8 @@ EXAMPLES = [
     QueueEmptyError("nothing there"),
     QueueStateError("not now", current_state="idle"),
     QueueStateError("not now"),
+    QueueClosedError(),
+    QueueClosedError("no more", current_state="processing"),
     BrokerError("no server"),
     QueueUnknownError("who knows", message_id="17"),
     CodecError("no JSON"),
@@ -103,6 +106,7 @@ def test_what_a_user_hangs_on_an_error_pickles_too() -> None:
         (QueueFullError, {QueueError, queue.Full, asyncio.QueueFull}),
         (QueueEmptyError, {QueueError, queue.Empty, asyncio.QueueEmpty}),
         (QueueStateError, {QueueError, RuntimeError}),
+        (QueueClosedError, {QueueStateError, RuntimeError}),
         (RateLimitError, {PenstockError}),
         (CircuitBreakerOpenError, {PenstockError}),
         (APITimeoutError, {PenstockError}),
@@ -117,6 +121,15 @@ def test_handlers_written_for_its_bases_catch_an_error(
             raise error("why")
 
 
+@pytest.mark.parametrize(("module", "name"), [(queue, "ShutDown"), (asyncio, "QueueShutDown")])
+def test_where_python_has_errors_for_the_end_of_a_queue_they_catch_ours(
+    module: object, name: str
+) -> None:
+    base = getattr(module, name, RuntimeError)
+    with pytest.raises(base):
+        raise QueueClosedError
+
+
 def test_only_errors_of_the_queue_are_queue_errors() -> None:
     for error in (RateLimitError, CircuitBreakerOpenError, APITimeoutError, DeadlineExceededError):
         assert not issubclass(error, QueueError)
@@ -125,6 +138,7 @@ def test_only_errors_of_the_queue_are_queue_errors() -> None:
 def test_errors_say_something_by_themselves_where_there_is_one_thing_to_say() -> None:
     assert str(QueueFullError()) == "Queue is full"
     assert str(QueueEmptyError()) == "Queue is empty"
+    assert str(QueueClosedError()) == "Queue is closed"
     assert str(RateLimitError()) == "Rate limit exceeded"
 
 

@@ -79,6 +79,29 @@ class QueueStateError(QueueError, RuntimeError):
         self.current_state = current_state
 
 
+# Python 3.13 has two more of the kind, for queues that are shut down.
+_SHUT_DOWN: tuple[type[Exception], ...] = tuple(
+    kind
+    for kind in (
+        getattr(_stdlib_queue, "ShutDown", None),
+        getattr(asyncio, "QueueShutDown", None),
+    )
+    if kind is not None
+)
+
+
+class QueueClosedError(QueueStateError, *_SHUT_DOWN):  # type: ignore[misc]
+    """The queue is closed: nothing can be put, or nothing is left to be taken.
+
+    From Python 3.13 on also a ``queue.ShutDown`` and an ``asyncio.QueueShutDown``.
+    """
+
+    def __init__(
+        self, message: str = "Queue is closed", *, current_state: str | None = None
+    ) -> None:
+        super().__init__(message, current_state=current_state)
+
+
 class BrokerError(QueueError):
     """The broker could not be reached, or it refused. From a put: the item was not accepted."""
 

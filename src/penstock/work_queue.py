@@ -22,7 +22,7 @@ from penstock._util import checks
 from penstock._util.lifecycle import Lifecycle
 from penstock._util.progress import progress_bar
 from penstock._util.signals import LoopSignalHandlers, check_signals
-from penstock.errors import QueueStateError
+from penstock.errors import QueueClosedError, QueueStateError
 from penstock.limits import (
     AdaptiveConcurrency,
     CircuitBreaker,
@@ -36,6 +36,7 @@ from penstock.queue.bounded import BoundedQueue, QueueStatus
 from penstock.queue.jobs import BatchResult, RunningJob
 from penstock.queue.results import ResultStream, each
 from penstock.queue.status import NotProcessedError
+from penstock.queue.stream import Consumable
 from penstock.queue.work_queue_base import WorkQueueBase
 from penstock.telemetry import Telemetry
 from penstock.workers.calls import ErrorHandler, WorkerFunc
@@ -48,7 +49,7 @@ R = TypeVar("R")
 _PAUSE = 0.1
 
 
-class WorkQueue(Lifecycle, WorkQueueBase[T]):
+class WorkQueue(Lifecycle, WorkQueueBase[T], Consumable[T]):
     """A queue with workers, batches and results: process, batch_process, submit, map.
 
     Args:
@@ -116,6 +117,16 @@ class WorkQueue(Lifecycle, WorkQueueBase[T]):
         """See :meth:`penstock.BoundedQueue.start`."""
         await self.queue.start()
 
+    def close(self) -> None:
+        """Let nobody put any more; what was accepted is processed, or taken, and then it stops.
+
+        See :meth:`penstock.BoundedQueue.close`.
+
+        Raises:
+            TypeError: the queue is on a broker, where others go on putting.
+        """
+        self._with("close", "close()").close()
+
     async def stop(self, timeout: float | None = None, *, drain: bool = True) -> bool:
         """See :meth:`penstock.BoundedQueue.stop`."""
         options = {} if drain else {"drain": False}
@@ -145,6 +156,10 @@ class WorkQueue(Lifecycle, WorkQueueBase[T]):
     async def join(self) -> None:
         """See :meth:`penstock.BoundedQueue.join`."""
         await self.queue.join()
+
+    def _consumed(self) -> BoundedQueue[T]:
+        queue: BoundedQueue[T] = self._consumed_by(BoundedQueue)
+        return queue
 
     # -- workers ------------------------------------------------------------------------------
 
@@ -226,8 +241,9 @@ class WorkQueue(Lifecycle, WorkQueueBase[T]):
                 async with aclosing(each(items)) as source:
                     async for item in source:
                         await running.put(item)
-            except QueueStateError:
-                if queue.status is QueueStatus.STOPPING:  # by somebody else
+            except QueueStateError as error:
+                is_closed = isinstance(error, QueueClosedError)
+                if is_closed or queue.status is QueueStatus.STOPPING:  # by somebody else
                     await running.join()  # until that has ended
                 raise
             await running.join()
@@ -254,7 +270,7 @@ class WorkQueue(Lifecycle, WorkQueueBase[T]):
                         while not await self.queue.put(item, timeout=math.inf):  # noqa: ASYNC110
                             await asyncio.sleep(_PAUSE)
             except QueueStateError:
-                if self.queue.status == QueueStatus.STOPPING:  # by somebody else
+                if self.queue.status == QueueStatus.STOPPING or self.is_closed:  # by others
                     await self.stop()  # until that has ended
                 raise
             await self.queue.join()
@@ -428,6 +444,7 @@ class WorkQueue(Lifecycle, WorkQueueBase[T]):
             first=partial(self.stop, timeout=limit),
             second=partial(self.stop, timeout=0),
         )
+        self._call_at_end(self._restore_signals)
 
     def _restore_signals_if_stopped(self) -> None:
         if self.queue.status == QueueStatus.STOPPED:

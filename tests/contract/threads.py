@@ -26,6 +26,7 @@ from penstock._util.compat import Self
 #: Seconds after which a call is taken to hang.
 HANGS = 60
 
+#: In the place of an item: there is none.
 _END = object()
 
 Call = Callable[[], Any]
@@ -187,12 +188,16 @@ class QueueInThreads:
     metrics = _look("metrics")
     limits = _look("limits")
     dead_letters = _look("dead_letters")
+    is_closed = _look("is_closed")
 
     def statistics(self) -> Any:
         return self.blocking.statistics()
 
     async def start(self) -> None:
         await in_thread(self.blocking.start)
+
+    def close(self) -> None:
+        self.blocking.close()  # allowed in an event loop
 
     async def stop(self, *args: Any, **kwargs: Any) -> bool:
         stopped: bool = await in_thread(self.blocking.stop, *args, **kwargs)
@@ -220,6 +225,22 @@ class QueueInThreads:
 
     def get_nowait(self) -> Any:
         return self._at_once(self.blocking.get_nowait)
+
+    async def __aiter__(self) -> AsyncIterator[Any]:
+        items = iter(self.blocking)
+        while (item := await in_thread(next, items, _END)) is not _END:
+            yield item
+
+    @asynccontextmanager
+    async def processing(self, timeout: float | None = None) -> AsyncIterator[Any]:
+        block = self.blocking.processing(timeout)
+        item = await in_thread(block.__enter__)
+        try:
+            yield item
+        except BaseException as error:
+            await in_thread(block.__exit__, type(error), error, None)
+            raise
+        await in_thread(block.__exit__, None, None, None)
 
     def task_done(self) -> None:
         self._at_once(self.blocking.task_done)

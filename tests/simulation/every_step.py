@@ -137,6 +137,27 @@ class Stage:
             await asyncio.sleep(seconds)
             self.ended.append(item)
 
+    async def iterate(self, queue: Any, seconds: float) -> None:
+        """Take items until the queue is closed, and leave the iterator to Python."""
+        async for item in queue:
+            await asyncio.sleep(seconds)
+            self.ended.append(item)
+            del item
+
+    async def iterate_and_close(self, queue: Any, seconds: float) -> None:
+        """Take items until the queue is closed, and close the iterator."""
+        async with aclosing(queue.items()) as items:
+            async for item in items:
+                await asyncio.sleep(seconds)
+                self.ended.append(item)
+                del item
+
+    async def close(self, queue: Any) -> None:
+        """Put two items, and close the queue."""
+        await self.put(queue)
+        await self.put(queue)
+        queue.close()
+
     async def work(self, item: Item) -> None:
         """A worker function."""
         await asyncio.sleep(0.5)
@@ -211,6 +232,35 @@ async def gets(stage: Stage) -> Any:
     await stage.settled()
     await stage.check(queue)
     return queue
+
+
+def closes(*, workers: bool) -> Play:
+    """A queue is closed while items are taken, put and waited for; and perhaps opened again."""
+
+    async def play(stage: Stage) -> Any:
+        queue = new_queue(1)
+        await queue.start()
+        if workers:
+            await queue.start_workers(stage.work, 2)
+        for call in (stage.iterate, stage.iterate_and_close, stage.use):
+            stage.call(call(queue, 0.25))
+        stage.call(stage.close(queue))
+        stage.call(queue.join())
+        await asyncio.sleep(0.125)
+        stage.call(stage.put(queue))
+        stage.call(stage.get(queue, 2.0))
+        await asyncio.sleep(0.25)
+        queue.close()
+        stage.call(queue.start())
+        await asyncio.sleep(1)
+        queue.close()
+        await asyncio.sleep(1)
+        stage.call(queue.stop(timeout=0))
+        await stage.settled()
+        await stage.check(queue)
+        return queue
+
+    return play
 
 
 async def joins(stage: Stage) -> Any:
@@ -481,6 +531,8 @@ PLAYS: dict[str, Play] = {
     "put": puts,
     "get": gets,
     "join": joins,
+    "close": closes(workers=False),
+    "close with workers": closes(workers=True),
     "stop": stops({}),
     "stop with a timeout": stops({"timeout": 0.25}),
     "stops at once": stops({}, {"timeout": 0.125}, {"drain": False}),

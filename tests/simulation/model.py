@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from operator import is_
 from typing import Any, NoReturn
 
-from penstock import BoundedQueue, QueueStatus
+from penstock import BoundedQueue, QueueClosedError, QueueStatus
 from simulation.loops import Moment
 from simulation.program import BrokenPromiseError, Program
 
@@ -38,6 +38,8 @@ class Item:
     status: QueueStatus
     had_room: bool
     closings: int
+    closes: int
+    is_closed: bool
     state: str = "offered"
     future: asyncio.Future[Any] | None = None
     attempt: Attempt | None = None
@@ -94,6 +96,8 @@ class Get:
     limit: float
     status: QueueStatus
     closings: int
+    closes: int
+    is_closed: bool
 
 
 @dataclass(eq=False)
@@ -118,6 +122,7 @@ class Join:
     step: int
     closings: int
     status: QueueStatus
+    is_closed: bool
 
 
 class Model:
@@ -146,8 +151,10 @@ class Model:
         self.joins: set[Join] = set()
         self.endings: set[Ending] = set()
         self.starting = 0
-        # How often things happened.
+        # How often things happened: stops, those after a close among them; and closes.
         self.closings = 0
+        self.closes = 0
+        self.ends = 0
         self.starts = 0
         self.zeros = 0
         self.rough = 0
@@ -185,9 +192,12 @@ class Model:
             status=queue.status,
             had_room=queue.size < queue.maxsize,
             closings=self.closings,
+            closes=self.closes,
+            is_closed=queue.is_closed,
         )
         self.items.append(item)
-        if item.status is QueueStatus.PROCESSING and not item.had_room and timeout > 0:
+        is_open = item.status is QueueStatus.PROCESSING and not item.is_closed
+        if is_open and not item.had_room and timeout > 0:
             self.put_waits += 1
         self.putters[item] = None
         self.note("put", item.number, ", timeout", timeout, ",", queue.size, queue.maxsize)
@@ -201,6 +211,8 @@ class Model:
             self.fail(f"item {item.number} was accepted by a queue that was {item.status.value}")
         if item.closings != self.closings:
             self.fail(f"item {item.number} was accepted after the queue had stopped")
+        if item.is_closed or item.closes != self.closes:
+            self.fail(f"item {item.number} was accepted after the queue was closed")
         if waited is item.had_room:
             had = "had room and waited" if waited else "had no room and did not wait"
             self.fail(f"the put of item {item.number} {had}")
@@ -223,6 +235,8 @@ class Model:
         self.refusals += 1
         if item.status is not QueueStatus.PROCESSING:
             self.fail(f"a queue that was {item.status.value} refused item {item.number} as full")
+        if item.is_closed:
+            self.fail(f"a queue that was closed refused item {item.number} as full")
         if item.had_room:
             self.fail(f"item {item.number} was refused though there was room")
         if not self.waited(item.called_at, item.limit):
@@ -233,7 +247,10 @@ class Model:
         del self.putters[item]
         self.note("put", item.number, ":", str(error))
         item.state = "not open"
-        self._check_state_error("put", error, item.status, item.closings)
+        if item.is_closed or isinstance(error, QueueClosedError):
+            self._check_closed_error("put", error, item)
+        elif item.closes == self.closes:
+            self._check_state_error("put", error, item.status, item.closings)
 
     def put_cancelled(self, item: Item, *, by_worker: bool) -> None:
         del self.putters[item]
@@ -241,6 +258,14 @@ class Model:
         item.state = "cancelled"
         if not item.cancelled_put and not by_worker:
             self.fail(f"the put of item {item.number} raised CancelledError by itself")
+
+    def _check_closed_error(self, verb: str, error: Exception, call: Item | Get) -> None:
+        if not isinstance(error, QueueClosedError):
+            self.fail(f"{error!r} from a queue that was closed")
+        if str(error) != f"Cannot {verb} items when queue is closed":
+            self.fail(f"{error!r} from a queue that was closed")
+        if not call.is_closed and call.closes == self.closes:
+            self.fail(f"nobody closed the queue, but {error!r}")
 
     def _check_state_error(
         self, verb: str, error: Exception, status: QueueStatus, closings: int
@@ -290,7 +315,10 @@ class Model:
     def getting(self, timeout: float | None) -> Get:
         """``get`` or ``processing`` is called."""
         limit = math.inf if timeout is None else timeout
-        get = Get(self.loop.moment(), limit, self.queue.status, self.closings)
+        queue = self.queue
+        get = Get(
+            self.loop.moment(), limit, queue.status, self.closings, self.closes, queue.is_closed
+        )
         self.getters[get] = None
         self.note("get, timeout", timeout)
         return get
@@ -315,7 +343,13 @@ class Model:
     def get_not_open(self, get: Get, error: Exception) -> None:
         del self.getters[get]
         self.note("get:", str(error))
-        self._check_state_error("get", error, get.status, get.closings)
+        self.notice_end()
+        if not isinstance(error, QueueClosedError):
+            self._check_state_error("get", error, get.status, get.closings)
+            return
+        self._check_closed_error("get", error, get)
+        if get.closings == self.closings and self.queue.is_closed and self.is_ready:
+            self.fail("get said that the queue is closed though an item was there")
 
     def get_cancelled(self, get: Get) -> None:
         self.note("get cancelled")
@@ -444,7 +478,8 @@ class Model:
 
     def notice_all(self) -> None:
         """Notice what the queue has taken from workers."""
-        for attempt in [*self.attempts]:
+        # Those in ``unprocessed`` first: of the others only their number is known.
+        for attempt in sorted(self.attempts, key=lambda attempt: attempt.item.unwanted):
             self._notice(attempt)
 
     def _is_left(self, item: Item) -> bool:
@@ -512,6 +547,7 @@ class Model:
             step=self.loop.steps,
             closings=self.closings,
             status=self.queue.status,
+            is_closed=self.queue.is_closed,
         )
         self.joins.add(join)
         self.note("join")
@@ -519,8 +555,12 @@ class Model:
 
     def joined(self, join: Join) -> None:
         self.note("joined")
+        metrics = self.queue.metrics
+        is_done = metrics["enqueued"] == metrics["processed"]
+        if self.queue.is_closed and is_done and self.queue.status is not QueueStatus.STOPPED:
+            self.fail(f"join returned, but the closed queue is {self.queue.status.value}")
         if not join.unfinished:
-            if self.loop.steps != join.step:
+            if self.loop.steps != join.step and not join.is_closed:
                 self.fail("join waited for nothing")
         elif self.zeros == join.zeros and not self.unwanted:
             self.fail("join returned before all items were done")
@@ -532,6 +572,26 @@ class Model:
         if join.status is QueueStatus.PROCESSING and join.closings == self.closings:
             self.fail("join raised though the queue was not stopped")
 
+    # -- the end of a stream ------------------------------------------------------------------
+
+    def closing(self) -> None:
+        """``close`` is called."""
+        self.note("close")
+        self.notice_end()
+        self.closes += 1
+
+    def notice_end(self) -> None:
+        """Notice that a closed queue has stopped by itself."""
+        queue = self.queue
+        if self.ends != queue._ends:
+            self.note("the queue stops by itself")
+            self.ends = queue._ends
+            self.closings += 1
+            self.group = None
+            is_down = queue.is_closed and queue.status is not QueueStatus.PROCESSING
+            if is_down and self.done != self.accepted_puts and not self.unwanted:
+                self.fail("the queue stopped by itself though not all was done")
+
     # -- what must hold -----------------------------------------------------------------------
 
     def after_step(self) -> None:
@@ -540,6 +600,7 @@ class Model:
             raise self.program.violation
         queue = self.queue
         metrics = queue.metrics
+        self.notice_end()
         if not self._agrees(metrics):
             self.notice_all()
             if not self._agrees(metrics):
@@ -552,7 +613,8 @@ class Model:
             self.fail(f"enqueued, errors, backpressure_events: {counted}, expected {expected}")
         if queue.status is QueueStatus.PROCESSING and not self.starting:
             workers = self.group.size if self.group else 0
-            if queue.worker_count != workers:
+            has_left = queue.is_closed and queue.worker_count < workers  # nothing was left for it
+            if queue.worker_count != workers and not has_left:
                 self.fail(f"{queue.worker_count} workers, expected {workers}")
 
     def _agrees(self, metrics: dict[str, int]) -> bool:
@@ -601,13 +663,20 @@ class Model:
         left = len(queue.unprocessed)
         if stats.waiting_putters != len(self.putters):
             self.fail(f"waiting_putters is {stats.waiting_putters}, not {len(self.putters)}")
+        if queue.is_closed and (self.putters or self.getters):
+            self.fail("a put or a get waits, but the queue is closed")
+        if queue.is_closed and is_open and stats.enqueued == stats.processed:
+            self.fail("the queue is closed, and all is done, but it did not stop")
         if self.putters and not (is_open and queue.is_full):
             self.fail(f"a put waits, but the queue is {queue.status.value} with {stats.size} items")
         if self.getters and (left or not is_open):
             self.fail(f"a get waits, but the queue is {queue.status.value} with {left} items")
         if any(get.closings != self.closings for get in self.getters):
             self.fail("a get waits that the queue did not tell of its stop")
-        idle = self.group is not None and self.busy(self.group) < self.group.size
+        size = 0 if self.group is None else self.group.size
+        if queue.is_closed:
+            size = min(size, stats.worker_count)
+        idle = self.group is not None and self.busy(self.group) < size
         if is_open and left and idle:
             self.fail(f"{left} items wait, but not all workers are busy")
         if queue.status is QueueStatus.STOPPED:
@@ -619,7 +688,8 @@ class Model:
             self.fail("nobody works, but the queue is still stopping")
         if self.endings and not somebody_works:
             self.fail(f"nobody works, but {[ending.what for ending in self.endings]} wait")
-        if self.starting and queue.status is not QueueStatus.STOPPING:
+        drains = queue.is_closed and somebody_works
+        if self.starting and queue.status is not QueueStatus.STOPPING and not drains:
             self.fail(f"start waits, but the queue is {queue.status.value}")
         for join in self.joins:
             if stats.enqueued == stats.processed or (

@@ -10,13 +10,20 @@ import asyncio
 import math
 import random
 from collections.abc import Callable, Coroutine
-from contextlib import suppress
+from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 from helpers.logs import SILENT
-from penstock import BoundedQueue, QueueEmptyError, QueueFullError, QueueStateError, QueueStatus
+from penstock import (
+    BoundedQueue,
+    QueueClosedError,
+    QueueEmptyError,
+    QueueFullError,
+    QueueStateError,
+    QueueStatus,
+)
 from simulation.model import CURRENT, Ending, Item, Model, WorkerGroup
 from simulation.program import MOMENTS, OBSERVED, ItemError, OddError, Program, PutOutcome
 
@@ -93,6 +100,9 @@ class QueueProgram(Program):
             self.restart_soon: rng.choice((0, 0.5, 1)),
             self.stop_under_a_block: rng.choice((0, 0, 0.3)),
             self.join_soon: 1,
+            self.close: rng.choice((0, 0, 0.3, 1)),
+            self.close_and_start: rng.choice((0, 0.5, 1)),
+            self.iterate_soon: rng.choice((0, 1)) * demand,
         }
 
     def items(self) -> list[Any]:
@@ -377,6 +387,43 @@ class QueueProgram(Program):
         sleep = rng.choice((None, *MOMENTS))
         self.spawn(Op("process"), self.process(rng.choice(TIMEOUTS), sleep, rng.random() < 0.3))
 
+    async def iterate(self, sleeps: list[float | None], last: str) -> None:
+        """Take items in a loop, one for each of ``sleeps``, and leave it as ``last`` says."""
+        model, queue = self.model, self.queue
+        get = model.getting(None)
+        try:
+            async with aclosing(queue.items()) as items:
+                async for item in items:
+                    model.got(get, item)
+                    try:
+                        sleep = sleeps.pop()
+                        if sleep is not None:
+                            await asyncio.sleep(sleep)
+                    except asyncio.CancelledError:
+                        model.returned_by_caller(item)
+                        raise
+                    is_last = not sleeps
+                    error = ItemError(item.number) if is_last and last == "raise" else None
+                    model.done_by_caller(item, error)
+                    if error is not None:
+                        raise error
+                    if is_last:
+                        return
+                    get = model.getting(None)
+            model.get_not_open(get, QueueClosedError("Cannot get items when queue is closed"))
+        except QueueStateError as error:
+            model.get_not_open(get, error)
+        except asyncio.CancelledError:
+            model.get_cancelled(get)
+            raise
+        except ItemError:
+            pass
+
+    def iterate_soon(self) -> None:
+        rng = self.random
+        sleeps = [rng.choice((None, *MOMENTS)) for _ in range(rng.choice((1, 3, 10)))]
+        self.spawn(Op("iterate"), self.iterate(sleeps, rng.choice(("break", "raise"))))
+
     def serve_and_cancel(self) -> None:
         """Serve some who wait, and cancel one who waits, in the same step."""
         rng = self.random
@@ -432,6 +479,7 @@ class QueueProgram(Program):
         else:
             if status is QueueStatus.STOPPING:
                 model.fail("a queue that is stopping took workers")
+            model.notice_end()  # it may have been opened again by this
             model.group = group
             model.starts += 1
 
@@ -547,7 +595,10 @@ class QueueProgram(Program):
         if op is not None:
             op.ending = ending
         status = queue.status
-        has_crew = status is QueueStatus.PROCESSING and model.group is not None
+        # The workers of a closed queue may have left before something was given back.
+        has_crew = (
+            status is QueueStatus.PROCESSING and model.group is not None and not queue.is_closed
+        )
         if status is QueueStatus.PROCESSING:
             model.closings += 1
             model.group = None
@@ -586,8 +637,32 @@ class QueueProgram(Program):
             await queue.start()
         finally:
             model.starting -= 1
-        if queue.status is not QueueStatus.PROCESSING:
+        if queue.status is not QueueStatus.PROCESSING or queue.is_closed:
             model.fail(f"start ended, but the queue is {queue.status.value}")
+
+    def close(self) -> None:
+        self.model.closing()
+        self.queue.close()
+
+    async def close_and_start(self) -> None:
+        """Have somebody wait, then close, take what is left, and start in one step or two."""
+        rng = self.random
+        waits = (self.get_soon, self.iterate_soon, self.join_soon, self.put_soon)
+        for wait in rng.choices(waits, k=2):
+            wait()
+        await asyncio.sleep(0)
+        self.close()
+        if rng.random() < 0.5:
+            for _ in range(self.queue.size):
+                self.get_nowait()
+            while self.in_hand and rng.random() < 0.9:
+                self.task_done()
+        if rng.random() < 0.3:
+            await asyncio.sleep(0)
+        if rng.random() < 0.7:
+            self.start_soon()
+            if rng.random() < 0.5:
+                self.get_soon()
 
     def start_soon(self) -> None:
         self.spawn(Op("start"), self.start())

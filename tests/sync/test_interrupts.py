@@ -174,3 +174,25 @@ assert len(ran) == queue.metrics["enqueued"] == queue.metrics["processed"]
 assert queue.stop() is True
 """)
     assert outcome.returncode == 0, outcome.stderr
+
+
+def test_it_gets_out_of_an_iteration_and_nothing_is_lost() -> None:
+    outcome = run_program(f"""{INTERRUPTING}
+queue = penstock.sync.WorkQueue(5)
+with queue:
+    items = queue.items()
+    queue.put("a")
+    assert next(items) == "a"
+    interrupt_when(lambda: queue.queue._buffer._waiters)
+    try:
+        next(items)
+    except KeyboardInterrupt:
+        pass
+    else:
+        raise AssertionError("no KeyboardInterrupt")
+    assert queue.metrics["processed"] == 1
+    queue.put("b")
+    queue.close()
+    assert list(items) == ["b"]
+""")
+    assert (outcome.returncode, outcome.stderr) == (0, "")

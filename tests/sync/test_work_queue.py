@@ -34,7 +34,7 @@ DOUBLE: dict[str, Any] = {"async": double_async, "plain": double_plain}
 
 #: What has more arguments here, and what has another name.
 MORE = {"join": {"timeout"}, "__init__": {"loop_thread"}}
-TWINS = {"__aenter__": "__enter__", "__aexit__": "__exit__"}
+TWINS = {"__aenter__": "__enter__", "__aexit__": "__exit__", "__aiter__": "__iter__"}
 
 
 def public(kind: type) -> set[str]:

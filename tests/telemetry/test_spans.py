@@ -8,6 +8,7 @@ import math
 import re
 import time
 from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
 from importlib.metadata import version
 from typing import Any
 
@@ -433,6 +434,32 @@ async def test_a_processing_block_that_is_cancelled_is_none(recorder: Recorder) 
     assert span.status.status_code is UNSET
     assert span.events == ()
     assert queue.unprocessed == [60]
+
+
+async def test_an_item_of_an_iteration_is_an_attempt_but_its_span_is_not_the_current_one(
+    recorder: Recorder,
+) -> None:
+    """A loop can be left in ways in which nobody would put the current span away again."""
+    async with queue_of(recorder) as queue:
+        for item in (1, 2, 3):
+            await queue.put(item)
+        queue.close()
+        with recorder.tracer.start_as_current_span("consumer") as consumer:
+            with pytest.raises(ValueError, match="no such thing"):  # noqa: PT012
+                async with aclosing(queue.items()) as items:
+                    async for item in items:
+                        assert get_current_span() is consumer
+                        if item == 2:
+                            raise ValueError("no such thing")
+            async for _ in queue:
+                break
+            await asyncio.sleep(0)
+            assert get_current_span() is consumer
+    spans = [span for span in recorder.spans() if span.name == "process q"]
+    assert [span.status.status_code for span in spans] == [UNSET, ERROR, UNSET]
+    puts = [span for span in recorder.spans() if span.name == "put q"]
+    assert [parent_id(span) for span in spans] == [span_id(put) for put in puts]
+    assert queue.metrics["errors"] == 1
 
 
 # -- submit and map ---------------------------------------------------------------------------

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from contextlib import aclosing
 from functools import partial
 from typing import Any
 
@@ -74,6 +75,24 @@ async def bounded_queue() -> None:
     await queue.start_workers(fetch, 5)
     await queue.start_workers(compute, num_workers=5, error_handler=on_error)
     await queue.start_workers(AsyncCallable(), 5, on_error_plainly)
+
+
+async def consumers() -> None:
+    bounded, work = BoundedQueue[int](), WorkQueue[int]()
+    assert_type(bounded.is_closed, bool)
+    bounded.close()
+    work.close()
+    async for item in bounded:
+        assert_type(item, int)
+    async for item in work:
+        assert_type(item, int)
+    async with aclosing(bounded.items()) as items:
+        assert_type(await anext(items), int)
+    async with aclosing(work.items()) as items:
+        async for item in items:
+            assert_type(item, int)
+    async with work.processing() as item:
+        assert_type(item, int)
 
 
 async def work_queue() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import concurrent.futures
 from collections.abc import AsyncIterator, Generator, Iterator
+from contextlib import closing
 from typing import Any
 
 from typing_extensions import assert_type
@@ -66,6 +67,19 @@ def items_and_results() -> None:
     queue.process(compute, AdaptiveConcurrency(1, 5), on_error)
     queue.batch_process(numbers(), compute, 3, on_error, progress=True)
     queue.batch_process([1], fetch)
+
+
+def consumers() -> None:
+    queue: WorkQueue[int] = WorkQueue()
+    queue.close()
+    assert_type(queue.is_closed, bool)
+    assert_type(list(queue), list[int])
+    for item in queue:
+        assert_type(item, int)
+    with closing(queue.items()) as items:
+        assert_type(next(items), int)
+    with queue.processing(timeout=1) as item:
+        assert_type(item, int)
 
 
 def maps() -> None:

@@ -215,7 +215,7 @@ class QueueBase(Generic[T]):
         return self._pool.make_job(worker_func, size, error_handler)
 
     async def _stop_workers(self, limit: float | None) -> None:
-        if self._pool.is_empty:
+        if self._pool.is_empty and not self._pool.has_standing:
             return
         self._check_loop("stop workers")
         self._check_not_worker("stop_workers")

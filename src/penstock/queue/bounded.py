@@ -8,7 +8,7 @@ import sys
 import warnings
 from asyncio import _get_running_loop
 from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager, suppress
+from contextlib import suppress
 from typing import Any, TypeVar
 
 from penstock._util import checks
@@ -20,9 +20,9 @@ from penstock.queue.base import WARNING_INTERVAL
 from penstock.queue.buffer import Buffer
 from penstock.queue.counters import QueueCounters
 from penstock.queue.in_process import InProcessQueue
-from penstock.queue.processing import ProcessingBlock
 from penstock.queue.status import QueueStatistics, QueueStatus
 from penstock.queue.store import EntryBuffer
+from penstock.queue.stream import Consumable
 from penstock.telemetry.telemetry import Telemetry
 from penstock.workers.calls import AsyncCall, ErrorHandler, WorkerFunc
 from penstock.workers.pool import WorkerPool
@@ -35,7 +35,7 @@ T = TypeVar("T")
 _PLAIN_NUMBERS = (int, float)
 
 
-class BoundedQueue(Lifecycle, InProcessQueue[T]):
+class BoundedQueue(Lifecycle, Consumable[T], InProcessQueue[T]):
     """A bounded queue with backpressure, workers and an explicit lifecycle, for one event loop.
 
     The promise: an item for which ``put`` returned True is handled by a worker (or the error
@@ -97,7 +97,8 @@ class BoundedQueue(Lifecycle, InProcessQueue[T]):
                 in time it is not made, and the item fails with ``DeadlineExceededError``.
 
         Raises:
-            QueueStateError: the queue is not processing, or stopped while the put waited.
+            QueueStateError: the queue is not processing, or stopped while the put waited; a
+                ``QueueClosedError`` if it is closed.
             ValueError: the timeout or deadline is negative, NaN or no number; or a limit can never
                 let the item pass.
 
@@ -218,6 +219,7 @@ class BoundedQueue(Lifecycle, InProcessQueue[T]):
 
         Raises:
             QueueEmptyError: no item came in time.
+            QueueClosedError: the queue is closed, and nothing is left to be taken.
             QueueStateError: the queue is not processing, or stopped while the get waited.
             ValueError: the timeout is negative, NaN or no number.
 
@@ -244,16 +246,8 @@ class BoundedQueue(Lifecycle, InProcessQueue[T]):
             self._check_loop("call task_done()")
         self._task_done()
 
-    def processing(self, timeout: float | None = None) -> AbstractAsyncContextManager[T]:
-        """``async with queue.processing() as item``: a ``get`` and its ``task_done``, traced.
-
-        An exception in the block counts in ``errors`` and goes on to the caller. When the block is
-        cancelled, the item is given back, as from a cancelled worker: it is the next to be taken.
-
-        Args:
-            timeout: as in :meth:`get`; so are the exceptions.
-        """
-        return ProcessingBlock(self, timeout)
+    def _consumed(self) -> InProcessQueue[T]:
+        return self
 
     def _now(self) -> float:
         assert self._loop is not None
@@ -311,12 +305,13 @@ class BoundedQueue(Lifecycle, InProcessQueue[T]):
     async def start(self) -> None:
         """Take items from now on, in the running event loop; what was left by a stop comes first.
 
-        Does nothing if the queue is processing. Waits for a stop under way.
+        Does nothing if the queue is processing, but opens it again if it was closed. Waits for a
+        stop under way.
 
         Raises:
             QueueStateError: the queue runs in another event loop.
         """
-        await self._start()
+        await self._open()
 
     async def stop(self, timeout: float | None = None, *, drain: bool = True) -> bool:
         """Take no more items, finish what was accepted, end the workers.

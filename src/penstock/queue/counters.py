@@ -84,6 +84,14 @@ class QueueCounters:
 
     # -- joining ------------------------------------------------------------------------------
 
+    def call_when_done(self, call: Callable[[], None], loop: asyncio.AbstractEventLoop) -> None:
+        """Call ``call()`` in ``loop`` when all items are done, at once if they are.
+
+        Not if the queue stops with items left.
+        """
+        self._add_joiner(_CallingJoiner(call, loop))
+        self.notify_if_done()
+
     def count_finished(self) -> None:
         """An item is done. (Workers do the same in line.)"""
         self.add("processed")
@@ -122,3 +130,19 @@ class QueueCounters:
             return await joiner
         finally:
             self.joiners.pop(joiner, None)
+
+
+class _CallingJoiner(asyncio.Future[bool]):
+    """Stands among the joiners, and calls a function in the instant in which the last item is done.
+
+    (The callbacks of an ordinary future are called one turn of the loop later.)
+    """
+
+    def __init__(self, call: Callable[[], None], loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__(loop=loop)
+        self._call = call
+
+    def set_result(self, result: bool) -> None:
+        super().set_result(result)
+        if result:
+            self._call()

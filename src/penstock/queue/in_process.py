@@ -10,13 +10,15 @@ import asyncio
 import logging
 import math
 from asyncio import _get_running_loop
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from contextvars import Context
 from typing import TypeVar
 
 from penstock._util import checks
-from penstock.errors import QueueEmptyError, QueueStateError
+from penstock.errors import QueueClosedError, QueueEmptyError, QueueStateError
 from penstock.policies.governor import DeadLetter, Rules
-from penstock.queue.base import NO_LIMIT, policy_statistics
+from penstock.queue.base import CLOSED, NO_LIMIT, policy_statistics
 from penstock.queue.counters import QueueCounters
 from penstock.queue.lifecycle import QueueLifecycle, is_cancelled
 from penstock.queue.status import QueueStatistics, QueueStatus
@@ -51,6 +53,11 @@ class InProcessQueue(QueueLifecycle[T]):
         self._leftover = 0
         self._is_taken_by_hand = False
         self._is_idle_told = False
+        self._takes_in = CLOSED
+        self._is_closed = False
+        self._ends = 0
+        self._last_stop = None
+        self._end_calls = set()
         self._is_of_jobs = False
 
     def _make_parts(self) -> tuple[EntryBuffer[T], QueueCounters, WorkerPool[T]]:
@@ -249,9 +256,18 @@ class InProcessQueue(QueueLifecycle[T]):
             ticket.on_get()
         return item
 
-    def _finish_processing(self, entry: Entry[T], error: BaseException | None) -> None:
-        """End a block of ``processing()``; ``error`` is what it raised, if anything."""
+    def _finish_item(
+        self,
+        entry: Entry[T],
+        attempt: AbstractContextManager[object],
+        error: BaseException | None,
+    ) -> None:
+        """End what a consumer does with an item; ``error`` is what that raised, if anything."""
         _, _, _, ticket = entry
+        if error is None:
+            attempt.__exit__(None, None, None)
+        else:
+            attempt.__exit__(type(error), error, error.__traceback__)
         if isinstance(error, (asyncio.CancelledError, GeneratorExit)):
             self._buffer.requeue(entry)
             if self._status is QueueStatus.STOPPED:
@@ -265,10 +281,27 @@ class InProcessQueue(QueueLifecycle[T]):
             ticket.succeed(None) if error is None else ticket.fail(error)
         self._counters.count_finished()
 
+    def _finish_item_later(
+        self,
+        entry: Entry[T],
+        attempt: AbstractContextManager[object],
+        how: Callable[[], BaseException | None],
+    ) -> None:
+        """:meth:`_finish_item`, in the loop, where no call is interrupted. For finalisers."""
+
+        def finish() -> None:
+            self._finish_item(entry, attempt, how())
+
+        assert self._loop is not None
+        try:
+            self._loop.call_soon_threadsafe(finish)
+        except RuntimeError:  # the loop is closed, so no call is under way in it
+            finish()
+
     async def _take(self, timeout: float | None) -> Entry[T]:
         limit = checks.optional_seconds(timeout)
         deadline = None
-        stops = self._stops
+        stops, ends = self._stops, self._ends
         self._is_taken_by_hand = True
         while True:
             try:
@@ -280,14 +313,25 @@ class InProcessQueue(QueueLifecycle[T]):
                 now = self._now()
                 deadline = now + limit if deadline is None else deadline
                 limit = max(0.0, deadline - now)
-            if not await self._buffer.wait_by_hand(limit):
+            if not await self._wait_for_entry(limit, stops):
                 limit = 0.0
             if self._stops != stops:
                 self._buffer.wake()  # this task may have been woken for an entry all the same
+                if self._ends != ends:  # though it may have been started again since
+                    raise QueueClosedError(
+                        "Cannot get items when queue is closed", current_state=self._status.value
+                    )
                 raise self._stopped_meanwhile("get")
 
+    async def _wait_for_entry(self, limit: float | None, stops: int) -> bool:
+        """Wait until there may be an entry to take, as the buffer does, or for the next stop.
+
+        ``stops``: how many stops there were when the caller looked.
+        """
+        return await self._buffer.wait_by_hand(limit)
+
     def _take_nowait(self) -> Entry[T]:
-        if _get_running_loop() is not self._open_in:
+        if _get_running_loop() is not self._takes_in:
             self._refuse("get")
         while (entry := self._buffer.take_by_hand()) is not None:
             if is_cancelled(entry[3]):
@@ -297,6 +341,10 @@ class InProcessQueue(QueueLifecycle[T]):
             self._counters.get_started()
             self._buffer.wake()
             return entry
+        if self._is_closed:
+            error = self._closed_error("get")
+            if error is not None:
+                raise error
         raise QueueEmptyError(f"Queue {self._name} is empty")
 
     def _now(self) -> float:

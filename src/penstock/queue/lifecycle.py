@@ -1,15 +1,16 @@
-"""The lifecycle of a queue in one process: start, stop, join, and what is left."""
+"""The lifecycle of a queue in one process: start, close, stop, join, and what is left."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
 from contextlib import suppress
+from contextvars import Context
 from functools import partial
 from typing import Any, TypeVar
 from weakref import WeakMethod
 
-from penstock.errors import QueueStateError
+from penstock.errors import QueueClosedError, QueueStateError
 from penstock.limits.adaptive import AdaptiveConcurrency
 from penstock.queue.base import CLOSED, QueueBase, always
 from penstock.queue.counters import QueueCounters
@@ -36,6 +37,16 @@ class QueueLifecycle(QueueBase[T]):
     _is_taken_by_hand: bool
     #: Whether the log has told that nobody takes items.
     _is_idle_told: bool
+    #: The loop in which calls of ``get`` are accepted; as ``_open_in``, which is for puts.
+    _takes_in: Any
+    #: Whether ``close`` was called since the last start.
+    _is_closed: bool
+    #: How often everything was done after a ``close``, so that the queue stopped by itself.
+    _ends: int
+    #: Stops a queue whose last item is done after a ``close``, while workers are to end first.
+    _last_stop: asyncio.Task[None] | None
+    #: Called when the queue has stopped by itself.
+    _end_calls: set[WeakMethod[Callable[[], None]]]
     #: Whether jobs alone use the queue: one of them started it, and the last of them stops it.
     _is_of_jobs: bool
 
@@ -65,6 +76,20 @@ class QueueLifecycle(QueueBase[T]):
 
     # -- lifecycle ----------------------------------------------------------------------------
 
+    async def _open(self) -> None:
+        """Start, or open a queue again that was closed and is not done."""
+        self._stop_if_done()  # if threads have taken the last item, the loop may not know yet
+        await self._start()
+        while self._is_closed and not self._pool.is_empty:
+            # Its workers end when nothing is left, one after the other: some may have left.
+            self._check_not_worker("start")
+            await self._pool.wait()
+            await self._start()
+        if self._is_closed:
+            self._is_closed = self._buffer.closed = False
+            self._open_in = self._takes_in
+            self._pool.resize()  # workers that had nothing left to do are wanted again
+
     async def _start(self) -> None:
         self._is_of_jobs = False
         await self._be_started()
@@ -81,8 +106,9 @@ class QueueLifecycle(QueueBase[T]):
             await self._pool.wait()
             self._end_stop()
         self._loop = loop
+        self._is_closed = False
         self._buffer.open()
-        self._open_in = self._callers_loop(loop)
+        self._open_in = self._takes_in = self._callers_loop(loop)
         self._needs_slow_path = self._first_put
         self._set_status(QueueStatus.PROCESSING)
         return True
@@ -113,7 +139,7 @@ class QueueLifecycle(QueueBase[T]):
         return not self._leftover
 
     def _close(self, status: QueueStatus) -> None:
-        self._open_in = CLOSED
+        self._open_in = self._takes_in = CLOSED
         self._stops += 1
         self._set_status(status)
         self._buffer.close()
@@ -162,8 +188,17 @@ class QueueLifecycle(QueueBase[T]):
                 self._counters.count_finished()
 
     async def _join(self) -> None:
-        if not self._counters.unfinished:
-            return
+        if self._counters.unfinished:
+            await self._join_unfinished()
+        # It stops by itself now, unless it has been started again since.
+        is_open = not self._is_closed or self._counters.unfinished
+        if not is_open and self._status is not QueueStatus.STOPPED:
+            self._check_loop("join")
+            self._stop_if_done()
+            await self._pool.wait()
+            self._end_stop()
+
+    async def _join_unfinished(self) -> None:
         self._check_loop("join")
         self._check_not_worker("join")
         left = self._buffer.ready
@@ -174,6 +209,7 @@ class QueueLifecycle(QueueBase[T]):
             )
 
     def _forget_loop(self) -> None:
+        self._takes_in = CLOSED
         self._buffer.forget_waiters()
         self._pool.abandon()
         self._buffer.end()
@@ -182,6 +218,99 @@ class QueueLifecycle(QueueBase[T]):
         for _, _, _, ticket in self._buffer.snapshot():
             if ticket is not None:
                 ticket.forget_future()
+
+    # -- the end of a stream ------------------------------------------------------------------
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether :meth:`close` was called since the last start."""
+        return self._is_closed
+
+    def close(self) -> None:
+        """Let nobody put any more; what was accepted is processed, or taken, and then it stops.
+
+        Raises:
+            QueueStateError: the queue runs in another event loop.
+
+        Returns at once. Puts, and those that wait for room, get ``QueueClosedError``. ``get``,
+        ``processing`` and iteration go on: they hand out what is left, wait for items that are
+        to be tried again, and raise ``QueueClosedError`` when nothing is left to be taken. (They
+        do not wait for what others hold. If that is given back, the next ``get`` finds it.)
+        Workers process what is left.
+
+        The queue stays ``PROCESSING`` until the last item is done. Then it stops by itself:
+        workers end, and ``stop_on_signals`` has the handlers from before come back. ``join()``
+        waits for that. ``stop()`` does what it always does.
+
+        ``start()`` opens the queue again, and so does ``start_workers()`` when the queue has
+        stopped. If workers are still processing what is left, ``start()`` waits for them first.
+
+        To close a queue twice is the same as once. To close one that was not started stops it.
+        A worker function may close its own queue. A signal handler or a ``__del__`` may not: it
+        may interrupt another call. There, use ``loop.call_soon_threadsafe(queue.close)``.
+        """
+        self._leave_closed_loop()
+        if self._status in (QueueStatus.PROCESSING, QueueStatus.STOPPING):
+            self._check_loop("close")
+        if not self._is_closed:
+            self._close_stream()
+
+    def _close_stream(self) -> None:
+        self._refuse_puts()
+        if self._status is QueueStatus.IDLE:
+            self._set_status(QueueStatus.STOPPED)
+        elif self._status is QueueStatus.PROCESSING:
+            assert self._loop is not None
+            self._counters.call_when_done(self._stop_if_done, self._loop)
+
+    def _refuse_puts(self) -> None:
+        if not self._is_closed:
+            self._logger.info("Queue %s is closed", self._name)
+        self._is_closed = True
+        self._open_in = CLOSED
+        self._buffer.close()
+
+    def _stop_if_done(self) -> None:
+        """Stop a queue that is closed, and whose last item is done. In its loop."""
+        is_open = not self._is_closed or self._status is not QueueStatus.PROCESSING
+        if is_open or self._counters.unfinished:  # it was opened again since, or is stopped already
+            return
+        self._ends += 1
+        self._close(QueueStatus.STOPPING)
+        if self._pool.is_empty:
+            self._end_stop()
+            self._stopped_by_itself()
+        else:
+            assert self._loop is not None
+            self._last_stop = Context().run(self._loop.create_task, self._stop_by_itself())
+
+    async def _stop_by_itself(self) -> None:
+        while self._status is QueueStatus.STOPPING and not self._pool.is_empty:
+            await self._pool.wait()
+        self._end_stop()
+        if self._status is QueueStatus.STOPPED:  # and not started again by now
+            self._stopped_by_itself()
+
+    def _stopped_by_itself(self) -> None:
+        for call in list(self._end_calls):
+            _call_if_alive(call)
+
+    def _closed_error(self, verb: str) -> QueueClosedError | None:
+        """The error for a call that finds the queue closed: a put, or a get with nothing left."""
+        if not self._is_closed or (verb == "get" and not self._buffer.is_drained()):
+            return None
+        return QueueClosedError(
+            f"Cannot {verb} items when queue is closed", current_state=self._status.value
+        )
+
+    def _refuse(self, verb: str) -> None:
+        error = self._closed_error(verb)
+        if error is not None:
+            raise error
+        super()._refuse(verb)
+
+    def _stopped_meanwhile(self, verb: str) -> QueueStateError:
+        return self._closed_error(verb) or super()._stopped_meanwhile(verb)
 
     # -- jobs beside the standing one -----------------------------------------------------------
 

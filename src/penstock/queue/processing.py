@@ -36,5 +36,4 @@ class ProcessingBlock(Generic[T]):
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._attempt.__exit__(exc_type, exc, traceback)
-        self._queue._finish_processing(self._entry, exc)
+        self._queue._finish_item(self._entry, self._attempt, exc)

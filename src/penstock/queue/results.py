@@ -8,6 +8,7 @@ from contextlib import aclosing
 from typing import Any, Generic, TypeVar
 
 from penstock.queue.jobs import RunningJob
+from penstock.queue.stream import ItemStream
 
 T = TypeVar("T")
 
@@ -15,8 +16,9 @@ T = TypeVar("T")
 async def each(items: Iterable[T] | AsyncIterable[T]) -> AsyncGenerator[T, None]:
     """``async for`` over an iterable of either kind.
 
-    An async generator is closed together with this one. Nobody else knows when it is read no
-    further, and the garbage collector would close it at an odd time, or never.
+    An async generator, or the iterator of a queue, is closed together with this one. Nobody else
+    knows when it is read no further, and the garbage collector would close it at an odd time, or
+    never.
     """
     if not isinstance(items, AsyncIterable):
         for item in items:
@@ -27,7 +29,7 @@ async def each(items: Iterable[T] | AsyncIterable[T]) -> AsyncGenerator[T, None]
         async for item in source:
             yield item
     finally:
-        if isinstance(source, AsyncGenerator):
+        if isinstance(source, (AsyncGenerator, ItemStream)):
             await source.aclose()
 
 

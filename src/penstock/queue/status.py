@@ -13,7 +13,7 @@ class QueueStatus(str, Enum):
 
     #: Made, not started. Nothing can be put or taken.
     IDLE = "idle"
-    #: Started. Items go in and out.
+    #: Started. Items go in and out; only out, once the queue is closed.
     PROCESSING = "processing"
     #: ``stop()`` is under way: no item goes in; workers finish the accepted ones.
     STOPPING = "stopping"

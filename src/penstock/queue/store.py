@@ -141,6 +141,10 @@ class EntryStore(Generic[T]):
     def _job_of(self, lane: Lane[T]) -> Job[T] | None:
         return (self._owner or self.standing) if lane is self._main else lane.job
 
+    def is_drained(self) -> bool:
+        """Whether it is closed, and no entry is left to be taken by hand, now or later."""
+        return self.closed and not self._delayed and not len(self._main)
+
     def snapshot(self) -> list[Entry[T]]:
         """The accepted entries that no worker holds, the oldest first."""
         delayed = [entry for _, _, entry in list(self._delayed)]
@@ -360,6 +364,7 @@ class EntryBuffer(Protocol[T]):
     def putters(self) -> int: ...
     @property
     def delayed(self) -> int: ...
+    def is_drained(self) -> bool: ...
     def snapshot(self) -> list[Entry[T]]: ...
     def discard(self, entries: Iterable[Entry[T]]) -> int: ...
     def offer(

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, Generic, TypeVar
+from weakref import WeakMethod
 
 from penstock._util import checks
 from penstock._util.compat import Self
@@ -19,6 +20,7 @@ from penstock.limits import (
 )
 from penstock.policies.governor import MAX_DEAD_LETTERS, DeadLetter, make_rules
 from penstock.protocols import Queue
+from penstock.queue.in_process import InProcessQueue
 from penstock.queue.status import QueueStatus
 from penstock.telemetry import Telemetry
 
@@ -172,6 +174,26 @@ class WorkQueueBase(Generic[T]):
     def task_done(self) -> None:
         """See :meth:`penstock.BoundedQueue.task_done`."""
         self._view.task_done()
+
+    # -- the end of a stream ------------------------------------------------------------------
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether :meth:`close` was called since the last start."""
+        return bool(getattr(self.queue, "is_closed", False))
+
+    def _consumed_by(self, kind: type[Q]) -> Q:
+        if not isinstance(self.queue, kind):
+            raise TypeError(
+                "iteration and processing() are for queues in this process; "
+                f"{checks.shown(self.queue)} is none. Use get() and task_done()"
+            )
+        return self.queue
+
+    def _call_at_end(self, call: Callable[[], None]) -> None:
+        """Have ``call``, a method, called when the queue has stopped by itself."""
+        if isinstance(self.queue, InProcessQueue):
+            self.queue._end_calls.add(WeakMethod(call))
 
     # -- rules --------------------------------------------------------------------------------
 

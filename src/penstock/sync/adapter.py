@@ -42,6 +42,10 @@ class BlockingAdapter:
         """Take items from now on."""
         self._call("start")
 
+    def close(self) -> None:
+        """Let nobody put any more."""
+        self._call("close")
+
     def stop(self, timeout: float | None = None, *, drain: bool = True) -> bool:
         """Take no more items, finish what was accepted, end the workers."""
         options = {} if drain else {"drain": False}

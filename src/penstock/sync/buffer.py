@@ -181,6 +181,11 @@ class JanusBuffer(EntryStore[T]):
         in_hand = sum(job.in_hand for job in self.lanes)
         return self.most_in_hand - in_hand - (self.standing.in_hand if self.standing else 0)
 
+    def is_drained(self) -> bool:
+        """Whether it is closed, and no entry is left to be taken by hand, now or later."""
+        with self.lock:  # an entry that becomes due is nowhere for a moment
+            return super().is_drained()
+
     def snapshot(self) -> list[Entry[T]]:
         """The entries that nobody has taken, in the order of their puts."""
         with self.lock:
@@ -369,12 +374,15 @@ class JanusBuffer(EntryStore[T]):
                 self._unpark_all()
             return entry
 
-    async def wait_by_hand(self, timeout: float | None = None) -> bool:
+    async def wait_by_hand(
+        self, timeout: float | None = None, is_stopped: Callable[[], bool] = _never
+    ) -> bool:
         """Block until there may be an entry for :meth:`take_by_hand`.
 
-        False at the end, or after ``timeout`` seconds.
+        False at the end, or after ``timeout`` seconds. ``is_stopped`` is asked under the lock:
+        whoever stops the queue wakes those that wait after that.
         """
-        return self._wait(BY_HAND, timeout, _never)
+        return self._wait(BY_HAND, timeout, is_stopped)
 
     def wait_in_thread(self, must_ask: Callable[[], bool]) -> bool:
         """Block until there may be an entry for a worker that is a thread; False at the end.

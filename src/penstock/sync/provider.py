@@ -112,6 +112,21 @@ class LoopThreadProvider:
                 assert thread.thread is not None
                 hooks.wait_at_exit(thread.thread)
 
+    def release(self) -> None:
+        """The queue has come to rest without a call: let the thread end, unless a call uses it.
+
+        For the thread itself. Does not wait.
+        """
+        with self._lock:
+            is_at_rest = self._is_at_rest()
+            if self._users or self._thread is None or is_at_rest is None or not is_at_rest():
+                return  # the last call that uses it does the same
+            thread, self._thread = self._thread, None
+        if thread is not self._external:
+            assert thread.thread is not None
+            hooks.wait_at_exit(thread.thread)
+            thread.close_nowait()
+
     def discard(self, thread: LoopThread) -> bool:
         """Use another thread from now on; False if ``thread`` is not the one in use."""
         with self._lock:

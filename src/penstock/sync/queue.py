@@ -10,7 +10,7 @@ import time
 import warnings
 from asyncio import _get_running_loop
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from contextvars import Context
 from typing import Any, NoReturn, TypeVar
 
@@ -28,9 +28,10 @@ from penstock.sync.futures import Result
 from penstock.sync.pool import ThreadWorkerPool, run_to_completion
 from penstock.sync.provider import LoopThreadProvider, refuse_in_loop
 from penstock.sync.slots import SharedCounters
+from penstock.sync.stream import BlockingConsumable
 from penstock.telemetry.telemetry import Telemetry
 from penstock.workers.calls import AsyncCall, ErrorHandler, WorkerFunc
-from penstock.workers.item import Ticket
+from penstock.workers.item import Entry, Ticket
 from penstock.workers.job import Job
 
 T = TypeVar("T")
@@ -40,7 +41,7 @@ T = TypeVar("T")
 RESPONSE_TIMEOUT = 1.0
 
 
-class BlockingQueue(InProcessQueue[T]):
+class BlockingQueue(BlockingConsumable[T], InProcessQueue[T]):
     """A bounded queue for threads. ``penstock.sync.WorkQueue`` documents its methods.
 
     Puts and gets happen in the calling thread. Lifecycle and workers belong to an event loop on a
@@ -157,6 +158,22 @@ class BlockingQueue(InProcessQueue[T]):
         self._check_alive()
         self._task_done()
 
+    async def _wait_for_entry(self, limit: float | None, stops: int) -> bool:
+        # The loop's thread may have stopped and started it since the caller looked.
+        return await self._buffer.wait_by_hand(limit, lambda: self._stops != stops)
+
+    def _consumed(self) -> InProcessQueue[T]:
+        return self
+
+    def _finish_item_later(
+        self,
+        entry: Entry[T],
+        attempt: AbstractContextManager[object],
+        how: Callable[[], BaseException | None],
+    ) -> None:
+        if not self._is_inherited:  # else the loop is the parent's
+            super()._finish_item_later(entry, attempt, how)
+
     def _callers_loop(self, loop: asyncio.AbstractEventLoop) -> None:
         return None
 
@@ -178,7 +195,7 @@ class BlockingQueue(InProcessQueue[T]):
         """Take items from now on."""
         self._check_caller("start")
         with self._acquire_thread() as thread:
-            thread.call(self._start)
+            thread.call(self._open)
 
     def start_workers(
         self,
@@ -193,11 +210,30 @@ class BlockingQueue(InProcessQueue[T]):
         with self._acquire_thread() as thread:
             thread.call(self._start_workers, worker_func, size, error_handler)
 
+    def close(self) -> None:
+        """Let nobody put any more; what was accepted is processed, or taken, and then it stops."""
+        self._check_alive()
+        with self._provider.closed() as has_no_thread:
+            if has_no_thread and self._is_at_rest():
+                super().close()
+                return
+        if not self._is_closed:
+            self._refuse_puts()  # here, so that no put of this thread is accepted after it
+            with self._acquire_thread() as thread:
+                thread.send(self._close_in_loop)
+
+    async def _close_in_loop(self) -> None:
+        self._close_stream()  # all of it, since a start() may have come in between
+
+    def _stopped_by_itself(self) -> None:
+        super()._stopped_by_itself()
+        self._provider.release()
+
     def stop_workers(self, timeout: float | None = None) -> None:
         """Let the workers finish what they hold, and end them; the queue goes on."""
         limit = checks.optional_seconds(timeout)
         self._check_caller("stop_workers")
-        if not self._pool.is_empty:
+        if not self._pool.is_empty or self._pool.has_standing:
             with self._acquire_thread() as thread:
                 thread.call(self._stop_workers, limit)
 
@@ -222,7 +258,7 @@ class BlockingQueue(InProcessQueue[T]):
         """Wait until every accepted item is done; False if that takes longer than ``timeout``."""
         limit = checks.optional_seconds(timeout)
         self._check_caller("join")
-        if not self._counters.unfinished:
+        if not self._counters.unfinished and (not self._is_closed or self._is_at_rest()):
             return True
         with self._acquire_thread() as thread:
             return thread.run_with_timeout(self._join, limit)
@@ -329,7 +365,7 @@ class BlockingQueue(InProcessQueue[T]):
 
     def _after_fork_in_child(self) -> object:
         self._is_inherited = self._pool.is_inherited = True
-        self._open_in = CLOSED
+        self._open_in = self._takes_in = CLOSED
         return (self._provider, self._pool)
 
     # -- refusals -----------------------------------------------------------------------------
@@ -361,12 +397,15 @@ class BlockingQueue(InProcessQueue[T]):
     def _refuse(self, verb: str) -> None:
         """Raise ``QueueStateError``; but return in a cell of a notebook, which may go on."""
         self._check_alive()
-        what = f"{'put' if verb == 'submit' else verb} items"
+        verb = "put" if verb == "submit" else verb
+        error = self._closed_error(verb)
+        if error is not None:
+            raise error
         if self._status is not QueueStatus.PROCESSING:
-            raise state_error(what, self._status)
+            raise state_error(f"{verb} items", self._status)
         refuse_in_loop(verb)
-        if self._open_in is CLOSED:  # in this very instant
-            raise state_error(what, QueueStatus.STOPPING)
+        if (self._takes_in if verb == "get" else self._open_in) is CLOSED:  # in this very instant
+            raise state_error(f"{verb} items", QueueStatus.STOPPING)
 
     def _not_processed(self) -> QueueStateError:
         if self._crash is not None:

@@ -16,7 +16,7 @@ from penstock._util.compat import Self
 from penstock._util.loop_thread import LoopThread
 from penstock._util.progress import progress_bar
 from penstock._util.signals import ThreadSignalHandlers, check_signals
-from penstock.errors import QueueStateError
+from penstock.errors import QueueClosedError, QueueStateError
 from penstock.limits import (
     AdaptiveConcurrency,
     CircuitBreaker,
@@ -33,6 +33,7 @@ from penstock.sync.adapter import BlockingAdapter
 from penstock.sync.futures import Result, results_of
 from penstock.sync.provider import refuse_green_threads
 from penstock.sync.queue import BlockingQueue
+from penstock.sync.stream import BlockingConsumable
 from penstock.telemetry import Telemetry
 from penstock.workers.calls import ErrorHandler, WorkerFunc
 from penstock.workers.item import JobTicket
@@ -44,7 +45,7 @@ R = TypeVar("R")
 _PAUSE = 0.1
 
 
-class WorkQueue(WorkQueueBase[T]):
+class WorkQueue(WorkQueueBase[T], BlockingConsumable[T]):
     """A work queue for threads: the blocking face of :class:`penstock.WorkQueue`.
 
     Names, meanings, arguments and errors are the same; what differs is said here. Calls block the
@@ -118,6 +119,19 @@ class WorkQueue(WorkQueueBase[T]):
         Takes about a millisecond, in which the event loop thread starts.
         """
         self._blocking.start()
+
+    def close(self) -> None:
+        """Let nobody put any more, as :meth:`penstock.BoundedQueue.close` does.
+
+        From any thread, and in a running event loop. When the last item is done the queue stops
+        by itself, and its event loop thread ends, a moment later; ``join()`` waits for that.
+
+        Raises:
+            TypeError: the queue is on a broker, where others go on putting.
+            QueueStateError: the event loop thread has died, or this is a forked child.
+        """
+        self._with("close", "close()")
+        self._blocking.close()
 
     def stop(self, timeout: float | None = None, *, drain: bool = True) -> bool:
         """Stop, as :meth:`penstock.BoundedQueue.stop` does: True when no accepted item is left.
@@ -200,6 +214,10 @@ class WorkQueue(WorkQueueBase[T]):
         """An item is done: as :meth:`penstock.BoundedQueue.task_done`."""
         self._blocking.task_done()
 
+    def _consumed(self) -> BlockingQueue[T]:
+        queue: BlockingQueue[T] = self._consumed_by(BlockingQueue)
+        return queue
+
     # -- workers ------------------------------------------------------------------------------
 
     def process(
@@ -261,8 +279,9 @@ class WorkQueue(WorkQueueBase[T]):
             try:
                 for item in items:
                     queue.put_of(job, ticket, item)
-            except QueueStateError:
-                if queue.status is QueueStatus.STOPPING:  # by somebody else
+            except QueueStateError as error:
+                is_closed = isinstance(error, QueueClosedError)
+                if is_closed or queue.status is QueueStatus.STOPPING:  # by somebody else
                     queue.join_job(job)  # until that has ended
                 raise
             queue.join_job(job)
@@ -290,7 +309,7 @@ class WorkQueue(WorkQueueBase[T]):
                     while not self.put(item, timeout=math.inf):
                         time.sleep(_PAUSE)  # another kind of queue may refuse all the same
             except QueueStateError:
-                if self.queue.status == QueueStatus.STOPPING:  # by somebody else
+                if self.queue.status == QueueStatus.STOPPING or self.is_closed:  # by others
                     self.stop()  # until that has ended
                 raise
             self.join()
@@ -429,6 +448,7 @@ class WorkQueue(WorkQueueBase[T]):
             first=lambda: self.stop(timeout=limit),
             second=lambda: self.stop(timeout=0),
         )
+        self._call_at_end(self._restore_signals_if_stopped)
 
     def _restore_signals_if_stopped(self) -> None:
         if self.queue.status == QueueStatus.STOPPED:

@@ -70,6 +70,7 @@ class Job(Generic[T]):
         #: The first error of each type.
         self.errors: dict[type[BaseException], BaseException] = {}
         self._expected = -1
+        self._is_interrupted = False
         self._on_all_done: Callable[[], None] = _nothing
 
     @property
@@ -103,6 +104,7 @@ class Job(Generic[T]):
         self._workers -= 1
         if not self._workers:
             self.close_threads()
+            self._threads = None  # it may get workers again
 
     def close_threads(self) -> None:
         """Let the threads end when their calls have ended."""
@@ -126,11 +128,12 @@ class Job(Generic[T]):
     def when_all_done(self, call: Callable[[], None]) -> None:
         """Have ``call`` called once all accepted items are done, or at :meth:`interrupt`."""
         self._expected, self._on_all_done = self.accepted, call
-        if self.done >= self.accepted:
+        if self._is_interrupted or self.done >= self.accepted:
             call()
 
     def interrupt(self) -> None:
         """The queue has stopped: what is not done will not be."""
+        self._is_interrupted = True
         self._on_all_done()
 
 
@@ -155,3 +158,8 @@ class ThreadJob(Job[T]):
         """Have ``call`` called once all accepted items are done, or at :meth:`interrupt`."""
         with self._lock:
             super().when_all_done(call)
+
+    def interrupt(self) -> None:
+        """The queue has stopped: what is not done will not be."""
+        with self._lock:
+            super().interrupt()
