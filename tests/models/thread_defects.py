@@ -12,24 +12,27 @@ from typing import Any
 
 from penstock.queue.counters import QueueCounters
 from penstock.queue.store import PutOutcome
-from penstock.sync import buffer
-from penstock.sync.buffer import JanusBuffer, LoopWaiters
+from penstock.sync import buffer, waiting
+from penstock.sync.buffer import JanusBuffer
 from penstock.sync.slots import SharedCounters, WorkerSlot
+from penstock.sync.waiting import LoopWaiters
 
 
-async def wait_without_a_second_look(
+def wait_without_a_second_look(
     self: JanusBuffer[Any],
-    timeout: float | None = None,
-    is_retired: Callable[[], bool] = buffer._never,
+    kind: int,
+    timeout: float | None,
+    must_ask: Callable[[], bool],
+    is_news: Callable[[], bool] = buffer._never,
 ) -> bool:
     """A thread looks for entries, and only then says that it waits."""
-    event = buffer._OneShotEvent()
-    if is_retired():
+    event = waiting.OneShotEvent()
+    if must_ask() or is_news() or self.available(kind):
         return True
-    if self.available or self.is_over:
-        return bool(self.available)
+    if self.is_over:
+        return False
     with self.lock:
-        self._waiters[event] = None
+        self._waiters[event] = kind
     if event.wait(timeout):
         return True
     with self.lock:
@@ -42,7 +45,7 @@ async def loop_waits_without_a_second_look(self: LoopWaiters) -> bool:
         await asyncio.sleep(0)
         self._entries_left = 32
         return True
-    is_news = self._buffer.available > 0
+    is_news = self._buffer.available(waiting.TASK) > 0
     if is_news or self._buffer.is_over:
         return is_news
     return await self._park(self._add_waiter())
@@ -56,7 +59,7 @@ async def put_gives_up_without_the_lock(
     context: Any = None,
 ) -> PutOutcome:
     """A put whose time is over reads what became of it while somebody grants it room."""
-    put = buffer._WaitingPut(item, buffer.copy_context() if context is None else context, ticket)
+    put = waiting.WaitingPut(item, buffer.copy_context() if context is None else context, ticket)
     with self.lock:
         if self.closed:
             return PutOutcome.CLOSED
@@ -130,10 +133,22 @@ async def join_without_a_second_look(self: SharedCounters) -> bool:
     return await joiner
 
 
-def take_without_the_lock(self: JanusBuffer[Any], holder: Any = None) -> Any:
+class _Nobody:
+    """A slot in which nothing is noted."""
+
+    job = entry = None
+    taken = 0
+    is_revoked = must_ask = False
+
+    def __init__(self, slot: WorkerSlot[Any]) -> None:
+        self.standing = slot.standing
+        self.is_for_threads = slot.is_for_threads
+
+
+def take_without_the_lock(self: JanusBuffer[Any], holder: Any) -> Any:
     """What a worker takes is noted in its slot a moment later."""
-    taken = _take(self, None)
-    if taken is not None and holder is not None:
+    taken = _take(self, _Nobody(holder))  # type: ignore[arg-type]
+    if taken is not None:
         holder.entry = taken
         holder.taken += 1
     return taken
@@ -143,7 +158,7 @@ _take = JanusBuffer.take
 
 #: By name: the class, its method, and what comes in its place.
 DEFECTS: dict[str, tuple[type[Any], str, Callable[..., Any]]] = {
-    "wait": (JanusBuffer, "wait", wait_without_a_second_look),
+    "wait": (JanusBuffer, "_wait", wait_without_a_second_look),
     "loop-wait": (LoopWaiters, "wait", loop_waits_without_a_second_look),
     "put": (JanusBuffer, "wait_for_room", put_gives_up_without_the_lock),
     "offer": (JanusBuffer, "offer", offer_looks_first),

@@ -15,7 +15,8 @@ from typing import Any, Generic, TypeVar
 
 from penstock.queue.counters import Field, QueueCounters
 from penstock.queue.store import EntryBuffer
-from penstock.sync.buffer import JanusBuffer, LoopWaiters
+from penstock.sync.buffer import JanusBuffer
+from penstock.sync.waiting import LoopWaiters
 from penstock.workers.item import Entry, job_of
 from penstock.workers.job import Job
 from penstock.workers.turn import ENDLESS, Turn
