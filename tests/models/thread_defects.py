@@ -23,11 +23,10 @@ def wait_without_a_second_look(
     kind: int,
     timeout: float | None,
     must_ask: Callable[[], bool],
-    is_news: Callable[[], bool] = buffer._never,
 ) -> bool:
     """A thread looks for entries, and only then says that it waits."""
     event = waiting.OneShotEvent()
-    if must_ask() or is_news() or self.available(kind):
+    if must_ask() or self.available(kind):
         return True
     if self.is_over:
         return False
