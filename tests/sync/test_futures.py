@@ -7,6 +7,7 @@ import concurrent.futures
 import gc
 import logging
 import os
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -17,21 +18,46 @@ from penstock.sync import WorkQueue
 from sync.helpers import BOUND, KINDS, Held, eventually, in_thread, kind_of, run_program
 
 
-def test_a_worker_waits_for_results_of_its_own_queue_with_a_timeout_only() -> None:
-    with WorkQueue[int](10) as queue:
+@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("timeout", [None, BOUND])
+def test_a_worker_may_wait_for_results_of_its_own_queue(
+    workers: int, timeout: float | None
+) -> None:
+    with WorkQueue[int](100) as queue:
 
-        def work(item: int) -> int:
-            if item == 0:
-                return 0
+        def factorial(item: int) -> int:
+            return item * int(queue.submit(item - 1).result(timeout)) if item else 1
+
+        queue.process(factorial, workers)
+        futures = [queue.submit(item) for item in range(8)]
+        assert [future.result(BOUND) for future in futures] == [1, 1, 2, 6, 24, 120, 720, 5040]
+        assert queue.worker_count == workers
+
+
+def test_workers_that_wait_leave_the_number_that_works_as_it_is() -> None:
+    most = working = 0
+    lock = threading.Lock()
+
+    def work(item: int) -> None:
+        nonlocal most, working
+        with lock:
+            working += 1
+            most = max(most, working)
+        if item:
             future = queue.submit(item - 1)
-            if item == 3:
-                return int(future.result())
-            return 1 + int(future.result(BOUND))
+            with lock:
+                working -= 1
+            future.result(BOUND)
+            with lock:
+                working += 1
+        with lock:
+            working -= 1
 
-        queue.process(work, 4)
-        assert queue.submit(2).result(BOUND) == 2
-        with pytest.raises(QueueStateError, match="nobody would be left"):
-            queue.submit(3).result(BOUND)
+    with WorkQueue[int](100) as queue:
+        queue.process(work, 2)
+        for future in [queue.submit(5) for _ in range(4)]:
+            future.result(BOUND)
+    assert most <= 2 + 4, "those that have just heard of their result, and two beside"
 
 
 class TestFutures:

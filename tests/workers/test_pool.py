@@ -1249,6 +1249,45 @@ async def test_a_worker_that_waits_for_room_in_its_own_queue_gets_false_in_the_e
     assert queue.metrics["processed"] == 2
 
 
+@pytest.mark.parametrize("workers", [1, 2])
+async def test_workers_that_would_all_wait_for_room_for_ever_are_told(workers: int) -> None:
+    told: list[str] = []
+
+    async def greedy(item: int) -> None:
+        if item < workers:
+            try:
+                await queue.put(item + workers, timeout=math.inf)
+                await queue.put(item + 2 * workers, timeout=math.inf)
+            except QueueStateError as error:
+                told.append(str(error))
+
+    async with BoundedQueue[int](workers) as queue:
+        for item in range(workers):
+            await queue.put(item)
+        await queue.start_workers(greedy, workers)
+        await queue.join()
+    assert len(told) == 1
+    assert "if all workers did, none would ever make room" in told[0]
+    assert "put_nowait()" in told[0]
+    assert queue.metrics["processed"] == queue.metrics["enqueued"]
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+async def test_an_item_may_await_an_item_of_its_own_queue(workers: int) -> None:
+    """Its worker does nothing meanwhile, and one more is there."""
+
+    async def factorial(item: int) -> int:
+        await asyncio.sleep(1)
+        return item * (await (await queue.submit(item - 1))) if item else 1
+
+    async with BoundedQueue[int](100) as queue:
+        await queue.start_workers(factorial, workers)
+        futures = [await queue.submit(item) for item in range(8)]
+        assert await asyncio.gather(*futures) == [1, 1, 2, 6, 24, 120, 720, 5040]
+        await settle()
+        assert queue.worker_count == len(worker_tasks(queue)) == workers
+
+
 async def test_a_worker_that_waits_for_room_gets_it_when_another_worker_takes_something() -> None:
     outcomes = []
 

@@ -7,8 +7,9 @@ import logging
 import sys
 import warnings
 from asyncio import _get_running_loop
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from contextlib import suppress
+from contextvars import Context
 from typing import Any, TypeVar
 
 from penstock._util import checks
@@ -16,7 +17,7 @@ from penstock._util.hooks import drain_at_exit
 from penstock._util.lifecycle import Lifecycle
 from penstock.limits.adaptive import AdaptiveConcurrency
 from penstock.policies.governor import Rules
-from penstock.queue.base import WARNING_INTERVAL
+from penstock.queue.base import NO_LIMIT, WARNING_INTERVAL
 from penstock.queue.buffer import Buffer
 from penstock.queue.counters import QueueCounters
 from penstock.queue.in_process import InProcessQueue
@@ -25,6 +26,7 @@ from penstock.queue.store import EntryBuffer
 from penstock.queue.stream import Consumable
 from penstock.telemetry.telemetry import Telemetry
 from penstock.workers.calls import AsyncCall, ErrorHandler, WorkerFunc
+from penstock.workers.item import Ticket
 from penstock.workers.pool import WorkerPool
 
 __all__ = ["BoundedQueue", "QueueStatistics", "QueueStatus"]
@@ -33,6 +35,26 @@ T = TypeVar("T")
 
 # Timeouts of these types need no long look.
 _PLAIN_NUMBERS = (int, float)
+
+
+class Submitted(asyncio.Future[Any]):
+    """The future of an item that was submitted.
+
+    While an item of the same queue awaits it, its worker does nothing, and one more worker is
+    there.
+    """
+
+    def __init__(self, pool: WorkerPool[Any], loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__(loop=loop)
+        self._pool = pool
+
+    def __await__(self) -> Generator[Any, None, Any]:
+        if self.done() or not self._pool.owns(asyncio.current_task()):
+            return (yield from super().__await__())
+        with self._pool.lending():
+            return (yield from super().__await__())
+
+    __iter__ = __await__
 
 
 class BoundedQueue(Lifecycle, Consumable[T], InProcessQueue[T]):
@@ -73,6 +95,8 @@ class BoundedQueue(Lifecycle, Consumable[T], InProcessQueue[T]):
         rules: Rules | None = None,
     ) -> None:
         super().__init__(maxsize, timeout, logger, name, telemetry, rules)
+        # How many workers wait, inside an item, for room in this queue, as long as it takes.
+        self._workers_that_put = 0
         self._warning_muted = False
         self._unmute_timer: asyncio.TimerHandle | None = None
 
@@ -106,9 +130,9 @@ class BoundedQueue(Lifecycle, Consumable[T], InProcessQueue[T]):
         counts it. Puts that wait are served first come, first served. If the put is cancelled
         and raises ``CancelledError``, the item is not in the queue and never runs.
 
-        A worker function that puts into its own queue waits for a worker to take something: if
-        all of them wait like that, each waits out its timeout and gets False, or, with
-        ``math.inf``, waits for ever.
+        A worker function that puts into its own queue waits for a worker to take something. If all
+        of them wait like that, each waits out its timeout and gets False; with ``math.inf`` the
+        last of them gets ``QueueStateError``.
         """
         if _get_running_loop() is not self._open_in:
             self._refuse("put")
@@ -183,15 +207,36 @@ class BoundedQueue(Lifecycle, Consumable[T], InProcessQueue[T]):
         Cancelling the future of an item that still waits skips the item when its turn comes; one
         that runs already runs on, and its result is dropped. If the queue stops before the item
         is done, the future raises ``QueueStateError`` and the item is in ``unprocessed``.
+
+        A worker function may submit to its own queue and await the future: one more worker is there
+        meanwhile. (Await the future itself, and not by ``asyncio.wait``: nobody hears of that.)
         """
         if _get_running_loop() is not self._open_in:
             self._refuse("put")
         timeout = self._timeout if timeout is None else checks.seconds(timeout)
         if call is not None:
             checks.plain_callable(call, "call")
-        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        future = Submitted(self._pool, asyncio.get_running_loop())
         await self._submit(item, timeout, deadline, future, call)
         return future
+
+    async def _wait_for_room(
+        self,
+        item: T,
+        timeout: float,
+        ticket: Ticket | None = None,
+        context: Context | None = None,
+    ) -> bool:
+        is_nested = ticket is not None and ticket.job is not None and ticket.job.is_nested
+        if timeout <= NO_LIMIT or is_nested or not self._pool.owns(asyncio.current_task()):
+            return await super()._wait_for_room(item, timeout, ticket, context)
+        self._workers_that_put += 1
+        try:
+            if self._workers_that_put >= self._pool.count and not self._is_taken_by_hand:
+                raise self._none_would_make_room()
+            return await super()._wait_for_room(item, timeout, ticket, context)
+        finally:
+            self._workers_that_put -= 1
 
     def _warn_full(self) -> None:
         if self._warning_muted:

@@ -26,7 +26,7 @@ from penstock._util.wait_queue import WaitQueue
 from penstock.queue.store import EntryStore, Lane, PutOutcome
 from penstock.workers.item import Entry, Ticket, job_of
 from penstock.workers.job import Job
-from penstock.workers.turn import Turn
+from penstock.workers.turn import LoopTurn
 
 T = TypeVar("T")
 
@@ -48,7 +48,7 @@ class Buffer(EntryStore[T], WaitQueue):
 
     def __init__(self, maxsize: int) -> None:
         #: How long workers may go on without a wait.
-        self.turn = Turn()
+        self.turn = LoopTurn()
         EntryStore.__init__(self, maxsize, deque())
         WaitQueue.__init__(self)
         # Entries of puts that are not confirmed yet, by number. They are in ``entries`` already.

@@ -235,6 +235,14 @@ class InProcessQueue(QueueLifecycle[T]):
             raise self._stopped_meanwhile("put")
         return outcome is PutOutcome.ACCEPTED or self._reject_full()
 
+    def _none_would_make_room(self) -> QueueStateError:
+        return QueueStateError(
+            f"Cannot wait for room in queue {self._name} from inside its own worker function: "
+            "if all workers did, none would ever make room. Use a timeout, put_nowait(), or a "
+            "queue of its own for what workers put",
+            current_state=self._status.value,
+        )
+
     def _reject_full(self) -> bool:
         """Count a put that found the queue full. Return False, as ``put`` does."""
         if self._buffer.closed:  # another thread stopped the queue in the middle of the put

@@ -77,7 +77,8 @@ class Result(concurrent.futures.Future[Any]):
     """A ``concurrent.futures.Future`` whose waits cannot deadlock in silence.
 
     ``result`` and ``exception`` raise ``QueueStateError`` where they would wait in a running event
-    loop, in a forked child, or without a timeout in a worker of the item's own queue.
+    loop or in a forked child. While a worker of the item's own queue waits in them, one more worker
+    is there.
 
     An exception that nobody has read when the future is garbage-collected is logged, as asyncio
     does it: else nobody would ever hear of it. But not that the queue stopped before the item was
@@ -119,7 +120,7 @@ class Result(concurrent.futures.Future[Any]):
             CancelledError: the future was cancelled.
             QueueStateError: the queue stopped before the item was done; or see above.
         """
-        with self._waiting("result", timeout):
+        with self._waiting("result"):
             try:
                 return super().result(timeout)
             except BaseException as error:
@@ -129,7 +130,7 @@ class Result(concurrent.futures.Future[Any]):
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
         """What the worker function raised, or None. Raises as :meth:`result` does."""
-        with self._waiting("exception", timeout):
+        with self._waiting("exception"):
             error = super().exception(timeout)
         if error is not None:
             self._mark_read()
@@ -145,7 +146,7 @@ class Result(concurrent.futures.Future[Any]):
             self.add_done_callback(lambda future: future.exception())
 
     @contextmanager
-    def _waiting(self, call: str, timeout: float | None) -> Iterator[None]:
+    def _waiting(self, call: str) -> Iterator[None]:
         if self.done():
             yield
             return
@@ -155,12 +156,11 @@ class Result(concurrent.futures.Future[Any]):
                 f"Cannot call {call}() in a forked child: the item is its parent's"
             )
         refuse_in_loop(call)
-        if timeout is None and pool.owns_this_thread() and not self._is_nested:
-            raise QueueStateError(
-                f"Cannot call {call}() without a timeout from inside a worker function of the same "
-                "queue: if all workers did, nobody would be left to process the items"
-            )
-        yield
+        if not pool.owns_this_thread() or self._is_nested:
+            yield
+            return
+        with pool.lending():
+            yield
 
 
 def results_of(

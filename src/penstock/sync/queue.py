@@ -137,12 +137,7 @@ class BlockingQueue(BlockingConsumable[T], InProcessQueue[T]):
             and self._pool.owns_this_thread()
             and not self._buffer.closed
         ):
-            raise QueueStateError(
-                f"Cannot wait for room in queue {self._name} from inside its own worker function: "
-                "if all workers did, none would ever make room. Use a timeout, put_nowait(), or a "
-                "queue of its own for what workers put",
-                current_state=self._status.value,
-            )
+            raise self._none_would_make_room()
         return await super()._wait_for_room(item, timeout, ticket, context)
 
     def get(self, timeout: float | None = None) -> T:

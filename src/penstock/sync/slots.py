@@ -19,7 +19,7 @@ from penstock.sync.buffer import JanusBuffer
 from penstock.sync.waiting import LoopWaiters
 from penstock.workers.item import Entry, job_of
 from penstock.workers.job import Job
-from penstock.workers.turn import ENDLESS, Turn
+from penstock.workers.turn import ENDLESS, LoopTurn
 
 T = TypeVar("T")
 
@@ -116,7 +116,7 @@ class WorkerSlot(Generic[T]):
     """
 
     is_for_threads = False
-    turn: Turn = ENDLESS
+    turn: LoopTurn = ENDLESS
 
     def __init__(
         self, buffer: JanusBuffer[T], counters: SharedCounters, standing: Job[T] | None

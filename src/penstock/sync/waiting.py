@@ -11,7 +11,7 @@ from typing import Any, Protocol
 from penstock._util.wait_queue import WaitQueue
 from penstock.queue.store import PutOutcome
 from penstock.workers.item import Entry, Ticket
-from penstock.workers.turn import Turn
+from penstock.workers.turn import LoopTurn
 
 #: Entries that workers take, one after the other, before the loop sees to everything else. Threads
 #: can fill a queue as fast as workers empty it, and workers that never wait would never let go.
@@ -85,7 +85,7 @@ class LoopWaiters(WaitQueue):
         self._is_notified = False
         self._for_all = False
         self._entries_left = ENTRIES_PER_TURN
-        self.turn = Turn()
+        self.turn = LoopTurn()
         self.turn.begin_in(self._loop)
         self._due_timer: asyncio.TimerHandle | None = None
 

@@ -54,6 +54,8 @@ class Job(Generic[T]):
         self._size = size
         #: Whether it was opened from inside an item of the same queue, whose worker waits for it.
         self.is_nested = False
+        #: How many workers wait, inside an item, for an item of this job: others do its work.
+        self.lent = 0
         #: Whether it has ended: what is left of it is nobody's business.
         self.is_over = False
         #: How many calls are suspended in the event loop.
@@ -76,7 +78,8 @@ class Job(Generic[T]):
     @property
     def size(self) -> int:
         """The most items that workers may have in hand at once."""
-        return self.adaptive.limit if self.adaptive is not None else self._size  # type: ignore[return-value]
+        size: Any = self._size if self.adaptive is None else self.adaptive.limit
+        return int(size) + self.lent
 
     @property
     def most(self) -> int:

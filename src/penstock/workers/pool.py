@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from contextvars import Context
 from functools import partial
 from typing import Any, Generic, TypeVar
@@ -137,6 +138,27 @@ class WorkerPool(Generic[T]):
             await self._cancel(holders)
         finally:
             job.close_threads()
+
+    @contextmanager
+    def lending(self) -> Iterator[None]:
+        """A worker waits for an item of the standing job meanwhile, and another does its work.
+
+        For the thread of any worker.
+        """
+        standing = self._source.standing
+        if standing is None:
+            yield
+            return
+        self._lend(standing, 1)
+        try:
+            yield
+        finally:
+            self._lend(standing, -1)
+
+    def _lend(self, job: Job[T], count: int) -> None:
+        with self._lock:
+            job.lent += count
+        self.resize()
 
     def retire(self) -> None:
         """Let the workers finish the items in their hands and take no more."""

@@ -6,7 +6,7 @@ from typing import Any, Protocol, TypeVar
 
 from penstock.workers.item import Entry
 from penstock.workers.job import Job
-from penstock.workers.turn import Turn
+from penstock.workers.turn import LoopTurn
 
 T = TypeVar("T")
 
@@ -28,7 +28,7 @@ class Source(Protocol[T]):
     """Where workers get their entries. All methods are called in the worker's own thread."""
 
     #: How long they may go on without a wait.
-    turn: Turn
+    turn: LoopTurn
 
     def take(self) -> Entry[T] | None:
         """The next entry, or None when there is none right now."""

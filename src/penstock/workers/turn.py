@@ -17,7 +17,7 @@ ENTRIES: Final = 32
 SLOW, QUICK = 0.001, 0.0002
 
 
-class Turn:
+class LoopTurn:
     """The turn of all workers of one queue in its event loop.
 
     They look at the clock after each entry if entries take long, and after 32 if they are quick: a
@@ -67,7 +67,7 @@ class Turn:
             self._ends_at = self._clock() + SECONDS
 
 
-class EndlessTurn(Turn):
+class EndlessLoopTurn(LoopTurn):
     """The turn of a worker that has no event loop, or whose entries always wait for something."""
 
     __slots__ = ()
@@ -78,4 +78,4 @@ class EndlessTurn(Turn):
 
 
 #: One for all.
-ENDLESS: Final = EndlessTurn()
+ENDLESS: Final = EndlessLoopTurn()
