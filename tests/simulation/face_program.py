@@ -85,14 +85,15 @@ class Step(Event):
         """Take some time, and fail or not."""
         program = self.program
         program.event_starts.append(program.loop.time())
-        program.events_running += 1
+        running = program.events_running  # since the last start: a stop may leave workers behind
+        running.append(self)
         most = program.events.queue.queue.maxsize  # the concurrency limit is the same here
-        program.hold(program.events_running <= most, f"{program.events_running} events run")
+        program.hold(len(running) <= most, f"{len(running)} events run")
         try:
             if self.takes is not None:
                 await asyncio.sleep(self.takes)
         finally:
-            program.events_running -= 1
+            running.remove(self)
         if self.fails:
             raise ItemError(self.id)
         return 1
@@ -122,7 +123,7 @@ class FaceProgram(Program):
         self.is_limited = rng.random() < 0.5
         self.executor = self.new_executor()
         self.event_starts: list[float] = []
-        self.events_running = 0
+        self.events_running: list[Step] = []
         self.every_event: list[Step] = []
         self.events: Executor[Step] = Executor(
             Step,
@@ -586,6 +587,7 @@ class FaceProgram(Program):
             try:
                 await self.events.stop(timeout, drain=drain)
             finally:
+                self.events_running = []
                 await self.events.start()
 
         self.soon("restart", restart())
