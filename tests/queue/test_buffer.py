@@ -11,6 +11,7 @@ import pytest
 from helpers.tasks import settle
 from penstock.queue.buffer import Buffer, PutOutcome
 from penstock.workers.calls import FINISHED
+from penstock.workers.job import Job
 
 
 def begin_to_wait(buffer: Buffer[Any], item: Any) -> asyncio.Task[PutOutcome]:
@@ -63,6 +64,18 @@ async def test_a_granted_place_is_neither_free_nor_accepted_until_it_is_confirme
     assert buffer.take_by_hand() is None
     assert await waiting is PutOutcome.ACCEPTED
     assert (buffer.putters, buffer.accepted, buffer.ready) == (0, 2, 1)
+
+
+async def test_a_job_does_not_own_what_is_granted_to_others() -> None:
+    buffer: Buffer[str] = Buffer(1)
+    buffer.offer("first")
+    waiting = begin_to_wait(buffer, "second")
+    await asyncio.sleep(0)
+    assert buffer.take_by_hand() is not None  # grants the place
+    buffer.open_lane(Job(print, 1))
+    assert await waiting is PutOutcome.ACCEPTED
+    assert buffer.take() is None  # nobody has a function for it
+    assert items(buffer) == ["second"]
 
 
 @pytest.mark.parametrize("position", [0, 1, 2])

@@ -97,7 +97,7 @@ class Buffer(EntryStore[T], WaitQueue):
 
         Call :meth:`split` before the first put after this that is not of the job.
         """
-        self._open_lane(job, is_alone=not self._waiters and not self._putters)
+        self._open_lane(job, is_alone=not self._waiters and not self.putters)
 
     def split(self) -> None:
         """There will be other entries than those of one job."""
