@@ -126,11 +126,12 @@ class Job(Generic[T]):
     def when_all_done(self, call: Callable[[], None]) -> None:
         """Have ``call`` called once all accepted items are done, or at :meth:`interrupt`."""
         self._expected, self._on_all_done = self.accepted, call
-        if self.done >= self.accepted:
+        if self.done >= self.accepted or self.is_over:
             call()
 
     def interrupt(self) -> None:
-        """The queue has stopped: what is not done will not be."""
+        """The queue has stopped: what is not done will not be, though it may start again."""
+        self.is_over = True
         self._on_all_done()
 
 

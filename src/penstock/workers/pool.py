@@ -81,6 +81,11 @@ class WorkerPool(Generic[T]):
         return bool(self._jobs)
 
     @property
+    def nested_jobs(self) -> list[Job[T]]:
+        """The jobs that were opened from inside an item."""
+        return [job for job in self._jobs if job.is_nested]
+
+    @property
     def adaptive(self) -> AdaptiveConcurrency | None:
         """What finds out the number of workers, if anything does."""
         jobs = (self._source.standing, *self._jobs.copy())  # telemetry asks from its own thread
