@@ -78,6 +78,17 @@ async def test_a_job_does_not_own_what_is_granted_to_others() -> None:
     assert items(buffer) == ["second"]
 
 
+async def test_a_job_does_not_own_what_others_give_back() -> None:
+    buffer: Buffer[str] = Buffer(1)
+    buffer.offer("first")
+    entry = buffer.take_by_hand()
+    assert entry is not None
+    buffer.open_lane(Job(print, 1))
+    buffer.requeue(entry)
+    assert buffer.take() is None  # nobody has a function for it
+    assert items(buffer) == ["first"]
+
+
 @pytest.mark.parametrize("position", [0, 1, 2])
 async def test_discarding_an_entry_gives_its_place_to_whoever_waits(position: int) -> None:
     buffer: Buffer[int] = Buffer(3)
