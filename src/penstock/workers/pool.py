@@ -152,11 +152,11 @@ class WorkerPool(Generic[T]):
 
     def retire_standing(self) -> list[asyncio.Future[None]]:
         """End the standing job; return the workers that are to end for it."""
-        if self._source.standing is not None:
-            if len(self._jobs) == 1:
-                self.retire()
-            else:
-                self._replace(None)
+        standing = self._source.standing
+        if all(job is standing for job in self._jobs):
+            self.retire()  # those of a job that has just ended too, or the next job would have them
+        elif standing is not None:
+            self._replace(None)
         if not self._jobs:
             return list(self._workers)
         return [
