@@ -89,6 +89,19 @@ async def test_a_job_does_not_own_what_others_give_back() -> None:
     assert items(buffer) == ["first"]
 
 
+async def test_a_delay_is_no_shorter_because_another_is_over() -> None:
+    buffer: Buffer[str] = Buffer(2)
+    buffer.offer("soon")
+    buffer.offer("late")
+    for entry, seconds in zip(take(buffer, 2), (1, 1000), strict=True):
+        buffer.delay(entry, seconds)
+    buffer.discard(buffer.snapshot()[:1])
+    await asyncio.sleep(2)
+    assert buffer.take_by_hand() is None
+    await asyncio.sleep(1000)
+    assert take(buffer, 2)
+
+
 @pytest.mark.parametrize("position", [0, 1, 2])
 async def test_discarding_an_entry_gives_its_place_to_whoever_waits(position: int) -> None:
     buffer: Buffer[int] = Buffer(3)
