@@ -202,6 +202,7 @@ class JobsProgram(Program):
             self.hold(future.done(), f"nobody will ever know what became of {item}")
             if not future.cancelled():
                 future.exception()
+        await asyncio.sleep(FORGOTTEN)  # threads whose workers are gone
 
     async def let_end(self) -> None:
         for _ in range(100):
@@ -585,8 +586,9 @@ class JobsProgram(Program):
                 self.hold(told, f"the handler heard {item.handled} times of {item} of {job}")
 
     def is_done_for(self, item: Item) -> bool:
-        # A thread whose worker was cancelled says nothing.
-        return bool(item.returned or item.raised or (self.hits and item.begun))
+        # A thread whose worker was cancelled says nothing, nor does an item that waited for a limit.
+        is_hit = self.hits and (item.begun or self.has_rules)
+        return bool(item.returned or item.raised or is_hit)
 
     # -- others that use the queue --------------------------------------------------------------
 
