@@ -105,9 +105,10 @@ class Job(Generic[T]):
             self.close_threads()
 
     def close_threads(self) -> None:
-        """Let the threads end when their calls have ended."""
-        if self._threads is not None:
-            self._threads.shutdown(wait=False)
+        """Let the threads end when their calls have ended. Another worker gets new ones."""
+        threads, self._threads = self._threads, None
+        if threads is not None:
+            threads.shutdown(wait=False)
 
     # -- what became of its items ---------------------------------------------------------------
 
