@@ -581,7 +581,7 @@ class JobsProgram(Program):
         self.hold(result.failed == len(failed), f"{result}, but of {job} failed {failed}")
         for item in job.items:
             self.hold(self.is_done_for(item), f"{item} of a batch was not processed")
-            if not self.stops:  # what a stop breaks off is handed out again
+            if not self.stops and not self.hits:  # what these break off is handed out again
                 told = item.handled == (has_handler and item in failed)
                 self.hold(told, f"the handler heard {item.handled} times of {item} of {job}")
 
