@@ -323,6 +323,26 @@ async def test_items_that_fail_to_come_cancel_the_calls_of_map() -> None:
         assert meter.running == 0
 
 
+@pytest.mark.parametrize("steps", range(5))
+async def test_a_source_that_fails_as_the_last_call_ends_is_heard_of(steps: int) -> None:
+    is_ending = asyncio.Event()
+
+    async def source() -> AsyncIterator[int]:
+        yield 1
+        await is_ending.wait()
+        for _ in range(steps):  # after some number of them both end in the same step of the loop
+            await asyncio.sleep(0)
+        raise OSError("the file ends here")
+
+    async def call(item: int) -> int:
+        is_ending.set()
+        return item
+
+    async with AsyncExecutor(2) as executor:
+        with pytest.raises(OSError, match="the file ends here"):
+            await executor.map(call, source())
+
+
 async def test_a_map_that_fails_closes_the_async_generator_that_it_reads() -> None:
     closed = []
 

@@ -470,6 +470,27 @@ async def test_batch_after_batch_on_the_same_queue_works() -> None:
     assert worker.done == [1, 2, 3]
 
 
+async def test_stop_workers_between_two_batches_ends_no_worker_of_the_second() -> None:
+    begun = []
+
+    async def slow(item: int) -> None:
+        begun.append(item)
+        await asyncio.sleep(1)
+
+    queue: WorkQueue[int] = WorkQueue(5)
+    inner = queue.queue
+    assert isinstance(inner, BoundedQueue)
+    async with queue:
+        # All in one step of the loop, in which the workers of the first have no time to end.
+        _, _, result = await asyncio.gather(
+            queue.batch_process([], slow, 2),
+            inner.stop_workers(timeout=0.25),
+            queue.batch_process(range(3), slow, 1),
+        )
+    assert result.failed == 0
+    assert begun == [0, 1, 2]
+
+
 async def test_a_batch_leaves_what_an_earlier_stop_left_to_process() -> None:
     worker = Recorder()
     queue: WorkQueue[int] = WorkQueue()

@@ -183,6 +183,7 @@ class AsyncExecutor:
                 await asyncio.wait([outcome])
             if outcome.done() and (failed := outcome.result()) is not None:
                 failed.result()
+            feeder.result()  # it may have failed in the moment in which the last call ended
             return [call.result() for call in calls]
         finally:
             everything = [feeder, *calls]

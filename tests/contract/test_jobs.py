@@ -259,6 +259,31 @@ class TestAStopBySomebodyElse:
         assert other.done == [0, 1, 2, 3]
         assert worker.done == []
 
+    async def test_a_job_that_was_stopped_is_over_though_the_queue_was_started_again(
+        self, make_queue: MakeQueue
+    ) -> None:
+        queue = make_queue(maxsize=3)
+        worker, other = Worker(), Worker()
+        has_begun, is_restarted = asyncio.Event(), asyncio.Event()
+
+        async def read() -> None:
+            async for _ in queue.map(worker, range(100)):
+                has_begun.set()
+                await is_restarted.wait()
+
+        reading = asyncio.create_task(read())
+        await has_begun.wait()
+        await queue.stop(timeout=60)
+        await queue.process(other)
+        is_restarted.set()
+        with pytest.raises(QueueStateError):
+            await asyncio.wait_for(reading, 60)
+        done = [*worker.done]
+        await queue.join()
+        assert queue.unprocessed == []
+        assert worker.done == done
+        assert other.done == []
+
 
 class TestBatchResult:
     async def test_it_counts_its_own_items(self, make_queue: MakeQueue) -> None:
@@ -331,3 +356,44 @@ class TestAJobInsideAnItem:
         await queue.join()
         assert len(inner.done) == sum(range(5))
         assert queue.worker_count == workers
+
+    async def test_a_map_that_is_left_ends_the_jobs_inside_its_items_too(
+        self, make_queue: MakeQueue, cancellable_workers: None, workers: int
+    ) -> None:
+        queue = make_queue(maxsize=2)
+        inner = Worker(held=True)
+
+        async def work(item: int) -> int:
+            if item:
+                await queue.batch_process([item], inner)
+            return item
+
+        async with aclosing(queue.map(work, range(3), num_workers=workers)) as results:
+            async for _ in results:
+                await until(lambda: len(inner.began) > 0)
+                break
+        assert queue.status == "stopped"
+        assert queue.worker_count == 0
+        assert inner.done == []
+        assert queue.unprocessed == []
+
+    async def test_a_stop_that_does_not_drain_waits_for_none_that_waits_for_it(
+        self, make_queue: MakeQueue, workers: int
+    ) -> None:
+        queue = make_queue(maxsize=2)
+        inner = Worker(held=True)
+        raised: list[BaseException] = []
+
+        async def work(item: int) -> None:
+            try:
+                await queue.batch_process(range(3), inner, 1)
+            except QueueStateError as error:
+                raised.append(error)
+
+        await queue.process(work, workers)
+        await queue.put(0)
+        await until(lambda: len(inner.began) == 1 and queue.statistics().size > 0)
+        await asyncio.wait_for(queue.stop(drain=False), 60)
+        assert len(raised) == 1
+        assert inner.done == []
+        assert queue.status == "stopped"

@@ -11,6 +11,7 @@ import pytest
 from helpers.tasks import settle
 from penstock.queue.buffer import Buffer, PutOutcome
 from penstock.workers.calls import FINISHED
+from penstock.workers.job import Job
 
 
 def begin_to_wait(buffer: Buffer[Any], item: Any) -> asyncio.Task[PutOutcome]:
@@ -63,6 +64,42 @@ async def test_a_granted_place_is_neither_free_nor_accepted_until_it_is_confirme
     assert buffer.take_by_hand() is None
     assert await waiting is PutOutcome.ACCEPTED
     assert (buffer.putters, buffer.accepted, buffer.ready) == (0, 2, 1)
+
+
+async def test_a_job_does_not_own_what_is_granted_to_others() -> None:
+    buffer: Buffer[str] = Buffer(1)
+    buffer.offer("first")
+    waiting = begin_to_wait(buffer, "second")
+    await asyncio.sleep(0)
+    assert buffer.take_by_hand() is not None  # grants the place
+    buffer.open_lane(Job(print, 1))
+    assert await waiting is PutOutcome.ACCEPTED
+    assert buffer.take() is None  # nobody has a function for it
+    assert items(buffer) == ["second"]
+
+
+async def test_a_job_does_not_own_what_others_give_back() -> None:
+    buffer: Buffer[str] = Buffer(1)
+    buffer.offer("first")
+    entry = buffer.take_by_hand()
+    assert entry is not None
+    buffer.open_lane(Job(print, 1))
+    buffer.requeue(entry)
+    assert buffer.take() is None  # nobody has a function for it
+    assert items(buffer) == ["first"]
+
+
+async def test_a_delay_is_no_shorter_because_another_is_over() -> None:
+    buffer: Buffer[str] = Buffer(2)
+    buffer.offer("soon")
+    buffer.offer("late")
+    for entry, seconds in zip(take(buffer, 2), (1, 1000), strict=True):
+        buffer.delay(entry, seconds)
+    buffer.discard(buffer.snapshot()[:1])
+    await asyncio.sleep(2)
+    assert buffer.take_by_hand() is None
+    await asyncio.sleep(1000)
+    assert take(buffer, 2)
 
 
 @pytest.mark.parametrize("position", [0, 1, 2])

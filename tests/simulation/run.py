@@ -14,13 +14,14 @@ from unittest.mock import patch
 
 from penstock.limits import retry
 from simulation.face_program import FaceProgram
+from simulation.jobs_program import JobsProgram
 from simulation.loops import Order, SimulatedLoop
 from simulation.program import Program
 from simulation.queue_program import QueueProgram
 from simulation.rules_program import RulesProgram
 
 PROGRAMS: dict[str, type[Program]] = {
-    program.name: program for program in (QueueProgram, RulesProgram, FaceProgram)
+    program.name: program for program in (QueueProgram, RulesProgram, FaceProgram, JobsProgram)
 }
 ORDERS: tuple[Order, ...] = ("fifo", "shuffled")
 if hasattr(asyncio, "eager_task_factory"):

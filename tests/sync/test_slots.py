@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from penstock.sync.buffer import JanusBuffer
-from penstock.sync.slots import SharedCounters, WorkerSlot
+from penstock.sync.slots import SharedCounters, ThreadSlot, WorkerSlot
+from penstock.workers.item import JobTicket
 from penstock.workers.job import Job
 from sync.helpers import BOUND, in_thread
 
@@ -109,3 +110,17 @@ def test_a_failure_that_counts_is_told() -> None:
     counters._lock = Interrupted(fail)  # type: ignore[assignment]
     assert not slot.reclaim()
     assert told == [True]
+
+
+def test_a_worker_without_a_function_takes_nothing_of_nobody() -> None:
+    buffer: JanusBuffer[str] = JanusBuffer(2)
+    job: Job[str] = Job(print, 1, is_for_threads=True)
+    slot = ThreadSlot(buffer, SharedCounters(buffer), None)
+    buffer.open_lane(job)
+    assert buffer.offer("of the job", JobTicket(job))
+    assert slot.take() is not None
+    buffer.close_lane(job)
+    slot.processed += 1
+    assert buffer.offer("of nobody")
+    assert slot.take() is None  # its pool has not told it to leave yet
+    assert buffer.ready == 1

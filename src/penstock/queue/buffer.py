@@ -100,7 +100,7 @@ class Buffer(EntryStore[T], WaitQueue):
 
         Call :meth:`split` before the first put after this that is not of the job.
         """
-        self._open_lane(job, is_alone=not self._waiters and not self._putters)
+        self._open_lane(job, is_alone=not self._waiters and not self.putters)
 
     def split(self) -> None:
         """There will be other entries than those of one job."""
@@ -353,8 +353,10 @@ class Buffer(EntryStore[T], WaitQueue):
             self._due_timer = loop.call_at(self._delayed[0][0], self._on_due, loop)
 
     def _on_due(self, loop: asyncio.AbstractEventLoop) -> None:
-        # A loop calls a little early, by its clock's grain.
-        self._promote_due(max(loop.time(), self._delayed[0][0]) if self._delayed else 0.0)
+        # A loop calls a little early, by its clock's grain. And the entry that the timer was set
+        # for may be gone.
+        timer = self._due_timer
+        self._promote_due(loop.time() if timer is None else max(loop.time(), timer.when()))
         self._set_due_timer(loop)
         self.wake()
         if self.is_over:

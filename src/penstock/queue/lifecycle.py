@@ -17,7 +17,7 @@ from penstock.queue.counters import QueueCounters
 from penstock.queue.status import NotProcessedError, QueueStatus
 from penstock.queue.store import EntryBuffer
 from penstock.workers.calls import ErrorHandler, WorkerFunc
-from penstock.workers.item import Ticket
+from penstock.workers.item import Ticket, job_of
 from penstock.workers.job import Job
 
 T = TypeVar("T")
@@ -128,7 +128,9 @@ class QueueLifecycle(QueueBase[T]):
         if self._status is QueueStatus.PROCESSING:
             self._close(QueueStatus.STOPPING)
         if not drain:
+            nested = self._pool.nested_jobs
             self._pool.retire()
+            self._interrupt(nested)
         stops = self._stops
         try:
             await self._pool.end(
@@ -165,6 +167,16 @@ class QueueLifecycle(QueueBase[T]):
             self._logger.warning(
                 "Queue %s refused %d puts in all: it was full", self._name, self._refusals_logged
             )
+
+    def _interrupt(self, jobs: list[Job[T]]) -> None:
+        """No worker will take what is left of these jobs, and other workers wait for them."""
+        if not jobs:
+            return
+        for entry in self._buffer.snapshot():
+            if job_of(entry) in jobs and entry[3].fail(self._not_processed()):
+                entry[3].forget_future()
+        for job in jobs:
+            job.interrupt()
 
     def _fail_waiters(self) -> None:
         """The queue is stopped: fail the futures of the items that are left, and the joiners."""
@@ -338,7 +350,9 @@ class QueueLifecycle(QueueBase[T]):
         try:
             await self._pool.close(job)
         finally:
-            if self._is_of_jobs and not self._pool.has_jobs:
+            # Not from inside an item: the job of the item has ended too, and waits for its worker.
+            is_last = not self._pool.has_jobs and not self._pool.owns(asyncio.current_task())
+            if self._is_of_jobs and is_last:
                 self._is_of_jobs = False
                 if self._status is QueueStatus.PROCESSING:
                     await self._stop(None, drain=True)

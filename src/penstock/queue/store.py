@@ -190,6 +190,8 @@ class EntryStore(Generic[T]):
 
     def _requeue(self, entry: Entry[T]) -> None:
         job = job_of(entry)
+        if self._owner is not None and job is not self._owner:
+            self._split()
         lane = None if job is None else self.lanes.get(job)
         if lane is not None:
             heappush(lane.requeued, entry)

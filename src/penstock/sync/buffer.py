@@ -258,7 +258,9 @@ class JanusBuffer(EntryStore[T]):
             if self._is_special or holder.job is not None:
                 entry = self._take_of_several(holder)
             elif self.entries and not holder.must_ask and holder.standing is self.standing:
-                entry = self._get_nowait()
+                # A worker of a job that has just ended may come before it is told to leave.
+                is_for_nobody = holder.standing is None and self._owner is None
+                entry = None if is_for_nobody else self._get_nowait()
             else:
                 entry = None
             holder.entry = entry

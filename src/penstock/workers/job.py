@@ -72,7 +72,6 @@ class Job(Generic[T]):
         #: The first error of each type.
         self.errors: dict[type[BaseException], BaseException] = {}
         self._expected = -1
-        self._is_interrupted = False
         self._on_all_done: Callable[[], None] = _nothing
 
     @property
@@ -107,12 +106,12 @@ class Job(Generic[T]):
         self._workers -= 1
         if not self._workers:
             self.close_threads()
-            self._threads = None  # it may get workers again
 
     def close_threads(self) -> None:
-        """Let the threads end when their calls have ended."""
-        if self._threads is not None:
-            self._threads.shutdown(wait=False)
+        """Let the threads end when their calls have ended. Another worker gets new ones."""
+        threads, self._threads = self._threads, None
+        if threads is not None:
+            threads.shutdown(wait=False)
 
     # -- what became of its items ---------------------------------------------------------------
 
@@ -131,12 +130,12 @@ class Job(Generic[T]):
     def when_all_done(self, call: Callable[[], None]) -> None:
         """Have ``call`` called once all accepted items are done, or at :meth:`interrupt`."""
         self._expected, self._on_all_done = self.accepted, call
-        if self._is_interrupted or self.done >= self.accepted:
+        if self.done >= self.accepted or self.is_over:
             call()
 
     def interrupt(self) -> None:
-        """The queue has stopped: what is not done will not be."""
-        self._is_interrupted = True
+        """The queue has stopped: what is not done will not be, though it may start again."""
+        self.is_over = True
         self._on_all_done()
 
 

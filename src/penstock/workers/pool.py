@@ -82,6 +82,11 @@ class WorkerPool(Generic[T]):
         return bool(self._jobs)
 
     @property
+    def nested_jobs(self) -> list[Job[T]]:
+        """The jobs that were opened from inside an item."""
+        return [job for job in self._jobs if job.is_nested]
+
+    @property
     def adaptive(self) -> AdaptiveConcurrency | None:
         """What finds out the number of workers, if anything does."""
         jobs = (self._source.standing, *self._jobs.copy())  # telemetry asks from its own thread
@@ -169,11 +174,11 @@ class WorkerPool(Generic[T]):
 
     def retire_standing(self) -> list[asyncio.Future[None]]:
         """End the standing job; return the workers that are to end for it."""
-        if self._source.standing is not None:
-            if len(self._jobs) == 1:
-                self.retire()
-            else:
-                self._replace(None)
+        standing = self._source.standing
+        if all(job is standing for job in self._jobs):
+            self.retire()  # those of a job that has just ended too, or the next job would have them
+        elif standing is not None:
+            self._replace(None)
         if not self._jobs:
             return list(self._workers)
         return [
