@@ -399,12 +399,13 @@ class WorkQueue(Lifecycle, WorkQueueBase[T], Consumable[T]):
             try:
                 async for future in results:
                     error = future.exception() if not future.cancelled() else CancelledError()
-                    if error is None:
-                        yield future.result()
-                    elif return_exceptions and not isinstance(error, NotProcessedError):
-                        yield error
-                    else:
+                    if error is not None and not (
+                        return_exceptions and not isinstance(error, NotProcessedError)
+                    ):
                         raise error
+                    outcome = [future.result() if error is None else error]
+                    del future, error  # and keep nothing alive that was handed out
+                    yield outcome.pop()
                 await feeder
             finally:
                 feeder.cancel()

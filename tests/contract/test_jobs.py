@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import weakref
 from collections.abc import AsyncIterator, Iterator
 from contextlib import aclosing
+from contextvars import ContextVar
 from typing import Any
 
 import pytest
@@ -17,6 +20,9 @@ from helpers.workers import Worker
 from penstock import Backoff, QueueStateError, RetryPolicy
 
 pytestmark = pytest.mark.parametrize("kind", WORK_QUEUES, indirect=True)
+
+
+held: ContextVar[object] = ContextVar("held")
 
 
 def named(name: str) -> Any:
@@ -397,3 +403,55 @@ class TestAJobInsideAnItem:
         assert len(raised) == 1
         assert inner.done == []
         assert queue.status == "stopped"
+
+
+class Heavy:
+    """Something that can be looked at weakly."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+
+class TestNothingIsHeld:
+    """Nobody keeps what is done while workers are idle or the reader of results thinks."""
+
+    async def test_no_result_that_was_handed_out(self, make_queue: MakeQueue) -> None:
+        seen: list[weakref.ref[Heavy]] = []
+
+        async def work(item: int) -> Heavy:
+            return Heavy(item)
+
+        async with aclosing(make_queue().map(work, range(3), num_workers=1)) as results:
+            for number in range(3):
+                result = await anext(results)
+                assert result.number == number
+                seen.append(weakref.ref(result))
+                del result
+                await until(lambda: (gc.collect(), seen[-1]())[1] is None)
+
+    @pytest.mark.parametrize("way", ["put", "submit", "batch", "map"])
+    async def test_no_item_of_an_idle_worker(self, make_queue: MakeQueue, way: str) -> None:
+        queue = make_queue()
+        results: list[weakref.ref[Heavy]] = []
+
+        async def work(item: Heavy) -> Heavy:
+            result = Heavy(item.number)
+            results.append(weakref.ref(result))
+            return result
+
+        await queue.process(work, 2)
+        item = Heavy(0)
+        seen = weakref.ref(item)
+        token = held.set(item)
+        if way == "put":
+            await queue.put(item)
+        elif way == "submit":
+            await (await queue.submit(item))
+        elif way == "batch":
+            await queue.batch_process(iter([item]), work)
+        else:
+            assert len(await results_of(queue.map(work, iter([item])))) == 1
+        held.reset(token)
+        del item
+        await queue.join()
+        await until(lambda: (gc.collect(), seen(), results[0]())[1:] == (None, None))

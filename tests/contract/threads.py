@@ -281,8 +281,8 @@ class QueueInThreads:
     async def map(self, worker_func: Any, items: Any, **options: Any) -> AsyncGenerator[Any, None]:
         results = self.blocking.map(self._for_workers(worker_func), items, **options)
         try:
-            while (result := await in_thread(next, results, _END)) is not _END:
-                yield result
+            while (result := [await in_thread(next, results, _END)])[0] is not _END:
+                yield result.pop()  # and keep nothing alive
         finally:
             await in_thread(results.close)
 

@@ -421,12 +421,13 @@ class WorkQueue(WorkQueueBase[T], BlockingConsumable[T]):
             submit = partial(queue.submit_to, job, JobTicket(job))
             for future in results_of(submit, source, queue.maxsize + job.most, ordered):
                 error = future.exception()
-                if error is None:
-                    yield future.result()
-                elif return_exceptions and not isinstance(error, NotProcessedError):
-                    yield error
-                else:
+                if error is not None and not (
+                    return_exceptions and not isinstance(error, NotProcessedError)
+                ):
                     raise error
+                outcome = [future.result() if error is None else error]
+                del future, error  # and keep nothing alive that was handed out
+                yield outcome.pop()
         finally:
             queue.close_job(job)
             self._restore_signals_if_stopped()
