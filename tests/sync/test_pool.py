@@ -8,6 +8,7 @@ import random
 import threading
 from contextlib import suppress
 from contextvars import Context, ContextVar
+from functools import partial
 from typing import Any
 
 import pytest
@@ -317,3 +318,39 @@ def test_an_awaitable_for_which_there_is_no_loop_any_more_is_closed() -> None:
     """)
     assert outcome.stdout == "QueueStateError a CORO_CLOSED\n", outcome.stderr
     assert "never awaited" not in outcome.stderr
+
+
+@pytest.mark.parametrize("call", ["process", "map"])
+def test_a_job_that_can_start_too_few_threads_leaves_all_as_it_was(
+    call: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done: list[int] = []
+    start, left = threading.Thread.start, 1
+
+    def start_one(thread: threading.Thread) -> None:
+        nonlocal left
+        if thread.name.startswith("penstock-few-worker"):
+            if not left:
+                raise RuntimeError("can't start new thread")
+            left -= 1
+        start(thread)
+
+    with WorkQueue[int](name="few") as queue:
+        queue.process(done.append, 2)
+        with monkeypatch.context() as patched:
+            patched.setattr(threading.Thread, "start", start_one)
+            begin = (
+                partial(queue.process, print, 3)
+                if call == "process"
+                else partial(list, queue.map(print, [1], num_workers=5))
+            )
+            with pytest.raises(RuntimeError, match="can't start new thread"):
+                begin()
+        assert queue.worker_count == 2
+        for item in range(10):
+            queue.put(item)
+        assert queue.join(BOUND)
+        assert sorted(done) == list(range(10))
+        eventually(
+            lambda: sum(t.name.startswith("penstock-few") for t in threading.enumerate()) <= 3
+        )
