@@ -51,7 +51,7 @@ class Submitted(asyncio.Future[Any]):
     def __await__(self) -> Generator[Any, None, Any]:
         if self.done() or not self._pool.owns(asyncio.current_task()):
             return (yield from super().__await__())
-        with self._pool.lending():
+        with self._pool.one_more_worker():
             return (yield from super().__await__())
 
     __iter__ = __await__

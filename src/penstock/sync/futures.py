@@ -159,7 +159,7 @@ class Result(concurrent.futures.Future[Any]):
         if not pool.owns_this_thread() or self._is_nested:
             yield
             return
-        with pool.lending():
+        with pool.one_more_worker():
             yield
 
 

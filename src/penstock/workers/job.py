@@ -55,7 +55,7 @@ class Job(Generic[T]):
         #: Whether it was opened from inside an item of the same queue, whose worker waits for it.
         self.is_nested = False
         #: How many workers wait, inside an item, for an item of this job: others do its work.
-        self.lent = 0
+        self.extra = 0
         #: Whether it has ended: what is left of it is nobody's business.
         self.is_over = False
         #: How many calls are suspended in the event loop.
@@ -78,7 +78,7 @@ class Job(Generic[T]):
     def size(self) -> int:
         """The most items that workers may have in hand at once."""
         size: Any = self._size if self.adaptive is None else self.adaptive.limit
-        return int(size) + self.lent
+        return int(size) + self.extra
 
     @property
     def most(self) -> int:

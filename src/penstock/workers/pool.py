@@ -145,7 +145,7 @@ class WorkerPool(Generic[T]):
             job.close_threads()
 
     @contextmanager
-    def lending(self) -> Iterator[None]:
+    def one_more_worker(self) -> Iterator[None]:
         """A worker waits for an item of the standing job meanwhile, and another does its work.
 
         For the thread of any worker.
@@ -154,15 +154,15 @@ class WorkerPool(Generic[T]):
         if standing is None:
             yield
             return
-        self._lend(standing, 1)
+        self._add_extra(standing, 1)
         try:
             yield
         finally:
-            self._lend(standing, -1)
+            self._add_extra(standing, -1)
 
-    def _lend(self, job: Job[T], count: int) -> None:
+    def _add_extra(self, job: Job[T], count: int) -> None:
         with self._lock:
-            job.lent += count
+            job.extra += count
         self.resize()
 
     def retire(self) -> None:
