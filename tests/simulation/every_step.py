@@ -397,6 +397,112 @@ async def batches(stage: Stage) -> Any:
     return queue
 
 
+def check_jobs(stage: Stage, queue: WorkQueue[Item], called: list[Item]) -> None:
+    """All jobs have ended: nothing is left of them, and each item was called once at most."""
+    counts = queue.metrics
+    stage.hold(queue.status in ("stopped", "idle"), f"the jobs left it {queue.status.value}")
+    stage.hold(not queue.worker_count, f"the jobs left {queue.worker_count} workers")
+    stage.hold(counts["enqueued"] == counts["processed"], f"the jobs left {counts}")
+    stage.hold(not queue.unprocessed, f"the jobs left {queue.unprocessed}")
+    stage.hold(len({*called}) == len(called), f"{called} were called")
+    called.clear()
+
+
+async def two_jobs(stage: Stage) -> Any:
+    """A map and a batch on one queue, each with its own function and number of workers."""
+    queue: WorkQueue[Item] = WorkQueue(1, logger=SILENT)
+    called: list[Item] = []
+    running = {"map": 0, "batch": 0}
+
+    def work_of(name: str, most: int, mine: list[Item]) -> Callable[[Item], Awaitable[Item]]:
+        async def work(item: Item) -> Item:
+            stage.hold(item in mine, f"the {name} got {item}")
+            called.append(item)
+            running[name] += 1
+            try:
+                stage.hold(running[name] <= most, f"{running} are under way")
+                await asyncio.sleep(0.25)
+            finally:
+                running[name] -= 1
+            return item
+
+        return work
+
+    async def read(items: list[Item]) -> None:
+        results = queue.map(work_of("map", 1, items), items, num_workers=1)
+        async with aclosing(results):
+            got = [item async for item in results]
+        stage.hold(got == items, f"map returned {got}")
+        items.clear()
+
+    async def process(items: list[Item]) -> None:
+        result = await queue.batch_process(items, work_of("batch", 2, items), 2)
+        stage.hold((result.processed, result.failed) == (3, 0), f"the batch returned {result}")
+        items.clear()
+
+    stage.call(read([stage.item() for _ in range(2)]))
+    stage.call(process([stage.item() for _ in range(3)]))
+    await stage.settled()
+    stage.hold(bool(stage.cancelled) or len(called) == 5, f"only {called} were called")
+    check_jobs(stage, queue, called)
+    return queue
+
+
+async def nested_jobs(stage: Stage) -> Any:
+    """Items of a map run a batch on the queue of their own."""
+    queue: WorkQueue[Item] = WorkQueue(1, logger=SILENT)
+    called: list[Item] = []
+
+    async def inner(item: Item) -> None:
+        called.append(item)
+        await asyncio.sleep(0.125)
+
+    async def outer(item: Item) -> Item:
+        called.append(item)
+        await queue.batch_process([stage.item(), stage.item()], inner, 1)
+        return item
+
+    async def read() -> None:
+        items = [stage.item(), stage.item()]
+        async with aclosing(queue.map(outer, items, num_workers=1)) as results:
+            got = [item async for item in results]
+        stage.hold(got == items, f"map returned {got}")
+
+    stage.call(read())
+    await stage.settled()
+    stage.hold(bool(stage.cancelled) or len(called) == 6, f"only {called} were called")
+    check_jobs(stage, queue, called)
+    return queue
+
+
+def stopped_batches(**options: Any) -> Play:
+    """A batch whose queue is stopped by somebody else, and a batch after that."""
+
+    async def play(stage: Stage) -> Any:
+        queue: WorkQueue[Item] = WorkQueue(2, logger=SILENT)
+        called: list[Item] = []
+
+        async def work(item: Item) -> None:
+            called.append(item)
+            await asyncio.sleep(0.25)
+            stage.ended.append(item)
+
+        stage.call(queue.batch_process((stage.item() for _ in range(2)), work, 1))
+        await asyncio.sleep(0.125)
+        stage.call(queue.stop(**options))
+        stage.call(queue.batch_process((stage.item() for _ in range(2)), work, 1))
+        await stage.settled()
+        await queue.process(work)  # what the stop left
+        await queue.join()
+        await queue.stop()
+        stage.hold(len({*stage.ended}) == len(stage.ended), f"{stage.ended} have ended")
+        called[:] = {*called}
+        check_jobs(stage, queue, called)
+        return queue
+
+    return play
+
+
 async def limited_puts(stage: Stage) -> Any:
     """Items wait for their limit in a worker's hands and for another attempt, as a stop comes."""
     failed: list[Item] = []
@@ -543,6 +649,10 @@ PLAYS: dict[str, Play] = {
     "map as completed": maps(ordered=False, runs=False),
     "map on a queue that runs": maps(ordered=True, runs=True),
     "batch_process": batches,
+    "two jobs": two_jobs,
+    "jobs inside items": nested_jobs,
+    "batches under a stop": stopped_batches(),
+    "batches under a stop with a timeout": stopped_batches(timeout=0.125),
     "limits and retries": limited_puts,
     "acquire": acquires,
     "execute": executes(lambda: AsyncExecutor(2)),
