@@ -138,26 +138,34 @@ class Buffer(EntryStore[T], WaitQueue):
 
         ``context``: the context that the item will run in; by default a copy of the caller's.
         """
+        if ticket is not None and ticket.job is not self._owner:
+            return self._offer_to_lane(item, ticket, context)
         size = len(self.entries)
-        lane: Lane[T] | None = None
         if size >= self.room:
+            return False
+        if size >= self.peak:
+            self.peak = size + 1
+        self._last_number = number = self._last_number + 1
+        self.entries.append((number, item, copy_context() if context is None else context, ticket))
+        if self._waiters and not self._unparked:
+            self._unpark(1)
+        return True
+
+    def _offer_to_lane(self, item: T, ticket: Ticket, context: Context | None) -> bool:
+        """:meth:`offer`, where the entry may be one of several jobs."""
+        lane = None
+        if len(self.entries) >= self.room:
             lane = self._lane_outside_bound(ticket)
             if lane is None:
                 return False
-        elif size >= self.peak:
-            self.peak = size + 1
         self._last_number = number = self._last_number + 1
         entry = (number, item, copy_context() if context is None else context, ticket)
-        if ticket is not None and ticket.job is not self._owner:
-            if lane is None:
-                self._append(entry)
-            else:
-                heappush(lane.requeued, entry)
-            self.wake()
-            return True
-        self.entries.append(entry)
-        if self._waiters and not self._unparked:
-            self._unpark(1)
+        if lane is None:
+            self._append(entry)
+            self.peak = max(self.peak, len(self))
+        else:
+            heappush(lane.requeued, entry)
+        self.wake()
         return True
 
     async def wait_for_room(
