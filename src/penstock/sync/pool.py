@@ -20,7 +20,7 @@ from penstock.sync.buffer import JanusBuffer
 from penstock.sync.slots import LoopSlot, SharedCounters, ThreadSlot, WorkerSlot
 from penstock.workers.calls import AsyncCall, ErrorHandler, WorkerFunc
 from penstock.workers.item import Entry
-from penstock.workers.job import Job, ThreadJob
+from penstock.workers.job import Job, JobFunctions, ThreadJob
 from penstock.workers.pool import WorkerPool
 from penstock.workers.worker import Worker
 
@@ -157,6 +157,11 @@ class ThreadWorkerPool(WorkerPool[T]):
             can_end_program=False,
             is_for_threads=True,
         )
+
+    def release_functions(self) -> JobFunctions | None:
+        """Have idle threads hold the functions of the standing job no longer; the caller does."""
+        job = self._source.standing
+        return job.release() if isinstance(job, ThreadJob) and job.is_for_threads else None
 
     def resize(self) -> None:
         """Let there be as many workers as are wanted. For any thread."""

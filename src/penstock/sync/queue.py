@@ -32,7 +32,7 @@ from penstock.sync.stream import BlockingConsumable
 from penstock.telemetry.telemetry import Telemetry
 from penstock.workers.calls import AsyncCall, ErrorHandler, WorkerFunc
 from penstock.workers.item import Entry, Ticket
-from penstock.workers.job import Job
+from penstock.workers.job import Job, JobFunctions
 
 T = TypeVar("T")
 
@@ -69,6 +69,7 @@ class BlockingQueue(BlockingConsumable[T], InProcessQueue[T]):
         # Why no call works any more, once the loop's thread has ended and nobody had closed it.
         self._crash: str | None = None
         self._is_inherited = False
+        self._functions: JobFunctions | None = None
         hooks.tell_forked_child(self)
 
     def _make_parts(self) -> tuple[EntryBuffer[T], SharedCounters, ThreadWorkerPool[T]]:
@@ -223,6 +224,21 @@ class BlockingQueue(BlockingConsumable[T], InProcessQueue[T]):
     def _stopped_by_itself(self) -> None:
         super()._stopped_by_itself()
         self._provider.release()
+
+    async def _start_workers(
+        self,
+        worker_func: WorkerFunc[T, Any],
+        size: int | AdaptiveConcurrency,
+        error_handler: ErrorHandler[T] | None,
+    ) -> None:
+        await super()._start_workers(worker_func, size, error_handler)
+        self._keep_functions()  # the workers from before finish what they hold
+        self._functions = self._pool.release_functions()
+
+    def _keep_functions(self) -> None:
+        if self._functions is not None:
+            self._functions.keep()
+            self._functions = None
 
     def stop_workers(self, timeout: float | None = None) -> None:
         """Let the workers finish what they hold, and end them; the queue goes on."""
@@ -420,7 +436,10 @@ class BlockingQueue(BlockingConsumable[T], InProcessQueue[T]):
         if is_ending():
             return
         provider: LoopThreadProvider | None = getattr(self, "_provider", None)
-        if provider is None or self._can_exit():
+        if provider is None:
+            return
+        self._keep_functions()
+        if self._can_exit():
             return
         if not self._is_at_rest():
             warnings.warn(

@@ -268,12 +268,12 @@ class ObservedTicket(Ticket):
         """The item is accepted now: until now its put waited, from now on the item waits."""
         self._put_at = _clock()
 
-    async def run(self, standing: Any, item: Any) -> None:
+    async def run(self, call: AsyncCall[Any], standing: Any, item: Any) -> None:
         """Run the item as any ticket does, and observe the attempt."""
         if not self.claim():
             return
         job, course = self.job or standing, self.course
-        call = self.call or job.call
+        call = self.call or (call if self.job is None else job.call)
         if course is None:
             with ObservedAttempt(self._queue, self._put_at, None):
                 result = await call(item)

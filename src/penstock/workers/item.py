@@ -63,15 +63,15 @@ class Ticket:
         """Whether the job of the item has ended: what becomes of it is nobody's business."""
         return self.job is not None and self.job.is_over
 
-    async def run(self, standing: Any, item: Any) -> None:
-        """Call the function of its job, or of ``standing``, and set the future's result.
+    async def run(self, call: AsyncCall[Any], standing: Any, item: Any) -> None:
+        """Call the function and set the future's result; skip a cancelled item.
 
-        A cancelled item is skipped.
+        ``call`` is that of the standing job, for an item that has no job or call of its own.
         """
         if not self.claim():
             return
         job = self.job or standing
-        call = self.call or job.call
+        call = self.call or (call if self.job is None else job.call)
         if self.course is None:
             self.succeed(await call(item))
             return
@@ -177,6 +177,7 @@ class JobTicket(Ticket):
     # A plain method: no coroutine around that of the worker function.
     def run(  # type: ignore[override]
         self,
+        call: AsyncCall[Any],
         standing: Job[Any],
         item: Any,
     ) -> Awaitable[Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import weakref
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Generic, TypeVar
@@ -139,12 +140,54 @@ class Job(Generic[T]):
         self._on_all_done()
 
 
+class JobFunctions:
+    """The functions of a job of threads, which its queue holds and its idle threads do not.
+
+    A thread that waits is never garbage. If it held the worker function, it would hold the object
+    whose method that is, and the queue of that object: a queue that nobody stops could never be
+    collected.
+    """
+
+    def __init__(self, job: ThreadJob[Any], call: Any, error_handler: Any) -> None:
+        self.call = call
+        self.error_handler = error_handler
+        self._job = job
+
+    def keep(self) -> None:
+        """Let the job hold them: it is about to end."""
+        self._job.keep(self)
+
+
 class ThreadJob(Job[T]):
     """A job whose items are done in several threads."""
+
+    _functions: weakref.ref[JobFunctions]
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._lock = threading.RLock()
+        self._kept = threading.Event()
+
+    def release(self) -> JobFunctions:
+        """Hold the functions no longer; the caller does, until :meth:`JobFunctions.keep`."""
+        functions = JobFunctions(self, self.call, self.error_handler)
+        self._functions = weakref.ref(functions)
+        del self.call, self.error_handler
+        return functions
+
+    def keep(self, functions: JobFunctions) -> None:
+        """Hold the functions again."""
+        self.call, self.error_handler = functions.call, functions.error_handler
+        self._kept.set()
+
+    def __getattr__(self, name: str) -> Any:  # of functions that are released
+        if name not in {"call", "error_handler"}:
+            raise AttributeError(name)
+        functions = self._functions()
+        if functions is None:  # the queue is being collected in this moment, and about to keep them
+            self._kept.wait()
+            return self.__dict__[name]
+        return getattr(functions, name)
 
     def add_failure(self, error: BaseException, *, is_dead_letter: bool) -> None:
         """An item failed for good."""

@@ -106,13 +106,15 @@ class Worker(Generic[T]):
                     item = context = ticket = coro = steps = awaited = None  # keep nothing alive
                     if counters.joiners:  # only here, since with an entry left not all is done
                         counters.notify_if_done()
-                    if await source.wait():
-                        continue
-                    return
+                    call = None  # type: ignore[assignment] # nor the owner of the function
+                    if not await source.wait():
+                        return
+                    call = _no_standing_job if standing is None else standing.call
+                    continue
                 _, item, context, ticket = entry
                 error: BaseException | None = None
                 try:
-                    coro = call(item) if ticket is None else ticket.run(standing, item)
+                    coro = call(item) if ticket is None else ticket.run(call, standing, item)
                     steps = coro.__await__()
                     awaited = context.run(next, steps, FINISHED)
                 except BaseException as raised:

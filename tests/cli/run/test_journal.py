@@ -209,7 +209,8 @@ def test_two_runs_on_one_journal_are_refused(penstock: Command, server: Server) 
     server.answer = lambda seen: (release.wait(LIMIT), (200, {}, b""))[1]
     lines = penstock.lines(*items(2))
     (penstock.folder / "link.jsonl").symlink_to("results.jsonl")
-    with penstock.started("run", lines, "--url", server.url, *OUT) as first:
+    patient = ("--timeout", "600")  # the others take long to start on a busy machine
+    with penstock.started("run", lines, "--url", server.url, *patient, *OUT) as first:
         server.wait_for(2)
         for options in (OUT, ("--out", "link.jsonl"), (*OUT, "--overwrite")):
             second = penstock.run("run", lines, "--url", server.url, *options)

@@ -15,6 +15,7 @@ from penstock.brokers.nats.connection.answers import LostError, NobodyError
 from penstock.brokers.nats.connection.wire import Wire
 from penstock.errors import BrokerError
 from penstock.policies.governor import Postponed
+from penstock.workers.calls import AsyncCall
 from penstock.workers.item import Entry, Ticket
 
 if TYPE_CHECKING:
@@ -209,9 +210,9 @@ class DeliveryTicket(Ticket):
         """Whether its call was made; or else it waits until its rules allow it."""
         return self.course is not None and self.course.attempts >= self.delivery.number
 
-    async def run(self, standing: Any, item: Any) -> None:
+    async def run(self, call: AsyncCall[Any], standing: Any, item: Any) -> None:
         """Make the call, and settle the item after it has returned."""
-        await self._inner.run(standing, item)
+        await self._inner.run(call, standing, item)
         await self._hands.done(self.delivery)
 
     def verdict(self, error: BaseException) -> tuple[float | None, BaseException]:
