@@ -259,7 +259,6 @@ class TestAStopBySomebodyElse:
         assert other.done == [0, 1, 2, 3]
         assert worker.done == []
 
-
     async def test_a_job_that_was_stopped_is_over_though_the_queue_was_started_again(
         self, make_queue: MakeQueue
     ) -> None:

@@ -869,9 +869,7 @@ class Program:
         ]
         sure = [turn for turn in failed if not (self.is_excused(turn) or turn.item.is_let_go)]
         stray = sum(
-            1
-            for t in self.turns
-            if t.cancelled and not (self.is_excused(t) or t.item.is_let_go)
+            1 for t in self.turns if t.cancelled and not (self.is_excused(t) or t.item.is_let_go)
         )
         assert not stray, f"{stray} items were broken off for no reason"
         # What map let go of may have been on its way to a thread that map had ended by then.
