@@ -16,7 +16,7 @@ from penstock.queue.counters import QueueCounters
 from penstock.queue.status import NotProcessedError, QueueStatus
 from penstock.queue.store import EntryBuffer
 from penstock.workers.calls import ErrorHandler, WorkerFunc
-from penstock.workers.item import Ticket, job_of
+from penstock.workers.item import Ticket
 from penstock.workers.job import Job
 
 T = TypeVar("T")
@@ -146,9 +146,9 @@ class QueueLifecycle(QueueBase[T]):
         """No worker will take what is left of these jobs, and other workers wait for them."""
         if not jobs:
             return
-        for entry in self._buffer.snapshot():
-            if job_of(entry) in jobs and entry[3].fail(self._not_processed()):
-                entry[3].forget_future()
+        for _, _, _, ticket in self._buffer.snapshot():
+            if ticket is not None and ticket.job in jobs and ticket.fail(self._not_processed()):
+                ticket.forget_future()
         for job in jobs:
             job.interrupt()
 
