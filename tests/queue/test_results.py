@@ -808,3 +808,22 @@ async def test_map_starts_a_queue_that_is_just_stopping() -> None:
 
 async def collect_all(results: AsyncIterator[Any]) -> list[Any]:
     return [result async for result in results]
+
+
+async def test_a_map_that_is_collected_with_a_cycle_is_closed_without_a_complaint() -> None:
+    complaints = []
+    loop = asyncio.get_running_loop()
+    loop.set_exception_handler(lambda _, context: complaints.append(context["message"]))
+
+    async def leave(queue: WorkQueue[int]) -> None:
+        results = queue.map(str, range(100))
+        cycle: list[Any] = [results]
+        cycle.append(cycle)
+        assert await anext(results) == "0"
+
+    async with WorkQueue[int](2) as queue:
+        await leave(queue)
+        gc.collect()
+        await settle()
+        assert queue.statistics().unfinished == 0
+    assert complaints == []
