@@ -395,7 +395,7 @@ class WorkQueue(Lifecycle, WorkQueueBase[T], Consumable[T]):
         async with running:
             most = queue.maxsize + running.job.most
             results = ResultStream(running, most, ordered)
-            feeder = asyncio.create_task(results.feed(items))
+            running.job.feeder = feeder = asyncio.create_task(results.feed(items))
             try:
                 async for future in results:
                     error = future.exception() if not future.cancelled() else CancelledError()

@@ -121,7 +121,8 @@ class Schedule(Program):
         queue = self.queue
         self.go.clear()
         try:
-            if queue.status is not QueueStatus.PROCESSING or not queue.worker_count:
+            # The workers of jobs take no items of others.
+            if queue.status is not QueueStatus.PROCESSING or not queue.worker_count or self.mappers:
                 self.process(rng)
             assert queue.join(self.hangs / 4), f"join hangs: {queue.statistics()}\n{stacks()}"
             with self.lock:
@@ -170,6 +171,7 @@ class Schedule(Program):
         lasts = [turn for turn in failed if turn is turn.item.turns[-1] or not self.gentle]
         buried = {turn.item for turn in lasts if not is_awaited(turn.item)}
         unknown, missing = {*letters} - buried, buried - {*letters}
+        missing -= {item for item in missing if item.is_let_go}
         assert not unknown, f"among the dead letters, and did not fail for good: {unknown}"
         if self.gentle and self.attempts > 1:
             assert not missing, f"not among the dead letters: {missing}"
@@ -190,7 +192,7 @@ class Schedule(Program):
 def is_awaited(item: Item) -> bool:
     """Whether somebody got the item's error from a future."""
     if item.is_mapped:
-        return True
+        return not item.is_batched
     future: Future[Any] | None = item.future
     return future is not None and not isinstance(future.exception(timeout=0), QueueStateError)
 

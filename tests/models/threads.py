@@ -143,6 +143,10 @@ class WorkerGroup:
     at_work: int = 0
     #: Whether each worker takes the items itself that it runs.
     takes_itself: bool = True
+    #: Whether its calls count for the total: it was neither replaced nor is it about to end.
+    is_counted: bool = True
+    #: Until when it claimed workers. What was taken later is not of it.
+    claimed_until: float = math.inf
 
 
 @dataclass(eq=False)
@@ -157,8 +161,9 @@ class Item:
     turns: list[Turn] = field(default_factory=list)
     #: Set before the worker function ends for good, or before ``task_done``.
     is_done: bool = False
-    #: Whether ``map`` has it, and whether that gave its result.
+    #: Whether it is of a job; whether that is a batch; and whether the job told what became of it.
     is_mapped: bool = False
+    is_batched: bool = False
     is_told: bool = False
 
     def __eq__(self, other: object) -> NoReturn:
@@ -175,7 +180,7 @@ class Item:
 
     @property
     def is_let_go(self) -> bool:
-        """Whether ``map`` ended early: the item may end without a turn, or without another one."""
+        """Whether its job ended early: the item may end without a turn, or without another one."""
         return self.is_mapped and not self.is_told
 
     @property
@@ -235,7 +240,7 @@ class Program:
         self.is_calm = False
         # With one thread for start and stop, what these say can be checked at once.
         self.masters = rng.choice((1, 1, 2, 3))
-        #: Threads that call ``map``; then nobody takes its workers away.
+        #: Threads that run jobs of their own, maps and batches; then nobody stops the queue.
         self.mappers = 0
         self.gentle = rng.random() < 0.3  # no worker is ever broken off
 
@@ -295,10 +300,10 @@ class Program:
         if rng.random() < 0.7 or self.mappers:
             self.process(rng)
         producers = some("producer", rng.choice((1, 2, 4, 8)), self.produce)
-        producers += some("mapper", self.mappers, self.map)
+        producers += some("mapper", self.mappers, self.run_jobs)
         masters = some("master", self.masters, self.rule)
         getters = rng.choice((0, 0, 1, 3))
-        others = some("getter", 0 if self.mappers else getters, self.consume)
+        others = some("getter", getters, self.consume)
         others += some("joiner", rng.choice((0, 1, 2)), self.wait_for_all)
         others += some("sampler", 1, self.sample)
         threads = producers + masters + others
@@ -446,6 +451,7 @@ class Program:
             except QueueStateError:
                 time.sleep(0.001)
                 continue
+            assert not item.is_mapped, f"{item} of a job was taken by get"
             turn = self.begin(item, group)
             time.sleep(rng.choice(MOMENTS))
             self.end(turn)
@@ -486,38 +492,84 @@ class Program:
             last = metrics
             time.sleep(0.0005)
 
-    def map(self, rng: random.Random) -> None:
-        """Have the queue's workers do something else for a while; now and then not to its end."""
+    def run_jobs(self, rng: random.Random) -> None:
+        """Maps and batches on the queue that all share; now and then not to their end."""
         while not self.is_calm:
             with self.lock:
                 self.producers += 1
                 me = self.producers
-            mine: list[Item] = []
-            group = WorkerGroup("map", sys.maxsize, takes_itself=False)
+            kind = rng.choice(("map", "batch"))
+            group = WorkerGroup(kind, rng.choice((1, 2, 4, 12)), takes_itself=False)
             self.groups.append(group)
             work = rng.choice((self.plain_worker, self.async_worker))(group)
-            results = self.queue.map(
-                work,
-                self.items_to_map(me, mine, rng.choice((1, 10, 50)), rng),
-                ordered=rng.random() < 0.5,
-                return_exceptions=True,
-            )
-            read = rng.choice((math.inf, math.inf, 5))
-            for count, result in enumerate(results, 1):
-                self.check_mapped(mine, result)
-                if count >= read:
-                    results.close()
-                    break
-            else:
-                assert all(item.is_told for item in mine), "map kept results back"
+            mine: list[Item] = []
+            items = self.items_of_job(kind, me, mine, rng)
+            self.note(kind, me, "with", group.size)
+            (self.map if kind == "map" else self.batch)(group, work, items, mine, rng)
+            group.claimed_until = time.monotonic()
+            self.note(kind, me, "is over")
             self.accepted += mine  # what was read was put, and now nobody is just about to
             time.sleep(rng.choice(MOMENTS))
 
-    def items_to_map(
-        self, producer: int, mine: list[Item], count: int, rng: random.Random
+    def map(
+        self,
+        group: WorkerGroup,
+        work: Callable[[Item], Any],
+        items: Iterator[Item],
+        mine: list[Item],
+        rng: random.Random,
+    ) -> None:
+        results = self.queue.map(
+            work,
+            items,
+            num_workers=group.size,
+            ordered=rng.random() < 0.5,
+            return_exceptions=True,
+        )
+        read = rng.choice((math.inf, math.inf, 5))
+        for count, result in enumerate(results, 1):
+            self.check_mapped(mine, result)
+            if count >= read:
+                group.is_counted = False
+                results.close()
+                break
+        else:
+            assert all(item.is_told for item in mine), "map kept results back"
+
+    def batch(
+        self,
+        group: WorkerGroup,
+        work: Callable[[Item], Any],
+        items: Iterator[Item],
+        mine: list[Item],
+        rng: random.Random,
+    ) -> None:
+        def some() -> Iterator[Item]:
+            for item in items:
+                yield item
+                if len(mine) == fails_at:
+                    group.is_counted = False
+                    raise ItemError("the source")
+
+        fails_at = rng.choice((math.inf, math.inf, 3))
+        handler = self.make_handler(rng.random() < 0.5)
+        try:
+            result = self.queue.batch_process(some(), work, group.size, handler)
+        except ItemError:
+            assert len(mine) == fails_at, "a batch raised what its source did not raise"
+            return
+        assert result.processed == len(mine), f"{result}, of {mine}"
+        failed = [item for item in mine if item.turns[-1].error is not None]
+        assert result.failed == len(failed), f"{result}, but {failed} failed"
+        for item in mine:
+            item.is_told = True
+
+    def items_of_job(
+        self, kind: str, producer: int, mine: list[Item], rng: random.Random
     ) -> Iterator[Item]:
-        for number in range(count):
+        for number in range(rng.choice((1, 10, 50))):
             item = Item(producer, number, self.make_plan(rng), "accepted", is_mapped=True)
+            item.is_batched = kind == "batch"
             mine.append(item)
             self.items.append(item)
             CURRENT.set(item)
@@ -548,6 +600,9 @@ class Program:
             "mixed": lambda: self.mixed_worker(group),
         }[group.kind]()
         handler = self.make_handler(rng.random() < 0.5) if group.has_handler else None
+        before = [one for one in self.groups if one.kind not in ("get", "map", "batch")][:-1]
+        for one in before:
+            one.is_counted = False
         try:
             self.queue.process(work, group.size, handler)
         except QueueStateError as error:
@@ -555,6 +610,9 @@ class Program:
             assert self.masters > 1, "nobody else stopped it"
         else:
             self.note("group of", group.size, group.kind)
+            if self.masters == 1:  # or it may be that this one was replaced
+                for one in before:
+                    one.claimed_until = min(one.claimed_until, time.monotonic())
 
     def begin(self, item: Item, group: WorkerGroup) -> Turn:
         turn = Turn(item, group, time.monotonic())
@@ -590,6 +648,7 @@ class Program:
                 self.failures.append(
                     AssertionError(f"{group.at_work} items in the hands of {group.size} workers")
                 )
+            self.check_total(group, turn)
         times = len(item.turns)
         plan = item.plan if times == 1 else Plan(error=item.plan.error)
         if self.is_calm or times > item.plan.fails:
@@ -613,6 +672,20 @@ class Program:
         self.end(turn)
         if turn.error is not None:
             raise turn.error
+
+    def check_total(self, group: WorkerGroup, turn: Turn) -> None:
+        """A job that is over gets no items, and all together get no more than the largest may."""
+        since = -math.inf if turn.hold is None else turn.hold.since
+        is_of_job = group.kind in ("map", "batch")
+        if turn.item.is_mapped is not is_of_job:
+            self.failures.append(AssertionError(f"{turn.item} was taken by a {group.kind}"))
+        if since > group.claimed_until:
+            self.failures.append(AssertionError(f"{turn.item} was taken after its {group.kind}"))
+        groups = [one for one in self.groups if one.kind != "get"]
+        total = sum(one.at_work for one in groups if one.is_counted)
+        most = max(one.size for one in groups if one.claimed_until >= since)
+        if self.gentle and total > most:
+            self.failures.append(AssertionError(f"{total} items in hand, of at most {most}"))
 
     def async_worker(self, group: WorkerGroup) -> Callable[[Item], Any]:
         async def work(item: Item) -> Item:
@@ -696,7 +769,7 @@ class Program:
         weights = {
             "process": 3,
             "stop": 0 if self.mappers else rng.choice((0, 1, 3)),
-            "stop workers": 0 if self.mappers else rng.choice((0, 1, 3)),
+            "stop workers": rng.choice((0, 1, 3)),
             "start": 1,
             "pause": 2,
         }
@@ -794,8 +867,10 @@ class Program:
         failed = [
             turn for turn in raised if turn is turn.item.turns[-1] or not self.may_be_retried(turn)
         ]
-        sure = [turn for turn in failed if not self.is_excused(turn)]
-        stray = sum(1 for t in self.turns if t.cancelled and not self.is_excused(t))
+        sure = [turn for turn in failed if not (self.is_excused(turn) or turn.item.is_let_go)]
+        stray = sum(
+            1 for t in self.turns if t.cancelled and not (self.is_excused(t) or t.item.is_let_go)
+        )
         assert not stray, f"{stray} items were broken off for no reason"
         # What map let go of may have been on its way to a thread that map had ended by then.
         lost = sum(1 for item in self.items if item.is_mapped and not item.turns)
@@ -820,7 +895,7 @@ class Program:
         # A worker that lost the item may begin with it even after the one that has it then.
         sure = [t for t in turns if not (self.is_excused(t) or self.may_be_retried(t))]
         assert len(sure) <= 1, f"{item} ran {len(turns)} times"
-        kept = any(not turn.cancelled for turn in turns)
+        kept = item.is_let_go or any(not turn.cancelled for turn in turns)
         assert not turns or kept, f"{item} was broken off and never done"
         if item.future is not None and not item.unwanted:
             self.check_result(item, item.future, turns)

@@ -16,7 +16,7 @@ import pytest
 
 from helpers.tasks import now, settle
 from helpers.workers import Worker
-from penstock import QueueFullError, QueueStateError, QueueStatus, WorkQueue
+from penstock import QueueFullError, QueueStateError, QueueStatus, RetryPolicy, WorkQueue
 
 IDLE, PROCESSING, STOPPING, STOPPED = QueueStatus
 
@@ -808,3 +808,45 @@ async def test_map_starts_a_queue_that_is_just_stopping() -> None:
 
 async def collect_all(results: AsyncIterator[Any]) -> list[Any]:
     return [result async for result in results]
+
+
+async def test_a_map_that_is_collected_with_a_cycle_is_closed_without_a_complaint() -> None:
+    complaints = []
+    loop = asyncio.get_running_loop()
+    loop.set_exception_handler(lambda _, context: complaints.append(context["message"]))
+
+    async def leave(queue: WorkQueue[int]) -> None:
+        results = queue.map(str, range(100))
+        cycle: list[Any] = [results]
+        cycle.append(cycle)
+        assert await anext(results) == "0"
+
+    async with WorkQueue[int](2) as queue:
+        await leave(queue)
+        gc.collect()
+        await settle()
+        assert queue.statistics().unfinished == 0
+    assert complaints == []
+
+
+async def test_an_item_that_fails_after_its_map_has_ended_gets_no_other_attempt() -> None:
+    calls = []
+
+    async def fails_late(item: int) -> int:
+        calls.append(item)
+        if item:
+            try:
+                await asyncio.sleep(10)
+            finally:
+                raise OSError("as it was cancelled")
+        return item
+
+    policy = RetryPolicy(3, backoff=lambda attempt, error: 1.0, budget=None)
+    async with WorkQueue[int](5, retry=policy) as queue:
+        async with aclosing(queue.map(fails_late, range(3), num_workers=2)) as results:
+            assert await anext(results) == 0
+            await asyncio.sleep(1)
+        assert queue.statistics().retrying == queue.statistics().unfinished == 0
+        await asyncio.sleep(5)
+    assert calls == [0, 1, 2]
+    assert queue.dead_letters == []

@@ -548,7 +548,7 @@ class JobsProgram(Program):
         return any(one in (error, error.__cause__) for one in item.raised)
 
     def check_error(self, job: Job, error: BaseException) -> None:
-        """A job ends by an error of its items or source, by a stop, or by its cancellation."""
+        """A job ends by an error of its items or their source, by a stop, or if it is cancelled."""
         if isinstance(error, SourceError):
             is_known = job.fails_at is not None
         elif isinstance(error, asyncio.CancelledError):
@@ -586,7 +586,7 @@ class JobsProgram(Program):
                 self.hold(told, f"the handler heard {item.handled} times of {item} of {job}")
 
     def is_done_for(self, item: Item) -> bool:
-        # A thread whose worker was cancelled says nothing, nor does one that waited for a limit.
+        # A thread whose worker was cancelled says nothing, nor an item that waited for its limit.
         is_hit = self.hits and (item.begun or self.has_rules)
         return bool(item.returned or item.raised or is_hit)
 

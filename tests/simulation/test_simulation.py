@@ -11,9 +11,12 @@ from typing import Any
 
 import pytest
 
+from penstock._util.wait_queue import WaitQueue
 from penstock.queue.buffer import Buffer
 from penstock.queue.counters import QueueCounters
 from penstock.queue.results import ResultStream
+from penstock.queue.store import EntryStore
+from penstock.workers.worker import Worker
 from simulation.run import shrink, simulate
 
 SEEDS = 2000
@@ -66,6 +69,22 @@ def want_them_all_the_same(self: Any) -> None:
     """A map that was given up still has what nobody will read."""
 
 
+def let_all_be_free(self: Any, job: Any) -> int:
+    return 0 if job is None else 1000
+
+
+def keep_the_lane(self: Any, job: Any) -> int:
+    return 0
+
+
+def requeue_what_is_dropped(self: Any, entry: Any) -> bool:
+    return False
+
+
+def wake_for_the_standing_job(self: Any) -> None:
+    WaitQueue.wake(self)
+
+
 @pytest.mark.parametrize(
     ("owner", "name", "defect", "program"),
     [
@@ -77,6 +96,10 @@ def want_them_all_the_same(self: Any) -> None:
         (Buffer, "_withdraw", keep_a_cancelled_put, "queue"),
         (Buffer, "requeue", lose_what_is_given_back, "rules"),
         (ResultStream, "cancel", want_them_all_the_same, "face"),
+        (EntryStore, "_free", let_all_be_free, "jobs"),
+        (Buffer, "close_lane", keep_the_lane, "jobs"),
+        (Buffer, "wake", wake_for_the_standing_job, "jobs"),
+        (Worker, "_is_dropped", requeue_what_is_dropped, "jobs"),
     ],
 )
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # of their queues

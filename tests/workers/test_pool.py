@@ -853,7 +853,7 @@ async def test_the_future_of_an_item_whose_task_is_cancelled_is_cancelled() -> N
 
 
 async def test_a_worker_that_follows_the_only_one_has_threads_too() -> None:
-    done = []
+    done: list[int] = []
     async with BoundedQueue[int]() as queue:
         await queue.start_workers(done.append, 1, AsyncMock())
         await queue.put(1)

@@ -345,6 +345,7 @@ class QueueLifecycle(QueueBase[T]):
         The last job stops a queue that was started for jobs, unless somebody has used it since.
         """
         job.is_over = True
+        self._pool.release(job)
         for _ in range(self._buffer.close_lane(job)):
             self._counters.count_finished()
         try:

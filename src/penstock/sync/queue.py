@@ -78,6 +78,13 @@ class BlockingQueue(BlockingConsumable[T], InProcessQueue[T]):
         buffer.holders = lambda: counters.slots
         return buffer, counters, ThreadWorkerPool(buffer, counters, self._name, self._logger)
 
+    @property
+    def size(self) -> int:
+        """How many items wait, never more than ``maxsize``."""
+        # Without the lock, which this very thread may hold: a finalizer tells the size, too. So an
+        # item may have left one lane and another one have come between two looks.
+        return min(super().size, self._maxsize)
+
     def statistics(self) -> QueueStatistics:
         """Everything that can be counted about the queue, at this instant."""
         if self._is_inherited:  # a lock that was held at the fork stays held for ever

@@ -63,6 +63,8 @@ class Job(Generic[T]):
         self.suspended = 0
         #: How many items workers have in hand, threads too. Guarded by the lock of the buffer.
         self.in_hand = 0
+        #: What feeds it, kept here: a task that only its own garbage knows is destroyed with it.
+        self.feeder: object = None
         self._workers = 0
         self._threads: ThreadPoolExecutor | None = None
         #: Its items that were accepted, those that are done, and those that failed for good.

@@ -124,19 +124,33 @@ class WorkerPool(Generic[T]):
             self.resize()
             raise
 
-    async def close(self, job: Job[T]) -> None:
-        """Take back the claim of a job that is over, and cancel what workers hold of it.
+    def release(self, job: Job[T]) -> None:
+        """Take back the claim of a job that is over. Call it before its lane is closed.
 
-        A worker that has not ended ``CANCEL_GRACE`` seconds later is abandoned. So is, at once, a
-        thread: its function cannot be cancelled.
+        As long as there are lanes no job gets more workers than it may have. So those that are too
+        many have to know it by then.
         """
-        self._jobs.pop(job, None)
+        if job in self._jobs:
+            del self._jobs[job]
+            self._take_out(self._workers[task] for task in self._holders(job))
+            self.resize()
+
+    def _holders(self, job: Job[T]) -> list[asyncio.Future[None]]:
         current = asyncio.current_task()
-        holders = [
+        return [
             task
             for task, worker in self._workers.items()
             if worker.job_in_hand is job and task is not current
         ]
+
+    async def close(self, job: Job[T]) -> None:
+        """:meth:`release` a job whose lane is closed, and cancel what workers hold of it.
+
+        A worker that has not ended ``CANCEL_GRACE`` seconds later is abandoned. So is, at once, a
+        thread: its function cannot be cancelled.
+        """
+        self.release(job)
+        holders = self._holders(job)
         self._take_out(self._workers[task] for task in holders)
         self.resize()
         try:
