@@ -50,7 +50,7 @@ class HeldPort:
         self._socket.close()
 
 
-def wait_for(what: str, ask: Callable[[], T], timeout: float = 30.0, every: float = 0.1) -> T:
+def wait_for(what: str, ask: Callable[[], T], timeout: float = 60.0, every: float = 0.1) -> T:
     """Ask again and again until the answer is true, and return it."""
     deadline = time.monotonic() + timeout
     while True:
