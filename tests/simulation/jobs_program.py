@@ -424,9 +424,12 @@ class JobsProgram(Program):
 
     # -- jobs ---------------------------------------------------------------------------------
 
-    def soon(self, name: str, coroutine: Coroutine[Any, Any, None]) -> None:
-        task = self.loop.create_task(coroutine, name=f"{name} {next(self.numbers)}")
-        self.tasks[task] = task.get_name()
+    def soon(self, name: str, coroutine: Coroutine[Any, Any, None], job: Job | None = None) -> None:
+        name = f"{name} {next(self.numbers)}"
+        if job is not None:
+            job.task = name  # here, since an eager task gets its name after its first step
+        task = self.loop.create_task(coroutine, name=name)
+        self.tasks[task] = name
         task.add_done_callback(self.is_done)
 
     def is_done(self, task: asyncio.Task[Any]) -> None:
@@ -460,7 +463,7 @@ class JobsProgram(Program):
         self.run_soon(self.new_job("batch", self.random.choice((0, 1, 4, 9))))
 
     def run_soon(self, job: Job) -> None:
-        self.soon(job.name, self.run_and_swallow(job))
+        self.soon(job.name, self.run_and_swallow(job), job)
 
     async def run_and_swallow(self, job: Job) -> None:
         try:
@@ -473,10 +476,7 @@ class JobsProgram(Program):
 
     async def run_job(self, job: Job) -> None:
         """Run it on the queue, in a task of its own or in an item of the queue."""
-        task = asyncio.current_task()
-        assert task is not None
-        job.stops, job.task = self.stops, task.get_name()
-        del task  # a task that was cancelled keeps frames, and this one would keep the task
+        job.stops = self.stops
         try:
             await (self.map(job) if job.name.endswith("map") else self.batch(job))
         except BaseException as error:
