@@ -190,7 +190,7 @@ class TestTheEndOfAJob:
         queue = make_queue(
             maxsize=5, retry=RetryPolicy(attempts=3, backoff=Backoff(3600, max=3600))
         )
-        done = Worker()
+        done = Worker(held=True)
 
         async def work(item: int) -> Any:
             if item:
