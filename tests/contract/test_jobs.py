@@ -197,9 +197,12 @@ class TestTheEndOfAJob:
                 raise OSError(item)
             return await done(item)
 
-        async with aclosing(queue.map(work, [0, 1, 2], ordered=False)) as results:
-            assert await anext(results) == 0
+        stream = queue.map(work, [0, 1, 2], num_workers=3, ordered=False)
+        async with aclosing(stream) as results:
+            reading = asyncio.ensure_future(anext(results))
             await until(lambda: queue.statistics().retrying == 2)
+            done.may_go_on.set()
+            assert await reading == 0
         assert queue.statistics().retrying == queue.statistics().unfinished == 0
         assert queue.dead_letters == []
         assert queue.status == "stopped"
