@@ -118,7 +118,8 @@ class EntryStore(Generic[T]):
     @property
     def ready(self) -> int:
         """How many accepted entries no worker holds."""
-        return len(self._delayed) + sum(map(len, self._all_lanes()))
+        count = len(self._delayed) + len(self._requeued) + len(self.entries)
+        return count + sum(map(len, self.lanes.copy().values())) if self.lanes else count
 
     @property
     def delayed(self) -> int:

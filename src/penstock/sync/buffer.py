@@ -257,10 +257,14 @@ class JanusBuffer(EntryStore[T]):
         with self.lock:
             if self._is_special or holder.job is not None:
                 entry = self._take_of_several(holder)
-            elif self.entries and not holder.must_ask and holder.standing is self.standing:
+            elif (
+                self.entries
+                and not holder.must_ask
+                and (standing := holder.standing) is self.standing
                 # A worker of a job that has just ended may come before it is told to leave.
-                is_for_nobody = holder.standing is None and self._owner is None
-                entry = None if is_for_nobody else self._get_nowait()
+                and (standing is not None or self._owner is not None)
+            ):
+                entry = self._get_nowait()
             else:
                 entry = None
             holder.entry = entry
