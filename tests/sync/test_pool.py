@@ -320,6 +320,32 @@ def test_an_awaitable_for_which_there_is_no_loop_any_more_is_closed() -> None:
     assert "never awaited" not in outcome.stderr
 
 
+def test_what_a_given_up_worker_returns_is_not_awaited() -> None:
+    """Its item was handed back by then, and somebody else has it."""
+    began, may_go_on, awaited = threading.Event(), threading.Event(), threading.Event()
+
+    async def rest(item: str) -> None:
+        awaited.set()
+
+    def work(item: str) -> Any:
+        began.set()
+        assert may_go_on.wait(BOUND)
+        return rest(item)
+
+    with WorkQueue[str](name="given-up") as queue:
+        queue.process(work)
+        queue.put("a")
+        assert began.wait(BOUND)
+        queue.queue.stop_workers(timeout=0)
+        assert queue.get() == "a"
+        may_go_on.set()
+        workers = [one for one in threading.enumerate() if "given-up-worker" in one.name]
+        for worker in workers:
+            worker.join(BOUND)
+        assert not awaited.is_set()
+        queue.task_done()
+
+
 @pytest.mark.parametrize("call", ["process", "map"])
 def test_a_job_that_can_start_too_few_threads_leaves_all_as_it_was(
     call: str, monkeypatch: pytest.MonkeyPatch

@@ -92,17 +92,17 @@ class _ThreadWorker(_SlotWorker[T]):
         if not self.task.done():
             self.task.set_result(None)
 
-    def work(self, threads: set[int]) -> None:
+    def work(self, threads: dict[int, WorkerSlot[Any]]) -> None:
         """Take entries until the worker is retired. In its thread, which ``threads`` knows then."""
         me = threading.get_ident()
-        threads.add(me)
+        threads[me] = self.slot
         error: BaseException | None = None
         try:
             run_to_completion(self.run())
         except BaseException as raised:  # noqa: BLE001 - logged by the pool
             error = raised
         finally:
-            threads.discard(me)
+            threads.pop(me, None)
             with suppress(RuntimeError):  # the loop is closed: nobody waits for this any more
                 self.task.get_loop().call_soon_threadsafe(self._resolve_task, error)
 
@@ -129,8 +129,8 @@ class ThreadWorkerPool(WorkerPool[T]):
         self._shared = counters
         #: The thread of the loop, while there is one.
         self.loop_thread: LoopThread | None = None
-        #: The threads of workers.
-        self.threads: set[int] = set()
+        #: The threads of workers, by their identifiers, and the slot of each.
+        self.threads: dict[int, WorkerSlot[Any]] = {}
         #: Whether this is a forked child.
         self.is_inherited = False
 
@@ -208,10 +208,11 @@ class ThreadWorkerPool(WorkerPool[T]):
             return result
         assert self.loop_thread is not None
         try:
-            value, error = self.loop_thread.call(_await, result)
+            slot = self.threads.get(threading.get_ident())
+            value, error = self.loop_thread.call(_await, result, slot)
         except BaseException:
             if isinstance(result, Coroutine) and getcoroutinestate(result) == CORO_CREATED:
-                result.close()  # the loop is gone, and nobody will ever await it
+                result.close()  # the loop is gone, or somebody else has the item now
             raise
         if error is None:
             return value
@@ -221,7 +222,12 @@ class ThreadWorkerPool(WorkerPool[T]):
             error = None  # or frame and exception would keep each other alive
 
 
-async def _await(awaitable: Awaitable[Any]) -> tuple[Any, BaseException | None]:
+async def _await(
+    awaitable: Awaitable[Any], slot: WorkerSlot[Any] | None
+) -> tuple[Any, BaseException | None]:
+    # Asked in the loop, where workers are given up: somebody else may have the item since.
+    if slot is not None and slot.is_revoked:
+        raise asyncio.CancelledError("somebody else has the item now")
     # The error as a value: a task that raises SystemExit or KeyboardInterrupt ends its loop.
     try:
         return await awaitable, None
