@@ -6,7 +6,6 @@ import asyncio
 import logging
 import math
 import signal
-from asyncio import CancelledError
 from collections.abc import (
     AsyncGenerator,
     AsyncIterable,
@@ -34,8 +33,7 @@ from penstock.policies.governor import MAX_DEAD_LETTERS
 from penstock.protocols import Queue
 from penstock.queue.bounded import BoundedQueue, QueueStatus
 from penstock.queue.jobs import BatchResult, RunningJob
-from penstock.queue.results import ResultStream, each
-from penstock.queue.status import NotProcessedError
+from penstock.queue.results import ResultStream, each, outcome_of
 from penstock.queue.stream import Consumable
 from penstock.queue.work_queue_base import WorkQueueBase
 from penstock.telemetry import Telemetry
@@ -398,13 +396,8 @@ class WorkQueue(Lifecycle, WorkQueueBase[T], Consumable[T]):
             running.job.feeder = feeder = asyncio.create_task(results.feed(items))
             try:
                 async for future in results:
-                    error = future.exception() if not future.cancelled() else CancelledError()
-                    if error is not None and not (
-                        return_exceptions and not isinstance(error, NotProcessedError)
-                    ):
-                        raise error
-                    outcome = [future.result() if error is None else error]
-                    del future, error  # and keep nothing alive that was handed out
+                    outcome = [outcome_of(future, return_exceptions)]
+                    del future  # and keep nothing alive that was handed out
                     yield outcome.pop()
                 await feeder
             finally:

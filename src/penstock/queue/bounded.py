@@ -7,9 +7,8 @@ import logging
 import sys
 import warnings
 from asyncio import _get_running_loop
-from collections.abc import Callable, Generator
-from contextlib import suppress
-from contextvars import Context
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager, suppress
 from typing import Any, TypeVar
 
 from penstock._util import checks
@@ -17,7 +16,7 @@ from penstock._util.hooks import drain_at_exit
 from penstock._util.lifecycle import Lifecycle
 from penstock.limits.adaptive import AdaptiveConcurrency
 from penstock.policies.governor import Rules
-from penstock.queue.base import NO_LIMIT, WARNING_INTERVAL
+from penstock.queue.base import WARNING_INTERVAL
 from penstock.queue.buffer import Buffer
 from penstock.queue.counters import QueueCounters
 from penstock.queue.in_process import InProcessQueue
@@ -26,7 +25,6 @@ from penstock.queue.store import EntryBuffer
 from penstock.queue.stream import Consumable
 from penstock.telemetry.telemetry import Telemetry
 from penstock.workers.calls import AsyncCall, ErrorHandler, WorkerFunc
-from penstock.workers.item import Ticket
 from penstock.workers.pool import WorkerPool
 
 __all__ = ["BoundedQueue", "QueueStatistics", "QueueStatus"]
@@ -220,21 +218,16 @@ class BoundedQueue(Lifecycle, Consumable[T], InProcessQueue[T]):
         await self._submit(item, timeout, deadline, future, call)
         return future
 
-    async def _wait_for_room(
-        self,
-        item: T,
-        timeout: float,
-        ticket: Ticket | None = None,
-        context: Context | None = None,
-    ) -> bool:
-        is_nested = ticket is not None and ticket.job is not None and ticket.job.is_nested
-        if timeout <= NO_LIMIT or is_nested or not self._pool.owns(asyncio.current_task()):
-            return await super()._wait_for_room(item, timeout, ticket, context)
+    @contextmanager
+    def _waiting_as_worker(self) -> Iterator[None]:
+        if not self._pool.owns(asyncio.current_task()):
+            yield
+            return
         self._workers_that_put += 1
         try:
             if self._workers_that_put >= self._pool.count and not self._is_taken_by_hand:
                 raise self._none_would_make_room()
-            return await super()._wait_for_room(item, timeout, ticket, context)
+            yield
         finally:
             self._workers_that_put -= 1
 

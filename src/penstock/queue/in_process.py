@@ -11,7 +11,7 @@ import logging
 import math
 from asyncio import _get_running_loop
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from contextvars import Context
 from typing import TypeVar
 
@@ -223,17 +223,27 @@ class InProcessQueue(QueueLifecycle[T]):
     ) -> bool:
         if not timeout:
             return self._reject_full()
-        self._counters.add("put_waits")
         limit = None if timeout > NO_LIMIT else timeout
-        try:
-            outcome = await self._buffer.wait_for_room(item, limit, ticket, context)
-        except BaseException:  # a cancellation, or a KeyboardInterrupt where a thread waits
-            self._counters.add("cancelled")
-            raise
+        is_served = limit is not None or (ticket is not None and ticket.is_nested)
+        with nullcontext() if is_served else self._waiting_as_worker():
+            self._counters.add("put_waits")
+            try:
+                outcome = await self._buffer.wait_for_room(item, limit, ticket, context)
+            except BaseException:  # a cancellation, or a KeyboardInterrupt where a thread waits
+                self._counters.add("cancelled")
+                raise
         if outcome is PutOutcome.CLOSED:
             self._counters.add("stopped")
             raise self._stopped_meanwhile("put")
         return outcome is PutOutcome.ACCEPTED or self._reject_full()
+
+    def _waiting_as_worker(self) -> AbstractContextManager[None]:
+        """The block of a wait for room without a limit, which a worker of the queue may not make.
+
+        Raises:
+            QueueStateError: this is a worker function of the queue, and none would make room.
+        """
+        raise NotImplementedError
 
     def _none_would_make_room(self) -> QueueStateError:
         return QueueStateError(

@@ -8,7 +8,9 @@ from contextlib import aclosing
 from typing import Any, Generic, TypeVar
 
 from penstock.queue.jobs import RunningJob
+from penstock.queue.status import NotProcessedError
 from penstock.queue.stream import ItemStream
+from penstock.workers.item import AnyFuture
 
 T = TypeVar("T")
 
@@ -31,6 +33,24 @@ async def each(items: Iterable[T] | AsyncIterable[T]) -> AsyncGenerator[T, None]
     finally:
         if isinstance(source, (AsyncGenerator, ItemStream)):
             await source.aclose()
+
+
+def outcome_of(future: AnyFuture, return_exceptions: bool) -> Any:
+    """The result of a future that is done, or its exception if it is to be returned.
+
+    Raises:
+        BaseException: that of the future otherwise; and always if the queue stopped before the
+            item was processed, which is no outcome.
+    """
+    error = asyncio.CancelledError() if future.cancelled() else future.exception()
+    if error is None:
+        return future.result()
+    if return_exceptions and not isinstance(error, NotProcessedError):
+        return error
+    try:
+        raise error
+    finally:
+        error = None  # or frame and exception would keep each other alive
 
 
 class ResultStream(Generic[T]):

@@ -262,8 +262,9 @@ class EntryStore(Generic[T]):
         A worker waits for a nested job, so it makes no room: one entry of such a job is accepted
         outside the bound, as a requeued one is.
         """
-        job = None if ticket is None else ticket.job
-        lane = self.lanes.get(job) if job is not None and job.is_nested else None
+        if ticket is None or ticket.job is None or not ticket.is_nested:
+            return None
+        lane = self.lanes.get(ticket.job)
         return lane if lane is not None and not len(lane) else None
 
     def _grant_outside_bound(self, lane: Lane[T]) -> None:

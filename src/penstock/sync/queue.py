@@ -10,8 +10,7 @@ import time
 import warnings
 from asyncio import _get_running_loop
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, suppress
-from contextvars import Context
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from typing import Any, NoReturn, TypeVar
 
 from penstock._util import checks, hooks
@@ -19,7 +18,7 @@ from penstock._util.loop_thread import LoopThread
 from penstock.errors import QueueStateError
 from penstock.limits.adaptive import AdaptiveConcurrency
 from penstock.policies.governor import Rules
-from penstock.queue.base import CLOSED, NO_LIMIT, WARNING_INTERVAL
+from penstock.queue.base import CLOSED, WARNING_INTERVAL
 from penstock.queue.in_process import InProcessQueue
 from penstock.queue.status import NotProcessedError, QueueStatistics, QueueStatus, state_error
 from penstock.queue.store import EntryBuffer
@@ -31,8 +30,8 @@ from penstock.sync.slots import SharedCounters
 from penstock.sync.stream import BlockingConsumable
 from penstock.telemetry.telemetry import Telemetry
 from penstock.workers.calls import AsyncCall, ErrorHandler, WorkerFunc
-from penstock.workers.item import Entry, Ticket
-from penstock.workers.job import Job, JobFunctions
+from penstock.workers.item import Entry
+from penstock.workers.job import JobFunctions
 
 T = TypeVar("T")
 
@@ -131,22 +130,10 @@ class BlockingQueue(BlockingConsumable[T], InProcessQueue[T]):
         run_to_completion(self._submit(item, limit, deadline, future, call))
         return future
 
-    async def _wait_for_room(
-        self,
-        item: T,
-        timeout: float,
-        ticket: Ticket | None = None,
-        context: Context | None = None,
-    ) -> bool:
-        is_nested = ticket is not None and ticket.job is not None and ticket.job.is_nested
-        if (
-            timeout > NO_LIMIT
-            and not is_nested
-            and self._pool.owns_this_thread()
-            and not self._buffer.closed
-        ):
+    def _waiting_as_worker(self) -> AbstractContextManager[None]:
+        if self._pool.owns_this_thread() and not self._buffer.closed:
             raise self._none_would_make_room()
-        return await super()._wait_for_room(item, timeout, ticket, context)
+        return nullcontext()
 
     def get(self, timeout: float | None = None) -> T:
         """Take the item that has waited longest."""
@@ -314,49 +301,6 @@ class BlockingQueue(BlockingConsumable[T], InProcessQueue[T]):
         self._close(QueueStatus.STOPPING)
         self._pool.abandon()
         self._end_stop()
-
-    # -- jobs ---------------------------------------------------------------------------------
-
-    def open_job(
-        self,
-        worker_func: WorkerFunc[T, Any],
-        size: int | AdaptiveConcurrency,
-        error_handler: ErrorHandler[T] | None = None,
-    ) -> Job[T]:
-        """Let a new job put its items; start the queue, if need be."""
-        self._check_alive()
-        refuse_in_loop("map or batch_process")
-        is_nested = self._pool.owns_this_thread()
-        with self._acquire_thread() as thread:
-            job = self._make_job(worker_func, size, error_handler)
-            job.is_nested = is_nested
-            thread.call(self._open_job, job)
-        return job
-
-    def close_job(self, job: Job[T]) -> None:
-        """Take back what a job has not done, and its claim."""
-        job.is_over = True  # whatever happens to the call below
-        if self._crash is None and not self._is_inherited:
-            with self._acquire_thread() as thread:
-                thread.call(self._close_job, job)
-
-    def put_of(self, job: Job[T], ticket: Ticket, item: T, future: Result | None = None) -> None:
-        """Put an item of a job; wait for room as long as it takes."""
-        run_to_completion(self._put_of(job, ticket, item, future))
-
-    def submit_to(self, job: Job[T], ticket: Ticket, item: T) -> Result:
-        """:meth:`put_of`, and return the future of the result."""
-        future = Result(self._pool, is_nested=job.is_nested)
-        self.put_of(job, ticket, item, future)
-        return future
-
-    def join_job(self, job: Job[T]) -> None:
-        """Wait until all accepted items of the job are done."""
-        done = threading.Event()
-        job.when_all_done(done.set)
-        done.wait()
-        if job.done < job.accepted:
-            raise self._not_processed()
 
     # -- the end of the process, and forks ----------------------------------------------------
 

@@ -7,7 +7,6 @@ import math
 import signal
 import time
 from collections.abc import Awaitable, Callable, Generator, Iterable
-from functools import partial
 from types import TracebackType
 from typing import Any, Literal, NoReturn, TypeVar, overload
 
@@ -27,16 +26,17 @@ from penstock.limits import (
 from penstock.policies.governor import MAX_DEAD_LETTERS
 from penstock.protocols import Queue
 from penstock.queue.jobs import BatchResult
-from penstock.queue.status import NotProcessedError, QueueStatus
+from penstock.queue.results import outcome_of
+from penstock.queue.status import QueueStatus
 from penstock.queue.work_queue_base import WorkQueueBase
 from penstock.sync.adapter import BlockingAdapter
 from penstock.sync.futures import Result, results_of
+from penstock.sync.jobs import BlockingJob
 from penstock.sync.provider import refuse_green_threads
 from penstock.sync.queue import BlockingQueue
 from penstock.sync.stream import BlockingConsumable
 from penstock.telemetry import Telemetry
 from penstock.workers.calls import ErrorHandler, WorkerFunc
-from penstock.workers.item import JobTicket
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -273,22 +273,18 @@ class WorkQueue(WorkQueueBase[T], BlockingConsumable[T]):
         workers: int | AdaptiveConcurrency,
         error_handler: ErrorHandler[T] | None,
     ) -> BatchResult:
-        job = queue.open_job(worker_func, workers, error_handler)
-        try:
-            ticket = JobTicket(job)
+        on_exit = self._restore_signals_if_stopped
+        with BlockingJob(queue, worker_func, workers, error_handler, on_exit) as running:
             try:
                 for item in items:
-                    queue.put_of(job, ticket, item)
+                    running.put(item)
             except QueueStateError as error:
                 is_closed = isinstance(error, QueueClosedError)
                 if is_closed or queue.status is QueueStatus.STOPPING:  # by somebody else
-                    queue.join_job(job)  # until that has ended
+                    running.join()  # until that has ended
                 raise
-            queue.join_job(job)
-        finally:
-            queue.close_job(job)
-            self._restore_signals_if_stopped()
-        return BatchResult.of(job)
+            running.join()
+            return BatchResult.of(running.job)
 
     def _batch_elsewhere(
         self,
@@ -416,21 +412,13 @@ class WorkQueue(WorkQueueBase[T], BlockingConsumable[T]):
         return_exceptions: bool,
     ) -> Generator[Any, None, None]:
         source = iter(items)
-        job = queue.open_job(worker_func, workers)
-        try:
-            submit = partial(queue.submit_to, job, JobTicket(job))
-            for future in results_of(submit, source, queue.maxsize + job.most, ordered):
-                error = future.exception()
-                if error is not None and not (
-                    return_exceptions and not isinstance(error, NotProcessedError)
-                ):
-                    raise error
-                outcome = [future.result() if error is None else error]
-                del future, error  # and keep nothing alive that was handed out
+        running = BlockingJob(queue, worker_func, workers, on_exit=self._restore_signals_if_stopped)
+        with running:
+            most = queue.maxsize + running.job.most
+            for future in results_of(running.submit, source, most, ordered):
+                outcome = [outcome_of(future, return_exceptions)]
+                del future  # and keep nothing alive that was handed out
                 yield outcome.pop()
-        finally:
-            queue.close_job(job)
-            self._restore_signals_if_stopped()
 
     # -- signals ------------------------------------------------------------------------------
 

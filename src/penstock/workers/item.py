@@ -63,6 +63,11 @@ class Ticket:
         """Whether the job of the item has ended: what becomes of it is nobody's business."""
         return self.job is not None and self.job.is_over
 
+    @property
+    def is_nested(self) -> bool:
+        """Whether the job of the item was opened inside an item, whose worker waits for it."""
+        return self.job is not None and self.job.is_nested
+
     async def run(self, call: AsyncCall[Any], standing: Any, item: Any) -> None:
         """Call the function and set the future's result; skip a cancelled item.
 

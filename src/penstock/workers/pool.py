@@ -220,7 +220,7 @@ class WorkerPool(Generic[T]):
         jobs = [job for job in self._jobs.copy() if job.is_for_threads is is_for_threads]
         if not jobs:
             return 0
-        # A worker that waits for a job of its own queue is lent: one more does its work.
+        # A worker that waits for a job of its own queue does nothing: one more does its work.
         return max(job.size for job in jobs) + sum(job.is_nested for job in jobs)
 
     def _may_go_on(self, worker: Worker[T]) -> bool:

@@ -242,14 +242,8 @@ class Worker(Generic[T]):
     def _requeue(self, entry: Entry[T]) -> None:
         if self.entry is not entry:  # the pool has reclaimed it already
             return
-        self.entry = None
-        if self._is_dropped(entry):
-            self._counters.processed += 1
-            self._counters.notify_if_done()
-            return
-        self._source.requeue(entry)
-        job: Any = job_of(entry) or self.standing
-        if job.is_threaded:
+        job = self._give_back()
+        if job is not None and job.is_threaded:
             self._logger.warning(
                 "Worker function %s was cancelled but may still be running in its thread",
                 job.label,
@@ -274,12 +268,21 @@ class Worker(Generic[T]):
         self.task.cancel()
 
     def reclaim(self) -> Job[T] | None:
-        """Requeue the entry of a worker that is stuck; return its job, or None without one."""
+        """Take the entry from a worker that is stuck; return its job, or None without one."""
+        return self._give_back()
+
+    def _give_back(self) -> Job[T] | None:
+        """Give back the entry in hand, or drop it if its job has ended.
+
+        Returns:
+            The job of the entry; None if the worker has none, or it was dropped.
+        """
         entry, self.entry = self.entry, None
-        if entry is None or self._is_dropped(entry):
-            if entry is not None:
-                self._counters.processed += 1
-                self._counters.notify_if_done()
+        if entry is None:
+            return None
+        if self._is_dropped(entry):
+            self._counters.processed += 1
+            self._counters.notify_if_done()
             return None
         self._source.requeue(entry)
         return job_of(entry) or self.standing

@@ -1,0 +1,78 @@
+"""A job on a queue for threads, from its begin to its end."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any, Generic, TypeVar
+
+from penstock._util.compat import Self
+from penstock.sync.futures import Result
+from penstock.sync.pool import run_to_completion
+from penstock.sync.provider import refuse_in_loop
+from penstock.sync.queue import BlockingQueue
+from penstock.workers.calls import ErrorHandler, WorkerFunc
+from penstock.workers.item import JobTicket
+from penstock.workers.job import Job
+
+T = TypeVar("T")
+
+
+class BlockingJob(Generic[T]):
+    """``with``: what ``penstock.queue.jobs.RunningJob`` is, blocking, for one thread."""
+
+    def __init__(
+        self,
+        queue: BlockingQueue[T],
+        worker_func: WorkerFunc[T, Any],
+        size: Any,
+        error_handler: ErrorHandler[T] | None = None,
+        on_exit: Callable[[], object] = bool,
+    ) -> None:
+        self._queue = queue
+        self._on_exit = on_exit
+        self._settings = (worker_func, size, error_handler)
+
+    def __enter__(self) -> Self:
+        queue = self._queue
+        queue._check_alive()
+        refuse_in_loop("map or batch_process")
+        is_nested = queue._pool.owns_this_thread()
+        with queue._acquire_thread() as thread:
+            self.job: Job[T] = queue._make_job(*self._settings)
+            self.job.is_nested = is_nested
+            thread.call(queue._open_job, self.job)
+        self._ticket = JobTicket(self.job)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        queue = self._queue
+        self.job.is_over = True  # whatever happens to the call below
+        try:
+            if queue._crash is None and not queue.is_inherited:
+                with queue._acquire_thread() as thread:
+                    thread.call(queue._close_job, self.job)
+        finally:
+            self._on_exit()
+
+    def put(self, item: T, future: Result | None = None) -> None:
+        """Put an item, and wait for room as long as it takes."""
+        run_to_completion(self._queue._put_of(self.job, self._ticket, item, future))
+
+    def submit(self, item: T) -> Result:
+        """:meth:`put` an item, and return the future of its result."""
+        future = Result(self._queue._pool, is_nested=self.job.is_nested)
+        self.put(item, future)
+        return future
+
+    def join(self) -> None:
+        """Wait until the items that were put are done.
+
+        Raises:
+            QueueStateError: the queue stopped, and some are not done.
+        """
+        done = threading.Event()
+        self.job.when_all_done(done.set)
+        done.wait()
+        if self.job.done < self.job.accepted:
+            raise self._queue._not_processed()
