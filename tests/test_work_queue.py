@@ -502,6 +502,37 @@ async def test_a_batch_leaves_what_an_earlier_stop_left_to_process() -> None:
     assert queue.unprocessed == [1]
 
 
+async def test_items_that_nobody_takes_are_told_of_where_they_hold_up_a_batch(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    queue: WorkQueue[int] = WorkQueue(1)
+    await queue.start()
+    await queue.put(1)
+    await queue.stop()
+    await asyncio.sleep(2)
+    assert "nobody takes any" not in caplog.text
+    batch = asyncio.create_task(queue.batch_process([2], Recorder()))
+    await asyncio.sleep(2)
+    assert not batch.done()
+    assert "Queue default has 1 items and nobody takes any" in caplog.text
+    await queue.process(AsyncMock())
+    assert (await batch).processed == 1
+    await queue.stop()
+
+
+async def test_items_of_a_batch_that_wait_are_nothing_to_tell_of(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    queue: WorkQueue[int] = WorkQueue(1)
+    batch = asyncio.create_task(queue.batch_process(range(5), Recorder(10), 1))
+    await asyncio.sleep(1)
+    assert await queue.put(9, timeout=0) is False
+    await asyncio.sleep(2)
+    assert "nobody takes any" not in caplog.text
+    assert (await batch).processed == 5
+    await queue.stop()
+
+
 @pytest.mark.parametrize("running", [True, False])
 async def test_items_that_fail_to_come_end_the_batch(running: bool) -> None:
     def source() -> Iterator[int]:

@@ -333,6 +333,8 @@ class QueueLifecycle(QueueBase[T]):
         job.is_nested |= self._pool.owns(asyncio.current_task())
         self._buffer.open_lane(job)
         self._needs_slow_path = self._first_put
+        if self._buffer.unclaimed:  # left by a stop, or put by others: they use up its room
+            self._look_for_takers()
         try:
             self._pool.open(job)
         except BaseException:
@@ -365,16 +367,20 @@ class QueueLifecycle(QueueBase[T]):
         self._needs_slow_path = self._telemetry.is_enabled if self._governor is None else always
         self._is_of_jobs = False
         self._buffer.split()
+        self._look_for_takers()
+        return self._needs_slow_path()
+
+    def _look_for_takers(self) -> None:
+        """Have the log tell, in a second, if there are items and still nobody takes any."""
         if not self._pool.has_standing and not self._is_taken_by_hand and self._loop is not None:
             self._is_idle_told = False
             # A timer that does not keep the queue alive.
             check = partial(_call_if_alive, WeakMethod(self._warn_idle))
             with suppress(RuntimeError):  # the loop is closed, which the queue has not heard of
                 self._loop.call_soon_threadsafe(self._loop.call_later, IDLE_GRACE, check)
-        return self._needs_slow_path()
 
     def _warn_idle(self) -> None:
-        waiting = self._buffer.ready
+        waiting = self._buffer.unclaimed  # a map or a batch has workers of its own
         if (
             waiting
             and self._status is QueueStatus.PROCESSING

@@ -122,6 +122,12 @@ class EntryStore(Generic[T]):
         return count + sum(map(len, self.lanes.copy().values())) if self.lanes else count
 
     @property
+    def unclaimed(self) -> int:
+        """How many of the ready entries have no job of their own."""
+        delayed = sum(job_of(entry) is None for _, _, entry in list(self._delayed))
+        return delayed + (len(self._main) if self._owner is None else 0)
+
+    @property
     def delayed(self) -> int:
         """How many entries were delayed and have not been taken since."""
         return len(self._delayed_ids)
@@ -364,6 +370,8 @@ class EntryBuffer(Protocol[T]):
     def accepted(self) -> int: ...
     @property
     def ready(self) -> int: ...
+    @property
+    def unclaimed(self) -> int: ...
     @property
     def putters(self) -> int: ...
     @property
