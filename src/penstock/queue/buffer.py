@@ -202,23 +202,26 @@ class Buffer(EntryStore[T], WaitQueue):
     def _grant(self) -> None:
         """Grant free slots to the puts that have waited longest."""
         while self._putters and len(self.entries) < self.room:
-            _, (waiter, item, context, ticket) = self._putters.popitem(last=False)
-            if waiter.done():  # cancelled, and about to withdraw
-                continue
-            self._last_number = number = self._last_number + 1
-            self._granted[number] = entry = (number, item, context, ticket)
-            self._append(entry)
-            waiter.set_result(entry)
+            _, put = self._putters.popitem(last=False)
+            if not put[0].done():  # or it is cancelled, and about to withdraw
+                self._append(self._grant_to(*put))
 
     def _grant_outside_bound(self, lane: Lane[T]) -> None:
-        for place, (waiter, item, context, ticket) in self._putters.items():
+        for place, put in self._putters.items():
+            waiter, _, _, ticket = put
             if ticket is not None and ticket.job is lane.job and not waiter.done():
                 del self._putters[place]
-                self._last_number = number = self._last_number + 1
-                self._granted[number] = entry = (number, item, context, ticket)
-                heappush(lane.requeued, entry)
-                waiter.set_result(entry)
+                heappush(lane.requeued, self._grant_to(*put))
                 return
+
+    def _grant_to(
+        self, waiter: _Waiter[T], item: T, context: Context, ticket: Ticket | None
+    ) -> Entry[T]:
+        """Return the entry of a waiting put, which the put has to confirm."""
+        self._last_number = number = self._last_number + 1
+        self._granted[number] = entry = (number, item, context, ticket)
+        waiter.set_result(entry)
+        return entry
 
     def _withdraw(self, number: int, waiter: _Waiter[T]) -> None:
         """Remove everything of a cancelled put."""
