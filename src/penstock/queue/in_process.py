@@ -52,7 +52,7 @@ class InProcessQueue(QueueLifecycle[T]):
             self._govern(rules)
         self._leftover = 0
         self._is_taken_by_hand = False
-        self._is_idle_told = False
+        self._idle_timer = None
         self._takes_in = CLOSED
         self._is_closed = False
         self._ends = 0

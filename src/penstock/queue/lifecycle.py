@@ -35,8 +35,8 @@ class QueueLifecycle(QueueBase[T]):
     _leftover: int
     #: Whether ``get`` or the like was called: then somebody takes items.
     _is_taken_by_hand: bool
-    #: Whether the log has told that nobody takes items.
-    _is_idle_told: bool
+    #: The timer of the warning that nobody takes items.
+    _idle_timer: asyncio.TimerHandle | None
     #: The loop in which calls of ``get`` are accepted; as ``_open_in``, which is for puts.
     _takes_in: Any
     #: Whether ``close`` was called since the last start.
@@ -151,6 +151,7 @@ class QueueLifecycle(QueueBase[T]):
         if self._status is not QueueStatus.STOPPING or not self._pool.is_empty:
             return
         self._set_status(QueueStatus.STOPPED)
+        self._clear_idle_timer()
         self._pool.retire()
         jobs = self._buffer.end()
         self._drop_cancelled()
@@ -222,6 +223,7 @@ class QueueLifecycle(QueueBase[T]):
 
     def _forget_loop(self) -> None:
         self._takes_in = CLOSED
+        self._idle_timer = None
         self._buffer.forget_waiters()
         self._pool.abandon()
         self._buffer.end()
@@ -334,7 +336,7 @@ class QueueLifecycle(QueueBase[T]):
         self._buffer.open_lane(job)
         self._needs_slow_path = self._first_put
         if self._buffer.unclaimed:  # left by a stop, or put by others: they use up its room
-            self._look_for_takers()
+            self._arm_idle_warning()
         try:
             self._pool.open(job)
         except BaseException:
@@ -367,28 +369,34 @@ class QueueLifecycle(QueueBase[T]):
         self._needs_slow_path = self._telemetry.is_enabled if self._governor is None else always
         self._is_of_jobs = False
         self._buffer.split()
-        self._look_for_takers()
+        self._arm_idle_warning()
         return self._needs_slow_path()
 
-    def _look_for_takers(self) -> None:
+    def _arm_idle_warning(self) -> None:
         """Have the log tell, in a second, if there are items and still nobody takes any."""
         if not self._pool.has_standing and not self._is_taken_by_hand and self._loop is not None:
-            self._is_idle_told = False
-            # A timer that does not keep the queue alive.
-            check = partial(_call_if_alive, WeakMethod(self._warn_idle))
+            # Neither this nor the timer keeps the queue alive.
+            set_timer = partial(_call_if_alive, WeakMethod(self._set_idle_timer))
             with suppress(RuntimeError):  # the loop is closed, which the queue has not heard of
-                self._loop.call_soon_threadsafe(self._loop.call_later, IDLE_GRACE, check)
+                self._loop.call_soon_threadsafe(set_timer)
+
+    def _set_idle_timer(self) -> None:
+        # In the loop, and once, though several threads may have made the first put together.
+        if self._idle_timer is None and self._status is QueueStatus.PROCESSING:
+            assert self._loop is not None
+            warn = partial(_call_if_alive, WeakMethod(self._warn_idle))
+            self._idle_timer = self._loop.call_later(IDLE_GRACE, warn)
+
+    def _clear_idle_timer(self) -> None:
+        timer, self._idle_timer = self._idle_timer, None
+        if timer is not None:
+            timer.cancel()
 
     def _warn_idle(self) -> None:
+        self._idle_timer = None
         waiting = self._buffer.unclaimed  # a map or a batch has workers of its own
-        if (
-            waiting
-            and self._status is QueueStatus.PROCESSING
-            and not self._pool.has_standing
-            and not self._is_taken_by_hand
-            and not self._is_idle_told  # several threads may have made the first put at once
-        ):
-            self._is_idle_told = True
+        is_idle = not self._pool.has_standing and not self._is_taken_by_hand
+        if waiting and is_idle and self._status is QueueStatus.PROCESSING:
             self._logger.warning(
                 "Queue %s has %d items and nobody takes any: start workers with process()",
                 self._name,
