@@ -389,6 +389,7 @@ class Keeper:
         self._agreed = {name: limit.rate for name, limit in ledger.limits.items()}
         self._tell_at = math.inf
         client.told(wishes, certainly=True)
+        self._found()  # before those who waited go on: they may look at once whether it was told
         client.lease(slots, self._clock, received)
         return True
 
