@@ -104,6 +104,7 @@ class BlockingQueue(BlockingConsumable[T], InProcessQueue[T]):
 
     def put_nowait(self, item: T, *, deadline: float | None = None) -> None:
         """Like ``put(item, timeout=0)``, but raises ``QueueFullError``; allowed anywhere."""
+        self._check_not_interrupted()
         if self._open_in is CLOSED:
             self._refuse("put")
         self._put_nowait(item, deadline)
@@ -141,6 +142,7 @@ class BlockingQueue(BlockingConsumable[T], InProcessQueue[T]):
 
     def get_nowait(self) -> T:
         """Like ``get(timeout=0)``."""
+        self._check_not_interrupted()
         return self._check_out(self._take_nowait())
 
     def task_done(self) -> None:
@@ -336,6 +338,15 @@ class BlockingQueue(BlockingConsumable[T], InProcessQueue[T]):
         return (self._provider, self._pool)
 
     # -- refusals -----------------------------------------------------------------------------
+
+    def _check_not_interrupted(self) -> None:
+        if self._buffer.is_interrupted():
+            raise QueueStateError(
+                f"Cannot put or take here: a signal handler or a finaliser has interrupted queue "
+                f"{self._name} itself in the middle of a change. Leave a note there, and do it "
+                "elsewhere",
+                current_state=self._status.value,
+            )
 
     def _check_loop(self, what: str) -> None:
         """Lifecycle calls are sent to the right loop; callers are checked before that."""
