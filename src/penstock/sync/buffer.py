@@ -193,9 +193,9 @@ class JanusBuffer(EntryStore[T]):
         self._last_number = number = self._last_number + 1
         entry: Entry[T] = (number, item, context, ticket)
         self._put_nowait(entry)
-        size = len(self.entries) + self._in_lanes
-        if size > self.peak:  # noqa: PLR1730 - a call would cost more than all the rest
-            self.peak = size
+        size = len(self.entries)
+        if size > self.main_peak:  # noqa: PLR1730 - a call would cost more than all the rest
+            self.main_peak = size
         if self.lanes:
             self.wake_locked()
         elif self._waiters:
