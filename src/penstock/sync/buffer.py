@@ -442,11 +442,18 @@ class JanusBuffer(EntryStore[T]):
         self._requeue(entry)
         self.wake_locked()
 
-    def delay(self, entry: Entry[T], delay: float) -> None:
-        """Take an entry back, and hand it out again in ``delay`` seconds. With the lock held."""
+    def delay(self, entry: Entry[T], delay: float) -> bool:
+        """Take an entry back, and hand it out again in ``delay`` seconds. With the lock held.
+
+        False: its job has ended since its attempt failed, and nobody wants it any more.
+        """
+        job = job_of(entry)
+        if job is not None and job is not self._owner and job not in self.lanes:
+            return False
         self._delay(entry, time.monotonic() + delay)
         if self.loop_waiters is not None:
             self.loop_waiters.set_due_timer()
+        return True
 
     def promote_due(self) -> float | None:
         """Make the due entries available; return the seconds until the next is due, or None."""
