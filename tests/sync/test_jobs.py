@@ -160,7 +160,7 @@ def test_a_worker_that_leaves_as_a_job_begins_is_not_counted_for_it(
 
         def count_slowly(self: Any, is_for_threads: bool) -> int:
             count = wanted(self, is_for_threads)
-            if is_for_threads and self.owns_this_thread() and not second:
+            if is_for_threads and self.is_inside and not second:
                 second.append(in_thread(list, results))
                 eventually(lambda: is_open.is_set() or lock.is_waited_for.is_set())
             return count
