@@ -61,9 +61,6 @@ AT_ROOT = 16
 OUT_OF_ORDER: set[tuple[str, str]] = set()
 IN_CIRCLES: list[set[str]] = []
 CORE_IMPORTS = {
-    ("queue.base", "penstock.telemetry"),
-    ("queue.bounded", "penstock.telemetry"),
-    ("queue.in_process", "penstock.telemetry"),
     ("queue.work_queue_base", "penstock.config"),
     ("queue.work_queue_base", "penstock.telemetry"),
 }

@@ -16,6 +16,7 @@ from penstock._util.hooks import drain_at_exit
 from penstock._util.lifecycle import Lifecycle
 from penstock.limits.adaptive import AdaptiveConcurrency
 from penstock.policies.governor import Rules
+from penstock.policies.observer import ObserverProvider
 from penstock.queue.base import WARNING_INTERVAL
 from penstock.queue.buffer import Buffer
 from penstock.queue.counters import QueueCounters
@@ -23,7 +24,6 @@ from penstock.queue.in_process import InProcessQueue
 from penstock.queue.status import QueueStatistics, QueueStatus
 from penstock.queue.store import EntryBuffer
 from penstock.queue.stream import Consumable
-from penstock.telemetry.telemetry import Telemetry
 from penstock.workers.calls import AsyncCall, ErrorHandler, WorkerFunc
 from penstock.workers.pool import WorkerPool
 
@@ -89,7 +89,7 @@ class BoundedQueue(Lifecycle, Consumable[T], InProcessQueue[T]):
         logger: logging.Logger | None = None,
         *,
         name: str | None = None,
-        telemetry: Telemetry | None = None,
+        telemetry: ObserverProvider | None = None,
         rules: Rules | None = None,
     ) -> None:
         super().__init__(maxsize, timeout, logger, name, telemetry, rules)
@@ -388,7 +388,7 @@ class BoundedQueue(Lifecycle, Consumable[T], InProcessQueue[T]):
 
     # Bound here, since at the end of the interpreter this module may be empty already.
     def __del__(self, is_ending: Callable[[], bool] = sys.is_finalizing) -> None:
-        if not is_ending() and hasattr(self, "_telemetry"):  # it was made
+        if not is_ending() and hasattr(self, "_observer"):  # it was made
             self._warn_unfinished()
 
     def _join_at_exit(self) -> bool:

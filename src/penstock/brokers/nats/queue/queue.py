@@ -234,10 +234,10 @@ class NatsQueue(Lifecycle, NatsCore[T]):
             self._refuse("put")
         limit = self._limit(timeout)
         payload, headers = self._packed(item, deadline)
-        if not self._telemetry.is_enabled():
+        if not self._observer.is_enabled():
             propagate.inject(headers)
             return await self._put(payload, headers, limit)
-        with self._telemetry.observe_put() as put:
+        with self._observer.on_put() as put:
             put.context.run(propagate.inject, headers)
             put.accepted = await self._put(payload, headers, limit, put.on_full)
             return put.accepted
