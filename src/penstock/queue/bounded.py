@@ -70,8 +70,8 @@ class BoundedQueue(Lifecycle, Consumable[T], InProcessQueue[T]):
         logger: gets state changes (INFO), refusals (WARNING, at most one a second) and errors of
             worker functions that have no handler; ``logging.getLogger("penstock")`` by default.
         name: what the queue is called in logs and telemetry. Queues of one name add up there.
-        telemetry: where its spans and metrics go, and which; by default OpenTelemetry's global
-            providers, and all.
+        telemetry: a :class:`penstock.telemetry.Telemetry`, which says where its spans and metrics
+            go, and which; by default all, to OpenTelemetry's global providers.
         rules: limits, retries and the like; ``WorkQueue`` has an argument for each.
 
     Raises:
