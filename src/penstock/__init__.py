@@ -39,10 +39,15 @@ from penstock.limits import (
     RetryBudget,
     RetryPolicy,
 )
+from penstock.policies import observer as _observer
 from penstock.policies.governor import DeadLetter
 from penstock.queue.bounded import BoundedQueue, QueueStatistics, QueueStatus
 from penstock.queue.jobs import BatchResult
+from penstock.telemetry.telemetry import default_observer as _default_observer
 from penstock.work_queue import WorkQueue
+
+# Queues and policies that are given no telemetry use OpenTelemetry's global providers.
+_observer.default_observer = _default_observer
 
 __all__ = [
     "APIClientError",

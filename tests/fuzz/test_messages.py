@@ -23,7 +23,6 @@ from penstock.brokers.nats.queue.intake import CONTENT_TYPE, DEADLINE, Intake
 from penstock.errors import CodecError
 from penstock.policies.governor import Governor, Rules
 from penstock.telemetry import Telemetry
-from penstock.telemetry.spans import QueueTelemetry
 
 REPLY = "$JS.ACK.q.c.1.5.5.1700000000000000000.0"
 
@@ -144,22 +143,18 @@ def test_any_message_is_an_entry_for_a_worker_or_turned_down(
     async def take() -> Any:
         logger = logging.getLogger("penstock")
         hands = Hands(None, 30, logger, "q")  # type: ignore[arg-type]
-        telemetry = QueueTelemetry(Telemetry(spans="none"), NamedQueue(), dict, [], 1)  # type: ignore[arg-type]
+        observer = Telemetry(spans="none").get_observer("q")
         intake: Intake[Any] = Intake(
-            JsonCodec(), hands, telemetry, 20, _nothing, lambda _, error: refused.append(error)
+            JsonCodec(), hands, observer, 20, _nothing, lambda _, error: refused.append(error)
         )
         reply = REPLY.replace("c.1.", f"c.{number}.")
         message = Msg(None, "q", reply, data, headers)  # type: ignore[arg-type]
-        return intake.entry(message, Governor(Rules(), telemetry))
+        return intake.entry(message, Governor(Rules(), observer))
 
     entry = asyncio.run(take())
     assert (entry is None) == bool(refused)
     if number > 20:
         assert "handed out 20 times" in str(refused[0])
-
-
-class NamedQueue:
-    name = "q"
 
 
 def _nothing(delivery: Delivery, error: BaseException) -> None:

@@ -778,7 +778,7 @@ async def test_a_counter_never_goes_down_though_the_loop_goes_on(recorder: Recor
             return length
 
     queue._buffer._granted = Granted()
-    registration = queue._telemetry._registration
+    registration = queue._observer._registration
     read_totals, is_counting = registration.read_totals, False
 
     def counting() -> Any:

@@ -20,7 +20,7 @@ from opentelemetry.trace import NonRecordingSpan, SpanContext, StatusCode, Trace
 import penstock
 from penstock.telemetry import Telemetry
 from penstock.telemetry.sdk import has_global_provider
-from penstock.telemetry.spans import QueueTelemetry
+from penstock.telemetry.spans import TelemetryObserver
 from penstock.workers.item import Ticket
 from telemetry.receiver import script
 from telemetry.recorder import Recorder, span_id, trace_id
@@ -95,7 +95,7 @@ async def test_without_an_sdk_nothing_is_observed(monkeypatch: pytest.MonkeyPatc
     def observed(*args: object) -> None:
         raise AssertionError("this put is observed, but there is no SDK")
 
-    monkeypatch.setattr(QueueTelemetry, "observe_put", observed)
+    monkeypatch.setattr(TelemetryObserver, "on_put", observed)
     assert not has_global_provider(), "another test has set a global provider in this process"
     queue: penstock.BoundedQueue[int] = penstock.BoundedQueue(maxsize=2)
     async with queue:
@@ -521,7 +521,7 @@ async def test_a_span_that_is_not_sampled_costs_no_attributes(
         (NonRecordingSpan, "set_attributes"),
         (NonRecordingSpan, "set_status"),
         (NonRecordingSpan, "record_exception"),
-        (QueueTelemetry, "size_attributes"),
+        (TelemetryObserver, "size_attributes"),
     ):
         note = partial(made_for_nobody.append, method)
         monkeypatch.setattr(cls, method, lambda *args, note=note, **kwargs: note() or {})

@@ -16,7 +16,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, TypeVar
 
 from penstock._util import checks
 from penstock._util.compat import add_note
@@ -29,6 +29,7 @@ from penstock.limits.rate.limit import Limit
 from penstock.limits.rate.limiter import Limiter, UnusableLimiterError
 from penstock.limits.rate.permit import Permit
 from penstock.limits.retry import RetryPolicy, note_attempts
+from penstock.policies.observer import Observer
 
 T = TypeVar("T")
 
@@ -103,25 +104,12 @@ class Postponed(Exception):  # noqa: N818 - it says what becomes of the item; no
         self.delay = delay
 
 
-class Listener(Protocol):
-    """Who counts what a governor decides, for telemetry."""
-
-    def retried(self, error: BaseException) -> None:
-        """An attempt failed, and another one will be made."""
-
-    def died(self, error: BaseException) -> None:
-        """An item became a dead letter."""
-
-    def waited(self, name: str, seconds: float) -> None:
-        """An item waited so long for a limit."""
-
-
 class Governor:
     """Applies the rules to the items of one queue. Its methods may be called from any thread."""
 
-    def __init__(self, rules: Rules, listener: Listener) -> None:
+    def __init__(self, rules: Rules, observer: Observer) -> None:
         self.rules = rules
-        self.listener = listener
+        self.observer = observer
         # There is always one: its gate is closed when the service says so, whatever the limits.
         self.limiter = Limiter([]) if rules.limiter is None else rules.limiter
         self._is_keyed = any(limit.key is not None for limit in self.limiter.limits)
@@ -313,7 +301,7 @@ class Governor:
             return None
         with self._lock:
             self.retries += 1
-        self.listener.retried(error)
+        self.observer.on_retry(error)
         return wait
 
     def dig_up(self) -> DeadLetter[Any] | None:
@@ -341,7 +329,7 @@ class Governor:
             self.dead_letters.append(letter)
             while len(self.dead_letters) > self.rules.max_dead_letters:
                 self.dead_letters.popleft()
-        self.listener.died(letter.error)
+        self.observer.on_dead_letter(letter.error)
         return True
 
 
@@ -392,7 +380,7 @@ class Course:
         self.waited = 0.0
         self.refusal = await self.governor.admit(self, item)
         if self.governor.limiter.limits and self.refusal is None:
-            self.governor.listener.waited(self.governor.limit_name, self.waited)
+            self.governor.observer.on_limit_wait(self.governor.limit_name, self.waited)
 
     def give_up(self) -> None:
         """It may start, and shall not: somebody else has the item now."""

@@ -17,10 +17,8 @@ from penstock.errors import QueueFullError, QueueStateError
 from penstock.limits.adaptive import AdaptiveConcurrency
 from penstock.limits.rate.limiter import Limiter
 from penstock.policies.governor import Course, Governor, Rules
+from penstock.policies.observer import ObserverProvider, ReadTotals, observer_of
 from penstock.queue.status import QueueStatus, state_error
-from penstock.telemetry.metrics import ReadTotals
-from penstock.telemetry.spans import QueueTelemetry
-from penstock.telemetry.telemetry import Telemetry, default_telemetry
 from penstock.workers.calls import ErrorHandler, WorkerFunc
 from penstock.workers.job import Job
 from penstock.workers.pool import WorkerPool
@@ -64,22 +62,19 @@ class QueueBase(Generic[T]):
         #: Applies limits, retries and the like to its items, if it has any.
         self._governor: Governor | None = None
 
-    def _instrument(self, telemetry: Telemetry | None, totals: ReadTotals, line: Sized) -> None:
-        """Register the queue with its telemetry; the length of ``line`` is its size."""
-        if telemetry is None:
-            telemetry = default_telemetry()
-        elif not isinstance(telemetry, Telemetry):
-            raise TypeError(
-                f"telemetry must be a penstock.telemetry.Telemetry, got {checks.shown(telemetry)}"
-            )
-        self._telemetry = QueueTelemetry(telemetry, self, totals, line, self._maxsize)
+    def _observe(
+        self, telemetry: ObserverProvider | None, totals: ReadTotals, waiting: Sized
+    ) -> None:
+        """Have the queue observed; the length of ``waiting`` is its size."""
+        self._observer = observer_of(telemetry, self._name)
+        self._observer.watch_queue(self, totals, waiting)
         # Asked at every put.
-        self._needs_slow_path = self._telemetry.is_enabled
+        self._needs_slow_path = self._observer.is_enabled
 
     def _govern(self, rules: Rules) -> Governor:
         """Apply ``rules`` to all items from now on, unless there are rules already."""
         if self._governor is None:
-            governor = Governor(rules, self._telemetry)
+            governor = Governor(rules, self._observer)
             with _governor_lock:  # any thread may be the first to ask for one
                 if self._governor is None:
                     self._counters.closures = lambda: governor.limiter._closures

@@ -17,6 +17,7 @@ from penstock._util.hooks import drain_at_exit
 from penstock._util.lifecycle import Lifecycle
 from penstock.limits.adaptive import AdaptiveConcurrency
 from penstock.policies.governor import Rules
+from penstock.policies.observer import ObserverProvider
 from penstock.queue.base import WARNING_INTERVAL
 from penstock.queue.buffer import Buffer
 from penstock.queue.counters import QueueCounters
@@ -24,7 +25,6 @@ from penstock.queue.in_process import InProcessQueue
 from penstock.queue.status import QueueStatistics, QueueStatus
 from penstock.queue.store import EntryBuffer
 from penstock.queue.stream import Consumable
-from penstock.telemetry.telemetry import Telemetry
 from penstock.workers.calls import AsyncCall, ErrorHandler, WorkerFunc
 from penstock.workers.pool import WorkerPool
 
@@ -84,8 +84,8 @@ class BoundedQueue(Lifecycle, Consumable[T], InProcessQueue[T]):
         logger: gets state changes (INFO), refusals (WARNING, at most one a second) and errors of
             worker functions that have no handler; ``logging.getLogger("penstock")`` by default.
         name: what the queue is called in logs and telemetry. Queues of one name add up there.
-        telemetry: where its spans and metrics go, and which; by default OpenTelemetry's global
-            providers, and all.
+        telemetry: a :class:`penstock.telemetry.Telemetry`, which says where its spans and metrics
+            go, and which; by default all, to OpenTelemetry's global providers.
         rules: limits, retries and the like; ``WorkQueue`` has an argument for each.
 
     Raises:
@@ -103,7 +103,7 @@ class BoundedQueue(Lifecycle, Consumable[T], InProcessQueue[T]):
         logger: logging.Logger | None = None,
         *,
         name: str | None = None,
-        telemetry: Telemetry | None = None,
+        telemetry: ObserverProvider | None = None,
         rules: Rules | None = None,
     ) -> None:
         super().__init__(maxsize, timeout, logger, name, telemetry, rules)
@@ -404,7 +404,7 @@ class BoundedQueue(Lifecycle, Consumable[T], InProcessQueue[T]):
 
     # Bound here, since at the end of the interpreter this module may be empty already.
     def __del__(self, is_ending: Callable[[], bool] = sys.is_finalizing) -> None:
-        if not is_ending() and hasattr(self, "_telemetry"):  # it was made
+        if not is_ending() and hasattr(self, "_observer"):  # it was made
             self._warn_unfinished()
 
     def _join_at_exit(self) -> bool:

@@ -18,16 +18,16 @@ from typing import TypeVar
 from penstock._util import checks
 from penstock.errors import QueueClosedError, QueueEmptyError, QueueStateError
 from penstock.policies.governor import DeadLetter, Rules
+from penstock.policies.observer import ObservedPut, ObserverProvider
 from penstock.queue.base import CLOSED, NO_LIMIT, policy_statistics
 from penstock.queue.counters import QueueCounters
 from penstock.queue.lifecycle import QueueLifecycle, is_cancelled
 from penstock.queue.status import QueueStatistics, QueueStatus
 from penstock.queue.store import EntryBuffer, PutOutcome
-from penstock.telemetry.spans import ObservedPut
-from penstock.telemetry.telemetry import Telemetry
 from penstock.workers.calls import AsyncCall
 from penstock.workers.item import AnyFuture, Entry, Ticket
 from penstock.workers.job import Job
+from penstock.workers.observed import ObservedTicket
 from penstock.workers.pool import WorkerPool
 
 T = TypeVar("T")
@@ -42,12 +42,12 @@ class InProcessQueue(QueueLifecycle[T]):
         timeout: float,
         logger: logging.Logger | None,
         name: str | None,
-        telemetry: Telemetry | None,
+        telemetry: ObserverProvider | None,
         rules: Rules | None,
     ) -> None:
         super().__init__(maxsize, timeout, logger, name)
         self._buffer, self._counters, self._pool = self._make_parts()
-        self._instrument(telemetry, self._counters.totals, self._buffer)
+        self._observe(telemetry, self._counters.totals, self._buffer)
         if rules is not None:
             self._govern(rules)
         self._leftover = 0
@@ -139,7 +139,7 @@ class InProcessQueue(QueueLifecycle[T]):
             count += 1
         return count
 
-    # -- putting: with rules, telemetry or a future; or when there is no room -------------------
+    # -- putting: with rules, an observer or a future; or when there is no room -------------------
 
     async def _put_slow(
         self,
@@ -152,9 +152,10 @@ class InProcessQueue(QueueLifecycle[T]):
     ) -> bool:
         """Put an item that has more to it than item and context: a ticket."""
         course = self._course(item, deadline)
-        if self._telemetry.is_enabled():
-            put = self._telemetry.observe_put(future, call, course, job)
-            return await self._put_observed(put, item, timeout)
+        if self._observer.is_enabled():
+            put = self._observer.on_put()
+            observed = ObservedTicket(put, future, call, course, job)
+            return await self._put_observed(put, observed, item, timeout)
         ticket = Ticket(future, call, course, job)
         return self._buffer.offer(item, ticket) or await self._wait_for_room(item, timeout, ticket)
 
@@ -163,9 +164,10 @@ class InProcessQueue(QueueLifecycle[T]):
             accepted = self._buffer.offer(item)
         else:
             course = self._course(item, deadline)
-            if self._telemetry.is_enabled():
-                with self._telemetry.observe_put(course=course) as put:
-                    put.accepted = accepted = self._buffer.offer(item, put.ticket, put.context)
+            if self._observer.is_enabled():
+                with self._observer.on_put() as put:
+                    observed = ObservedTicket(put, course=course)
+                    put.accepted = accepted = self._buffer.offer(item, observed, put.context)
                     if not accepted:
                         put.on_full()
             else:
@@ -187,12 +189,14 @@ class InProcessQueue(QueueLifecycle[T]):
         if not await self._put_slow(item, timeout, deadline, future, call):
             raise self._full_error()
 
-    async def _put_observed(self, put: ObservedPut, item: T, timeout: float) -> bool:
+    async def _put_observed(
+        self, put: ObservedPut, ticket: Ticket, item: T, timeout: float
+    ) -> bool:
         with put:
-            put.accepted = self._buffer.offer(item, put.ticket, put.context)
+            put.accepted = self._buffer.offer(item, ticket, put.context)
             if not put.accepted:
                 put.on_full()
-                put.accepted = await self._wait_for_room(item, timeout, put.ticket, put.context)
+                put.accepted = await self._wait_for_room(item, timeout, ticket, put.context)
             return put.accepted
 
     async def _put_of(
@@ -206,7 +210,7 @@ class InProcessQueue(QueueLifecycle[T]):
             self._refuse("put")
         if job.is_over:
             raise QueueStateError("Cannot put: the job has ended", current_state=self._status.value)
-        if future is None and self._governor is None and not self._telemetry.is_enabled():
+        if future is None and self._governor is None and not self._observer.is_enabled():
             accepted = self._buffer.offer(item, ticket) or await self._wait_for_room(
                 item, math.inf, ticket
             )

@@ -18,6 +18,7 @@ from penstock._util.loop_thread import LoopThread
 from penstock.errors import QueueStateError
 from penstock.limits.adaptive import AdaptiveConcurrency
 from penstock.policies.governor import Rules
+from penstock.policies.observer import ObserverProvider
 from penstock.queue.base import CLOSED, WARNING_INTERVAL
 from penstock.queue.in_process import InProcessQueue
 from penstock.queue.status import NotProcessedError, QueueStatistics, QueueStatus, state_error
@@ -28,7 +29,6 @@ from penstock.sync.pool import ThreadWorkerPool, run_to_completion
 from penstock.sync.provider import LoopThreadProvider, refuse_in_loop
 from penstock.sync.slots import SharedCounters
 from penstock.sync.stream import BlockingConsumable
-from penstock.telemetry.telemetry import Telemetry
 from penstock.workers.calls import AsyncCall, ErrorHandler, WorkerFunc
 from penstock.workers.item import Entry
 from penstock.workers.job import JobFunctions
@@ -57,7 +57,7 @@ class BlockingQueue(BlockingConsumable[T], InProcessQueue[T]):
         logger: logging.Logger | None = None,
         *,
         name: str | None = None,
-        telemetry: Telemetry | None = None,
+        telemetry: ObserverProvider | None = None,
         rules: Rules | None = None,
         loop_thread: LoopThread | None = None,
     ) -> None:

@@ -13,35 +13,19 @@ import time
 import weakref
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Protocol
+from typing import Any
 
 from opentelemetry.metrics import CallbackOptions, Histogram, Meter, Observation
 
 from penstock._util.hooks import ForkSafeLock
+from penstock.policies.observer import ObservedQueue, ReadTotals
 from penstock.telemetry import names
 
 _logger = logging.getLogger("penstock")
 
-#: Reads the counts of a queue that never go down. The keys are the outcomes of puts,
-#: ``names.PROCESSED`` and ``names.CLOSURES``.
-ReadTotals = Callable[[], Mapping[str, int]]
-
 #: Seconds after which a snapshot is not used any more: its collection was given up. It is the time
 #: that an SDK gives to a whole export.
 _SNAPSHOT_LIFETIME = 30.0
-
-
-class ObservedQueue(Protocol):
-    """The part of a queue that metrics read, from another thread."""
-
-    @property
-    def name(self) -> str:
-        """The name of the queue."""
-        ...
-
-    def statistics(self) -> Any:
-        """A ``QueueStatistics``."""
-        ...
 
 
 class _QueueRecord:

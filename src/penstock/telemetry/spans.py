@@ -21,41 +21,25 @@ from opentelemetry.trace import INVALID_SPAN, Link, Span, SpanKind
 
 from penstock._util.compat import Self
 from penstock.errors import QueueError, QueueStateError, QueueUnknownError
-from penstock.policies.governor import Course
+from penstock.policies.observer import ObservedQueue, ReadTotals
 from penstock.telemetry import names
-from penstock.telemetry.metrics import ObservedQueue, ReadTotals
-from penstock.telemetry.telemetry import Telemetry
-from penstock.workers.calls import AsyncCall
-from penstock.workers.item import AnyFuture, Ticket
-from penstock.workers.job import Job
+from penstock.telemetry.metrics import Registration
+from penstock.telemetry.settings import TelemetrySettings
 
 # In seconds, for durations and waits; a module variable so that a test can replace it.
 _clock = time.perf_counter
 
 
-class QueueTelemetry:
-    """The telemetry of one queue. The queue calls it if ``is_enabled()``.
+class TelemetryObserver:
+    """Makes spans and metrics of what becomes of the items of one queue or policy.
 
-    Args:
-        telemetry: the settings.
-        queue: its counts are exported until it is garbage-collected.
-        totals: reads the counts of the queue that never go down.
-        buffer: has the waiting items; only its length is read.
-        capacity: the most items that may wait.
+    It is an ``Observer``; the core calls it if ``is_enabled()``.
     """
 
-    def __init__(
-        self,
-        telemetry: Telemetry,
-        queue: ObservedQueue,
-        totals: ReadTotals,
-        buffer: Sized,
-        capacity: int,
-    ) -> None:
-        self.telemetry = telemetry
+    def __init__(self, settings: TelemetrySettings, name: str) -> None:
+        self.settings = settings
         #: Whether spans and metrics go anywhere.
-        self.is_enabled = telemetry.is_enabled
-        name = queue.name
+        self.is_enabled = settings.is_enabled
         self.attributes = about = {names.QUEUE_NAME: name}
         self.put_name = f"{names.PUT} {name}"
         self.put_attributes = {**about, names.OPERATION: names.PUT}
@@ -63,35 +47,42 @@ class QueueTelemetry:
         self.wait_attributes = {**about, names.OPERATION: names.BACKPRESSURE}
         self.process_name = f"{names.PROCESS} {name}"
         self.process_attributes = {**about, names.OPERATION: names.PROCESS, names.ATTEMPT: 1}
-        self._capacity = capacity
-        self._buffer = buffer
-        # Garbage-collected with this object, and so with the queue.
-        self._registration = telemetry.instruments.register(queue, totals)
+        # A policy has no queue.
+        self._capacity: int | None = None
+        self._waiting: Sized = ()
+        self._registration: Registration | None = None
 
-    def observe_put(
-        self,
-        future: AnyFuture | None = None,
-        call: AsyncCall[Any] | None = None,
-        course: Course | None = None,
-        job: Job[Any] | None = None,
-    ) -> ObservedPut:
-        """A context manager around a put. The arguments are those of the item's ticket."""
-        return ObservedPut(self, ObservedTicket(self, future, call, course, job=job))
+    def watch_queue(self, queue: ObservedQueue, totals: ReadTotals, waiting: Sized) -> None:
+        """Export the counts of the queue until it is garbage-collected."""
+        self._capacity = queue.maxsize
+        self._waiting = waiting
+        # Garbage-collected with this object, and so with the queue.
+        self._registration = self.settings.instruments.register(queue, totals)
+
+    def on_put(self) -> TracedPut:
+        """A put begins: the span of it, if there is to be one, and the block of it."""
+        return TracedPut(self)
+
+    def on_item(self, age: float = 0.0) -> TracedItem:
+        """An item that was put ``age`` seconds ago, somewhere else."""
+        return TracedItem(self, age)
 
     def size_attributes(self) -> dict[str, int]:
-        """The attributes that say how full the queue is."""
-        return {names.QUEUE_SIZE: len(self._buffer), names.QUEUE_CAPACITY: self._capacity}
+        """The attributes that say how full the queue is, if there is a queue."""
+        if self._capacity is None:
+            return {}
+        return {names.QUEUE_SIZE: len(self._waiting), names.QUEUE_CAPACITY: self._capacity}
 
-    def retried(self, error: BaseException) -> None:
+    def on_retry(self, error: BaseException) -> None:
         """Count an attempt that failed and will be followed by another."""
-        self._count_unless_suppressed(self.telemetry.instruments.retries, error)
+        self._count_unless_suppressed(self.settings.instruments.retries, error)
 
-    def died(self, error: BaseException) -> None:
+    def on_dead_letter(self, error: BaseException) -> None:
         """Count an item that became a dead letter."""
-        self._count_unless_suppressed(self.telemetry.instruments.dead_letters, error)
+        self._count_unless_suppressed(self.settings.instruments.dead_letters, error)
 
     def _count_unless_suppressed(self, counter: Counter, error: BaseException) -> None:
-        if self.is_enabled() and not self.telemetry.is_suppressed():
+        if self.is_enabled() and not self.settings.is_suppressed():
             self._count(counter, error)
 
     def count_error(
@@ -101,7 +92,7 @@ class QueueTelemetry:
 
         ``context`` has the span of the attempt; ``None``: the current context.
         """
-        self._count(self.telemetry.instruments.worker_errors, error, context)
+        self._count(self.settings.instruments.worker_errors, error, context)
 
     def _count(
         self, counter: Counter, error: BaseException, context: otel_context.Context | None = None
@@ -110,23 +101,23 @@ class QueueTelemetry:
             attributes = {**self.attributes, names.ERROR_TYPE: names.error_type(error)}
             counter.add(1, attributes, context)
         except Exception:
-            self.telemetry.log_failure()
+            self.settings.log_failure()
 
-    def waited(self, name: str, seconds: float) -> None:
+    def on_limit_wait(self, name: str, seconds: float) -> None:
         """Record the seconds that an item waited for the limit called ``name``."""
-        if self.is_enabled() and not self.telemetry.is_suppressed():
+        if self.is_enabled() and not self.settings.is_suppressed():
             attributes = {**self.attributes, names.LIMIT_NAME: name}
-            self._record(self.telemetry.instruments.limit_wait, seconds, attributes)
+            self._record(self.settings.instruments.limit_wait, seconds, attributes)
 
     def record_wait(self, seconds: float) -> None:
         """Record the seconds that an item waited until it was taken."""
-        self._record(self.telemetry.instruments.item_wait, seconds, self.attributes)
+        self._record(self.settings.instruments.item_wait, seconds, self.attributes)
 
     def _record(self, histogram: Histogram, seconds: float, attributes: dict[str, str]) -> None:
         try:
             histogram.record(seconds, attributes)
         except Exception:
-            self.telemetry.log_failure()
+            self.settings.log_failure()
 
     def start_span(
         self,
@@ -140,33 +131,64 @@ class QueueTelemetry:
     ) -> Span | None:
         """A new span, or None if the SDK failed to make one."""
         try:
-            return self.telemetry.tracer.start_span(
+            return self.settings.tracer.start_span(
                 name, context, kind, attributes, links, start_time
             )
         except Exception:
-            self.telemetry.log_failure()
+            self.settings.log_failure()
             return None
 
 
-class ObservedPut:
-    """One put, from its call to its outcome: a context manager around it.
+class TracedItem:
+    """One item: each attempt to process it gets a span.
 
-    The item is put with ``context``, in which the span of the put is the current one, and with
-    ``ticket``. The caller calls ``on_full()`` if there is no room, and sets ``accepted``.
+    ``age``: seconds since the item was accepted.
     """
 
-    __slots__ = ("_queue", "_span", "_waits_since", "accepted", "context", "ticket")
+    __slots__ = ("_accepted_at", "_observer")
 
-    def __init__(self, queue: QueueTelemetry, ticket: ObservedTicket) -> None:
-        self._queue = queue
-        self.ticket = ticket
+    def __init__(self, observer: TelemetryObserver, age: float = 0.0) -> None:
+        self._observer = observer
+        self._accepted_at = _clock() - age
+
+    def attempt(
+        self,
+        number: int = 1,
+        *,
+        limit_wait: float | None = None,
+        context: Context | None = None,
+    ) -> TracedAttempt:
+        """The block of one attempt."""
+        return TracedAttempt(self._observer, self._accepted_at, number, limit_wait, context)
+
+    def on_get(self) -> None:
+        """Record how long the item waited: the caller of ``get`` reports nothing more."""
+        self._observer.record_wait(_clock() - self._accepted_at)
+
+    def on_handler_error(self, error: BaseException) -> None:
+        """Count the error among the failures of worker functions."""
+        self._observer.count_error(error)
+
+
+class TracedPut(TracedItem):
+    """An item that is put here: a context manager around its put, from its call to its outcome.
+
+    The span of the put is the current one in ``context``, in which the item is to run.
+    """
+
+    __slots__ = ("_span", "_waits_since", "accepted", "context")
+
+    def __init__(self, observer: TelemetryObserver) -> None:
+        # Not by super(): one is made for every put that is observed.
+        self._observer = observer
+        self._accepted_at = _clock()
         self._span: Span | None = None
         self._waits_since: tuple[int, float] | None = None
         self.accepted = False
         parent = otel_context.get_current()
-        if queue.telemetry.wants_put_span(parent):
-            self._span = queue.start_span(
-                queue.put_name, SpanKind.PRODUCER, queue.put_attributes, context=parent
+        if observer.settings.wants_put_span(parent):
+            self._span = observer.start_span(
+                observer.put_name, SpanKind.PRODUCER, observer.put_attributes, context=parent
             )
         self.context: Context = copy_context()
         if self._span is not None:
@@ -186,43 +208,151 @@ class ObservedPut:
         traceback: TracebackType | None,
     ) -> None:
         if self._waits_since is not None and self.accepted:
-            self.ticket.mark_accepted()
+            self._accepted_at = _clock()  # until now its put waited, from now on the item waits
         try:
             self._end(_outcome(self.accepted, exc), exc)
         except Exception:
-            self._queue.telemetry.log_failure()
+            self._observer.settings.log_failure()
 
     def _end(self, outcome: str, error: BaseException | None) -> None:
-        queue, span = self._queue, self._span
+        observer, span = self._observer, self._span
         try:
             if span is not None and span.is_recording():
-                span.set_attributes({**queue.size_attributes(), names.PUT_OUTCOME: outcome})
+                span.set_attributes({**observer.size_attributes(), names.PUT_OUTCOME: outcome})
             if self._waits_since is not None:
                 self._report_backpressure(*self._waits_since, outcome)
         finally:
             if span is not None:
-                queue.telemetry.end_span(span, None if outcome == names.CANCELLED else error)
+                observer.settings.end_span(span, None if outcome == names.CANCELLED else error)
 
     def _report_backpressure(self, start_time: int, since: float, outcome: str) -> None:
-        queue, span = self._queue, self._span
+        observer, span = self._observer, self._span
         waited = _clock() - since
         context = None if span is None else trace.set_span_in_context(span)
         if span is not None and span.is_recording():
-            wait = queue.start_span(
-                queue.wait_name,
+            wait = observer.start_span(
+                observer.wait_name,
                 SpanKind.INTERNAL,
-                queue.wait_attributes,
+                observer.wait_attributes,
                 context=context,
                 start_time=start_time,
             )
             if wait is not None:
-                size = queue.size_attributes()
+                size = observer.size_attributes()
                 wait.set_attributes({**size, names.WAIT_TIME: waited, names.PUT_OUTCOME: outcome})
                 wait.end()
-        if not queue.telemetry.is_suppressed():
-            queue.telemetry.instruments.backpressure_wait.record(
-                waited, {**queue.attributes, names.PUT_OUTCOME: outcome}, context
+        if not observer.settings.is_suppressed():
+            observer.settings.instruments.backpressure_wait.record(
+                waited, {**observer.attributes, names.PUT_OUTCOME: outcome}, context
             )
+
+
+class TracedAttempt:
+    """One attempt to process an item: a context manager, in which its span is the current one.
+
+    ``context`` is that of the item's put, or None when it is the current one.
+    """
+
+    __slots__ = ("_context", "_observer", "_since", "_span", "_token")
+
+    def __init__(
+        self,
+        observer: TelemetryObserver,
+        accepted_at: float,
+        number: int,
+        limit_wait: float | None,
+        context: Context | None,
+    ) -> None:
+        self._observer = observer
+        self._token: Token[otel_context.Context] | None = None
+        self._span: Span | None = None
+        self._context: otel_context.Context | None = None
+        self._since = _clock()
+        settings = observer.settings
+        try:
+            parent = (
+                otel_context.get_current()
+                if context is None
+                else context.run(otel_context.get_current)
+            )
+            if settings.is_suppressed(parent):
+                return
+            self._context = parent
+            if settings.wants_process_span(parent):
+                self._start_span(parent, self._since - accepted_at, number, limit_wait)
+            settings.instruments.item_wait.record(
+                self._since - accepted_at, observer.attributes, self._context
+            )
+        except Exception:
+            settings.log_failure()
+
+    def _start_span(
+        self,
+        parent: otel_context.Context,
+        waited: float,
+        number: int,
+        limit_wait: float | None,
+    ) -> None:
+        observer = self._observer
+        put_context = trace.get_current_span(parent).get_span_context()
+        if observer.settings.relation == "link":  # a new trace, but the same baggage
+            parent = trace.set_span_in_context(INVALID_SPAN, parent)
+        attributes: dict[str, Any] = observer.process_attributes
+        if number != 1:
+            attributes = {**attributes, names.ATTEMPT: number}
+        span = observer.start_span(
+            observer.process_name,
+            SpanKind.CONSUMER,
+            attributes,
+            context=parent,
+            links=(Link(put_context),) if put_context.is_valid else (),
+        )
+        if span is None:
+            return
+        self._span = span
+        self._context = trace.set_span_in_context(span, parent)
+        if span.is_recording():
+            size = observer.size_attributes()
+            span.set_attributes({**size, names.WAIT_TIME: waited, names.WORKER_ID: _worker_id()})
+            if limit_wait is not None:
+                span.set_attribute(names.LIMIT_WAIT_TIME, limit_wait)
+
+    def __enter__(self) -> Self:
+        if self._span is not None and self._context is not None:
+            self._token = otel_context.attach(self._context)
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self._token is not None:
+            otel_context.detach(self._token)
+        try:
+            self._end(exc)
+        except Exception:
+            self._observer.settings.log_failure()
+
+    def _end(self, error: BaseException | None) -> None:
+        observer, span = self._observer, self._span
+        settings = observer.settings
+        # A cancelled attempt neither succeeded nor failed.
+        was_cancelled = error is not None and isinstance(
+            error, (asyncio.CancelledError, GeneratorExit)
+        )
+        took = _clock() - self._since
+        try:
+            if span is not None:
+                settings.end_span(span, None if was_cancelled else error)
+        finally:
+            if self._context is not None and not was_cancelled:
+                attributes = observer.attributes
+                if error is not None:
+                    attributes = {**attributes, names.ERROR_TYPE: names.error_type(error)}
+                    observer.count_error(error, self._context)
+                settings.instruments.duration.record(took, attributes, self._context)
 
 
 def _outcome(accepted: bool, error: BaseException | None) -> str:
@@ -241,160 +371,3 @@ def _worker_id() -> str:
     except RuntimeError:  # no event loop: the worker is a thread
         return threading.current_thread().name
     return "" if task is None else task.get_name()
-
-
-class ObservedTicket(Ticket):
-    """The ticket of an item whose put was observed: it observes each attempt.
-
-    ``age``: seconds since the item was accepted.
-    """
-
-    __slots__ = ("_put_at", "_queue")
-
-    def __init__(
-        self,
-        queue: QueueTelemetry,
-        future: AnyFuture | None,
-        call: AsyncCall[Any] | None,
-        course: Course | None,
-        age: float = 0.0,
-        job: Job[Any] | None = None,
-    ) -> None:
-        super().__init__(future, call, course, job)
-        self._queue = queue
-        self._put_at = _clock() - age
-
-    def mark_accepted(self) -> None:
-        """The item is accepted now: until now its put waited, from now on the item waits."""
-        self._put_at = _clock()
-
-    async def run(self, call: AsyncCall[Any], standing: Any, item: Any) -> None:
-        """Run the item as any ticket does, and observe the attempt."""
-        if not self.claim():
-            return
-        job, course = self.job or standing, self.course
-        call = self.call or (call if self.job is None else job.call)
-        if course is None:
-            with ObservedAttempt(self._queue, self._put_at, None):
-                result = await call(item)
-        else:
-            await self._admit(course, item)
-            with ObservedAttempt(self._queue, self._put_at, None, course):
-                result = await course.run(call, item, job.adaptive)
-        self.succeed(result)
-
-    def attempt(self, context: Context) -> ObservedAttempt:
-        """Observe the block that processes an item after ``get``."""
-        return ObservedAttempt(self._queue, self._put_at, context)
-
-    def on_get(self) -> None:
-        """Record how long the item waited: the caller of ``get`` reports nothing more."""
-        super().on_get()
-        self._queue.record_wait(_clock() - self._put_at)
-
-    def handler_failed(self, error: BaseException) -> None:
-        """Count the error among the failures of worker functions."""
-        self._queue.count_error(error)
-
-
-class ObservedAttempt:
-    """One attempt to process an item: a context manager, in which its span is the current one.
-
-    ``item_context`` is the context of the item's put, or None when it is the current context.
-    """
-
-    __slots__ = ("_context", "_queue", "_since", "_span", "_token")
-
-    def __init__(
-        self,
-        queue: QueueTelemetry,
-        put_at: float,
-        item_context: Context | None,
-        course: Course | None = None,
-    ) -> None:
-        self._queue = queue
-        self._token: Token[otel_context.Context] | None = None
-        self._span: Span | None = None
-        self._context: otel_context.Context | None = None
-        self._since = _clock()
-        telemetry = queue.telemetry
-        try:
-            parent = (
-                otel_context.get_current()
-                if item_context is None
-                else item_context.run(otel_context.get_current)
-            )
-            if telemetry.is_suppressed(parent):
-                return
-            self._context = parent
-            if telemetry.wants_process_span(parent):
-                self._start_span(parent, self._since - put_at, course)
-            telemetry.instruments.item_wait.record(
-                self._since - put_at, queue.attributes, self._context
-            )
-        except Exception:
-            telemetry.log_failure()
-
-    def _start_span(
-        self, parent: otel_context.Context, waited: float, course: Course | None
-    ) -> None:
-        queue = self._queue
-        put_context = trace.get_current_span(parent).get_span_context()
-        if queue.telemetry.relation == "link":  # a new trace, but the same baggage
-            parent = trace.set_span_in_context(INVALID_SPAN, parent)
-        attributes: dict[str, Any] = queue.process_attributes
-        if course is not None and course.attempts:
-            attributes = {**attributes, names.ATTEMPT: course.attempts + 1}
-        span = queue.start_span(
-            queue.process_name,
-            SpanKind.CONSUMER,
-            attributes,
-            context=parent,
-            links=(Link(put_context),) if put_context.is_valid else (),
-        )
-        if span is None:
-            return
-        self._span = span
-        self._context = trace.set_span_in_context(span, parent)
-        if span.is_recording():
-            size = queue.size_attributes()
-            span.set_attributes({**size, names.WAIT_TIME: waited, names.WORKER_ID: _worker_id()})
-            if course is not None and course.governor.limiter.limits:
-                span.set_attribute(names.LIMIT_WAIT_TIME, course.waited)
-
-    def __enter__(self) -> Self:
-        if self._span is not None and self._context is not None:
-            self._token = otel_context.attach(self._context)
-        return self
-
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        if self._token is not None:
-            otel_context.detach(self._token)
-        try:
-            self._end(exc)
-        except Exception:
-            self._queue.telemetry.log_failure()
-
-    def _end(self, error: BaseException | None) -> None:
-        queue, span = self._queue, self._span
-        telemetry = queue.telemetry
-        # A cancelled attempt neither succeeded nor failed.
-        was_cancelled = error is not None and isinstance(
-            error, (asyncio.CancelledError, GeneratorExit)
-        )
-        took = _clock() - self._since
-        try:
-            if span is not None:
-                telemetry.end_span(span, None if was_cancelled else error)
-        finally:
-            if self._context is not None and not was_cancelled:
-                attributes = queue.attributes
-                if error is not None:
-                    attributes = {**attributes, names.ERROR_TYPE: names.error_type(error)}
-                    queue.count_error(error, self._context)
-                telemetry.instruments.duration.record(took, attributes, self._context)

@@ -1,56 +1,12 @@
-"""The settings of telemetry: where spans and metrics go, and which are made."""
+"""The telemetry of a program: what users make, and give to queues."""
 
 from __future__ import annotations
 
-import logging
-import threading
-import traceback
-import weakref
-from collections.abc import Callable
-from typing import Any, Final, Literal, get_args
-
-from opentelemetry import context as otel_context
-from opentelemetry import metrics, trace
-from opentelemetry.context import _SUPPRESS_INSTRUMENTATION_KEY
-from opentelemetry.metrics import MeterProvider
-from opentelemetry.trace import Span, StatusCode, TracerProvider
-
-from penstock._util import checks
-from penstock._util.hooks import ForkSafeLock
-from penstock._version import __version__
-from penstock.telemetry import names
-from penstock.telemetry.metrics import Instruments
-from penstock.telemetry.sdk import has_global_provider
-
-SpanMode = Literal["all", "process", "parent", "none"]
-Relation = Literal["parent", "link"]
-
-_logger = logging.getLogger("penstock")
-
-# One set of instruments for each meter provider, however many Telemetry objects share it: an SDK
-# does not call the callbacks of a second set. The set of the global provider follows the provider
-# that is set later.
-_instruments: weakref.WeakKeyDictionary[MeterProvider, Instruments] = weakref.WeakKeyDictionary()
-_global_instruments: list[Instruments] = []
-_instruments_lock = ForkSafeLock(threading.RLock)
+from penstock.telemetry.settings import TelemetrySettings
+from penstock.telemetry.spans import TelemetryObserver
 
 
-def _instruments_of(provider: MeterProvider | None) -> Instruments:
-    with _instruments_lock:
-        global_provider = metrics.get_meter_provider()
-        provider = global_provider if provider is None else provider
-        if provider is global_provider and _global_instruments:
-            return _global_instruments[0]
-        instruments = _instruments.get(provider)
-        if instruments is None:
-            meter = provider.get_meter(names.SCOPE, __version__, schema_url=names.SCHEMA_URL)
-            instruments = _instruments[provider] = Instruments(meter)
-        if provider is global_provider:
-            _global_instruments.append(instruments)
-        return instruments
-
-
-class Telemetry:
+class Telemetry(TelemetrySettings):
     """Where the spans and metrics of queues go, and which are made.
 
     Args:
@@ -70,120 +26,16 @@ class Telemetry:
     Items themselves are never recorded. Telemetry never makes a put or a worker fail.
     """
 
-    def __init__(
-        self,
-        tracer_provider: TracerProvider | None = None,
-        meter_provider: MeterProvider | None = None,
-        *,
-        spans: SpanMode = "all",
-        relation: Relation = "parent",
-        record_exceptions: bool = True,
-    ) -> None:
-        _check_provider(tracer_provider, TracerProvider, "tracer_provider")
-        _check_provider(meter_provider, MeterProvider, "meter_provider")
-        _check_choice(spans, SpanMode, "spans")
-        _check_choice(relation, Relation, "relation")
-        if not isinstance(record_exceptions, bool):
-            raise TypeError(
-                f"record_exceptions must be a bool, got {checks.shown(record_exceptions)}"
-            )
-        self.spans: Final = spans
-        self.relation: Final = relation
-        self.record_exceptions: Final = record_exceptions
-        self.tracer: Final = trace.get_tracer(
-            names.SCOPE, __version__, tracer_provider, names.SCHEMA_URL
-        )
-        self.instruments: Final = _instruments_of(meter_provider)
-        #: Whether spans and metrics go anywhere. Each put calls it.
-        self.is_enabled: Final[Callable[[], bool]] = (
-            has_global_provider if tracer_provider is None and meter_provider is None else _always
-        )
-        self._is_failure_logged = False
-
-    # -- for the telemetry of each queue --------------------------------------------------------
-
-    def is_suppressed(self, context: otel_context.Context | None = None) -> bool:
-        """Whether instrumentation is suppressed in ``context``, as exporters do around theirs."""
-        parent = otel_context.get_current() if context is None else context
-        return bool(parent.get(_SUPPRESS_INSTRUMENTATION_KEY))
-
-    def wants_put_span(self, context: otel_context.Context) -> bool:
-        """Whether a put in ``context`` gets a span."""
-        if self.spans == "all" or (self.spans == "parent" and _is_sampled(context)):
-            return not self.is_suppressed(context)
-        return False
-
-    def wants_process_span(self, context: otel_context.Context) -> bool:
-        """Whether an attempt gets a span; ``context`` is that of its item."""
-        return self.spans in ("all", "process") or (self.spans == "parent" and _is_sampled(context))
-
-    def end_span(self, span: Span, error: BaseException | None) -> None:
-        """End ``span``, with the status ERROR if there is an error, as the conventions say."""
-        try:
-            if error is not None and span.is_recording():
-                span.set_attribute(names.ERROR_TYPE, names.error_type(error))
-                span.set_status(StatusCode.ERROR)  # even if str(error) raises
-                if self.record_exceptions:
-                    message = str(error)
-                    span.set_status(StatusCode.ERROR, _escape_surrogates(message))
-                    span.record_exception(error, _exception_attributes(error, message))
-        finally:
-            span.end()
-
-    def log_failure(self) -> None:
-        """Log the exception that is being handled, the first time that telemetry fails."""
-        if not self._is_failure_logged:
-            self._is_failure_logged = True
-            _logger.error("Telemetry failed; the queue goes on. This is logged once", exc_info=True)
-
-
-def _escape_surrogates(text: str) -> str:
-    """``text`` with escapes in place of lone surrogates: OTLP drops a whole batch for one."""
-    return text.encode("utf-8", "backslashreplace").decode()
-
-
-def _exception_attributes(error: BaseException, message: str) -> dict[str, str] | None:
-    """The attributes of a recorded exception with lone surrogates in its message or stack.
-
-    ``None`` where there are none: then OpenTelemetry's own attributes are right.
-    """
-    if message.isascii() and error.__cause__ is error.__context__ is None:
-        return None  # nearly always; and to format a stack takes longer than all the rest
-    stack = "".join(traceback.format_exception(type(error), error, error.__traceback__))
-    escaped = _escape_surrogates(stack)
-    if escaped == stack:
-        return None
-    return {"exception.message": _escape_surrogates(message), "exception.stacktrace": escaped}
-
-
-def _always() -> bool:
-    return True
-
-
-def _is_sampled(context: otel_context.Context | None) -> bool:
-    # Not is_recording(): it is False for a span that has ended, and the span of the put has ended
-    # when its item is processed.
-    return trace.get_current_span(context).get_span_context().trace_flags.sampled
-
-
-def _check_provider(value: Any, kind: type, name: str) -> None:
-    if value is not None and not isinstance(value, kind):
-        raise TypeError(f"{name} must be a {kind.__name__} or None, got {checks.shown(value)}")
-
-
-def _check_choice(value: Any, choices: Any, name: str) -> None:
-    allowed = get_args(choices)
-    if not isinstance(value, str) or value not in allowed:
-        raise ValueError(
-            f"{name} must be one of {', '.join(map(repr, allowed))}, got {checks.shown(value)}"
-        )
+    def get_observer(self, name: str) -> TelemetryObserver:
+        """The observer of a new queue or policy. (Queues call it; it is no public interface.)"""
+        return TelemetryObserver(self, name)
 
 
 _default: list[Telemetry] = []
 
 
-def default_telemetry() -> Telemetry:
-    """The telemetry of queues that are given none: the global providers, and every default."""
-    if not _default:
+def default_observer(name: str) -> TelemetryObserver:
+    """The observer of a queue that is given no telemetry: global providers, and every default."""
+    if not _default:  # not at the import: the program may set its providers after it
         _default.append(Telemetry())
-    return _default[0]
+    return _default[0].get_observer(name)

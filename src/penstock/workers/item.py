@@ -35,7 +35,7 @@ class Ticket:
         course: the item's way through limits and retries.
         job: the job of the item; ``None``: the standing one.
 
-    Telemetry has a kind of ticket that observes the item as well.
+    ``ObservedTicket`` is the one of an item that an observer wants to hear of.
     """
 
     __slots__ = ("call", "course", "future", "job")
@@ -152,7 +152,7 @@ class Ticket:
         return True
 
     def handler_failed(self, error: BaseException) -> None:
-        """The error handler raised ``error``. For telemetry."""
+        """The error handler raised ``error``. For observers."""
 
     def succeed(self, result: Any) -> None:
         """Set the future's result, if there is a future that waits for it."""

@@ -32,9 +32,9 @@ from penstock.brokers.nats.queue.roll_call import RollCall
 from penstock.brokers.nats.queue.watch import Watch
 from penstock.errors import QueueEmptyError, QueueStateError
 from penstock.policies.governor import Rules
+from penstock.policies.observer import ObserverProvider
 from penstock.queue.base import CLOSED, WARNING_INTERVAL, QueueBase
 from penstock.queue.status import QueueStatus, state_error
-from penstock.telemetry.telemetry import Telemetry
 from penstock.workers.item import Entry
 from penstock.workers.pool import WorkerPool
 
@@ -60,7 +60,7 @@ class NatsCore(QueueBase[T]):
         maxsize: int,
         timeout: float,
         logger: logging.Logger | None,
-        telemetry: Telemetry | None,
+        telemetry: ObserverProvider | None,
         rules: Rules,
         *,
         codec: Codec[T],
@@ -74,7 +74,7 @@ class NatsCore(QueueBase[T]):
         super().__init__(maxsize, timeout, logger, name)
         self._level = Level(self._maxsize)
         self._counters = Counts(self._level)
-        self._instrument(telemetry, self._counters.totals, self._level)
+        self._observe(telemetry, self._counters.totals, self._level)
         self._rules = rules
         self._govern(rules)
         self._news = News()
@@ -102,7 +102,7 @@ class NatsCore(QueueBase[T]):
         self._hands.on_done = self._one_less
         self._graves = Graveyard(wire, engine, publisher, codec, self._logger)
         self._intake = Intake(
-            codec, self._hands, self._telemetry, max_deliveries, self._bury, self._turn_down
+            codec, self._hands, self._observer, max_deliveries, self._bury, self._turn_down
         )
         self._feed = Feed(
             wire,
@@ -196,7 +196,7 @@ class NatsCore(QueueBase[T]):
     async def _bury_now(self, delivery: Delivery, error: BaseException) -> None:
         if await self._graves.bury(delivery, error, self._hands):
             self._counters.buried += 1
-            self._telemetry.died(error)
+            self._observer.on_dead_letter(error)
 
     def _one_less(self) -> None:
         """An item is done, and there is room for another one."""

@@ -14,8 +14,9 @@ from penstock.brokers.codecs import JSON, Codec
 from penstock.brokers.nats.queue.delivery import Delivery, DeliveryTicket, Hands
 from penstock.errors import BrokerError, CodecError
 from penstock.policies.governor import Course, Governor, now
-from penstock.telemetry.spans import ObservedTicket, QueueTelemetry
+from penstock.policies.observer import Observer
 from penstock.workers.item import Entry, Ticket
+from penstock.workers.observed import ObservedTicket
 
 T = TypeVar("T")
 
@@ -38,14 +39,14 @@ class Intake(Generic[T]):
         self,
         codec: Codec[T],
         hands: Hands,
-        telemetry: QueueTelemetry,
+        observer: Observer,
         max_deliveries: int,
         bury: Callable[[Delivery, BaseException], None],
         turn_down: Callable[[Delivery, Exception], None],
     ) -> None:
         self._codec = codec
         self._hands = hands
-        self._telemetry = telemetry
+        self._observer = observer
         self._max_deliveries = max_deliveries
         self._bury = bury
         self._turn_down = turn_down
@@ -66,8 +67,8 @@ class Intake(Generic[T]):
             self._turn_down(delivery, error)
             return None
         inner = (
-            ObservedTicket(self._telemetry, None, None, course, delivery.age)
-            if self._telemetry.is_enabled()
+            ObservedTicket(self._observer.on_item(delivery.age), course=course)
+            if self._observer.is_enabled()
             else Ticket(course=course)
         )
         ticket = DeliveryTicket(inner, delivery, self._hands, self._bury)

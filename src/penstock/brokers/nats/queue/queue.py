@@ -24,9 +24,9 @@ from penstock.limits.rate.limit import Limit
 from penstock.limits.rate.limiter import Limiter
 from penstock.limits.retry import RetryPolicy
 from penstock.policies.governor import MAX_DEAD_LETTERS, Rules, make_rules
+from penstock.policies.observer import ObserverProvider
 from penstock.queue.base import NO_LIMIT, policy_statistics
 from penstock.queue.status import QueueStatistics
-from penstock.telemetry.telemetry import Telemetry
 from penstock.workers.calls import ErrorHandler, WorkerFunc
 
 T = TypeVar("T")
@@ -104,7 +104,7 @@ class NatsQueue(Lifecycle, NatsCore[T]):
         breaker: CircuitBreaker | None = None,
         deadline: float | None = None,
         max_dead_letters: int = 10 * MAX_DEAD_LETTERS,
-        telemetry: Telemetry | None = None,
+        telemetry: ObserverProvider | None = None,
     ) -> None:
         check_name(name)
         rules = make_rules(limits, retry, breaker, deadline, max_dead_letters)
@@ -234,10 +234,10 @@ class NatsQueue(Lifecycle, NatsCore[T]):
             self._refuse("put")
         limit = self._limit(timeout)
         payload, headers = self._packed(item, deadline)
-        if not self._telemetry.is_enabled():
+        if not self._observer.is_enabled():
             propagate.inject(headers)
             return await self._put(payload, headers, limit)
-        with self._telemetry.observe_put() as put:
+        with self._observer.on_put() as put:
             put.context.run(propagate.inject, headers)
             put.accepted = await self._put(payload, headers, limit, put.on_full)
             return put.accepted

@@ -1,0 +1,195 @@
+"""Who hears what becomes of items: the protocol between the core and telemetry.
+
+Queues, workers and policies know nothing of OpenTelemetry. Each has an ``Observer`` and tells it
+what happens; ``penstock.telemetry`` has the one that makes spans and metrics of it. An observer of
+your own needs the methods of ``Observer`` and ``ObservedPut``, and an object that makes it, for the
+parameter ``telemetry``. (It is no public interface: it may change in any version.)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sized
+from contextlib import AbstractContextManager
+from contextvars import Context
+from types import TracebackType
+from typing import Any, Protocol
+
+from penstock._util import checks
+from penstock._util.compat import Self
+
+#: Reads the counts of a queue that never go down. The keys are the outcomes of puts
+#: (``"accepted"``, ``"full"``, ``"cancelled"``, ``"stopped"``, and more of a queue on a broker),
+#: ``"processed"`` and ``"closures"``.
+ReadTotals = Callable[[], Mapping[str, int]]
+
+
+class Observer(Protocol):
+    """Hears what becomes of the items of one queue or policy.
+
+    The methods are called from any thread. None of them may raise: the core does not catch it.
+    """
+
+    def is_enabled(self) -> bool:
+        """Whether items are observed now. Asked at each put, so it must be quick.
+
+        ``on_put`` and ``on_item`` are called only where it says yes.
+        """
+        ...
+
+    def watch_queue(self, queue: ObservedQueue, totals: ReadTotals, waiting: Sized) -> None:
+        """The queue was made: its counts can be read until it is garbage-collected.
+
+        The observer belongs to the queue and must not keep it alive. ``totals`` and ``waiting``,
+        whose length is the number of items that wait, do not refer to the queue.
+        """
+        ...
+
+    def on_put(self) -> ObservedPut:
+        """A put begins, in the current context."""
+        ...
+
+    def on_item(self, age: float = 0.0) -> ObservedItem:
+        """Here is an item without a put of this process; it was put ``age`` seconds ago."""
+        ...
+
+    def on_retry(self, error: BaseException) -> None:
+        """An attempt failed, and another one will be made."""
+        ...
+
+    def on_dead_letter(self, error: BaseException) -> None:
+        """An item failed for good, and is kept as a dead letter."""
+        ...
+
+    def on_limit_wait(self, name: str, seconds: float) -> None:
+        """An item was admitted after so many seconds of waiting for the limit ``name``."""
+        ...
+
+
+class ObservedItem(Protocol):
+    """What an observer has of one item, until the last attempt to process it."""
+
+    def attempt(
+        self,
+        number: int = 1,
+        *,
+        limit_wait: float | None = None,
+        context: Context | None = None,
+    ) -> AbstractContextManager[object]:
+        """The block of one attempt. An exception that leaves the block is its error.
+
+        Args:
+            number: which attempt it is; the first is 1.
+            limit_wait: seconds that it waited for limits. ``None``: there are no limits.
+            context: the context of the item's put. ``None``: the current one.
+        """
+        ...
+
+    def on_get(self) -> None:
+        """The item was taken with ``get``. Nothing more is told of it."""
+        ...
+
+    def on_handler_error(self, error: BaseException) -> None:
+        """The error handler raised ``error``."""
+        ...
+
+
+class ObservedPut(ObservedItem, Protocol):
+    """The same, of an item that is put here; and the block of its put.
+
+    An exception that leaves the block is the error of the put.
+    """
+
+    #: The context that the item is to run in: a copy of that of the put.
+    context: Context
+    #: Set before the block is left: whether the item is in the queue.
+    accepted: bool
+
+    def on_full(self) -> None:
+        """There is no room: the put waits from now on, or is refused."""
+        ...
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None: ...
+
+
+class ObservedQueue(Protocol):
+    """The part of a queue that an observer reads, from another thread."""
+
+    @property
+    def name(self) -> str:
+        """The name of the queue."""
+        ...
+
+    @property
+    def maxsize(self) -> int:
+        """The most items that may wait."""
+        ...
+
+    def statistics(self) -> Any:
+        """A ``QueueStatistics``."""
+        ...
+
+
+class ObserverProvider(Protocol):
+    """Makes observers: what the parameter ``telemetry`` of a queue takes."""
+
+    def get_observer(self, name: str) -> Observer:
+        """A new observer, of the queue or policy that is called ``name``."""
+        ...
+
+
+class NoObserver:
+    """Observes nothing."""
+
+    def __init__(self, name: str) -> None:
+        """Of the queue or policy that is called ``name``."""
+
+    def is_enabled(self) -> bool:
+        """No."""
+        return False
+
+    def watch_queue(self, queue: ObservedQueue, totals: ReadTotals, waiting: Sized) -> None:
+        """Read nothing."""
+
+    def on_put(self) -> ObservedPut:
+        """Is never called."""
+        raise AssertionError("an observer that is not enabled was told of a put")
+
+    def on_item(self, age: float = 0.0) -> ObservedItem:
+        """Is never called."""
+        raise AssertionError("an observer that is not enabled was told of an item")
+
+    def on_retry(self, error: BaseException) -> None:
+        """Ignore it."""
+
+    def on_dead_letter(self, error: BaseException) -> None:
+        """Ignore it."""
+
+    def on_limit_wait(self, name: str, seconds: float) -> None:
+        """Ignore it."""
+
+
+#: Makes the observer of a queue or policy of this name that is given none. ``penstock/__init__``
+#: sets it to telemetry's.
+default_observer: Callable[[str], Observer] = NoObserver
+
+
+def observer_of(telemetry: ObserverProvider | None, name: str) -> Observer:
+    """The observer of the queue or policy that is called ``name``.
+
+    Raises:
+        TypeError: ``telemetry`` cannot make one.
+    """
+    if telemetry is None:
+        return default_observer(name)
+    if isinstance(telemetry, type) or not hasattr(telemetry, "get_observer"):
+        raise TypeError(
+            f"telemetry must be a penstock.telemetry.Telemetry, got {checks.shown(telemetry)}"
+        )
+    return telemetry.get_observer(name)
