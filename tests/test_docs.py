@@ -39,7 +39,7 @@ PORT = "8000"
 PROGRAMS, DATA = ("python", "console"), ("toml", "json", "yaml", "text")
 #: Files that are found without being named in a command.
 FOUND = ("conftest.py", "pyproject.toml")
-MARKS = ("output", "in the background")
+MARKS, KINDS = ("output", "in the background"), ("file:", "not run:", "exits with", "served:")
 #: Seconds that a block or command may take.
 LIMIT = 60.0
 
@@ -248,7 +248,7 @@ def test_data_can_be_read(block: Block) -> None:
 def test_every_block_says_what_it_is() -> None:
     for block in all_blocks():
         assert block.language in PROGRAMS + DATA, block.name
-        kinds = [block.said(kind) for kind in ("file:", "not run:", "exits with")]
+        kinds = [block.said(kind) for kind in KINDS]
         assert not block.comment or block.comment in MARKS or any(kinds), block.name
 
 
