@@ -252,6 +252,14 @@ def test_every_block_says_what_it_is() -> None:
         assert not block.comment or block.comment in MARKS or any(kinds), block.name
 
 
+def test_what_servers_serve_has_a_test() -> None:
+    files = (ROOT / "tests/servers").glob("test_*.py")
+    tests = "".join(file.read_text(encoding="utf-8") for file in files)
+    for block in all_blocks():
+        name = block.said("served:")
+        assert name is None or f'served("{name}")' in tests, block.name
+
+
 @pytest.mark.parametrize("block", having(lambda block: block.said("not run:")))
 def test_what_is_not_run_is_at_least_a_program(block: Block) -> None:
     if block.language == "python":

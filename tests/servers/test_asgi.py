@@ -121,25 +121,3 @@ def test_stop_on_signals_takes_the_first_signal_away_from_uvicorn(tmp_path: Path
 
         wait_for("the end", ends, timeout=LIMIT, every=0.5)
         assert server.process.returncode == -signal.SIGTERM, server.log
-
-
-def test_stop_on_signals_keeps_workers_of_hypercorn_alive_until_they_are_done(
-    tmp_path: Path,
-) -> None:
-    psutil = pytest.importorskip("psutil")
-    started = "await queue.process(send)\n"
-    also = f"{started}        queue.stop_on_signals(signal.SIGTERM)\n"
-    app = f"import signal\n{replaced(served('app.py'), started, also)}"
-    command = [*HYPERCORN, "--workers", "2"]
-    with serving(tmp_path, *command, files={"app.py": app}, work=ASYNC) as server:
-        server.wait_until_said("Queue mails is processing", 2)
-        server.wait_until_it_listens()
-        server.post()
-        parent = psutil.Process(server.process.pid)
-        children = parent.children()
-        server.ask_to_end()
-        # The one that has nothing to do ends, and then hypercorn sends SIGTERM to the other.
-        gone, _ = psutil.wait_procs(children, LIMIT, callback=lambda _: server.let_go())
-        assert gone
-        server.wait()
-        assert server.sent == ALL, server.log
