@@ -253,8 +253,8 @@ class WorkQueue(Lifecycle, FromConfig, WorkQueueBase[T], Consumable[T]):
                     async for item in source:
                         await running.put(item)
             except QueueStateError as error:
-                is_closed = isinstance(error, QueueClosedError)
-                if is_closed or queue.status is QueueStatus.STOPPING:  # by somebody else
+                is_ended = isinstance(error, QueueClosedError) or running.job.is_over
+                if is_ended or queue.status is QueueStatus.STOPPING:  # by somebody else
                     await running.join()  # until that has ended
                 raise
             await running.join()

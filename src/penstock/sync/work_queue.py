@@ -292,8 +292,8 @@ class WorkQueue(FromConfig, WorkQueueBase[T], BlockingConsumable[T]):
                 for item in items:
                     running.put(item)
             except QueueStateError as error:
-                is_closed = isinstance(error, QueueClosedError)
-                if is_closed or queue.status is QueueStatus.STOPPING:  # by somebody else
+                is_ended = isinstance(error, QueueClosedError) or running.job.is_over
+                if is_ended or queue.status is QueueStatus.STOPPING:  # by somebody else
                     running.join()  # until that has ended
                 raise
             running.join()
