@@ -227,7 +227,7 @@ class WorkQueue(FromConfig, WorkQueueBase[T], BlockingConsumable[T]):
         num_workers: int | AdaptiveConcurrency | None = None,
         error_handler: ErrorHandler[T] | None = None,
     ) -> None:
-        """Start workers: ``num_workers``, or else ``concurrency_limit``, or else one.
+        """Start workers: ``num_workers``, or else ``concurrency_limit``, the most; or else one.
 
         As :meth:`penstock.BoundedQueue.start_workers`, but plain functions run in the threads that
         are the workers, and a plain ``error_handler`` runs where the function ran. No exception out
