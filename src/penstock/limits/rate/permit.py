@@ -24,6 +24,8 @@ class PermitIssuer(LimitOwner, Protocol):
 
     def _settle(self, permit: Permit, limit: Limit, cost: Exact) -> None: ...
 
+    def _finish(self, permit: Permit) -> None: ...
+
 
 class Permit:
     """A call may start, and has been counted. Made by a :class:`penstock.Limiter`."""
@@ -56,6 +58,15 @@ class Permit:
         chosen = self.limiter.limit(limit)
         cost = checked_cost(actual, "the actual cost", chosen.name)
         self.limiter._settle(self, chosen, cost)
+
+    def finish(self) -> None:
+        """The call is over. From any thread; a second time it does nothing.
+
+        Calls that lack room in a :class:`penstock.Budget` wait no longer for this one to turn out
+        cheaper. The blocks of ``async with limiter:`` and ``limiter.permit(item)`` call this method
+        at their end, and so do queues.
+        """
+        self.limiter._finish(self)
 
     def give_back(self) -> None:
         """The call will not be made after all: it cost nothing of any limit. From any thread."""
@@ -98,9 +109,10 @@ def push_current(permit: Permit) -> Permit:
 
 
 def pop_current(limiter: PermitIssuer) -> None:
-    """Make the innermost permit of ``limiter`` current no longer."""
+    """Make the innermost permit of ``limiter`` current no longer: its call is over."""
     permits = _current.get()
     for index in range(len(permits) - 1, -1, -1):
         if permits[index].limiter is limiter:
             _current.set(permits[:index] + permits[index + 1 :])
+            limiter._finish(permits[index])
             return

@@ -19,7 +19,7 @@ import pytest
 
 from brokers.servers import NatsServer
 from helpers.tasks import soon, until
-from penstock import Limit, RateLimitedExecutor, RateLimitError, RetryPolicy, WorkQueue
+from penstock import Budget, Limit, RateLimitedExecutor, RateLimitError, RetryPolicy, WorkQueue
 from penstock.brokers.nats import NatsLimiter
 from penstock.sync import WorkQueue as SyncWorkQueue
 
@@ -403,6 +403,10 @@ def test_a_forked_child_is_told_to_make_its_own(make: Make) -> None:
         ({"servers": []}, "servers must name at least one"),
         ({"limits": []}, "limits must have at least one Limit"),
         ({"limits": [Limit(1, 1, key=str)]}, "has a key, and a NatsLimiter cannot share those"),
+        (
+            {"limits": [Budget(9)]},
+            "'budget of 9' is a Budget, and a NatsLimiter cannot share those",
+        ),
         ({"limits": [Limit(1e-7, 1)]}, "must be at least 0.000001"),
         ({"name": "a b"}, "name must be up to 200"),
         ({"bucket": "a.b"}, "bucket must be up to 200"),
@@ -415,6 +419,15 @@ def test_what_is_not_allowed(arguments: dict[str, Any], complaint: str) -> None:
     given: dict[str, Any] = {"servers": "nats://x", "limits": [Limit(1, 1)], "name": "n"}
     with pytest.raises(ValueError, match=complaint):
         NatsLimiter(**{**given, **arguments})
+
+
+async def test_it_tells_how_much_may_start_here_without_asking(make: Make) -> None:
+    limiter = make(Limit(5, LONG, name="calls"))
+    assert limiter.remaining() == {"calls": 0}
+    permit = await soon(limiter.acquire())
+    permit.settle("calls", 0)
+    assert 0 <= limiter.remaining()["calls"] <= 5
+    assert limiter.utilization() == {}, "nobody here knows what the others use"
 
 
 # -- wherever a Limiter goes ----------------------------------------------------------------------
