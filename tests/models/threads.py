@@ -17,6 +17,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import CancelledError, Future
+from concurrent.futures import TimeoutError as FutureTimeoutError
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar, copy_context
 from dataclasses import dataclass, field
@@ -25,7 +26,8 @@ from typing import Any, NoReturn
 from unittest.mock import patch
 
 from helpers.logs import SILENT
-from penstock import QueueEmptyError, QueueFullError, QueueStateError, QueueStatus
+from models.thread_consumers import Consumer
+from penstock import QueueFullError, QueueStateError, QueueStatus
 from penstock.sync import LoopThread, WorkQueue
 from penstock.sync.slots import LoopSlot, WorkerSlot
 from sync.helpers import queue_threads
@@ -66,6 +68,8 @@ class Plan:
     puts: bool = False
     #: Try a call that would wait for itself.
     refused: str = ""
+    #: Wait for a map, a batch or an item of the same queue.
+    nests: str = ""
 
 
 @dataclass(eq=False)
@@ -129,12 +133,22 @@ class Turn:
     #: For how long the worker had the item; None: it was a caller of ``get``.
     hold: Hold | None = field(default_factory=HOLD.get)
     cancelled: bool = False
+    #: Whether a consumer gave it back.
+    given_back: bool = False
     error: BaseException | None = None
+
+    @property
+    def is_by_hand(self) -> bool:
+        """Whether no worker had the item."""
+        return self.group is not None and self.group.kind == "get"
 
 
 @dataclass(eq=False)
 class WorkerGroup:
-    """The workers of one ``process``, or the thread of somebody who calls ``get``."""
+    """Those who have a claim to items: workers, a consumer, or an item that waits for another.
+
+    Its kind says which: that of a function of ``process``, "map" or "batch", "get", "wait".
+    """
 
     kind: str
     size: int
@@ -147,6 +161,13 @@ class WorkerGroup:
     is_counted: bool = True
     #: Until when it claimed workers. What was taken later is not of it.
     claimed_until: float = math.inf
+    #: Whether an item waits for it, whose worker does nothing meanwhile.
+    is_nested: bool = False
+
+    @property
+    def is_standing(self) -> bool:
+        """Whether it is the workers of one ``process``."""
+        return self.kind in ("async", "plain", "mixed")
 
 
 @dataclass(eq=False)
@@ -165,6 +186,8 @@ class Item:
     is_mapped: bool = False
     is_batched: bool = False
     is_told: bool = False
+    #: In how many items its job is nested.
+    depth: int = 0
 
     def __eq__(self, other: object) -> NoReturn:
         raise AssertionError("the queue compared items, which can be anything")
@@ -243,6 +266,19 @@ class Program:
         #: Threads that run jobs of their own, maps and batches; then nobody stops the queue.
         self.mappers = 0
         self.gentle = rng.random() < 0.3  # no worker is ever broken off
+        # From a generator of their own: what is drawn above stays what it was.
+        luck = random.Random(f"ends {seed}")
+        #: How often it is closed, as others are in ``rule``.
+        self.closing = luck.choice((0, 0, 0.5, 2))
+        #: Whether consumers iterate, and whether they give items back.
+        self.streams = luck.random() < 0.6
+        self.gives_back = self.streams and luck.random() < 0.5
+        #: Whether somebody stops the workers now and then.
+        self.retires = luck.random() < 0.7
+        #: How often items wait for jobs and items of their own queue.
+        self.nesting = 0.0
+        #: When it was closed, and opened again, if one thread alone does that.
+        self.closed: list[tuple[float, float]] = []
 
     def rules(self) -> dict[str, Any]:
         """What else the queue is to keep to."""
@@ -316,6 +352,8 @@ class Program:
         self.stop(rng, rng.choice((None, 0, 0.01)), drain=rng.random() < 0.5)
         self.wait_for(others)
         self.wait_until(lambda: all(turn.ended < math.inf for turn in self.turns), "still at work")
+        # What was taken by an iterator that nobody closed is done a moment later.
+        self.wait_until(lambda: not self.queue.statistics().inflight, "in hand")
         self.check_state()
         self.finish()
         self.check_end()
@@ -341,6 +379,8 @@ class Program:
     def let_finish(self, producers: list[threading.Thread]) -> None:
         """See that there is room again for those who wait for it, whatever the masters left."""
         self.is_calm = True
+        if self.closed:  # it may be about to stop by itself
+            self.start()
         self.process(self.random)
         self.wait_for(producers)
 
@@ -385,6 +425,8 @@ class Program:
     def make_plan(self, rng: random.Random) -> Plan:
         kind = rng.random()
         sleep = rng.choice((None, None, *MOMENTS))
+        if self.nesting and rng.random() < self.nesting:
+            return self.make_nesting_plan(rng)
         if kind < 0.6:
             return Plan(sleep)
         if kind < 0.8:
@@ -394,6 +436,9 @@ class Program:
         if kind < 0.92:
             return Plan(sleep, puts=True)
         return Plan(sleep, refused=rng.choice(("stop", "join", "start")))
+
+    def make_nesting_plan(self, rng: random.Random) -> Plan:
+        return Plan(rng.choice(MOMENTS), nests=rng.choice(("map", "batch", "submit", "submit")))
 
     def put(self, item: Item, how: str, rng: random.Random) -> None:
         queue = self.queue
@@ -439,23 +484,13 @@ class Program:
     def consume(self, rng: random.Random) -> None:
         group = WorkerGroup("get", 1)
         self.groups.append(group)
-        while not self.is_ending:
-            try:
-                if rng.random() < 0.3:
-                    item = self.queue.get_nowait()
-                else:
-                    item = self.queue.get(rng.choice((None, 0, 0.001, 0.01)))
-            except QueueEmptyError:
-                time.sleep(0.0005)
-                continue
-            except QueueStateError:
-                time.sleep(0.001)
-                continue
-            assert not item.is_mapped, f"{item} of a job was taken by get"
-            turn = self.begin(item, group)
-            time.sleep(rng.choice(MOMENTS))
-            self.end(turn)
-            self.queue.task_done()
+        Consumer(self, group, rng, MOMENTS).run()
+
+    def check_was_closed(self, asked: float) -> None:
+        """An iteration has ended: of a queue that was closed since it asked for the next item."""
+        assert self.closing, "an iteration ended, and nobody has closed the queue"
+        if self.has_one_master:
+            assert any(asked <= until for _, until in self.closed), "it was open"
 
     def wait_for_all(self, rng: random.Random) -> None:
         while not self.is_ending:
@@ -495,21 +530,42 @@ class Program:
     def run_jobs(self, rng: random.Random) -> None:
         """Maps and batches on the queue that all share; now and then not to their end."""
         while not self.is_calm:
-            with self.lock:
-                self.producers += 1
-                me = self.producers
-            kind = rng.choice(("map", "batch"))
-            group = WorkerGroup(kind, rng.choice((1, 2, 4, 12)), takes_itself=False)
-            self.groups.append(group)
-            work = rng.choice((self.plain_worker, self.async_worker))(group)
-            mine: list[Item] = []
-            items = self.items_of_job(kind, me, mine, rng)
-            self.note(kind, me, "with", group.size)
-            (self.map if kind == "map" else self.batch)(group, work, items, mine, rng)
-            group.claimed_until = time.monotonic()
-            self.note(kind, me, "is over")
-            self.accepted += mine  # what was read was put, and now nobody is just about to
+            size, count = rng.choice((1, 2, 4, 12)), rng.choice((1, 10, 50))
+            self.run_job(rng.choice(("map", "batch")), size, count, rng)
             time.sleep(rng.choice(MOMENTS))
+
+    def run_job(self, kind: str, size: int, count: int, rng: random.Random, depth: int = 0) -> None:
+        with self.lock:
+            self.producers += 1
+            me = self.producers
+        group = WorkerGroup(kind, size, takes_itself=False, is_nested=depth > 0)
+        self.groups.append(group)
+        work = rng.choice((self.plain_worker, self.async_worker))(group)
+        mine: list[Item] = []
+        items = self.items_of_job(kind, me, mine, count, depth, rng)
+        self.note(kind, me, "with", group.size, "in" if depth else "", CURRENT.get() if depth else "")
+        try:
+            (self.map if kind == "map" else self.batch)(group, work, items, mine, rng)
+        except QueueStateError as error:  # closed; or closed, done, and opened again since
+            if not self.closed:
+                raise
+            self.note(kind, me, "was closed:", error)
+            self.refuse_last(mine)
+        group.claimed_until = time.monotonic()
+        self.note(kind, me, "is over")
+        self.accepted += mine  # what was read was put, and now nobody is just about to
+
+    def refuse_last(self, mine: list[Item]) -> None:
+        """A job on a queue that was closed: what it had put is done, and the last item was not."""
+        if mine:
+            last = mine.pop()
+            last.state = "not open"
+            assert not last.turns, f"{last} was refused, and ran"
+        for item in mine:
+            assert item.is_done or item.unwanted, f"a job was over before {item} was done"
+            if item.is_batched:
+                item.is_told = True
+            assert item.is_told, f"map kept back what became of {item}"
 
     def map(
         self,
@@ -527,6 +583,8 @@ class Program:
             return_exceptions=True,
         )
         read = rng.choice((math.inf, math.inf, 5))
+        if self.closing:  # a map that is left does not tell whether its last item was refused
+            read = math.inf
         for count, result in enumerate(results, 1):
             self.check_mapped(mine, result)
             if count >= read:
@@ -565,11 +623,19 @@ class Program:
             item.is_told = True
 
     def items_of_job(
-        self, kind: str, producer: int, mine: list[Item], rng: random.Random
+        self,
+        kind: str,
+        producer: int,
+        mine: list[Item],
+        count: int,
+        depth: int,
+        rng: random.Random,
     ) -> Iterator[Item]:
-        for number in range(rng.choice((1, 10, 50))):
-            item = Item(producer, number, self.make_plan(rng), "accepted", is_mapped=True)
-            item.is_batched = kind == "batch"
+        for number in range(count):
+            is_deep = depth == 1 and rng.random() < 0.3
+            plan = self.make_nesting_plan(rng) if is_deep else self.make_plan(rng)
+            item = Item(producer, number, plan, "accepted", is_mapped=True)
+            item.is_batched, item.depth = kind == "batch", depth
             mine.append(item)
             self.items.append(item)
             CURRENT.set(item)
@@ -593,26 +659,34 @@ class Program:
             has_handler=rng.random() < 0.6,
         )
         group.takes_itself = group.kind != "mixed"
-        self.groups.append(group)
         work: Callable[[Item], Any] = {
             "async": lambda: self.async_worker(group),
             "plain": lambda: self.plain_worker(group),
             "mixed": lambda: self.mixed_worker(group),
         }[group.kind]()
         handler = self.make_handler(rng.random() < 0.5) if group.has_handler else None
-        before = [one for one in self.groups if one.kind not in ("get", "map", "batch")][:-1]
-        for one in before:
-            one.is_counted = False
+        # With several masters nobody knows whose workers finish what they hold.
+        group.is_counted = self.masters == 1
+        before = self.end_standing()
+        self.groups.append(group)
         try:
             self.queue.process(work, group.size, handler)
         except QueueStateError as error:
             self.note("no group:", error)
-            assert self.masters > 1, "nobody else stopped it"
+            assert self.masters > 1 or self.closed, "nobody else stopped it"
         else:
             self.note("group of", group.size, group.kind)
             if self.masters == 1:  # or it may be that this one was replaced
                 for one in before:
                     one.claimed_until = min(one.claimed_until, time.monotonic())
+            self.note_opened()
+
+    def end_standing(self) -> list[WorkerGroup]:
+        """The standing workers are about to finish what they hold, beside those who come then."""
+        groups = [one for one in self.groups if one.is_standing]
+        for one in groups:
+            one.is_counted = False
+        return groups
 
     def begin(self, item: Item, group: WorkerGroup) -> Turn:
         turn = Turn(item, group, time.monotonic())
@@ -644,10 +718,6 @@ class Program:
         turn = self.begin(item, group)
         with self.lock:
             group.at_work += 1
-            if group.at_work > group.size:
-                self.failures.append(
-                    AssertionError(f"{group.at_work} items in the hands of {group.size} workers")
-                )
             self.check_total(group, turn)
         times = len(item.turns)
         plan = item.plan if times == 1 else Plan(error=item.plan.error)
@@ -674,16 +744,24 @@ class Program:
             raise turn.error
 
     def check_total(self, group: WorkerGroup, turn: Turn) -> None:
-        """A job that is over gets no items, and all together get no more than the largest may."""
+        """A job that is over gets no items, and all together get no more than the largest may.
+
+        One more for each item that waits for another one, or for a job inside it.
+        """
         since = -math.inf if turn.hold is None else turn.hold.since
-        is_of_job = group.kind in ("map", "batch")
-        if turn.item.is_mapped is not is_of_job:
+        if turn.item.is_mapped is group.is_standing:
             self.failures.append(AssertionError(f"{turn.item} was taken by a {group.kind}"))
         if since > group.claimed_until:
             self.failures.append(AssertionError(f"{turn.item} was taken after its {group.kind}"))
         groups = [one for one in self.groups if one.kind != "get"]
+        claims = [one for one in groups if one.claimed_until >= since]
+        waits = sum(one.kind == "wait" for one in claims) if group.is_standing else 0
+        if group.at_work > group.size + waits:
+            self.failures.append(
+                AssertionError(f"{group.at_work} items in the hands of {group.size} workers")
+            )
         total = sum(one.at_work for one in groups if one.is_counted)
-        most = max(one.size for one in groups if one.claimed_until >= since)
+        most = max(one.size for one in claims) + sum(one.is_nested for one in claims)
         if self.gentle and total > most:
             self.failures.append(AssertionError(f"{total} items in hand, of at most {most}"))
 
@@ -696,6 +774,8 @@ class Program:
                     self.put(self.make_child(item), "nowait", random.Random(0))
                 if plan.refused:
                     self.try_what_is_refused(plan.refused)
+                if plan.nests:
+                    self.try_to_nest(plan.nests)
             return item
 
         return work
@@ -718,6 +798,8 @@ class Program:
                     self.put(self.make_child(item), how, ShortOfTime(item.number))
                 if plan.refused:
                     self.try_what_is_refused(plan.refused)
+                if plan.nests:
+                    copy_context().run(self.nest, item, plan.nests, group)
             return item
 
         return work
@@ -736,6 +818,46 @@ class Program:
         except QueueStateError:
             return
         self.failures.append(AssertionError(f"{call}() was allowed in a worker function"))
+
+    def try_to_nest(self, how: str) -> None:
+        """In the event loop: what would block it."""
+        queue, nothing = self.queue, [Item(0, 0, Plan())]
+        calls: dict[str, Callable[[], object]] = {
+            "map": lambda: list(queue.map(print, nothing)),
+            "batch": lambda: queue.batch_process(nothing, print),
+            "submit": lambda: queue.submit(nothing[0]),
+        }
+        try:
+            calls[how]()
+        except QueueStateError:
+            return
+        self.failures.append(AssertionError(f"{how} was allowed in the event loop"))
+
+    def nest(self, item: Item, how: str, group: WorkerGroup) -> None:
+        """In a worker function that is a thread: wait for a job or an item of the same queue."""
+        rng = random.Random(f"{item} nests")
+        if how == "submit":
+            # There may be nobody who processes it; nobody is there for it, if others replace the
+            # workers while an item of a job waits for it.
+            is_sure = group.is_standing and not (self.retires or self.closing)
+            self.wait_for_child(item, self.hangs / 4 if is_sure else 0.05)
+        elif item.depth < 2:
+            self.run_job(how, rng.choice((1, 1, 2)), rng.choice((1, 2, 5)), rng, item.depth + 1)
+
+    def wait_for_child(self, item: Item, timeout: float) -> None:
+        child = self.make_child(item)
+        wait = WorkerGroup("wait", 0, is_nested=True)
+        self.groups.append(wait)
+        self.put(child, "submit", ShortOfTime(item.number))
+        if child.future is not None:
+            try:
+                child.future.exception(timeout)
+            except CancelledError:
+                pass
+            except FutureTimeoutError:
+                if timeout > 1:
+                    raise HangError(f"{item} waits for {child}\n{stacks()}") from None
+        wait.claimed_until = time.monotonic()
 
     def make_handler(self, is_async: bool) -> Callable[[BaseException, Item], Any]:
         @contextmanager
@@ -769,9 +891,10 @@ class Program:
         weights = {
             "process": 3,
             "stop": 0 if self.mappers else rng.choice((0, 1, 3)),
-            "stop workers": rng.choice((0, 1, 3)),
+            "stop workers": rng.choice((0, 1, 3)) * self.retires,
             "start": 1,
             "pause": 2,
+            "close": self.closing,
         }
         for _ in self.rounds(rng):
             what = rng.choices([*weights], [*weights.values()])[0]
@@ -782,13 +905,60 @@ class Program:
             elif what == "stop workers":
                 timeout = None if self.gentle else rng.choice(END_TIMEOUTS)
                 self.note("stop workers, timeout", timeout)
+                self.end_standing()
                 with self.maybe_rough(timeout), suppress(QueueStateError):
                     queue.queue.stop_workers(timeout)
                 self.note("stopped workers")
             elif what == "start":
-                queue.start()
-                self.note("started")
+                self.start()
+            elif what == "close":
+                self.close(rng)
             time.sleep(rng.choice(MOMENTS))
+
+    def start(self) -> None:
+        self.queue.start()
+        self.note("started")
+        self.note_opened()
+
+    @property
+    def has_one_master(self) -> bool:
+        """Whether one thread alone opens and ends the queue. (Jobs start one that has stopped.)"""
+        return self.masters == 1 and not self.mappers
+
+    def note_opened(self) -> None:
+        if self.closed and not self.queue.is_closed:
+            since, until = self.closed[-1]
+            self.closed[-1] = (since, min(until, time.monotonic()))
+
+    def close(self, rng: random.Random) -> None:
+        """Close it; it takes nothing from then on, and stops when all is done."""
+        queue = self.queue
+        self.note("close")
+        self.closed.append((time.monotonic(), math.inf))
+        queue.close()
+        self.note("closed")
+        if self.has_one_master:
+            self.check_closed(rng)
+        time.sleep(rng.choice(MOMENTS))
+        if rng.random() < 0.7:
+            self.start()
+
+    def check_closed(self, rng: random.Random) -> None:
+        """Nobody else opens it again meanwhile."""
+        queue = self.queue
+        with self.lock:
+            self.producers += 1
+            item = Item(self.producers, 0, Plan())
+        self.items.append(item)
+        self.put(item, rng.choice(("put", "nowait", "submit")), rng)
+        assert item.state == "not open", f"{item} was {item.state} by a queue that is closed"
+        if not queue.worker_count:  # there may be nobody who takes what is left
+            return
+        assert queue.join(self.hangs / 4), f"join hangs: {queue.statistics()}\n{stacks()}"
+        assert queue.status is QueueStatus.STOPPED, f"closed, all done, and {queue.status}"
+        left, metrics = queue.unprocessed, queue.metrics
+        assert not left, f"closed, and left {left}"
+        assert metrics["processed"] == metrics["enqueued"], metrics
 
     def rounds(self, rng: random.Random) -> Iterable[int]:
         """Of one master."""
@@ -808,7 +978,8 @@ class Program:
         if self.masters == 1:
             assert self.queue.status is QueueStatus.STOPPED
             left = self.queue.unprocessed
-            assert not (clean and left), f"stop returned True, but left {left}"
+            if not self.gives_back:  # what a consumer gives back later is left
+                assert not (clean and left), f"stop returned True, but left {left}"
 
     @contextmanager
     def maybe_rough(self, timeout: float | None) -> Iterator[None]:
@@ -826,9 +997,9 @@ class Program:
     def is_excused(self, turn: Turn) -> bool:
         """Whether the item may have been taken back from whoever held it."""
         hold = turn.hold
-        return hold is not None and any(
+        return turn.given_back or (hold is not None and any(
             began <= hold.until and hold.since <= ended for began, ended in self.rough
-        )
+        ))
 
     def check_state(self) -> None:
         """The queue is stopped and everybody gone: what it says must be what was noted."""
@@ -839,7 +1010,9 @@ class Program:
         assert len({*left}) == len(left), f"twice in unprocessed: {left}"
         accepted = {*self.accepted}
         assert {*left} <= accepted, "something is left that was never accepted"
-        assert metrics["enqueued"] == len(self.accepted) == len(accepted)
+        assert metrics["enqueued"] == len(self.accepted) == len(accepted), (
+            f"{metrics}, and {len(accepted)} accepted, noted {len(self.accepted)} times"
+        )
         assert metrics["backpressure_events"] == len(self.refused)
         assert metrics["processed"] + len(left) == len(accepted), (
             f"{metrics}, {len(left)} left, {len(accepted)} accepted"
@@ -879,7 +1052,7 @@ class Program:
         )
         self.check_handled(failed)
         self.check_rules(failed)
-        if not self.rough and self.attempts == 1:
+        if not (self.rough or self.gives_back) and self.attempts == 1:
             for group in self.groups:
                 self.check_order(group)
 
@@ -895,7 +1068,7 @@ class Program:
         # A worker that lost the item may begin with it even after the one that has it then.
         sure = [t for t in turns if not (self.is_excused(t) or self.may_be_retried(t))]
         assert len(sure) <= 1, f"{item} ran {len(turns)} times"
-        kept = item.is_let_go or any(not turn.cancelled for turn in turns)
+        kept = item.is_let_go or item.unwanted or any(not turn.cancelled for turn in turns)
         assert not turns or kept, f"{item} was broken off and never done"
         if item.future is not None and not item.unwanted:
             self.check_result(item, item.future, turns)
@@ -906,7 +1079,9 @@ class Program:
         except CancelledError:  # as the function raised it
             error = asyncio.CancelledError()
         if error is None:
-            assert future.result() is item
+            # A consumer makes nothing of it.
+            by_hand = any(turn.is_by_hand for turn in turns)
+            assert future.result() is item or (by_hand and future.result() is None)
             assert any(turn.error is None and not turn.cancelled for turn in turns)
         elif isinstance(error, QueueStateError):
             assert "stopped before" in str(error) or "taken with get" in str(error), error
@@ -941,7 +1116,7 @@ class Program:
 
     def may_be_retried(self, turn: Turn) -> bool:
         """Whether it failed in a way that may be followed by another turn."""
-        return self.attempts > 1 and isinstance(turn.error, Exception)
+        return self.attempts > 1 and isinstance(turn.error, Exception) and not turn.is_by_hand
 
     def check_rules(self, failed: list[Turn]) -> None:
         """What else the queue keeps to."""
