@@ -45,12 +45,17 @@ class Consumer:
     def run(self) -> None:
         """Take items in one way or another."""
         while not self.program.is_ending:
-            try:
-                self.rng.choice(self.ways)()
-            except QueueEmptyError:
-                time.sleep(PAUSE)
-            except QueueStateError:
-                time.sleep(2 * PAUSE)
+            time.sleep(self.take())
+
+    def take(self) -> float:
+        """Take some; return the seconds until it is worth while to look for more."""
+        try:
+            self.rng.choice(self.ways)()
+        except QueueEmptyError:
+            return PAUSE
+        except QueueStateError:
+            return 2 * PAUSE
+        return 0.0
 
     def begin(self, item: Item) -> Turn:
         """An item is handed out to this thread."""

@@ -543,7 +543,7 @@ class Program:
         work = rng.choice((self.plain_worker, self.async_worker))(group)
         mine: list[Item] = []
         items = self.items_of_job(kind, me, mine, count, depth, rng)
-        self.note(kind, me, "with", group.size, "in" if depth else "", CURRENT.get() if depth else "")
+        self.note(kind, me, "with", group.size, *(("in", CURRENT.get()) if depth else ()))
         try:
             (self.map if kind == "map" else self.batch)(group, work, items, mine, rng)
         except QueueStateError as error:  # closed; or closed, done, and opened again since
@@ -997,9 +997,10 @@ class Program:
     def is_excused(self, turn: Turn) -> bool:
         """Whether the item may have been taken back from whoever held it."""
         hold = turn.hold
-        return turn.given_back or (hold is not None and any(
-            began <= hold.until and hold.since <= ended for began, ended in self.rough
-        ))
+        return turn.given_back or (
+            hold is not None
+            and any(began <= hold.until and hold.since <= ended for began, ended in self.rough)
+        )
 
     def check_state(self) -> None:
         """The queue is stopped and everybody gone: what it says must be what was noted."""
