@@ -19,8 +19,8 @@ if not __package__:
 
 from models.disturbance import WAYS
 from models.thread_defects import DEFECTS, planted
+from models.thread_notes import stacks
 from models.thread_schedules import OPERATIONS, Schedule
-from models.threads import stacks
 
 COMMAND = "python tests/models/simulate_threads.py"
 

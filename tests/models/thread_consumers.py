@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 from penstock import QueueEmptyError, QueueStateError
 
 if TYPE_CHECKING:
-    from models.threads import Item, Program, Turn, WorkerGroup
+    from models.thread_notes import Item, Turn, WorkerGroup
+    from models.threads import Program
 
 #: Seconds before the next item is looked for where there was none.
 PAUSE = 0.0005

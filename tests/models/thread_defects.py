@@ -1,16 +1,18 @@
 """Mistakes that somebody could make in ``penstock.sync``: each is one that the schedules must find.
 
-Each is a race, and does no harm as long as threads do not meet at the wrong moment.
+Each is a race, and does no harm as long as threads do not meet at the wrong moment. Schedules hold
+threads up at the queue's own lines, and not at these. So each does it itself, by ``_moment``.
 """
 
 from __future__ import annotations
 
 import asyncio
+import random
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from penstock.queue.counters import QueueCounters
 from penstock.queue.store import PutOutcome
 from penstock.sync import buffer, waiting
 from penstock.sync.buffer import JanusBuffer
@@ -20,6 +22,12 @@ from penstock.sync.slots import SharedCounters, WorkerSlot
 from penstock.sync.waiting import LoopWaiters
 from penstock.workers.item import job_of
 from penstock.workers.pool import WorkerPool
+
+
+def _moment() -> None:
+    """Here another thread may come in between."""
+    if random.random() < 0.2:
+        time.sleep(random.choice((0.0, 0.0003)))
 
 
 def wait_without_a_second_look(
@@ -34,6 +42,7 @@ def wait_without_a_second_look(
         return True
     if self.closed and not self._delayed if kind == waiting.BY_HAND else self.is_over:
         return False
+    _moment()
     with self.lock:
         self._waiters[event] = kind
     if event.wait(timeout):
@@ -51,6 +60,7 @@ async def loop_waits_without_a_second_look(self: LoopWaiters) -> bool:
     is_news = self._buffer.available(waiting.TASK) > 0
     if is_news or self._buffer.is_over:
         return is_news
+    _moment()
     return await self._park(self._add_waiter())
 
 
@@ -73,6 +83,7 @@ async def put_gives_up_without_the_lock(
             self._grant_outside_bound(lane)
     if not put.wait(timeout):
         outcome = put.outcome
+        _moment()
         with self.lock:
             self._waiting_puts.pop(put, None)
         return outcome
@@ -86,6 +97,7 @@ def offer_looks_first(
     if len(self.entries) >= self.room or self.closed:
         return _offer(self, item, ticket, context)
     context = buffer.copy_context() if context is None else context
+    _moment()
     with self.lock:
         number = self._last_number = self._last_number + 1
         # Not janus's own put, which would notice.
@@ -100,7 +112,9 @@ _offer = JanusBuffer.offer
 
 def add_without_the_lock(self: SharedCounters, field: Any) -> None:
     """Two threads read a count, and both write it back with one more."""
-    QueueCounters.add(self, field)
+    count = getattr(self, field)
+    _moment()
+    setattr(self, field, count + 1)
 
 
 def reclaim_what_is_done(self: WorkerSlot[Any]) -> Any:
@@ -109,6 +123,7 @@ def reclaim_what_is_done(self: WorkerSlot[Any]) -> Any:
         if self.is_revoked:
             return None
         holds_one = self.has_one_in_hand
+    _moment()
     with self._buffer.lock:
         self.is_revoked = self.must_ask = True
         self._buffer.release(self)
@@ -131,6 +146,7 @@ def notified_forgets_late(self: LoopWaiters) -> None:
         self.wake_all()
     else:
         self.wake()
+    _moment()
     with self._buffer.lock:
         self._for_all = self._is_notified = False
 
@@ -144,6 +160,7 @@ def notify_before_all_is_done(self: SharedCounters) -> None:
 async def join_without_a_second_look(self: SharedCounters) -> bool:
     """A joiner does not look again once it has said that it waits."""
     joiner: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+    _moment()
     self._add_joiner(joiner)
     return await joiner
 
@@ -165,6 +182,7 @@ def take_without_the_lock(self: JanusBuffer[Any], holder: Any) -> Any:
     """What a worker takes is noted in its slot a moment later."""
     nobody: Any = _Nobody(holder)
     taken = _take(self, nobody)
+    _moment()
     holder.job = nobody.job
     holder.entry = taken
     if taken is not None:
@@ -218,6 +236,7 @@ def look_and_then_take_out(self: WorkerPool[Any], job: Any) -> Any:
     """A worker may take its next item between a look at what it holds and its retirement."""
     tasks = [task for task, worker in self._workers.items() if worker.job_in_hand is job]
     holders = [task for task in tasks if task is not asyncio.current_task()]
+    _moment()
     self._take_out(self._workers[task] for task in holders)
     return holders
 

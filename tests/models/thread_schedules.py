@@ -20,7 +20,8 @@ from typing import Any
 from unittest.mock import patch
 
 from models.disturbance import Disturbance
-from models.threads import MOMENTS, HangError, Item, Plan, Program, Turn, stacks
+from models.thread_notes import MOMENTS, HangError, Item, Plan, Turn, stacks
+from models.threads import Program
 from penstock import QueueStateError, QueueStatus
 from penstock.limits import Limit, RetryPolicy
 

@@ -7,222 +7,46 @@ The seed fixes what each thread does, not how they meet. So nothing is compared 
 from __future__ import annotations
 
 import asyncio
-import faulthandler
 import math
 import random
 import sys
-import tempfile
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import CancelledError, Future
-from concurrent.futures import TimeoutError as FutureTimeoutError
 from contextlib import contextmanager, suppress
-from contextvars import ContextVar, copy_context
-from dataclasses import dataclass, field
+from contextvars import copy_context
 from functools import partial
-from typing import Any, NoReturn
-from unittest.mock import patch
+from typing import Any
 
 from helpers.logs import SILENT
 from models.thread_consumers import Consumer
+from models.thread_jobs import Jobs
+from models.thread_notes import (
+    CURRENT,
+    ERRORS,
+    MOMENTS,
+    HangError,
+    Item,
+    Plan,
+    ShortOfTime,
+    Turn,
+    WorkerGroup,
+    current_task,
+    is_same,
+    noting_holds,
+    stacks,
+)
 from penstock import QueueFullError, QueueStateError, QueueStatus
 from penstock.sync import LoopThread, WorkQueue
-from penstock.sync.slots import LoopSlot, WorkerSlot
 from sync.helpers import queue_threads
 
 #: Seconds after which a call is taken to hang, on a machine that does other things as well.
 HANGS = 60.0
 
-MOMENTS = (0.0, 0.0, 0.0005, 0.001, 0.003, 0.01)
 TIMEOUTS = (None, 0, 0, 0.001, 0.005, 0.02, math.inf, math.inf)
 END_TIMEOUTS = (None, None, 0, 0, 0.001, 0.01, 0.03)
-
-#: The item that the running code belongs to.
-CURRENT: ContextVar[Any] = ContextVar("CURRENT", default=None)
-#: How long the worker has had it.
-HOLD: ContextVar[Hold | None] = ContextVar("HOLD", default=None)
-
-
-class ItemError(Exception):
-    """A worker function failed."""
-
-
-class OddError(BaseException):
-    """A worker function failed oddly."""
-
-
-ERRORS = (ItemError, ItemError, OddError, SystemExit, KeyboardInterrupt, GeneratorExit)
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What a worker function does with an item: its error some times, and the rest once."""
-
-    sleep: float | None = None
-    error: type[BaseException] | None = None
-    #: How many times it is raised.
-    fails: int = 1
-    #: Put another item on the way.
-    puts: bool = False
-    #: Try a call that would wait for itself.
-    refused: str = ""
-    #: Wait for a map, a batch or an item of the same queue.
-    nests: str = ""
-
-
-@dataclass(eq=False)
-class Hold:
-    """A time in which a worker may have had an item.
-
-    From when it was about to take one, until it had told the queue what became of the item.
-    """
-
-    since: float
-    until: float = math.inf
-
-
-@contextmanager
-def noting_holds() -> Iterator[None]:
-    """Have the workers of queues note for how long they have an item, in the item's context."""
-
-    def let_go(slot: Any) -> float:
-        now = time.monotonic()
-        if getattr(slot, "hold", None) is not None:
-            slot.hold.until = now
-            slot.hold = None
-        return now
-
-    def noting(take: Callable[[Any], Any]) -> Callable[[Any], Any]:
-        def take_and_note(slot: Any) -> Any:
-            hold = Hold(let_go(slot))
-            entry = take(slot)
-            if entry is not None:
-                _, _, context, _ = entry
-                context.run(HOLD.set, hold)
-                slot.hold = hold
-            return entry
-
-        return take_and_note
-
-    def close(slot: Any) -> None:
-        if not slot.is_revoked:  # or its worker may still be on its way to the function
-            let_go(slot)
-        close_slot(slot)
-
-    close_slot = WorkerSlot.close
-    with (
-        patch.object(WorkerSlot, "take", noting(WorkerSlot.take)),
-        patch.object(LoopSlot, "take", noting(LoopSlot.take)),
-        patch.object(WorkerSlot, "close", close),
-    ):
-        yield
-
-
-@dataclass(eq=False)
-class Turn:
-    """One time that an item was handed out: to a worker, or to a caller of ``get``."""
-
-    item: Item
-    group: WorkerGroup | None
-    began: float
-    #: The thread or task, if it is one that takes items itself.
-    worker: Any = None
-    ended: float = math.inf
-    #: For how long the worker had the item; None: it was a caller of ``get``.
-    hold: Hold | None = field(default_factory=HOLD.get)
-    cancelled: bool = False
-    #: Whether a consumer gave it back.
-    given_back: bool = False
-    error: BaseException | None = None
-
-    @property
-    def is_by_hand(self) -> bool:
-        """Whether no worker had the item."""
-        return self.group is not None and self.group.kind == "get"
-
-
-@dataclass(eq=False)
-class WorkerGroup:
-    """Those who have a claim to items: workers, a consumer, or an item that waits for another.
-
-    Its kind says which: that of a function of ``process``, "map" or "batch", "get", "wait".
-    """
-
-    kind: str
-    size: int
-    has_handler: bool = False
-    turns: list[Turn] = field(default_factory=list)
-    at_work: int = 0
-    #: Whether each worker takes the items itself that it runs.
-    takes_itself: bool = True
-    #: Whether its calls count for the total: it was neither replaced nor is it about to end.
-    is_counted: bool = True
-    #: Until when it claimed workers. What was taken later is not of it.
-    claimed_until: float = math.inf
-    #: Whether an item waits for it, whose worker does nothing meanwhile.
-    is_nested: bool = False
-
-    @property
-    def is_standing(self) -> bool:
-        """Whether it is the workers of one ``process``."""
-        return self.kind in ("async", "plain", "mixed")
-
-
-@dataclass(eq=False)
-class Item:
-    """Something to put."""
-
-    producer: int
-    number: int
-    plan: Plan
-    state: str = "offered"
-    future: Future[Any] | None = None
-    turns: list[Turn] = field(default_factory=list)
-    #: Set before the worker function ends for good, or before ``task_done``.
-    is_done: bool = False
-    #: Whether it is of a job; whether that is a batch; and whether the job told what became of it.
-    is_mapped: bool = False
-    is_batched: bool = False
-    is_told: bool = False
-    #: In how many items its job is nested.
-    depth: int = 0
-
-    def __eq__(self, other: object) -> NoReturn:
-        raise AssertionError("the queue compared items, which can be anything")
-
-    def __hash__(self) -> int:
-        return id(self)
-
-    def __bool__(self) -> bool:
-        return self.number % 2 == 0
-
-    def __repr__(self) -> str:
-        return f"item {self.producer}.{self.number}"
-
-    @property
-    def is_let_go(self) -> bool:
-        """Whether its job ended early: the item may end without a turn, or without another one."""
-        return self.is_mapped and not self.is_told
-
-    @property
-    def unwanted(self) -> bool:
-        if self.is_mapped:  # one that was let go of early may have run all the same
-            return not (self.is_told or self.turns)
-        return self.future is not None and self.future.cancelled()
-
-
-class HangError(AssertionError):
-    """Somebody waits for ever."""
-
-
-def stacks() -> str:
-    """What every thread is doing."""
-    with tempfile.TemporaryFile("w+") as file:
-        faulthandler.dump_traceback(file, all_threads=True)
-        file.seek(0)
-        return file.read()
 
 
 class Program:
@@ -263,6 +87,7 @@ class Program:
         self.is_calm = False
         # With one thread for start and stop, what these say can be checked at once.
         self.masters = rng.choice((1, 1, 2, 3))
+        self.jobs = Jobs(self)
         #: Threads that run jobs of their own, maps and batches; then nobody stops the queue.
         self.mappers = 0
         self.gentle = rng.random() < 0.3  # no worker is ever broken off
@@ -336,7 +161,7 @@ class Program:
         if rng.random() < 0.7 or self.mappers:
             self.process(rng)
         producers = some("producer", rng.choice((1, 2, 4, 8)), self.produce)
-        producers += some("mapper", self.mappers, self.run_jobs)
+        producers += some("mapper", self.mappers, self.jobs.run)
         masters = some("master", self.masters, self.rule)
         getters = rng.choice((0, 0, 1, 3))
         others = some("getter", getters, self.consume)
@@ -527,129 +352,6 @@ class Program:
             last = metrics
             time.sleep(0.0005)
 
-    def run_jobs(self, rng: random.Random) -> None:
-        """Maps and batches on the queue that all share; now and then not to their end."""
-        while not self.is_calm:
-            size, count = rng.choice((1, 2, 4, 12)), rng.choice((1, 10, 50))
-            self.run_job(rng.choice(("map", "batch")), size, count, rng)
-            time.sleep(rng.choice(MOMENTS))
-
-    def run_job(self, kind: str, size: int, count: int, rng: random.Random, depth: int = 0) -> None:
-        with self.lock:
-            self.producers += 1
-            me = self.producers
-        group = WorkerGroup(kind, size, takes_itself=False, is_nested=depth > 0)
-        self.groups.append(group)
-        work = rng.choice((self.plain_worker, self.async_worker))(group)
-        mine: list[Item] = []
-        items = self.items_of_job(kind, me, mine, count, depth, rng)
-        self.note(kind, me, "with", group.size, *(("in", CURRENT.get()) if depth else ()))
-        try:
-            (self.map if kind == "map" else self.batch)(group, work, items, mine, rng)
-        except QueueStateError as error:  # closed; or closed, done, and opened again since
-            if not self.closed:
-                raise
-            self.note(kind, me, "was closed:", error)
-            self.refuse_last(mine)
-        group.claimed_until = time.monotonic()
-        self.note(kind, me, "is over")
-        self.accepted += mine  # what was read was put, and now nobody is just about to
-
-    def refuse_last(self, mine: list[Item]) -> None:
-        """A job on a queue that was closed: what it had put is done, and the last item was not."""
-        if mine:
-            last = mine.pop()
-            last.state = "not open"
-            assert not last.turns, f"{last} was refused, and ran"
-        for item in mine:
-            assert item.is_done or item.unwanted, f"a job was over before {item} was done"
-            if item.is_batched:
-                item.is_told = True
-            assert item.is_told, f"map kept back what became of {item}"
-
-    def map(
-        self,
-        group: WorkerGroup,
-        work: Callable[[Item], Any],
-        items: Iterator[Item],
-        mine: list[Item],
-        rng: random.Random,
-    ) -> None:
-        results = self.queue.map(
-            work,
-            items,
-            num_workers=group.size,
-            ordered=rng.random() < 0.5,
-            return_exceptions=True,
-        )
-        read = rng.choice((math.inf, math.inf, 5))
-        if self.closing:  # a map that is left does not tell whether its last item was refused
-            read = math.inf
-        for count, result in enumerate(results, 1):
-            self.check_mapped(mine, result)
-            if count >= read:
-                group.is_counted = False
-                results.close()
-                break
-        else:
-            assert all(item.is_told for item in mine), "map kept results back"
-
-    def batch(
-        self,
-        group: WorkerGroup,
-        work: Callable[[Item], Any],
-        items: Iterator[Item],
-        mine: list[Item],
-        rng: random.Random,
-    ) -> None:
-        def some() -> Iterator[Item]:
-            for item in items:
-                yield item
-                if len(mine) == fails_at:
-                    group.is_counted = False
-                    raise ItemError("the source")
-
-        fails_at = rng.choice((math.inf, math.inf, 3))
-        handler = self.make_handler(rng.random() < 0.5)
-        try:
-            result = self.queue.batch_process(some(), work, group.size, handler)
-        except ItemError:
-            assert len(mine) == fails_at, "a batch raised what its source did not raise"
-            return
-        assert result.processed == len(mine), f"{result}, of {mine}"
-        failed = [item for item in mine if item.turns[-1].error is not None]
-        assert result.failed == len(failed), f"{result}, but {failed} failed"
-        for item in mine:
-            item.is_told = True
-
-    def items_of_job(
-        self,
-        kind: str,
-        producer: int,
-        mine: list[Item],
-        count: int,
-        depth: int,
-        rng: random.Random,
-    ) -> Iterator[Item]:
-        for number in range(count):
-            is_deep = depth == 1 and rng.random() < 0.3
-            plan = self.make_nesting_plan(rng) if is_deep else self.make_plan(rng)
-            item = Item(producer, number, plan, "accepted", is_mapped=True)
-            item.is_batched, item.depth = kind == "batch", depth
-            mine.append(item)
-            self.items.append(item)
-            CURRENT.set(item)
-            yield item
-
-    def check_mapped(self, mine: list[Item], result: Any) -> None:
-        for item in mine:
-            if not item.is_told and (
-                result is item or any(is_same(turn.error, result) for turn in item.turns)
-            ):
-                item.is_told = True
-                return
-        raise AssertionError(f"map gave {result!r}, of {mine}")
-
     # -- workers ------------------------------------------------------------------------------
 
     def process(self, rng: random.Random) -> None:
@@ -775,7 +477,7 @@ class Program:
                 if plan.refused:
                     self.try_what_is_refused(plan.refused)
                 if plan.nests:
-                    self.try_to_nest(plan.nests)
+                    self.jobs.try_to_nest(plan.nests)
             return item
 
         return work
@@ -799,7 +501,7 @@ class Program:
                 if plan.refused:
                     self.try_what_is_refused(plan.refused)
                 if plan.nests:
-                    copy_context().run(self.nest, item, plan.nests, group)
+                    copy_context().run(self.jobs.nest, item, plan.nests, group)
             return item
 
         return work
@@ -818,46 +520,6 @@ class Program:
         except QueueStateError:
             return
         self.failures.append(AssertionError(f"{call}() was allowed in a worker function"))
-
-    def try_to_nest(self, how: str) -> None:
-        """In the event loop: what would block it."""
-        queue, nothing = self.queue, [Item(0, 0, Plan())]
-        calls: dict[str, Callable[[], object]] = {
-            "map": lambda: list(queue.map(print, nothing)),
-            "batch": lambda: queue.batch_process(nothing, print),
-            "submit": lambda: queue.submit(nothing[0]),
-        }
-        try:
-            calls[how]()
-        except QueueStateError:
-            return
-        self.failures.append(AssertionError(f"{how} was allowed in the event loop"))
-
-    def nest(self, item: Item, how: str, group: WorkerGroup) -> None:
-        """In a worker function that is a thread: wait for a job or an item of the same queue."""
-        rng = random.Random(f"{item} nests")
-        if how == "submit":
-            # There may be nobody who processes it; nobody is there for it, if others replace the
-            # workers while an item of a job waits for it.
-            is_sure = group.is_standing and not (self.retires or self.closing)
-            self.wait_for_child(item, self.hangs / 4 if is_sure else 0.05)
-        elif item.depth < 2:
-            self.run_job(how, rng.choice((1, 1, 2)), rng.choice((1, 2, 5)), rng, item.depth + 1)
-
-    def wait_for_child(self, item: Item, timeout: float) -> None:
-        child = self.make_child(item)
-        wait = WorkerGroup("wait", 0, is_nested=True)
-        self.groups.append(wait)
-        self.put(child, "submit", ShortOfTime(item.number))
-        if child.future is not None:
-            try:
-                child.future.exception(timeout)
-            except CancelledError:
-                pass
-            except FutureTimeoutError:
-                if timeout > 1:
-                    raise HangError(f"{item} waits for {child}\n{stacks()}") from None
-        wait.claimed_until = time.monotonic()
 
     def make_handler(self, is_async: bool) -> Callable[[BaseException, Item], Any]:
         @contextmanager
@@ -1129,27 +791,6 @@ class Program:
             lambda: not queue_threads() - before,
             f"threads are left: {[*self.threads, *queue_threads() - before]}",
         )
-
-
-class ShortOfTime(random.Random):
-    """Chooses no timeout that a worker function may not use on its own queue."""
-
-    def choice(self, seq: Any) -> Any:
-        return super().choice([one for one in seq if one != math.inf])
-
-
-def current_task() -> asyncio.Task[Any] | None:
-    try:
-        return asyncio.current_task()
-    except RuntimeError:
-        return None
-
-
-def is_same(raised: BaseException | None, told: BaseException) -> bool:
-    """Whether an exception arrived. A CancelledError may have gone through a task's state."""
-    if isinstance(told, asyncio.CancelledError):
-        return isinstance(raised, asyncio.CancelledError)
-    return raised is told
 
 
 @contextmanager
