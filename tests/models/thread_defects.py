@@ -26,8 +26,8 @@ from penstock.workers.pool import WorkerPool
 
 def _moment() -> None:
     """Here another thread may come in between."""
-    if random.random() < 0.2:
-        time.sleep(random.choice((0.0, 0.0003)))
+    if random.random() < 0.5:
+        time.sleep(random.choice((0.0, 0.0005)))
 
 
 def wait_without_a_second_look(

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError
 from concurrent.futures import TimeoutError as FutureTimeoutError
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from models.thread_notes import (
@@ -141,8 +142,9 @@ class Jobs:
         rng: random.Random,
     ) -> Iterator[Item]:
         for number in range(count):
-            is_deep = depth == 1 and rng.random() < 0.3
-            plan = self.program.make_nesting_plan(rng) if is_deep else self.program.make_plan(rng)
+            plan = self.program.make_plan(rng)
+            if depth == 1 and rng.random() < 0.5:
+                plan = replace(plan, nests=rng.choice(("map", "batch")))
             item = Item(producer, number, plan, "accepted", is_mapped=True)
             item.is_batched, item.depth = kind == "batch", depth
             mine.append(item)

@@ -251,7 +251,7 @@ class Program:
         kind = rng.random()
         sleep = rng.choice((None, None, *MOMENTS))
         if self.nesting and rng.random() < self.nesting:
-            return self.make_nesting_plan(rng)
+            return Plan(sleep, nests=rng.choice(("map", "batch", "submit", "submit")))
         if kind < 0.6:
             return Plan(sleep)
         if kind < 0.8:
@@ -261,9 +261,6 @@ class Program:
         if kind < 0.92:
             return Plan(sleep, puts=True)
         return Plan(sleep, refused=rng.choice(("stop", "join", "start")))
-
-    def make_nesting_plan(self, rng: random.Random) -> Plan:
-        return Plan(rng.choice(MOMENTS), nests=rng.choice(("map", "batch", "submit", "submit")))
 
     def put(self, item: Item, how: str, rng: random.Random) -> None:
         queue = self.queue
