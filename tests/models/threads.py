@@ -102,6 +102,8 @@ class Program:
         self.retires = luck.random() < 0.7
         #: How often items wait for jobs and items of their own queue.
         self.nesting = 0.0
+        #: How many do so now.
+        self.nests = 0
         #: When it was closed, and opened again, if one thread alone does that.
         self.closed: list[tuple[float, float]] = []
 
@@ -203,11 +205,13 @@ class Program:
 
     def let_finish(self, producers: list[threading.Thread]) -> None:
         """See that there is room again for those who wait for it, whatever the masters left."""
-        self.is_calm = True
+        with self.lock:
+            self.is_calm = True
         if self.closed:  # it may be about to stop by itself
             self.start()
         self.process(self.random)
         self.wait_for(producers)
+        self.wait_until(lambda: not self.nests, "an item waits for a job inside it")
 
     def finish(self) -> None:
         """A good group takes up what was left."""
@@ -420,8 +424,10 @@ class Program:
             self.check_total(group, turn)
         times = len(item.turns)
         plan = item.plan if times == 1 else Plan(error=item.plan.error)
-        if self.is_calm or times > item.plan.fails:
-            plan = Plan()
+        with self.lock:
+            if self.is_calm or times > item.plan.fails:
+                plan = Plan()
+            self.nests += bool(plan.nests)
         try:
             yield plan
             self.check_context(item)
@@ -438,6 +444,7 @@ class Program:
         finally:
             with self.lock:
                 group.at_work -= 1
+                self.nests -= bool(plan.nests)
         self.end(turn)
         if turn.error is not None:
             raise turn.error
@@ -475,6 +482,8 @@ class Program:
                     self.try_what_is_refused(plan.refused)
                 if plan.nests:
                     self.jobs.try_to_nest(plan.nests)
+                if plan.nests and group.is_standing:  # else it may be cancelled, and a thread not
+                    await asyncio.to_thread(self.jobs.nest, item, plan.nests, group)
             return item
 
         return work
