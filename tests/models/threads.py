@@ -264,7 +264,7 @@ class Program:
             return Plan(sleep, error=asyncio.CancelledError)
         if kind < 0.92:
             return Plan(sleep, puts=True)
-        return Plan(sleep, refused=rng.choice(("stop", "join", "start")))
+        return Plan(sleep, refused=rng.choice(("stop", "join")))
 
     def put(self, item: Item, how: str, rng: random.Random) -> None:
         queue = self.queue
