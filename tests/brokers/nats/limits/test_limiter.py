@@ -313,6 +313,19 @@ async def test_while_nats_is_away_calls_wait(
     assert "hush" not in caplog.text
 
 
+async def test_a_request_that_took_long_holds_up_none_after_it(
+    make: Make, start_nats: Callable[..., NatsServer]
+) -> None:
+    """It waited for the server. So long ahead of its start no slot was ever taken."""
+    server = start_nats()
+    limiter = make(Limit(100, 1), url=server.url)
+    await soon(limiter.acquire())
+    server.kill()
+    async with waiting(limiter), waiting(limiter), waiting(limiter), waiting(limiter):
+        server.start()
+        await soon(limiter.acquire())
+
+
 async def test_when_the_bucket_is_lost_nobody_starts_in_excess(
     make: Make, start_nats: Callable[..., NatsServer]
 ) -> None:

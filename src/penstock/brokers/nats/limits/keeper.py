@@ -25,8 +25,8 @@ from penstock.brokers.nats.limits.server_clock import ServerClock
 from penstock.brokers.nats.limits.wishes import Client, Wishes
 from penstock.errors import BrokerError
 
-#: Seconds ahead of its start that a slot is taken at most: what a machine that dies had taken is
-#: lost for all.
+#: Seconds ahead of its start that a slot is taken at most, beside those that a request takes: what
+#: a machine that dies had taken is lost for all.
 AHEAD = 0.25
 #: How long a slot is valid, as a part of the shortest ``per``, and at least and at most, in
 #: seconds. The longer, the more of the rate is lost where it is not told when the starts were.
@@ -256,7 +256,11 @@ class Keeper:
         start = self._ledger.free_at(self._earliest(wishes, now), wishes.wants[0])
         when = self._clock.surely_since(now, start)
         client.expect(when)
-        return when - AHEAD
+        return when - self._ahead()
+
+    def _ahead(self) -> float:
+        """Seconds ahead of its start that a slot is taken at most. It must be here by its start."""
+        return AHEAD + self._trip
 
     def _earliest(self, wishes: Wishes, now: float) -> int:
         """The first moment at which a slot can be used that is asked for now."""
@@ -365,7 +369,7 @@ class Keeper:
             self._earliest(wishes, now),
             wishes.wants,
             micros(self._validity(client) + self._clock.doubt(now)),
-            before=surely + micros(AHEAD),
+            before=surely + micros(self._ahead()),
         )
         # Until it is known what became of this, nobody knows what there is.
         self._ledger, self._is_stale = None, True
