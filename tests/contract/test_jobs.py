@@ -189,11 +189,20 @@ class TestTheEndOfAJob:
         await queue.start()
         held = Worker(held=True)
         other = Worker()
+        read = []
+
+        def source() -> Iterator[int]:
+            for item in range(100):
+                read.append(item)
+                yield item
 
         async def work(item: int) -> Any:
-            return item if item == 0 else await held(item)
+            if item:
+                return await held(item)
+            await until(lambda: len(read) > 3)  # a blocking map puts none while a result is used
+            return item
 
-        async with aclosing(queue.map(work, range(100), num_workers=2)) as results:
+        async with aclosing(queue.map(work, source(), num_workers=2)) as results:
             async for result in results:
                 assert result == 0
                 await until(lambda: len(held.began) == 2)
