@@ -40,7 +40,7 @@ from penstock.limits import (
     RetryPolicy,
 )
 from penstock.policies import observer as _observer
-from penstock.policies.governor import DeadLetter
+from penstock.policies.dead_letters import DeadLetter
 from penstock.queue.bounded import BoundedQueue, QueueStatistics, QueueStatus
 from penstock.queue.jobs import BatchResult
 from penstock.telemetry.telemetry import default_observer

@@ -10,7 +10,7 @@ from typing import Any
 
 from penstock._util import checks
 from penstock.errors import CircuitBreakerOpenError
-from penstock.limits.failures import Which, as_predicate, service_failed
+from penstock.limits.failures import Failure, Which, as_predicate, service_failed
 
 #: Seconds after which to ask again while all probes are under way: nobody knows how long they take.
 _ASK_AGAIN = 1.0
@@ -83,8 +83,8 @@ class CircuitBreaker:
         if not 0 < self._open_for < math.inf:
             raise ValueError(f"open_for must be above 0 and finite, got {checks.shown(open_for)}")
         self._probes = checks.positive_int(probes, "probes", "probes must be at least 1")
-        self._is_failure: Callable[[Exception], bool | None] = (
-            service_failed if on is None else as_predicate(on, "on")
+        self._on: Callable[[Exception], bool] | None = (
+            None if on is None else as_predicate(on, "on")
         )
         self._opened = 0
         self._state: BreakerState
@@ -158,8 +158,12 @@ class CircuitBreaker:
         if permit == self._period:
             self._ended(now, failed=False)
 
-    def failed(self, now: float, permit: int, error: BaseException) -> None:
+    def failed(
+        self, now: float, permit: int, error: BaseException, failure: Failure | None = None
+    ) -> None:
         """The call with this permit ended with ``error``.
+
+        ``failure`` is what ``error`` says; unless given, that is found out here.
 
         Raises:
             BaseException: What the ``on`` function raised, with ``error`` as its cause. The call
@@ -171,7 +175,9 @@ class CircuitBreaker:
             self.cancelled(permit)
             return
         try:
-            failed = self._is_failure(error)
+            failed = (
+                service_failed(error, failure) if self._on is None else self._on(error)
+            )
         except BaseException as broken:
             self._ended(now, failed=True)
             raise broken from error

@@ -15,8 +15,9 @@ from penstock._util import checks
 from penstock._util.hooks import drain_at_exit
 from penstock._util.lifecycle import Lifecycle
 from penstock.limits.adaptive import AdaptiveConcurrency
-from penstock.policies.governor import Rules
+from penstock.policies.dead_letters import MAX_DEAD_LETTERS
 from penstock.policies.observer import ObserverProvider
+from penstock.policies.policy import Policy
 from penstock.queue.base import WARNING_INTERVAL
 from penstock.queue.buffer import Buffer
 from penstock.queue.counters import QueueCounters
@@ -25,6 +26,7 @@ from penstock.queue.status import QueueStatistics, QueueStatus
 from penstock.queue.store import EntryBuffer
 from penstock.queue.stream import Consumable
 from penstock.workers.calls import AsyncCall, ErrorHandler, WorkerFunc
+from penstock.workers.item import Ticket
 from penstock.workers.pool import WorkerPool
 
 __all__ = ["BoundedQueue", "QueueStatistics", "QueueStatus"]
@@ -72,7 +74,9 @@ class BoundedQueue(Lifecycle, Consumable[T], InProcessQueue[T]):
         name: what the queue is called in logs and telemetry. Queues of one name add up there.
         telemetry: where its spans and metrics go, and which; by default OpenTelemetry's global
             providers, and all.
-        rules: limits, retries and the like; ``WorkQueue`` has an argument for each.
+        policy: a :class:`penstock.Policy`, limits, retries and the like for all items.
+        max_dead_letters: how many of the items that failed for good are kept, zero or more, if the
+            policy has retries.
 
     Raises:
         ValueError, TypeError: for an argument that is not allowed.
@@ -90,9 +94,10 @@ class BoundedQueue(Lifecycle, Consumable[T], InProcessQueue[T]):
         *,
         name: str | None = None,
         telemetry: ObserverProvider | None = None,
-        rules: Rules | None = None,
+        policy: Policy | None = None,
+        max_dead_letters: int = MAX_DEAD_LETTERS,
     ) -> None:
-        super().__init__(maxsize, timeout, logger, name, telemetry, rules)
+        super().__init__(maxsize, timeout, logger, name, telemetry, policy, max_dead_letters)
         # How many workers wait, inside an item, for room in this queue, as long as it takes.
         self._workers_that_put = 0
         self._warning_muted = False
@@ -139,7 +144,12 @@ class BoundedQueue(Lifecycle, Consumable[T], InProcessQueue[T]):
         elif type(timeout) not in _PLAIN_NUMBERS or not timeout >= 0:
             timeout = checks.seconds(timeout)
         if self._needs_slow_path() or deadline is not None:
-            return await self._put_slow(item, timeout, deadline)
+            if self._observer.is_enabled():
+                return await self._put_slow(item, timeout, deadline)
+            ticket = self._new_ticket(Ticket, item, deadline)
+            return self._buffer.offer(item, ticket) or await self._wait_for_room(
+                item, timeout, ticket
+            )
         if not timeout and len(self._entries) >= self._maxsize:  # a refusal is to cost nothing
             self._counters.full += 1
             if not self._warning_muted:

@@ -18,7 +18,8 @@ from penstock.limits import (
     Limiter,
     RetryPolicy,
 )
-from penstock.policies.governor import MAX_DEAD_LETTERS, DeadLetter, make_rules
+from penstock.policies.dead_letters import MAX_DEAD_LETTERS, DeadLetter
+from penstock.policies.policy import Policy
 from penstock.protocols import Queue
 from penstock.queue.in_process import InProcessQueue
 from penstock.queue.status import QueueStatus
@@ -33,7 +34,8 @@ _DEFAULTS = {
     "limits": (),
     "max_dead_letters": MAX_DEAD_LETTERS,
 }
-_RULES = ("limits", "retry", "breaker", "deadline", "max_dead_letters")
+#: The arguments in whose place a ready policy can be given.
+_OF_POLICY = ("limits", "retry", "breaker", "deadline", "attempt_timeout")
 
 
 class WorkQueueBase(Generic[T]):
@@ -49,10 +51,12 @@ class WorkQueueBase(Generic[T]):
                 concurrency_limit, "concurrency_limit", "Concurrency limit must be at least 1"
             )
         self.concurrency_limit = concurrency_limit
-        self._retries = settings["retry"] is not None
         if queue is None:
-            settings["rules"] = make_rules(*[settings.pop(name) for name in _RULES])
+            parts = {name: settings.pop(name) for name in _OF_POLICY}
+            settings["policy"] = policy = _policy_of(settings["policy"], parts)
+            self._retries = policy is not None and policy.retry is not None
             return True
+        self._retries = False
         checks.members(queue, "queue", Queue)
         if any(value != _DEFAULTS.get(name) for name, value in settings.items()):
             raise ValueError(
@@ -256,6 +260,27 @@ class WorkQueueBase(Generic[T]):
         if num_workers is None and self.concurrency_limit is None:
             return self.worker_count or 1
         return self._workers_wanted(num_workers)
+
+
+def _policy_of(policy: Any, parts: dict[str, Any]) -> Policy | None:
+    """The policy that was given, or one of its parts; None where that is nothing.
+
+    Raises:
+        TypeError, ValueError: for what is not allowed.
+    """
+    given = [name for name, value in parts.items() if value != _DEFAULTS.get(name)]
+    if policy is None:
+        made = Policy(**parts)  # which checks them
+        is_nothing = not made.limits.limits and made.limits is not parts["limits"]
+        return None if is_nothing and set(given) <= {"limits"} else made
+    if not isinstance(policy, Policy):
+        raise TypeError(f"policy must be a penstock.Policy or None, got {checks.shown(policy)}")
+    if given:
+        raise ValueError(
+            f"policy={checks.shown(policy)} has its own {', '.join(_OF_POLICY)}; "
+            f"leave out {' and '.join(given)}, or policy"
+        )
+    return policy
 
 
 def _retry_policy(config: RetryConfig) -> RetryPolicy:

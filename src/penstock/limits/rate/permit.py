@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Protocol, TypeAlias
+from typing import Final, Protocol, TypeAlias
 
 from penstock.limits.rate.exact import Exact, checked_cost
 from penstock.limits.rate.limit import Limit, LimitOwner
@@ -16,7 +16,9 @@ from penstock.limits.rate.window import Demand, LimitState, LimitWindow
 Charge: TypeAlias = "tuple[LimitState, Hashable, Exact]"
 
 #: The permits of the call that runs in this context, the innermost last.
-_current: ContextVar[tuple[Permit, ...]] = ContextVar("penstock_permits", default=())
+permits_under_way: Final[ContextVar[tuple[Permit, ...]]] = ContextVar(
+    "penstock_permits", default=()
+)
 
 
 class PermitIssuer(LimitOwner, Protocol):
@@ -28,7 +30,7 @@ class PermitIssuer(LimitOwner, Protocol):
 class Permit:
     """A call may start, and has been counted. Made by a :class:`penstock.Limiter`."""
 
-    __slots__ = ("_charges", "_demand", "_records", "limiter")
+    __slots__ = ("_charges", "_demand", "_records", "call", "limiter")
 
     def __init__(
         self,
@@ -42,6 +44,8 @@ class Permit:
         self._records = records
         #: What the item was to take from each limit; None: the same as all other items.
         self._charges = charges
+        #: What it was taken for, while that is under way; for those who make calls.
+        self.call: object = None
 
     def settle(self, limit: Limit | str, actual: float) -> None:
         """Correct the cost of the call: it was ``actual`` of ``limit``, or the limit of that name.
@@ -78,29 +82,29 @@ class Permit:
     @contextmanager
     def applied(self) -> Iterator[Permit]:
         """Make this the permit that ``limit.settle(actual)`` finds, within the ``with`` block."""
-        around = _current.get()
-        _current.set((*around, self))
+        around = permits_under_way.get()
+        permits_under_way.set((*around, self))
         try:
             yield self
         finally:
-            _current.set(around)  # by no token: this may run in a copy of the context
+            permits_under_way.set(around)  # by no token: this may run in a copy of the context
 
 
 def current_permits() -> tuple[Permit, ...]:
     """The permits of the call under way, the innermost last."""
-    return _current.get()
+    return permits_under_way.get()
 
 
 def push_current(permit: Permit) -> Permit:
     """Make ``permit`` current until :func:`pop_current`, and return it."""
-    _current.set((*_current.get(), permit))
+    permits_under_way.set((*permits_under_way.get(), permit))
     return permit
 
 
 def pop_current(limiter: PermitIssuer) -> None:
     """Make the innermost permit of ``limiter`` current no longer."""
-    permits = _current.get()
+    permits = permits_under_way.get()
     for index in range(len(permits) - 1, -1, -1):
         if permits[index].limiter is limiter:
-            _current.set(permits[:index] + permits[index + 1 :])
+            permits_under_way.set(permits[:index] + permits[index + 1 :])
             return

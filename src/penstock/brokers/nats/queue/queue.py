@@ -23,7 +23,8 @@ from penstock.limits.breaker import CircuitBreaker
 from penstock.limits.rate.limit import Limit
 from penstock.limits.rate.limiter import Limiter
 from penstock.limits.retry import RetryPolicy
-from penstock.policies.governor import MAX_DEAD_LETTERS, Rules, make_rules
+from penstock.policies.dead_letters import MAX_DEAD_LETTERS, check_max_dead_letters
+from penstock.policies.policy import Policy
 from penstock.queue.base import NO_LIMIT, policy_statistics
 from penstock.queue.status import QueueStatistics
 from penstock.telemetry.telemetry import Telemetry
@@ -107,7 +108,8 @@ class NatsQueue(Lifecycle, NatsCore[T]):
         telemetry: Telemetry | None = None,
     ) -> None:
         check_name(name)
-        rules = make_rules(limits, retry, breaker, deadline, max_dead_letters)
+        policy = Policy(limits=limits, retry=retry, breaker=breaker, deadline=deadline)
+        max_dead_letters = check_max_dead_letters(max_dead_letters)
         urls = check_servers(servers)
         _check_figures(replicas, ack_wait, max_deliveries, max_item_size, retry)
         checked: Codec[T] = JsonCodec() if codec is None else codec
@@ -119,7 +121,7 @@ class NatsQueue(Lifecycle, NatsCore[T]):
             timeout,
             logger,
             telemetry,
-            Rules(max_dead_letters=max_dead_letters) if rules is None else rules,
+            policy,
             codec=checked,
             replicas=replicas,
             ack_wait=ack_wait,
@@ -154,7 +156,7 @@ class NatsQueue(Lifecycle, NatsCore[T]):
     def statistics(self) -> QueueStatistics:
         """What this process did and has in hand; ``size`` and ``unfinished`` are the server's."""
         counts, size = self._counters, len(self._level)
-        figures = policy_statistics(self._governor, self._pool.adaptive)
+        figures = policy_statistics(self._policy, self._scope, self._pool.adaptive)
         figures["dead_letters"] = counts.buried
         put_off = self._feed.put_off
         return QueueStatistics(
@@ -243,11 +245,10 @@ class NatsQueue(Lifecycle, NatsCore[T]):
             return put.accepted
 
     def _packed(self, item: T, deadline: float | None) -> tuple[bytes, dict[str, str]]:
-        assert self._governor is not None
-        if self._governor.limiter.limits:
-            self._governor.limiter.check(item)
+        policy, _ = self._some_policy()
+        policy.limits.check(item)
         if deadline is None:
-            deadline = self._rules.deadline
+            deadline = policy.deadline
         if deadline is not None:
             deadline = checks.seconds(deadline, "deadline")
         return self._putter.pack(item, deadline)

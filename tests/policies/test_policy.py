@@ -38,7 +38,9 @@ from penstock import (
     WorkQueue,
 )
 from penstock.limits import attempts_made
-from penstock.policies.governor import Governor, Rules, answered
+from penstock.policies.item_state import ItemState, PolicyScope
+from penstock.policies.observer import NoObserver
+from penstock.policies.policy import Policy, responded
 from penstock.testing import VirtualTimeLoop, run
 from telemetry.recorder import Recorder
 
@@ -1046,15 +1048,17 @@ async def test_a_probe_that_is_cancelled_lets_the_next_one_through() -> None:
 async def test_the_breaker_learns_under_the_lock_that_an_admitted_call_does_not_begin() -> None:
     class Breaker(CircuitBreaker):
         def cancelled(self, permit: int) -> None:
-            locked.append(governor._lock.locked())
+            lock: Any = policy._lock
+            locked.append(lock._is_owned())
             super().cancelled(permit)
 
     locked: list[bool] = []
-    nobody: Any = None
-    governor = Governor(Rules(breaker=Breaker()), nobody)
-    course = governor.course("a", None)
-    await course.admit("a")
-    course.give_up()
+    policy = Policy(breaker=Breaker())
+    scope = PolicyScope(policy, NoObserver("q"), max_dead_letters=0, postpones=True)
+    state = ItemState(scope)
+    state.is_revoked = True  # by the pool, while a thread waits for its turn
+    with pytest.raises(asyncio.CancelledError):
+        await policy.wait(state, "a")
     assert locked == [True]
 
 
@@ -1066,7 +1070,7 @@ async def test_what_comes_after_the_answer_is_not_latency() -> None:
 
     async def work(item: int) -> None:
         await asyncio.sleep(0.1)
-        answered()
+        responded()
         await asyncio.sleep(item % 7)
 
     async with queue_of(concurrency_limit=adaptive) as queue:
@@ -1079,7 +1083,7 @@ async def test_what_comes_after_the_answer_is_not_latency() -> None:
 
 async def test_what_comes_after_the_answer_is_not_the_failure_of_the_service() -> None:
     async def work(item: int) -> None:
-        answered()
+        responded()
         raise ConnectionError
 
     async with queue_of(breaker=open_after(1)) as queue:

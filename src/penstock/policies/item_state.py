@@ -1,0 +1,120 @@
+"""What a policy knows of an item, and of those whose items it runs. Data, which it reads and writes.
+
+``policy.py`` has the decisions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any, Protocol
+
+from penstock.limits.adaptive import AdaptiveConcurrency
+from penstock.limits.failures import Failure
+from penstock.limits.rate.permit import Permit
+from penstock.policies.dead_letters import DeadLetters
+from penstock.policies.observer import Observer
+
+
+class Engine(Protocol):
+    """What queues and other callers need of a :class:`penstock.Policy`, which documents it."""
+
+    def prepare(self, state: ItemState, item: Any, deadline: float | None) -> None: ...
+    def admit(self, state: ItemState, item: Any) -> bool: ...
+    async def wait(self, state: ItemState, item: Any) -> None: ...
+    def wait_blocking(self, state: ItemState, item: Any) -> None: ...
+    async def run(
+        self,
+        state: ItemState,
+        call: Callable[[Any], Awaitable[Any]],
+        item: Any,
+        adaptive: AdaptiveConcurrency | None = None,
+    ) -> Any: ...
+    def after(self, state: ItemState, error: BaseException) -> float | None: ...
+    def responded(self, state: ItemState) -> None: ...
+
+
+class PolicyScope:
+    """What the items of one queue share under a policy; or the calls that are made without a queue.
+
+    One policy may serve several queues.
+    """
+
+    __slots__ = (
+        "dead_letters",
+        "inflight",
+        "observer",
+        "on_limit_change",
+        "policy",
+        "postpones",
+        "retries",
+    )
+
+    def __init__(
+        self, policy: Engine, observer: Observer, *, max_dead_letters: int, postpones: bool
+    ) -> None:
+        self.policy = policy
+        self.observer = observer
+        self.dead_letters = DeadLetters(max_dead_letters)
+        #: Whether an item goes back where its key, or the breaker, holds it up: others may go on.
+        self.postpones = postpones
+        #: How many attempts were followed by another one.
+        self.retries = 0
+        #: How many calls are under way of which an adaptive concurrency is told.
+        self.inflight = 0
+        #: Called when an adaptive concurrency has changed its limit.
+        self.on_limit_change: Callable[[], None] | None = None
+
+
+class ItemState:
+    """What one item has been through under a policy. One thread at a time has the item."""
+
+    __slots__ = (
+        "adaptive",
+        "attempts",
+        "began_at",
+        "breaker_permit",
+        "called_at",
+        "deadline_at",
+        "failure",
+        "has_responded",
+        "has_slot",
+        "is_postponed",
+        "is_revoked",
+        "permit",
+        "refusal",
+        "scope",
+        "waited",
+        "waits_since",
+    )
+
+    def __init__(self, scope: PolicyScope | None = None) -> None:
+        #: Whose item it is; ``None``: it is under no policy.
+        self.scope = scope
+        #: When the item is to be done at the latest, by ``now()``.
+        self.deadline_at: float | None = None
+        #: Calls that were made, that under way included.
+        self.attempts = 0
+        #: When the first attempt began, and when the present one did, where somebody asks for it.
+        self.began_at = 0.0
+        self.called_at: float | None = None
+        #: What the present attempt took from the limits, and from the breaker.
+        self.permit: Permit | None = None
+        self.breaker_permit: int | None = None
+        #: Whether it has one of the calls at once that the policy allows.
+        self.has_slot = False
+        #: Why it may not start, ever.
+        self.refusal: Exception | None = None
+        #: Whether it was put back, since it could not start yet.
+        self.is_postponed = False
+        #: Seconds that the last attempt waited for limits, if there are any; and since when it
+        #: waits for that of its key.
+        self.waited: float | None = None
+        self.waits_since: float | None = None
+        #: What the error of the last attempt said.
+        self.failure: Failure | None = None
+        #: Whether the call under way has its response already, and goes on.
+        self.has_responded = False
+        #: Whether somebody else has the item now.
+        self.is_revoked = False
+        #: Who is told how the present attempt went, beside those of the policy.
+        self.adaptive: AdaptiveConcurrency | None = None
