@@ -16,6 +16,7 @@ from penstock.errors import (
     APITimeoutError,
     BatchError,
     BrokerError,
+    BudgetExceededError,
     CircuitBreakerOpenError,
     CodecError,
     DeadlineExceededError,
@@ -33,6 +34,7 @@ from penstock.executors import AsyncExecutor, RateLimitedExecutor
 from penstock.limits import (
     AdaptiveConcurrency,
     Backoff,
+    Budget,
     CircuitBreaker,
     Limit,
     Limiter,
@@ -40,7 +42,9 @@ from penstock.limits import (
     RetryPolicy,
 )
 from penstock.policies import observer as _observer
+from penstock.limits.failures import Failure
 from penstock.policies.dead_letters import DeadLetter
+from penstock.policies.policy import Policy, PolicyStatistics
 from penstock.queue.bounded import BoundedQueue, QueueStatistics, QueueStatus
 from penstock.queue.jobs import BatchResult
 from penstock.telemetry.telemetry import default_observer
@@ -59,6 +63,8 @@ __all__ = [
     "BatchResult",
     "BoundedQueue",
     "BrokerError",
+    "Budget",
+    "BudgetExceededError",
     "CircuitBreaker",
     "CircuitBreakerOpenError",
     "CodecError",
@@ -68,9 +74,12 @@ __all__ = [
     "Execution",
     "ExecutionStatus",
     "Executor",
+    "Failure",
     "Limit",
     "Limiter",
     "PenstockError",
+    "Policy",
+    "PolicyStatistics",
     "QueueClosedError",
     "QueueConfig",
     "QueueEmptyError",

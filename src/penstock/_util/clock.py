@@ -1,4 +1,4 @@
-"""The clock of whoever asks."""
+"""The clock by which limits, retries, breaker and deadlines go."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ from opentelemetry import context as otel_context
 
 from penstock.limits import Limiter
 from penstock.limits.rate.permit import Permit, current_permits
-from penstock.policies.policy import responded
+from penstock.policies.engine import responded
 
 
 class Turn:

@@ -11,6 +11,7 @@ from typing import Any, TypeAlias
 
 from penstock._util import checks
 from penstock.errors import (
+    BudgetExceededError,
     CircuitBreakerOpenError,
     DeadlineExceededError,
     PenstockError,
@@ -36,23 +37,20 @@ _PERSISTENT = (
     IsADirectoryError,
     NotADirectoryError,
     PermissionError,
+    BudgetExceededError,
     DeadlineExceededError,
     QueueError,
 )
 
 #: Errors of calls that were not made: they say nothing about the service.
-_LOCAL = (CircuitBreakerOpenError, DeadlineExceededError, QueueError)
+_LOCAL = (BudgetExceededError, CircuitBreakerOpenError, DeadlineExceededError, QueueError)
 
 _REQUEST_TIMEOUT, _TOO_EARLY, _TOO_MANY_REQUESTS = 408, 425, 429
 
 
 @dataclass(frozen=True)
 class Failure:
-    """What an error of an attempt says.
-
-    Raises:
-        TypeError, ValueError: ``retry_after`` is no number of seconds, zero or more and finite.
-    """
+    """What an error of an attempt says; what a ``classify`` function returns."""
 
     #: The HTTP status; ``None``: the error has none.
     status: int | None = None
@@ -66,10 +64,6 @@ class Failure:
     retry_after: float = 0.0
     #: A circuit breaker refused the call: it was not made.
     is_short_circuit: bool = False
-
-    def __post_init__(self) -> None:
-        if self.retry_after:
-            checks.finite_seconds(self.retry_after, "retry_after")
 
 
 def failure_of(error: BaseException | Failure) -> Failure:

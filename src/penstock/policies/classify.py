@@ -16,17 +16,18 @@ def classify(error: BaseException, own: Classify | None = None) -> Failure:
     """What ``error`` says: to ``own``, and where that does not know it, to penstock.
 
     Raises:
-        TypeError: ``own`` returned something else. ``error`` is its cause.
+        TypeError, ValueError: ``own`` returned something else, or ``retry_after`` is no number of
+            seconds, zero or more and finite. ``error`` is its cause.
         Exception: what ``own`` raised, with ``error`` as its cause.
     """
     if own is None or not isinstance(error, Exception):
         return failure_of(error)
     try:
         failure = own(error)
-        if failure is not None and not isinstance(failure, Failure):
-            raise TypeError(
-                f"classify must return a Failure or None, got {checks.shown(failure)}"
-            )
+        if isinstance(failure, Failure):
+            checks.finite_seconds(failure.retry_after, "retry_after")
+        elif failure is not None:
+            raise TypeError(f"classify must return a Failure or None, got {checks.shown(failure)}")
     except Exception as broken:
         if broken is error:
             raise

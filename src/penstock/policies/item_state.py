@@ -15,7 +15,7 @@ from penstock.policies.dead_letters import DeadLetters
 from penstock.policies.observer import Observer
 
 
-class Engine(Protocol):
+class ItemRunner(Protocol):
     """What queues and other callers need of a :class:`penstock.Policy`, which documents it."""
 
     def prepare(self, state: ItemState, item: Any, deadline: float | None) -> None: ...
@@ -31,6 +31,17 @@ class Engine(Protocol):
     ) -> Any: ...
     def after(self, state: ItemState, error: BaseException) -> float | None: ...
     def responded(self, state: ItemState) -> None: ...
+
+
+class NotBegunError(GeneratorExit):
+    """A plain function returned an awaitable: what that stands for has not begun.
+
+    By its base, the attempt has neither succeeded nor failed. Is never seen outside of a call.
+    """
+
+    def __init__(self, awaitable: Awaitable[Any]) -> None:
+        super().__init__()
+        self.awaitable = awaitable
 
 
 class PolicyScope:
@@ -50,12 +61,12 @@ class PolicyScope:
     )
 
     def __init__(
-        self, policy: Engine, observer: Observer, *, max_dead_letters: int, postpones: bool
+        self, policy: ItemRunner, observer: Observer, *, max_dead_letters: int, postpones: bool
     ) -> None:
         self.policy = policy
         self.observer = observer
         self.dead_letters = DeadLetters(max_dead_letters)
-        #: Whether an item goes back where its key, or the breaker, holds it up: others may go on.
+        #: Whether an item goes back where its key holds it up: others may go on.
         self.postpones = postpones
         #: How many attempts were followed by another one.
         self.retries = 0
@@ -73,13 +84,16 @@ class ItemState:
         "attempts",
         "began_at",
         "breaker_permit",
+        "call",
         "called_at",
         "deadline_at",
         "failure",
+        "future",
         "has_responded",
         "has_slot",
         "is_postponed",
         "is_revoked",
+        "job",
         "permit",
         "refusal",
         "scope",
@@ -118,3 +132,7 @@ class ItemState:
         self.is_revoked = False
         #: Who is told how the present attempt went, beside those of the policy.
         self.adaptive: AdaptiveConcurrency | None = None
+        # What a queue keeps with an item. It is the ticket's, and is set here for speed.
+        self.future: Any = None
+        self.call: Any = None
+        self.job: Any = None

@@ -1,61 +1,94 @@
-"""Limits, retries, a breaker, deadlines and concurrency taken as one: the decisions about items.
-
-An item is admitted, its call is run, and what comes after a failure is decided: :meth:`Policy.admit`,
-:meth:`Policy.run`, :meth:`Policy.after`. Queue workers, executors and ``Policy.call`` do no more than
-to call these in turn. What is known of an item is data, in an ``ItemState``.
-
-The decisions are plain functions, for tasks and threads alike. Only ``wait`` waits: it has a shell
-that awaits and one that blocks.
-"""
+"""The public policy: its settings, and calls that are made under it without a queue."""
 
 from __future__ import annotations
 
-import asyncio
-import math
-import threading
-from asyncio import _get_running_loop
-from collections.abc import Awaitable, Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ParamSpec, TypeVar, overload
 
 from penstock._util import checks
 from penstock._util.clock import now
-from penstock._util.compat import add_note, timeout_after
-from penstock._util.hooks import tell_forked_child
-from penstock.errors import APITimeoutError, CircuitBreakerOpenError, DeadlineExceededError
 from penstock.limits.adaptive import AdaptiveConcurrency
 from penstock.limits.breaker import CircuitBreaker
-from penstock.limits.deadline import ServiceTime, is_hopeless
-from penstock.limits.failures import Failure, failure_of
-from penstock.limits.rate.base import LimiterStatistics
 from penstock.limits.rate.limit import Limit
-from penstock.limits.rate.limiter import Limiter, UnusableLimiterError
-from penstock.limits.rate.permit import Permit, current_permits, permits_under_way
+from penstock.limits.rate.limiter import Limiter
 from penstock.limits.retry import RetryPolicy
-from penstock.policies.capacity import CapacityLimiter
-from penstock.policies.classify import Classify, classify
-from penstock.policies.item_state import ItemState, PolicyScope
-from penstock.policies.observer import Observer
+from penstock.policies.calling import PolicyCall, check_func, decorated
+from penstock.policies.classify import Classify
+from penstock.policies.engine import PolicyEngine
+from penstock.policies.item_state import PolicyScope
+from penstock.policies.observer import ObserverProvider, observer_of
 
-#: The least seconds for which an item is put back that cannot start yet; and the most, where it
-#: waits for a limit.
-_SHORTEST, _LONGEST = 0.001, 1.0
-
-
-class Postponed(Exception):  # noqa: N818 - it says what becomes of the item; nothing went wrong
-    """The item may not start yet. Is never seen outside of a queue or a call."""
-
-    def __init__(self, delay: float) -> None:
-        super().__init__(delay)
-        self.delay = delay
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
-class Policy:
+@dataclass(frozen=True)
+class PolicyStatistics:
+    """What was done under a policy so far, by all that use it."""
+
+    name: str
+    #: Calls that were let through, and calls that wait for a limit, by the policy's limiter: with
+    #: those of others that share the limiter.
+    starts: int
+    waiting: int
+    #: Calls that failed, and those of them that were followed by another attempt.
+    failures: int
+    retries: int
+    #: With ``concurrency``: how many calls may be under way, are under way, and wait for that.
+    concurrency_limit: int | None
+    under_way: int
+    waiting_for_slots: int
+    #: How often the gate was closed by the service; seconds until it opens, 0 when it is open.
+    gate_closures: int
+    gate_closed_for: float
+    #: ``"closed"``, ``"open"`` or ``"half_open"``; ``None`` without a breaker.
+    breaker_state: str | None
+
+
+class Policy(PolicyEngine):
+    """Limits, retries, a breaker, deadlines and concurrency taken as one, for calls of functions.
+
+    >>> policy = Policy(limits=[Limit(500, per=60)], retry=RetryPolicy(5), concurrency=20)
+    >>> result = await policy.call(fetch, item)  # or policy.call(plain, item), in a thread
+    >>> @policy
+    ... async def fetch(item): ...
+
+    Args:
+        limits: how fast calls may start: a list of :class:`penstock.Limit`, or of texts such as
+            ``"500/min"``; or a :class:`penstock.Limiter` that others share.
+        retry: how calls that failed are tried again: a :class:`penstock.RetryPolicy`. ``None``:
+            they are not.
+        breaker: a :class:`penstock.CircuitBreaker`. With ``retry``, calls that the breaker refuses
+            wait until it lets them through; without, they fail with ``CircuitBreakerOpenError``.
+        deadline: seconds from its beginning in which each call must be done, all its attempts and
+            waits together. A call that can no longer be in time is not attempted, and fails with
+            ``DeadlineExceededError``. ``None``: none.
+        attempt_timeout: seconds, above 0 and finite, that one attempt of an async function may
+            take; then it is cancelled, and has failed with ``APITimeoutError``. A plain function
+            cannot be cut off: with this, it is refused. ``None``: no limit.
+        concurrency: how many calls may be under way at once, all users of the policy together: at
+            least 1, or a :class:`penstock.AdaptiveConcurrency` that finds it out. ``None``: any
+            number.
+        classify: what an exception says, asked once for each attempt that failed, before penstock
+            looks at it: a function from the exception to a :class:`penstock.Failure`, or to None
+            where it does not know it. What it raises is what the attempt failed with.
+        name: what to call it in telemetry.
+        telemetry: where the spans and metrics of calls go that are made without a queue; by default
+            OpenTelemetry's global providers.
+
+    Raises:
+        TypeError, ValueError: for an argument that is not allowed.
+
+    One policy serves any number of event loops, threads and queues at once; all of them share its
+    limits, its breaker, its budget for retries and its ``concurrency``. For queues:
+    ``WorkQueue(policy=policy)``.
+    """
+
     def __init__(
         self,
         *,
-        limits: Iterable[Limit] | Limiter = (),
+        limits: Iterable[Limit | str] | Limiter = (),
         retry: RetryPolicy | None = None,
         breaker: CircuitBreaker | None = None,
         deadline: float | None = None,
@@ -63,453 +96,122 @@ class Policy:
         concurrency: int | AdaptiveConcurrency | None = None,
         classify: Classify | None = None,
         name: str | None = None,
+        telemetry: ObserverProvider | None = None,
     ) -> None:
-        if isinstance(limits, (Limit, str)):
-            raise TypeError(
-                "limits must be a list of Limit, or a Limiter: "
-                f"write limits=[{checks.shown(limits)}]"
-            )
-        #: What every call asks before it starts. There is one also where no limits were given: a
-        #: service can close its gate.
-        self.limits = limits if isinstance(limits, Limiter) else Limiter(limits)
-        self.retry = _checked(retry, RetryPolicy, "retry")
-        self.breaker = _checked(breaker, CircuitBreaker, "breaker")
-        self.deadline = None if deadline is None else checks.seconds(deadline, "deadline")
-        self.attempt_timeout = None
         if attempt_timeout is not None:
-            self.attempt_timeout = checks.finite_seconds(attempt_timeout, "attempt_timeout")
-            if not self.attempt_timeout:
+            attempt_timeout = checks.finite_seconds(attempt_timeout, "attempt_timeout")
+            if not attempt_timeout:
                 raise ValueError("attempt_timeout must be above 0, got 0")
-        checks.optional_function(classify, "classify", "error")
-        self._own_classify = classify
-        self.name = "default" if name is None else checks.label(name, "name")
-        self.concurrency = concurrency
-        self._adaptive: AdaptiveConcurrency | None = None
-        self._slots: CapacityLimiter | None = None
-        if isinstance(concurrency, AdaptiveConcurrency):
-            self._adaptive = concurrency
-            self._slots = CapacityLimiter(lambda: concurrency.limit)
-        elif concurrency is not None:
-            slots = checks.positive_int(
+        if concurrency is not None and not isinstance(concurrency, AdaptiveConcurrency):
+            concurrency = checks.positive_int(
                 concurrency, "concurrency", "concurrency must be at least 1"
             )
-            self._slots = CapacityLimiter(lambda: slots)
-        # Which steps there are is decided here, once: an item pays for no others.
-        self._budget = None if self.retry is None else self.retry.budget
-        self._has_checks = self.breaker is not None or self._slots is not None
-        self._measures = (
-            self.breaker is not None
-            or self._adaptive is not None
-            or self.deadline is not None
-            or (self.retry is not None and self.retry.needs_elapsed)
+        checks.optional_function(classify, "classify", "error")
+        super().__init__(
+            limits if isinstance(limits, Limiter) else Limiter(limits),
+            _checked(retry, RetryPolicy, "retry"),
+            _checked(breaker, CircuitBreaker, "breaker"),
+            None if deadline is None else checks.seconds(deadline, "deadline"),
+            attempt_timeout,
+            concurrency,
+            classify,
         )
-        limited = self.limits.limits
-        self._is_keyed = any(limit.key is not None for limit in limited)
-        self._limit_name = (
-            None if not limited else limited[0].name if len(limited) == 1 else self.limits.name
-        )
-        self._failures = self._retries = 0
-        self._service = ServiceTime()
-        self._after_fork_in_child()
-        tell_forked_child(self)
+        self.name = "default" if name is None else checks.label(name, "name")
+        self._telemetry = telemetry
+        # Of calls without a queue; made by the first of them, unless telemetry was given.
+        self._scope: PolicyScope | None = None
+        if telemetry is not None:
+            self._own_scope()
 
-    def _after_fork_in_child(self) -> None:
-        # Re-entrant: a task that is destroyed may end its call wherever Python collects garbage.
-        self._lock = threading.RLock()
+    def __repr__(self) -> str:
+        parts: dict[str, Any] = {
+            "limits": list(self.limits.limits) or None,
+            "retry": self.retry,
+            "breaker": self.breaker,
+            "deadline": self.deadline,
+            "attempt_timeout": self.attempt_timeout,
+            "concurrency": self.concurrency,
+        }
+        given = [f"{name}={value!r}" for name, value in parts.items() if value is not None]
+        return f"<Policy {self.name!r}: {', '.join(given) or 'nothing'}>"
+
+    # -- calls without a queue ----------------------------------------------------------------
+
+    @overload
+    def call(
+        self, func: Callable[P, Awaitable[R]], /, *args: P.args, **kwargs: P.kwargs
+    ) -> Coroutine[Any, Any, R]: ...
+    @overload
+    def call(self, func: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R: ...
+    def call(self, func: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+        """Call ``func(*args, **kwargs)`` under the policy, in the caller's own task or thread.
+
+        Args:
+            func: an async function: await what this method returns. A plain function: it blocks the
+                calling thread until the call is done, and returns the result. Where a plain
+                function returns an awaitable in an event loop, await that. ``cost`` and ``key`` of
+                limits get the first positional argument, or None where there is none.
+
+        Raises:
+            Exception: what the last attempt raised; or that of a function of the policy.
+            DeadlineExceededError, CircuitBreakerOpenError, BudgetExceededError, ValueError: it may
+                not start, ever.
+            QueueStateError: a plain function would have to wait, for a limit or for another
+                attempt, in a thread whose event loop runs: use ``asyncio.to_thread``.
+            TypeError: ``func`` is no function, or is a generator.
+
+        A call inside a call of the same policy asks the limits anew, and is tried again by itself;
+        but it takes no second one of the ``concurrency``. A call that is cancelled while it waits
+        has used nothing up; one that is cancelled later has neither succeeded nor failed.
+        """
+        check_func(func, self.attempt_timeout)
+        item = args[0] if args else None
+        return PolicyCall(self, self._own_scope(), func, args, kwargs, item).start()
+
+    def __call__(self, func: Callable[P, R]) -> Callable[P, R]:
+        """``@policy``: each call of the function is a :meth:`call`.
+
+        ``cost`` and ``key`` of limits get the first argument; of a method the first after ``self``.
+
+        Raises:
+            TypeError: as :meth:`call`.
+        """
+        check_func(func, self.attempt_timeout)
+
+        def start(item: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+            return PolicyCall(self, self._own_scope(), func, args, kwargs, item).start()
+
+        return decorated(func, start)
+
+    def statistics(self) -> PolicyStatistics:
+        """What was done under the policy so far. From any thread."""
+        limits, slots = self.limits.statistics(), self._slots
+        return PolicyStatistics(
+            name=self.name,
+            starts=limits.grants,
+            waiting=limits.waiting,
+            failures=self._failures,
+            retries=self._retries,
+            concurrency_limit=None if slots is None else slots.total,
+            under_way=0 if slots is None else slots.taken,
+            waiting_for_slots=0 if slots is None else slots.waiting,
+            gate_closures=limits.closures,
+            gate_closed_for=limits.closed_for,
+            breaker_state=self.breaker_state,
+        )
+
+    def _own_scope(self) -> PolicyScope:
+        if self._scope is None:
+            observer = observer_of(self._telemetry, self.name)
+            scope = PolicyScope(self, observer, max_dead_letters=0, postpones=False)
+            with self._lock:  # any thread may make the first call
+                self._scope = self._scope or scope
+        return self._scope
 
     @property
     def breaker_state(self) -> str | None:
         """What the breaker does now, if there is one."""
         return None if self.breaker is None else self.breaker.state(now()).value
-
-    # -- may it start -------------------------------------------------------------------------
-
-    def prepare(self, state: ItemState, item: Any, deadline: float | None) -> None:
-        """A new item, which is to be done in ``deadline`` seconds, or in those of the policy.
-
-        Raises:
-            ValueError, TypeError: the limits can never let it pass.
-        """
-        if self._limit_name is not None:
-            self.limits.check(item)
-        if deadline is None:
-            deadline = self.deadline
-        if deadline is not None:
-            state.deadline_at = now() + deadline
-            self._measures = True  # how long calls take, from now on
-
-    def admit(self, state: ItemState, item: Any) -> bool:
-        """Whether the item may start now: then it counts as started. Else :meth:`wait`."""
-        if self._has_checks or state.deadline_at is not None:
-            return False
-        permit = self.limits._start_now()
-        if permit is None:
-            return False
-        state.permit = permit
-        if self._limit_name is not None:
-            state.waited = 0.0
-            state.scope.observer.on_limit_wait(self._limit_name, 0.0)
-        return True
-
-    async def wait(self, state: ItemState, item: Any) -> None:
-        """Wait until the item may start, and count it as started; block where no loop runs.
-
-        If it may not start, ever, ``state.refusal`` says why.
-
-        Raises:
-            Postponed: not yet; and nobody need wait with the item in hand.
-        """
-        if _get_running_loop() is None:
-            self.wait_blocking(state, item)
-            return
-        began = now()
-        try:
-            if self._is_refused(state, item, began):
-                return
-            if self._needs_slot():
-                await self._slots.acquire()  # type: ignore[union-attr]
-                state.has_slot = True
-            permit = self._permit_of_key(state, item) or await self.limits.acquire(item)
-            self._confirm(state, permit, began)
-        except BaseException as error:  # noqa: BLE001 - raised again unless it is a refusal
-            self._was_not_admitted(state, error)
-
-    def wait_blocking(self, state: ItemState, item: Any) -> None:
-        """As :meth:`wait`, for threads."""
-        began = now()
-        try:
-            if self._is_refused(state, item, began):
-                return
-
-            def is_wanted() -> bool:
-                return not state.is_revoked
-
-            if self._needs_slot():
-                self._slots.acquire_blocking(is_wanted)  # type: ignore[union-attr]
-                state.has_slot = True
-            permit = self._permit_of_key(state, item) or self.limits.acquire_blocking(
-                item, is_wanted=is_wanted
-            )
-            self._confirm(state, permit, began)
-        except BaseException as error:  # noqa: BLE001 - raised again unless it is a refusal
-            self._was_not_admitted(state, error)
-
-    def _is_refused(self, state: ItemState, item: Any, moment: float) -> bool:
-        """Whether it makes no sense to wait: then the state has the reason."""
-        if state.deadline_at is not None:
-            wait = self.limits.wait_time(item)
-            # Infinity: not before something happens, and that may be at once.
-            if wait < math.inf and is_hopeless(state.deadline_at, moment + wait):
-                state.refusal = _too_late()
-                return True
-        if self.breaker is not None:
-            try:
-                with self._lock:
-                    self.breaker.check(moment)
-            except CircuitBreakerOpenError as error:
-                self._refuse(state, error)
-                return True
-        return False
-
-    def _needs_slot(self) -> bool:
-        """Whether the call is to wait for one of the calls at once. Not inside such a call."""
-        return self._slots is not None and not any(
-            isinstance(permit.call, ItemState)
-            and permit.call.has_slot
-            and permit.call.scope.policy is self
-            for permit in current_permits()
-        )
-
-    def _permit_of_key(self, state: ItemState, item: Any) -> Permit | None:
-        """A permit, where items with other keys must not wait for this one; else None."""
-        if not (self._is_keyed and state.scope.postpones):
-            return None
-        permit = self.limits.try_acquire(item)
-        if permit is not None:
-            return permit
-        if state.waits_since is None:
-            state.waits_since = now()
-        wait = self.limits.wait_time(item)
-        if wait == math.inf:  # not before something happens, and that may be at once
-            wait = _SHORTEST
-        # It looks again before long: limits change, and costs are settled.
-        raise Postponed(min(max(_SHORTEST, wait), _LONGEST))
-
-    def _confirm(self, state: ItemState, permit: Permit, began: float) -> None:
-        """It has all that it waited for: may it start indeed?"""
-        moment = now()
-        waited = moment - (state.waits_since or began)
-        state.waits_since = None
-        error: Exception | None = None
-        with self._lock:
-            if state.deadline_at is not None and self._service.is_hopeless(
-                state.deadline_at, moment
-            ):
-                error = _too_late()
-            elif self.breaker is not None:
-                try:
-                    state.breaker_permit = self.breaker.allow(moment)
-                except CircuitBreakerOpenError as refused:
-                    error = refused
-        state.permit = permit
-        if state.is_revoked:  # a thread waited for this, and its item was taken from it meanwhile
-            raise asyncio.CancelledError("somebody else has the item now")
-        if isinstance(error, CircuitBreakerOpenError):
-            self._withdraw(state)
-            self._refuse(state, error)
-        elif error is not None:
-            self._withdraw(state)
-            state.refusal = error
-        elif self._limit_name is not None:
-            state.waited = waited
-            state.scope.observer.on_limit_wait(self._limit_name, waited)
-
-    def _refuse(self, state: ItemState, error: CircuitBreakerOpenError) -> None:
-        """The breaker is open: the item fails, or waits until it may close."""
-        if self.retry is None:
-            state.refusal = error
-            return
-        pause = max(_SHORTEST, failure_of(error).retry_after)
-        if state.deadline_at is None or not is_hopeless(state.deadline_at, now() + pause):
-            raise Postponed(pause)
-        state.refusal = _too_late()
-
-    def _was_not_admitted(self, state: ItemState, error: BaseException) -> None:
-        """Waiting ended with ``error``, which is raised again unless it is a reason to fail."""
-        self._withdraw(state)
-        if isinstance(error, UnusableLimiterError) and state.scope.postpones:
-            raise Postponed(_LONGEST) from None  # it is no reason to give the item up
-        if not isinstance(error, (ValueError, TypeError)):
-            raise error
-        state.refusal = error  # the max of a limit was lowered meanwhile, for example
-
-    def _withdraw(self, state: ItemState) -> None:
-        """It does not start: give back what it has."""
-        if state.permit is not None:
-            state.permit.give_back()
-            state.permit = None
-        if state.breaker_permit is not None and self.breaker is not None:
-            with self._lock:
-                self.breaker.cancelled(state.breaker_permit)
-            state.breaker_permit = None
-        if state.has_slot and self._slots is not None:
-            state.has_slot = False
-            self._slots.release()
-
-    # -- its call -----------------------------------------------------------------------------
-
-    async def run(
-        self,
-        state: ItemState,
-        call: Callable[[Any], Awaitable[Any]],
-        item: Any,
-        adaptive: AdaptiveConcurrency | None = None,
-    ) -> Any:
-        """Make one attempt: ``call(item)``, once it may start, unless it was admitted before.
-
-        ``adaptive`` is told how it went, too.
-
-        Raises:
-            Postponed: as :meth:`wait`.
-            BaseException: what the call raised, or why it was not made.
-        """
-        if state.permit is None and state.refusal is None and not self.admit(state, item):
-            await self.wait(state, item)
-        around = self._started(state, adaptive)
-        try:
-            if self.attempt_timeout is None:
-                result = await call(item)
-            else:
-                result = await self._in_time(call(item), self.attempt_timeout)
-        except BaseException as error:
-            permits_under_way.set(around)  # by no token: this may run in a copy of the context
-            self._failed(state, error)
-            raise
-        permits_under_way.set(around)
-        self._succeeded(state)
-        return result
-
-    @contextmanager
-    def attempt(self, state: ItemState) -> Iterator[None]:
-        """The block of one attempt that is a plain call: what :meth:`run` does around its own."""
-        around = self._started(state, None)
-        try:
-            yield
-        except BaseException as error:
-            permits_under_way.set(around)
-            self._failed(state, error)
-            raise
-        permits_under_way.set(around)
-        self._succeeded(state)
-
-    async def _in_time(self, call: Awaitable[Any], seconds: float) -> Any:
-        try:
-            async with timeout_after(seconds) as timeout:
-                return await call
-        except TimeoutError as error:
-            if not timeout.expired():
-                raise
-            raise APITimeoutError(f"The attempt took longer than {seconds:g} seconds") from error
-
-    def _started(self, state: ItemState, adaptive: AdaptiveConcurrency | None) -> tuple[Permit, ...]:
-        """The call begins; returns the permits of what is around it."""
-        permit = state.permit
-        if permit is None:
-            assert state.refusal is not None
-            raise state.refusal
-        permit.call = state
-        state.attempts += 1
-        if self._measures or adaptive is not None:
-            state.called_at = moment = now()
-            state.adaptive = adaptive
-            if state.attempts == 1:
-                state.began_at = moment
-            with self._lock:
-                state.scope.inflight += 1
-        around = permits_under_way.get()
-        permits_under_way.set((*around, permit))
-        return around
-
-    def _succeeded(self, state: ItemState) -> None:
-        """The call returned."""
-        if not state.has_responded:
-            if self._budget is not None:
-                self._budget.succeeded(state.failure)
-            if state.called_at is not None:
-                self._tell(state, None, None)
-        self._release(state)
-
-    def _failed(self, state: ItemState, error: BaseException) -> None:
-        """The call raised ``error``."""
-        try:
-            failure: Failure | None = None
-            if isinstance(error, (asyncio.CancelledError, GeneratorExit)):
-                state.attempts -= 1  # it neither succeeded nor failed
-            else:
-                failure = state.failure = classify(error, self._own_classify)
-                if failure.is_throttle and not state.has_responded:
-                    self.limits.refused(failure.retry_after, permit=state.permit)
-            if state.called_at is not None and not state.has_responded:
-                self._tell(state, error, failure)
-        except Exception as broken:  # a function of the user's: the item fails with that
-            state.failure = failure_of(broken)
-            raise
-        finally:
-            self._release(state)
-
-    def responded(self, state: ItemState) -> None:
-        """The call under way has succeeded by now, though it goes on."""
-        if state.has_responded:
-            return
-        if self._budget is not None:
-            self._budget.succeeded(state.failure)
-        if state.called_at is not None:
-            self._tell(state, None, None)
-        state.has_responded = True
-
-    def _tell(
-        self, state: ItemState, error: BaseException | None, failure: Failure | None
-    ) -> None:
-        """Tell the breaker, the deadlines and those who adapt how a measured call went."""
-        assert state.called_at is not None
-        moment = now()
-        took = moment - state.called_at
-        changed = False
-        with self._lock:
-            if error is None:
-                self._service.add(took, moment)
-            for adaptive, inflight in self._adapting(state):
-                before = adaptive.limit
-                if error is None:
-                    adaptive.succeeded(moment, took, inflight)
-                elif failure is not None and failure.is_throttle:
-                    adaptive.rejected(moment, inflight)
-                elif failure is not None:
-                    adaptive.failed(moment, took, inflight)
-                changed = changed or adaptive.limit != before
-            breaker, permit = self.breaker, state.breaker_permit
-            if breaker is not None and permit is not None:
-                state.breaker_permit = None
-                if error is None:
-                    breaker.succeeded(moment, permit)
-                elif isinstance(error, Exception):
-                    breaker.failed(moment, permit, error, failure)
-                else:
-                    breaker.cancelled(permit)
-        if changed:
-            if state.scope.on_limit_change is not None:
-                state.scope.on_limit_change()
-            if self._slots is not None:
-                self._slots.adapt()
-
-    def _adapting(self, state: ItemState) -> list[tuple[AdaptiveConcurrency, int]]:
-        """Who finds out how many calls at once are best, each with the number under way."""
-        adapting = []
-        if state.adaptive is not None:
-            adapting.append((state.adaptive, state.scope.inflight))
-        if self._adaptive is not None and self._slots is not None:
-            adapting.append((self._adaptive, self._slots.taken))
-        return adapting
-
-    def _release(self, state: ItemState) -> None:
-        """The call has ended, and all was told of it."""
-        state.permit = None
-        if state.called_at is not None:
-            state.called_at = state.adaptive = None
-            with self._lock:
-                state.scope.inflight -= 1
-        if state.has_slot and self._slots is not None:
-            state.has_slot = False
-            self._slots.release()
-        state.has_responded = False
-
-    # -- is it tried again --------------------------------------------------------------------
-
-    def after(self, state: ItemState, error: BaseException) -> float | None:
-        """Seconds until another attempt after one that ended with ``error``; None: it failed.
-
-        Raises:
-            BaseException: what a function of the retry policy raised: the item fails with that.
-        """
-        state.is_postponed = isinstance(error, Postponed)
-        if isinstance(error, Postponed):
-            return error.delay
-        refusal, state.refusal = state.refusal, None
-        if self.retry is None or error is refusal or not isinstance(error, Exception):
-            return None
-        moment = now()
-        left = math.inf if state.deadline_at is None else state.deadline_at - moment
-        try:
-            delay = self.retry.next_wait(
-                state.attempts,
-                error,
-                elapsed=moment - state.began_at,
-                at_most=left,
-                failure=state.failure,
-            )
-        except StopIteration:  # a backoff that takes its waits from an iterator: no more
-            add_note(error, "penstock: not tried again, the retry policy raised StopIteration")
-            return None
-        if delay is not None:
-            with self._lock:
-                state.scope.retries += 1
-            state.scope.observer.on_retry(error)
-        return delay
-
-
-def responded() -> None:
-    """For a call that holds its worker beyond its response: here it is, and the call succeeded.
-
-    What the call took until now is what tells of the service; until its end it is still under way.
-    """
-    for permit in reversed(current_permits()):
-        if isinstance(permit.call, ItemState):
-            permit.call.scope.policy.responded(permit.call)
-            return
-
-
-def _too_late() -> DeadlineExceededError:
-    return DeadlineExceededError("The item could not be served before its deadline")
 
 
 def _checked(value: Any, kind: type, name: str) -> Any:

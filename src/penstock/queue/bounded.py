@@ -146,6 +146,7 @@ class BoundedQueue(Lifecycle, Consumable[T], InProcessQueue[T]):
         if self._needs_slow_path() or deadline is not None:
             if self._observer.is_enabled():
                 return await self._put_slow(item, timeout, deadline)
+            # The same, without another coroutine.
             ticket = self._new_ticket(Ticket, item, deadline)
             return self._buffer.offer(item, ticket) or await self._wait_for_room(
                 item, timeout, ticket

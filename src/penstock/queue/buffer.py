@@ -277,6 +277,8 @@ class Buffer(EntryStore[T], WaitQueue):
         if self._is_special:
             if self.turn.is_paused:
                 return None
+            if self._requeued and not self.lanes:
+                return self._taken(self._pop(self._main))
             return self._taken(self._take_special(self._all_lanes(), self._granted))
         entries = self.entries
         if not entries or (self._granted and entries[0][0] in self._granted):

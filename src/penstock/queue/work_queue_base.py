@@ -74,7 +74,7 @@ class WorkQueueBase(Generic[T]):
         logger: logging.Logger | None = None,
         name: str | None = None,
         telemetry: Telemetry | None = None,
-        limits: Iterable[Limit] = (),
+        limits: Iterable[Limit | str] = (),
     ) -> Self:
         """Make a queue with the settings of ``config``; ``limits`` are added to its own.
 

@@ -14,7 +14,7 @@ from typing import Any, TypeAlias, TypeVar
 from penstock.errors import QueueStateError
 from penstock.limits.retry import note_attempts
 from penstock.policies.dead_letters import DeadLetter
-from penstock.policies.item_state import ItemState, PolicyScope
+from penstock.policies.item_state import ItemState
 from penstock.workers.calls import AsyncCall
 from penstock.workers.job import Job
 
@@ -34,16 +34,14 @@ class Ticket(ItemState):
     ``ObservedTicket`` is the one of an item that an observer wants to hear of.
     """
 
-    __slots__ = ("call", "future", "job")
+    __slots__ = ()
 
-    def __init__(self, scope: PolicyScope | None = None) -> None:
-        super().__init__(scope)
-        #: Gets the result, or the error, of the item.
-        self.future: AnyFuture | None = None
-        #: Is called on the item in place of its job's function.
-        self.call: AsyncCall[Any] | None = None
-        #: The job of the item; ``None``: the standing one.
-        self.job: Job[Any] | None = None
+    #: Gets the result, or the error, of the item.
+    future: AnyFuture | None
+    #: Is called on the item in place of its job's function.
+    call: AsyncCall[Any] | None
+    #: The job of the item; ``None``: the standing one.
+    job: Job[Any] | None
 
     @property
     def is_cancelled(self) -> bool:
@@ -93,8 +91,8 @@ class Ticket(ItemState):
 
         ``error`` is that of the last attempt.
         """
-        scope = self.scope
-        if scope is None or self.is_revoked or self.is_dropped:
+        scope, job = self.scope, self.job
+        if scope is None or self.is_revoked or (job is not None and job.is_over):
             return None, error
         try:
             delay = scope.policy.after(self, error)

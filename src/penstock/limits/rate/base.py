@@ -5,15 +5,18 @@ from __future__ import annotations
 import asyncio
 import math
 import random
+import sys
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections import deque
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from penstock._util import checks
 from penstock._util.hooks import tell_forked_child
+from penstock.limits.rate.budget import Budget
 from penstock.limits.rate.exact import Exact
 from penstock.limits.rate.gate import Gate
 from penstock.limits.rate.learning import RefusalLearner
@@ -22,6 +25,10 @@ from penstock.limits.rate.permit import Permit
 from penstock.limits.rate.scheduler import Scheduler
 from penstock.limits.rate.sliding_log import SlidingLog
 from penstock.limits.rate.waiters import LoopTimer, LoopWaiter, ThreadWaiter, Wakeups
+
+
+#: All keys of a limit.
+_ALL = object()
 
 
 def running_loop() -> asyncio.AbstractEventLoop | None:
@@ -72,22 +79,26 @@ class LimiterBase:
     #: The class of the logs in which starts are counted.
     log_type: ClassVar[type[SlidingLog]] = SlidingLog
 
-    def __init__(self, limits: Iterable[Limit], rng: random.Random | None) -> None:
+    def __init__(self, limits: Iterable[Limit | str], rng: random.Random | None) -> None:
+        if isinstance(limits, (Limit, str)):
+            raise TypeError(
+                f"limits must be a list of Limit, or a Limiter: write limits=[{checks.shown(limits)}]"
+            )
         if not isinstance(limits, Iterable):
-            raise TypeError(f"limits must be an iterable of Limit, got {checks.shown(limits)}")
+            raise TypeError(f"limits must be a list of Limit, got {checks.shown(limits)}")
         if rng is not None and not callable(getattr(rng, "random", None)):
             raise TypeError(f"rng must be a random.Random or None, got {checks.shown(rng)}")
-        self.limits: tuple[Limit, ...] = tuple(limits)
+        self.limits: tuple[Limit, ...] = tuple(map(_as_limit, limits))
         self._by_name: dict[str, Limit] = {}
         for limit in self.limits:
-            if not isinstance(limit, Limit):
-                raise TypeError(
-                    f"limits must be an iterable of Limit, got {checks.shown(limit)} in it"
-                )
             if limit.name in self._by_name:
                 called = checks.shown(limit.name)
                 raise ValueError(f"two limits are called {called}: give them names")
             self._by_name[limit.name] = limit
+        #: Whether calls are to be told to be over.
+        self._has_budget = any(isinstance(limit, Budget) for limit in self.limits)
+        #: Permits of calls that are over. May be appended to without the lock.
+        self._finished: deque[Permit] = deque()
         self._lock = threading.Lock()
         self._gate = Gate(rng)
         self._scheduler = Scheduler(self._gate)
@@ -119,6 +130,49 @@ class LimiterBase:
     def _closures(self) -> int:
         """How often the gate went from open to closed. Takes no lock: finalisers may read it."""
         return self._gate.closures
+
+    def remaining(self, item: Any = None) -> dict[str, float]:
+        """How much of each limit may start now, by its name; zero or more. Takes nothing.
+
+        Args:
+            item: what is asked for; of a limit with a ``key``, what remains for the key of this
+                item. Unless given, what remains for the key that has used most.
+
+        Raises:
+            TypeError, ValueError: a key function raised, or returned what cannot be a key.
+
+        It is less than ``max`` allows where refusals taught so. It does not look at the gate, nor
+        at calls that wait. From any thread.
+        """
+        keys = self._keys_of(item)
+        with self._lock:
+            now = self._now(running_loop())
+            return {
+                limit.name: float(
+                    min([log.room(now) for log in _logs_of(limit, key)], default=limit.max)
+                )
+                for limit, key in keys
+            }
+
+    def utilization(self, item: Any = None) -> dict[str, float]:
+        """The share of each limit's ``max`` that is used now, by its name: 0 is nothing.
+
+        It may be above 1, where ``max`` was lowered or a cost was more than its estimate. ``item``,
+        and what is raised: as for :meth:`remaining`. With many keys and no ``item`` it looks at all
+        of them. From any thread.
+        """
+        keys = self._keys_of(item)
+        with self._lock:
+            now = self._now(running_loop())
+            return {
+                limit.name: float(max([log.used(now) for log in _logs_of(limit, key)], default=0))
+                / float(limit.max)
+                for limit, key in keys
+            }
+
+    def _keys_of(self, item: Any) -> list[tuple[Limit, Hashable]]:
+        # Not under the lock: the key functions are the user's.
+        return [(limit, _ALL if item is None else limit._key_of(item)) for limit in self.limits]
 
     def statistics(self) -> LimiterStatistics:
         """What the limiter has done so far, and how many calls wait. From any thread."""
@@ -165,6 +219,7 @@ class LimiterBase:
         self._scheduler = Scheduler(self._gate)
         self._learner = RefusalLearner()
         self._wakeups = Wakeups()
+        self._finished.clear()
         for limit in self.limits:
             limit._state.reset()
         self._rates_changed()
@@ -183,6 +238,9 @@ class LimiterBase:
         for dead in wakeups.take_dead(running):
             scheduler.remove(dead)
             scheduler.cancel(dead)
+        while self._finished:
+            permit = self._finished.popleft()
+            scheduler.finish(permit._demand, permit._records)
         if now >= self._learner.relax_at:
             self._relax(now)
         while scheduler.waiting and (granted := scheduler.grant(now)):
@@ -199,7 +257,6 @@ class LimiterBase:
         running: asyncio.AbstractEventLoop | None,
     ) -> None:
         """Count the start of ``waiter`` from ``now`` on: its caller goes on, in this thread."""
-        self._grants += 1
         self._scheduler.confirm(now, waiter)
         if running is not None:
             self._wakeups.remove(waiter, running)
@@ -267,6 +324,39 @@ class LimiterBase:
             if window is not None and self._scheduler.waiting:
                 self._scheduler.recheck(window)
                 self._dispatch(now, running)
+
+    def _finish(self, permit: Permit) -> None:
+        """A call that started is over. Takes the lock, where that matters to anybody."""
+        if not self._has_budget:
+            return
+        self._finished.append(permit)
+        # The garbage collector may destroy a call at any time, also while this very thread holds
+        # the lock. Then those who wait see to it.
+        is_destroyed = sys.exc_info()[0] is GeneratorExit
+        if not self._lock.acquire(blocking=not is_destroyed):
+            self._wakeups.look_again()
+            return
+        try:
+            running = running_loop()
+            self._dispatch(self._now(running), running)
+        finally:
+            self._lock.release()
+
+
+def _logs_of(limit: Limit, key: Hashable) -> list[SlidingLog]:
+    state = limit._state
+    return [window.log for window in (state.windows() if key is _ALL else state.windows_of(key))]
+
+
+def _as_limit(limit: Any) -> Limit:
+    if isinstance(limit, str):
+        return Limit.parse(limit)
+    if not isinstance(limit, Limit):
+        raise TypeError(
+            "limits must be a list of Limit, or of texts such as '500/min', "
+            f"got {checks.shown(limit)} in it"
+        )
+    return limit
 
 
 def _clock_of(loop: asyncio.AbstractEventLoop) -> Callable[[], float]:

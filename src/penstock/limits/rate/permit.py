@@ -15,7 +15,7 @@ from penstock.limits.rate.window import Demand, LimitState, LimitWindow
 #: What an item is to take from a limit, and for which key.
 Charge: TypeAlias = "tuple[LimitState, Hashable, Exact]"
 
-#: The permits of the call that runs in this context, the innermost last.
+#: The permits of the call that runs in this context, the innermost last. Some may be over.
 permits_under_way: Final[ContextVar[tuple[Permit, ...]]] = ContextVar(
     "penstock_permits", default=()
 )
@@ -26,11 +26,13 @@ class PermitIssuer(LimitOwner, Protocol):
 
     def _settle(self, permit: Permit, limit: Limit, cost: Exact) -> None: ...
 
+    def _finish(self, permit: Permit) -> None: ...
+
 
 class Permit:
     """A call may start, and has been counted. Made by a :class:`penstock.Limiter`."""
 
-    __slots__ = ("_charges", "_demand", "_records", "call", "limiter")
+    __slots__ = ("_charges", "_demand", "_records", "call", "is_over", "limiter")
 
     def __init__(
         self,
@@ -44,8 +46,10 @@ class Permit:
         self._records = records
         #: What the item was to take from each limit; None: the same as all other items.
         self._charges = charges
-        #: What it was taken for, while that is under way; for those who make calls.
+        #: What it was taken for, while that is under way; and whether that is over. For those who
+        #: make calls, and do not put away permits that are over: it would cost as much as the rest.
         self.call: object = None
+        self.is_over = False
 
     def settle(self, limit: Limit | str, actual: float) -> None:
         """Correct the cost of the call: it was ``actual`` of ``limit``, or the limit of that name.
@@ -60,6 +64,15 @@ class Permit:
         chosen = self.limiter.limit(limit)
         cost = checked_cost(actual, "the actual cost", chosen.name)
         self.limiter._settle(self, chosen, cost)
+
+    def finish(self) -> None:
+        """The call is over. From any thread; a second time it does nothing.
+
+        Calls that lack room in a :class:`penstock.Budget` wait no longer for this one to turn out
+        cheaper. The blocks of ``async with limiter:`` and ``limiter.permit(item)`` call this method
+        at their end, and so do queues.
+        """
+        self.limiter._finish(self)
 
     def give_back(self) -> None:
         """The call will not be made after all: it cost nothing of any limit. From any thread."""
@@ -83,7 +96,7 @@ class Permit:
     def applied(self) -> Iterator[Permit]:
         """Make this the permit that ``limit.settle(actual)`` finds, within the ``with`` block."""
         around = permits_under_way.get()
-        permits_under_way.set((*around, self))
+        push_current(self)
         try:
             yield self
         finally:
@@ -92,19 +105,22 @@ class Permit:
 
 def current_permits() -> tuple[Permit, ...]:
     """The permits of the call under way, the innermost last."""
-    return permits_under_way.get()
+    permits = permits_under_way.get()
+    return tuple([permit for permit in permits if not permit.is_over]) if permits else permits
 
 
 def push_current(permit: Permit) -> Permit:
     """Make ``permit`` current until :func:`pop_current`, and return it."""
-    permits_under_way.set((*permits_under_way.get(), permit))
+    around = permits_under_way.get()
+    permits_under_way.set((*current_permits(), permit) if around else (permit,))
     return permit
 
 
 def pop_current(limiter: PermitIssuer) -> None:
-    """Make the innermost permit of ``limiter`` current no longer."""
+    """Make the innermost permit of ``limiter`` current no longer: its call is over."""
     permits = permits_under_way.get()
     for index in range(len(permits) - 1, -1, -1):
         if permits[index].limiter is limiter:
             permits_under_way.set(permits[:index] + permits[index + 1 :])
+            limiter._finish(permits[index])
             return
