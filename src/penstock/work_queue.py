@@ -187,6 +187,18 @@ class WorkQueue(Lifecycle, WorkQueueBase[T], Consumable[T]):
             error_handler=error_handler,
         )
 
+    async def stop_workers(self, timeout: float | None = None) -> None:
+        """Let the workers of :meth:`process` finish what they hold, and end them.
+
+        Args:
+            timeout: seconds after which they are cancelled and their items given back. ``None`` or
+                ``math.inf``: never. ``0``: at once.
+
+        The queue goes on, and so do a ``map`` or a batch, which have workers of their own. Raises
+        as :meth:`penstock.BoundedQueue.stop_workers`; cancelling it cancels the workers at once.
+        """
+        await self.queue.stop_workers(timeout=timeout)
+
     async def batch_process(
         self,
         items: Iterable[T] | AsyncIterable[T],

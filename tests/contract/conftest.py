@@ -62,8 +62,6 @@ class Kind:
     has_calls_at_once: bool = True
     #: Whether ``factory`` needs the URL of a NATS server.
     needs_nats: bool = False
-    #: What a worker hears that would wait for itself.
-    refusal_in_worker: str = "inside a worker"
 
 
 @asynccontextmanager
@@ -80,7 +78,6 @@ async def work_queues() -> AsyncIterator[MakeQueue]:
 BLOCKING = Kind(
     partial(blocking_queues, plain=False),
     calls_are_cancellable=False,
-    refusal_in_worker="in a running event loop",
 )
 #: The same, where they are threads.
 BLOCKING_PLAIN = Kind(
@@ -157,12 +154,6 @@ def calls_at_once(kind: Kind) -> None:
     """For tests of put_nowait and get_nowait."""
     if not kind.has_calls_at_once:
         pytest.skip("a call that does not wait cannot ask a broker")
-
-
-@pytest.fixture
-def refusal_in_worker(kind: Kind) -> str:
-    """Part of what a worker hears that would wait for itself."""
-    return kind.refusal_in_worker
 
 
 @pytest.fixture

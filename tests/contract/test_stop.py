@@ -172,9 +172,7 @@ class TestStop:
         assert await stop is True
 
     @pytest.mark.parametrize("call", ["stop", "join", "stop_workers"])
-    async def test_a_worker_cannot_wait_for_itself(
-        self, make_queue: MakeQueue, call: str, refusal_in_worker: str
-    ) -> None:
+    async def test_a_worker_cannot_wait_for_itself(self, make_queue: MakeQueue, call: str) -> None:
         queue = make_queue()
         errors: list[BaseException] = []
 
@@ -187,7 +185,7 @@ class TestStop:
         await queue.start_workers(work, 1)
         await put_all(queue, "a")
         await until(lambda: bool(errors))
-        assert refusal_in_worker in str(errors[0])
+        assert "inside a worker function" in str(errors[0])
         await queue.join()
 
 

@@ -1,4 +1,4 @@
-"""Ctrl-C, in programs of their own."""
+"""Ctrl-C, and puts in signal handlers and finalisers, in programs of their own."""
 
 from __future__ import annotations
 
@@ -196,3 +196,80 @@ with queue:
     assert list(items) == ["b"]
 """)
     assert (outcome.returncode, outcome.stderr) == (0, "")
+
+
+def test_a_put_in_a_signal_handler_works_or_is_refused_and_never_waits() -> None:
+    """However often: the handler interrupts puts of its own thread in the middle of a change."""
+    outcome = run_program(
+        """
+        import math, signal, time
+        import penstock, penstock.sync
+
+        accepted, refused, done = [], [], []
+
+        def handle(signum, frame):
+            try:
+                queue.put_nowait("from the handler")
+            except (penstock.QueueStateError, penstock.QueueFullError) as error:
+                refused.append(error)
+            else:
+                accepted.append(1)
+
+        queue = penstock.sync.WorkQueue(10)
+        queue.process(done.append, 1)
+        signal.signal(signal.SIGALRM, handle)
+        signal.setitimer(signal.ITIMER_REAL, 0.0002, 0.0002)
+        puts = 0
+        give_up_at = time.monotonic() + 60
+        while not any("finaliser" in str(error) for error in refused):
+            assert queue.put("from the loop", timeout=math.inf)
+            puts += 1
+            assert time.monotonic() < give_up_at, "no handler has interrupted the queue itself"
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        assert queue.join(60)
+        assert len(done) == puts + len(accepted), (len(done), puts, len(accepted))
+        assert queue.metrics["enqueued"] == queue.metrics["processed"] == len(done)
+        assert queue.statistics().peak_size <= 10
+        queue.stop()
+        print("done")
+        """
+    )
+    assert outcome.stdout == "done\n", outcome.stderr
+
+
+def test_a_put_in_a_finaliser_works_or_is_refused_and_never_waits() -> None:
+    outcome = run_program(
+        """
+        import gc, math
+        import penstock, penstock.sync
+
+        accepted, refused, done = [], [], []
+
+        class Litter:
+            def __init__(self):
+                self.me = self
+
+            def __del__(self):
+                try:
+                    queue.put_nowait("from a finaliser")
+                except (penstock.QueueStateError, penstock.QueueFullError) as error:
+                    refused.append(str(error))
+                else:
+                    accepted.append(1)
+
+        queue = penstock.sync.WorkQueue(10)
+        queue.process(done.append, 1)
+        gc.set_threshold(1)
+        for _ in range(2_000):
+            Litter()
+            assert queue.put("from the loop", timeout=math.inf)
+        gc.set_threshold(700)
+        gc.collect()
+        assert queue.join(60)
+        assert len(accepted) + len(refused) == 2_000
+        assert len(done) == 2_000 + len(accepted)
+        queue.stop()
+        print("done")
+        """
+    )
+    assert outcome.stdout == "done\n", outcome.stderr

@@ -6,9 +6,14 @@ import functools
 import inspect
 import warnings
 from collections.abc import Callable
+from opcode import opmap
+from types import FunctionType, MethodType
 from typing import Any, TypeVar, cast
 
 F = TypeVar("F", bound=Callable[..., Any])
+
+# One of them is in the code of each ``await``, ``async with`` and ``async for``, in all of CPython.
+_AWAITS = {opmap.get("GET_AWAITABLE"), opmap.get("GET_ANEXT")}
 
 
 def is_async(func: Callable[..., Any]) -> bool:
@@ -18,6 +23,18 @@ def is_async(func: Callable[..., Any]) -> bool:
     return not inspect.isroutine(func) and inspect.iscoroutinefunction(
         getattr(type(func), "__call__", None)  # noqa: B004 - the method, not whether it has one
     )
+
+
+def may_suspend(func: Callable[..., Any]) -> bool:
+    """Whether a call of an async function may wait for something.
+
+    False is certain: it is an ``async def`` with no ``await`` in it.
+    """
+    while isinstance(func, (functools.partial, MethodType)):
+        func = func.func if isinstance(func, functools.partial) else func.__func__
+    if not isinstance(func, FunctionType) or not func.__code__.co_flags & inspect.CO_COROUTINE:
+        return True
+    return None in _AWAITS or not _AWAITS.isdisjoint(func.__code__.co_code[::2])
 
 
 def deprecated_name(name: str, func: F) -> F:

@@ -273,6 +273,15 @@ class QueueBase(Generic[T]):
                 current_state=self._status.value,
             )
 
+    def _check_not_inside(self) -> None:
+        """Refuse a join inside an item, in whatever task: it would wait for the item."""
+        if self._pool.is_inside:
+            raise QueueStateError(
+                "Cannot call join() from inside a worker function, nor in a task that one has "
+                "started: it would wait for itself. Call it where the items are put",
+                current_state=self._status.value,
+            )
+
     def _stopped_meanwhile(self, verb: str) -> QueueStateError:
         status = self._status
         if status is QueueStatus.PROCESSING:  # it was started again since

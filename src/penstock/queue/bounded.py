@@ -9,6 +9,7 @@ import warnings
 from asyncio import _get_running_loop
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager, suppress
+from contextvars import Context
 from typing import Any, TypeVar
 
 from penstock._util import checks
@@ -47,14 +48,27 @@ class Submitted(asyncio.Future[Any]):
     def __init__(self, pool: WorkerPool[Any], loop: asyncio.AbstractEventLoop) -> None:
         super().__init__(loop=loop)
         self._pool = pool
+        self._is_awaited = False
 
     def __await__(self) -> Generator[Any, None, Any]:
-        if self.done() or not self._pool.owns(asyncio.current_task()):
-            return (yield from super().__await__())
-        with self._pool.one_more_worker():
-            return (yield from super().__await__())
+        self._is_awaited = True
+        try:
+            if self.done() or not self._pool.is_inside:
+                return (yield from super().__await__())
+            with self._pool.one_more_worker():
+                return (yield from super().__await__())
+        finally:
+            self._is_awaited = False
 
     __iter__ = __await__
+
+    def add_done_callback(
+        self, fn: Callable[[Any], object], /, *, context: Context | None = None
+    ) -> None:
+        """Have ``fn`` called when it is done. That is how ``asyncio.gather`` waits, too."""
+        super().add_done_callback(fn, context=context)
+        if not self._is_awaited and not self.done():
+            self._pool.watch(self)
 
 
 class BoundedQueue(Lifecycle, Consumable[T], InProcessQueue[T]):
@@ -98,8 +112,8 @@ class BoundedQueue(Lifecycle, Consumable[T], InProcessQueue[T]):
         max_dead_letters: int = MAX_DEAD_LETTERS,
     ) -> None:
         super().__init__(maxsize, timeout, logger, name, telemetry, policy, max_dead_letters)
-        # How many workers wait, inside an item, for room in this queue, as long as it takes.
-        self._workers_that_put = 0
+        # The calls of items inside of which puts wait for room as long as it takes.
+        self._calls_that_put = self._pool.waiting_calls()
         self._warning_muted = False
         self._unmute_timer: asyncio.TimerHandle | None = None
 
@@ -218,7 +232,8 @@ class BoundedQueue(Lifecycle, Consumable[T], InProcessQueue[T]):
         is done, the future raises ``QueueStateError`` and the item is in ``unprocessed``.
 
         A worker function may submit to its own queue and await the future: one more worker is there
-        meanwhile. (Await the future itself, and not by ``asyncio.wait``: nobody hears of that.)
+        meanwhile. If it waits by ``asyncio.gather`` or ``asyncio.wait``, nobody knows that for
+        certain, and one more is there only if all workers may be waiting like this.
         """
         if _get_running_loop() is not self._open_in:
             self._refuse("put")
@@ -231,16 +246,17 @@ class BoundedQueue(Lifecycle, Consumable[T], InProcessQueue[T]):
 
     @contextmanager
     def _waiting_as_worker(self) -> Iterator[None]:
-        if not self._pool.owns(asyncio.current_task()):
+        call = self._pool.call_around()
+        if call is None:
             yield
             return
-        self._workers_that_put += 1
         try:
-            if self._workers_that_put >= self._pool.count and not self._is_taken_by_hand:
+            count = self._calls_that_put.add(call)
+            if count >= self._pool.count and not self._is_taken_by_hand:
                 raise self._none_would_make_room()
             yield
         finally:
-            self._workers_that_put -= 1
+            self._calls_that_put.remove(call)
 
     def _warn_full(self) -> None:
         if self._warning_muted:

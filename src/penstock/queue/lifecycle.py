@@ -213,7 +213,7 @@ class QueueLifecycle(QueueBase[T]):
 
     async def _join_unfinished(self) -> None:
         self._check_loop("join")
-        self._check_not_worker("join")
+        self._check_not_inside()
         left = self._buffer.ready
         if (self._status is QueueStatus.STOPPED and left) or not await self._counters.join():
             raise QueueStateError(
@@ -332,7 +332,7 @@ class QueueLifecycle(QueueBase[T]):
         """Let a job put its items, and workers take them. Starts the queue, if need be."""
         if await self._be_started():
             self._is_of_jobs = True
-        job.is_nested |= self._pool.owns(asyncio.current_task())
+        job.is_nested |= self._pool.is_inside
         self._buffer.open_lane(job)
         self._needs_slow_path = self._first_put
         if self._buffer.unclaimed:  # left by a stop, or put by others: they use up its room
@@ -356,7 +356,7 @@ class QueueLifecycle(QueueBase[T]):
             await self._pool.close(job)
         finally:
             # Not from inside an item: the job of the item has ended too, and waits for its worker.
-            is_last = not self._pool.has_jobs and not self._pool.owns(asyncio.current_task())
+            is_last = not self._pool.has_jobs and not self._pool.is_inside
             if self._is_of_jobs and is_last:
                 self._is_of_jobs = False
                 if self._status is QueueStatus.PROCESSING:

@@ -28,6 +28,8 @@ from typing import Any, Protocol, TypeVar
 
 import janus
 
+from penstock.errors import QueueStateError
+from penstock.queue.status import QueueStatus
 from penstock.queue.store import EntryStore, Lane, PutOutcome
 from penstock.sync.waiting import BY_HAND, TASK, THREAD, LoopWaiters, OneShotEvent, WaitingPut
 from penstock.workers.item import Entry, Ticket, job_of
@@ -73,6 +75,16 @@ class _JanusQueue(janus.Queue["Entry[T]"]):
     def _get(self) -> Entry[T]:
         return self.source.popleft()
 
+    def use_methods(self, is_plain: bool) -> None:
+        """``is_plain``: all entries are in the one deque, and its own methods are the quickest."""
+        if is_plain:
+            entries = self.entries
+            plain = {"_qsize": entries.__len__, "_put": entries.append, "_get": entries.popleft}
+            self.__dict__.update(plain)
+        else:
+            for name in ("_qsize", "_put", "_get"):
+                self.__dict__.pop(name, None)
+
 
 class EntryHolder(Protocol[T]):
     """A worker's slot, as far as the buffer writes to it, under its lock."""
@@ -108,7 +120,11 @@ class JanusBuffer(EntryStore[T]):
         self._queue = queue = _JanusQueue(maxsize)
         super().__init__(maxsize, queue.entries)
         queue.store = self
-        self.lock = threading.Lock()
+        self._is_plain = False
+        self._look_whether_plain()
+        # One that knows its thread: a signal handler or a finaliser may interrupt this very code.
+        self.lock = threading.RLock()
+        self._is_locked_here: Callable[[], bool] = self.lock._is_owned  # type: ignore[attr-defined]
         #: The most entries that workers may have in hand, of all jobs together.
         self.most_in_hand = 0
         #: Returns the slots of all workers.
@@ -159,9 +175,14 @@ class JanusBuffer(EntryStore[T]):
         """Accept the item if there is room. (While puts wait for room, there is none.)
 
         ``context`` is the one that the item will run in; a copy of the caller's by default.
+
+        Raises:
+            QueueStateError: the caller has interrupted the buffer itself, in this thread.
         """
         if context is None:  # an empty one is false
             context = copy_context()
+        if self._is_locked_here():
+            raise self._interrupted()
         with self.lock:
             if self.closed:
                 return False
@@ -173,6 +194,13 @@ class JanusBuffer(EntryStore[T]):
                 return True
             self._admit(item, context, ticket)
             return True
+
+    def _interrupted(self) -> QueueStateError:
+        return QueueStateError(
+            "Cannot put or take here: a signal handler or a finaliser has interrupted the queue "
+            "itself in the middle of a change. Leave a note there, and put it elsewhere",
+            current_state=QueueStatus.PROCESSING.value,
+        )
 
     def _admit(self, item: T, context: Context, ticket: Ticket | None) -> Entry[T]:
         self._last_number = number = self._last_number + 1
@@ -325,7 +353,13 @@ class JanusBuffer(EntryStore[T]):
             self._queue.source = self.entries
 
     def take_by_hand(self) -> Entry[T] | None:
-        """The next entry that has no job of its own, for a caller of ``get``."""
+        """The next entry that has no job of its own, for a caller of ``get``.
+
+        Raises:
+            QueueStateError: the caller has interrupted the buffer itself, in this thread.
+        """
+        if self._is_locked_here():
+            raise self._interrupted()
         with self.lock:
             if self._owner is not None:
                 self._split()
@@ -382,6 +416,17 @@ class JanusBuffer(EntryStore[T]):
         """Keep the entries of ``job`` apart, and let workers take them as it allows."""
         with self.lock:
             self._open_lane(job, is_alone=not self._waiters and not self._waiting_puts)
+            self._look_whether_plain()
+
+    def _count(self) -> None:
+        super()._count()
+        self._look_whether_plain()
+
+    def _look_whether_plain(self) -> None:
+        is_plain = not self.lanes and self._owner is None
+        if is_plain is not self._is_plain:
+            self._is_plain = is_plain
+            self._queue.use_methods(is_plain)
 
     def _add_lane(self, lane: Lane[T]) -> None:
         had_lanes = bool(self.lanes)

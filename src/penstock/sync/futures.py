@@ -156,7 +156,7 @@ class Result(concurrent.futures.Future[Any]):
                 f"Cannot call {call}() in a forked child: the item is its parent's"
             )
         refuse_in_loop(call)
-        if not pool.owns_this_thread() or self._is_nested:
+        if self._is_nested or not pool.is_inside:
             yield
             return
         with pool.one_more_worker():

@@ -37,7 +37,7 @@ class BlockingJob(Generic[T]):
         queue = self._queue
         queue._check_alive()
         refuse_in_loop("map or batch_process")
-        is_nested = queue._pool.owns_this_thread()
+        is_nested = queue._pool.is_inside
         with queue._acquire_thread() as thread:
             self.job: Job[T] = queue._make_job(*self._settings)
             self.job.is_nested = is_nested

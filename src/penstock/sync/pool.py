@@ -19,6 +19,7 @@ from penstock.limits.adaptive import AdaptiveConcurrency
 from penstock.sync.buffer import JanusBuffer
 from penstock.sync.slots import LoopSlot, SharedCounters, ThreadSlot, WorkerSlot
 from penstock.workers.calls import AsyncCall, ErrorHandler, WorkerFunc
+from penstock.workers.inside import WORKER_THREADS
 from penstock.workers.item import Entry
 from penstock.workers.job import Job, JobFunctions, ThreadJob
 from penstock.workers.pool import WorkerPool
@@ -96,6 +97,7 @@ class _ThreadWorker(_SlotWorker[T]):
         """Take entries until the worker is retired. In its thread, which ``threads`` knows then."""
         me = threading.get_ident()
         threads[me] = self.slot
+        WORKER_THREADS.add(me)
         error: BaseException | None = None
         try:
             run_to_completion(self.run())
@@ -103,6 +105,7 @@ class _ThreadWorker(_SlotWorker[T]):
             error = raised
         finally:
             threads.pop(me, None)
+            WORKER_THREADS.discard(me)
             with suppress(RuntimeError):  # the loop is closed: nobody waits for this any more
                 self.task.get_loop().call_soon_threadsafe(self._resolve_task, error)
 
@@ -134,9 +137,12 @@ class ThreadWorkerPool(WorkerPool[T]):
         #: Whether this is a forked child.
         self.is_inherited = False
 
-    def owns_this_thread(self) -> bool:
-        """Whether a worker function runs in the calling thread. For any thread."""
-        return threading.get_ident() in self.threads
+    def call_around(self) -> object:
+        """The call of the item inside of which the caller's code runs, or None. For any thread."""
+        me = threading.get_ident()
+        if me in WORKER_THREADS:  # and not in a task or thread that an item has started
+            return self.threads.get(me)
+        return super().call_around()
 
     def make_job(
         self,
@@ -168,7 +174,7 @@ class ThreadWorkerPool(WorkerPool[T]):
         loop_thread = self.loop_thread
         loop = None if loop_thread is None else loop_thread.loop
         if loop is None or _get_running_loop() is loop:
-            self._buffer.most_in_hand = max(self._wanted(False), self._wanted(True))
+            self._buffer.most_in_hand = self._wanted(None)
             super().resize()
             return
         with suppress(RuntimeError):  # it is closed: there are no workers

@@ -133,7 +133,7 @@ class BlockingQueue(BlockingConsumable[T], InProcessQueue[T]):
         return future
 
     def _waiting_as_worker(self) -> AbstractContextManager[None]:
-        if self._pool.owns_this_thread() and not self._buffer.closed:
+        if self._pool.is_inside and not self._buffer.closed:
             raise self._none_would_make_room()
         return nullcontext()
 
@@ -175,10 +175,15 @@ class BlockingQueue(BlockingConsumable[T], InProcessQueue[T]):
     def _warn_full(self) -> None:
         now = time.monotonic()
         if now >= self._warn_after:
-            with self._warning_lock:
+            # Without a wait: a signal handler may have interrupted this thread in here.
+            if not self._warning_lock.acquire(blocking=False):
+                return  # another thread is about to tell
+            try:
                 if now < self._warn_after:  # another thread was faster
                     return
                 self._warn_after = now + WARNING_INTERVAL
+            finally:
+                self._warning_lock.release()
             self._log_full()
 
     # -- lifecycle and workers, in the loop ---------------------------------------------------
@@ -350,13 +355,13 @@ class BlockingQueue(BlockingConsumable[T], InProcessQueue[T]):
     def _check_caller(self, call: str) -> None:
         """Refuse a call that would wait for ever, or make others wait."""
         self._check_alive()
-        refuse_in_loop(call)
-        if self._pool.owns_this_thread():
+        if self._pool.is_inside:
             raise QueueStateError(
                 f"Cannot call {call}() from inside a worker function: it would wait for itself. "
                 f"Use threading.Thread(target=queue.{call}).start() and do not join it there",
                 current_state=self._status.value,
             )
+        refuse_in_loop(call)
 
     def _refuse(self, verb: str) -> None:
         """Raise ``QueueStateError``; but return in a cell of a notebook, which may go on."""

@@ -58,7 +58,7 @@ class WaitingPut(OneShotEvent):
 class SharedEntries(Protocol):
     """What those who wait in the event loop need of the buffer, which documents each member."""
 
-    lock: threading.Lock
+    lock: threading.RLock
     closed: bool
 
     @property

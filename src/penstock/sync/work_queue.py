@@ -71,9 +71,9 @@ class WorkQueue(WorkQueueBase[T], BlockingConsumable[T]):
     Calls that block raise ``QueueStateError`` where they could never return: in a running event
     loop, in a forked child of the process that made the queue, and some in a worker of the queue.
     In a notebook they work in each cell that has no ``await`` of its own. ``put_nowait`` is allowed
-    everywhere but in a signal handler or a ``__del__``. Ctrl-C gets out of every call. A queue that
-    is garbage-collected unstopped warns (``ResourceWarning``), processes what it has accepted, and
-    ends its thread.
+    everywhere; in a signal handler or a ``__del__`` that has interrupted the queue itself it raises
+    ``QueueStateError``. Ctrl-C gets out of every call. A queue that is garbage-collected unstopped
+    warns (``ResourceWarning``), processes what it has accepted, and ends its thread.
     """
 
     def __init__(
@@ -243,6 +243,18 @@ class WorkQueue(WorkQueueBase[T], BlockingConsumable[T]):
             num_workers=self._workers_wanted(num_workers),
             error_handler=error_handler,
         )
+
+    def stop_workers(self, timeout: float | None = None) -> None:
+        """Let the workers of :meth:`process` finish what they hold, and end them.
+
+        As :meth:`penstock.WorkQueue.stop_workers`; but a plain function that is still under way
+        after ``timeout`` seconds goes on in its thread, and its item is given back all the same.
+
+        Raises:
+            QueueStateError: called in a worker function, which would wait for itself.
+            ValueError: the timeout is negative, NaN or no number.
+        """
+        self._blocking.stop_workers(timeout)
 
     def batch_process(
         self,

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Generic, TypeVar
 
+from penstock._util.functions import may_suspend
 from penstock.limits.adaptive import AdaptiveConcurrency
 from penstock.workers.calls import AsyncCall, ErrorHandler, WorkerFunc, as_async
 
@@ -46,6 +47,8 @@ class Job(Generic[T]):
     ) -> None:
         self.call: AsyncCall[T] = as_async(func, self._get_threads) if call is None else call
         self.error_handler = error_handler
+        #: Whether a call may wait for something.
+        self.may_suspend = may_suspend(self.call)
         self.can_end_program = can_end_program
         self.is_for_threads = is_for_threads
         #: What the worker function is called in messages.

@@ -17,6 +17,7 @@ from typing import Any, Generic, TypeVar
 
 from penstock.limits.adaptive import AdaptiveConcurrency
 from penstock.workers.calls import ErrorHandler, WorkerFunc
+from penstock.workers.inside import WaitingCalls, call_around
 from penstock.workers.item import Entry
 from penstock.workers.job import Job
 from penstock.workers.source import Counters, PoolSource
@@ -56,6 +57,7 @@ class WorkerPool(Generic[T]):
         self._workers: dict[asyncio.Future[None], Worker[T]] = {}
         # Sets of workers, each with the future that is done when all of them have ended.
         self._exit_waiters: list[tuple[set[asyncio.Future[None]], asyncio.Future[None]]] = []
+        self._watching = self.waiting_calls()
         self._launched = 0
 
     @property
@@ -95,6 +97,19 @@ class WorkerPool(Generic[T]):
     def owns(self, task: asyncio.Task[Any] | None) -> bool:
         """Whether ``task`` is one of the workers."""
         return task in self._workers
+
+    @property
+    def is_inside(self) -> bool:
+        """Whether the caller's code runs inside an item, in whatever task or thread."""
+        return self.call_around() is not None
+
+    def call_around(self) -> object:
+        """The call of the item inside of which the caller's code runs, or None. For any thread."""
+        return call_around(self._workers)
+
+    def waiting_calls(self) -> WaitingCalls:
+        """Return a new count of the calls that wait for something."""
+        return WaitingCalls(self._workers)
 
     # -- jobs and their claims ------------------------------------------------------------------
 
@@ -174,6 +189,26 @@ class WorkerPool(Generic[T]):
         finally:
             self._add_extra(standing, -1)
 
+    def watch(self, future: asyncio.Future[Any]) -> None:
+        """Somebody wants to hear of an item of the standing job. If a worker does, it may wait.
+
+        Nobody knows whether it does, and one more worker is one more call at once. So there is one
+        more, until the item is done, only if all workers have such items.
+        """
+        call, standing = self.call_around(), self._source.standing
+        if call is None or standing is None:
+            return
+        may_be_stuck = self._watching.add(call) >= self.count
+
+        def forget(future: object) -> None:
+            self._watching.remove(call)
+            if may_be_stuck:
+                self._add_extra(standing, -1)
+
+        asyncio.Future.add_done_callback(future, forget, context=Context())
+        if may_be_stuck:
+            self._add_extra(standing, 1)
+
     def _add_extra(self, job: Job[T], count: int) -> None:
         with self._lock:
             job.extra += count
@@ -216,8 +251,10 @@ class WorkerPool(Generic[T]):
         else:
             self._source.wake()  # a job may have a larger number now
 
-    def _wanted(self, is_for_threads: bool) -> int:
-        jobs = [job for job in self._jobs.copy() if job.is_for_threads is is_for_threads]
+    def _wanted(self, is_for_threads: bool | None) -> int:
+        """How many workers of a kind there are to be; ``None``: of all kinds, at once busy."""
+        kinds = (False, True) if is_for_threads is None else (is_for_threads,)
+        jobs = [job for job in self._jobs.copy() if job.is_for_threads in kinds]
         if not jobs:
             return 0
         # A worker that waits for a job of its own queue does nothing: one more does its work.

@@ -11,6 +11,7 @@ from typing import Any, Generic, TypeVar
 
 from penstock._util.compat import CountingTask, cancel_requests, is_being_cancelled
 from penstock.workers.calls import FINISHED, AsyncCall
+from penstock.workers.inside import CURRENT_CALL
 from penstock.workers.item import Entry, job_of
 from penstock.workers.job import Job
 from penstock.workers.source import Counters, Source
@@ -56,6 +57,7 @@ class Worker(Generic[T]):
         "_logger",
         "_may_go_on",
         "_source",
+        "call",
         "cancelled",
         "cancelled_by_others",
         "entry",
@@ -90,6 +92,9 @@ class Worker(Generic[T]):
         self._cancelled_after = -1
         #: Requests to cancel the task that were meant for items, and are no reason to end.
         self.handled_cancels = 0
+        #: Stands for the call of its item, or of one before, to know code that runs inside of it.
+        #: (Not the call itself: contexts keep it, for longer than the call may live.)
+        self.call: object = None
         #: Its entry while it is suspended. The pool reclaims it from a worker that is stuck.
         self.entry: Entry[T] | None = None
 
@@ -99,11 +104,14 @@ class Worker(Generic[T]):
         turn, left = source.turn, 1
         standing: Any = self.standing
         call: AsyncCall[Any] = _no_standing_job if standing is None else standing.call
+        may_suspend = standing is not None and standing.may_suspend
+        enter = CURRENT_CALL.set
         try:
             while not self.must_ask or self._may_go_on(self):
                 entry = source.take()
                 if entry is None:
                     item = context = ticket = coro = steps = awaited = None  # keep nothing alive
+                    self.call = None
                     if counters.joiners:  # only here, since with an entry left not all is done
                         counters.notify_if_done()
                     call = None  # type: ignore[assignment] # nor the owner of the function
@@ -116,6 +124,9 @@ class Worker(Generic[T]):
                 try:
                     coro = call(item) if ticket is None else ticket.run(call, standing, item)
                     steps = coro.__await__()
+                    if may_suspend if ticket is None else ticket.may_suspend(standing):
+                        self.call = this_call = object()
+                        context.run(enter, this_call)
                     awaited = context.run(next, steps, FINISHED)
                 except BaseException as raised:
                     error = raised
@@ -158,6 +169,7 @@ class Worker(Generic[T]):
             # item, and no other error, whose frames have items.
             entry = item = context = ticket = coro = steps = awaited = None
             error = failure = None  # type: ignore[assignment]
+            self.call = None
             if counters.joiners:
                 counters.notify_if_done()
             source.wake()
@@ -324,6 +336,8 @@ class Worker(Generic[T]):
             result = context.run(handler, error, item)
             if isawaitable(result):
                 steps = result.__await__()
+                self.call = object()
+                context.run(CURRENT_CALL.set, self.call)
                 awaited = context.run(next, steps, FINISHED)
         except BaseException as raised:
             failure = raised

@@ -17,6 +17,8 @@ from helpers.queues import put_all
 from helpers.tasks import soon, until
 from helpers.workers import Worker
 from penstock.brokers.nats import NatsQueue, QueueInfo
+from penstock.brokers.nats.connection.answers import ApiError
+from penstock.brokers.nats.connection.wire import Wire
 from penstock.errors import BrokerError, QueueStateError
 
 pytestmark = pytest.mark.real_time
@@ -127,6 +129,26 @@ async def test_a_subject_that_another_stream_has_already(
         text = await refusal(make_queue())
     assert f"Cannot create stream {name}" in text
     assert "overlap" in text
+
+
+async def test_a_server_that_makes_the_stream_just_now_may_say_that_its_subject_is_in_use(
+    make_queue: MakeQueue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As nats-server 2.9 does to one of several machines that begin at once."""
+
+    async def another_was_faster(wire: Wire, subject: str, *request: Any) -> dict[str, Any]:
+        answer = await api(wire, subject, *request)
+        if subject.startswith("STREAM.CREATE."):
+            said = {"code": 400, "err_code": 10065, "description": "subjects overlap"}
+            raise ApiError(said)
+        return answer
+
+    api = Wire.api
+    monkeypatch.setattr(Wire, "api", another_was_faster)
+    queue = make_queue()
+    await soon(queue.start())
+    await put_all(queue, "x")
+    assert (await queue.info()).size == 1
 
 
 async def test_replicas_need_a_cluster(make_queue: MakeQueue) -> None:

@@ -8,6 +8,7 @@ NO_CONSUMER: Final = 10014
 NO_MESSAGE: Final = 10037
 NAME_IN_USE: Final = 10058
 NO_STREAM: Final = 10059
+SUBJECT_IN_USE: Final = 10065
 FULL: Final = 10077
 #: The message is on its way to the cluster's other servers.
 IN_FLIGHT: Final = 10158

@@ -299,7 +299,7 @@ class NatsCore(QueueBase[T]):
                 raise self._not_empty()
             return
         self._check_loop("join")
-        self._check_not_worker("join")
+        self._check_not_inside()
         stops, pause = self._stops, _SHORTEST_LOOK
         while self._stops == stops:
             if await self._watch.look() == 0 and not len(self._hands):

@@ -20,6 +20,7 @@ from penstock.brokers.nats.connection.codes import (
     NO_CONSUMER,
     NO_LEADER,
     NO_STREAM,
+    SUBJECT_IN_USE,
 )
 from penstock.brokers.nats.connection.wire import Wire
 from penstock.errors import BrokerError
@@ -120,18 +121,27 @@ class Engine:
 
     async def _have_stream(self, wanted: dict[str, Any]) -> None:
         name = wanted["name"]
-        try:
-            info = await self._ask(f"STREAM.INFO.{name}")
-        except ApiError as error:
-            if error.code != NO_STREAM:
-                raise self.refusal(f"look at stream {name}", error) from error
+        info = await self._stream_info(name)
+        if info is None:
             try:
                 info = await self._ask(f"STREAM.CREATE.{name}", wanted)
             except ApiError as failure:
-                if failure.code != NAME_IN_USE:
+                # Mostly another machine was faster. A server that makes its stream just now may say
+                # as well that the subjects are in use: by the very stream.
+                is_there = failure.code in (NAME_IN_USE, SUBJECT_IN_USE)
+                info = await self._stream_info(name) if is_there else None
+                if info is None:
                     raise self.refusal(f"create stream {name}", failure) from failure
-                info = await self._ask(f"STREAM.INFO.{name}")  # another machine was faster
         self._compare(f"stream {name}", wanted, info["config"])
+
+    async def _stream_info(self, name: str) -> dict[str, Any] | None:
+        """What the server says of a stream; None if there is none."""
+        try:
+            return await self._ask(f"STREAM.INFO.{name}")
+        except ApiError as error:
+            if error.code != NO_STREAM:
+                raise self.refusal(f"look at stream {name}", error) from error
+            return None
 
     async def _have_consumer(self) -> None:
         wanted = self._consumer

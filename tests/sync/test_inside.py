@@ -1,0 +1,85 @@
+"""Waits for a queue from inside its own async items, in threads that the items have started."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import threading
+from typing import Any
+
+import pytest
+
+from penstock import QueueStateError
+from penstock.sync import WorkQueue
+from sync.helpers import BOUND, eventually
+
+
+def test_a_put_for_which_its_own_worker_would_have_to_make_room_is_refused() -> None:
+    async def work(item: int) -> None:
+        if item == 1:
+            assert await asyncio.to_thread(queue.put, 2, math.inf)
+            with pytest.raises(QueueStateError, match="inside its own worker"):
+                await asyncio.to_thread(queue.put, 3, math.inf)
+            assert not await asyncio.to_thread(queue.put, 3, 0.01)
+
+    with WorkQueue[int](1) as queue:
+        queue.process(work)
+        queue.submit(1).result(BOUND)
+        assert queue.join(BOUND)
+        assert queue.metrics["processed"] == 2
+
+
+@pytest.mark.parametrize("call", ["join", "stop", "stop_workers", "start"])
+def test_what_would_wait_for_the_item_is_refused_and_what_is_said_works(call: str) -> None:
+    async def work(item: int) -> str:
+        with pytest.raises(QueueStateError) as told:
+            await asyncio.to_thread(getattr(queue, call))
+        threads.append(threading.Thread(target=getattr(queue, call)))
+        threads[0].start()
+        return str(told.value)
+
+    threads: list[threading.Thread] = []
+    with WorkQueue[int]() as queue:
+        queue.process(work)
+        told = queue.submit(1).result(BOUND)
+        assert f"Use threading.Thread(target=queue.{call}).start()" in told
+        threads[0].join(BOUND)
+        assert not threads[0].is_alive()
+
+
+def test_results_and_jobs_in_a_thread_of_an_item_are_served() -> None:
+    async def work(item: int) -> Any:
+        if item == 1:
+            future = await asyncio.to_thread(queue.submit, 2)
+            return await asyncio.to_thread(future.result, BOUND)
+        return await asyncio.to_thread(lambda: list(queue.map(str, range(5))))
+
+    with WorkQueue[int](2, concurrency_limit=1) as queue:
+        queue.process(work)
+        assert queue.submit(1).result(BOUND) == list("01234")
+        assert queue.join(BOUND)
+        eventually(lambda: queue.worker_count == 1)
+
+
+def test_a_worker_of_one_queue_is_not_inside_of_another_that_put_its_item() -> None:
+    """Two stages, the second of which puts back into the first."""
+    done: list[int] = []
+    second_has_begun = threading.Event()
+
+    async def first(item: int) -> None:
+        if item < 3:
+            await asyncio.to_thread(two.put, item, math.inf)
+            assert await asyncio.to_thread(second_has_begun.wait, BOUND)
+        done.append(item)
+
+    def second(item: int) -> None:
+        second_has_begun.set()
+        one.put(item + 10, timeout=math.inf)
+
+    with WorkQueue[int](1) as one, WorkQueue[int](1) as two:
+        one.process(first)
+        two.process(second)
+        for item in range(3):
+            assert one.put(item, timeout=math.inf)
+        eventually(lambda: len(done) == 6)
+    assert sorted(done) == [0, 1, 2, 10, 11, 12]
