@@ -73,7 +73,7 @@ class Policy(PolicyEngine):
         classify: what an exception says, asked once for each attempt that failed, before penstock
             looks at it: a function from the exception to a :class:`penstock.Failure`, or to None
             where it does not know it. What it raises is what the attempt failed with.
-        name: what to call it in telemetry.
+        name: what to call it in telemetry; "policy" unless given.
         telemetry: where the spans and metrics of calls go that are made without a queue; by default
             OpenTelemetry's global providers.
 
@@ -116,7 +116,7 @@ class Policy(PolicyEngine):
             concurrency,
             classify,
         )
-        self.name = "default" if name is None else checks.label(name, "name")
+        self.name = "policy" if name is None else checks.label(name, "name")
         self._telemetry = telemetry
         # Of calls without a queue; made by the first of them, unless telemetry was given.
         self._scope: PolicyScope | None = None
@@ -218,3 +218,26 @@ def _checked(value: Any, kind: type, name: str) -> Any:
     if value is not None and not isinstance(value, kind):
         raise TypeError(f"{name} must be a {kind.__name__} or None, got {checks.shown(value)}")
     return value
+
+
+def policy_of(policy: Any, parts: dict[str, Any]) -> Policy | None:
+    """The policy that a user gave, or one of the ``parts`` that were; None where that is nothing.
+
+    ``parts`` are arguments of :class:`Policy`: None, or an empty tuple, is not given.
+
+    Raises:
+        TypeError, ValueError: for what is not allowed; or both were given.
+    """
+    given = [name for name, value in parts.items() if value is not None and value != ()]
+    if policy is None:
+        made = Policy(**parts)  # which checks them
+        is_nothing = not made.limits.limits and made.limits is not parts["limits"]
+        return None if is_nothing and set(given) <= {"limits"} else made
+    if not isinstance(policy, Policy):
+        raise TypeError(f"policy must be a penstock.Policy or None, got {checks.shown(policy)}")
+    if given:
+        raise ValueError(
+            f"{' and '.join(given)} and policy were given, and the policy has its own: "
+            f"leave out policy, or {' and '.join(given)}"
+        )
+    return policy

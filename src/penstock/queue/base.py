@@ -16,6 +16,7 @@ from penstock._util.hooks import ForkSafeLock
 from penstock.errors import QueueFullError, QueueStateError
 from penstock.limits.adaptive import AdaptiveConcurrency
 from penstock.limits.rate.limiter import Limiter
+from penstock.policies.calling import check_timeout
 from penstock.policies.item_state import PolicyScope
 from penstock.policies.observer import ObserverProvider, ReadTotals, observer_of
 from penstock.policies.policy import Policy
@@ -202,8 +203,9 @@ class QueueBase(Generic[T]):
         self._leave_closed_loop()
         if self._status is QueueStatus.STOPPING:
             raise state_error("start workers", self._status)
+        job = self._make_job(worker_func, size, error_handler)
         await self._start()
-        self._pool.start(self._make_job(worker_func, size, error_handler))
+        self._pool.start(job)
 
     def _make_job(
         self,
@@ -211,6 +213,8 @@ class QueueBase(Generic[T]):
         size: int | AdaptiveConcurrency,
         error_handler: ErrorHandler[T] | None,
     ) -> Job[T]:
+        if self._policy is not None:
+            check_timeout(worker_func, self._policy.attempt_timeout)
         if isinstance(size, AdaptiveConcurrency):
             _, scope = self._some_policy()
             scope.on_limit_change = self._pool.resize

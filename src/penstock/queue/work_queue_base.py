@@ -19,7 +19,7 @@ from penstock.limits import (
     RetryPolicy,
 )
 from penstock.policies.dead_letters import MAX_DEAD_LETTERS, DeadLetter
-from penstock.policies.policy import Policy
+from penstock.policies.policy import policy_of
 from penstock.protocols import Queue
 from penstock.queue.in_process import InProcessQueue
 from penstock.queue.status import QueueStatus
@@ -53,7 +53,7 @@ class WorkQueueBase(Generic[T]):
         self.concurrency_limit = concurrency_limit
         if queue is None:
             parts = {name: settings.pop(name) for name in _OF_POLICY}
-            settings["policy"] = policy = _policy_of(settings["policy"], parts)
+            settings["policy"] = policy = policy_of(settings["policy"], parts)
             self._retries = policy is not None and policy.retry is not None
             return True
         self._retries = False
@@ -260,27 +260,6 @@ class WorkQueueBase(Generic[T]):
         if num_workers is None and self.concurrency_limit is None:
             return self.worker_count or 1
         return self._workers_wanted(num_workers)
-
-
-def _policy_of(policy: Any, parts: dict[str, Any]) -> Policy | None:
-    """The policy that was given, or one of its parts; None where that is nothing.
-
-    Raises:
-        TypeError, ValueError: for what is not allowed.
-    """
-    given = [name for name, value in parts.items() if value != _DEFAULTS.get(name)]
-    if policy is None:
-        made = Policy(**parts)  # which checks them
-        is_nothing = not made.limits.limits and made.limits is not parts["limits"]
-        return None if is_nothing and set(given) <= {"limits"} else made
-    if not isinstance(policy, Policy):
-        raise TypeError(f"policy must be a penstock.Policy or None, got {checks.shown(policy)}")
-    if given:
-        raise ValueError(
-            f"policy={checks.shown(policy)} has its own {', '.join(_OF_POLICY)}; "
-            f"leave out {' and '.join(given)}, or policy"
-        )
-    return policy
 
 
 def _retry_policy(config: RetryConfig) -> RetryPolicy:
