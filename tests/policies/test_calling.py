@@ -601,8 +601,7 @@ async def test_a_cancelled_call_gives_back_what_it_took() -> None:
 
 async def test_a_call_whose_task_is_destroyed_gives_back_its_slot() -> None:
     policy = Policy(concurrency=1)
-    loop = asyncio.get_running_loop()
-    call = policy.call(loop.create_future().__await__ and for_ever)
+    call = policy.call(for_ever)
     call.send(None)  # it is under way
     assert policy.statistics().under_way == 1
     call.close()
