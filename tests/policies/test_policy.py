@@ -1046,21 +1046,18 @@ async def test_a_probe_that_is_cancelled_lets_the_next_one_through() -> None:
     assert len(service.times("a")) == 3
 
 
-async def test_the_breaker_learns_under_the_lock_that_an_admitted_call_does_not_begin() -> None:
-    class Breaker(CircuitBreaker):
-        def cancelled(self, permit: int) -> None:
-            lock: Any = policy._lock
-            locked.append(lock._is_owned())
-            super().cancelled(permit)
-
-    locked: list[bool] = []
-    policy = Policy(breaker=Breaker())
+async def test_a_probe_that_somebody_else_has_by_now_lets_the_next_one_through() -> None:
+    breaker = CircuitBreaker(window=1, open_for=1)
+    breaker.open()
+    await asyncio.sleep(1)
+    policy = Policy(breaker=breaker, limits=[Limit(1, 10)])
     scope = PolicyScope(policy, NoObserver("q"), max_dead_letters=0, postpones=True)
     state = ItemState(scope)
-    state.is_revoked = True  # by the pool, while a thread waits for its turn
+    state.is_revoked = True  # by the pool, while a thread waited for its turn
     with pytest.raises(asyncio.CancelledError):
         await policy.wait(state, "a")
-    assert locked == [True]
+    assert await policy.call(Service(), "b") == "b"
+    assert now() == 1, "it took nothing from the limit either"
 
 
 # -- calls that go on after their answer ------------------------------------------------------

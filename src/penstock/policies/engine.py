@@ -189,8 +189,7 @@ class PolicyEngine:
                 return True
         if self.breaker is not None:
             try:
-                with self._lock:
-                    self.breaker.check(moment)
+                self.breaker.check(moment)
             except CircuitBreakerOpenError as error:
                 self._refuse(state, error)
                 return True
@@ -225,18 +224,17 @@ class PolicyEngine:
         moment = now()
         waited = moment - (state.waits_since or began)
         state.waits_since = None
-        error: Exception | None = None
-        with self._lock:
-            if state.deadline_at is not None and self._service.is_hopeless(
-                state.deadline_at, moment
-            ):
-                error = _too_late()
-            elif self.breaker is not None:
-                try:
-                    state.breaker_permit = self.breaker.allow(moment)
-                except CircuitBreakerOpenError as refused:
-                    error = refused
         state.permit = permit
+        error: Exception | None = None
+        if state.deadline_at is not None:
+            with self._lock:
+                if self._service.is_hopeless(state.deadline_at, moment):
+                    error = _too_late()
+        if error is None and self.breaker is not None:
+            try:
+                state.breaker_permit = self.breaker.allow(moment)
+            except CircuitBreakerOpenError as refused:
+                error = refused
         if state.is_revoked:  # a thread waited for this, and its item was taken from it meanwhile
             raise asyncio.CancelledError("somebody else has the item now")
         if isinstance(error, CircuitBreakerOpenError):
@@ -275,8 +273,7 @@ class PolicyEngine:
             state.permit.finish()
             state.permit = None
         if state.breaker_permit is not None and self.breaker is not None:
-            with self._lock:
-                self.breaker.cancelled(state.breaker_permit)
+            self.breaker.cancelled(state.breaker_permit)
             state.breaker_permit = None
         if state.has_slot and self._slots is not None:
             state.has_slot = False
@@ -418,20 +415,21 @@ class PolicyEngine:
                 elif failure is not None:
                     adaptive.failed(moment, took, inflight)
                 changed = changed or adaptive.limit != before
-            breaker, permit = self.breaker, state.breaker_permit
-            if breaker is not None and permit is not None:
-                state.breaker_permit = None
-                if error is None:
-                    breaker.succeeded(moment, permit)
-                elif isinstance(error, Exception):
-                    breaker.failed(moment, permit, error, failure)
-                else:
-                    breaker.cancelled(permit)
         if changed:
             if state.scope.on_limit_change is not None:
                 state.scope.on_limit_change()
             if self._slots is not None:
                 self._slots.adapt()
+        breaker, permit = self.breaker, state.breaker_permit
+        if breaker is None or permit is None:
+            return
+        state.breaker_permit = None
+        if error is None:
+            breaker.succeeded(moment, permit)
+        elif isinstance(error, Exception):
+            breaker.failed(moment, permit, error, failure)
+        else:
+            breaker.cancelled(permit)
 
     def _adapting(self, state: ItemState) -> list[tuple[AdaptiveConcurrency, int]]:
         """Who finds out how many calls at once are best, each with the number under way."""
