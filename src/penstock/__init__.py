@@ -41,8 +41,8 @@ from penstock.limits import (
     RetryBudget,
     RetryPolicy,
 )
-from penstock.policies import observer as _observer
 from penstock.limits.failures import Failure
+from penstock.policies import observer as _observer
 from penstock.policies.dead_letters import DeadLetter
 from penstock.policies.policy import Policy, PolicyStatistics
 from penstock.queue.bounded import BoundedQueue, QueueStatistics, QueueStatus

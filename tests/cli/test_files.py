@@ -16,7 +16,7 @@ from penstock.cli import lines
 from penstock.cli.files import count_lines, open_requests
 from penstock.cli.lines import LineWriter, Reader
 from penstock.cli.records import JsonCutter
-from penstock.cli.run.results import RequestFailure, JsonText, Result, Totals, to_json
+from penstock.cli.run.results import JsonText, RequestFailure, Result, Totals, to_json
 
 
 def cut(data: bytes, size: int) -> tuple[list[tuple[int, bytes | None]], int]:

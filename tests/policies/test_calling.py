@@ -146,7 +146,7 @@ async def test_plain_functions_that_would_hold_up_the_loop_are_refused(what: str
 async def test_a_result_that_is_awaitable_is_awaited_under_the_policy() -> None:
     service = Service({"a": 1}, takes=1)
     policy = Policy(limits=[Limit(10, 10)], retry=every(5), concurrency=1)
-    assert await policy.call(lambda item: service(item), "a") == "a"
+    assert await policy.call(lambda item: service(item + "a"), "") == "a"
     assert service.times("a") == [0, 6]
     statistics = policy.statistics()
     assert (statistics.failures, statistics.retries, statistics.under_way) == (1, 1, 0)
@@ -154,11 +154,10 @@ async def test_a_result_that_is_awaitable_is_awaited_under_the_policy() -> None:
 
 async def test_what_is_never_awaited_takes_nothing() -> None:
     policy = Policy(limits=[Limit(1, 10)], concurrency=1)
-    coroutine = policy.call(lambda item: twice(item), 1)
+    coroutine = [policy.call(lambda: twice(1))]
     with pytest.warns(RuntimeWarning, match="'twice' was never awaited"):
-        coroutine.close()
-        del coroutine
-        gc.collect()
+        coroutine.pop().close()
+    gc.collect()
     assert policy.statistics().under_way == 0
     assert await policy.call(twice, 2) == 4
     assert now() == 0
@@ -167,7 +166,7 @@ async def test_what_is_never_awaited_takes_nothing() -> None:
 def test_an_awaitable_without_an_event_loop_is_a_mistake() -> None:
     policy = Policy()
     with pytest.raises(TypeError, match="returned an awaitable, and no event loop runs"):
-        in_thread(lambda: policy.call(lambda item: twice(item), 1))
+        in_thread(lambda: policy.call(lambda: twice(1)))
 
 
 def a_generator(item: int) -> Iterator[int]:
@@ -183,7 +182,7 @@ async def an_async_generator(item: int) -> AsyncIterator[int]:
     [
         (a_generator, "got the generator"),
         (an_async_generator, "got the generator"),
-        (lambda item: a_generator(item), "must return what it has done"),
+        (lambda item: a_generator(item + 1), "must return what it has done"),
         (5, "func must be a function, got 5"),
     ],
 )
@@ -239,11 +238,12 @@ async def test_a_function_of_the_users_that_raises(broken: str, kind: str) -> No
         policy = Policy(classify=fail, retry=RetryPolicy(2, on=ConnectionError))
     else:
         policy = Policy(retry=RetryPolicy(2, **options))
+    if kind == "async":
+        call = policy.call(service, "a")
+    else:
+        call = asyncio.to_thread(policy.call, service.in_thread, "a")
     with pytest.raises(ZeroDivisionError) as raised:
-        if kind == "async":
-            await policy.call(service, "a")
-        else:
-            await asyncio.to_thread(policy.call, service.in_thread, "a")
+        await call
     assert raised.value.__cause__ is service.raised[0]
     assert len(service.calls) == 1
 
@@ -646,7 +646,7 @@ async def test_queues_and_calls_share_one_policy() -> None:
 @pytest.mark.real_time
 async def test_loops_and_threads_share_one_policy() -> None:
     policy = Policy(limits=[Limit(30, 0.2)], retry=every(0.01, attempts=9), concurrency=3)
-    service = Service({item: 1 for item in range(0, 60, 7)}, takes=0.001)
+    service = Service(dict.fromkeys(range(0, 60, 7), 1), takes=0.001)
 
     def by_thread(items: range) -> None:
         for item in items:

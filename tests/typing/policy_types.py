@@ -79,7 +79,7 @@ async def calls() -> None:
     call = Call("a")
     assert_type(await policy.call(fetch, call, retries=1), bytes)
     assert_type(policy.call(compute, call, 0.5), float)
-    assert_type(await policy.call(lambda one: fetch(one), call), bytes)
+    assert_type(await policy.call(lambda one: fetch(one, retries=2), call), bytes)
     assert_type(await decorated(call, more=1), bytes)
     assert_type(decorated_plain(call), int)
     assert_type(await Client().send(call), int)
@@ -106,7 +106,7 @@ async def who_uses_it() -> None:
 
 
 def wrong_uses() -> None:
-    Policy(RetryPolicy())  # type: ignore[misc] # pyright: ignore[reportCallIssue]
+    Policy(RetryPolicy())  # type: ignore[call-arg,arg-type] # pyright: ignore[reportCallIssue]
     Policy(retry=3)  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
     Policy(concurrency="5")  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
     Policy(classify=lambda error: "busy")  # type: ignore[arg-type,return-value] # pyright: ignore[reportArgumentType]

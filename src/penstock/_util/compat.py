@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from types import TracebackType
 from typing import Any, BinaryIO
 
 __all__ = [
@@ -64,7 +65,12 @@ else:
             self._is_over = True
             self._task.cancel()
 
-        async def __aexit__(self, kind: Any, error: Any, traceback: Any) -> None:
+        async def __aexit__(
+            self,
+            kind: type[BaseException] | None,
+            error: BaseException | None,
+            traceback: TracebackType | None,
+        ) -> None:
             self._timer.cancel()
             if self._is_over and kind is asyncio.CancelledError:
                 raise TimeoutError from error

@@ -62,7 +62,9 @@ class PolicyCall:
         async def call(item: Any) -> Any:
             nonlocal first
             awaitable, first = first, None
-            return await (self._func(*self._args, **self._kwargs) if awaitable is None else awaitable)
+            return await (
+                self._func(*self._args, **self._kwargs) if awaitable is None else awaitable
+            )
 
         try:
             while True:
@@ -73,7 +75,7 @@ class PolicyCall:
                         await policy.wait(state, item)
                     with self._attempt_observed():
                         return await policy.run(state, call, item)
-                except Exception as error:  # noqa: BLE001 - raised again if it is not tried again
+                except Exception as error:
                     delay = self._after(error)
                     if delay is None:
                         raise

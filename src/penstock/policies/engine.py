@@ -34,7 +34,7 @@ from penstock.limits.rate.permit import Permit, current_permits, permits_under_w
 from penstock.limits.retry import RetryPolicy
 from penstock.policies.capacity import CapacityLimiter
 from penstock.policies.classify import Classify, classify
-from penstock.policies.item_state import ItemState, NotBegunError, PolicyScope
+from penstock.policies.item_state import ItemState, NotBegunError
 
 #: The least seconds for which an item is put back that cannot start yet; and the most, where it
 #: waits for a limit.
@@ -348,7 +348,7 @@ class PolicyEngine:
             if state.attempts == 1:
                 state.began_at = moment
             with self._lock:
-                state.scope.inflight += 1  # type: ignore[union-attr]
+                state.scope.inflight += 1
         permit.call = state
         around = permits_under_way.get()
         # Never taken out again: it is over then, which costs less to say.
@@ -395,9 +395,7 @@ class PolicyEngine:
             self._tell(state, None, None)
         state.has_responded = True
 
-    def _tell(
-        self, state: ItemState, error: BaseException | None, failure: Failure | None
-    ) -> None:
+    def _tell(self, state: ItemState, error: BaseException | None, failure: Failure | None) -> None:
         """Tell the breaker, the deadlines and those who adapt how a measured call went."""
         assert state.called_at is not None
         moment = now()
@@ -449,7 +447,7 @@ class PolicyEngine:
         if state.called_at is not None:
             state.called_at = state.adaptive = None
             with self._lock:
-                state.scope.inflight -= 1  # type: ignore[union-attr]
+                state.scope.inflight -= 1
         if state.has_slot and self._slots is not None:
             state.has_slot = False
             self._slots.release()

@@ -1,4 +1,4 @@
-"""What a policy knows of an item, and of those whose items it runs. Data, which it reads and writes.
+"""What a policy knows of an item, and of those whose items it runs: data, which it alone writes.
 
 ``policy.py`` has the decisions.
 """
@@ -102,8 +102,8 @@ class ItemState:
     )
 
     def __init__(self, scope: PolicyScope | None = None) -> None:
-        #: Whose item it is; ``None``: it is under no policy.
-        self.scope = scope
+        #: Its ``PolicyScope``; ``None``: it is under no policy. (Any, as a policy sees no others.)
+        self.scope: Any = scope
         #: When the item is to be done at the latest, by ``now()``.
         self.deadline_at: float | None = None
         #: Calls that were made, that under way included.

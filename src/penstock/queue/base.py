@@ -92,7 +92,8 @@ class QueueBase(Generic[T]):
         """The policy, and one that does nothing where none was given."""
         if self._policy is None:
             self._use(Policy(), 0)
-        assert self._policy is not None and self._scope is not None
+        assert self._policy is not None
+        assert self._scope is not None
         return self._policy, self._scope
 
     def __repr__(self) -> str:

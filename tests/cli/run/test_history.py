@@ -167,7 +167,9 @@ def test_failures_are_counted_by_kind_with_the_first_message() -> None:
     for number, (kind, message) in enumerate(
         [("http_404", "404 Not Found"), ("timeout", "no answer"), ("timeout", "another")]
     ):
-        result = Result(number, number, failure=RequestFailure(kind, message), attempts=1, seconds=1)
+        result = Result(
+            number, number, failure=RequestFailure(kind, message), attempts=1, seconds=1
+        )
         history.finished(number, result, request(number))
     malformed = Result(4, 4, failure=RequestFailure("malformed", "not JSON"))
     history.finished(4, malformed)

@@ -19,7 +19,7 @@ from tenacity import wait_random_exponential
 from penstock.cli.run.clients import Clients
 from penstock.cli.run.credentials import Credentials, origin_of
 from penstock.cli.run.requests import Request
-from penstock.cli.run.results import RequestFailure, JsonText, Result, to_json
+from penstock.cli.run.results import JsonText, RequestFailure, Result, to_json
 from penstock.cli.run.tracing import attempt_span
 from penstock.errors import PenstockError
 from penstock.limits import RetryPolicy
