@@ -327,8 +327,9 @@ class PolicyEngine:
         self._succeeded(state, permit)
 
     async def _in_time(self, call: Awaitable[Any], seconds: float) -> Any:
+        timeout = timeout_after(seconds)
         try:
-            async with timeout_after(seconds) as timeout:
+            async with timeout:
                 return await call
         except TimeoutError as error:
             if not timeout.expired():
