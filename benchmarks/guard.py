@@ -195,7 +195,7 @@ def main() -> None:
     parser.add_argument(
         "--strict",
         action="store_true",
-        help=f"exit with 1 if a line is slower by more than {MARGIN:.0%} and its noise",
+        help=f"exit with 1 if a line is slower by more than {MARGIN * 100:g} %% and its noise",
     )
     given = parser.parse_args()
     try:

@@ -31,6 +31,7 @@ nitpick_ignore_regex = [
         r"penstock\.[\w.]+\.(PermitContext|PermitIssuer|LimitOwner|LimiterStatistics)",
     ),
     ("py:.*", r"penstock\.[\w.]+\.(LoopFuture|ThreadWorkerPool|(Blocking)?ItemStream|Job)"),
+    ("py:.*", r"penstock\.[\w.]+\.ObserverProvider"),
 ]
 
 autodoc_member_order = "bysource"

@@ -47,11 +47,11 @@ from penstock.policies.dead_letters import DeadLetter
 from penstock.policies.policy import Policy, PolicyStatistics
 from penstock.queue.bounded import BoundedQueue, QueueStatistics, QueueStatus
 from penstock.queue.jobs import BatchResult
-from penstock.telemetry.telemetry import default_observer
+from penstock.telemetry.telemetry import default_observer as _default_observer
 from penstock.work_queue import WorkQueue
 
 # Queues and policies that are given no telemetry use OpenTelemetry's global providers.
-_observer.default_observer = default_observer
+_observer.default_observer = _default_observer
 
 __all__ = [
     "APIClientError",

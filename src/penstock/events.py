@@ -18,7 +18,7 @@ from penstock._util.lifecycle import Lifecycle
 from penstock.config import QueueConfig
 from penstock.executors import LoopLocal
 from penstock.limits.rate.limit import Limit
-from penstock.telemetry import Telemetry
+from penstock.policies.observer import ObserverProvider
 from penstock.work_queue import WorkQueue
 
 
@@ -102,7 +102,7 @@ class Executor(Lifecycle, Generic[E]):
         *,
         logger: logging.Logger | None = None,
         name: str | None = None,
-        telemetry: Telemetry | None = None,
+        telemetry: ObserverProvider | None = None,
     ) -> None:
         if not (isinstance(event_type, type) and issubclass(event_type, Event)):
             raise TypeError(

@@ -21,6 +21,7 @@ from penstock._util import checks
 from penstock._util.lifecycle import Lifecycle
 from penstock._util.progress import progress_bar
 from penstock._util.signals import LoopSignalHandlers, check_signals
+from penstock.config import FromConfig
 from penstock.errors import QueueClosedError, QueueStateError
 from penstock.limits import (
     AdaptiveConcurrency,
@@ -30,6 +31,7 @@ from penstock.limits import (
     RetryPolicy,
 )
 from penstock.policies.dead_letters import MAX_DEAD_LETTERS
+from penstock.policies.observer import ObserverProvider
 from penstock.policies.policy import Policy
 from penstock.protocols import Queue
 from penstock.queue.bounded import BoundedQueue, QueueStatus
@@ -37,7 +39,6 @@ from penstock.queue.jobs import BatchResult, RunningJob
 from penstock.queue.results import ResultStream, each, outcome_of
 from penstock.queue.stream import Consumable
 from penstock.queue.work_queue_base import WorkQueueBase
-from penstock.telemetry import Telemetry
 from penstock.workers.calls import ErrorHandler, WorkerFunc
 
 T = TypeVar("T")
@@ -48,7 +49,7 @@ R = TypeVar("R")
 _PAUSE = 0.1
 
 
-class WorkQueue(Lifecycle, WorkQueueBase[T], Consumable[T]):
+class WorkQueue(Lifecycle, FromConfig, WorkQueueBase[T], Consumable[T]):
     """A queue with workers, batches and results: process, batch_process, submit, map.
 
     Args:
@@ -98,7 +99,7 @@ class WorkQueue(Lifecycle, WorkQueueBase[T], Consumable[T]):
         attempt_timeout: float | None = None,
         policy: Policy | None = None,
         max_dead_letters: int = MAX_DEAD_LETTERS,
-        telemetry: Telemetry | None = None,
+        telemetry: ObserverProvider | None = None,
     ) -> None:
         settings: dict[str, Any] = {
             "maxsize": maxsize,

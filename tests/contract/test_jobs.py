@@ -93,6 +93,27 @@ class TestSeveralJobs:
         assert queue.status == "processing"
         assert queue.worker_count == 2
 
+    async def test_the_most_that_waited_at_once_is_that_of_all_jobs_together(
+        self, make_queue: MakeQueue
+    ) -> None:
+        queue = make_queue(maxsize=9)
+        jobs = [Worker(held=True), Worker(held=True)]
+        batches = []
+        for number, job in enumerate(jobs):
+            batches.append(asyncio.create_task(queue.batch_process(range(3), job, 1)))
+            await until(lambda seen=number: queue.statistics().enqueued == 3 * (seen + 1))
+        await until(lambda: queue.statistics().inflight == 1)
+        await put_all(queue, "own", "and another")
+        assert queue.statistics().peak_size == queue.size == 7
+        for job in jobs:
+            job.may_go_on.set()
+        await asyncio.gather(*batches)
+        assert queue.statistics().peak_size == 7
+        await put_all(queue, *range(5))
+        assert queue.statistics().peak_size == queue.size == 7
+        await put_all(queue, "one more")
+        assert queue.statistics().peak_size == queue.size == 8
+
     @pytest.mark.parametrize(("usual", "own", "workers"), [(2, 1, 2), (1, 3, 3), (2, 2, 2)])
     async def test_none_has_more_in_hand_than_it_asked_for(
         self, make_queue: MakeQueue, usual: int, own: int, workers: int

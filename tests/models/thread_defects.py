@@ -83,7 +83,7 @@ def offer_looks_first(
         number = self._last_number = self._last_number + 1
         # Not janus's own put, which would notice.
         self.entries.append((number, item, context, ticket))
-        self.peak = max(self.peak, len(self.entries))
+        self.main_peak = max(self.main_peak, len(self.entries))
         self._unpark(1)
         return True
 

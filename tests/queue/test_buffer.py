@@ -51,6 +51,21 @@ async def test_what_is_given_back_stands_before_the_line_in_its_own_order() -> N
     assert [entry[1] for entry in take(buffer, 6)] == [0, 1, 2, 3, 4, 5]
 
 
+async def test_the_peak_counts_the_entry_that_gets_the_room_of_a_delayed_one() -> None:
+    buffer: Buffer[str] = Buffer(2)
+    buffer.offer("first")
+    for entry in take(buffer, 1):
+        buffer.delay(entry, 0.0)
+    buffer.offer("second")
+    assert buffer.peak == 1
+    waiting = begin_to_wait(buffer, "third")
+    await settle()
+    assert items(buffer) == ["first", "second"]
+    take(buffer, 1)  # "first", which makes room
+    assert await waiting is PutOutcome.ACCEPTED
+    assert len(buffer) == buffer.peak == 2
+
+
 async def test_a_granted_place_is_neither_free_nor_accepted_until_it_is_confirmed() -> None:
     buffer: Buffer[str] = Buffer(1)
     buffer.offer("first")

@@ -47,6 +47,7 @@ class Model:
     entries: list[ModelEntry] = field(default_factory=list)
     jobs: list[Job[int]] = field(default_factory=list)
     accepted: int = 0
+    peak: int = 0
     closed: bool = False
 
     def of_job(self, job: Job[int] | None) -> list[ModelEntry]:
@@ -139,6 +140,8 @@ class Pair:
         """What the buffer says of itself."""
         buffer, model = self.buffer, self.model
         assert len(buffer) == model.size() <= model.maxsize
+        model.peak = max(model.peak, model.size())
+        assert buffer.peak == model.peak
         assert buffer.accepted == model.accepted
         assert buffer.ready == len(model.entries)
         assert buffer.delayed == sum(one.state in ("delayed", "due") for one in model.entries)

@@ -17,7 +17,7 @@ from penstock.http import judgement
 from penstock.http.exchange import Exchange, Turn, Turns
 from penstock.http.held import Held
 from penstock.limits import AdaptiveConcurrency, CircuitBreaker, Limit, Limiter, RetryPolicy
-from penstock.telemetry import Telemetry
+from penstock.policies.observer import ObserverProvider
 
 TransportT = TypeVar("TransportT")
 RequestT = TypeVar("RequestT")
@@ -57,7 +57,7 @@ class Transport(Generic[TransportT, RequestT, ResponseT]):
         transport: TransportT | None = None,
         is_failure: Callable[[ResponseT], bool] = judgement.is_failure,
         name: str = "http",
-        telemetry: Telemetry | None = None,
+        telemetry: ObserverProvider | None = None,
     ) -> None:
         method = self._handler
         if transport is not None and not callable(getattr(transport, method, None)):

@@ -122,9 +122,14 @@ class ObservedQueue(Protocol):
     """The part of a queue that an observer reads, from another thread."""
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """The name of the queue."""
+        ...
+
     @property
-    def maxsize(self) -> int: ...
+    def maxsize(self) -> int:
+        """The most items that may wait."""
+        ...
 
     def statistics(self) -> Any:
         """A ``QueueStatistics``."""

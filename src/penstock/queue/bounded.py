@@ -86,8 +86,8 @@ class BoundedQueue(Lifecycle, Consumable[T], InProcessQueue[T]):
         logger: gets state changes (INFO), refusals (WARNING, at most one a second) and errors of
             worker functions that have no handler; ``logging.getLogger("penstock")`` by default.
         name: what the queue is called in logs and telemetry. Queues of one name add up there.
-        telemetry: where its spans and metrics go, and which; by default OpenTelemetry's global
-            providers, and all.
+        telemetry: a :class:`penstock.telemetry.Telemetry`, which says where its spans and metrics
+            go, and which; by default all, to OpenTelemetry's global providers.
         policy: a :class:`penstock.Policy`, limits, retries and the like for all items.
         max_dead_letters: how many of the items that failed for good are kept, zero or more, if the
             policy has retries.

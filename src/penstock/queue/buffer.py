@@ -143,8 +143,8 @@ class Buffer(EntryStore[T], WaitQueue):
         size = len(self.entries)
         if size >= self.room:
             return False
-        if size >= self.peak:
-            self.peak = size + 1
+        if size >= self.main_peak:
+            self.main_peak = size + 1
         self._last_number = number = self._last_number + 1
         self.entries.append((number, item, copy_context() if context is None else context, ticket))
         if self._waiters and not self._unparked:
@@ -162,7 +162,6 @@ class Buffer(EntryStore[T], WaitQueue):
         entry = (number, item, copy_context() if context is None else context, ticket)
         if lane is None:
             self._append(entry)
-            self.peak = max(self.peak, len(self))
         else:
             heappush(lane.requeued, entry)
         self.wake()

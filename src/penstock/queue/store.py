@@ -82,14 +82,14 @@ class EntryStore(Generic[T]):
     def __init__(self, maxsize: int, entries: deque[Entry[T]]) -> None:
         self.maxsize = maxsize
         self.closed = False
-        #: The most entries that ever waited at once.
-        self.peak = 0
         #: The waiting entries of the standing job, in order. Others may look at its length only.
         self.entries = entries
         #: The job of entries that have none of their own, while there is one.
         self.standing: Job[T] | None = None
         #: How many entries may be in ``entries``: ``maxsize`` less those that are elsewhere.
         self.room = maxsize
+        #: How many may be there without a new ``peak``: ``peak`` less those in lanes.
+        self.main_peak = 0
         self._main: Lane[T] = Lane(None, entries)
         self._requeued = self._main.requeued
         # The job that has ``entries`` for its own.
@@ -109,6 +109,11 @@ class EntryStore(Generic[T]):
 
     def __len__(self) -> int:
         return len(self.entries) + self._in_lanes
+
+    @property
+    def peak(self) -> int:
+        """The most entries that ever waited at once."""
+        return self.main_peak + self._in_lanes
 
     @property
     def accepted(self) -> int:
@@ -173,8 +178,9 @@ class EntryStore(Generic[T]):
 
     def _count(self) -> None:
         """Set what is known about all lanes and delayed entries, after any of them has changed."""
-        lanes = self.lanes
+        lanes, peak = self.lanes, self.peak
         self._in_lanes = sum(len(lane.waiting) for lane in lanes.values()) if lanes else 0
+        self.main_peak = peak - self._in_lanes
         self._look_what_is_special()
         self.room = self.maxsize - len(self._delayed_ids) - self._in_lanes
 
@@ -189,11 +195,14 @@ class EntryStore(Generic[T]):
         lane = None if job is None else self.lanes.get(job)
         if lane is None:
             self.entries.append(entry)
-            return
-        lane.waiting.append(entry)
-        self._in_lanes += 1
-        self.room -= 1
-        self.peak = max(self.peak, len(self))
+        else:
+            lane.waiting.append(entry)
+            self._in_lanes += 1
+            self.room -= 1
+            self.main_peak -= 1
+        size = len(self.entries)
+        if size > self.main_peak:  # noqa: PLR1730 - a call would take longer
+            self.main_peak = size
 
     def _requeue(self, entry: Entry[T]) -> None:
         job = job_of(entry)
@@ -257,6 +266,7 @@ class EntryStore(Generic[T]):
             if lane is not self._main:
                 self._in_lanes -= 1
                 self.room += 1
+                self.main_peak += 1
         self._look_what_is_special()
         if lane.job is not None and lane.job.is_nested and not len(lane):
             self._grant_outside_bound(lane)
@@ -360,12 +370,13 @@ class EntryBuffer(Protocol[T]):
 
     maxsize: int
     closed: bool
-    peak: int
     room: int
     entries: deque[Entry[T]]
     standing: Job[T] | None
 
     def __len__(self) -> int: ...
+    @property
+    def peak(self) -> int: ...
     @property
     def accepted(self) -> int: ...
     @property

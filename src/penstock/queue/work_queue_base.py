@@ -2,28 +2,17 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any, Generic, TypeVar
 from weakref import WeakMethod
 
 from penstock._util import checks
-from penstock._util.compat import Self
-from penstock.config import QueueConfig, RetryConfig
-from penstock.limits import (
-    AdaptiveConcurrency,
-    Backoff,
-    CircuitBreaker,
-    Limit,
-    Limiter,
-    RetryPolicy,
-)
+from penstock.limits import AdaptiveConcurrency, Limiter
 from penstock.policies.dead_letters import MAX_DEAD_LETTERS, DeadLetter
 from penstock.policies.policy import policy_of
 from penstock.protocols import Queue
 from penstock.queue.in_process import InProcessQueue
 from penstock.queue.status import QueueStatus
-from penstock.telemetry import Telemetry
 
 T = TypeVar("T")
 Q = TypeVar("Q")
@@ -65,43 +54,6 @@ class WorkQueueBase(Generic[T]):
             )
         self.queue = queue
         return False
-
-    @classmethod
-    def from_config(
-        cls,
-        config: QueueConfig,
-        *,
-        logger: logging.Logger | None = None,
-        name: str | None = None,
-        telemetry: Telemetry | None = None,
-        limits: Iterable[Limit | str] = (),
-    ) -> Self:
-        """Make a queue with the settings of ``config``; ``limits`` are added to its own.
-
-        Raises:
-            TypeError: ``config`` is not a ``QueueConfig``.
-        """
-        if not isinstance(config, QueueConfig):
-            raise TypeError(f"config must be a QueueConfig, got {checks.shown(config)}")
-        make: Any = cls  # of a subclass: this class does not have the arguments
-        queue: Self = make(
-            maxsize=config.queue_capacity,
-            concurrency_limit=(
-                config.concurrency_limit
-                if config.adaptive is None
-                else AdaptiveConcurrency(config.adaptive.min, config.adaptive.max)
-            ),
-            logger=logger,
-            name=name,
-            telemetry=telemetry,
-            limits=[*(Limit(one.max, one.per, name=one.name) for one in config.limits), *limits],
-            retry=None if config.retry is None else _retry_policy(config.retry),
-            breaker=None
-            if config.breaker is None
-            else CircuitBreaker(**config.breaker.model_dump()),
-            deadline=config.deadline,
-        )
-        return queue
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} over {self.queue!r}>"
@@ -260,9 +212,3 @@ class WorkQueueBase(Generic[T]):
         if num_workers is None and self.concurrency_limit is None:
             return self.worker_count or 1
         return self._workers_wanted(num_workers)
-
-
-def _retry_policy(config: RetryConfig) -> RetryPolicy:
-    if config.attempts == 1:
-        return RetryPolicy(attempts=1)
-    return RetryPolicy(attempts=config.attempts, backoff=Backoff(config.base, max=config.max))

@@ -28,8 +28,6 @@ from typing import Any, Protocol, TypeVar
 
 import janus
 
-from penstock.errors import QueueStateError
-from penstock.queue.status import QueueStatus
 from penstock.queue.store import EntryStore, Lane, PutOutcome
 from penstock.sync.waiting import BY_HAND, TASK, THREAD, LoopWaiters, OneShotEvent, WaitingPut
 from penstock.workers.item import Entry, Ticket, job_of
@@ -77,13 +75,13 @@ class _JanusQueue(janus.Queue["Entry[T]"]):
 
     def use_methods(self, is_plain: bool) -> None:
         """``is_plain``: all entries are in the one deque, and its own methods are the quickest."""
+        # One by one: after a look at its __dict__, Python finds the attributes of an object slowly.
         if is_plain:
-            entries = self.entries
-            plain = {"_qsize": entries.__len__, "_put": entries.append, "_get": entries.popleft}
-            self.__dict__.update(plain)
+            self._qsize = self.entries.__len__  # type: ignore[method-assign]
+            self._put = self.entries.append  # type: ignore[assignment, method-assign]
+            self._get = self.entries.popleft  # type: ignore[method-assign]
         else:
-            for name in ("_qsize", "_put", "_get"):
-                self.__dict__.pop(name, None)
+            del self._qsize, self._put, self._get
 
 
 class EntryHolder(Protocol[T]):
@@ -120,11 +118,12 @@ class JanusBuffer(EntryStore[T]):
         self._queue = queue = _JanusQueue(maxsize)
         super().__init__(maxsize, queue.entries)
         queue.store = self
-        self._is_plain = False
-        self._look_whether_plain()
+        self._is_plain = True
+        queue.use_methods(is_plain=True)
         # One that knows its thread: a signal handler or a finaliser may interrupt this very code.
         self.lock = threading.RLock()
-        self._is_locked_here: Callable[[], bool] = self.lock._is_owned  # type: ignore[attr-defined]
+        #: Whether the caller has interrupted a change, in this very thread.
+        self.is_interrupted: Callable[[], bool] = self.lock._is_owned  # type: ignore[attr-defined]
         #: The most entries that workers may have in hand, of all jobs together.
         self.most_in_hand = 0
         #: Returns the slots of all workers.
@@ -175,14 +174,9 @@ class JanusBuffer(EntryStore[T]):
         """Accept the item if there is room. (While puts wait for room, there is none.)
 
         ``context`` is the one that the item will run in; a copy of the caller's by default.
-
-        Raises:
-            QueueStateError: the caller has interrupted the buffer itself, in this thread.
         """
         if context is None:  # an empty one is false
             context = copy_context()
-        if self._is_locked_here():
-            raise self._interrupted()
         with self.lock:
             if self.closed:
                 return False
@@ -195,24 +189,19 @@ class JanusBuffer(EntryStore[T]):
             self._admit(item, context, ticket)
             return True
 
-    def _interrupted(self) -> QueueStateError:
-        return QueueStateError(
-            "Cannot put or take here: a signal handler or a finaliser has interrupted the queue "
-            "itself in the middle of a change. Leave a note there, and put it elsewhere",
-            current_state=QueueStatus.PROCESSING.value,
-        )
-
     def _admit(self, item: T, context: Context, ticket: Ticket | None) -> Entry[T]:
         self._last_number = number = self._last_number + 1
         entry: Entry[T] = (number, item, context, ticket)
         self._put_nowait(entry)
-        size = len(self.entries) + self._in_lanes
-        if size > self.peak:  # noqa: PLR1730 - a call would cost more than all the rest
-            self.peak = size
+        size = len(self.entries)
+        if size > self.main_peak:  # noqa: PLR1730 - a call would cost more than all the rest
+            self.main_peak = size
         if self.lanes:
             self.wake_locked()
-        else:
+        elif self._waiters:
             self._unpark(1)
+        elif self.loop_waiters is not None:
+            self.loop_waiters.notify()
         return entry
 
     def _admit_outside_bound(
@@ -353,13 +342,7 @@ class JanusBuffer(EntryStore[T]):
             self._queue.source = self.entries
 
     def take_by_hand(self) -> Entry[T] | None:
-        """The next entry that has no job of its own, for a caller of ``get``.
-
-        Raises:
-            QueueStateError: the caller has interrupted the buffer itself, in this thread.
-        """
-        if self._is_locked_here():
-            raise self._interrupted()
+        """The next entry that has no job of its own, for a caller of ``get``."""
         with self.lock:
             if self._owner is not None:
                 self._split()
@@ -459,11 +442,18 @@ class JanusBuffer(EntryStore[T]):
         self._requeue(entry)
         self.wake_locked()
 
-    def delay(self, entry: Entry[T], delay: float) -> None:
-        """Take an entry back, and hand it out again in ``delay`` seconds. With the lock held."""
+    def delay(self, entry: Entry[T], delay: float) -> bool:
+        """Take an entry back, and hand it out again in ``delay`` seconds. With the lock held.
+
+        False: its job has ended since its attempt failed, and nobody wants it any more.
+        """
+        job = job_of(entry)
+        if job is not None and job is not self._owner and job not in self.lanes:
+            return False
         self._delay(entry, time.monotonic() + delay)
         if self.loop_waiters is not None:
             self.loop_waiters.set_due_timer()
+        return True
 
     def promote_due(self) -> float | None:
         """Make the due entries available; return the seconds until the next is due, or None."""

@@ -7,7 +7,7 @@ import logging
 import threading
 from asyncio import _get_running_loop
 from collections.abc import Awaitable, Callable, Coroutine
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from contextvars import Context
 from functools import partial
 from inspect import CORO_CREATED, getcoroutinestate, isawaitable
@@ -173,17 +173,23 @@ class ThreadWorkerPool(WorkerPool[T]):
         """Let there be as many workers as are wanted. For any thread."""
         loop_thread = self.loop_thread
         loop = None if loop_thread is None else loop_thread.loop
-        if loop is None or _get_running_loop() is loop:
+        with self._lock:
             self._buffer.most_in_hand = self._wanted(None)
+        if loop is None or _get_running_loop() is loop:
             super().resize()
             return
+        for is_for_threads, active in self._active.items():
+            if self._surplus(is_for_threads) > 0:  # now, or they would take one more entry first
+                self._have_ask(active)
         with suppress(RuntimeError):  # it is closed: there are no workers
             loop.call_soon_threadsafe(self.resize)
 
+    def _no_takes(self) -> AbstractContextManager[object]:
+        return self._buffer.lock
+
     def _set_must_ask(self, worker: Worker[T], must_ask: bool) -> None:
         assert isinstance(worker, _SlotWorker)
-        with self._buffer.lock:  # from here on it takes no entry
-            worker.must_ask = worker.slot.must_ask = must_ask
+        worker.must_ask = worker.slot.must_ask = must_ask
 
     def _make_worker(self, standing: Job[T] | None, is_for_threads: bool) -> Worker[T]:
         if is_for_threads:

@@ -18,6 +18,7 @@ from penstock._util.loop_thread import LoopThread
 from penstock.errors import QueueStateError
 from penstock.limits.adaptive import AdaptiveConcurrency
 from penstock.policies.dead_letters import MAX_DEAD_LETTERS
+from penstock.policies.observer import ObserverProvider
 from penstock.policies.policy import Policy
 from penstock.queue.base import CLOSED, WARNING_INTERVAL
 from penstock.queue.in_process import InProcessQueue
@@ -29,7 +30,6 @@ from penstock.sync.pool import ThreadWorkerPool, run_to_completion
 from penstock.sync.provider import LoopThreadProvider, refuse_in_loop
 from penstock.sync.slots import SharedCounters
 from penstock.sync.stream import BlockingConsumable
-from penstock.telemetry.telemetry import Telemetry
 from penstock.workers.calls import AsyncCall, ErrorHandler, WorkerFunc
 from penstock.workers.item import Entry
 from penstock.workers.job import JobFunctions
@@ -58,7 +58,7 @@ class BlockingQueue(BlockingConsumable[T], InProcessQueue[T]):
         logger: logging.Logger | None = None,
         *,
         name: str | None = None,
-        telemetry: Telemetry | None = None,
+        telemetry: ObserverProvider | None = None,
         policy: Policy | None = None,
         max_dead_letters: int = MAX_DEAD_LETTERS,
         loop_thread: LoopThread | None = None,
@@ -106,6 +106,7 @@ class BlockingQueue(BlockingConsumable[T], InProcessQueue[T]):
 
     def put_nowait(self, item: T, *, deadline: float | None = None) -> None:
         """Like ``put(item, timeout=0)``, but raises ``QueueFullError``; allowed anywhere."""
+        self._check_not_interrupted()
         if self._open_in is CLOSED:
             self._refuse("put")
         self._put_nowait(item, deadline)
@@ -143,6 +144,7 @@ class BlockingQueue(BlockingConsumable[T], InProcessQueue[T]):
 
     def get_nowait(self) -> T:
         """Like ``get(timeout=0)``."""
+        self._check_not_interrupted()
         return self._check_out(self._take_nowait())
 
     def task_done(self) -> None:
@@ -338,6 +340,15 @@ class BlockingQueue(BlockingConsumable[T], InProcessQueue[T]):
         return (self._provider, self._pool)
 
     # -- refusals -----------------------------------------------------------------------------
+
+    def _check_not_interrupted(self) -> None:
+        if self._buffer.is_interrupted():
+            raise QueueStateError(
+                f"Cannot put or take here: a signal handler or a finaliser has interrupted queue "
+                f"{self._name} itself in the middle of a change. Leave a note there, and do it "
+                "elsewhere",
+                current_state=self._status.value,
+            )
 
     def _check_loop(self, what: str) -> None:
         """Lifecycle calls are sent to the right loop; callers are checked before that."""

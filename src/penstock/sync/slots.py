@@ -154,10 +154,13 @@ class WorkerSlot(Generic[T]):
     def delay(self, entry: Entry[T], delay: float) -> None:
         """Take back an entry, to be handed out again in ``delay`` seconds."""
         with self._buffer.lock:
-            if not self.is_revoked:
+            if self.is_revoked:
+                return
+            self._buffer.release(self)
+            if self._buffer.delay(entry, delay):
                 self.taken -= 1
-                self._buffer.release(self)
-                self._buffer.delay(entry, delay)
+            else:
+                self.processed += 1
 
     async def pause(self) -> None:
         """Go on: a thread is in nobody's way."""

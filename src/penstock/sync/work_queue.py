@@ -15,6 +15,7 @@ from penstock._util.compat import Self
 from penstock._util.loop_thread import LoopThread
 from penstock._util.progress import progress_bar
 from penstock._util.signals import ThreadSignalHandlers, check_signals
+from penstock.config import FromConfig
 from penstock.errors import QueueClosedError, QueueStateError
 from penstock.limits import (
     AdaptiveConcurrency,
@@ -24,6 +25,7 @@ from penstock.limits import (
     RetryPolicy,
 )
 from penstock.policies.dead_letters import MAX_DEAD_LETTERS
+from penstock.policies.observer import ObserverProvider
 from penstock.policies.policy import Policy
 from penstock.protocols import Queue
 from penstock.queue.jobs import BatchResult
@@ -36,7 +38,6 @@ from penstock.sync.jobs import BlockingJob
 from penstock.sync.provider import refuse_green_threads
 from penstock.sync.queue import BlockingQueue
 from penstock.sync.stream import BlockingConsumable
-from penstock.telemetry import Telemetry
 from penstock.workers.calls import ErrorHandler, WorkerFunc
 
 T = TypeVar("T")
@@ -46,7 +47,7 @@ R = TypeVar("R")
 _PAUSE = 0.1
 
 
-class WorkQueue(WorkQueueBase[T], BlockingConsumable[T]):
+class WorkQueue(FromConfig, WorkQueueBase[T], BlockingConsumable[T]):
     """A work queue for threads: the blocking face of :class:`penstock.WorkQueue`.
 
     Names, meanings, arguments and errors are the same; what differs is said here. Calls block the
@@ -92,7 +93,7 @@ class WorkQueue(WorkQueueBase[T], BlockingConsumable[T]):
         attempt_timeout: float | None = None,
         policy: Policy | None = None,
         max_dead_letters: int = MAX_DEAD_LETTERS,
-        telemetry: Telemetry | None = None,
+        telemetry: ObserverProvider | None = None,
         loop_thread: LoopThread | None = None,
     ) -> None:
         refuse_green_threads()

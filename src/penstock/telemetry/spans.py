@@ -179,7 +179,9 @@ class TracedPut(TracedItem):
     __slots__ = ("_span", "_waits_since", "accepted", "context")
 
     def __init__(self, observer: TelemetryObserver) -> None:
-        super().__init__(observer)
+        # Not by super(): one is made for every put that is observed.
+        self._observer = observer
+        self._accepted_at = _clock()
         self._span: Span | None = None
         self._waits_since: tuple[int, float] | None = None
         self.accepted = False

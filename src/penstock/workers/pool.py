@@ -10,7 +10,7 @@ import asyncio
 import logging
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import Context
 from functools import partial
 from typing import Any, Generic, TypeVar
@@ -147,16 +147,21 @@ class WorkerPool(Generic[T]):
         """
         if job in self._jobs:
             del self._jobs[job]
-            self._take_out(self._workers[task] for task in self._holders(job))
+            self._take_out_holders(job)
             self.resize()
 
-    def _holders(self, job: Job[T]) -> list[asyncio.Future[None]]:
+    def _take_out_holders(self, job: Job[T]) -> list[asyncio.Future[None]]:
+        """Let the workers that hold an item of ``job`` take no more entries; return them."""
         current = asyncio.current_task()
-        return [
-            task
-            for task, worker in self._workers.items()
-            if worker.job_in_hand is job and task is not current
-        ]
+        # In one step: a worker that takes the next entry in between would hold one of another job.
+        with self._lock, self._no_takes():
+            holders = [
+                task
+                for task, worker in self._workers.items()
+                if worker.job_in_hand is job and task is not current
+            ]
+            self._take_out_locked(self._workers[task] for task in holders)
+        return holders
 
     async def close(self, job: Job[T]) -> None:
         """:meth:`release` a job whose lane is closed, and cancel what workers hold of it.
@@ -165,8 +170,7 @@ class WorkerPool(Generic[T]):
         thread: its function cannot be cancelled.
         """
         self.release(job)
-        holders = self._holders(job)
-        self._take_out(self._workers[task] for task in holders)
+        holders = self._take_out_holders(job)
         self.resize()
         try:
             await self._cancel(holders)
@@ -240,10 +244,9 @@ class WorkerPool(Generic[T]):
         """Start or retire workers until there are as many as the largest claim says."""
         is_more = False
         for is_for_threads, active in self._active.items():
-            wanted = self._wanted(is_for_threads)
-            while len(active) < wanted:
+            while self._surplus(is_for_threads) < 0:
                 self._launch_worker(is_for_threads)
-            if len(active) > wanted:
+            if self._surplus(is_for_threads) > 0:
                 is_more = True
                 self._have_ask(active)
         if is_more:
@@ -251,14 +254,18 @@ class WorkerPool(Generic[T]):
         else:
             self._source.wake()  # a job may have a larger number now
 
+    def _surplus(self, is_for_threads: bool) -> int:
+        """How many workers there are too many; below 0, how many are missing."""
+        with self._lock:  # or one that is about to leave would be counted
+            return len(self._active[is_for_threads]) - self._wanted(is_for_threads)
+
     def _wanted(self, is_for_threads: bool | None) -> int:
-        """How many workers of a kind there are to be; ``None``: of all kinds, at once busy."""
-        kinds = (False, True) if is_for_threads is None else (is_for_threads,)
-        jobs = [job for job in self._jobs.copy() if job.is_for_threads in kinds]
-        if not jobs:
-            return 0
-        # A worker that waits for a job of its own queue does nothing: one more does its work.
-        return max(job.size for job in jobs) + sum(job.is_nested for job in jobs)
+        """How many workers of a kind there are to be; ``None``: how many of all may be busy."""
+        jobs = self._jobs.copy()
+        sizes = [job.size for job in jobs if is_for_threads in (None, job.is_for_threads)]
+        # A worker that waits for a job of its own queue does nothing: one more does its work,
+        # which may be of the other kind.
+        return max(sizes) + sum(job.is_nested for job in jobs) if sizes else 0
 
     def _may_go_on(self, worker: Worker[T]) -> bool:
         """Whether a worker is to take one more entry. For the thread of any worker.
@@ -272,27 +279,36 @@ class WorkerPool(Generic[T]):
                     if len(active) > self._wanted(is_for_threads):
                         del active[worker]
                         return False
-                    self._set_must_ask(worker, False)
+                    with self._no_takes():
+                        self._set_must_ask(worker, False)
                     return True
         return False
 
     def _have_ask(self, workers: Iterable[Worker[T]]) -> None:
         """Have workers ask whether they may go on."""
-        with self._lock:
+        with self._lock, self._no_takes():
             for worker in workers:
                 self._set_must_ask(worker, True)
 
+    def _no_takes(self) -> AbstractContextManager[object]:
+        """The block in which no worker takes an entry. (In a loop none does anyhow.)"""
+        return nullcontext()
+
     def _set_must_ask(self, worker: Worker[T], must_ask: bool) -> None:
+        """Set it, while no worker takes an entry."""
         worker.must_ask = must_ask
 
     def _take_out(self, workers: Iterable[Worker[T]]) -> None:
         """Let workers take no more entries."""
         workers = list(workers)
-        with self._lock:
-            for worker in workers:
-                for active in self._active.values():
-                    active.pop(worker, None)
-        self._have_ask(workers)
+        with self._lock, self._no_takes():
+            self._take_out_locked(workers)
+
+    def _take_out_locked(self, workers: Iterable[Worker[T]]) -> None:
+        for worker in workers:
+            for active in self._active.values():
+                active.pop(worker, None)
+            self._set_must_ask(worker, True)
 
     def _replace(self, standing: Job[T] | None) -> None:
         """Launch new workers for all claims, and then retire the present ones."""

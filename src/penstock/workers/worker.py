@@ -110,7 +110,7 @@ class Worker(Generic[T]):
             while not self.must_ask or self._may_go_on(self):
                 entry = source.take()
                 if entry is None:
-                    item = context = ticket = coro = steps = awaited = None  # keep nothing alive
+                    item = context = ticket = steps = awaited = None  # keep nothing alive
                     self.call = None
                     if counters.joiners:  # only here, since with an entry left not all is done
                         counters.notify_if_done()
@@ -122,9 +122,13 @@ class Worker(Generic[T]):
                 _, item, context, ticket = entry
                 error: BaseException | None = None
                 try:
-                    coro = call(item) if ticket is None else ticket.run(call, standing, item)
-                    steps = coro.__await__()
-                    if may_suspend if ticket is None else ticket.may_suspend(standing):
+                    if ticket is None:
+                        steps = call(item).__await__()
+                        marks = may_suspend
+                    else:
+                        steps = ticket.run(call, standing, item).__await__()
+                        marks = ticket.may_suspend(standing)
+                    if marks:
                         self.call = this_call = object()
                         context.run(enter, this_call)
                     awaited = context.run(next, steps, FINISHED)
@@ -160,14 +164,14 @@ class Worker(Generic[T]):
                 if not left:
                     left = turn.look()
                     if turn.is_over:
-                        entry = item = context = ticket = coro = steps = awaited = None
+                        entry = item = context = ticket = steps = awaited = None
                         await source.pause()
         except asyncio.CancelledError:
             return  # and not raise: the task would keep the error, and the error the item
         finally:
             # A kept error (that of a dead letter, say) keeps this frame. The frame must keep no
             # item, and no other error, whose frames have items.
-            entry = item = context = ticket = coro = steps = awaited = None
+            entry = item = context = ticket = steps = awaited = None
             error = failure = None  # type: ignore[assignment]
             self.call = None
             if counters.joiners:

@@ -31,10 +31,10 @@ from penstock.brokers.nats.queue.putter import Putter
 from penstock.brokers.nats.queue.roll_call import RollCall
 from penstock.brokers.nats.queue.watch import Watch
 from penstock.errors import QueueEmptyError, QueueStateError
+from penstock.policies.observer import ObserverProvider
 from penstock.policies.policy import Policy
 from penstock.queue.base import CLOSED, WARNING_INTERVAL, QueueBase
 from penstock.queue.status import QueueStatus, state_error
-from penstock.telemetry.telemetry import Telemetry
 from penstock.workers.item import Entry
 from penstock.workers.pool import WorkerPool
 
@@ -60,7 +60,7 @@ class NatsCore(QueueBase[T]):
         maxsize: int,
         timeout: float,
         logger: logging.Logger | None,
-        telemetry: Telemetry | None,
+        telemetry: ObserverProvider | None,
         policy: Policy,
         *,
         codec: Codec[T],

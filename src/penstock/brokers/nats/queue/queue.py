@@ -24,10 +24,10 @@ from penstock.limits.rate.limit import Limit
 from penstock.limits.rate.limiter import Limiter
 from penstock.limits.retry import RetryPolicy
 from penstock.policies.dead_letters import MAX_DEAD_LETTERS, check_max_dead_letters
+from penstock.policies.observer import ObserverProvider
 from penstock.policies.policy import Policy
 from penstock.queue.base import NO_LIMIT, policy_statistics
 from penstock.queue.status import QueueStatistics
-from penstock.telemetry.telemetry import Telemetry
 from penstock.workers.calls import ErrorHandler, WorkerFunc
 
 T = TypeVar("T")
@@ -105,7 +105,7 @@ class NatsQueue(Lifecycle, NatsCore[T]):
         breaker: CircuitBreaker | None = None,
         deadline: float | None = None,
         max_dead_letters: int = 10 * MAX_DEAD_LETTERS,
-        telemetry: Telemetry | None = None,
+        telemetry: ObserverProvider | None = None,
     ) -> None:
         check_name(name)
         policy = Policy(limits=limits, retry=retry, breaker=breaker, deadline=deadline)
