@@ -25,7 +25,7 @@ from penstock.limits.rate.limiter import Limiter
 from penstock.limits.retry import RetryPolicy
 from penstock.policies.dead_letters import MAX_DEAD_LETTERS, check_max_dead_letters
 from penstock.policies.observer import ObserverProvider
-from penstock.policies.policy import Policy
+from penstock.policies.policy import Policy, policy_of
 from penstock.queue.base import NO_LIMIT, policy_statistics
 from penstock.queue.status import QueueStatistics
 from penstock.workers.calls import ErrorHandler, WorkerFunc
@@ -64,10 +64,10 @@ class NatsQueue(Lifecycle, NatsCore[T]):
             which is 1 MiB with the headers unless its ``max_payload`` says otherwise.
         options: what ``nats.connect`` takes beside: ``user``, ``password``, ``token``,
             ``user_credentials``, ``nkeys_seed``, ``tls``, ...
-        limits, retry, breaker, deadline: as for :class:`penstock.WorkQueue`, for the workers of
-            this process. A retry waits on the server, for whichever machine; ``attempts`` counts
-            the deliveries on all, those that a stop or a death ended included. With a deadline the
-            clocks of the machines should agree.
+        limits, retry, breaker, deadline, attempt_timeout, policy: as for
+            :class:`penstock.WorkQueue`, for the workers of this process. A retry waits on the
+            server, for whichever machine; ``attempts`` counts the deliveries on all, those that a
+            stop or a death ended included. With a deadline the clocks of the machines should agree.
         max_dead_letters: how many items that failed for good are kept; when they are as many, what
             fails stays in the queue. 0: they are dropped.
         telemetry: as for :class:`penstock.BoundedQueue`. The trace of a put goes with its item to
@@ -104,14 +104,23 @@ class NatsQueue(Lifecycle, NatsCore[T]):
         retry: RetryPolicy | None = None,
         breaker: CircuitBreaker | None = None,
         deadline: float | None = None,
+        attempt_timeout: float | None = None,
+        policy: Policy | None = None,
         max_dead_letters: int = 10 * MAX_DEAD_LETTERS,
         telemetry: ObserverProvider | None = None,
     ) -> None:
         check_name(name)
-        policy = Policy(limits=limits, retry=retry, breaker=breaker, deadline=deadline)
+        parts = {
+            "limits": limits,
+            "retry": retry,
+            "breaker": breaker,
+            "deadline": deadline,
+            "attempt_timeout": attempt_timeout,
+        }
+        policy = policy_of(policy, parts) or Policy()
         max_dead_letters = check_max_dead_letters(max_dead_letters)
         urls = check_servers(servers)
-        _check_figures(replicas, ack_wait, max_deliveries, max_item_size, retry)
+        _check_figures(replicas, ack_wait, max_deliveries, max_item_size, policy.retry)
         checked: Codec[T] = JsonCodec() if codec is None else codec
         checks.members(checked, "codec", Codec)
         super().__init__(
