@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import math
+import threading
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -84,6 +86,25 @@ class TestAReadyPolicy:
         assert service.peak == 2
         assert policy.statistics().under_way == 0
 
+    async def test_an_item_that_an_item_puts_takes_a_slot_of_its_own(
+        self, queue_of: QueueOf
+    ) -> None:
+        """It runs in the context of its put, and not inside of the item that put it."""
+        policy = Policy(concurrency=1)
+        service = Service(takes=0.01)
+        queue = queue_of(policy=policy)
+
+        async def crawl(item: int) -> None:
+            if item < 3:
+                queue.put_nowait(item + 1)
+            await service(item)
+
+        await queue.process(crawl, 3)
+        await queue.put(0)
+        await until(lambda: len(service.items) == 4)
+        await soon(queue.join())
+        assert service.peak == 1
+
     async def test_a_stop_gives_back_what_waits_for_a_slot(self, queue_of: QueueOf) -> None:
         policy = Policy(concurrency=1)
         holder = asyncio.create_task(policy.call(for_ever))
@@ -101,6 +122,33 @@ class TestAReadyPolicy:
         await queue.process(service, 2)
         assert await soon(queue.stop())
         assert sorted(service.items) == ["a", "b", "c"]
+
+    async def test_an_item_that_was_taken_from_a_stuck_worker_starts_anew(
+        self, queue_of: QueueOf
+    ) -> None:
+        """It takes from the limits again, and a slot of its own."""
+        policy = Policy(limits=[Limit(1000, 1)], concurrency=1)
+        may_end, calls = threading.Event(), []
+
+        async def stubborn(item: str) -> None:
+            calls.append(item)
+            while len(calls) == 1 and not may_end.is_set():
+                with suppress(asyncio.CancelledError):
+                    await asyncio.sleep(0.005)
+
+        queue = queue_of(policy=policy)
+        await queue.process(stubborn, 1)
+        await queue.put("a")
+        await until(lambda: calls)
+        assert await soon(queue.stop(timeout=0)) is False
+        assert queue.unprocessed == ["a"]
+        await queue.process(stubborn, 1)
+        await until(lambda: policy.statistics().waiting_for_slots)
+        assert (calls, policy.statistics().starts) == (["a"], 1)
+        may_end.set()
+        assert await soon(queue.stop())
+        assert (calls, policy.statistics().starts) == (["a", "a"], 2)
+        assert policy.statistics().under_way == 0
 
     @pytest.mark.parametrize(
         "options",

@@ -569,6 +569,26 @@ async def test_a_task_that_outlives_its_call_takes_a_slot_again() -> None:
     await task
 
 
+@pytest.mark.parametrize("how", ["submit", "map", "batch_process"])
+async def test_an_item_that_an_item_waits_for_takes_no_second_slot(how: str) -> None:
+    queue = WorkQueue[int](logger=SILENT, policy=Policy(concurrency=1))
+
+    async def work(item: int) -> int:
+        if not item:
+            return 0
+        if how == "submit":
+            return 1 + int(await (await queue.submit(item - 1)))
+        if how == "map":
+            [result] = [result async for result in queue.map(work, [item - 1])]
+            return 1 + result
+        assert (await queue.batch_process([item - 1], work)).failed == 0
+        return item
+
+    await queue.process(work)
+    assert await asyncio.wait_for(await queue.submit(3), BOUND) == 3
+    await queue.stop()
+
+
 async def test_another_policy_inside_a_call_has_slots_of_its_own() -> None:
     inner, outer = Policy(concurrency=1), Policy(concurrency=2)
     service = Service(takes=1)

@@ -152,7 +152,8 @@ class CapacityLimiter:
         while True:
             while self._released:
                 self._released.pop()
-                self._taken -= 1
+                if self._taken:  # a forked child may give back what its parent took
+                    self._taken -= 1
             while self._borrowers and self._borrowers[0].is_gone:
                 self._borrowers.popleft()
             if not self._borrowers or self._taken >= self._total():

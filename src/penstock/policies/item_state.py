@@ -30,7 +30,7 @@ class ItemRunner(Protocol):
         adaptive: AdaptiveConcurrency | None = None,
     ) -> Any: ...
     def after(self, state: ItemState, error: BaseException) -> float | None: ...
-    def responded(self, state: ItemState) -> None: ...
+    def responded(self, attempt: Attempt) -> None: ...
 
 
 class NotBegunError(GeneratorExit):
@@ -80,17 +80,12 @@ class ItemState:
     """What one item has been through under a policy. One thread at a time has the item."""
 
     __slots__ = (
-        "adaptive",
         "attempts",
         "began_at",
-        "breaker_permit",
         "call",
-        "called_at",
         "deadline_at",
         "failure",
         "future",
-        "has_responded",
-        "has_slot",
         "is_postponed",
         "is_revoked",
         "job",
@@ -108,14 +103,10 @@ class ItemState:
         self.deadline_at: float | None = None
         #: Calls that were made, that under way included.
         self.attempts = 0
-        #: When the first attempt began, and when the present one did, where somebody asks for it.
+        #: When the first attempt began, where somebody asks for it.
         self.began_at = 0.0
-        self.called_at: float | None = None
-        #: What the present attempt took from the limits, and from the breaker.
+        #: What it took from the limits: from the moment in which it may start until it does.
         self.permit: Permit | None = None
-        self.breaker_permit: int | None = None
-        #: Whether it has one of the calls at once that the policy allows.
-        self.has_slot = False
         #: Why it may not start, ever.
         self.refusal: Exception | None = None
         #: Whether it was put back, since it could not start yet.
@@ -126,13 +117,39 @@ class ItemState:
         self.waits_since: float | None = None
         #: What the error of the last attempt said.
         self.failure: Failure | None = None
-        #: Whether the call under way has its response already, and goes on.
-        self.has_responded = False
         #: Whether somebody else has the item now.
         self.is_revoked = False
-        #: Who is told how the present attempt went, beside those of the policy.
-        self.adaptive: AdaptiveConcurrency | None = None
         # What a queue keeps with an item. It is the ticket's, and is set here for speed.
         self.future: Any = None
         self.call: Any = None
         self.job: Any = None
+
+    @property
+    def is_awaited(self) -> bool:
+        """Whether somebody may be waiting for it: it is a call, or has a future, or is nested."""
+        if not self.scope.postpones or self.future is not None:
+            return True
+        return self.job is not None and self.job.is_nested
+
+
+class Attempt:
+    """What there is more to one attempt, where somebody wants to know. Its permit has it.
+
+    It is not in the state: a worker that ignores its cancellation may still be at its attempt when
+    another one makes the next.
+    """
+
+    __slots__ = ("adaptive", "breaker_permit", "called_at", "has_responded", "has_slot", "state")
+
+    def __init__(self, state: ItemState) -> None:
+        self.state = state
+        #: Whether it has one of the calls at once that the policy allows.
+        self.has_slot = False
+        #: What it got from the breaker.
+        self.breaker_permit: int | None = None
+        #: When its call began, if its time is taken.
+        self.called_at: float | None = None
+        #: Who is told how it went, beside those of the policy.
+        self.adaptive: AdaptiveConcurrency | None = None
+        #: Whether its call has the response already, and goes on.
+        self.has_responded = False

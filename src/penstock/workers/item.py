@@ -126,6 +126,7 @@ class Ticket(ItemState):
     def transfer(self) -> Ticket:
         """Return a copy for the next worker that takes the item, and revoke this one."""
         new = copy(self)
+        new.permit = None  # the other worker's
         # In this order: an item without a future that is not revoked is kept when it fails.
         self.is_revoked = True
         self.future = None

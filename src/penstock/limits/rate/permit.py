@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Final, Protocol, TypeAlias
+from typing import Any, Final, Protocol, TypeAlias
 
 from penstock.limits.rate.exact import Exact, checked_cost
 from penstock.limits.rate.limit import Limit, LimitOwner
@@ -48,7 +48,7 @@ class Permit:
         self._charges = charges
         #: What it was taken for, while that is under way; and whether that is over. For those who
         #: make calls, and do not put away permits that are over: it would cost as much as the rest.
-        self.call: object = None
+        self.call: Any = None
         self.is_over = False
 
     def settle(self, limit: Limit | str, actual: float) -> None:
