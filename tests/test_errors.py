@@ -18,6 +18,7 @@ from penstock import (
     BatchError,
     BatchResult,
     BrokerError,
+    BudgetExceededError,
     CircuitBreakerOpenError,
     CodecError,
     DeadlineExceededError,
@@ -50,6 +51,8 @@ EXAMPLES = [
     RateLimitError(),
     RateLimitError("slow down", retry_after=2.5),
     CircuitBreakerOpenError("broken", retry_after=1.0),
+    BudgetExceededError(),
+    BudgetExceededError("spent", budget="money", max=5.0, used=4.5, cost=1.0),
     APITimeoutError("too late"),
     DeadlineExceededError("too late to begin"),
 ]

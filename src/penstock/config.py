@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import os
-import re
 import sys
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -14,35 +13,9 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from penstock._util import checks
 from penstock._util.compat import Self
+from penstock._util.rates import parse_rate
 from penstock.limits import AdaptiveConcurrency, Backoff, CircuitBreaker, Limit, RetryPolicy
 from penstock.policies.observer import ObserverProvider
-
-_UNITS = {"s": 1, "sec": 1, "second": 1, "min": 60, "minute": 60, "h": 3600, "hour": 3600}
-_UNITS |= {"m": 60, "d": 86_400, "day": 86_400}
-_RATE = re.compile(r"\s*([0-9_.]+)\s*/\s*([0-9.]*)\s*([a-z]+)\s*")
-
-
-def parse_rate(text: str) -> tuple[float, float]:
-    """The amount and the seconds of a rate: ``(500.0, 60.0)`` for ``"500/min"``.
-
-    Other rates are ``20/s`` and ``100/10s``. The units are s, min, h and d, and their long names.
-
-    Raises:
-        ValueError: it is no such text, or a number in it is not more than zero.
-    """
-    found = _RATE.fullmatch(text.lower())
-    try:
-        if found is None:
-            raise ValueError
-        amount, count, unit = found.groups()
-        rate = float(amount), float(count or 1) * _UNITS[unit.removesuffix("s") or "s"]
-        if not (rate[0] > 0 and rate[1] > 0):
-            raise ValueError
-    except (KeyError, ValueError):
-        raise ValueError(
-            f"a rate must look like 500/min, 20/s or 100/10s, got {checks.shown(text)}"
-        ) from None
-    return rate
 
 
 class _Frozen(BaseModel):
@@ -227,7 +200,7 @@ class FromConfig:
         logger: logging.Logger | None = None,
         name: str | None = None,
         telemetry: ObserverProvider | None = None,
-        limits: Iterable[Limit] = (),
+        limits: Iterable[Limit | str] = (),
     ) -> Self:
         """Make a queue with the settings of ``config``; ``limits`` are added to its own.
 

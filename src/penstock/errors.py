@@ -150,6 +150,30 @@ class CircuitBreakerOpenError(PenstockError):
         self.retry_after = retry_after
 
 
+class BudgetExceededError(PenstockError):
+    """What is left of a :class:`penstock.Budget` is less than the call costs; it was not made.
+
+    ``budget``: the name of the budget. ``max``: all of it. ``used``: what was spent, with the
+    estimates for calls under way. ``cost``: what the call was to cost. Each is ``None`` where it is
+    not known.
+    """
+
+    def __init__(
+        self,
+        message: str = "The budget is spent",
+        *,
+        budget: str | None = None,
+        max: float | None = None,
+        used: float | None = None,
+        cost: float | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.budget = budget
+        self.max = max
+        self.used = used
+        self.cost = cost
+
+
 class APITimeoutError(PenstockError):
     """The service did not answer in time."""
 

@@ -250,8 +250,8 @@ class RateLimitedExecutor(AsyncExecutor):
     """Runs calls no faster than limits allow, and at most ``max_concurrency`` at once.
 
     Args:
-        limits: a list of :class:`penstock.Limit`, or a :class:`penstock.Limiter` that others, such
-            as queues, share. ``cost`` and ``key`` functions get the first positional argument of
+        limits: a list of :class:`penstock.Limit`, or of texts such as ``"500/min"``; or a
+            :class:`penstock.Limiter` that others, such as queues, share. ``cost`` and ``key`` functions get the first positional argument of
             the call, or None where there is none.
         max_concurrency: as for :class:`AsyncExecutor`.
 
@@ -264,7 +264,7 @@ class RateLimitedExecutor(AsyncExecutor):
     """
 
     def __init__(
-        self, limits: Iterable[Limit] | Limiter, max_concurrency: int | None = None
+        self, limits: Iterable[Limit | str] | Limiter, max_concurrency: int | None = None
     ) -> None:
         super().__init__(max_concurrency)
         #: Each call waits for it before it starts. ``limits.observe(headers)`` reads the limits

@@ -83,9 +83,9 @@ class QueueTransport(
     client closes it. Every request goes through: each hop of a redirect is one.
 
     Args:
-        limits: how fast requests may start: a list of :class:`penstock.Limit`, or a
-            :class:`penstock.Limiter` that other transports and queues share. ``cost`` and ``key``
-            functions get the ``httpx.Request``.
+        limits: how fast requests may start: a list of :class:`penstock.Limit`, or of
+            texts such as ``"500/min"``; or a :class:`penstock.Limiter` that other transports and
+            queues share. ``cost`` and ``key`` functions get the ``httpx.Request``.
         retry: a :class:`penstock.RetryPolicy`; ``None``: none. Unless it has an ``on`` of its own,
             :func:`worth_retrying` decides. Only requests whose body is at hand are sent again:
             one that is a stream can be sent once, and its failure is passed on.

@@ -58,8 +58,8 @@ class WorkQueue(Lifecycle, FromConfig, WorkQueueBase[T], Consumable[T]):
             the number to the service. ``None``: one.
         queue: a queue to use instead of a new ``BoundedQueue``; it has its own maxsize, timeout,
             logger, name and telemetry, so these must be left out then.
-        limits: how fast calls may start: a list of :class:`penstock.Limit`, or a
-            :class:`penstock.Limiter` that others share.
+        limits: how fast calls may start: a list of :class:`penstock.Limit`, or of
+            texts such as ``"500/min"``; or a :class:`penstock.Limiter` that others share.
         retry: how failed items are tried again: a :class:`penstock.RetryPolicy`. ``None``: they go
             to the error handler at once.
         breaker: a :class:`penstock.CircuitBreaker`. ``None``: none.
@@ -86,7 +86,7 @@ class WorkQueue(Lifecycle, FromConfig, WorkQueueBase[T], Consumable[T]):
         *,
         name: str | None = None,
         queue: Queue[T] | None = None,
-        limits: Iterable[Limit] | Limiter = (),
+        limits: Iterable[Limit | str] | Limiter = (),
         retry: RetryPolicy | None = None,
         breaker: CircuitBreaker | None = None,
         deadline: float | None = None,

@@ -22,6 +22,8 @@ from helpers.services import Service
 from helpers.tasks import for_ever, now, soon, until
 from penstock import (
     AdaptiveConcurrency,
+    Budget,
+    BudgetExceededError,
     CircuitBreaker,
     CircuitBreakerOpenError,
     DeadlineExceededError,
@@ -315,6 +317,17 @@ class TestLimits:
         await queue.join()
         assert service.items == ["good"]
 
+    async def test_they_may_be_written_as_text(self, queue_of: QueueOf) -> None:
+        service = Service()
+        queue = queue_of(limits=["2 per day"])
+        await queue.process(service, 1)
+        await put_all(queue, *range(4))
+        await until(lambda: queue.limits.statistics().waiting == 1)
+        assert service.items == [0, 1]
+        queue.limits.limit("2 per 86400 s").change(max=4)
+        assert await queue.stop() is True
+        assert service.items == [0, 1, 2, 3]
+
     async def test_settle_in_a_worker_function_gives_back_the_difference(
         self, queue_of: QueueOf
     ) -> None:
@@ -381,6 +394,72 @@ class TestLimits:
         assert handler.kinds == [(7, ValueError), (6, ValueError)]
         assert queue.metrics["processed"] == 4
         assert [letter.attempts for letter in queue.dead_letters] == [0, 0]
+
+
+class TestBudget:
+    @pytest.mark.parametrize("how", ["put", "submit"])
+    @pytest.mark.parametrize("keyed", [True, False])
+    async def test_when_it_is_spent_items_fail_and_are_not_tried_again(
+        self, queue_of: QueueOf, how: str, keyed: bool
+    ) -> None:
+        budget = Budget(7, cost=lambda item: item, name="money")
+        rate = Limit(1000, NEVER, key=(lambda item: 0) if keyed else None)
+        service, handler = Service(), Handler()
+        queue = queue_of(limits=[rate, budget], retry=every(0.01))
+        await queue.process(service, 1, handler)
+        futures = [await offer(queue, how, item) for item in (3, 8, 5, 4, 1)]
+        assert await queue.stop() is True
+        assert service.items == [3, 4]
+        if how == "submit":
+            errors = [future.exception() for future in futures]
+            assert [type(errors[place]) for place in (1, 2, 4)] == [BudgetExceededError] * 3
+            assert (errors[0], errors[3]) == (None, None)
+            return
+        assert handler.kinds == [(item, BudgetExceededError) for item in (8, 5, 1)]
+        assert [letter.attempts for letter in queue.dead_letters] == [0, 0, 0]
+        budget.change(max=13)
+        await queue.start()
+        await queue.process(service, 1, handler)
+        assert await queue.redrive() == 3
+        assert await queue.stop() is True
+        assert service.items == [3, 4, 5, 1]
+
+    @pytest.mark.parametrize("keyed", [True, False])
+    async def test_an_item_waits_that_fits_if_one_under_way_was_cheaper(
+        self, queue_of: QueueOf, keyed: bool
+    ) -> None:
+        budget = Budget(10, cost=lambda item: 6, name="money")
+        rate = Limit(1000, NEVER, key=(lambda item: 0) if keyed else None)
+        service, handler = Service(), Handler()
+        may_end: list[bool] = []
+        queue = queue_of(limits=[rate, budget])
+
+        async def call(item: str) -> None:
+            await service(item)
+            if item == "slow":
+                await until(lambda: may_end)
+                budget.settle(4)
+
+        await queue.process(call, 2, handler)
+        await put_all(queue, "slow", "one", "other")
+        await until(lambda: service.items == ["slow"])
+        assert not handler.kinds
+        may_end.append(True)
+        assert await queue.stop() is True
+        assert len(service.items) == 2, "one of those that waited"
+        assert {*service.items, *handler.items} == {"slow", "one", "other"}
+        assert [kind for _, kind in handler.kinds] == [BudgetExceededError]
+
+    async def test_each_attempt_costs(self, queue_of: QueueOf) -> None:
+        budget = Budget(2)
+        service, handler = Service({0: 5}), Handler()
+        queue = queue_of(limits=[budget], retry=every(0.01, attempts=5))
+        await queue.process(service, 1, handler)
+        await put_all(queue, 0)
+        assert await queue.stop() is True
+        assert service.items == [0, 0]
+        assert handler.kinds == [(0, BudgetExceededError)]
+        assert budget.used == 2
 
 
 class TestAdaptiveConcurrency:

@@ -13,7 +13,8 @@ from penstock import AdaptiveConcurrency, Limit, Limiter, QueueStateError, Retry
     ("arguments", "error", "message"),
     [
         ({"limits": Limit(1, 1)}, TypeError, "write limits="),
-        ({"limits": [1]}, TypeError, "iterable of Limit, got 1"),
+        ({"limits": "500/min"}, TypeError, "write limits=.'500/min'."),
+        ({"limits": [1]}, TypeError, "got 1 in it"),
         ({"retry": 3}, TypeError, "retry must be a RetryPolicy or None, got 3"),
         ({"breaker": 3}, TypeError, "breaker must be a CircuitBreaker or None, got 3"),
         ({"concurrency": 0}, ValueError, "Concurrency limit must be at least 1, got 0"),

@@ -1096,7 +1096,7 @@ async def test_what_comes_after_the_answer_is_not_the_failure_of_the_service() -
     ("rules", "error", "message"),
     [
         ({"limits": Limit(1, 1)}, TypeError, "write limits="),
-        ({"limits": [1]}, TypeError, "iterable of Limit, got 1"),
+        ({"limits": [1]}, TypeError, "got 1 in it"),
         ({"limits": [Limit(1, 1), Limit(1, 1)]}, ValueError, "give them names"),
         ({"retry": 3}, TypeError, "retry must be a RetryPolicy or None, got 3"),
         ({"breaker": True}, TypeError, "breaker must be a CircuitBreaker or None"),

@@ -10,6 +10,7 @@ from typing_extensions import assert_type
 from penstock import (
     AdaptiveConcurrency,
     Backoff,
+    Budget,
     CircuitBreaker,
     DeadLetter,
     Limit,
@@ -58,6 +59,14 @@ async def limits() -> None:
     assert_type(limit.limiter, LimitOwner | None)
     limit.change(max=5)
     limiter = Limiter([limit])
+    assert_type(Limit.parse("500/min", cost=tokens), Limit)
+    budget = Budget(10, cost=tokens)
+    assert_type(budget.used, float)
+    budget.change(20)
+    Limiter([limit, "500/min", budget])
+    WorkQueue[Call](limits=["500/min", budget])
+    assert_type(limiter.remaining(Call("a", 1)), dict[str, float])
+    assert_type(limiter.utilization(), dict[str, float])
     assert_type(await limiter.acquire(Call("a", 1)), Permit)
     assert_type(limiter.acquire_blocking(Call("a", 1)), Permit)
     assert_type(limiter.try_acquire(), Permit | None)

@@ -12,6 +12,7 @@ from typing import Any, Literal, NoReturn, TextIO
 import typer
 
 from penstock._util.checks import shown
+from penstock._util.rates import parse_rate
 from penstock.cli.files import STANDARD
 from penstock.cli.problems import MalformedLineError
 from penstock.cli.records import read_header, read_object
@@ -20,7 +21,6 @@ from penstock.cli.run.requests import parse_base
 from penstock.cli.run.source import Form
 from penstock.cli.run.template import Template
 from penstock.cli.settings import read_settings
-from penstock.config import parse_rate
 from penstock.errors import PenstockError
 from penstock.telemetry import setup
 

@@ -46,7 +46,7 @@ class Transport(Generic[TransportT, RequestT, ResponseT]):
 
     def __init__(
         self,
-        limits: Iterable[Limit] | Limiter = (),
+        limits: Iterable[Limit | str] | Limiter = (),
         *,
         retry: RetryPolicy | None = None,
         concurrency: int | AdaptiveConcurrency = CONCURRENCY,

@@ -10,6 +10,7 @@ from penstock.limits.breaker import BreakerState, CircuitBreaker
 from penstock.limits.budget import RetryBudget
 from penstock.limits.headers import Feedback
 from penstock.limits.rate.base import LimiterStatistics
+from penstock.limits.rate.budget import Budget
 from penstock.limits.rate.limit import Limit
 from penstock.limits.rate.limiter import Limiter
 from penstock.limits.rate.permit import Permit
@@ -19,6 +20,7 @@ __all__ = [
     "AdaptiveConcurrency",
     "Backoff",
     "BreakerState",
+    "Budget",
     "CircuitBreaker",
     "Feedback",
     "Limit",

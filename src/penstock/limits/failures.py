@@ -10,6 +10,7 @@ from typing import Any, TypeAlias
 
 from penstock._util import checks
 from penstock.errors import (
+    BudgetExceededError,
     CircuitBreakerOpenError,
     DeadlineExceededError,
     PenstockError,
@@ -35,6 +36,7 @@ _PERSISTENT = (
     IsADirectoryError,
     NotADirectoryError,
     PermissionError,
+    BudgetExceededError,
     DeadlineExceededError,
     QueueError,
 )
@@ -105,7 +107,8 @@ def service_failed(error: Exception) -> bool | None:
     error of a call that was not made. With a 4xx answer, the service did answer.
     """
     if is_throttle(error) or isinstance(
-        error, (CircuitBreakerOpenError, DeadlineExceededError, QueueError)
+        error,
+        (BudgetExceededError, CircuitBreakerOpenError, DeadlineExceededError, QueueError),
     ):
         return None
     status = http_status(error)

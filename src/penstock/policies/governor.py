@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import math
 import threading
-import time
 from asyncio import _get_running_loop
 from collections import deque
 from collections.abc import Awaitable, Callable
@@ -19,8 +18,9 @@ from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from penstock._util import checks
+from penstock._util.clock import now
 from penstock._util.compat import add_note
-from penstock.errors import CircuitBreakerOpenError, DeadlineExceededError
+from penstock.errors import BudgetExceededError, CircuitBreakerOpenError, DeadlineExceededError
 from penstock.limits.adaptive import AdaptiveConcurrency
 from penstock.limits.breaker import CircuitBreaker
 from penstock.limits.deadline import ServiceTime, is_hopeless
@@ -157,7 +157,7 @@ class Governor:
         if course.deadline_at is not None:
             try:
                 wait = self.limiter.wait_time(item)
-            except (ValueError, TypeError) as error:
+            except (BudgetExceededError, ValueError, TypeError) as error:
                 return error
             # Infinity: not before something happens, and that may be at once.
             if wait < math.inf and is_hopeless(course.deadline_at, began + wait):
@@ -173,6 +173,8 @@ class Governor:
         except UnusableLimiterError:  # which is no reason to give the item up
             raise Postponed(_LONGEST) from None
         except (ValueError, TypeError) as error:  # the max of a limit was lowered meanwhile
+            return error
+        except BudgetExceededError as error:
             return error
         moment = now()
         course.waited = moment - (course.waits_since or began)
@@ -196,19 +198,21 @@ class Governor:
         limiter = self.limiter
         if self._is_keyed:
             # Not in a worker's hands: items with other keys must not wait for this one.
-            permit = limiter.try_acquire(item)
+            permit = limiter.try_acquire(item, finishes=True)
             if permit is None:
                 if course.waits_since is None:
                     course.waits_since = now()
                 wait = limiter.wait_time(item)
-                if wait == math.inf:  # not before something happens, and that may be at once
-                    wait = _SHORTEST
+                if wait == math.inf:  # not before something happens, at once or after a call's end
+                    wait = now() - course.waits_since
                 # It looks again before long: limits change, and costs are settled.
                 raise Postponed(min(max(_SHORTEST, wait), _LONGEST))
             return permit
         if _get_running_loop() is None:
-            return limiter.acquire_blocking(item, is_wanted=lambda: not course.is_revoked)
-        return await limiter.acquire(item)
+            return limiter.acquire_blocking(
+                item, is_wanted=lambda: not course.is_revoked, finishes=True
+            )
+        return await limiter.acquire(item, finishes=True)
 
     def _refused(self, course: Course, error: CircuitBreakerOpenError) -> Exception:
         if self.rules.retry is None:
@@ -476,9 +480,3 @@ def answered() -> None:
     course = _under_way.get()
     if course is not None:
         course.answered()
-
-
-def now() -> float:
-    """Seconds, by the running event loop's clock, which may be virtual, or the monotonic one."""
-    loop = _get_running_loop()
-    return time.monotonic() if loop is None else loop.time()

@@ -84,7 +84,7 @@ class WorkQueue(FromConfig, WorkQueueBase[T], BlockingConsumable[T]):
         *,
         name: str | None = None,
         queue: Queue[T] | None = None,
-        limits: Iterable[Limit] | Limiter = (),
+        limits: Iterable[Limit | str] | Limiter = (),
         retry: RetryPolicy | None = None,
         breaker: CircuitBreaker | None = None,
         deadline: float | None = None,

@@ -51,6 +51,16 @@ def test_what_is_no_function_of_an_item_is_refused(which: str, wrong: Any) -> No
         Limit(1, 1, **{which: wrong})
 
 
+def test_a_limit_as_people_write_it() -> None:
+    limit = Limit.parse("500/min")
+    assert (limit.max, limit.per, limit.name) == (500, 60, "500 per 60 s")
+    assert Limit.parse("90_000 per minute", cost=len, name="tokens").name == "tokens"
+    with pytest.raises(ValueError, match="a rate must look like 500/min, .*, got '500'"):
+        Limit.parse("500")
+    with pytest.raises(TypeError, match="^cost must "):
+        Limit.parse("500/min", cost=5)  # type: ignore[arg-type]
+
+
 def test_a_name_is_text() -> None:
     assert Limit(500, 60).name == "500 per 60 s"
     assert Limit(500, 60, name="requests").name == "requests"

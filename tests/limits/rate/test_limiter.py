@@ -57,6 +57,60 @@ async def test_as_many_as_allowed_go_through_at_once_and_the_others_wait() -> No
     assert caller.through == [(0, 0), (1, 0), (2, 10), (3, 10), (4, 20)]
 
 
+async def test_how_much_of_each_limit_is_left_and_used() -> None:
+    calls = Limit(10, per=10, name="calls")
+    tokens = Limit(100, per=20, cost=lambda item: 30, name="tokens")
+    limiter = Limiter([calls, tokens])
+    assert limiter.remaining() == {"calls": 10, "tokens": 100}
+    assert limiter.utilization() == {"calls": 0, "tokens": 0}
+    permit = await limiter.acquire()
+    await asyncio.sleep(5)
+    await limiter.acquire()
+    assert limiter.remaining() == {"calls": 8, "tokens": 40}
+    permit.settle(tokens, 110)
+    assert limiter.remaining() == {"calls": 8, "tokens": 0}
+    assert limiter.utilization() == {"calls": 0.2, "tokens": 1.4}
+    await asyncio.sleep(5)
+    assert limiter.remaining() == {"calls": 9, "tokens": 0}
+    await asyncio.sleep(10)
+    assert limiter.utilization() == {"calls": 0, "tokens": 0.3}
+
+
+async def test_how_much_is_left_for_a_key_or_for_that_which_used_most() -> None:
+    limiter = Limiter([Limit(10, per=10, key=lambda item: item[0], name="each")])
+    assert limiter.remaining() == {"each": 10}
+    for item in ("a1", "a2", "b1"):
+        await limiter.acquire(item)
+    assert [limiter.remaining(item)["each"] for item in ("a3", "b2", "c1")] == [8, 9, 10]
+    assert limiter.remaining() == {"each": 8}
+    assert limiter.utilization("b2") == {"each": 0.1}
+    assert limiter.utilization() == {"each": 0.2}
+    with pytest.raises(ValueError, match="the key function of the limit 'each' raised for an? int"):
+        limiter.remaining(5)
+
+
+async def test_what_refusals_taught_makes_less_remain() -> None:
+    limit = Limit(20, per=1, name="rate")
+    limiter = Limiter([limit])
+    for _ in range(2):
+        for _ in range(10):
+            await limiter.acquire()
+        await asyncio.sleep(0.9)
+        limiter.refused(0.1, permit=await limiter.acquire())
+        await asyncio.sleep(0.1)
+    await asyncio.sleep(1.5)
+    assert limiter.statistics().learned_rates
+    assert limiter.remaining() == {"rate": 10}
+    limit.change(20)
+    assert limiter.remaining() == {"rate": 20}
+
+
+async def test_a_limit_may_be_written_as_text() -> None:
+    caller = Caller(Limiter(["2/10s", Limit(3, 60)]))
+    await asyncio.gather(*(caller(name) for name in range(4)))
+    assert caller.through == [(0, 0), (1, 0), (2, 10), (3, 60)]
+
+
 async def test_callers_are_served_first_come_first_served() -> None:
     caller = Caller(Limiter([Limit(1, 0.3)]))
     tasks = []
@@ -449,8 +503,12 @@ async def test_a_limit_may_move_on_when_its_limiter_is_gone_and_remembers() -> N
 @pytest.mark.parametrize(
     ("limits", "error", "text"),
     [
-        (Limit(1, 1), TypeError, "limits must be an iterable of Limit, got <Limit"),
+        (Limit(1, 1), TypeError, "or a Limiter: write limits=.<Limit"),
+        ("500/min", TypeError, "or a Limiter: write limits=.'500/min'."),
+        (5, TypeError, "limits must be a list of Limit, got 5"),
         ([5], TypeError, "got 5 in it"),
+        (["500"], ValueError, "a rate must look like 500/min, 20/s or 100/10s, got '500'"),
+        (["1/s", Limit(1, 1)], ValueError, "two limits are called '1 per 1 s'"),
         ([Limit(1, 1), Limit(1, 1)], ValueError, "two limits are called '1 per 1 s'"),
         ([Limit(1, 1, name="a"), Limit(2, 1, name="a")], ValueError, "called 'a'"),
     ],

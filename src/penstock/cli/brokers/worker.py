@@ -21,7 +21,6 @@ from penstock.cli.brokers.attach import attach
 from penstock.cli.ctrl_c import on_signals
 from penstock.cli.display import say
 from penstock.cli.options import refuse, set_up_telemetry
-from penstock.config import parse_rate
 from penstock.limits import Limit, Limiter, RetryPolicy
 
 HELP = """
@@ -176,7 +175,7 @@ async def _work(
 
 def _limits(name: str, rate: str | None) -> list[Limit]:
     try:
-        return [] if rate is None else [Limit(*parse_rate(rate), name="calls")]
+        return [] if rate is None else [Limit.parse(rate, name="calls")]
     except ValueError as error:
         refuse(f"{name}: {error}")
 

@@ -8,12 +8,13 @@ import random
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from penstock._util import checks
 from penstock._util.hooks import tell_forked_child
+from penstock.limits.rate.budget import Budget
 from penstock.limits.rate.exact import Exact
 from penstock.limits.rate.gate import Gate
 from penstock.limits.rate.learning import RefusalLearner
@@ -22,6 +23,10 @@ from penstock.limits.rate.permit import Permit
 from penstock.limits.rate.scheduler import Scheduler
 from penstock.limits.rate.sliding_log import SlidingLog
 from penstock.limits.rate.waiters import LoopTimer, LoopWaiter, ThreadWaiter, Wakeups
+
+
+#: All keys of a limit.
+_ALL = object()
 
 
 def running_loop() -> asyncio.AbstractEventLoop | None:
@@ -72,22 +77,24 @@ class LimiterBase:
     #: The class of the logs in which starts are counted.
     log_type: ClassVar[type[SlidingLog]] = SlidingLog
 
-    def __init__(self, limits: Iterable[Limit], rng: random.Random | None) -> None:
+    def __init__(self, limits: Iterable[Limit | str], rng: random.Random | None) -> None:
+        if isinstance(limits, (Limit, str)):
+            raise TypeError(
+                f"limits must be a list of Limit, or a Limiter: write limits=[{checks.shown(limits)}]"
+            )
         if not isinstance(limits, Iterable):
-            raise TypeError(f"limits must be an iterable of Limit, got {checks.shown(limits)}")
+            raise TypeError(f"limits must be a list of Limit, got {checks.shown(limits)}")
         if rng is not None and not callable(getattr(rng, "random", None)):
             raise TypeError(f"rng must be a random.Random or None, got {checks.shown(rng)}")
-        self.limits: tuple[Limit, ...] = tuple(limits)
+        self.limits: tuple[Limit, ...] = tuple(map(_as_limit, limits))
         self._by_name: dict[str, Limit] = {}
         for limit in self.limits:
-            if not isinstance(limit, Limit):
-                raise TypeError(
-                    f"limits must be an iterable of Limit, got {checks.shown(limit)} in it"
-                )
             if limit.name in self._by_name:
                 called = checks.shown(limit.name)
                 raise ValueError(f"two limits are called {called}: give them names")
             self._by_name[limit.name] = limit
+        #: Whether calls are to be told to be over.
+        self._has_budget = any(isinstance(limit, Budget) for limit in self.limits)
         self._lock = threading.Lock()
         self._gate = Gate(rng)
         self._scheduler = Scheduler(self._gate)
@@ -119,6 +126,49 @@ class LimiterBase:
     def _closures(self) -> int:
         """How often the gate went from open to closed. Takes no lock: finalisers may read it."""
         return self._gate.closures
+
+    def remaining(self, item: Any = None) -> dict[str, float]:
+        """How much of each limit may start now, by its name; zero or more. Takes nothing.
+
+        Args:
+            item: what is asked for; of a limit with a ``key``, what remains for the key of this
+                item. Unless given, what remains for the key that has used most.
+
+        Raises:
+            TypeError, ValueError: a key function raised, or returned what cannot be a key.
+
+        It is less than ``max`` allows where refusals taught so. It does not look at the gate, nor
+        at calls that wait. From any thread.
+        """
+        keys = self._keys_of(item)
+        with self._lock:
+            now = self._now(running_loop())
+            return {
+                limit.name: float(
+                    min([log.room(now) for log in _logs_of(limit, key)], default=limit.max)
+                )
+                for limit, key in keys
+            }
+
+    def utilization(self, item: Any = None) -> dict[str, float]:
+        """The share of each limit's ``max`` that is used now, by its name: 0 is nothing.
+
+        It may be above 1, where ``max`` was lowered or a cost was more than its estimate. ``item``,
+        and what is raised: as for :meth:`remaining`. With many keys and no ``item`` it looks at all
+        of them. From any thread.
+        """
+        keys = self._keys_of(item)
+        with self._lock:
+            now = self._now(running_loop())
+            return {
+                limit.name: float(max([log.used(now) for log in _logs_of(limit, key)], default=0))
+                / float(limit.max)
+                for limit, key in keys
+            }
+
+    def _keys_of(self, item: Any) -> list[tuple[Limit, Hashable]]:
+        # Not under the lock: the key functions are the user's.
+        return [(limit, _ALL if item is None else limit._key_of(item)) for limit in self.limits]
 
     def statistics(self) -> LimiterStatistics:
         """What the limiter has done so far, and how many calls wait. From any thread."""
@@ -199,7 +249,6 @@ class LimiterBase:
         running: asyncio.AbstractEventLoop | None,
     ) -> None:
         """Count the start of ``waiter`` from ``now`` on: its caller goes on, in this thread."""
-        self._grants += 1
         self._scheduler.confirm(now, waiter)
         if running is not None:
             self._wakeups.remove(waiter, running)
@@ -267,6 +316,36 @@ class LimiterBase:
             if window is not None and self._scheduler.waiting:
                 self._scheduler.recheck(window)
                 self._dispatch(now, running)
+
+    def _finish(self, permit: Permit) -> None:
+        """A call that started is over. Takes the lock, where that matters to anybody."""
+        if self._has_budget:
+            with self._lock:
+                running = running_loop()
+                self._finish_call(self._now(running), permit, running)
+
+    def _finish_call(
+        self, now: float, permit: Permit, running: asyncio.AbstractEventLoop | None
+    ) -> None:
+        self._scheduler.finish(permit._demand, permit._records)
+        if self._scheduler.waiting:
+            self._dispatch(now, running)
+
+
+def _logs_of(limit: Limit, key: Hashable) -> list[SlidingLog]:
+    state = limit._state
+    return [window.log for window in (state.windows() if key is _ALL else state.windows_of(key))]
+
+
+def _as_limit(limit: Any) -> Limit:
+    if isinstance(limit, str):
+        return Limit.parse(limit)
+    if not isinstance(limit, Limit):
+        raise TypeError(
+            "limits must be a list of Limit, or of texts such as '500/min', "
+            f"got {checks.shown(limit)} in it"
+        )
+    return limit
 
 
 def _clock_of(loop: asyncio.AbstractEventLoop) -> Callable[[], float]:

@@ -27,7 +27,9 @@ class RefusalLearner:
         ``demand`` and ``records``: what the call needed, and its starts in the logs.
         """
         candidates = [
-            (window, record) for (window, cost), record in zip(demand, records, strict=True) if cost
+            (window, record)
+            for (window, cost), record in zip(demand, records, strict=True)
+            if cost and window.owner.per < math.inf  # a budget is no rate
         ]
         if not candidates:
             return

@@ -8,6 +8,7 @@ from collections.abc import Callable, Hashable
 from typing import Any, Protocol
 
 from penstock._util import checks
+from penstock._util.rates import parse_rate
 from penstock.limits.headers import Feedback
 from penstock.limits.rate.exact import Exact, checked_cost, is_number
 from penstock.limits.rate.sliding_log import SlidingLog
@@ -73,8 +74,8 @@ class Limit:
         key: Callable[[Any], Hashable] | None = None,
         name: str | None = None,
     ) -> None:
-        maximum = _positive(max, "max")
-        period = float(_positive(per, "per"))
+        maximum = positive(max, "max")
+        period = float(positive(per, "per"))
         checks.optional_function(cost, "cost", "item")
         checks.optional_function(key, "key", "item")
         self.cost = cost
@@ -83,6 +84,30 @@ class Limit:
         called = default if name is None else checks.label(name, "name")
         self._state = LimitState(called, maximum, period, is_keyed=key is not None)
         self._limiter: weakref.ref[LimitOwner] | None = None
+
+    @staticmethod
+    def parse(
+        rate: str,
+        *,
+        cost: Callable[[Any], float] | None = None,
+        key: Callable[[Any], Hashable] | None = None,
+        name: str | None = None,
+    ) -> Limit:
+        """A limit as people write it: ``Limit.parse("500/min")`` is ``Limit(500, per=60)``.
+
+        Other rates are ``20/s``, ``100/10s``, ``1_000/day`` and ``200 per minute``. The units are
+        ms, s, min (or m), h and d, and their long names. Wherever a list of limits is taken, such
+        a text may stand in it.
+
+        Args:
+            rate: the rate.
+            cost, key, name: as for ``Limit``.
+
+        Raises:
+            TypeError, ValueError: ``rate`` is no such text; or as ``Limit``.
+        """
+        maximum, period = parse_rate(rate)
+        return Limit(maximum, period, cost=cost, key=key, name=name)
 
     @property
     def max(self) -> float:
@@ -123,8 +148,8 @@ class Limit:
             TypeError, ValueError: as for a new ``Limit``; nothing has changed then.
         """
         state = self._state
-        new_max = state.max if max is None else _positive(max, "max")
-        new_per = state.per if per is None else float(_positive(per, "per"))
+        new_max = state.max if max is None else positive(max, "max")
+        new_per = state.per if per is None else float(positive(per, "per"))
         limiter = self.limiter
         if limiter is None:
             state.set_rate(new_max, new_per)
@@ -212,7 +237,8 @@ def _type_of(item: Any) -> str:
     return f"a {type(item).__name__}"
 
 
-def _positive(value: Any, name: str) -> float:
+def positive(value: Any, name: str) -> float:
+    """``value``, if it is a finite number above zero."""
     if not is_number(value):
         raise TypeError(f"{name} must be a number, got {checks.shown(value)}")
     if not 0 < value <= sys.float_info.max:

@@ -6,7 +6,7 @@ import asyncio
 import math
 import random
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from penstock._util import checks
@@ -16,7 +16,7 @@ from penstock.limits import headers as _headers
 from penstock.limits.rate.base import LimiterBase, running_loop
 from penstock.limits.rate.limit import Limit
 from penstock.limits.rate.permit import Charge, Permit, current_permits, pop_current, push_current
-from penstock.limits.rate.sliding_log import SlidingLog
+from penstock.limits.rate.sliding_log import Record, SlidingLog
 from penstock.limits.rate.waiters import LONGEST, LoopWaiter, ThreadWaiter
 from penstock.limits.rate.window import Demand
 
@@ -32,13 +32,14 @@ class Limiter(LimiterBase):
     """Lets calls start as soon as all of its limits allow, first come, first served.
 
     Args:
-        limits: the limits. A call takes from all of them at once, or waits and takes from none.
+        limits: the limits, or texts such as ``"500/min"``. A call takes from all of them at once,
+            or waits and takes from none.
         name: what to call it in telemetry.
         rng: draws the gaps between the calls that start when the gate opens.
 
     Raises:
-        TypeError: ``limits`` holds something that is not a :class:`Limit`.
-        ValueError: two limits have the same name, or a limit is part of another limiter.
+        TypeError: ``limits`` holds something that is neither a :class:`Limit` nor text.
+        ValueError: a text is no rate, two limits have the same name, or a limit is part of another limiter.
 
     One limiter serves any number of event loops and threads at once. A call that cannot start yet
     waits behind all older calls that lack room in a limit that it needs too. A call that is
@@ -54,7 +55,7 @@ class Limiter(LimiterBase):
 
     def __init__(
         self,
-        limits: Iterable[Limit],
+        limits: Iterable[Limit | str],
         *,
         name: str | None = None,
         rng: random.Random | None = None,
@@ -71,10 +72,17 @@ class Limiter(LimiterBase):
 
     # -- what users call --------------------------------------------------------------------------
 
-    async def acquire(self, item: Any = None) -> Permit:
+    async def acquire(self, item: Any = None, *, finishes: bool = False) -> Permit:
         """Wait until a call for ``item`` may start, and count it as started.
 
+        Args:
+            item: what the call is for.
+            finishes: whether the caller calls :meth:`Permit.finish` when the call is over. Until
+                then, calls that lack room in a :class:`penstock.Budget` wait, if they would fit
+                should this call turn out cheaper.
+
         Raises:
+            BudgetExceededError: a budget has less left than the call costs.
             TypeError, ValueError: a cost or key function raised, or returned what cannot be a cost
                 or a key; or the cost is above the ``max`` of its limit, which may be lowered while
                 this method waits.
@@ -94,13 +102,13 @@ class Limiter(LimiterBase):
             demand = self._demand_of(charges, now)
             records = self._scheduler.try_start(now, demand)
             if records is not None:
-                self._grants += 1
-                return Permit(self, demand, records, charges)
+                return self._permit(now, demand, records, charges, running, finishes)
+            self._check_budgets(demand)
             waiter = LoopWaiter(demand, running)
             self._add_waiter(waiter)
             self._dispatch(now, running)
             if waiter.records is not None:
-                return self._permit_for(now, waiter, charges, running)
+                return self._permit_for(now, waiter, charges, running, finishes)
         while True:
             try:
                 await waiter.future
@@ -117,7 +125,7 @@ class Limiter(LimiterBase):
                     raise waiter.error
                 now = self._now(running)
                 if not self._scheduler.is_late(now, waiter):
-                    return self._permit_for(now, waiter, charges, running)
+                    return self._permit_for(now, waiter, charges, running, finishes)
                 waiter.renew()
                 self._scheduler.requeue(waiter)
                 self._dispatch(now, running)
@@ -128,6 +136,7 @@ class Limiter(LimiterBase):
         timeout: float | None = None,
         *,
         is_wanted: Callable[[], bool] | None = None,
+        finishes: bool = False,
     ) -> Permit:
         """As :meth:`acquire`, for threads.
 
@@ -136,12 +145,14 @@ class Limiter(LimiterBase):
             timeout: seconds to wait at most, zero or more; ``None``: without an end.
             is_wanted: asked twice a second while the thread waits; when it returns False, the wait
                 ends by ``CancelledError``.
+            finishes: as for :meth:`acquire`.
 
         Raises:
             TimeoutError: the call could not start in time; nothing was used up.
             RuntimeError: an event loop runs in this thread, and would be blocked. (In a notebook
                 this works in each cell that has no ``await`` of its own.)
-            TypeError, ValueError: as :meth:`acquire`; or ``timeout`` is no number of seconds.
+            BudgetExceededError, TypeError, ValueError: as :meth:`acquire`; or ``timeout`` is no
+                number of seconds.
 
         Ctrl-C ends the wait at once, and uses nothing up.
         """
@@ -157,8 +168,8 @@ class Limiter(LimiterBase):
             demand = self._demand_of(charges, now)
             records = self._scheduler.try_start(now, demand)
             if records is not None:
-                self._grants += 1
-                return Permit(self, demand, records, charges)
+                return self._permit(now, demand, records, charges, None, finishes)
+            self._check_budgets(demand)
             waiter = ThreadWaiter(demand)
         deadline = now + patience
         try:
@@ -172,7 +183,7 @@ class Limiter(LimiterBase):
                         raise waiter.error
                     if waiter.records is not None:
                         if not self._scheduler.is_late(now, waiter):
-                            return self._permit_for(now, waiter, charges, None)
+                            return self._permit_for(now, waiter, charges, None, finishes)
                         self._scheduler.requeue(waiter)
                         continue
                     if is_wanted is not None and not is_wanted():
@@ -189,32 +200,34 @@ class Limiter(LimiterBase):
             with self._lock:
                 self._remove_waiter(waiter)
 
-    def try_acquire(self, item: Any = None) -> Permit | None:
+    def try_acquire(self, item: Any = None, *, finishes: bool = False) -> Permit | None:
         """As :meth:`acquire`, but returns ``None`` instead of waiting. From any thread.
 
         Raises:
-            TypeError, ValueError: as :meth:`acquire`.
+            BudgetExceededError, TypeError, ValueError: as :meth:`acquire`.
         """
         charges = None if self._fixed_demand is not None else self._charges(item)
         with self._lock:
-            now = self._now(running_loop())
+            running = running_loop()
+            now = self._now(running)
             demand = self._demand_of(charges, now)
             if self._scheduler.waiting:
-                self._dispatch(now, running_loop())
+                self._dispatch(now, running)
             records = self._scheduler.try_start(now, demand)
             if records is None:
+                self._check_budgets(demand)
                 return None
-            self._grants += 1
-            return Permit(self, demand, records, charges)
+            return self._permit(now, demand, records, charges, running, finishes)
 
     def wait_time(self, item: Any = None) -> float:
         """Seconds until :meth:`try_acquire` is worth a try; 0: now. Takes nothing.
 
         It may become less, when a cost is given back or a limit is raised, and more, when others
-        take the room. ``math.inf``: nobody can say, it depends on calls that are about to start.
+        take the room. ``math.inf``: nobody can say, it depends on calls that are about to start, or
+        on what those under way cost of a budget.
 
         Raises:
-            TypeError, ValueError: as :meth:`acquire`.
+            BudgetExceededError, TypeError, ValueError: as :meth:`acquire`.
         """
         charges = None if self._fixed_demand is not None else self._charges(item)
         with self._lock:
@@ -222,6 +235,7 @@ class Limiter(LimiterBase):
             demand = self._demand_of(charges, now)
             if self._scheduler.can_start(now, demand):
                 return 0.0
+            self._check_budgets(demand)
             free_at = [window.log.free_at(now, cost) for window, cost in demand]
             when = max(free_at, default=-math.inf)
             if when <= now and self._scheduler.waiting:  # others come first
@@ -231,12 +245,14 @@ class Limiter(LimiterBase):
     def check(self, item: Any) -> None:
         """Raise what :meth:`acquire` would raise for an item that can never start. Takes nothing.
 
+        It asks no budget: what is left of one may be less, or more, when the item is to start.
+
         Raises:
             TypeError, ValueError: as :meth:`acquire`.
         """
         if self._fixed_demand is None:
             for state, _, cost in self._charges(item):
-                if cost > state.max:
+                if cost > state.max and state.per < math.inf:
                     raise state.oversized(cost)
 
     def permit(self, item: Any = None) -> PermitContext:
@@ -315,13 +331,13 @@ class Limiter(LimiterBase):
         return feedback
 
     async def __aenter__(self) -> Permit:
-        return push_current(await self.acquire())
+        return push_current(await self.acquire(finishes=True))
 
     async def __aexit__(self, *_: object) -> None:
         pop_current(self)
 
     def __enter__(self) -> Permit:
-        return push_current(self.acquire_blocking())
+        return push_current(self.acquire_blocking(finishes=True))
 
     def __exit__(self, *_: object) -> None:
         pop_current(self)
@@ -333,7 +349,7 @@ class Limiter(LimiterBase):
         depends = any(limit.cost or limit.key or limit.max < 1 for limit in self.limits)
         windows = [] if depends else [limit._state.window(None, -math.inf) for limit in self.limits]
         self._fixed_demand = None if depends else tuple((window, 1) for window in windows)
-        is_quick = len(windows) == 1 and not windows[0].has_learned_rate
+        is_quick = len(windows) == 1 and not windows[0].has_learned_rate and not self._has_budget
         self._only_log = windows[0].log if is_quick else None
 
     def _charges(self, item: Any) -> list[Charge]:
@@ -360,17 +376,40 @@ class Limiter(LimiterBase):
                 return True
         return False
 
+    def _permit(
+        self,
+        now: float,
+        demand: Demand,
+        records: Sequence[Record],
+        charges: list[Charge] | None,
+        running: asyncio.AbstractEventLoop | None,
+        finishes: bool,
+    ) -> Permit:
+        """The permit of a call that starts now."""
+        self._grants += 1
+        permit = Permit(self, demand, records, charges)
+        if self._has_budget and not finishes:
+            self._finish_call(now, permit, running)
+        return permit
+
     def _permit_for(
         self,
         now: float,
         waiter: LoopWaiter | ThreadWaiter,
         charges: list[Charge] | None,
         running: asyncio.AbstractEventLoop | None,
+        finishes: bool,
     ) -> Permit:
         records = waiter.records
         assert records is not None
         self._confirm(now, waiter, running)
-        return Permit(self, waiter.demand, records, charges)
+        return self._permit(now, waiter.demand, records, charges, running, finishes)
+
+    def _check_budgets(self, demand: Demand) -> None:
+        """Raise the error of a budget in which the call will never have room."""
+        for window, cost in demand:
+            if window.log.is_spent_for(cost):
+                raise window.owner.oversized(cost)
 
 
 class PermitContext:
@@ -383,13 +422,13 @@ class PermitContext:
         self._item = item
 
     async def __aenter__(self) -> Permit:
-        return push_current(await self._limiter.acquire(self._item))
+        return push_current(await self._limiter.acquire(self._item, finishes=True))
 
     async def __aexit__(self, *_: object) -> None:
         pop_current(self._limiter)
 
     def __enter__(self) -> Permit:
-        return push_current(self._limiter.acquire_blocking(self._item))
+        return push_current(self._limiter.acquire_blocking(self._item, finishes=True))
 
     def __exit__(self, *_: object) -> None:
         pop_current(self._limiter)

@@ -24,6 +24,8 @@ class PermitIssuer(LimitOwner, Protocol):
 
     def _settle(self, permit: Permit, limit: Limit, cost: Exact) -> None: ...
 
+    def _finish(self, permit: Permit) -> None: ...
+
 
 class Permit:
     """A call may start, and has been counted. Made by a :class:`penstock.Limiter`."""
@@ -57,6 +59,14 @@ class Permit:
         cost = checked_cost(actual, "the actual cost", chosen.name)
         self.limiter._settle(self, chosen, cost)
 
+    def finish(self) -> None:
+        """The call is over. From any thread; a second time it does nothing.
+
+        Calls that lack room in a :class:`penstock.Budget` wait no longer for this one to turn out
+        cheaper. The ``with`` blocks of permits call this method at their end.
+        """
+        self.limiter._finish(self)
+
     def give_back(self) -> None:
         """The call will not be made after all: it cost nothing of any limit. From any thread."""
         for limit in self.limiter.limits:
@@ -77,13 +87,17 @@ class Permit:
 
     @contextmanager
     def applied(self) -> Iterator[Permit]:
-        """Make this the permit that ``limit.settle(actual)`` finds, within the ``with`` block."""
+        """Make this the permit that ``limit.settle(actual)`` finds, within the ``with`` block.
+
+        At the end of the block it is finished.
+        """
         around = _current.get()
         _current.set((*around, self))
         try:
             yield self
         finally:
             _current.set(around)  # by no token: this may run in a copy of the context
+            self.limiter._finish(self)
 
 
 def current_permits() -> tuple[Permit, ...]:
@@ -98,9 +112,10 @@ def push_current(permit: Permit) -> Permit:
 
 
 def pop_current(limiter: PermitIssuer) -> None:
-    """Make the innermost permit of ``limiter`` current no longer."""
+    """Make the innermost permit of ``limiter`` current no longer: its call is over."""
     permits = _current.get()
     for index in range(len(permits) - 1, -1, -1):
         if permits[index].limiter is limiter:
             _current.set(permits[:index] + permits[index + 1 :])
+            limiter._finish(permits[index])
             return

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import heapq
 import math
+from collections.abc import Iterable
 from itertools import count, islice, takewhile
 
 from penstock.limits.rate.gate import Gate
@@ -123,6 +124,12 @@ class Scheduler:
             self.recheck(window)
         waiter.records = None
 
+    def finish(self, demand: Demand, records: Iterable[Record]) -> None:
+        """A call is over that started: what it took of budgets is spent for good."""
+        for (window, _), record in zip(demand, records, strict=True):
+            if window.log.finish(record):
+                self.recheck(window)
+
     def recheck(self, window: LimitWindow) -> None:
         """Check the groups that lack room in ``window`` again: it has more room than it had."""
         self._check_blockers(window, only_unplanned=False)
@@ -155,7 +162,10 @@ class Scheduler:
         return rejected
 
     def grant(self, now: float) -> list[Waiter]:
-        """The waiters that may start at ``now``, in order. Their demand is reserved for them."""
+        """The waiters that may start at ``now``, in order. Their demand is reserved for them.
+
+        Among them those that can never start any more: their ``error`` is set.
+        """
         granted: list[Waiter] = []
         planned = self._planned
         while planned and planned[0][0] <= now:
@@ -173,9 +183,11 @@ class Scheduler:
                 continue
             if self._check(group, now):
                 waiter = group.head
-                waiter.records = tuple([window.log.reserve(cost) for window, cost in waiter.demand])
                 self._remove(waiter, group)
-                self.gate.passed(now, self.waiting)
+                if waiter.error is None:
+                    demand = waiter.demand
+                    waiter.records = tuple([window.log.reserve(cost) for window, cost in demand])
+                    self.gate.passed(now, self.waiting)
                 granted.append(waiter)
                 self._head_removed(group)
             for window in group.windows:
@@ -199,7 +211,10 @@ class Scheduler:
         )
 
     def _check(self, group: WaiterGroup, now: float) -> bool:
-        """Whether the head of ``group`` may start; if not, note what it waits for."""
+        """Whether the head of ``group`` need not wait; if it must, note what it waits for.
+
+        It may start, or its ``error`` is set: it never can.
+        """
         self._forget_check(group)
         head = group.head
         parked_in: LimitWindow | None = None
@@ -211,6 +226,9 @@ class Scheduler:
                 continue
             free_at = window.log.free_at(now, cost)
             if free_at > now:
+                if free_at == math.inf and window.log.is_spent_for(cost):
+                    head.error = window.owner.oversized(cost)
+                    return True
                 lacks_room = True
                 window.blockers[group] = None
                 wake_at = min(wake_at, free_at)

@@ -122,6 +122,20 @@ class SlidingLog:
                 return max(_end(record.at, self._period), self._open_from)
         return math.inf
 
+    def is_spent_for(self, cost: Exact) -> bool:
+        """Whether ``cost`` will never have room; here it always will, in time."""
+        return False
+
+    def used(self, now: float) -> Exact:
+        """The cost of the starts in the window, and of the reserved ones."""
+        self._forget(now)
+        return self._total
+
+    def room(self, now: float) -> Exact:
+        """The cost that may start now, zero or more."""
+        used = self.used(now)
+        return max(0, self._maximum - used) if now >= self._open_from else 0
+
     def wait_time(self, now: float, cost: float | Fraction = 1) -> float:
         """Seconds from ``now`` until ``cost`` has room; 0 when it has now."""
         return max(0.0, self.free_at(now, exact(cost)) - now)
@@ -190,6 +204,10 @@ class SlidingLog:
         elif counted is not record:
             counted.cost += difference
         self._drop_free()
+
+    def finish(self, record: Record) -> bool:
+        """The call is over. Whether that changes what may start; here it never does."""
+        return False
 
     def cancel(self, record: Record) -> None:
         """A reserved start does not happen. Does nothing once it is confirmed."""

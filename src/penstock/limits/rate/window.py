@@ -73,6 +73,11 @@ class LimitState:
             self._forget_idle(now, window)
         return window
 
+    def windows_of(self, key: Hashable) -> list[LimitWindow]:
+        """The window of ``key``, unless it is forgotten, or was never made."""
+        window = self._windows.get(key)
+        return [] if window is None else [window]
+
     def windows(self) -> list[LimitWindow]:
         """The windows of all keys that are not forgotten."""
         return list(self._windows.values())
@@ -94,7 +99,7 @@ class LimitState:
         self._forgotten = -math.inf
         self._windows.clear()
 
-    def oversized(self, cost: Exact) -> ValueError:
+    def oversized(self, cost: Exact) -> Exception:
         """The error for a cost above ``max``, which can never start."""
         return ValueError(
             f"a cost of {float(cost):g} can never pass the limit {checks.shown(self.name)}, "

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping
 from fractions import Fraction
 
-from penstock.brokers.nats.limits.leases import amount
+from penstock.brokers.nats.limits.leases import UNITS, amount
 from penstock.limits.rate.exact import Exact, exact
 from penstock.limits.rate.sliding_log import Record, SlidingLog
 
@@ -88,6 +88,11 @@ class LeasedLog(SlidingLog):
         if when == math.inf:
             self.lacks = True
         return when
+
+    def room(self, now: float) -> Exact:
+        """What of the leases can be used now."""
+        self._expire(now)
+        return Fraction(sum(lease.left for lease in self._leases if lease.start <= now), UNITS)
 
     def record(self, now: float, cost: float | Fraction = 1) -> Record:
         """Something starts at ``now``; what is not leased of its cost is charged all the same."""

@@ -22,6 +22,7 @@ from penstock.brokers.nats.limits.leased_log import Lease, LeasedLog, uncovered
 from penstock.brokers.nats.limits.leases import UNITS, Slot, amount
 from penstock.brokers.nats.limits.server_clock import ServerClock
 from penstock.brokers.nats.limits.wishes import Wishes
+from penstock.limits.rate.budget import Budget
 from penstock.limits.rate.limit import Limit
 from penstock.limits.rate.limiter import Limiter, UnusableLimiterError
 from penstock.limits.rate.permit import Permit
@@ -46,7 +47,8 @@ class NatsLimiter(Limiter):
 
     Args:
         servers: URLs of NATS servers with JetStream, one or several.
-        limits: the limits. A call takes from all of them at once, or waits and takes from none.
+        limits: the limits, or texts such as ``"500/min"``. A call takes from all of them at once,
+            or waits and takes from none.
         name: which of the limits in the bucket these are: all who give this name share them.
             Letters, digits, ``_`` and ``-``.
         bucket: the key-value bucket that holds them; it is made if it is not there.
@@ -56,7 +58,8 @@ class NatsLimiter(Limiter):
         logger: told when NATS is away, and when it is back.
 
     Raises:
-        TypeError, ValueError: for what is not allowed; a limit with ``key`` cannot be shared.
+        TypeError, ValueError: for what is not allowed; neither a limit with ``key`` nor a
+            :class:`penstock.Budget` can be shared.
 
     Who waits gets a *slot*, a time at which to start, taken from the bucket by compare and set
     for several at once and a quarter of a second ahead at most. What a machine that dies had taken
@@ -86,7 +89,7 @@ class NatsLimiter(Limiter):
     def __init__(
         self,
         servers: str | Sequence[str],
-        limits: Iterable[Limit],
+        limits: Iterable[Limit | str],
         *,
         name: str,
         bucket: str = "penstock-limits",
@@ -157,13 +160,13 @@ class NatsLimiter(Limiter):
         """As :meth:`close`, without blocking the event loop."""
         await asyncio.get_running_loop().run_in_executor(None, self.close)
 
-    def try_acquire(self, item: Any = None) -> Permit | None:
+    def try_acquire(self, item: Any = None, *, finishes: bool = False) -> Permit | None:
         """As :meth:`acquire`, but ``None`` where that would wait. From any thread.
 
         That is so unless a slot is there already: ``None`` has one fetched, so that it can be had
         in a moment; after that it is gone.
         """
-        permit = super().try_acquire(item)
+        permit = super().try_acquire(item, finishes=finishes)
         if permit is None:
             charges = None if self._fixed_demand is not None else self._charges(item)
             with self._lock:
@@ -180,6 +183,14 @@ class NatsLimiter(Limiter):
             return wait
         with self._lock:
             return max(0.0, self._expected - self._now(None))
+
+    def remaining(self, item: Any = None) -> dict[str, float]:
+        """How much of each limit this machine may start now without asking, by its name."""
+        return super().remaining(item)
+
+    def utilization(self, item: Any = None) -> dict[str, float]:
+        """Nothing: what all machines use of a shared limit is not known here."""
+        return {}
 
     def close_for(self, seconds: float) -> None:
         """As of any limiter, and for all machines: here at once, elsewhere in a moment."""
@@ -363,6 +374,11 @@ class NatsLimiter(Limiter):
 
 
 def _check_sharable(limit: Limit) -> None:
+    if isinstance(limit, Budget):
+        raise ValueError(
+            f"{checks.shown(limit.name)} is a Budget, and a NatsLimiter cannot share those: give "
+            "each machine a budget of its own, in a Limiter"
+        )
     if limit.key is not None:
         raise ValueError(
             f"the limit {checks.shown(limit.name)} has a key, and a NatsLimiter cannot share "

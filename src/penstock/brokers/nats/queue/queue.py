@@ -99,7 +99,7 @@ class NatsQueue(Lifecycle, NatsCore[T]):
         max_deliveries: int = 20,
         max_item_size: int | None = None,
         options: Mapping[str, Any] | None = None,
-        limits: Iterable[Limit] | Limiter = (),
+        limits: Iterable[Limit | str] | Limiter = (),
         retry: RetryPolicy | None = None,
         breaker: CircuitBreaker | None = None,
         deadline: float | None = None,
