@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from contract.conftest import WORK_QUEUES
-from contract.helpers import InOrder, MakeQueue
+from contract.helpers import InOrder, MakeQueue, quite_a_while
 from helpers.handlers import Handler, ignore
 from helpers.limits import BAD
 from helpers.logs import SILENT
@@ -571,6 +571,23 @@ class TestBreaker:
         kinds = [("a", ConnectionError), *[(item, CircuitBreakerOpenError) for item in "bc"]]
         assert handler.kinds == kinds
         assert {attempts_made(error) for _, error in handler.got[1:]} == {0}
+
+    async def test_opened_by_hand_it_holds_items_until_it_is_closed(
+        self, queue_of: QueueOf
+    ) -> None:
+        service, breaker = Service(), CircuitBreaker(open_for=0.01)
+        queue = queue_of(breaker=breaker, retry=every(0.01))
+        await queue.process(service, 1)
+        breaker.open(math.inf)
+        await put_all(queue, *"ab")
+        await until(lambda: queue.statistics().retrying == 2)
+        assert queue.statistics().breaker_state == "open"
+        await quite_a_while()
+        assert service.items == []
+        breaker.close()
+        assert await queue.stop() is True
+        assert queue.statistics().breaker_state == "closed"
+        assert Counter(service.items) == {"a": 1, "b": 1}
 
     async def test_with_retries_items_wait_for_it_and_use_no_attempt(
         self, queue_of: QueueOf

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import math
+import os
+import threading
+import time
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -11,6 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
+from helpers.tasks import now
 from penstock.errors import CircuitBreakerOpenError, RateLimitError
 from penstock.limits.breaker import BreakerState, CircuitBreaker
 
@@ -248,6 +253,128 @@ def test_a_check_raises_what_allow_would_raise_and_counts_no_call() -> None:
     breaker.allow(30)
     with pytest.raises(CircuitBreakerOpenError, match=r"is half-open$"):
         breaker.check(30)
+
+
+@pytest.mark.parametrize("seconds", [None, 30.0])
+async def test_by_hand_it_is_open_for_a_while(seconds: float | None) -> None:
+    breaker = CircuitBreaker(open_for=30.0)
+    await asyncio.sleep(5)
+    breaker.open(seconds)
+    assert refused(breaker, now()) == 30
+    await asyncio.sleep(29)
+    assert refused(breaker, now()) == 1
+    await asyncio.sleep(1)
+    assert breaker.state(now()) is BreakerState.HALF_OPEN
+    call(breaker, now())
+    assert breaker.state(now()) is BreakerState.CLOSED
+    assert breaker.opened == 1
+
+
+async def test_by_hand_it_is_open_until_it_is_closed() -> None:
+    breaker = CircuitBreaker(open_for=30.0)
+    under_way = breaker.allow(now())
+    breaker.open(math.inf)
+    await asyncio.sleep(1e9)
+    breaker.succeeded(now(), under_way)
+    assert breaker.state(now()) is BreakerState.OPEN
+    assert refused(breaker, now()) == 30, "it is asked again, for it may be closed"
+    breaker.close()
+    assert breaker.state(now()) is BreakerState.CLOSED
+    assert breaker.retry_after(now()) == 0
+    call(breaker, now())
+
+
+def test_closed_by_hand_it_begins_anew() -> None:
+    breaker = opened(minimum=2)
+    breaker.close()
+    call(breaker, 0, ERROR)
+    assert breaker.state(0) is BreakerState.CLOSED
+    call(breaker, 0, ERROR)
+    assert breaker.state(0) is BreakerState.OPEN
+
+
+def test_open_already_it_is_open_for_the_new_time() -> None:
+    breaker = opened(now=time.monotonic())
+    breaker.open(1000.0)
+    assert breaker.opened == 1
+    assert breaker.state(time.monotonic() + 900) is BreakerState.OPEN
+    assert breaker.state(time.monotonic() + 1000) is BreakerState.HALF_OPEN
+
+
+@pytest.mark.parametrize(
+    ("wrong", "text"),
+    [
+        (0, "seconds must be above 0, got 0"),
+        (-1, "seconds must be zero or more seconds"),
+        (math.nan, "seconds must be zero or more seconds"),
+        ("long", "seconds must be a number of seconds, got 'long'"),
+    ],
+)
+def test_it_is_open_for_a_number_of_seconds(wrong: Any, text: str) -> None:
+    breaker = CircuitBreaker()
+    with pytest.raises(ValueError, match=text):
+        breaker.open(wrong)
+    assert breaker.state(0) is BreakerState.CLOSED
+
+
+class _Hook(float):
+    """A time at which a look at it calls a function, once."""
+
+    hook: Callable[[], object] | None = None
+
+    def __lt__(self, other: float) -> bool:
+        hook, self.hook = self.hook, None
+        if hook is not None:
+            hook()
+        return float(self) < other
+
+
+def test_of_two_threads_that_ask_at_once_one_is_let_through() -> None:
+    """As where two queues share it."""
+    breaker = opened()
+    outcomes: list[object] = []
+
+    def ask(now: float) -> None:
+        try:
+            outcomes.append(breaker.allow(now))
+        except CircuitBreakerOpenError as error:
+            outcomes.append(error)
+
+    def let_the_other_ask() -> None:
+        other.start()
+        other.join(0.2)  # it waits for this thread, or else it is done long before
+
+    other = threading.Thread(target=ask, args=[30.0])
+    at = _Hook(30.0)
+    at.hook = let_the_other_ask
+    ask(at)
+    other.join(30)
+    assert sorted(isinstance(one, int) for one in outcomes) == [False, True]
+
+
+def test_a_call_that_is_collected_in_the_middle_of_another_tells_of_its_end() -> None:
+    breaker = opened(probes=2)
+    collected = breaker.allow(30)
+    at = _Hook(31.0)
+    at.hook = lambda: breaker.cancelled(collected)
+    breaker.check(at)
+    breaker.allow(31)
+    breaker.allow(31)
+    assert refused(breaker, 31) == 1
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
+def test_a_lock_that_is_held_in_the_parent_is_free_in_a_child() -> None:
+    breaker = opened()
+    with breaker._lock:
+        child = os.fork()
+        if not child:
+            done: list[BreakerState] = []
+            thread = threading.Thread(target=lambda: done.append(breaker.state(0)), daemon=True)
+            thread.start()
+            thread.join(20)
+            os._exit(0 if done == [BreakerState.OPEN] else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
 def test_a_check_by_another_clock_is_the_beginning_of_its_time() -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+import threading
 from collections import deque
 from collections.abc import Callable
 from enum import Enum
 from typing import Any
 
-from penstock._util import checks
+from penstock._util import checks, clock
+from penstock._util.hooks import tell_forked_child
 from penstock.errors import CircuitBreakerOpenError
 from penstock.limits.failures import Which, as_predicate, service_failed
 
@@ -38,8 +40,8 @@ class CircuitBreaker:
 
     Call :meth:`allow` before each call, and report its end **once**, with the permit that it got:
     :meth:`succeeded`, :meth:`failed` or :meth:`cancelled`. The end of a call that began before the
-    breaker last changed its state is ignored. It reads no clock: ``now`` is in seconds of any
-    clock. Not thread-safe, except :meth:`state` and :meth:`retry_after`, which change nothing.
+    breaker last changed its state is ignored. ``now`` is in seconds of any clock. Any number of
+    queues, in any threads, may share a breaker.
 
     Args:
         failure_share: The share of failures at which it opens; above 0, at most 1.
@@ -86,6 +88,10 @@ class CircuitBreaker:
         self._is_failure: Callable[[Exception], bool | None] = (
             service_failed if on is None else as_predicate(on, "on")
         )
+        # A call that is collected tells that it was cancelled, perhaps while this very thread is
+        # inside one of these methods.
+        self._lock = threading.RLock()
+        tell_forked_child(self)
         self._opened = 0
         self._state: BreakerState
         self._ends: deque[bool]
@@ -98,27 +104,58 @@ class CircuitBreaker:
     def __repr__(self) -> str:
         return f"CircuitBreaker({self._state.value}, opened {self._opened} times)"
 
+    def _after_fork_in_child(self) -> None:
+        self._lock = threading.RLock()  # a thread of the parent may hold the old one
+
     @property
     def opened(self) -> int:
         """How often it has opened."""
         return self._opened
 
+    def open(self, seconds: float | None = None) -> None:
+        """Refuse every call for ``seconds`` from now; then it is half-open, as ever.
+
+        The time that it is open already counts no more. From any thread.
+
+        Args:
+            seconds: above 0. ``None``: ``open_for``. ``math.inf``: until :meth:`close` is called.
+
+        Raises:
+            ValueError: ``seconds`` is no such number.
+        """
+        lasts = self._open_for if seconds is None else checks.seconds(seconds, "seconds")
+        if not lasts:
+            raise ValueError(f"seconds must be above 0, got {checks.shown(seconds)}")
+        with self._lock:
+            self._open(clock.now(), lasts)
+
+    def close(self) -> None:
+        """Let calls through from now on, and remember none that ended before. From any thread.
+
+        Items that a queue has put off meanwhile come back when their ``retry_after`` is over, in
+        at most ``open_for`` seconds.
+        """
+        with self._lock:
+            self._enter(BreakerState.CLOSED, -math.inf)
+
     def state(self, now: float) -> BreakerState:
-        """What it would do with a call at ``now``. Changes nothing; from any thread."""
-        if self._state is BreakerState.OPEN and not self._is_recent(now):
-            return BreakerState.HALF_OPEN
-        return self._state
+        """What it would do with a call at ``now``. Changes nothing."""
+        with self._lock:
+            if self._state is BreakerState.OPEN and not self._is_recent(now):
+                return BreakerState.HALF_OPEN
+            return self._state
 
     def retry_after(self, now: float) -> float:
         """Seconds until it makes sense to ask again; 0: a call is allowed at ``now``.
 
-        Changes nothing; from any thread.
+        At most ``open_for``, for it may be closed by hand. Changes nothing.
         """
-        if self._state is BreakerState.OPEN and self._is_recent(now):
-            return self._since_by(now) + self._open_for - now
-        if self._state is BreakerState.HALF_OPEN and self._is_full(now):
-            return min(_ASK_AGAIN, self._open_for)
-        return 0.0
+        with self._lock:
+            if self._state is BreakerState.OPEN and self._is_recent(now):
+                return min(self._since_by(now) + self._lasts - now, self._open_for)
+            if self._state is BreakerState.HALF_OPEN and self._is_full(now):
+                return min(_ASK_AGAIN, self._open_for)
+            return 0.0
 
     def check(self, now: float) -> None:
         """Raise what :meth:`allow` would raise for a call at ``now``; counts no call as started.
@@ -129,12 +166,12 @@ class CircuitBreaker:
         """
         if self._state is BreakerState.CLOSED:
             return
-        self._since = self._since_by(now)
-        wait = self.retry_after(now)
+        with self._lock:
+            self._since = self._since_by(now)
+            wait = self.retry_after(now)
+            state = self.state(now).value.replace("_", "-")
         if wait > 0:
-            raise CircuitBreakerOpenError(
-                f"Circuit breaker is {self.state(now).value.replace('_', '-')}", retry_after=wait
-            )
+            raise CircuitBreakerOpenError(f"Circuit breaker is {state}", retry_after=wait)
 
     def allow(self, now: float) -> int:
         """The permit for a call to start at ``now``, with which to report its end.
@@ -143,20 +180,20 @@ class CircuitBreaker:
             CircuitBreakerOpenError: The call must not start; ``retry_after`` says when to ask
                 again.
         """
-        self.check(now)
-        if self._state is BreakerState.OPEN or (
-            self._state is BreakerState.HALF_OPEN and self._under_way == self._probes
-        ):
-            self._enter(BreakerState.HALF_OPEN, now)
-        if self._state is BreakerState.HALF_OPEN:
-            self._under_way += 1
-            self._since = now
-        return self._period
+        with self._lock:
+            self.check(now)
+            if self._state is BreakerState.OPEN or (
+                self._state is BreakerState.HALF_OPEN and self._under_way == self._probes
+            ):
+                self._enter(BreakerState.HALF_OPEN, now)
+            if self._state is BreakerState.HALF_OPEN:
+                self._under_way += 1
+                self._since = now
+            return self._period
 
     def succeeded(self, now: float, permit: int) -> None:
         """The call with this permit was served."""
-        if permit == self._period:
-            self._ended(now, failed=False)
+        self._ended(now, permit, failed=False)
 
     def failed(self, now: float, permit: int, error: BaseException) -> None:
         """The call with this permit ended with ``error``.
@@ -171,22 +208,23 @@ class CircuitBreaker:
             self.cancelled(permit)
             return
         try:
-            failed = self._is_failure(error)
+            failed = self._is_failure(error)  # not under the lock: it may be the user's function
         except BaseException as broken:
-            self._ended(now, failed=True)
+            self._ended(now, permit, failed=True)
             raise broken from error
         if failed is None:
             self.cancelled(permit)
         else:
-            self._ended(now, failed=bool(failed))
+            self._ended(now, permit, failed=bool(failed))
 
     def cancelled(self, permit: int) -> None:
         """The call with this permit ended in a way that says nothing about the service."""
-        if permit == self._period and self._state is BreakerState.HALF_OPEN:
-            self._under_way -= 1
+        with self._lock:
+            if permit == self._period and self._state is BreakerState.HALF_OPEN:
+                self._under_way -= 1
 
     def _is_recent(self, now: float) -> bool:
-        return now < self._since_by(now) + self._open_for
+        return now < self._since_by(now) + self._lasts
 
     def _since_by(self, now: float) -> float:
         # A clock that went back is that of another event loop: by it, the time begins now.
@@ -195,30 +233,34 @@ class CircuitBreaker:
     def _is_full(self, now: float) -> bool:
         return self._under_way == self._probes and self._is_recent(now)
 
-    def _ended(self, now: float, *, failed: bool) -> None:
-        if self._state is BreakerState.HALF_OPEN:
-            self._under_way -= 1
-            self._probed += 1
-            if failed:
-                self._open(now)
-            elif self._probed >= self._probes:
-                self._enter(BreakerState.CLOSED, now)
-            return
-        if len(self._ends) == self._window:
-            self._failures -= self._ends.popleft()
-        self._ends.append(failed)
-        self._failures += failed
-        known = len(self._ends)
-        if known >= self._minimum and self._failures >= self._failure_share * known:
-            self._open(now)
+    def _ended(self, now: float, permit: int, *, failed: bool) -> None:
+        with self._lock:
+            if permit != self._period:
+                return
+            if self._state is BreakerState.HALF_OPEN:
+                self._under_way -= 1
+                self._probed += 1
+                if failed:
+                    self._open(now, self._open_for)
+                elif self._probed >= self._probes:
+                    self._enter(BreakerState.CLOSED, now)
+                return
+            if len(self._ends) == self._window:
+                self._failures -= self._ends.popleft()
+            self._ends.append(failed)
+            self._failures += failed
+            known = len(self._ends)
+            if known >= self._minimum and self._failures >= self._failure_share * known:
+                self._open(now, self._open_for)
 
-    def _open(self, now: float) -> None:
-        self._opened += 1
+    def _open(self, now: float, lasts: float) -> None:
+        self._opened += self._state is not BreakerState.OPEN
         self._enter(BreakerState.OPEN, now)
+        self._lasts = lasts
 
     def _enter(self, state: BreakerState, now: float) -> None:
-        # In this order: a thread that reads "open" must not read the time of an earlier state.
         self._since = now  # open: since when; half-open: when the last probe began
+        self._lasts = self._open_for  # seconds from then on
         self._state = state
         self._period += 1
         self._ends = deque()  # of the last calls: whether they failed

@@ -169,6 +169,27 @@ def test_a_thread_wakes_up_when_its_cost_can_no_longer_pass() -> None:
     assert waiting(limiter) == 0
 
 
+@pytest.mark.parametrize("change", [{"max": 4}, {"per": 1e-9}, {"max": 5, "per": 900}])
+def test_a_higher_rate_wakes_the_threads_and_tasks_of_every_key(change: dict[str, float]) -> None:
+    limit = Limit(2, 1000, key=lambda item: item[0])
+    limiter = Limiter([limit])
+    for item in ("a1", "b1", "a2", "b2"):
+        limiter.acquire_blocking(item)
+    starters = [Starter(limiter, item) for item in ("a3", "b3")]
+    loop = threading.Thread(target=asyncio.run, args=[_acquire_all(limiter, "a4", "b4")])
+    loop.start()
+    eventually(lambda: waiting(limiter) == 4)
+    limit.change(**change)
+    assert all(isinstance(starter.result(), Permit) for starter in starters)
+    loop.join(PATIENCE)
+    assert not loop.is_alive()
+    assert waiting(limiter) == 0
+
+
+async def _acquire_all(limiter: Limiter, *items: str) -> None:
+    await asyncio.gather(*map(limiter.acquire, items))
+
+
 def test_a_thread_settles_the_call_under_way() -> None:
     limit = Limit(10, 1000, cost=lambda item: item)
     limiter = Limiter([limit])
