@@ -421,6 +421,8 @@ class Course:
             raise
         finally:
             _under_way.set(around)  # by no token: this may run in a copy of the context
+            if self.permit is not None:
+                self.permit.finish()
         self._ended(None)
         return result
 

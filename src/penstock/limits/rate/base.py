@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import math
 import random
+import sys
 import threading
 import time
 import warnings
+from collections import deque
 from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
@@ -95,6 +97,8 @@ class LimiterBase:
             self._by_name[limit.name] = limit
         #: Whether calls are to be told to be over.
         self._has_budget = any(isinstance(limit, Budget) for limit in self.limits)
+        #: Permits of calls that are over. May be appended to without the lock.
+        self._finished: deque[Permit] = deque()
         self._lock = threading.Lock()
         self._gate = Gate(rng)
         self._scheduler = Scheduler(self._gate)
@@ -215,6 +219,7 @@ class LimiterBase:
         self._scheduler = Scheduler(self._gate)
         self._learner = RefusalLearner()
         self._wakeups = Wakeups()
+        self._finished.clear()
         for limit in self.limits:
             limit._state.reset()
         self._rates_changed()
@@ -233,6 +238,9 @@ class LimiterBase:
         for dead in wakeups.take_dead(running):
             scheduler.remove(dead)
             scheduler.cancel(dead)
+        while self._finished:
+            permit = self._finished.popleft()
+            scheduler.finish(permit._demand, permit._records)
         if now >= self._learner.relax_at:
             self._relax(now)
         while scheduler.waiting and (granted := scheduler.grant(now)):
@@ -319,17 +327,20 @@ class LimiterBase:
 
     def _finish(self, permit: Permit) -> None:
         """A call that started is over. Takes the lock, where that matters to anybody."""
-        if self._has_budget:
-            with self._lock:
-                running = running_loop()
-                self._finish_call(self._now(running), permit, running)
-
-    def _finish_call(
-        self, now: float, permit: Permit, running: asyncio.AbstractEventLoop | None
-    ) -> None:
-        self._scheduler.finish(permit._demand, permit._records)
-        if self._scheduler.waiting:
-            self._dispatch(now, running)
+        if not self._has_budget:
+            return
+        self._finished.append(permit)
+        # The garbage collector may destroy a call at any time, also while this very thread holds
+        # the lock. Then those who wait see to it.
+        is_destroyed = sys.exc_info()[0] is GeneratorExit
+        if not self._lock.acquire(blocking=not is_destroyed):
+            self._wakeups.look_again()
+            return
+        try:
+            running = running_loop()
+            self._dispatch(self._now(running), running)
+        finally:
+            self._lock.release()
 
 
 def _logs_of(limit: Limit, key: Hashable) -> list[SlidingLog]:

@@ -389,7 +389,8 @@ class Limiter(LimiterBase):
         self._grants += 1
         permit = Permit(self, demand, records, charges)
         if self._has_budget and not finishes:
-            self._finish_call(now, permit, running)
+            self._finished.append(permit)
+            self._dispatch(now, running)
         return permit
 
     def _permit_for(

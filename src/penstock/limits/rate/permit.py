@@ -63,7 +63,8 @@ class Permit:
         """The call is over. From any thread; a second time it does nothing.
 
         Calls that lack room in a :class:`penstock.Budget` wait no longer for this one to turn out
-        cheaper. The ``with`` blocks of permits call this method at their end.
+        cheaper. The blocks of ``async with limiter:`` and ``limiter.permit(item)`` call this method
+        at their end, and so do queues.
         """
         self.limiter._finish(self)
 
@@ -87,17 +88,13 @@ class Permit:
 
     @contextmanager
     def applied(self) -> Iterator[Permit]:
-        """Make this the permit that ``limit.settle(actual)`` finds, within the ``with`` block.
-
-        At the end of the block it is finished.
-        """
+        """Make this the permit that ``limit.settle(actual)`` finds, within the ``with`` block."""
         around = _current.get()
         _current.set((*around, self))
         try:
             yield self
         finally:
             _current.set(around)  # by no token: this may run in a copy of the context
-            self.limiter._finish(self)
 
 
 def current_permits() -> tuple[Permit, ...]:

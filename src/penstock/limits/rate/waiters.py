@@ -177,6 +177,13 @@ class Wakeups:
             dead.append(waiter)
         return dead
 
+    def look_again(self) -> None:
+        """Let those who wait look again as soon as they can. Needs no lock."""
+        for timer in [*self.timers.values()]:
+            timer.request()
+        for waiter in [*self.threads]:
+            waiter.signal.set()
+
     def schedule(self, now: float, when: float, running: asyncio.AbstractEventLoop | None) -> None:
         """Let all loops, and the first thread, look again at ``when`` at the latest."""
         for timer in self.timers.values():
