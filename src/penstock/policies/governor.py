@@ -25,6 +25,7 @@ from penstock.limits.adaptive import AdaptiveConcurrency
 from penstock.limits.breaker import CircuitBreaker
 from penstock.limits.deadline import ServiceTime, is_hopeless
 from penstock.limits.failures import is_throttle, retry_after
+from penstock.limits.rate.budget import Budget
 from penstock.limits.rate.limit import Limit
 from penstock.limits.rate.limiter import Limiter, UnusableLimiterError
 from penstock.limits.rate.permit import Permit
@@ -114,6 +115,8 @@ class Governor:
         self.limiter = Limiter([]) if rules.limiter is None else rules.limiter
         self._is_keyed = any(limit.key is not None for limit in self.limiter.limits)
         limits = self.limiter.limits
+        #: Whether an attempt says when it is over.
+        self.has_budget = any(isinstance(limit, Budget) for limit in limits)
         self.limit_name = limits[0].name if len(limits) == 1 else self.limiter.name
         #: Called when an adaptive limit has changed.
         self.on_limit: Callable[[], None] | None = None
@@ -421,7 +424,7 @@ class Course:
             raise
         finally:
             _under_way.set(around)  # by no token: this may run in a copy of the context
-            if self.permit is not None:
+            if governor.has_budget and self.permit is not None:
                 self.permit.finish()
         self._ended(None)
         return result
