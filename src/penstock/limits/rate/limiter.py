@@ -73,7 +73,7 @@ class Limiter(LimiterBase):
 
     # -- what users call --------------------------------------------------------------------------
 
-    async def acquire(self, item: Any = None, *, finishes: bool = False) -> Permit:
+    async def acquire(self, item: Any = None, finishes: bool = False) -> Permit:
         """Wait until a call for ``item`` may start, and count it as started.
 
         Args:
@@ -90,6 +90,7 @@ class Limiter(LimiterBase):
 
         Cancelling it uses nothing up. If the call may start at once, it does not suspend.
         """
+        # ``finishes`` is not keyword-only: a function that has such takes longer to call.
         running = asyncio.get_running_loop()
         charges = None if self._fixed_demand is not None else self._charges(item)
         with self._lock:  # not acquire() and try: Ctrl-C could come between the two
