@@ -24,7 +24,8 @@ class Block:
 
     ``file: NAME``: the console blocks of the page find it under this name. ``output``: what the
     block before it prints. ``not run: WHY``: it cannot run here. ``exits with N``: its last command
-    does. ``in the background``: it goes on until the page is at its end.
+    does. ``in the background``: it goes on until the page is at its end. ``served: NAME``: a
+    server of others serves it, in ``tests/servers``, under this name.
     """
 
     page: Path

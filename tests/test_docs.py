@@ -39,7 +39,7 @@ PORT = "8000"
 PROGRAMS, DATA = ("python", "console"), ("toml", "json", "yaml", "text")
 #: Files that are found without being named in a command.
 FOUND = ("conftest.py", "pyproject.toml")
-MARKS = ("output", "in the background")
+MARKS, KINDS = ("output", "in the background"), ("file:", "not run:", "exits with", "served:")
 #: Seconds that a block or command may take.
 LIMIT = 60.0
 
@@ -248,8 +248,16 @@ def test_data_can_be_read(block: Block) -> None:
 def test_every_block_says_what_it_is() -> None:
     for block in all_blocks():
         assert block.language in PROGRAMS + DATA, block.name
-        kinds = [block.said(kind) for kind in ("file:", "not run:", "exits with")]
+        kinds = [block.said(kind) for kind in KINDS]
         assert not block.comment or block.comment in MARKS or any(kinds), block.name
+
+
+def test_what_servers_serve_has_a_test() -> None:
+    files = (ROOT / "tests/servers").glob("test_*.py")
+    tests = "".join(file.read_text(encoding="utf-8") for file in files)
+    for block in all_blocks():
+        name = block.said("served:")
+        assert name is None or f'served("{name}")' in tests, block.name
 
 
 @pytest.mark.parametrize("block", having(lambda block: block.said("not run:")))

@@ -68,6 +68,7 @@ NAMED_TWICE = {
 #: Names of classes that stand for one thing in two places: a protocol and its class, the same on
 #: two faces or for two clients, an error that is the client's error as well.
 ONE_THING = {
+    "BudgetExceededError",
     "CircuitBreakerOpenError",
     "DeadlineExceededError",
     "Executor",

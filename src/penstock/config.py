@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from penstock._util import checks
 from penstock._util.compat import Self
-from penstock._util.rates import parse_rate as parse_rate
+from penstock._util.rates import parse_rate
 from penstock.limits import AdaptiveConcurrency, Backoff, CircuitBreaker, Limit, RetryPolicy
 from penstock.policies.observer import ObserverProvider
 

@@ -28,6 +28,7 @@ from penstock.http.face import errors_of
 from penstock.http.judgement import is_failure
 
 __all__ = [
+    "BudgetExceededError",
     "CircuitBreakerOpenError",
     "DeadlineExceededError",
     "QueueFullError",
@@ -46,11 +47,17 @@ class CircuitBreakerOpenError(own.CircuitBreakerOpenError, httpx.TransportError)
     """Too many requests before it failed; it was not sent."""
 
 
+class BudgetExceededError(own.BudgetExceededError, httpx.TransportError):
+    """What is left of a budget is less than the request costs; it was not sent."""
+
+
 class DeadlineExceededError(own.DeadlineExceededError, httpx.TimeoutException):
     """The request could not be sent before its deadline."""
 
 
-_ERRORS = errors_of(QueueFullError, CircuitBreakerOpenError, DeadlineExceededError)
+_ERRORS = errors_of(
+    QueueFullError, CircuitBreakerOpenError, BudgetExceededError, DeadlineExceededError
+)
 
 
 def worth_retrying(error: Exception) -> bool:
@@ -115,8 +122,9 @@ class QueueTransport(
 
     **What a caller gets.** A response, as from any transport: when all attempts ended in a failure,
     the last response, and ``raise_for_status()`` says so. What the last attempt raised, if there
-    was none. :class:`QueueFullError`, :class:`CircuitBreakerOpenError` and
-    :class:`DeadlineExceededError` are errors of penstock and of httpx both. ``QueueStateError``:
+    was none. :class:`QueueFullError`, :class:`CircuitBreakerOpenError`,
+    :class:`BudgetExceededError` and :class:`DeadlineExceededError` are errors of penstock and of
+    httpx both. ``QueueStateError``:
     the transport is closed, or belongs to another event loop. ``ValueError``: a limit can never
     let the request pass.
 

@@ -28,6 +28,7 @@ from penstock.http.face import errors_of
 from penstock.http.judgement import is_failure
 
 __all__ = [
+    "BudgetExceededError",
     "CircuitBreakerOpenError",
     "DeadlineExceededError",
     "QueueFullError",
@@ -46,11 +47,17 @@ class CircuitBreakerOpenError(own.CircuitBreakerOpenError, httpx2.TransportError
     """Too many requests before it failed; it was not sent."""
 
 
+class BudgetExceededError(own.BudgetExceededError, httpx2.TransportError):
+    """What is left of a budget is less than the request costs; it was not sent."""
+
+
 class DeadlineExceededError(own.DeadlineExceededError, httpx2.TimeoutException):
     """The request could not be sent before its deadline."""
 
 
-_ERRORS = errors_of(QueueFullError, CircuitBreakerOpenError, DeadlineExceededError)
+_ERRORS = errors_of(
+    QueueFullError, CircuitBreakerOpenError, BudgetExceededError, DeadlineExceededError
+)
 
 
 def worth_retrying(error: Exception) -> bool:

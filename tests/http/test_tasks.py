@@ -18,6 +18,7 @@ from helpers.http_server import BOUND, Answer, Held, InThrees, Seen, Server, for
 from helpers.tasks import until
 from penstock import (
     AdaptiveConcurrency,
+    Budget,
     CircuitBreaker,
     Limit,
     Limiter,
@@ -40,7 +41,7 @@ def quick(attempts: int, **options: Any) -> RetryPolicy:
 def client(library: Any, ours: Any, server: Server) -> Callable[..., Any]:
     """Makes a client of the package that sends through a queue."""
 
-    def make(*limits: Limit, event_hooks: Any = None, **options: Any) -> Any:
+    def make(*limits: Limit | str, event_hooks: Any = None, **options: Any) -> Any:
         return library.AsyncClient(
             base_url=server.url,
             timeout=BOUND,
@@ -566,6 +567,35 @@ async def test_while_the_breaker_is_open_nothing_is_sent(
     assert isinstance(caught.value, penstock.CircuitBreakerOpenError)
     assert 0 < caught.value.retry_after <= 30
     assert len(server.seen) == 2
+
+
+async def test_when_a_budget_is_spent_nothing_is_sent(
+    library: Any, ours: Any, client: Any, server: Server
+) -> None:
+    async with client("500/min", Budget(1, name="all")) as http:
+        assert (await http.get("/")).status_code == 200
+        with pytest.raises(library.TransportError) as caught:
+            await http.get("/")
+    assert isinstance(caught.value, ours.BudgetExceededError)
+    assert isinstance(caught.value, penstock.BudgetExceededError)
+    assert (caught.value.budget, caught.value.used, caught.value.max) == ("all", 1, 1)
+    assert len(server.seen) == 1
+
+
+async def test_what_a_request_cost_is_known_before_its_budget_is_spent(
+    library: Any, ours: Any, client: Any, server: Server, held: Held
+) -> None:
+    budget = Budget(10, cost=lambda request: 6, name="tokens")
+    async with client(budget) as http:
+        stream = await sent_in_time(http, "/stream")
+        waiting = asyncio.ensure_future(http.get("/waiting"))
+        await until(lambda: http._transport.limits.statistics().waiting)
+        stream.extensions["penstock_permit"].settle(budget, 4)
+        await until(lambda: server.paths() == ["/stream", "/waiting"])
+        held.may_go_on.set()
+        assert (await waiting).status_code == 200
+        await stream.aclose()
+    assert budget.used == 10
 
 
 # -- its life ---------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ import pytest
 
 import penstock
 from helpers.http_server import BOUND, Answer, Held, InThrees, Seen, Server, forget, most_within
-from penstock import CircuitBreaker, Limit, QueueStateError, RetryPolicy
+from penstock import Budget, CircuitBreaker, Limit, QueueStateError, RetryPolicy
 from penstock.limits import Backoff
 from sync.helpers import eventually, in_thread, run_program
 
@@ -30,7 +30,7 @@ def quick(attempts: int) -> RetryPolicy:
 def client(library: Any, ours: Any, server: Server) -> Callable[..., Any]:
     """Makes a blocking client of the package that sends through a queue."""
 
-    def make(*limits: Limit, **options: Any) -> Any:
+    def make(*limits: Limit | str, **options: Any) -> Any:
         return library.Client(
             base_url=server.url,
             timeout=BOUND,
@@ -172,6 +172,13 @@ def test_what_cannot_be_sent_is_refused_by_errors_of_both(
         with pytest.raises(library.TransportError) as open_:
             http.get("/")
     assert isinstance(open_.value, ours.CircuitBreakerOpenError)
+
+    server.answer = lambda seen: Answer(200)
+    with client("500/min", Budget(1)) as http:
+        assert http.get("/").status_code == 200
+        with pytest.raises(library.TransportError) as spent:
+            http.get("/")
+    assert isinstance(spent.value, ours.BudgetExceededError)
 
 
 def test_closing_ends_what_waits(library: Any, client: Any, server: Server, held: Held) -> None:

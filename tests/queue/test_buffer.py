@@ -146,10 +146,13 @@ async def test_discarding_what_was_given_back_frees_no_place() -> None:
 
 
 class Place(int):
-    """A place in the order of puts that counts how often it is compared."""
+    """A place in the order of puts that counts how often it is compared, or looked up."""
 
     comparisons = 0
-    __hash__ = int.__hash__
+
+    def __hash__(self) -> int:
+        Place.comparisons += 1
+        return int(self)
 
     def __add__(self, other: int) -> Place:
         return Place(int(self) + other)
@@ -209,6 +212,25 @@ async def test_a_close_looks_a_few_times_at_each_entry_that_putters_were_granted
     assert places.comparisons < 512 * 20
     assert items(buffer) == list(range(256, 512))
     assert set(await asyncio.gather(*waiting)) == {PutOutcome.CLOSED}
+
+
+async def test_each_put_cancelled_after_it_was_granted_looks_at_few_entries(
+    places: type[Place],
+) -> None:
+    buffer = filled(512)
+    waiting = [begin_to_wait(buffer, item) for item in range(512, 768)]
+    await asyncio.sleep(0)
+    take(buffer, 256)
+    places.comparisons = 0
+    for put in waiting:
+        if waiting.index(put) % 8:
+            put.cancel()
+    await asyncio.wait(waiting)
+    assert places.comparisons < 256 * 40
+    left = [*range(256, 512), *range(512, 768, 8)]
+    assert items(buffer) == left
+    assert len(buffer) == buffer.ready == len(left)
+    assert [entry[1] for entry in take(buffer, 512)] == left
 
 
 async def test_one_taker_is_called_for_a_burst_and_calls_the_others_itself() -> None:

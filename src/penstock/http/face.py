@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Generic, NoReturn, TypeVar
 
 from penstock._util import checks
 from penstock.errors import (
+    BudgetExceededError,
     CircuitBreakerOpenError,
     DeadlineExceededError,
     QueueFullError,
@@ -180,11 +181,12 @@ class Transport(Generic[TransportT, RequestT, ResponseT]):
         exchange.failed(turn, judgement.of_request(self.library, error, request), error)
 
 
-def errors_of(full: Any, open_: Any, late: Any) -> dict[type[Exception], Any]:
+def errors_of(full: Any, open_: Any, spent: Any, late: Any) -> dict[type[Exception], Any]:
     """The errors that a package's transports raise, by those of the queue."""
     return {
         QueueFullError: full,
         CircuitBreakerOpenError: open_,
+        BudgetExceededError: spent,
         DeadlineExceededError: late,
     }
 

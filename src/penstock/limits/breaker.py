@@ -180,6 +180,9 @@ class CircuitBreaker:
             CircuitBreakerOpenError: The call must not start; ``retry_after`` says when to ask
                 again.
         """
+        period = self._period  # before the state: if it opens meanwhile, this call began before
+        if self._state is BreakerState.CLOSED:
+            return period
         with self._lock:
             self.check(now)
             if self._state is BreakerState.OPEN or (

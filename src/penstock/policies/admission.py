@@ -186,13 +186,16 @@ class Admission:
         """Whether a call that has a slot may wait for this one, which it is inside of."""
         if not state.is_awaited:  # it has inherited the context of its put, and no more
             return False
-        for permit in current_permits():
-            call = permit.call
-            if isinstance(call, Attempt) and call.has_slot and call.state.scope.policy is self:
-                # An earlier attempt of the same item, by a worker that is stuck, waits for nothing.
-                if call.state is not state and not call.state.is_revoked:
-                    return True
-        return False
+        calls = [permit.call for permit in current_permits()]
+        # An earlier attempt of the same item, by a worker that is stuck, waits for nothing.
+        return any(
+            isinstance(call, Attempt)
+            and call.has_slot
+            and call.state.scope.policy is self
+            and call.state is not state
+            and not call.state.is_revoked
+            for call in calls
+        )
 
     def _permit_of_key(self, state: ItemState, item: Any) -> Permit | None:
         """A permit, where items with other keys must not wait for this one; else None."""

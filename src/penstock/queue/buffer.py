@@ -229,7 +229,7 @@ class Buffer(EntryStore[T], WaitQueue):
         granted = waiter.result()
         if isinstance(granted, PutOutcome) or self._granted.pop(granted[0], None) is None:
             return
-        self._remove([granted])
+        self._remove_one(granted)
         self._withdrawn += 1
         if not waiter.get_loop().is_closed():
             self._grant()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections import deque
 from collections.abc import Iterable, Iterator
 from contextvars import Context
@@ -51,6 +52,19 @@ class Lane(Generic[T]):
         if self.requeued:
             return self.requeued[0]
         return self.waiting[0] if self.waiting else None
+
+    def remove_waiting(self, entry: Entry[T]) -> bool:
+        """Remove one waiting entry; False if it is not there."""
+        waiting, number = self.waiting, entry[0]
+        if not waiting or not waiting[0][0] <= number <= waiting[-1][0]:
+            return False
+        # They stand in the order of their numbers, and hardly any number is missing at the end.
+        low = max(0, len(waiting) - 1 - (waiting[-1][0] - number))
+        place = low if waiting[low][0] == number else bisect_left(waiting, (number,), low)
+        if waiting[place][0] != number:
+            return False
+        del waiting[place]
+        return True
 
     def remove(self, numbers: set[int]) -> None:
         """Remove the entries with these numbers, in one pass."""
@@ -175,6 +189,13 @@ class EntryStore(Generic[T]):
         self._delayed_ids -= numbers
         self._count()
         return before - self.ready
+
+    def _remove_one(self, entry: Entry[T]) -> None:
+        """Remove an entry of a :meth:`snapshot`, or one that is granted only."""
+        if any(lane.remove_waiting(entry) for lane in self._all_lanes()):
+            self._count()
+        else:
+            self._remove([entry])
 
     def _count(self) -> None:
         """Set what is known about all lanes and delayed entries, after any of them has changed."""

@@ -55,9 +55,9 @@ def test_a_limit_as_people_write_it() -> None:
     limit = Limit.parse("500/min")
     assert (limit.max, limit.per, limit.name) == (500, 60, "500 per 60 s")
     assert Limit.parse("90_000 per minute", cost=len, name="tokens").name == "tokens"
-    with pytest.raises(ValueError, match="a rate must look like 500/min, .*, got '500'"):
+    with pytest.raises(ValueError, match=r"a rate must look like 500/min, .*, got '500'"):
         Limit.parse("500")
-    with pytest.raises(TypeError, match="^cost must "):
+    with pytest.raises(TypeError, match=r"^cost must "):
         Limit.parse("500/min", cost=5)  # type: ignore[arg-type]
 
 

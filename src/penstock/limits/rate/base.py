@@ -26,7 +26,6 @@ from penstock.limits.rate.scheduler import Scheduler
 from penstock.limits.rate.sliding_log import SlidingLog
 from penstock.limits.rate.waiters import LoopTimer, LoopWaiter, ThreadWaiter, Wakeups
 
-
 #: All keys of a limit.
 _ALL = object()
 
@@ -81,9 +80,8 @@ class LimiterBase:
 
     def __init__(self, limits: Iterable[Limit | str], rng: random.Random | None) -> None:
         if isinstance(limits, (Limit, str)):
-            raise TypeError(
-                f"limits must be a list of Limit, or a Limiter: write limits=[{checks.shown(limits)}]"
-            )
+            given = checks.shown(limits)
+            raise TypeError(f"limits must be a list of Limit, or a Limiter: write limits=[{given}]")
         if not isinstance(limits, Iterable):
             raise TypeError(f"limits must be a list of Limit, got {checks.shown(limits)}")
         if rng is not None and not callable(getattr(rng, "random", None)):

@@ -48,6 +48,11 @@ class BudgetLog(SlidingLog):
         """Whether ``cost`` has no room, whatever the calls under way turn out to cost."""
         return self._total - self._open + cost > self._maximum
 
+    def open_cost(self, record: Record) -> Exact:
+        """How much of its cost a call may turn out not to have cost."""
+        assert isinstance(record, _Charge)
+        return record.cost if record.is_open else 0
+
     def record(self, now: float, cost: float | Fraction = 1) -> Record:
         """Count a call that starts at ``now``."""
         charge = _Charge(now, exact(cost))
@@ -142,7 +147,8 @@ class Budget(Limit):
     It stands among other limits: ``limits=["500/min", Budget(2_000_000, cost=tokens)]``. Each
     attempt costs anew. No call starts whose cost is more than what is left. It fails with
     ``BudgetExceededError``, or waits: while calls under way (in a worker, or in the block of
-    ``async with limiter.permit(item)``) might turn out to cost so little that it fits. What a call
+    ``async with limiter.permit(item)``) might turn out to cost so little that it fits. (One
+    that is begun inside of another call does not wait for the end of that one.) What a call
     cost in truth is told by ``settle``, as for any limit; what it cost beyond its estimate is
     spent all the same. What a permit of a bare ``acquire`` costs counts until it is settled, and
     nobody waits for that.

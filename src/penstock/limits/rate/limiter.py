@@ -19,7 +19,7 @@ from penstock.limits.rate.limit import Limit
 from penstock.limits.rate.permit import Charge, Permit, current_permits, pop_current, push_current
 from penstock.limits.rate.sliding_log import Record, SlidingLog
 from penstock.limits.rate.waiters import LONGEST, LoopWaiter, ThreadWaiter
-from penstock.limits.rate.window import Demand
+from penstock.limits.rate.window import Demand, Starts, is_spent
 
 #: Seconds after which a thread that waits asks whether it is still wanted.
 _ASK_EVERY = 0.5
@@ -40,7 +40,8 @@ class Limiter(LimiterBase):
 
     Raises:
         TypeError: ``limits`` holds something that is neither a :class:`Limit` nor text.
-        ValueError: a text is no rate, two limits have the same name, or a limit is part of another limiter.
+        ValueError: a text is no rate, two limits have the same name, or a limit is part of another
+            limiter.
 
     One limiter serves any number of event loops and threads at once. A call that cannot start yet
     waits behind all older calls that lack room in a limit that it needs too. A call that is
@@ -73,7 +74,7 @@ class Limiter(LimiterBase):
 
     # -- what users call --------------------------------------------------------------------------
 
-    async def acquire(self, item: Any = None, *, finishes: bool = False) -> Permit:
+    async def acquire(self, item: Any = None, finishes: bool = False) -> Permit:
         """Wait until a call for ``item`` may start, and count it as started.
 
         Args:
@@ -90,6 +91,7 @@ class Limiter(LimiterBase):
 
         Cancelling it uses nothing up. If the call may start at once, it does not suspend.
         """
+        # ``finishes`` is not keyword-only: a function that has such takes longer to call.
         running = asyncio.get_running_loop()
         charges = None if self._fixed_demand is not None else self._charges(item)
         with self._lock:  # not acquire() and try: Ctrl-C could come between the two
@@ -104,8 +106,7 @@ class Limiter(LimiterBase):
             records = self._scheduler.try_start(now, demand)
             if records is not None:
                 return self._permit(now, demand, records, charges, running, finishes)
-            self._check_budgets(demand)
-            waiter = LoopWaiter(demand, running)
+            waiter = LoopWaiter(demand, running, self._check_budgets(demand))
             self._add_waiter(waiter)
             self._dispatch(now, running)
             if waiter.records is not None:
@@ -170,8 +171,7 @@ class Limiter(LimiterBase):
             records = self._scheduler.try_start(now, demand)
             if records is not None:
                 return self._permit(now, demand, records, charges, None, finishes)
-            self._check_budgets(demand)
-            waiter = ThreadWaiter(demand)
+            waiter = ThreadWaiter(demand, self._check_budgets(demand))
         deadline = now + patience
         try:
             with self._lock:
@@ -432,11 +432,23 @@ class Limiter(LimiterBase):
         self._confirm(now, waiter, running)
         return self._permit(now, waiter.demand, records, charges, running, finishes)
 
-    def _check_budgets(self, demand: Demand) -> None:
-        """Raise the error of a budget in which the call will never have room."""
+    def _check_budgets(self, demand: Demand) -> Starts:
+        """Raise the error of a budget in which the call will never have room.
+
+        Returns the calls that it is part of, in this context: it cannot wait for those to be over.
+        """
+        if not self._has_budget:
+            return ()
+        outer = tuple(
+            (window, record)
+            for permit in current_permits()
+            if permit.limiter is self
+            for (window, _), record in zip(permit._demand, permit._records, strict=True)
+        )
         for window, cost in demand:
-            if window.log.is_spent_for(cost):
+            if is_spent(window, cost, outer):
                 raise window.owner.oversized(cost)
+        return outer
 
 
 class PermitContext:

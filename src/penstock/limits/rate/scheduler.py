@@ -9,7 +9,7 @@ from itertools import count, islice, takewhile
 
 from penstock.limits.rate.gate import Gate
 from penstock.limits.rate.sliding_log import Record
-from penstock.limits.rate.window import Demand, LimitWindow, Waiter, WaiterGroup
+from penstock.limits.rate.window import Demand, LimitWindow, Waiter, WaiterGroup, is_spent
 
 
 class Scheduler:
@@ -226,7 +226,7 @@ class Scheduler:
                 continue
             free_at = window.log.free_at(now, cost)
             if free_at > now:
-                if free_at == math.inf and window.log.is_spent_for(cost):
+                if free_at == math.inf and is_spent(window, cost, head.outer):
                     head.error = window.owner.oversized(cost)
                     return True
                 lacks_room = True

@@ -126,6 +126,10 @@ class SlidingLog:
         """Whether ``cost`` will never have room; here it always will, in time."""
         return False
 
+    def open_cost(self, record: Record) -> Exact:
+        """How much of its cost a start may turn out not to have cost; here that is no matter."""
+        return 0
+
     def used(self, now: float) -> Exact:
         """The cost of the starts in the window, and of the reserved ones."""
         self._forget(now)

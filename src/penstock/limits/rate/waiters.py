@@ -9,7 +9,7 @@ import threading
 from collections import deque
 from collections.abc import Callable
 
-from penstock.limits.rate.window import Demand, Waiter
+from penstock.limits.rate.window import Demand, Starts, Waiter
 
 #: Seconds: no timer is set for longer; it is set again then.
 LONGEST = 86_400.0
@@ -20,8 +20,8 @@ class LoopWaiter(Waiter):
 
     __slots__ = ("future", "loop")
 
-    def __init__(self, demand: Demand, loop: asyncio.AbstractEventLoop) -> None:
-        super().__init__(demand)
+    def __init__(self, demand: Demand, loop: asyncio.AbstractEventLoop, outer: Starts = ()) -> None:
+        super().__init__(demand, outer)
         self.loop = loop
         self.future: asyncio.Future[None] = loop.create_future()
 
@@ -51,8 +51,8 @@ class ThreadWaiter(Waiter):
 
     __slots__ = ("signal", "wakes_at")
 
-    def __init__(self, demand: Demand) -> None:
-        super().__init__(demand)
+    def __init__(self, demand: Demand, outer: Starts = ()) -> None:
+        super().__init__(demand, outer)
         self.signal = threading.Event()
         #: When the thread wakes up by itself; ``math.inf`` if it does not watch the time.
         self.wakes_at = math.inf

@@ -37,6 +37,17 @@ class LimitWindow:
 
 #: The cost of a call in each window that it needs.
 Demand: TypeAlias = "tuple[tuple[LimitWindow, Exact], ...]"
+#: The starts of calls, each with its window.
+Starts: TypeAlias = "tuple[tuple[LimitWindow, Record], ...]"
+
+
+def is_spent(window: LimitWindow, cost: Exact, outer: Starts) -> bool:
+    """Whether a call will never have room in a window.
+
+    ``outer``: the calls that it is part of. They are not over before it is.
+    """
+    held = sum(window.log.open_cost(record) for other, record in outer if other is window)
+    return window.log.is_spent_for(cost + held)
 
 
 class LimitState:
@@ -123,10 +134,12 @@ class LimitState:
 class Waiter:
     """A call that waits until it may start."""
 
-    __slots__ = ("age", "demand", "error", "group", "records")
+    __slots__ = ("age", "demand", "error", "group", "outer", "records")
 
-    def __init__(self, demand: Demand) -> None:
+    def __init__(self, demand: Demand, outer: Starts = ()) -> None:
         self.demand = demand
+        #: The calls that it is part of, where that matters to a budget.
+        self.outer = outer
         #: Its number in the order of arrival: the lower, the older.
         self.age = 0
         #: The group in which it waits; None before and after.
