@@ -52,8 +52,8 @@ async def send(address):
     end(address)
 """
 
-# Without what the machine that runs the tests has set up for itself.
-_ENVIRONMENT = {
+#: Without what the machine that runs the tests has set up for itself.
+ENVIRONMENT = {
     name: value
     for name, value in os.environ.items()
     if not name.startswith(("CELERY", "GUNICORN", "OTEL_")) and "proxy" not in name.lower()
@@ -84,7 +84,7 @@ class Server:
             base_url=f"http://127.0.0.1:{port}", trust_env=False, timeout=LIMIT
         )
         self.folder = folder
-        self.env = {**_ENVIRONMENT, "OUTBOX": str(self._outbox), "PYTHONUNBUFFERED": "1"}
+        self.env = {**ENVIRONMENT, "OUTBOX": str(self._outbox), "PYTHONUNBUFFERED": "1"}
         with self._log.open("wb") as output:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", *command],
@@ -172,13 +172,18 @@ class Server:
             raise AssertionError(f"it does not end:\n{self.log}") from None
 
 
+def write(folder: Path, files: dict[str, str]) -> None:
+    """Put these files into the folder."""
+    for name, text in files.items():
+        (folder / name).write_text(text, encoding="utf-8")
+
+
 @contextmanager
 def serving(
     folder: Path, *command: str, files: dict[str, str], work: str = PLAIN
 ) -> Iterator[Server]:
     """Run a server in a folder with these files. ``PORT`` in the command becomes a free port."""
-    for name, text in {"mails.py": work, **files}.items():
-        (folder / name).write_text(text, encoding="utf-8")
+    write(folder, {"mails.py": work, **files})
     with HeldPort() as port:
         words = [word.replace("PORT", str(port.number)) for word in command]
         server = Server(folder, words, port.number)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-from servers.serving import ALL, LIMIT, Server, replaced, served, serving
+from servers.serving import ALL, ENVIRONMENT, LIMIT, Server, replaced, served, serving, write
 
 pytestmark = [
     pytest.mark.slow,
@@ -16,8 +18,10 @@ pytestmark = [
     pytest.mark.skipif(sys.platform == "win32", reason="ends by SIGTERM"),
 ]
 
-WORKER = ["celery", "-A", "tasks", "worker", "--concurrency", "1", "--loglevel", "INFO"]
-ALONE = ["--without-gossip", "--without-mingle", "--without-heartbeat"]
+WORKER = [
+    *["celery", "-A", "tasks", "worker", "--concurrency", "1", "--loglevel", "INFO"],
+    *["--without-gossip", "--without-mingle", "--without-heartbeat"],
+]
 
 #: Files instead of a broker.
 BROKER = """
@@ -43,13 +47,19 @@ def tasks(*changes: tuple[str, str]) -> dict[str, str]:
     return {"tasks.py": text}
 
 
-def post(server: Server) -> None:
-    """Have the worker accept all mails."""
-    server.wait_until_said("ready.")
+@contextmanager
+def working(folder: Path, *options: str, files: dict[str, str]) -> Iterator[Server]:
+    """A worker that has accepted all mails.
+
+    They are sent to the broker before it starts: files are no broker for two at once.
+    """
+    write(folder, {"mails.py": "send = None", **files})
     command = [sys.executable, "-c", SEND_ALL]
-    subprocess.run(command, cwd=server.folder, env=server.env, check=True, timeout=LIMIT)
-    server.wait_until_said("succeeded in", len(ALL))
-    server.wait_until_in_hand()
+    subprocess.run(command, cwd=folder, env=ENVIRONMENT, check=True, timeout=LIMIT)
+    with serving(folder, *WORKER, *options, files=files) as server:
+        server.wait_until_said("succeeded in", len(ALL))
+        server.wait_until_in_hand()
+        yield server
 
 
 ONE_PROCESS = (
@@ -61,9 +71,7 @@ POOLS = {"prefork": (), "solo": ONE_PROCESS, "threads": ONE_PROCESS}
 
 @pytest.mark.parametrize("pool", POOLS)
 def test_all_that_was_accepted_is_done_at_a_warm_shutdown(tmp_path: Path, pool: str) -> None:
-    command = [*WORKER, *ALONE, "--pool", pool]
-    with serving(tmp_path, *command, files=tasks(*POOLS[pool])) as server:
-        post(server)
+    with working(tmp_path, "--pool", pool, files=tasks(*POOLS[pool])) as server:
         server.ask_to_end()
         server.wait_until_said("Queue mails is stopping")
         assert server.sent == set()
@@ -75,8 +83,7 @@ def test_all_that_was_accepted_is_done_at_a_warm_shutdown(tmp_path: Path, pool: 
 
 def test_what_is_left_when_the_time_is_over_is_in_the_log(tmp_path: Path) -> None:
     files = tasks(("timeout=25", "timeout=0.1"))
-    with serving(tmp_path, *WORKER, *ALONE, files=files) as server:
-        post(server)
+    with working(tmp_path, files=files) as server:
         server.ask_to_end()
         assert server.wait() == 0, server.log
         assert server.sent == set()
