@@ -6,6 +6,7 @@ import asyncio
 import gc
 import inspect
 import math
+import os
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -743,6 +744,48 @@ def test_a_thread_that_is_interrupted_while_it_waits_for_a_slot_has_taken_none()
         end.set()
         holder.result(BOUND)
     assert policy.call(plain_twice, 2) == 4
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
+@pytest.mark.parametrize("where", ["beside a call", "inside a call"])
+def test_in_a_forked_child_all_slots_are_free_and_no_lock_is_held(where: str) -> None:
+    policy = Policy(concurrency=1, retry=every(0), breaker=CircuitBreaker(), name="forked")
+    slots = policy._slots
+    assert slots is not None
+
+    def in_child() -> bool:
+        service = Service({"a": 1})
+        done: list[str] = []
+
+        def call() -> None:
+            done.append(policy.call(service.in_thread, "a"))
+
+        thread = threading.Thread(target=call, daemon=True)
+        thread.start()
+        thread.join(20)
+        return done == ["a"] and policy.statistics().under_way == 0
+
+    def fork() -> int:
+        child = os.fork()
+        if not child and where == "beside a call":
+            os._exit(0 if in_child() else 1)
+        return child
+
+    begun, end = threading.Event(), threading.Event()
+    if where == "beside a call":
+        with ThreadPoolExecutor(1) as threads:
+            holder = threads.submit(policy.call, lambda: begun.set() or end.wait(BOUND))
+            assert begun.wait(BOUND)
+            with policy._lock, slots._lock:
+                child = fork()
+            end.set()
+            holder.result(BOUND)
+    else:
+        child = policy.call(fork)
+        if not child:  # the call that its parent began has ended here, too
+            os._exit(0 if in_child() and slots.try_acquire() and not slots.try_acquire() else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert policy.statistics().under_way == 0
 
 
 # -- telemetry --------------------------------------------------------------------------------

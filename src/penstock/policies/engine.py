@@ -113,11 +113,11 @@ class PolicyEngine(Admission):
     def _succeeded(self, state: ItemState, permit: Permit) -> None:
         """The call returned."""
         attempt = permit.call
-        if attempt is state:
-            if self._budget is not None:
-                self._budget.succeeded(state.failure)
-        elif not attempt.has_responded:
-            self._tell_success(attempt)
+        if attempt is not state:
+            if not attempt.has_responded:
+                self._tell_success(attempt)
+        elif self._budget is not None:
+            self._budget.succeeded(state.failure)
         self._release(permit)
 
     def _tell_success(self, attempt: Attempt) -> None:
