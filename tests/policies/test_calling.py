@@ -274,6 +274,35 @@ async def test_a_deadline_is_for_all_attempts_together() -> None:
         await slow.call(twice, 2)
 
 
+async def test_a_call_that_gets_no_slot_before_its_deadline_fails_then() -> None:
+    policy = Policy(deadline=5, concurrency=1)
+    holder = asyncio.create_task(policy.call(for_ever))
+    await settle()
+    with pytest.raises(DeadlineExceededError):
+        await policy.call(twice, 1)
+    assert 5 <= now() < 6
+    with pytest.raises(DeadlineExceededError):
+        await asyncio.to_thread(Policy(deadline=0, concurrency=1).call, plain_twice, 1)
+    holder.cancel()
+    await asyncio.wait([holder])
+    assert await policy.call(twice, 2) == 4
+    assert policy.statistics().under_way == 0
+
+
+def test_nor_does_a_thread_wait_for_longer() -> None:
+    policy = Policy(deadline=0.1, concurrency=1)
+    begun, end = threading.Event(), threading.Event()
+    with ThreadPoolExecutor(1) as threads:
+        holder = threads.submit(policy.call, lambda: begun.set() or end.wait(BOUND))
+        assert begun.wait(BOUND)
+        with pytest.raises(DeadlineExceededError):
+            policy.call(plain_twice, 1)
+        assert policy.statistics().waiting_for_slots == 0
+        end.set()
+        holder.result(BOUND)
+    assert policy.statistics().under_way == 0
+
+
 async def test_a_spent_budget_and_a_cost_that_is_too_large() -> None:
     policy = Policy(limits=[Budget(2), Limit(5, 1, cost=lambda item: item, name="cost")])
     with pytest.raises(ValueError, match="can never pass"):

@@ -137,8 +137,10 @@ class Admission:
             if self._is_refused(state, item, began):
                 return
             if self._slots is not None and not self._is_inside(state):
-                await self._slots.acquire()
-                attempt.has_slot = True
+                attempt.has_slot = await self._slots.acquire(_left(state, began))
+                if not attempt.has_slot:
+                    state.refusal = _too_late()
+                    return
             permit = self._permit_of_key(state, item) or await self.limits.acquire(
                 item, finishes=True
             )
@@ -157,8 +159,10 @@ class Admission:
             if self._is_refused(state, item, began):
                 return
             if self._slots is not None and not self._is_inside(state):
-                self._slots.acquire_blocking(is_wanted)
-                attempt.has_slot = True
+                attempt.has_slot = self._slots.acquire_blocking(is_wanted, _left(state, began))
+                if not attempt.has_slot:
+                    state.refusal = _too_late()
+                    return
             permit = self._permit_of_key(state, item) or self.limits.acquire_blocking(
                 item, is_wanted=is_wanted, finishes=True
             )
@@ -276,6 +280,11 @@ class Admission:
         if attempt.has_slot and self._slots is not None:
             attempt.has_slot = False
             self._slots.release()
+
+
+def _left(state: ItemState, moment: float) -> float | None:
+    """Seconds until the deadline of the item, if it has one."""
+    return None if state.deadline_at is None else max(0.0, state.deadline_at - moment)
 
 
 def _too_late() -> DeadlineExceededError:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 
@@ -75,10 +77,13 @@ class CapacityLimiter:
             self.adapt()
         return is_free
 
-    async def acquire(self) -> None:
-        """Wait for a slot. A cancelled call has taken none."""
+    async def acquire(self, timeout: float | None = None) -> bool:
+        """Wait for a slot; False if there was none for ``timeout`` seconds.
+
+        A cancelled call has taken none.
+        """
         if self.try_acquire():
-            return
+            return True
         loop = asyncio.get_running_loop()
         future: asyncio.Future[None] = loop.create_future()
 
@@ -88,30 +93,48 @@ class CapacityLimiter:
 
         borrower = _Borrower(lambda: loop.call_soon_threadsafe(resolve))
         self._add(borrower)
+        timer = None if timeout is None else loop.call_later(timeout, resolve)
         try:
             await future
         except BaseException:
             self._leave(borrower)
             raise
+        finally:
+            if timer is not None:
+                timer.cancel()
+        return self._has_slot(borrower)
 
-    def acquire_blocking(self, is_wanted: Callable[[], bool]) -> None:
+    def acquire_blocking(self, is_wanted: Callable[[], bool], timeout: float | None = None) -> bool:
         """:meth:`acquire`, for threads.
 
         Raises:
             CancelledError: ``is_wanted``, which is asked twice a second, returned False.
         """
         if self.try_acquire():
-            return
+            return True
         event = threading.Event()
         borrower = _Borrower(event.set)
+        give_up_at = math.inf if timeout is None else time.monotonic() + timeout
         try:
             self._add(borrower)
-            while not event.wait(_ASK_EVERY):
+            while not event.wait(min(_ASK_EVERY, give_up_at - time.monotonic())):
                 if not is_wanted():
                     raise asyncio.CancelledError("nobody wants to start any more")
+                if time.monotonic() >= give_up_at:
+                    break
         except BaseException:
             self._leave(borrower)
             raise
+        return self._has_slot(borrower)
+
+    def _has_slot(self, borrower: _Borrower) -> bool:
+        """Whether one that waits no longer has its slot."""
+        with self._lock:
+            has_slot = bool(borrower.slot)
+            borrower.is_gone = not has_slot
+        if self._must_look:
+            self.adapt()
+        return has_slot
 
     def release(self) -> None:
         """Give a slot back. From anywhere."""
