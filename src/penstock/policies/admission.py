@@ -24,7 +24,7 @@ from penstock.limits.rate.permit import Permit, current_permits
 from penstock.limits.retry import RetryPolicy
 from penstock.policies.capacity import CapacityLimiter
 from penstock.policies.classify import Classify
-from penstock.policies.item_state import Attempt, ItemState
+from penstock.policies.item_state import ItemAttempt, ItemState
 
 #: The least seconds for which an item is put back that cannot start yet; and the most, where it
 #: waits for a limit.
@@ -132,7 +132,7 @@ class Admission:
         if _get_running_loop() is None:
             self.wait_blocking(state, item)
             return
-        began, attempt = now(), Attempt(state)
+        began, attempt = now(), ItemAttempt(state)
         try:
             if self._is_refused(state, item, began):
                 return
@@ -150,7 +150,7 @@ class Admission:
 
     def wait_blocking(self, state: ItemState, item: Any) -> None:
         """As :meth:`wait`, for threads."""
-        began, attempt = now(), Attempt(state)
+        began, attempt = now(), ItemAttempt(state)
 
         def is_wanted() -> bool:
             return not state.is_revoked
@@ -193,7 +193,7 @@ class Admission:
         calls = [permit.call for permit in current_permits()]
         # An earlier attempt of the same item, by a worker that is stuck, waits for nothing.
         return any(
-            isinstance(call, Attempt)
+            isinstance(call, ItemAttempt)
             and call.has_slot
             and call.state.scope.policy is self
             and call.state is not state
@@ -216,7 +216,7 @@ class Admission:
         # It looks again before long: limits change, and costs are settled.
         raise Postponed(min(max(_SHORTEST, wait), _LONGEST))
 
-    def _confirm(self, attempt: Attempt, permit: Permit, began: float) -> None:
+    def _confirm(self, attempt: ItemAttempt, permit: Permit, began: float) -> None:
         """It has all that it waited for: may it start indeed?"""
         permit.call = attempt
         state, moment = attempt.state, now()
@@ -255,7 +255,7 @@ class Admission:
             raise Postponed(pause)
         state.refusal = _too_late()
 
-    def _was_not_admitted(self, attempt: Attempt, error: BaseException) -> None:
+    def _was_not_admitted(self, attempt: ItemAttempt, error: BaseException) -> None:
         """Waiting ended with ``error``, which is raised again unless it is a reason to fail."""
         self._withdraw(attempt)
         state = attempt.state
@@ -265,7 +265,7 @@ class Admission:
             raise error
         state.refusal = error  # a budget is spent, or the max of a limit was lowered meanwhile
 
-    def _withdraw(self, attempt: Attempt) -> None:
+    def _withdraw(self, attempt: ItemAttempt) -> None:
         """It does not start: give back what it has."""
         permit, attempt.state.permit = attempt.state.permit, None
         if permit is not None:
@@ -276,7 +276,7 @@ class Admission:
             attempt.breaker_permit = None
         self._leave_slot(attempt)
 
-    def _leave_slot(self, attempt: Attempt) -> None:
+    def _leave_slot(self, attempt: ItemAttempt) -> None:
         if attempt.has_slot and self._slots is not None:
             attempt.has_slot = False
             self._slots.release()

@@ -21,7 +21,7 @@ from penstock.limits.failures import Failure, failure_of
 from penstock.limits.rate.permit import Permit, current_permits, permits_under_way
 from penstock.policies.admission import Admission, Postponed
 from penstock.policies.classify import classify
-from penstock.policies.item_state import Attempt, ItemState, NotBegunError
+from penstock.policies.item_state import ItemAttempt, ItemState, NotBegunError
 
 
 class PolicyEngine(Admission):
@@ -95,7 +95,7 @@ class PolicyEngine(Admission):
             raise state.refusal
         state.attempts += 1
         if self._measures or adaptive is not None:
-            permit.call = attempt = permit.call or Attempt(state)
+            permit.call = attempt = permit.call or ItemAttempt(state)
             attempt.called_at = moment = now()
             attempt.adaptive = adaptive
             if state.attempts == 1:
@@ -120,7 +120,7 @@ class PolicyEngine(Admission):
             self._budget.succeeded(state.failure)
         self._release(permit)
 
-    def _tell_success(self, attempt: Attempt) -> None:
+    def _tell_success(self, attempt: ItemAttempt) -> None:
         if self._budget is not None:
             self._budget.succeeded(attempt.state.failure)
         if attempt.called_at is not None:
@@ -148,13 +148,15 @@ class PolicyEngine(Admission):
         finally:
             self._release(permit)
 
-    def responded(self, attempt: Attempt) -> None:
+    def responded(self, attempt: ItemAttempt) -> None:
         """The call under way has succeeded by now, though it goes on."""
         if not attempt.has_responded:
             self._tell_success(attempt)
             attempt.has_responded = True
 
-    def _tell(self, attempt: Attempt, error: BaseException | None, failure: Failure | None) -> None:
+    def _tell(
+        self, attempt: ItemAttempt, error: BaseException | None, failure: Failure | None
+    ) -> None:
         """Tell the breaker, the deadlines and those who adapt how a measured call went."""
         assert attempt.called_at is not None
         moment = now()
@@ -189,7 +191,7 @@ class PolicyEngine(Admission):
         else:
             breaker.cancelled(permit)
 
-    def _adapting(self, attempt: Attempt) -> list[tuple[AdaptiveConcurrency, int]]:
+    def _adapting(self, attempt: ItemAttempt) -> list[tuple[AdaptiveConcurrency, int]]:
         """Who finds out how many calls at once are best, each with the number under way."""
         adapting = []
         if attempt.adaptive is not None:
@@ -204,7 +206,7 @@ class PolicyEngine(Admission):
         permit.is_over = True
         if self._has_budget:
             permit.finish()
-        if isinstance(attempt, Attempt):
+        if isinstance(attempt, ItemAttempt):
             if attempt.called_at is not None:
                 with self._lock:
                     attempt.state.scope.inflight -= 1
@@ -255,7 +257,7 @@ def responded() -> None:
     for permit in reversed(current_permits()):
         attempt = permit.call
         if isinstance(attempt, ItemState):
-            permit.call = attempt = Attempt(attempt)
-        if isinstance(attempt, Attempt):
+            permit.call = attempt = ItemAttempt(attempt)
+        if isinstance(attempt, ItemAttempt):
             attempt.state.scope.policy.responded(attempt)
             return

@@ -30,7 +30,7 @@ class ItemRunner(Protocol):
         adaptive: AdaptiveConcurrency | None = None,
     ) -> Any: ...
     def after(self, state: ItemState, error: BaseException) -> float | None: ...
-    def responded(self, attempt: Attempt) -> None: ...
+    def responded(self, attempt: ItemAttempt) -> None: ...
 
 
 class NotBegunError(GeneratorExit):
@@ -132,7 +132,7 @@ class ItemState:
         return self.job is not None and self.job.is_nested
 
 
-class Attempt:
+class ItemAttempt:
     """What there is more to one attempt, where somebody wants to know. Its permit has it.
 
     It is not in the state: a worker that ignores its cancellation may still be at its attempt when
