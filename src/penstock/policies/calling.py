@@ -16,7 +16,7 @@ from penstock._util.functions import is_async
 from penstock._util.notebooks import advice, blocks_loop
 from penstock.errors import QueueStateError
 from penstock.limits.retry import note_attempts
-from penstock.policies.item_state import ItemRunner, ItemState, NotBegunError, PolicyScope
+from penstock.policies.item_state import ItemRunner, ItemState, NotBegun, PolicyScope
 
 
 class CallRunner(ItemRunner, Protocol):
@@ -90,7 +90,7 @@ class PolicyCall:
         while True:
             try:
                 return self._attempt()
-            except NotBegunError as raised:
+            except NotBegun as raised:
                 return self._run_async(raised.awaitable)
             except Exception as error:
                 delay = self._after(error)
@@ -112,7 +112,7 @@ class PolicyCall:
             if inspect.isawaitable(result):
                 if _get_running_loop() is None:
                     self._refuse_awaitable(result)
-                raise NotBegunError(result)
+                raise NotBegun(result)
             _refuse_generator(result)
             return result
 

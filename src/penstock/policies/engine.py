@@ -21,7 +21,7 @@ from penstock.limits.failures import Failure, failure_of
 from penstock.limits.rate.permit import Permit, current_permits, permits_under_way
 from penstock.policies.admission import Admission, Postponed
 from penstock.policies.classify import classify
-from penstock.policies.item_state import ItemAttempt, ItemState, NotBegunError
+from penstock.policies.item_state import ItemAttempt, ItemState, NotBegun
 
 
 class PolicyEngine(Admission):
@@ -67,7 +67,7 @@ class PolicyEngine(Admission):
         permit = self._started(state, None)
         try:
             yield
-        except NotBegunError:
+        except NotBegun:
             state.attempts -= 1
             permit.give_back()
             self._release(permit)

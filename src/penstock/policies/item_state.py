@@ -33,7 +33,7 @@ class ItemRunner(Protocol):
     def responded(self, attempt: ItemAttempt) -> None: ...
 
 
-class NotBegunError(GeneratorExit):
+class NotBegun(GeneratorExit):  # noqa: N818 - nothing went wrong
     """A plain function returned an awaitable: what that stands for has not begun.
 
     By its base, the attempt has neither succeeded nor failed. Is never seen outside of a call.
