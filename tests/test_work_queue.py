@@ -13,6 +13,7 @@ import pytest
 
 from helpers.tasks import now, settle
 from penstock import (
+    AdaptiveConcurrency,
     AsyncExecutor,
     BoundedQueue,
     QueueConfig,
@@ -774,3 +775,11 @@ async def test_a_map_that_returns_exceptions_raises_when_the_queue_is_stopped() 
             results.append(result)  # noqa: PERF401 - those that came before the exception
     assert results == [0]
     assert not await stopping
+
+
+async def test_an_adaptive_number_of_workers_must_keep_to_the_concurrency_limit() -> None:
+    async with WorkQueue[int](concurrency_limit=3) as queue:
+        await queue.process(Recorder(), AdaptiveConcurrency(1, 3))
+        assert queue.worker_count <= 3
+        with pytest.raises(ValueError, match="at most concurrency_limit=3, got AdaptiveConc"):
+            await queue.process(Recorder(), AdaptiveConcurrency(1, 4))

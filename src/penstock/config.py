@@ -205,10 +205,13 @@ class FromConfig:
         """Make a queue with the settings of ``config``; ``limits`` are added to its own.
 
         Raises:
-            TypeError: ``config`` is not a ``QueueConfig``.
+            TypeError: ``config`` is not a ``QueueConfig``, or an argument is not allowed.
+            ValueError: an argument is not allowed.
         """
         if not isinstance(config, QueueConfig):
             raise TypeError(f"config must be a QueueConfig, got {checks.shown(config)}")
+        if not isinstance(limits, Iterable):
+            raise TypeError(f"limits must be an iterable of Limit, got {checks.shown(limits)}")
         make: Any = cls  # of a subclass: this class does not have the arguments
         queue: Self = make(
             maxsize=config.queue_capacity,

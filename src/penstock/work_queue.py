@@ -54,9 +54,9 @@ class WorkQueue(Lifecycle, FromConfig, WorkQueueBase[T], Consumable[T]):
 
     Args:
         maxsize, timeout, logger, name, telemetry: as for :class:`penstock.BoundedQueue`.
-        concurrency_limit: how many workers ``process``, ``batch_process`` and ``map`` start without
-            a ``num_workers``: at least 1, or an :class:`penstock.AdaptiveConcurrency`, which adapts
-            the number to the service. ``None``: one.
+        concurrency_limit: the most workers, and how many ``process``, ``batch_process`` and ``map``
+            have without a ``num_workers``: at least 1, or an :class:`penstock.AdaptiveConcurrency`,
+            which adapts the number to the service. ``None``: no limit, and one worker.
         queue: a queue to use instead of a new ``BoundedQueue``; it has its own maxsize, timeout,
             logger, name and telemetry, so these must be left out then.
         limits: how fast calls may start: a list of :class:`penstock.Limit`, or of
@@ -178,7 +178,7 @@ class WorkQueue(Lifecycle, FromConfig, WorkQueueBase[T], Consumable[T]):
         num_workers: int | AdaptiveConcurrency | None = None,
         error_handler: ErrorHandler[T] | None = None,
     ) -> None:
-        """Start workers: ``num_workers``, or else ``concurrency_limit``, or else one.
+        """Start workers: ``num_workers``, or else ``concurrency_limit``, the most; or else one.
 
         See :meth:`penstock.BoundedQueue.start_workers` for the arguments and exceptions.
         """
@@ -263,8 +263,8 @@ class WorkQueue(Lifecycle, FromConfig, WorkQueueBase[T], Consumable[T]):
                     async for item in source:
                         await running.put(item)
             except QueueStateError as error:
-                is_closed = isinstance(error, QueueClosedError)
-                if is_closed or queue.status is QueueStatus.STOPPING:  # by somebody else
+                is_ended = isinstance(error, QueueClosedError) or running.job.is_over
+                if is_ended or queue.status is QueueStatus.STOPPING:  # by somebody else
                     await running.join()  # until that has ended
                 raise
             await running.join()

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from contract.conftest import WORK_QUEUES
-from contract.helpers import InOrder, MakeQueue, quite_a_while
+from contract.helpers import InOrder, MakeQueue, a_while, quite_a_while
 from helpers.handlers import Handler, ignore
 from helpers.limits import BAD
 from helpers.logs import SILENT
@@ -22,6 +22,7 @@ from helpers.queues import put_all
 from helpers.retries import every
 from helpers.services import Service
 from helpers.tasks import for_ever, now, soon, until
+from helpers.workers import Worker
 from penstock import (
     AdaptiveConcurrency,
     Budget,
@@ -340,6 +341,27 @@ class TestRetries:
         assert await queue.put("b", timeout=math.inf) is True
         await queue.join()
         assert service.items == ["a", "a", "b"]
+
+    @pytest.mark.parametrize("end", ["stop", "close"])
+    async def test_what_a_worker_had_that_was_replaced_is_tried_again_at_the_end(
+        self, queue_of: QueueOf, end: str
+    ) -> None:
+        worker = Worker(held=True)
+        worker.failures = [ConnectionError("1"), ConnectionError("2")]
+        queue = queue_of(retry=every(0.01))
+        await queue.process(worker, 1)
+        await put_all(queue, "a")
+        await until(lambda: worker.began == ["a"])
+        await queue.process(worker, 1)
+        if end == "close":
+            queue.close()
+        ending = asyncio.create_task(queue.stop() if end == "stop" else queue.join())
+        await a_while()  # the new worker leaves: nothing is there for it
+        worker.may_go_on.set()
+        await soon(ending)
+        assert worker.done == ["a"]
+        assert queue.unprocessed == []
+        assert queue.status == "stopped"
 
     async def test_a_future_gets_the_final_outcome(self, queue_of: QueueOf) -> None:
         service, handler = Service({1: 2, 2: 9}), Handler()

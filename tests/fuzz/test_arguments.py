@@ -26,6 +26,7 @@ from penstock import (
     Executor,
     Limit,
     Limiter,
+    Policy,
     QueueConfig,
     RateLimitedExecutor,
     RetryBudget,
@@ -86,6 +87,15 @@ def executed(executor: Any) -> None:
             assert await executor.execute(double, 2) == 4
 
     run(execute())
+
+
+def called(policy: Any) -> None:
+    async def call() -> None:
+        if policy.deadline != 0:
+            assert await policy.call(double, 2) == 4
+        policy.statistics()
+
+    run(call())
 
 
 def forwarded(executor: Any) -> None:

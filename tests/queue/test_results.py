@@ -16,7 +16,14 @@ import pytest
 
 from helpers.tasks import now, settle
 from helpers.workers import Worker
-from penstock import QueueFullError, QueueStateError, QueueStatus, RetryPolicy, WorkQueue
+from penstock import (
+    AdaptiveConcurrency,
+    QueueFullError,
+    QueueStateError,
+    QueueStatus,
+    RetryPolicy,
+    WorkQueue,
+)
 
 IDLE, PROCESSING, STOPPING, STOPPED = QueueStatus
 
@@ -772,8 +779,10 @@ async def test_map_has_no_more_in_hand_than_it_asks_for(told: int | None, expect
     assert most == expected
 
 
-async def test_map_uses_the_concurrency_limit_unless_told_otherwise() -> None:
-    for limit, told, expected in [(None, None, 1), (3, None, 3), (3, 5, 5)]:
+async def test_map_has_as_many_workers_as_it_is_told_and_the_queue_allows() -> None:
+    wide = AdaptiveConcurrency(2, 4)
+    cases = [(None, None, 1), (3, None, 3), (3, 2, 2), (3, 5, 3), (None, 5, 5), (wide, 5, 4)]
+    for limit, told, expected in cases:
         queue: WorkQueue[int] = WorkQueue(concurrency_limit=limit)
         async with aclosing(queue.map(double, range(20), num_workers=told)) as results:
             await anext(results)

@@ -499,3 +499,24 @@ def test_threads_stay_out_of_it() -> None:
         await queue.stop(drain=False)
 
     asyncio.run(main())
+
+
+def test_an_iterator_may_outlive_a_loop_in_which_somebody_joins() -> None:
+    queue: BoundedQueue[str] = BoundedQueue()
+
+    async def main() -> tuple[AsyncIterator[str], asyncio.Task[None]]:
+        await queue.start()
+        await queue.put("a")
+        iterator = aiter(queue)
+        await anext(iterator)
+        joined = asyncio.create_task(queue.join())
+        await asyncio.sleep(0)
+        return iterator, joined
+
+    loop = asyncio.new_event_loop()
+    iterator, joined = loop.run_until_complete(main())
+    loop.close()
+    del iterator  # pytest would tell of an exception in its finaliser
+    gc.collect()
+    assert queue.statistics().unfinished == 0
+    joined._log_destroy_pending = False  # type: ignore[attr-defined]

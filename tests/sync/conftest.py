@@ -9,6 +9,8 @@ from collections.abc import Iterator
 
 import pytest
 
+import penstock.sync
+from penstock.queue import bounded, lifecycle
 from sync.helpers import eventually, queue_threads
 
 
@@ -28,3 +30,11 @@ def quick_switches() -> Iterator[None]:
     sys.setswitchinterval(1e-6)
     yield
     sys.setswitchinterval(before)
+
+
+@pytest.fixture
+def no_warning_by_the_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For tests that are not about warnings that come once in a second of a real clock."""
+    monkeypatch.setattr(lifecycle, "IDLE_GRACE", 3600.0)
+    monkeypatch.setattr(bounded, "WARNING_INTERVAL", 3600.0)
+    monkeypatch.setattr(penstock.sync.queue, "WARNING_INTERVAL", 3600.0)

@@ -29,7 +29,7 @@ def test_a_put_for_which_its_own_worker_would_have_to_make_room_is_refused() -> 
         assert queue.metrics["processed"] == 2
 
 
-@pytest.mark.parametrize("call", ["join", "stop", "stop_workers", "start"])
+@pytest.mark.parametrize("call", ["join", "stop", "stop_workers"])
 def test_what_would_wait_for_the_item_is_refused_and_what_is_said_works(call: str) -> None:
     async def work(item: int) -> str:
         with pytest.raises(QueueStateError) as told:

@@ -115,7 +115,8 @@ class QueueCounters:
         joiners = list(self.joiners)
         self.joiners.clear()
         for joiner in joiners:
-            if not joiner.done():
+            # A finaliser may finish an item when the loop is closed.
+            if not joiner.done() and not joiner.get_loop().is_closed():
                 joiner.set_result(finished)
 
     def _add_joiner(self, joiner: asyncio.Future[bool]) -> None:

@@ -9,7 +9,6 @@ from typing import Any, Generic, TypeVar
 
 from penstock.errors import BatchError
 from penstock.queue.bounded import BoundedQueue
-from penstock.queue.status import NotProcessedError
 from penstock.workers.calls import ErrorHandler, WorkerFunc
 from penstock.workers.item import JobTicket
 from penstock.workers.job import Job
@@ -113,7 +112,4 @@ class RunningJob(Generic[T]):
         await done.wait()
         left = self.job.accepted - self.job.done
         if left:
-            raise NotProcessedError(
-                f"The queue stopped before {left} items of the batch were processed",
-                current_state=self._queue.status.value,
-            )
+            raise self._queue._not_processed(f"{left} items of the batch were")

@@ -189,9 +189,9 @@ class QueueLifecycle(QueueBase[T]):
         if entries:
             self._counters.fail_joiners()
 
-    def _not_processed(self) -> QueueStateError:
+    def _not_processed(self, what: str = "the item was") -> QueueStateError:
         return NotProcessedError(
-            "The queue stopped before the item was processed", current_state=self._status.value
+            f"The queue stopped before {what} processed", current_state=self._status.value
         )
 
     def _drop_cancelled(self) -> None:

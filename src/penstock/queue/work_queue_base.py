@@ -196,13 +196,21 @@ class WorkQueueBase(Generic[T]):
     # -- checks -------------------------------------------------------------------------------
 
     def _workers_wanted(self, num_workers: Any) -> int | AdaptiveConcurrency:
+        limit = self.concurrency_limit
         if num_workers is None:
-            return self.concurrency_limit or 1
-        if isinstance(num_workers, AdaptiveConcurrency):
-            return num_workers
-        return checks.positive_int(
-            num_workers, "num_workers", "Number of workers must be at least 1"
-        )
+            return limit or 1
+        if not isinstance(num_workers, AdaptiveConcurrency):
+            number = checks.positive_int(
+                num_workers, "num_workers", "Number of workers must be at least 1"
+            )
+            most = limit.max if isinstance(limit, AdaptiveConcurrency) else limit
+            return number if most is None else min(number, most)
+        if isinstance(limit, int) and num_workers.max > limit:
+            raise ValueError(
+                f"The max of num_workers must be at most concurrency_limit={limit}, got "
+                f"{checks.shown(num_workers)}"
+            )
+        return num_workers
 
     def _check_job(
         self, items: Any, worker_func: Any, num_workers: Any

@@ -175,13 +175,13 @@ def results_of(
         most: the most items that are put and whose futures were not read.
         ordered: the futures in the order of the items; else as they become done.
 
-    If ``items`` or ``submit`` raises, that is raised after the futures of what was put. At its end
-    it discards the futures that were not read.
+    If ``items`` or ``submit`` raises, that is raised after the futures of what was put; but a
+    KeyboardInterrupt or SystemExit at once. At its end it discards the futures that were not read.
     """
     unread: OrderedDict[Result, None] = OrderedDict()  # for removal from the middle at once
     done: SimpleQueue[Result] = SimpleQueue()
     all_put = False
-    error: Exception | None = None
+    error: BaseException | None = None
     try:
         while unread or not all_put:
             may_put = not all_put and len(unread) < most
@@ -195,7 +195,9 @@ def results_of(
             except StopIteration:
                 all_put = True
                 continue
-            except Exception as raised:  # noqa: BLE001 - raised again below
+            except (KeyboardInterrupt, SystemExit):
+                raise
+            except BaseException as raised:  # noqa: BLE001 - raised again below
                 error, all_put = raised, True
                 continue
             item = None  # type: ignore[assignment] # keep nothing alive

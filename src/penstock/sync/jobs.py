@@ -74,5 +74,6 @@ class BlockingJob(Generic[T]):
         done = threading.Event()
         self.job.when_all_done(done.set)
         done.wait()
-        if self.job.done < self.job.accepted:
-            raise self._queue._not_processed()
+        left = self.job.accepted - self.job.done
+        if left:
+            raise self._queue._not_processed(f"{left} items of the batch were")

@@ -18,7 +18,7 @@ from penstock._util.loop_thread import LoopThread
 from penstock.limits.adaptive import AdaptiveConcurrency
 from penstock.sync.buffer import JanusBuffer
 from penstock.sync.slots import LoopSlot, SharedCounters, ThreadSlot, WorkerSlot
-from penstock.workers.calls import AsyncCall, ErrorHandler, WorkerFunc
+from penstock.workers.calls import AsyncCall, ErrorHandler, WorkerFunc, instead_of
 from penstock.workers.inside import WORKER_THREADS
 from penstock.workers.item import Entry
 from penstock.workers.job import Job, JobFunctions, ThreadJob
@@ -209,7 +209,10 @@ class ThreadWorkerPool(WorkerPool[T]):
 
     def _in_this_thread(self, func: Callable[[T], Any]) -> AsyncCall[T]:
         async def call(item: T) -> Any:
-            return self._call_and_await(func, item)
+            try:
+                return self._call_and_await(func, item)
+            except StopIteration as error:
+                raise instead_of(error) from error
 
         return call
 

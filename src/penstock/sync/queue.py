@@ -188,10 +188,19 @@ class BlockingQueue(BlockingConsumable[T], InProcessQueue[T]):
                 self._warning_lock.release()
             self._log_full()
 
+    def _set_status(self, status: QueueStatus) -> None:
+        if status is QueueStatus.STOPPED:
+            self._warn_after = 0.0
+        super()._set_status(status)
+
     # -- lifecycle and workers, in the loop ---------------------------------------------------
 
     def start(self) -> None:
         """Take items from now on."""
+        self._check_alive()
+        if self._pool.is_inside and self._open_in is not CLOSED:
+            self._is_of_jobs = False  # it runs, and goes on; no worker need wait for that
+            return
         self._check_caller("start")
         with self._acquire_thread() as thread:
             thread.call(self._open)
@@ -387,10 +396,10 @@ class BlockingQueue(BlockingConsumable[T], InProcessQueue[T]):
         if (self._takes_in if verb == "get" else self._open_in) is CLOSED:  # in this very instant
             raise state_error(f"{verb} items", QueueStatus.STOPPING)
 
-    def _not_processed(self) -> QueueStateError:
+    def _not_processed(self, what: str = "the item was") -> QueueStateError:
         if self._crash is not None:
             return NotProcessedError(self._crash, current_state=self._status.value)
-        return super()._not_processed()
+        return super()._not_processed(what)
 
     def _stopped_meanwhile(self, verb: str) -> QueueStateError:
         if self._crash is not None:

@@ -233,7 +233,7 @@ class WorkQueue(FromConfig, WorkQueueBase[T], BlockingConsumable[T]):
         num_workers: int | AdaptiveConcurrency | None = None,
         error_handler: ErrorHandler[T] | None = None,
     ) -> None:
-        """Start workers: ``num_workers``, or else ``concurrency_limit``, or else one.
+        """Start workers: ``num_workers``, or else ``concurrency_limit``, the most; or else one.
 
         As :meth:`penstock.BoundedQueue.start_workers`, but plain functions run in the threads that
         are the workers, and a plain ``error_handler`` runs where the function ran. No exception out
@@ -298,8 +298,8 @@ class WorkQueue(FromConfig, WorkQueueBase[T], BlockingConsumable[T]):
                 for item in items:
                     running.put(item)
             except QueueStateError as error:
-                is_closed = isinstance(error, QueueClosedError)
-                if is_closed or queue.status is QueueStatus.STOPPING:  # by somebody else
+                is_ended = isinstance(error, QueueClosedError) or running.job.is_over
+                if is_ended or queue.status is QueueStatus.STOPPING:  # by somebody else
                     running.join()  # until that has ended
                 raise
             running.join()

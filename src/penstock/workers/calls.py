@@ -68,6 +68,13 @@ async def in_thread(
     return await result if inspect.isawaitable(result) else result
 
 
+def instead_of(error: StopIteration) -> RuntimeError:
+    """What a plain function that raises StopIteration fails with; an async one does the same."""
+    substitute = RuntimeError("the function raised StopIteration")
+    substitute.__cause__ = error
+    return substitute
+
+
 class _Captured:
     """The result of a function, or its exception.
 
@@ -86,8 +93,6 @@ def _capture(func: Callable[..., Any], /, *args: Any, **kwargs: Any) -> _Capture
     try:
         return _Captured(func(*args, **kwargs))
     except StopIteration as error:
-        substitute = RuntimeError("the function raised StopIteration")
-        substitute.__cause__ = error  # an async function turns it into the same
-        return _Captured(error=substitute)
+        return _Captured(error=instead_of(error))
     except BaseException as error:  # noqa: BLE001 - raised again where it is awaited
         return _Captured(error=error)

@@ -477,6 +477,10 @@ class WorkerPool(Generic[T]):
             was_cancelled = worker.has_been_cancelled()  # by somebody else: another one is to go on
             if was_cancelled and not worker.is_loop_ending():
                 self.resize()
+        elif self._source.ready and self._jobs and not any(self._active.values()):
+            # It had been replaced, and its item is to be tried again. The others have left since:
+            # the queue is closed, and they found nothing more to come.
+            self.resize()
         if isinstance(error, Exception):
             self._logger.critical("A worker of queue %s died", self._name, exc_info=error)
 

@@ -17,6 +17,11 @@ class PoolSource(Protocol[T]):
     #: The job of entries that have none of their own, while there is one. The pool sets it.
     standing: Job[T] | None
 
+    @property
+    def ready(self) -> int:
+        """How many entries are left here to workers, delayed ones too."""
+        ...
+
     def wake(self) -> None:
         """Wake workers for the entries that are there: the caller ends, or waits with an entry."""
 

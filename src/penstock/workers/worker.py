@@ -260,10 +260,12 @@ class Worker(Generic[T]):
             return
         job = self._give_back()
         if job is not None and job.is_threaded:
-            self._logger.warning(
-                "Worker function %s was cancelled but may still be running in its thread",
-                job.label,
-            )
+            self._warn_of_thread(job)
+
+    def _warn_of_thread(self, job: Job[T]) -> None:
+        self._logger.warning(
+            "Worker function %s was cancelled but may still be running in its thread", job.label
+        )
 
     @staticmethod
     def _is_dropped(entry: Entry[T]) -> bool:
@@ -306,7 +308,9 @@ class Worker(Generic[T]):
     def abandon(self) -> None:
         """Reclaim the entry of a worker that ignores its cancellation."""
         job = self.reclaim()
-        if job is not None:
+        if job is not None and job.is_threaded:
+            self._warn_of_thread(job)
+        elif job is not None:
             self._logger.error(
                 "Worker function %s ignored its cancellation and may still be running", job.label
             )

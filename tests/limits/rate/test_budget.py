@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import math
+import os
 import pickle
 import threading
 from collections.abc import Callable, Coroutine
@@ -316,6 +317,25 @@ async def test_a_call_that_is_collected_while_its_thread_holds_the_lock_is_over(
         collected.close()
     with pytest.raises(BudgetExceededError):
         await waiting
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
+def test_in_a_forked_child_it_begins_anew() -> None:
+    budget = Budget(2)
+    limiter = Limiter([budget])
+    limiter.acquire_blocking()
+    with limiter.permit():
+        child = os.fork()
+        if not child:
+            fresh = budget.used == 0
+            permits = [limiter.try_acquire() for _ in range(2)]
+            try:
+                limiter.try_acquire()
+            except BudgetExceededError:
+                os._exit(0 if fresh and all(permits) else 1)
+            os._exit(2)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert budget.used == 2
 
 
 def test_it_moves_on_with_what_is_spent() -> None:

@@ -507,7 +507,7 @@ async def test_a_limit_may_move_on_when_its_limiter_is_gone_and_remembers() -> N
         ("500/min", TypeError, "or a Limiter: write limits=.'500/min'."),
         (5, TypeError, "limits must be a list of Limit, got 5"),
         ([5], TypeError, "got 5 in it"),
-        (["500"], ValueError, "a rate must look like 500/min, 20/s or 100/10s, got '500'"),
+        (["500"], ValueError, "limits: a rate must look like 500/min, 20/s or 100/10s, got '500'"),
         (["1/s", Limit(1, 1)], ValueError, "two limits are called '1 per 1 s'"),
         ([Limit(1, 1), Limit(1, 1)], ValueError, "two limits are called '1 per 1 s'"),
         ([Limit(1, 1, name="a"), Limit(2, 1, name="a")], ValueError, "called 'a'"),

@@ -348,7 +348,10 @@ def _logs_of(limit: Limit, key: Hashable) -> list[SlidingLog]:
 
 def _as_limit(limit: Any) -> Limit:
     if isinstance(limit, str):
-        return Limit.parse(limit)
+        try:
+            return Limit.parse(limit)
+        except ValueError as error:
+            raise ValueError(f"limits: {error}") from None
     if not isinstance(limit, Limit):
         raise TypeError(
             "limits must be a list of Limit, or of texts such as '500/min', "

@@ -42,6 +42,13 @@ def test_what_can_be_used_together_adds_up() -> None:
     assert log.free_at(0, 5) == math.inf
 
 
+def test_what_can_start_now_is_what_leases_of_now_have_left() -> None:
+    log = log_with((1, 5, 2), (3, 4, 2.5))
+    assert [log.room(now) for now in (0, 1, 3)] == [0, 2, 4.5]
+    log.reserve(1)
+    assert [log.room(now) for now in (3, 4, 5)] == [3.5, 2, 0]
+
+
 def test_what_is_taken_is_gone_and_what_ends_first_goes_first() -> None:
     log = log_with((0, 5, 1), (0, 3, 1))
     assert log.free_at(1) <= 1

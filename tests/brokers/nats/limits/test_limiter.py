@@ -421,6 +421,15 @@ def test_what_is_not_allowed(arguments: dict[str, Any], complaint: str) -> None:
         NatsLimiter(**{**given, **arguments})
 
 
+async def test_it_tells_how_much_may_start_here_without_asking(make: Make) -> None:
+    limiter = make(Limit(5, LONG, name="calls"))
+    assert limiter.remaining() == {"calls": 0}
+    permit = await soon(limiter.acquire())
+    permit.settle("calls", 0)
+    assert 0 <= limiter.remaining()["calls"] <= 5
+    assert limiter.utilization() == {}, "nobody here knows what the others use"
+
+
 # -- wherever a Limiter goes ----------------------------------------------------------------------
 
 

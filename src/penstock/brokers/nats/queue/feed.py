@@ -79,6 +79,11 @@ class Feed(WaitQueue):
         self._is_hushed = False
 
     @property
+    def ready(self) -> int:
+        """None: what is left when the workers have ended goes back to the server."""
+        return 0
+
+    @property
     def put_off(self) -> int:
         """How many items wait here because their rules held them up."""
         return len(self._put_off) + len(self._ripe)
