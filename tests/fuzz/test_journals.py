@@ -15,7 +15,7 @@ from cli.conftest import Command, Server, penstock, server  # noqa: F401
 from fuzz.values import few
 from penstock.cli.run.ids import key
 from penstock.cli.run.journal import Earlier, NotAJournalError, open_results, scan
-from penstock.cli.run.results import RequestFailure, JsonText, Result
+from penstock.cli.run.results import JsonText, RequestFailure, Result
 
 RESULTS = [
     Result("a", 1, 200, JsonText('{"usage": {"total_tokens": 3}}'), attempts=1),

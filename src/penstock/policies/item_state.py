@@ -33,7 +33,7 @@ class ItemRunner(Protocol):
     def responded(self, attempt: ItemAttempt) -> None: ...
 
 
-class NotBegun(GeneratorExit):  # noqa: N818 - nothing went wrong
+class NotBegun(GeneratorExit):
     """A plain function returned an awaitable: what that stands for has not begun.
 
     By its base, the attempt has neither succeeded nor failed. Is never seen outside of a call.
