@@ -19,8 +19,8 @@ if not __package__:
 
 from models.disturbance import WAYS
 from models.thread_defects import DEFECTS, planted
+from models.thread_notes import stacks
 from models.thread_schedules import OPERATIONS, Schedule
-from models.threads import stacks
 
 COMMAND = "python tests/models/simulate_threads.py"
 
@@ -66,7 +66,7 @@ def main() -> None:
     )
     parser.add_argument("--plant", choices=sorted(DEFECTS), help="break the queue in this way")
     given = parser.parse_args()
-    Schedule.hangs = given.patience
+    Schedule.hangs, Schedule.whole = given.patience, 10 * given.patience
     began, items, turns = time.monotonic(), 0, 0
     with planted(given.plant):
         for number, seed in enumerate(range(given.first, given.first + given.seeds), 1):

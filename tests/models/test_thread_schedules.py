@@ -38,7 +38,7 @@ def test_a_few_schedules() -> None:
     assert "no defect" in done.stdout
 
 
-@pytest.mark.parametrize("name", ["offer", "notify_if_done"])
+@pytest.mark.parametrize("name", ["offer", "notify_if_done", "close-later"])
 def test_planted_defects_are_found(name: str) -> None:
     done = simulate("--plant", name, "--seeds", "30", "--operations", "2000", "--patience", "20")
     assert done.returncode == 1, f"not found: {done.stdout}"

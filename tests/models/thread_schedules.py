@@ -20,7 +20,8 @@ from typing import Any
 from unittest.mock import patch
 
 from models.disturbance import Disturbance
-from models.threads import MOMENTS, HangError, Item, Plan, Program, Turn, stacks
+from models.thread_notes import MOMENTS, HangError, Item, Plan, Turn, stacks
+from models.threads import Program
 from penstock import QueueStateError, QueueStatus
 from penstock.limits import Limit, RetryPolicy
 
@@ -49,6 +50,11 @@ class Schedule(Program):
         self.gentle = self.gentle or luck.random() < 0.5
         if luck.random() < 0.25:
             self.mappers, self.gentle = luck.choice((1, 2)), True
+        luck = random.Random(f"nested {seed}")
+        if not self.mappers and luck.random() < 0.25:
+            self.mappers, self.gentle = luck.choice((1, 2)), True
+        if self.mappers:  # else somebody may stop the queue, and what waits inside an item
+            self.nesting = luck.choice((0, 0.02, 0.1, 0.1))
 
     def rules(self) -> dict[str, Any]:
         rules: dict[str, Any] = {"max_dead_letters": 10 * self.operations}
@@ -121,6 +127,8 @@ class Schedule(Program):
         queue = self.queue
         self.go.clear()
         try:
+            if queue.is_closed:
+                self.start()
             # The workers of jobs take no items of others.
             if queue.status is not QueueStatus.PROCESSING or not queue.worker_count or self.mappers:
                 self.process(rng)
@@ -169,6 +177,7 @@ class Schedule(Program):
         assert len({*letters}) == len(letters), "twice among the dead letters"
         # A worker that lost an item may begin with it later than the one that has it then.
         lasts = [turn for turn in failed if turn is turn.item.turns[-1] or not self.gentle]
+        lasts = [turn for turn in lasts if not turn.is_by_hand]
         buried = {turn.item for turn in lasts if not is_awaited(turn.item)}
         unknown, missing = {*letters} - buried, buried - {*letters}
         missing -= {item for item in missing if item.is_let_go}

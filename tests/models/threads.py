@@ -7,199 +7,46 @@ The seed fixes what each thread does, not how they meet. So nothing is compared 
 from __future__ import annotations
 
 import asyncio
-import faulthandler
 import math
 import random
 import sys
-import tempfile
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import CancelledError, Future
 from contextlib import contextmanager, suppress
-from contextvars import ContextVar, copy_context
-from dataclasses import dataclass, field
+from contextvars import copy_context
 from functools import partial
-from typing import Any, NoReturn
-from unittest.mock import patch
+from typing import Any
 
 from helpers.logs import SILENT
-from penstock import QueueEmptyError, QueueFullError, QueueStateError, QueueStatus
+from models.thread_consumers import Consumer
+from models.thread_jobs import Jobs
+from models.thread_notes import (
+    CURRENT,
+    ERRORS,
+    MOMENTS,
+    HangError,
+    Item,
+    Plan,
+    ShortOfTime,
+    Turn,
+    WorkerGroup,
+    current_task,
+    is_same,
+    noting_holds,
+    stacks,
+)
+from penstock import QueueFullError, QueueStateError, QueueStatus
 from penstock.sync import LoopThread, WorkQueue
-from penstock.sync.slots import LoopSlot, WorkerSlot
 from sync.helpers import queue_threads
 
 #: Seconds after which a call is taken to hang, on a machine that does other things as well.
 HANGS = 60.0
 
-MOMENTS = (0.0, 0.0, 0.0005, 0.001, 0.003, 0.01)
 TIMEOUTS = (None, 0, 0, 0.001, 0.005, 0.02, math.inf, math.inf)
 END_TIMEOUTS = (None, None, 0, 0, 0.001, 0.01, 0.03)
-
-#: The item that the running code belongs to.
-CURRENT: ContextVar[Any] = ContextVar("CURRENT", default=None)
-#: How long the worker has had it.
-HOLD: ContextVar[Hold | None] = ContextVar("HOLD", default=None)
-
-
-class ItemError(Exception):
-    """A worker function failed."""
-
-
-class OddError(BaseException):
-    """A worker function failed oddly."""
-
-
-ERRORS = (ItemError, ItemError, OddError, SystemExit, KeyboardInterrupt, GeneratorExit)
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What a worker function does with an item: its error some times, and the rest once."""
-
-    sleep: float | None = None
-    error: type[BaseException] | None = None
-    #: How many times it is raised.
-    fails: int = 1
-    #: Put another item on the way.
-    puts: bool = False
-    #: Try a call that would wait for itself.
-    refused: str = ""
-
-
-@dataclass(eq=False)
-class Hold:
-    """A time in which a worker may have had an item.
-
-    From when it was about to take one, until it had told the queue what became of the item.
-    """
-
-    since: float
-    until: float = math.inf
-
-
-@contextmanager
-def noting_holds() -> Iterator[None]:
-    """Have the workers of queues note for how long they have an item, in the item's context."""
-
-    def let_go(slot: Any) -> float:
-        now = time.monotonic()
-        if getattr(slot, "hold", None) is not None:
-            slot.hold.until = now
-            slot.hold = None
-        return now
-
-    def noting(take: Callable[[Any], Any]) -> Callable[[Any], Any]:
-        def take_and_note(slot: Any) -> Any:
-            hold = Hold(let_go(slot))
-            entry = take(slot)
-            if entry is not None:
-                _, _, context, _ = entry
-                context.run(HOLD.set, hold)
-                slot.hold = hold
-            return entry
-
-        return take_and_note
-
-    def close(slot: Any) -> None:
-        if not slot.is_revoked:  # or its worker may still be on its way to the function
-            let_go(slot)
-        close_slot(slot)
-
-    close_slot = WorkerSlot.close
-    with (
-        patch.object(WorkerSlot, "take", noting(WorkerSlot.take)),
-        patch.object(LoopSlot, "take", noting(LoopSlot.take)),
-        patch.object(WorkerSlot, "close", close),
-    ):
-        yield
-
-
-@dataclass(eq=False)
-class Turn:
-    """One time that an item was handed out: to a worker, or to a caller of ``get``."""
-
-    item: Item
-    group: WorkerGroup | None
-    began: float
-    #: The thread or task, if it is one that takes items itself.
-    worker: Any = None
-    ended: float = math.inf
-    #: For how long the worker had the item; None: it was a caller of ``get``.
-    hold: Hold | None = field(default_factory=HOLD.get)
-    cancelled: bool = False
-    error: BaseException | None = None
-
-
-@dataclass(eq=False)
-class WorkerGroup:
-    """The workers of one ``process``, or the thread of somebody who calls ``get``."""
-
-    kind: str
-    size: int
-    has_handler: bool = False
-    turns: list[Turn] = field(default_factory=list)
-    at_work: int = 0
-    #: Whether each worker takes the items itself that it runs.
-    takes_itself: bool = True
-    #: Whether its calls count for the total: it was neither replaced nor is it about to end.
-    is_counted: bool = True
-    #: Until when it claimed workers. What was taken later is not of it.
-    claimed_until: float = math.inf
-
-
-@dataclass(eq=False)
-class Item:
-    """Something to put."""
-
-    producer: int
-    number: int
-    plan: Plan
-    state: str = "offered"
-    future: Future[Any] | None = None
-    turns: list[Turn] = field(default_factory=list)
-    #: Set before the worker function ends for good, or before ``task_done``.
-    is_done: bool = False
-    #: Whether it is of a job; whether that is a batch; and whether the job told what became of it.
-    is_mapped: bool = False
-    is_batched: bool = False
-    is_told: bool = False
-
-    def __eq__(self, other: object) -> NoReturn:
-        raise AssertionError("the queue compared items, which can be anything")
-
-    def __hash__(self) -> int:
-        return id(self)
-
-    def __bool__(self) -> bool:
-        return self.number % 2 == 0
-
-    def __repr__(self) -> str:
-        return f"item {self.producer}.{self.number}"
-
-    @property
-    def is_let_go(self) -> bool:
-        """Whether its job ended early: the item may end without a turn, or without another one."""
-        return self.is_mapped and not self.is_told
-
-    @property
-    def unwanted(self) -> bool:
-        if self.is_mapped:  # one that was let go of early may have run all the same
-            return not (self.is_told or self.turns)
-        return self.future is not None and self.future.cancelled()
-
-
-class HangError(AssertionError):
-    """Somebody waits for ever."""
-
-
-def stacks() -> str:
-    """What every thread is doing."""
-    with tempfile.TemporaryFile("w+") as file:
-        faulthandler.dump_traceback(file, all_threads=True)
-        file.seek(0)
-        return file.read()
 
 
 class Program:
@@ -240,9 +87,25 @@ class Program:
         self.is_calm = False
         # With one thread for start and stop, what these say can be checked at once.
         self.masters = rng.choice((1, 1, 2, 3))
+        self.jobs = Jobs(self)
         #: Threads that run jobs of their own, maps and batches; then nobody stops the queue.
         self.mappers = 0
         self.gentle = rng.random() < 0.3  # no worker is ever broken off
+        # From a generator of their own: what is drawn above stays what it was.
+        luck = random.Random(f"ends {seed}")
+        #: How often it is closed, as others are in ``rule``.
+        self.closing = luck.choice((0, 0, 0.5, 2))
+        #: Whether consumers iterate, and whether they give items back.
+        self.streams = luck.random() < 0.6
+        self.gives_back = self.streams and luck.random() < 0.5
+        #: Whether somebody stops the workers now and then.
+        self.retires = luck.random() < 0.7
+        #: How often items wait for jobs and items of their own queue.
+        self.nesting = 0.0
+        #: How many do so now.
+        self.nests = 0
+        #: When it was closed, and opened again, if one thread alone does that.
+        self.closed: list[tuple[float, float]] = []
 
     def rules(self) -> dict[str, Any]:
         """What else the queue is to keep to."""
@@ -300,7 +163,7 @@ class Program:
         if rng.random() < 0.7 or self.mappers:
             self.process(rng)
         producers = some("producer", rng.choice((1, 2, 4, 8)), self.produce)
-        producers += some("mapper", self.mappers, self.run_jobs)
+        producers += some("mapper", self.mappers, self.jobs.run)
         masters = some("master", self.masters, self.rule)
         getters = rng.choice((0, 0, 1, 3))
         others = some("getter", getters, self.consume)
@@ -316,6 +179,8 @@ class Program:
         self.stop(rng, rng.choice((None, 0, 0.01)), drain=rng.random() < 0.5)
         self.wait_for(others)
         self.wait_until(lambda: all(turn.ended < math.inf for turn in self.turns), "still at work")
+        # What was taken by an iterator that nobody closed is done a moment later.
+        self.wait_until(lambda: not self.queue.statistics().inflight, "in hand")
         self.check_state()
         self.finish()
         self.check_end()
@@ -340,9 +205,13 @@ class Program:
 
     def let_finish(self, producers: list[threading.Thread]) -> None:
         """See that there is room again for those who wait for it, whatever the masters left."""
-        self.is_calm = True
+        with self.lock:
+            self.is_calm = True
+        if self.closed:  # it may be about to stop by itself
+            self.start()
         self.process(self.random)
         self.wait_for(producers)
+        self.wait_until(lambda: not self.nests, "an item waits for a job inside it")
 
     def finish(self) -> None:
         """A good group takes up what was left."""
@@ -385,6 +254,8 @@ class Program:
     def make_plan(self, rng: random.Random) -> Plan:
         kind = rng.random()
         sleep = rng.choice((None, None, *MOMENTS))
+        if self.nesting and rng.random() < self.nesting:
+            return Plan(sleep, nests=rng.choice(("map", "batch", "submit", "submit")))
         if kind < 0.6:
             return Plan(sleep)
         if kind < 0.8:
@@ -393,7 +264,7 @@ class Program:
             return Plan(sleep, error=asyncio.CancelledError)
         if kind < 0.92:
             return Plan(sleep, puts=True)
-        return Plan(sleep, refused=rng.choice(("stop", "join", "start")))
+        return Plan(sleep, refused=rng.choice(("stop", "join")))
 
     def put(self, item: Item, how: str, rng: random.Random) -> None:
         queue = self.queue
@@ -439,23 +310,13 @@ class Program:
     def consume(self, rng: random.Random) -> None:
         group = WorkerGroup("get", 1)
         self.groups.append(group)
-        while not self.is_ending:
-            try:
-                if rng.random() < 0.3:
-                    item = self.queue.get_nowait()
-                else:
-                    item = self.queue.get(rng.choice((None, 0, 0.001, 0.01)))
-            except QueueEmptyError:
-                time.sleep(0.0005)
-                continue
-            except QueueStateError:
-                time.sleep(0.001)
-                continue
-            assert not item.is_mapped, f"{item} of a job was taken by get"
-            turn = self.begin(item, group)
-            time.sleep(rng.choice(MOMENTS))
-            self.end(turn)
-            self.queue.task_done()
+        Consumer(self, group, rng, MOMENTS).run()
+
+    def check_was_closed(self, asked: float) -> None:
+        """An iteration has ended: of a queue that was closed since it asked for the next item."""
+        assert self.closing, "an iteration ended, and nobody has closed the queue"
+        if self.has_one_master:
+            assert any(asked <= until for _, until in self.closed), "it was open"
 
     def wait_for_all(self, rng: random.Random) -> None:
         while not self.is_ending:
@@ -492,98 +353,6 @@ class Program:
             last = metrics
             time.sleep(0.0005)
 
-    def run_jobs(self, rng: random.Random) -> None:
-        """Maps and batches on the queue that all share; now and then not to their end."""
-        while not self.is_calm:
-            with self.lock:
-                self.producers += 1
-                me = self.producers
-            kind = rng.choice(("map", "batch"))
-            group = WorkerGroup(kind, rng.choice((1, 2, 4, 12)), takes_itself=False)
-            self.groups.append(group)
-            work = rng.choice((self.plain_worker, self.async_worker))(group)
-            mine: list[Item] = []
-            items = self.items_of_job(kind, me, mine, rng)
-            self.note(kind, me, "with", group.size)
-            (self.map if kind == "map" else self.batch)(group, work, items, mine, rng)
-            group.claimed_until = time.monotonic()
-            self.note(kind, me, "is over")
-            self.accepted += mine  # what was read was put, and now nobody is just about to
-            time.sleep(rng.choice(MOMENTS))
-
-    def map(
-        self,
-        group: WorkerGroup,
-        work: Callable[[Item], Any],
-        items: Iterator[Item],
-        mine: list[Item],
-        rng: random.Random,
-    ) -> None:
-        results = self.queue.map(
-            work,
-            items,
-            num_workers=group.size,
-            ordered=rng.random() < 0.5,
-            return_exceptions=True,
-        )
-        read = rng.choice((math.inf, math.inf, 5))
-        for count, result in enumerate(results, 1):
-            self.check_mapped(mine, result)
-            if count >= read:
-                group.is_counted = False
-                results.close()
-                break
-        else:
-            assert all(item.is_told for item in mine), "map kept results back"
-
-    def batch(
-        self,
-        group: WorkerGroup,
-        work: Callable[[Item], Any],
-        items: Iterator[Item],
-        mine: list[Item],
-        rng: random.Random,
-    ) -> None:
-        def some() -> Iterator[Item]:
-            for item in items:
-                yield item
-                if len(mine) == fails_at:
-                    group.is_counted = False
-                    raise ItemError("the source")
-
-        fails_at = rng.choice((math.inf, math.inf, 3))
-        handler = self.make_handler(rng.random() < 0.5)
-        try:
-            result = self.queue.batch_process(some(), work, group.size, handler)
-        except ItemError:
-            assert len(mine) == fails_at, "a batch raised what its source did not raise"
-            return
-        assert result.processed == len(mine), f"{result}, of {mine}"
-        failed = [item for item in mine if item.turns[-1].error is not None]
-        assert result.failed == len(failed), f"{result}, but {failed} failed"
-        for item in mine:
-            item.is_told = True
-
-    def items_of_job(
-        self, kind: str, producer: int, mine: list[Item], rng: random.Random
-    ) -> Iterator[Item]:
-        for number in range(rng.choice((1, 10, 50))):
-            item = Item(producer, number, self.make_plan(rng), "accepted", is_mapped=True)
-            item.is_batched = kind == "batch"
-            mine.append(item)
-            self.items.append(item)
-            CURRENT.set(item)
-            yield item
-
-    def check_mapped(self, mine: list[Item], result: Any) -> None:
-        for item in mine:
-            if not item.is_told and (
-                result is item or any(is_same(turn.error, result) for turn in item.turns)
-            ):
-                item.is_told = True
-                return
-        raise AssertionError(f"map gave {result!r}, of {mine}")
-
     # -- workers ------------------------------------------------------------------------------
 
     def process(self, rng: random.Random) -> None:
@@ -593,26 +362,34 @@ class Program:
             has_handler=rng.random() < 0.6,
         )
         group.takes_itself = group.kind != "mixed"
-        self.groups.append(group)
         work: Callable[[Item], Any] = {
             "async": lambda: self.async_worker(group),
             "plain": lambda: self.plain_worker(group),
             "mixed": lambda: self.mixed_worker(group),
         }[group.kind]()
         handler = self.make_handler(rng.random() < 0.5) if group.has_handler else None
-        before = [one for one in self.groups if one.kind not in ("get", "map", "batch")][:-1]
-        for one in before:
-            one.is_counted = False
+        # With several masters nobody knows whose workers finish what they hold.
+        group.is_counted = self.masters == 1
+        before = self.end_standing()
+        self.groups.append(group)
         try:
             self.queue.process(work, group.size, handler)
         except QueueStateError as error:
             self.note("no group:", error)
-            assert self.masters > 1, "nobody else stopped it"
+            assert self.masters > 1 or self.closed, "nobody else stopped it"
         else:
             self.note("group of", group.size, group.kind)
             if self.masters == 1:  # or it may be that this one was replaced
                 for one in before:
                     one.claimed_until = min(one.claimed_until, time.monotonic())
+            self.note_opened()
+
+    def end_standing(self) -> list[WorkerGroup]:
+        """The standing workers are about to finish what they hold, beside those who come then."""
+        groups = [one for one in self.groups if one.is_standing]
+        for one in groups:
+            one.is_counted = False
+        return groups
 
     def begin(self, item: Item, group: WorkerGroup) -> Turn:
         turn = Turn(item, group, time.monotonic())
@@ -644,15 +421,13 @@ class Program:
         turn = self.begin(item, group)
         with self.lock:
             group.at_work += 1
-            if group.at_work > group.size:
-                self.failures.append(
-                    AssertionError(f"{group.at_work} items in the hands of {group.size} workers")
-                )
             self.check_total(group, turn)
         times = len(item.turns)
         plan = item.plan if times == 1 else Plan(error=item.plan.error)
-        if self.is_calm or times > item.plan.fails:
-            plan = Plan()
+        with self.lock:
+            if self.is_calm or times > item.plan.fails:
+                plan = Plan()
+            self.nests += bool(plan.nests)
         try:
             yield plan
             self.check_context(item)
@@ -669,21 +444,30 @@ class Program:
         finally:
             with self.lock:
                 group.at_work -= 1
+                self.nests -= bool(plan.nests)
         self.end(turn)
         if turn.error is not None:
             raise turn.error
 
     def check_total(self, group: WorkerGroup, turn: Turn) -> None:
-        """A job that is over gets no items, and all together get no more than the largest may."""
+        """A job that is over gets no items, and all together get no more than the largest may.
+
+        One more for each item that waits for another one, or for a job inside it.
+        """
         since = -math.inf if turn.hold is None else turn.hold.since
-        is_of_job = group.kind in ("map", "batch")
-        if turn.item.is_mapped is not is_of_job:
+        if turn.item.is_mapped is group.is_standing:
             self.failures.append(AssertionError(f"{turn.item} was taken by a {group.kind}"))
         if since > group.claimed_until:
             self.failures.append(AssertionError(f"{turn.item} was taken after its {group.kind}"))
         groups = [one for one in self.groups if one.kind != "get"]
+        claims = [one for one in groups if one.claimed_until >= since]
+        waits = sum(one.kind == "wait" for one in claims) if group.is_standing else 0
+        if group.at_work > group.size + waits:
+            self.failures.append(
+                AssertionError(f"{group.at_work} items in the hands of {group.size} workers")
+            )
         total = sum(one.at_work for one in groups if one.is_counted)
-        most = max(one.size for one in groups if one.claimed_until >= since)
+        most = max(one.size for one in claims) + sum(one.is_nested for one in claims)
         if self.gentle and total > most:
             self.failures.append(AssertionError(f"{total} items in hand, of at most {most}"))
 
@@ -696,6 +480,10 @@ class Program:
                     self.put(self.make_child(item), "nowait", random.Random(0))
                 if plan.refused:
                     self.try_what_is_refused(plan.refused)
+                if plan.nests:
+                    self.jobs.try_to_nest(plan.nests)
+                if plan.nests and group.is_standing:  # else it may be cancelled, and a thread not
+                    await asyncio.to_thread(self.jobs.nest, item, plan.nests, group)
             return item
 
         return work
@@ -718,6 +506,8 @@ class Program:
                     self.put(self.make_child(item), how, ShortOfTime(item.number))
                 if plan.refused:
                     self.try_what_is_refused(plan.refused)
+                if plan.nests:
+                    copy_context().run(self.jobs.nest, item, plan.nests, group)
             return item
 
         return work
@@ -769,9 +559,10 @@ class Program:
         weights = {
             "process": 3,
             "stop": 0 if self.mappers else rng.choice((0, 1, 3)),
-            "stop workers": rng.choice((0, 1, 3)),
+            "stop workers": rng.choice((0, 1, 3)) * self.retires,
             "start": 1,
             "pause": 2,
+            "close": self.closing,
         }
         for _ in self.rounds(rng):
             what = rng.choices([*weights], [*weights.values()])[0]
@@ -782,13 +573,60 @@ class Program:
             elif what == "stop workers":
                 timeout = None if self.gentle else rng.choice(END_TIMEOUTS)
                 self.note("stop workers, timeout", timeout)
+                self.end_standing()
                 with self.maybe_rough(timeout), suppress(QueueStateError):
                     queue.queue.stop_workers(timeout)
                 self.note("stopped workers")
             elif what == "start":
-                queue.start()
-                self.note("started")
+                self.start()
+            elif what == "close":
+                self.close(rng)
             time.sleep(rng.choice(MOMENTS))
+
+    def start(self) -> None:
+        self.queue.start()
+        self.note("started")
+        self.note_opened()
+
+    @property
+    def has_one_master(self) -> bool:
+        """Whether one thread alone opens and ends the queue. (Jobs start one that has stopped.)"""
+        return self.masters == 1 and not self.mappers
+
+    def note_opened(self) -> None:
+        if self.closed and not self.queue.is_closed:
+            since, until = self.closed[-1]
+            self.closed[-1] = (since, min(until, time.monotonic()))
+
+    def close(self, rng: random.Random) -> None:
+        """Close it; it takes nothing from then on, and stops when all is done."""
+        queue = self.queue
+        self.note("close")
+        self.closed.append((time.monotonic(), math.inf))
+        queue.close()
+        self.note("closed")
+        if self.has_one_master:
+            self.check_closed(rng)
+        time.sleep(rng.choice(MOMENTS))
+        if rng.random() < 0.7:
+            self.start()
+
+    def check_closed(self, rng: random.Random) -> None:
+        """Nobody else opens it again meanwhile."""
+        queue = self.queue
+        with self.lock:
+            self.producers += 1
+            item = Item(self.producers, 0, Plan())
+        self.items.append(item)
+        self.put(item, rng.choice(("put", "nowait", "submit")), rng)
+        assert item.state == "not open", f"{item} was {item.state} by a queue that is closed"
+        if not queue.worker_count:  # there may be nobody who takes what is left
+            return
+        assert queue.join(self.hangs / 4), f"join hangs: {queue.statistics()}\n{stacks()}"
+        assert queue.status is QueueStatus.STOPPED, f"closed, all done, and {queue.status}"
+        left, metrics = queue.unprocessed, queue.metrics
+        assert not left, f"closed, and left {left}"
+        assert metrics["processed"] == metrics["enqueued"], metrics
 
     def rounds(self, rng: random.Random) -> Iterable[int]:
         """Of one master."""
@@ -808,7 +646,8 @@ class Program:
         if self.masters == 1:
             assert self.queue.status is QueueStatus.STOPPED
             left = self.queue.unprocessed
-            assert not (clean and left), f"stop returned True, but left {left}"
+            if not self.gives_back:  # what a consumer gives back later is left
+                assert not (clean and left), f"stop returned True, but left {left}"
 
     @contextmanager
     def maybe_rough(self, timeout: float | None) -> Iterator[None]:
@@ -826,8 +665,9 @@ class Program:
     def is_excused(self, turn: Turn) -> bool:
         """Whether the item may have been taken back from whoever held it."""
         hold = turn.hold
-        return hold is not None and any(
-            began <= hold.until and hold.since <= ended for began, ended in self.rough
+        return turn.given_back or (
+            hold is not None
+            and any(began <= hold.until and hold.since <= ended for began, ended in self.rough)
         )
 
     def check_state(self) -> None:
@@ -839,7 +679,9 @@ class Program:
         assert len({*left}) == len(left), f"twice in unprocessed: {left}"
         accepted = {*self.accepted}
         assert {*left} <= accepted, "something is left that was never accepted"
-        assert metrics["enqueued"] == len(self.accepted) == len(accepted)
+        assert metrics["enqueued"] == len(self.accepted) == len(accepted), (
+            f"{metrics}, and {len(accepted)} accepted, noted {len(self.accepted)} times"
+        )
         assert metrics["backpressure_events"] == len(self.refused)
         assert metrics["processed"] + len(left) == len(accepted), (
             f"{metrics}, {len(left)} left, {len(accepted)} accepted"
@@ -879,7 +721,7 @@ class Program:
         )
         self.check_handled(failed)
         self.check_rules(failed)
-        if not self.rough and self.attempts == 1:
+        if not (self.rough or self.gives_back) and self.attempts == 1:
             for group in self.groups:
                 self.check_order(group)
 
@@ -895,7 +737,7 @@ class Program:
         # A worker that lost the item may begin with it even after the one that has it then.
         sure = [t for t in turns if not (self.is_excused(t) or self.may_be_retried(t))]
         assert len(sure) <= 1, f"{item} ran {len(turns)} times"
-        kept = item.is_let_go or any(not turn.cancelled for turn in turns)
+        kept = item.is_let_go or item.unwanted or any(not turn.cancelled for turn in turns)
         assert not turns or kept, f"{item} was broken off and never done"
         if item.future is not None and not item.unwanted:
             self.check_result(item, item.future, turns)
@@ -906,7 +748,9 @@ class Program:
         except CancelledError:  # as the function raised it
             error = asyncio.CancelledError()
         if error is None:
-            assert future.result() is item
+            # A consumer makes nothing of it.
+            by_hand = any(turn.is_by_hand for turn in turns)
+            assert future.result() is item or (by_hand and future.result() is None)
             assert any(turn.error is None and not turn.cancelled for turn in turns)
         elif isinstance(error, QueueStateError):
             assert "stopped before" in str(error) or "taken with get" in str(error), error
@@ -941,7 +785,7 @@ class Program:
 
     def may_be_retried(self, turn: Turn) -> bool:
         """Whether it failed in a way that may be followed by another turn."""
-        return self.attempts > 1 and isinstance(turn.error, Exception)
+        return self.attempts > 1 and isinstance(turn.error, Exception) and not turn.is_by_hand
 
     def check_rules(self, failed: list[Turn]) -> None:
         """What else the queue keeps to."""
@@ -953,27 +797,6 @@ class Program:
             lambda: not queue_threads() - before,
             f"threads are left: {[*self.threads, *queue_threads() - before]}",
         )
-
-
-class ShortOfTime(random.Random):
-    """Chooses no timeout that a worker function may not use on its own queue."""
-
-    def choice(self, seq: Any) -> Any:
-        return super().choice([one for one in seq if one != math.inf])
-
-
-def current_task() -> asyncio.Task[Any] | None:
-    try:
-        return asyncio.current_task()
-    except RuntimeError:
-        return None
-
-
-def is_same(raised: BaseException | None, told: BaseException) -> bool:
-    """Whether an exception arrived. A CancelledError may have gone through a task's state."""
-    if isinstance(told, asyncio.CancelledError):
-        return isinstance(raised, asyncio.CancelledError)
-    return raised is told
 
 
 @contextmanager

@@ -16,6 +16,7 @@ from typing import Any
 from helpers.logs import SILENT
 from penstock import (
     Limit,
+    QueueClosedError,
     QueueEmptyError,
     QueueFullError,
     QueueStateError,
@@ -121,6 +122,8 @@ class JobsProgram(Program):
         self.submitted: list[tuple[Item, asyncio.Future[Any]]] = []
         #: Stops by others, tasks of workers that were cancelled, standing jobs that were replaced.
         self.stops = self.hits = self.replaced = 0
+        #: How often it was closed.
+        self.closes = 0
         #: Whether it was used by others than jobs; None: nobody knows.
         self.is_used: bool | None = False
         self.has_rules = rng.random() < 0.3
@@ -137,6 +140,7 @@ class JobsProgram(Program):
             self.process_soon: use / 2,
             self.stop_workers_soon: use / 4,
             self.stop_soon: rng.choice((0, 0, 0.5)),
+            self.close_soon: rng.choice((0, 0, 0.5)),
             self.cancel_some_job: rng.choice((0, 1, 3)),
             self.cancel_some_worker: rng.choice((0, 0, 1)),
         }
@@ -177,7 +181,8 @@ class JobsProgram(Program):
         for _ in range(len(self.tasks) // 4):
             self.cancel_one(self.random)
         await self.let_end()
-        if self.tasks and (self.stops or self.is_used is not False):
+        if self.tasks and (self.stops or self.closes or self.is_used is not False):
+            await self.open_again()
             await self.process()  # what nobody takes has the room that others wait for
             await self.let_end()
         self.hold(not self.tasks, f"these never end: {sorted(self.tasks.values())}")
@@ -191,6 +196,7 @@ class JobsProgram(Program):
             job.over_at = min(job.over_at, self.loop.time())
         self.note("all jobs have ended")
         self.check_at_rest()
+        await self.open_again()
         await self.process()
         await self.queue.join()
         self.hold(await self.queue.stop(), "a stop that drains left something")
@@ -213,7 +219,9 @@ class JobsProgram(Program):
         """All jobs have ended, and nobody has stopped the queue since."""
         queue = self.queue
         self.check_balance()
-        if self.stops:
+        if queue.is_closed and not queue.statistics().unfinished:
+            self.hold(queue.status is QueueStatus.STOPPED, f"all is done, but closed is {queue!r}")
+        if self.stops or self.closes:
             return
         if self.is_used:
             self.hold(queue.status is QueueStatus.PROCESSING, f"a job has stopped {queue!r}")
@@ -554,11 +562,21 @@ class JobsProgram(Program):
         elif isinstance(error, asyncio.CancelledError):
             is_known = job.is_nested or job.task in self.cancelled
         elif isinstance(error, QueueStateError):
-            is_known = self.stops > 0
+            is_known = self.stops + self.closes > 0
+            self.check_what_was_accepted(job)
         else:
             is_known = False
         is_known = is_known or any(self.is_error(item, error) for item in job.items)
         self.hold(is_known, f"{job} raised {error!r}")
+
+    def check_what_was_accepted(self, job: Job) -> None:
+        """A job that raises since the queue was closed does so when what it had put is done."""
+        if not (job.is_steady and self.is_left_alone(job)):
+            return
+        self.hold(not job.running, f"{job} was over while {job.running} calls were under way")
+        if job.name == "map":
+            begun = [item for item in job.items if item.begun]
+            self.hold(len(begun) == len(job.results), f"{job} ran {begun}, told {job.results}")
 
     async def batch(self, job: Job) -> None:
         rng = self.random
@@ -635,6 +653,31 @@ class JobsProgram(Program):
                         await self.process()
 
         self.soon("stop", stop())
+
+    def close_soon(self) -> None:
+        rng = self.random
+        pause, again, item = rng.choice(MOMENTS), rng.random() < 0.7, self.new_item(None)
+
+        async def close() -> None:
+            self.closes += 1
+            self.note("close")
+            self.queue.close()
+            try:
+                self.queue.put_nowait(item)
+            except QueueClosedError:
+                pass
+            else:
+                self.fail(f"{item} was accepted by a queue that is closed")
+            await asyncio.sleep(pause)
+            if again:
+                await self.open_again()
+                self.is_used = True
+
+        self.soon("close", close())
+
+    async def open_again(self) -> None:
+        if self.queue.is_closed:
+            await self.queue.start()
 
     def put_soon(self) -> None:
         item, timeout = self.new_item(None), self.random.choice((0, 0.125, 5.0, math.inf))

@@ -47,7 +47,11 @@ def test_what_would_wait_for_the_item_is_refused_and_what_is_said_works(call: st
         assert not threads[0].is_alive()
 
 
-def test_results_and_jobs_in_a_thread_of_an_item_are_served() -> None:
+@pytest.mark.parametrize("is_plain", [False, True])
+def test_results_and_jobs_in_a_thread_of_an_item_are_served(is_plain: bool) -> None:
+    def begin(item: int) -> Any:  # a plain function, for all that anybody can see
+        return work(item)
+
     async def work(item: int) -> Any:
         if item == 1:
             future = await asyncio.to_thread(queue.submit, 2)
@@ -55,7 +59,7 @@ def test_results_and_jobs_in_a_thread_of_an_item_are_served() -> None:
         return await asyncio.to_thread(lambda: list(queue.map(str, range(5))))
 
     with WorkQueue[int](2, concurrency_limit=1) as queue:
-        queue.process(work)
+        queue.process(begin if is_plain else work)
         assert queue.submit(1).result(BOUND) == list("01234")
         assert queue.join(BOUND)
         eventually(lambda: queue.worker_count == 1)

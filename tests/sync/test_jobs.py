@@ -11,7 +11,7 @@ import pytest
 
 from helpers.logs import SILENT
 from penstock import RetryPolicy
-from penstock.sync import WorkQueue
+from penstock.sync import LoopThread, WorkQueue
 from penstock.sync.pool import ThreadWorkerPool, _SlotWorker
 from penstock.sync.slots import WorkerSlot
 from sync.helpers import BOUND, eventually, in_thread, queue_threads
@@ -232,3 +232,35 @@ class TestAJobInsideAnItem:
         with WorkQueue[int](1, logger=SILENT) as queue:
             queue.process(add_up, 1)
             assert queue.submit(4).result(BOUND) == 1 + (1 + 2) + (1 + 2 + 3)
+
+    def test_when_it_goes_on_the_other_worker_takes_no_further_item(self) -> None:
+        """Though the loop, which starts and ends workers, has other things to do."""
+        steps = Steps()
+        is_held, may_turn, has_gone_on = (threading.Event() for _ in range(3))
+
+        def hold_loop() -> None:
+            is_held.set()
+            may_turn.wait(BOUND)
+
+        def work(item: str) -> str:
+            if item == "waits":
+                future = queue.submit("is waited for")
+                future.add_done_callback(lambda _: has_gone_on.wait(BOUND))
+                queue.put_nowait("next")
+                future.result(BOUND)
+                has_gone_on.set()
+            elif item == "is waited for":
+                assert thread.loop is not None
+                thread.loop.call_soon_threadsafe(hold_loop)
+                assert is_held.wait(BOUND)
+                return item
+            return steps(item)
+
+        with LoopThread() as thread, WorkQueue[str](name="goes on", loop_thread=thread) as queue:
+            queue.process(work, 1)
+            queue.put("waits")
+            wait_for_workers("goes on", steps)
+            may_turn.set()
+            steps.end("waits", "next")
+        assert steps.began == ["waits", "next"]
+        assert steps.most == 1

@@ -19,7 +19,7 @@ from penstock.limits.adaptive import AdaptiveConcurrency
 from penstock.sync.buffer import JanusBuffer
 from penstock.sync.slots import LoopSlot, SharedCounters, ThreadSlot, WorkerSlot
 from penstock.workers.calls import AsyncCall, ErrorHandler, WorkerFunc, instead_of
-from penstock.workers.inside import WORKER_THREADS
+from penstock.workers.inside import CURRENT_CALL, WORKER_THREADS
 from penstock.workers.item import Entry
 from penstock.workers.job import Job, JobFunctions, ThreadJob
 from penstock.workers.pool import WorkerPool
@@ -93,10 +93,10 @@ class _ThreadWorker(_SlotWorker[T]):
         if not self.task.done():
             self.task.set_result(None)
 
-    def work(self, threads: dict[int, WorkerSlot[Any]]) -> None:
+    def work(self, threads: dict[int, _ThreadWorker[Any]]) -> None:
         """Take entries until the worker is retired. In its thread, which ``threads`` knows then."""
         me = threading.get_ident()
-        threads[me] = self.slot
+        threads[me] = self
         WORKER_THREADS.add(me)
         error: BaseException | None = None
         try:
@@ -132,8 +132,8 @@ class ThreadWorkerPool(WorkerPool[T]):
         self._shared = counters
         #: The thread of the loop, while there is one.
         self.loop_thread: LoopThread | None = None
-        #: The threads of workers, by their identifiers, and the slot of each.
-        self.threads: dict[int, WorkerSlot[Any]] = {}
+        #: The workers that are threads, by the identifiers of these.
+        self.threads: dict[int, _ThreadWorker[Any]] = {}
         #: Whether this is a forked child.
         self.is_inherited = False
 
@@ -222,8 +222,12 @@ class ThreadWorkerPool(WorkerPool[T]):
         if not isawaitable(result):
             return result
         assert self.loop_thread is not None
+        worker = self.threads.get(threading.get_ident())
+        if worker is not None:
+            worker.call = object()
+            CURRENT_CALL.set(worker.call)
         try:
-            slot = self.threads.get(threading.get_ident())
+            slot = None if worker is None else worker.slot
             value, error = self.loop_thread.call(_await, result, slot)
         except BaseException:
             if isinstance(result, Coroutine) and getcoroutinestate(result) == CORO_CREATED:
