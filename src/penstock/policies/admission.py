@@ -94,6 +94,10 @@ class Admission:
 
     # -- may it start -------------------------------------------------------------------------
 
+    def takes_any(self) -> bool:
+        """Whether there is nothing to :meth:`prepare` for an item without a deadline of its own."""
+        return self.deadline is None and self.limits._fixed_demand is not None
+
     def prepare(self, state: ItemState, item: Any, deadline: float | None) -> None:
         """A new item, which is to be done in ``deadline`` seconds, or in those of the policy.
 

@@ -9,7 +9,7 @@ import asyncio
 import logging
 from asyncio import _get_running_loop
 from collections.abc import Sized
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, cast
 
 from penstock._util import checks
 from penstock._util.hooks import ForkSafeLock
@@ -61,8 +61,8 @@ class QueueBase(Generic[T]):
         self._stops = 0
         #: The number of refused puts that the log has told last.
         self._refusals_logged = 0
-        #: Limits, retries and the like of its items, if there are any; and what the items share.
-        self._policy: Policy | None = None
+        #: What its items share under a policy, if there is one. (The policy itself is in it: one
+        #: attribute more, and each of them would be found more slowly.)
         self._scope: PolicyScope | None = None
 
     def _observe(
@@ -83,18 +83,24 @@ class QueueBase(Generic[T]):
             postpones=True,
         )
         with _policy_lock:  # any thread may be the first to ask for one
-            if self._policy is None:
+            if self._scope is None:
                 self._counters.closures = lambda: policy.limits._closures
-                self._policy, self._scope = policy, scope
+                self._scope = scope
                 self._needs_slow_path = always
+
+    @property
+    def _policy(self) -> Policy | None:
+        scope = self._scope
+        return None if scope is None else cast("Policy", scope.policy)
 
     def _some_policy(self) -> tuple[Policy, PolicyScope]:
         """The policy, and one that does nothing where none was given."""
-        if self._policy is None:
+        if self._scope is None:
             self._use(Policy(), 0)
-        assert self._policy is not None
-        assert self._scope is not None
-        return self._policy, self._scope
+        policy, scope = self._policy, self._scope
+        assert policy is not None
+        assert scope is not None
+        return policy, scope
 
     def __repr__(self) -> str:
         name = type(self).__name__

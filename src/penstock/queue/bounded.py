@@ -27,7 +27,6 @@ from penstock.queue.status import QueueStatistics, QueueStatus
 from penstock.queue.store import EntryBuffer
 from penstock.queue.stream import Consumable
 from penstock.workers.calls import AsyncCall, ErrorHandler, WorkerFunc
-from penstock.workers.item import Ticket
 from penstock.workers.pool import WorkerPool
 
 __all__ = ["BoundedQueue", "QueueStatistics", "QueueStatus"]
@@ -158,12 +157,8 @@ class BoundedQueue(Lifecycle, Consumable[T], InProcessQueue[T]):
         elif type(timeout) not in _PLAIN_NUMBERS or not timeout >= 0:
             timeout = checks.seconds(timeout)
         if self._needs_slow_path() or deadline is not None:
-            if self._observer.is_enabled():
-                return await self._put_slow(item, timeout, deadline)
-            # The same, without another coroutine.
-            ticket = self._new_ticket(Ticket, item, deadline)
-            return self._buffer.offer(item, ticket) or await self._wait_for_room(
-                item, timeout, ticket
+            return self._put_quickly(item, deadline) or await self._put_slow(
+                item, timeout, deadline
             )
         if not timeout and len(self._entries) >= self._maxsize:  # a refusal is to cost nothing
             self._counters.full += 1

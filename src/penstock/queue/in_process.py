@@ -168,6 +168,13 @@ class InProcessQueue(QueueLifecycle[T]):
             return await self._put_observed(put, ticket, item, timeout)
         return self._buffer.offer(item, ticket) or await self._wait_for_room(item, timeout, ticket)
 
+    def _put_quickly(self, item: T, deadline: float | None) -> bool:
+        """:meth:`_put_slow` for most items under a policy: with room, and nothing to be asked."""
+        scope = self._scope
+        if scope is None or deadline is not None or self._observer.is_enabled():
+            return False
+        return scope.policy.takes_any() and self._buffer.offer(item, Ticket(scope))
+
     def _new_ticket(self, kind: type[TicketT], item: T, deadline: float | None) -> TicketT:
         """Make the ticket of an item. Raises what a policy has against the item."""
         if deadline is not None:
@@ -228,7 +235,7 @@ class InProcessQueue(QueueLifecycle[T]):
             self._refuse("put")
         if job.is_over:
             raise QueueStateError("Cannot put: the job has ended", current_state=self._status.value)
-        if future is None and self._policy is None and not self._observer.is_enabled():
+        if future is None and self._scope is None and not self._observer.is_enabled():
             accepted = self._buffer.offer(item, ticket) or await self._wait_for_room(
                 item, math.inf, ticket
             )
