@@ -11,7 +11,7 @@ import pytest
 
 from penstock import QueueStateError
 from penstock.sync import WorkQueue
-from sync.helpers import BOUND, eventually
+from sync.helpers import BOUND, eventually, in_thread
 
 
 def test_a_put_for_which_its_own_worker_would_have_to_make_room_is_refused() -> None:
@@ -87,3 +87,45 @@ def test_a_worker_of_one_queue_is_not_inside_of_another_that_put_its_item() -> N
             assert one.put(item, timeout=math.inf)
         eventually(lambda: len(done) == 6)
     assert sorted(done) == [0, 1, 2, 10, 11, 12]
+
+
+def test_an_item_of_a_larger_job_that_waits_adds_no_call_to_the_standing_one() -> None:
+    lock = threading.Lock()
+    at_once = most = 0
+
+    def work(item: int) -> None:
+        nonlocal at_once, most
+        with lock:
+            at_once += 1
+            most = max(most, at_once)
+        threading.Event().wait(0.002)
+        with lock:
+            at_once -= 1
+
+    with WorkQueue[int](20) as queue:
+        queue.process(work, 1)
+        list(queue.map(lambda item: queue.submit(item).result(BOUND), range(20), num_workers=4))
+    assert most == 1
+
+
+def test_workers_that_are_replaced_while_an_item_waits_are_replaced_by_as_many() -> None:
+    may_go_on, is_held = threading.Event(), threading.Event()
+
+    def submits(item: int) -> str:
+        assert queue.put(0)
+        return str(queue.submit(item).result(BOUND))
+
+    def first(item: int) -> None:
+        is_held.set()
+        assert may_go_on.wait(BOUND)
+
+    def second(item: int) -> str:
+        return f"second {item}"
+
+    with WorkQueue[int](20, concurrency_limit=1) as queue:
+        queue.process(first)
+        job = in_thread(list, queue.map(submits, [1]))
+        assert is_held.wait(BOUND)  # the worker that is there since an item waits
+        queue.process(second)
+        assert job.result(BOUND) == ["second 1"]
+        may_go_on.set()

@@ -258,3 +258,52 @@ async def test_a_worker_of_one_queue_may_join_another() -> None:
         await queue.put(1)
         await queue.join()
         assert other.metrics["processed"] == 1
+
+
+async def test_an_item_of_a_larger_job_that_waits_adds_no_call_to_the_standing_one() -> None:
+    at_once: dict[str, int] = {"process": 0, "map": 0}
+    most = dict(at_once)
+
+    async def enter(name: str) -> None:
+        at_once[name] += 1
+        most[name] = max(most[name], at_once[name])
+        await asyncio.sleep(1)
+        at_once[name] -= 1
+
+    async def work(item: int) -> None:
+        await enter("process")
+
+    async def submits(item: int) -> None:
+        await enter("map")
+        await (await queue.submit(item))
+
+    async with WorkQueue[int](20) as queue:
+        await queue.process(work, 1)
+        assert len([result async for result in queue.map(submits, range(8), num_workers=4)]) == 8
+    assert most == {"process": 1, "map": 4}
+
+
+async def test_workers_that_are_replaced_while_an_item_waits_are_replaced_by_as_many() -> None:
+    """The item that it waits for belongs to whoever has the queue by then."""
+
+    async def submits(item: int) -> str:
+        await queue.put(0)
+        return str(await (await queue.submit(item)))
+
+    async def first(item: int) -> None:
+        is_held.set()
+        await may_go_on.wait()
+
+    async def second(item: int) -> str:
+        return f"second {item}"
+
+    may_go_on, is_held = asyncio.Event(), asyncio.Event()
+    async with WorkQueue[int](20, concurrency_limit=1) as queue:
+        await queue.process(first)
+        results = queue.map(submits, [1])
+        job = asyncio.ensure_future(anext(results))
+        await is_held.wait()  # by the worker that is there since an item waits
+        await queue.process(second)
+        assert await job == "second 1"
+        may_go_on.set()
+        await results.aclose()

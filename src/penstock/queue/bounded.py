@@ -241,10 +241,11 @@ class BoundedQueue(Lifecycle, Consumable[T], InProcessQueue[T]):
 
     @contextmanager
     def _waiting_as_worker(self) -> Iterator[None]:
-        call = self._pool.call_around()
-        if call is None:
+        worker = self._pool.worker_around()
+        if worker is None:
             yield
             return
+        call = worker.call or worker
         try:
             count = self._calls_that_put.add(call)
             if count >= self._pool.count and not self._is_taken_by_hand:

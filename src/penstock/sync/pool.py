@@ -19,7 +19,7 @@ from penstock.limits.adaptive import AdaptiveConcurrency
 from penstock.sync.buffer import JanusBuffer
 from penstock.sync.slots import LoopSlot, SharedCounters, ThreadSlot, WorkerSlot
 from penstock.workers.calls import AsyncCall, ErrorHandler, WorkerFunc, instead_of
-from penstock.workers.inside import CURRENT_CALL, WORKER_THREADS
+from penstock.workers.inside import CURRENT_CALL, WORKER_THREADS, Caller
 from penstock.workers.item import Entry
 from penstock.workers.job import Job, JobFunctions, ThreadJob
 from penstock.workers.pool import WorkerPool
@@ -63,6 +63,10 @@ class _SlotWorker(Worker[T]):
 
     @property
     def job_in_hand(self) -> Job[T] | None:
+        return self.slot.job_in_hand
+
+    @property
+    def job_of_call(self) -> Job[T] | None:
         return self.slot.job_in_hand
 
     def reclaim(self) -> Job[T] | None:
@@ -137,12 +141,12 @@ class ThreadWorkerPool(WorkerPool[T]):
         #: Whether this is a forked child.
         self.is_inherited = False
 
-    def call_around(self) -> object:
-        """The call of the item inside of which the caller's code runs, or None. For any thread."""
+    def worker_around(self) -> Caller | None:
+        """The worker inside of whose item the caller's code runs, or None. For any thread."""
         me = threading.get_ident()
         if me in WORKER_THREADS:  # and not in a task or thread that an item has started
             return self.threads.get(me)
-        return super().call_around()
+        return super().worker_around()
 
     def make_job(
         self,

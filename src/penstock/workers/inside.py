@@ -14,6 +14,8 @@ from collections.abc import Mapping
 from contextvars import ContextVar
 from typing import Any, Final, Protocol
 
+from penstock.workers.job import Job
+
 #: What stands for the call of the innermost item, or None.
 CURRENT_CALL: Final[ContextVar[object]] = ContextVar("penstock_current_call", default=None)
 
@@ -26,12 +28,17 @@ class Caller(Protocol):
 
     @property
     def call(self) -> object:
-        """The call of its item."""
+        """Stands for the call of its item, if that may wait for something."""
+        ...
+
+    @property
+    def job_of_call(self) -> Job[Any] | None:
+        """The job of that item."""
         ...
 
 
-def call_around(workers: Mapping[Any, Caller]) -> object:
-    """The call of an item of these ``workers`` inside of which the caller's code runs, or None.
+def worker_around(workers: Mapping[Any, Caller]) -> Caller | None:
+    """The one of ``workers`` inside of whose item the caller's code runs, or None.
 
     Inside is the worker function, and whatever task or thread it has started in its context, until
     the call ends. For any thread.
@@ -43,15 +50,13 @@ def call_around(workers: Mapping[Any, Caller]) -> object:
         task = asyncio.current_task()
         worker = workers.get(task)
         if worker is not None:
-            return worker.call or worker
+            return worker
         if hasattr(task, "worker"):  # one of another queue
             return None
     call = CURRENT_CALL.get()
-    return call if call is not None and call in _calls(workers) else None
-
-
-def _calls(workers: Mapping[Any, Caller]) -> list[object]:
-    return [worker.call for worker in list(workers.values())]
+    if call is None:
+        return None
+    return next((worker for worker in list(workers.values()) if worker.call is call), None)
 
 
 class WaitingCalls:
@@ -64,7 +69,7 @@ class WaitingCalls:
     def add(self, call: object) -> int:
         """One more wait, inside of ``call``. Return how many workers are inside of such calls."""
         self._waits[call] += 1
-        return sum(call in self._waits for call in _calls(self._workers))
+        return sum(worker.call in self._waits for worker in list(self._workers.values()))
 
     def remove(self, call: object) -> None:
         """A wait has ended."""

@@ -58,7 +58,9 @@ class Job(Generic[T]):
         self._size = size
         #: Whether it was opened from inside an item of the same queue, whose worker waits for it.
         self.is_nested = False
-        #: How many workers wait, inside an item, for an item of this job: others do its work.
+        #: Whether it is, or was, the standing job of a pool.
+        self.is_standing = False
+        #: How many of its items wait for another of them: others do the work of their workers.
         self.extra = 0
         #: Whether it has ended: what is left of it is nobody's business.
         self.is_over = False
@@ -81,10 +83,15 @@ class Job(Generic[T]):
         self._on_all_done: Callable[[], None] = _nothing
 
     @property
+    def claim(self) -> int:
+        """How many workers it asks for."""
+        size: Any = self._size if self.adaptive is None else self.adaptive.limit
+        return int(size)
+
+    @property
     def size(self) -> int:
         """The most items that workers may have in hand at once."""
-        size: Any = self._size if self.adaptive is None else self.adaptive.limit
-        return int(size) + self.extra
+        return self.claim + self.extra
 
     @property
     def most(self) -> int:

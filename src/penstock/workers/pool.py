@@ -17,7 +17,7 @@ from typing import Any, Generic, TypeVar
 
 from penstock.limits.adaptive import AdaptiveConcurrency
 from penstock.workers.calls import ErrorHandler, WorkerFunc
-from penstock.workers.inside import WaitingCalls, call_around
+from penstock.workers.inside import Caller, WaitingCalls, worker_around
 from penstock.workers.item import Entry
 from penstock.workers.job import Job
 from penstock.workers.source import Counters, PoolSource
@@ -58,6 +58,8 @@ class WorkerPool(Generic[T]):
         # Sets of workers, each with the future that is done when all of them have ended.
         self._exit_waiters: list[tuple[set[asyncio.Future[None]], asyncio.Future[None]]] = []
         self._watching = self.waiting_calls()
+        # How many workers wait, inside an item, for an item of the standing job.
+        self._extra = 0
         self._launched = 0
 
     @property
@@ -101,11 +103,11 @@ class WorkerPool(Generic[T]):
     @property
     def is_inside(self) -> bool:
         """Whether the caller's code runs inside an item, in whatever task or thread."""
-        return self.call_around() is not None
+        return self.worker_around() is not None
 
-    def call_around(self) -> object:
-        """The call of the item inside of which the caller's code runs, or None. For any thread."""
-        return call_around(self._workers)
+    def worker_around(self) -> Caller | None:
+        """The worker inside of whose item the caller's code runs, or None. For any thread."""
+        return worker_around(self._workers)
 
     def waiting_calls(self) -> WaitingCalls:
         """Return a new count of the calls that wait for something."""
@@ -179,19 +181,17 @@ class WorkerPool(Generic[T]):
 
     @contextmanager
     def one_more_worker(self) -> Iterator[None]:
-        """A worker waits for an item of the standing job meanwhile, and another does its work.
+        """The caller's worker waits for an item of the standing job, and another does its work.
 
         For the thread of any worker.
         """
-        standing = self._source.standing
-        if standing is None:
-            yield
-            return
-        self._add_extra(standing, 1)
+        worker = self.worker_around()
+        job = None if worker is None else worker.job_of_call
+        self._add_extra(job, 1)
         try:
             yield
         finally:
-            self._add_extra(standing, -1)
+            self._add_extra(job, -1)
 
     def watch(self, future: asyncio.Future[Any]) -> None:
         """Somebody wants to hear of an item of the standing job. If a worker does, it may wait.
@@ -199,23 +199,28 @@ class WorkerPool(Generic[T]):
         Nobody knows whether it does, and one more worker is one more call at once. So there is one
         more, until the item is done, only if all workers have such items.
         """
-        call, standing = self.call_around(), self._source.standing
-        if call is None or standing is None:
+        worker = self.worker_around()
+        if worker is None or worker.call is None:
             return
+        call, job = worker.call, worker.job_of_call
         may_be_stuck = self._watching.add(call) >= self.count
 
         def forget(future: object) -> None:
             self._watching.remove(call)
             if may_be_stuck:
-                self._add_extra(standing, -1)
+                self._add_extra(job, -1)
 
         asyncio.Future.add_done_callback(future, forget, context=Context())
         if may_be_stuck:
-            self._add_extra(standing, 1)
+            self._add_extra(job, 1)
 
-    def _add_extra(self, job: Job[T], count: int) -> None:
+    def _add_extra(self, job: Job[T] | None, count: int) -> None:
+        """There are more workers, while items of ``job`` wait."""
         with self._lock:
-            job.extra += count
+            self._extra += count
+            # What waits is in hand. Another job than the standing one can do without a place more.
+            if job is not None and job.is_standing:
+                job.extra += count
         self.resize()
 
     def retire(self) -> None:
@@ -262,10 +267,10 @@ class WorkerPool(Generic[T]):
     def _wanted(self, is_for_threads: bool | None) -> int:
         """How many workers of a kind there are to be; ``None``: how many of all may be busy."""
         jobs = self._jobs.copy()
-        sizes = [job.size for job in jobs if is_for_threads in (None, job.is_for_threads)]
-        # A worker that waits for a job of its own queue does nothing: one more does its work,
+        claims = [job.claim for job in jobs if is_for_threads in (None, job.is_for_threads)]
+        # A worker that waits for an item of its own queue does nothing: one more does its work,
         # which may be of the other kind.
-        return max(sizes) + sum(job.is_nested for job in jobs) if sizes else 0
+        return max(claims) + sum(job.is_nested for job in jobs) + self._extra if claims else 0
 
     def _may_go_on(self, worker: Worker[T]) -> bool:
         """Whether a worker is to take one more entry. For the thread of any worker.
@@ -317,6 +322,7 @@ class WorkerPool(Generic[T]):
             self._jobs.pop(old, None)
         if standing is not None:
             self._jobs[standing] = None
+            standing.is_standing = True
         self._source.standing = standing
         # In one step: at no instant may other threads see a pool without workers.
         self._active = {False: {}, True: {}}

@@ -12,7 +12,7 @@ from typing import Any, Generic, TypeVar
 from penstock._util.compat import CountingTask, cancel_requests, is_being_cancelled
 from penstock.workers.calls import FINISHED, AsyncCall
 from penstock.workers.inside import CURRENT_CALL
-from penstock.workers.item import Entry, job_of
+from penstock.workers.item import Entry, Ticket, job_of
 from penstock.workers.job import Job
 from penstock.workers.source import Counters, Source
 
@@ -57,6 +57,7 @@ class Worker(Generic[T]):
         "_logger",
         "_may_go_on",
         "_source",
+        "_ticket",
         "call",
         "cancelled",
         "cancelled_by_others",
@@ -95,6 +96,7 @@ class Worker(Generic[T]):
         #: Stands for the call of its item, or of one before, to know code that runs inside of it.
         #: (Not the call itself: contexts keep it, for longer than the call may live.)
         self.call: object = None
+        self._ticket: Ticket | None = None
         #: Its entry while it is suspended. The pool reclaims it from a worker that is stuck.
         self.entry: Entry[T] | None = None
 
@@ -111,7 +113,7 @@ class Worker(Generic[T]):
                 entry = source.take()
                 if entry is None:
                     item = context = ticket = steps = awaited = None  # keep nothing alive
-                    self.call = None
+                    self.call = self._ticket = None
                     if counters.joiners:  # only here, since with an entry left not all is done
                         counters.notify_if_done()
                     call = None  # type: ignore[assignment] # nor the owner of the function
@@ -129,6 +131,7 @@ class Worker(Generic[T]):
                         steps = ticket.run(call, standing, item).__await__()
                         marks = ticket.may_suspend(standing)
                     if marks:
+                        self._ticket = ticket
                         self.call = this_call = object()
                         context.run(enter, this_call)
                     awaited = context.run(next, steps, FINISHED)
@@ -173,7 +176,7 @@ class Worker(Generic[T]):
             # item, and no other error, whose frames have items.
             entry = item = context = ticket = steps = awaited = None
             error = failure = None  # type: ignore[assignment]
-            self.call = None
+            self.call = self._ticket = None
             if counters.joiners:
                 counters.notify_if_done()
             source.wake()
@@ -277,6 +280,11 @@ class Worker(Generic[T]):
         """The job of the entry with which it is suspended, or None."""
         return None if self.entry is None else job_of(self.entry) or self.standing
 
+    @property
+    def job_of_call(self) -> Job[T] | None:
+        """The job of the item that ``call`` stands for."""
+        return (None if self._ticket is None else self._ticket.job) or self.standing
+
     def on_cancel(self) -> None:
         """Somebody asks to cancel the task."""
         self._cancelled_after = self._counters.processed
@@ -344,6 +352,7 @@ class Worker(Generic[T]):
             result = context.run(handler, error, item)
             if isawaitable(result):
                 steps = result.__await__()
+                self._ticket = ticket
                 self.call = object()
                 context.run(CURRENT_CALL.set, self.call)
                 awaited = context.run(next, steps, FINISHED)
