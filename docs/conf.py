@@ -28,7 +28,7 @@ nitpick_ignore_regex = [
     ("py:.*", r"penstock\.[\w.]+\.([A-Z]|T_contra|E|Q)"),
     (
         "py:.*",
-        r"penstock\.[\w.]+\.(Rules|PermitContext|PermitIssuer|LimitOwner|LimiterStatistics)",
+        r"penstock\.[\w.]+\.(PermitContext|PermitIssuer|LimitOwner|LimiterStatistics)",
     ),
     ("py:.*", r"penstock\.[\w.]+\.(LoopFuture|ThreadWorkerPool|(Blocking)?ItemStream|Job)"),
     ("py:.*", r"penstock\.[\w.]+\.ObserverProvider"),

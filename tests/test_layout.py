@@ -244,12 +244,12 @@ penstock.__path__ = sys.argv[1:]
 sys.modules["penstock"] = penstock
 
 from penstock.limits import Limit, RetryPolicy
-from penstock.policies.governor import make_rules
+from penstock.policies.policy import Policy
 from penstock.queue.bounded import BoundedQueue
 
 async def main():
-    rules = make_rules([Limit(100, 1)], RetryPolicy(2), None, None, 10)
-    async with BoundedQueue(name="bare", rules=rules) as queue:
+    policy = Policy(limits=[Limit(100, 1)], retry=RetryPolicy(2))
+    async with BoundedQueue(name="bare", policy=policy) as queue:
         await queue.start_workers(print, 1)
         await queue.put("an item")
 

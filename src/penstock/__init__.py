@@ -41,8 +41,10 @@ from penstock.limits import (
     RetryBudget,
     RetryPolicy,
 )
+from penstock.limits.failures import Failure
 from penstock.policies import observer as _observer
-from penstock.policies.governor import DeadLetter
+from penstock.policies.dead_letters import DeadLetter
+from penstock.policies.policy import Policy, PolicyStatistics
 from penstock.queue.bounded import BoundedQueue, QueueStatistics, QueueStatus
 from penstock.queue.jobs import BatchResult
 from penstock.telemetry.telemetry import default_observer as _default_observer
@@ -72,9 +74,12 @@ __all__ = [
     "Execution",
     "ExecutionStatus",
     "Executor",
+    "Failure",
     "Limit",
     "Limiter",
     "PenstockError",
+    "Policy",
+    "PolicyStatistics",
     "QueueClosedError",
     "QueueConfig",
     "QueueEmptyError",

@@ -15,9 +15,12 @@ from penstock._util import checks
 from penstock._util.compat import Self
 from penstock._util.functions import is_async
 from penstock.errors import QueueStateError
-from penstock.limits.failures import is_throttle, retry_after
+from penstock.limits.breaker import CircuitBreaker
 from penstock.limits.rate.limit import Limit
 from penstock.limits.rate.limiter import Limiter
+from penstock.limits.retry import RetryPolicy
+from penstock.policies.calling import check_timeout
+from penstock.policies.policy import Policy, policy_of
 from penstock.queue.results import each
 from penstock.workers.calls import in_thread
 
@@ -247,16 +250,22 @@ class AsyncExecutor:
 
 
 class RateLimitedExecutor(AsyncExecutor):
-    """Runs calls no faster than limits allow, and at most ``max_concurrency`` at once.
+    """Runs calls under a policy: no faster than limits allow, tried again, at most so many at once.
 
     Args:
         limits: a list of :class:`penstock.Limit`, or of texts such as ``"500/min"``; or a
             :class:`penstock.Limiter` that others, such as queues, share. ``cost`` and ``key``
             functions get the first positional argument of the call, or None where there is none.
         max_concurrency: as for :class:`AsyncExecutor`.
+        retry, breaker, deadline: as for :class:`penstock.Policy`.
+        policy: a :class:`penstock.Policy`, in place of limits, retry, breaker and deadline. Others
+            may share it.
 
     Raises:
         ValueError, TypeError: for an argument that is not allowed.
+
+    A call waits for its turn among ``max_concurrency`` first, and for the limits then. A retry
+    waits in its turn.
 
     A call to which the service said "too many requests" holds up all others for the seconds that
     the ``retry_after`` of its exception asks for. Such exceptions are ``RateLimitError`` and those
@@ -264,20 +273,28 @@ class RateLimitedExecutor(AsyncExecutor):
     """
 
     def __init__(
-        self, limits: Iterable[Limit | str] | Limiter, max_concurrency: int | None = None
+        self,
+        limits: Iterable[Limit | str] | Limiter = (),
+        max_concurrency: int | None = None,
+        *,
+        retry: RetryPolicy | None = None,
+        breaker: CircuitBreaker | None = None,
+        deadline: float | None = None,
+        policy: Policy | None = None,
     ) -> None:
         super().__init__(max_concurrency)
+        parts = {"limits": limits, "retry": retry, "breaker": breaker, "deadline": deadline}
+        #: What each call runs under.
+        self.policy = policy_of(policy, parts) or Policy(limits=limits, name="executor")
         #: Each call waits for it before it starts. ``limits.observe(headers)`` reads the limits
         #: that a service reports.
-        self.limits = limits if isinstance(limits, Limiter) else Limiter(limits)
+        self.limits = self.policy.limits
 
     async def _invoke(
         self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
-        async with self.limits.permit(args[0] if args else None) as permit:
-            try:
-                return await super()._invoke(func, args, kwargs)
-            except Exception as error:
-                if is_throttle(error):
-                    self.limits.refused(retry_after(error), permit=permit)
-                raise
+        async def call(item: Any) -> Any:
+            return await AsyncExecutor._invoke(self, func, args, kwargs)
+
+        check_timeout(func, self.policy.attempt_timeout)
+        return await self.policy.call(call, args[0] if args else None)

@@ -30,8 +30,9 @@ from penstock.limits import (
     Limiter,
     RetryPolicy,
 )
-from penstock.policies.governor import MAX_DEAD_LETTERS
+from penstock.policies.dead_letters import MAX_DEAD_LETTERS
 from penstock.policies.observer import ObserverProvider
+from penstock.policies.policy import Policy
 from penstock.protocols import Queue
 from penstock.queue.bounded import BoundedQueue, QueueStatus
 from penstock.queue.jobs import BatchResult, RunningJob
@@ -65,6 +66,11 @@ class WorkQueue(Lifecycle, FromConfig, WorkQueueBase[T], Consumable[T]):
         breaker: a :class:`penstock.CircuitBreaker`. ``None``: none.
         deadline: seconds from its put in which each item must be done. An item that can no longer
             be in time is not attempted, and fails with ``DeadlineExceededError``. ``None``: none.
+        attempt_timeout: seconds that one call of an async worker function may take; then the call
+            is cancelled, and the attempt has failed with ``APITimeoutError``. ``None``: no limit. A
+            plain function cannot be cut off: with this, it is refused.
+        policy: a :class:`penstock.Policy`, in place of limits, retry, breaker, deadline and
+            attempt_timeout. Other queues and calls may share it.
         max_dead_letters: how many of the items that failed for good are kept, zero or more.
 
     With any of these, a worker function that raises ``RateLimitError(retry_after=...)`` holds up
@@ -90,6 +96,8 @@ class WorkQueue(Lifecycle, FromConfig, WorkQueueBase[T], Consumable[T]):
         retry: RetryPolicy | None = None,
         breaker: CircuitBreaker | None = None,
         deadline: float | None = None,
+        attempt_timeout: float | None = None,
+        policy: Policy | None = None,
         max_dead_letters: int = MAX_DEAD_LETTERS,
         telemetry: ObserverProvider | None = None,
     ) -> None:
@@ -103,6 +111,8 @@ class WorkQueue(Lifecycle, FromConfig, WorkQueueBase[T], Consumable[T]):
             "retry": retry,
             "breaker": breaker,
             "deadline": deadline,
+            "attempt_timeout": attempt_timeout,
+            "policy": policy,
             "max_dead_letters": max_dead_letters,
         }
         self.queue: Queue[T]

@@ -16,7 +16,7 @@ from rich.console import Console
 
 from penstock.cli.display import Bar, PlainLines, display_on, seconds_left
 from penstock.cli.run.history import History, Moment
-from penstock.cli.run.results import Failure, Result, Totals
+from penstock.cli.run.results import RequestFailure, Result, Totals
 
 
 class Clock:
@@ -52,7 +52,9 @@ def busy_run(clock: Clock) -> tuple[Totals, History]:
         if number < 153:
             result = Result(number, number, 200, attempts=1)
             if number < 3:
-                result = Result(number, number, failure=Failure("http_404", "no"), attempts=1)
+                result = Result(
+                    number, number, failure=RequestFailure("http_404", "no"), attempts=1
+                )
             totals.add(result)
             history.ended(number / 8, 0.1, "200")
             history.finished(number / 8, result)

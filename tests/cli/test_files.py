@@ -16,7 +16,7 @@ from penstock.cli import lines
 from penstock.cli.files import count_lines, open_requests
 from penstock.cli.lines import LineWriter, Reader
 from penstock.cli.records import JsonCutter
-from penstock.cli.run.results import Failure, JsonText, Result, Totals, to_json
+from penstock.cli.run.results import JsonText, RequestFailure, Result, Totals, to_json
 
 
 def cut(data: bytes, size: int) -> tuple[list[tuple[int, bytes | None]], int]:
@@ -154,7 +154,7 @@ def test_a_result_is_a_line_of_json_that_people_can_read() -> None:
 
 
 def test_a_failure_has_an_error_in_place_of_a_body() -> None:
-    failure = Failure("http_422", "422 No", JsonText('["why"]'))
+    failure = RequestFailure("http_422", "422 No", JsonText('["why"]'))
     fields = json.loads(Result(1, 1, 422, JsonText('["why"]'), failure).to_line())
     assert fields["error"] == {"kind": "http_422", "message": "422 No", "body": ["why"]}
     assert "body" not in fields

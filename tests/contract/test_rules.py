@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import math
+import threading
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -29,6 +31,7 @@ from penstock import (
     CircuitBreakerOpenError,
     DeadlineExceededError,
     Limit,
+    Policy,
     QueueFullError,
     QueueStateError,
     QueueStatus,
@@ -56,6 +59,118 @@ async def offer(queue: Any, how: str, item: Any, **options: Any) -> Any:
     if how == "put_nowait":
         return queue.put_nowait(item, **options)
     return await getattr(queue, how)(item, **options)
+
+
+class TestAReadyPolicy:
+    async def test_is_what_the_items_run_under(self, queue_of: QueueOf) -> None:
+        policy = Policy(limits=[Limit(1000, 1)], retry=every(0.01))
+        service, handler = Service({"a": 1, "b": 9}), Handler()
+        async with queue_of(policy=policy) as queue:
+            await queue.process(service, 2, handler)
+            await put_all(queue, *"abc")
+            await soon(queue.join())
+            assert queue.limits is policy.limits
+            assert [letter.item for letter in queue.dead_letters] == ["b"]
+            assert queue.statistics().retries == policy.statistics().retries == 3
+        assert Counter(service.items) == {"a": 2, "b": 3, "c": 1}
+        assert policy.statistics().failures == 4
+
+    async def test_bounds_the_calls_of_all_its_queues_together(self, queue_of: QueueOf) -> None:
+        policy = Policy(concurrency=2)
+        service = Service(takes=0.01)
+        async with queue_of(policy=policy) as one, queue_of(policy=policy) as other:
+            for queue in (one, other):
+                await queue.process(service, 3)
+                await put_all(queue, *range(5))
+            for queue in (one, other):
+                await soon(queue.join())
+        assert service.peak == 2
+        assert policy.statistics().under_way == 0
+
+    async def test_an_item_that_an_item_puts_takes_a_slot_of_its_own(
+        self, queue_of: QueueOf
+    ) -> None:
+        """It runs in the context of its put, and not inside of the item that put it."""
+        policy = Policy(concurrency=1)
+        service = Service(takes=0.01)
+        queue = queue_of(policy=policy)
+
+        async def crawl(item: int) -> None:
+            if item < 3:
+                queue.put_nowait(item + 1)
+            await service(item)
+
+        await queue.process(crawl, 3)
+        await queue.put(0)
+        await until(lambda: len(service.items) == 4)
+        await soon(queue.join())
+        assert service.peak == 1
+
+    async def test_a_stop_gives_back_what_waits_for_a_slot(self, queue_of: QueueOf) -> None:
+        policy = Policy(concurrency=1)
+        holder = asyncio.create_task(policy.call(for_ever))
+        await until(lambda: policy.statistics().under_way)
+        service = Service()
+        queue = queue_of(policy=policy)
+        await queue.process(service, 2)
+        await put_all(queue, *"abc")
+        await until(lambda: policy.statistics().waiting_for_slots == 2)
+        assert await soon(queue.stop(timeout=0)) is False
+        assert sorted(queue.unprocessed) == ["a", "b", "c"]
+        holder.cancel()
+        await asyncio.wait([holder])
+        await until(lambda: not policy.statistics().waiting_for_slots)
+        await queue.process(service, 2)
+        assert await soon(queue.stop())
+        assert sorted(service.items) == ["a", "b", "c"]
+
+    async def test_an_item_that_was_taken_from_a_stuck_worker_starts_anew(
+        self, queue_of: QueueOf
+    ) -> None:
+        """It takes from the limits again, and a slot of its own."""
+        policy = Policy(limits=[Limit(1000, 1)], concurrency=1)
+        may_end, calls = threading.Event(), []
+
+        async def stubborn(item: str) -> None:
+            calls.append(item)
+            while len(calls) == 1 and not may_end.is_set():
+                with suppress(asyncio.CancelledError):
+                    await asyncio.sleep(0.005)
+
+        queue = queue_of(policy=policy)
+        await queue.process(stubborn, 1)
+        await queue.put("a")
+        await until(lambda: calls)
+        assert await soon(queue.stop(timeout=0)) is False
+        assert queue.unprocessed == ["a"]
+        await queue.process(stubborn, 1)
+        await until(lambda: policy.statistics().waiting_for_slots)
+        assert (calls, policy.statistics().starts) == (["a"], 1)
+        may_end.set()
+        assert await soon(queue.stop())
+        assert (calls, policy.statistics().starts) == (["a", "a"], 2)
+        assert policy.statistics().under_way == 0
+
+    @pytest.mark.parametrize(
+        "options",
+        [
+            {"limits": [Limit(1, 1)]},
+            {"retry": RetryPolicy()},
+            {"breaker": CircuitBreaker()},
+            {"deadline": 5},
+            {"attempt_timeout": 5},
+        ],
+    )
+    async def test_takes_no_second_of_its_parts(
+        self, queue_of: QueueOf, options: dict[str, Any]
+    ) -> None:
+        [name] = options
+        with pytest.raises(ValueError, match=f"{name} and policy were given"):
+            queue_of(policy=Policy(), **options)
+
+    async def test_is_a_policy(self, queue_of: QueueOf) -> None:
+        with pytest.raises(TypeError, match=r"policy must be a penstock\.Policy or None, got 5"):
+            queue_of(policy=5)
 
 
 class Odd(BaseException):

@@ -26,6 +26,7 @@ from penstock import (
     Executor,
     Limit,
     Limiter,
+    Policy,
     QueueConfig,
     RateLimitedExecutor,
     RetryBudget,
@@ -88,6 +89,15 @@ def executed(executor: Any) -> None:
     run(execute())
 
 
+def called(policy: Any) -> None:
+    async def call() -> None:
+        if policy.deadline != 0:
+            assert await policy.call(double, 2) == 4
+        policy.statistics()
+
+    run(call())
+
+
 def forwarded(executor: Any) -> None:
     async def forward() -> None:
         async with executor:
@@ -131,10 +141,12 @@ def retried(policy: RetryPolicy) -> None:
 
 QUEUE = ["maxsize", "timeout", "logger", "name", "telemetry"]
 WORK = [*QUEUE, "concurrency_limit", "queue", "limits", "retry", "breaker", "max_dead_letters"]
+POLICY = ["limits", "retry", "breaker", "deadline", "attempt_timeout", "concurrency", "classify"]
 
 CALLS = [
     Call(BoundedQueue, {}, QUEUE, there_and_back),
-    Call(WorkQueue, {}, [*WORK, "deadline"], repr),
+    Call(WorkQueue, {}, [*WORK, "deadline", "attempt_timeout", "policy"], repr),
+    Call(Policy, {}, [*POLICY, "name", "telemetry"], called),
     Call(WorkQueue, {}, WORK, there_and_back),
     Call(WorkQueue.from_config, {"config": QueueConfig()}, ["config", "name", "limits"]),
     Call(penstock.sync.WorkQueue, {}, [*WORK, "loop_thread"], through_a_thread),
@@ -152,7 +164,12 @@ CALLS = [
     ),
     Call(QueueConfig, {}, list(QueueConfig.model_fields), configured),
     Call(AsyncExecutor, {}, ["max_concurrency"], executed),
-    Call(RateLimitedExecutor, {"limits": ()}, ["limits", "max_concurrency"], executed),
+    Call(
+        RateLimitedExecutor,
+        {"limits": ()},
+        ["limits", "max_concurrency", "retry", "breaker", "deadline", "policy"],
+        executed,
+    ),
     Call(
         Executor,
         {"event_type": Doubling},

@@ -15,14 +15,14 @@ from cli.conftest import Command, Server, penstock, server  # noqa: F401
 from fuzz.values import few
 from penstock.cli.run.ids import key
 from penstock.cli.run.journal import Earlier, NotAJournalError, open_results, scan
-from penstock.cli.run.results import Failure, JsonText, Result
+from penstock.cli.run.results import JsonText, RequestFailure, Result
 
 RESULTS = [
     Result("a", 1, 200, JsonText('{"usage": {"total_tokens": 3}}'), attempts=1),
-    Result(2, 2, 500, None, Failure("http_500", "500", JsonText('"no"')), 3, 1.5),
-    Result("ü\n\x1b", 3, None, None, Failure("connection", "refused"), 2),
-    Result("d", 4, None, None, Failure("malformed", "not JSON")),
-    Result("a", 5, 404, None, Failure("http_404", "404"), 1),
+    Result(2, 2, 500, None, RequestFailure("http_500", "500", JsonText('"no"')), 3, 1.5),
+    Result("ü\n\x1b", 3, None, None, RequestFailure("connection", "refused"), 2),
+    Result("d", 4, None, None, RequestFailure("malformed", "not JSON")),
+    Result("a", 5, 404, None, RequestFailure("http_404", "404"), 1),
 ]
 LINES = [result.to_line() for result in RESULTS]
 JOURNAL = b"".join(LINES)

@@ -21,7 +21,8 @@ from penstock.brokers.codecs import JsonCodec, MsgpackCodec
 from penstock.brokers.nats.queue.delivery import Delivery, Hands
 from penstock.brokers.nats.queue.intake import CONTENT_TYPE, DEADLINE, Intake
 from penstock.errors import CodecError
-from penstock.policies.governor import Governor, Rules
+from penstock.policies.item_state import PolicyScope
+from penstock.policies.policy import Policy
 from penstock.telemetry import Telemetry
 
 REPLY = "$JS.ACK.q.c.1.5.5.1700000000000000000.0"
@@ -149,7 +150,8 @@ def test_any_message_is_an_entry_for_a_worker_or_turned_down(
         )
         reply = REPLY.replace("c.1.", f"c.{number}.")
         message = Msg(None, "q", reply, data, headers)  # type: ignore[arg-type]
-        return intake.entry(message, Governor(Rules(), observer))
+        scope = PolicyScope(Policy(), observer, max_dead_letters=0, postpones=True)
+        return intake.entry(message, scope)
 
     entry = asyncio.run(take())
     assert (entry is None) == bool(refused)

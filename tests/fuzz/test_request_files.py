@@ -20,7 +20,7 @@ from penstock.cli.problems import MalformedLineError
 from penstock.cli.records import ends_open, read_header
 from penstock.cli.run.credentials import read_credentials
 from penstock.cli.run.requests import Request, parse_base
-from penstock.cli.run.results import Failure, Result
+from penstock.cli.run.results import RequestFailure, Result
 from penstock.cli.run.source import Form, Malformed, Source
 from penstock.cli.run.template import Template
 from penstock.cli.settings import read_settings
@@ -125,7 +125,7 @@ def check(made: list[Request | Malformed]) -> None:
             assert one.url.startswith(("http://", "https://"))
             for name, value in one.headers.items():
                 assert (name + value).isprintable()
-        result = Result(one.id, one.line, failure=Failure("x", "y"))
+        result = Result(one.id, one.line, failure=RequestFailure("x", "y"))
         assert json.loads(result.to_line())["line"] == one.line
 
 

@@ -163,7 +163,8 @@ class Pair:
         job = self.job()
         ticket = None if job is None else self.tickets[job]
         if job is not None and self.random.random() < 0.3:
-            ticket = Ticket(job=job)
+            ticket = Ticket()
+            ticket.job = job
         expected = self.model.may_be_accepted(job)
         self.say("offer of", job and job.label, expected)
         is_outside = not self.model.room() > 0

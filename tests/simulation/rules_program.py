@@ -23,6 +23,7 @@ from penstock import (
     DeadlineExceededError,
     Limit,
     Limiter,
+    Policy,
     QueueFullError,
     QueueStateError,
     QueueStatistics,
@@ -60,6 +61,8 @@ class Item:
     put_at: float = 0.0
     future: asyncio.Future[Any] | None = None
     accepted: int = 0
+    #: Whether it is no item of the queue, but called under its policy.
+    is_called: bool = False
     #: Calls that succeeded, that failed, and calls of the handler that were cancelled.
     succeeded: int = 0
     failed: int = 0
@@ -139,14 +142,21 @@ class RulesProgram(Program):
         )
         self.deadline = rng.choice((None, None, None, 2.0, 8.0))
         self.limiter = Limiter(self.limits, rng=random.Random(self.seed))
-        self.queue: WorkQueue[Item] = WorkQueue(
-            rng.choice((1, 2, 3, 5)),
-            rng.choice((0, 0.125, 1.0)),
-            logger=SILENT,
+        self.concurrency = rng.choice((None, None, None, 1, 2, 3))
+        #: Calls under way in the loop; and the most at once.
+        self.under_way = 0
+        self.policy = Policy(
             limits=self.limiter,
             retry=self.retry,
             breaker=self.breaker,
             deadline=self.deadline,
+            concurrency=self.concurrency,
+        )
+        self.queue: WorkQueue[Item] = WorkQueue(
+            rng.choice((1, 2, 3, 5)),
+            rng.choice((0, 0.125, 1.0)),
+            logger=SILENT,
+            policy=self.policy,
             telemetry=rng.choice((None, None, OBSERVED)),
         )
         self.failing = rng.choice((0.0, 0.2, 0.6))
@@ -162,6 +172,7 @@ class RulesProgram(Program):
             self.restart: rng.choice((0, 0.5, 1)),
             self.redrive_soon: rng.choice((0, 1)),
             self.use_limiter_soon: rng.choice((0, 2)),
+            self.call_soon: rng.choice((0, 3)),
             self.observe: rng.choice((0, 0.3)),
         }
 
@@ -371,6 +382,24 @@ class RulesProgram(Program):
 
         self.soon(use())
 
+    def call_soon(self) -> None:
+        item = self.new_item()
+        item.is_called, item.deadline = True, None
+
+        async def call() -> None:
+            item.put_at = self.loop.time()
+            with suppress(
+                ConnectionError,
+                RateLimitError,
+                KeyError,
+                OddError,
+                DeadlineExceededError,
+                CircuitBreakerOpenError,
+            ):
+                await self.policy.call(self.in_loop, item)
+
+        self.soon(call())
+
     def observe(self) -> None:
         self.queue.limits.observe({"Retry-After": "1"})
         self.close_gate(1.0)
@@ -396,6 +425,9 @@ class RulesProgram(Program):
     async def in_loop(self, item: Item) -> Item:
         """The worker function."""
         start = self.begin_call(item)
+        self.under_way += 1
+        if self.concurrency is not None:
+            self.hold(self.under_way <= self.concurrency, f"{self.under_way} calls are under way")
         try:
             if item.takes is not None:
                 await asyncio.sleep(item.takes)
@@ -403,6 +435,8 @@ class RulesProgram(Program):
             self.note(f"{item} is broken off")
             if not item.is_stubborn or item.raises_cancelled or not self.is_heard(item, start):
                 raise
+        finally:
+            self.under_way -= 1
         return self.end_call(item, start)
 
     def in_thread(self, item: Item) -> PutOutcome:
@@ -526,6 +560,11 @@ class RulesProgram(Program):
             self.check_limit(limit)
 
     def check_item(self, item: Item, left: int, dead: int) -> None:
+        if item.is_called:
+            calls = item.succeeded + item.failed
+            self.hold(calls <= self.attempts, f"{item} had {calls} attempts")
+            self.hold(not left and not dead and not item.handled, f"{item} is none of the queue's")
+            return
         came = item.accepted
         if self.retry is not None:  # of a submitted item too, once a stop has handed it back
             came += len(item.handled) - dead  # what was buried and is no longer there was put back
@@ -567,6 +606,9 @@ class RulesProgram(Program):
         """After the longest window all of every limit is there again."""
         await asyncio.sleep(20)
         self.hold(self.limiter.statistics().waiting == 0, "somebody waits for a limit for ever")
+        at_once = self.policy.statistics()
+        self.hold(at_once.waiting_for_slots == 0, "somebody waits for a slot for ever")
+        self.hold(at_once.under_way == 0, f"{at_once.under_way} slots were not given back")
         if self.limits and all(limit.key is None and limit.cost is None for limit in self.limits):
             for limit in self.limits:
                 limit.change(limit.max)  # forgets what refusals taught, which holds starts apart

@@ -366,6 +366,8 @@ REFUSED: dict[str, dict[str, list[Any]]] = {
         "retry": [5, True],
         "breaker": [5, True],
         "deadline": NOT_SECONDS,
+        "attempt_timeout": [*NOT_SECONDS, 0, math.inf],
+        "policy": [1, "policy", [], RetryPolicy()],
         "max_dead_letters": [-1, 1.5, "1", True, None],
     },
     "from_config": {**_QUEUE, "config": [None, 5, {}]},

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from types import TracebackType
 from typing import Any, BinaryIO
 
 __all__ = [
@@ -13,6 +14,7 @@ __all__ = [
     "cancel_requests",
     "is_being_cancelled",
     "load_toml",
+    "timeout_after",
 ]
 
 if sys.version_info >= (3, 11):
@@ -21,6 +23,7 @@ if sys.version_info >= (3, 11):
     CountingTask = asyncio.Task[Any]
     add_note = BaseException.add_note
     cancel_requests = asyncio.Task.cancelling
+    timeout_after = asyncio.timeout
 
     def is_being_cancelled(task: asyncio.Task[Any]) -> bool:
         """Whether somebody asked the task to cancel itself."""
@@ -38,6 +41,39 @@ else:
             """Cancel as any task does."""
             self.requests += 1
             return super().cancel(msg)
+
+    class timeout_after:  # noqa: N801 - named as the function that it stands for
+        """The part of ``asyncio.timeout`` that is needed here."""
+
+        def __init__(self, delay: float) -> None:
+            self._delay = delay
+            self._is_over = False
+
+        def expired(self) -> bool:
+            """Whether the time was over before the block was."""
+            return self._is_over
+
+        async def __aenter__(self) -> Self:
+            task = asyncio.current_task()
+            assert task is not None
+            self._task = task
+            loop = asyncio.get_running_loop()
+            self._timer = loop.call_later(self._delay, self._cancel)
+            return self
+
+        def _cancel(self) -> None:
+            self._is_over = True
+            self._task.cancel()
+
+        async def __aexit__(
+            self,
+            kind: type[BaseException] | None,
+            error: BaseException | None,
+            traceback: TracebackType | None,
+        ) -> None:
+            self._timer.cancel()
+            if self._is_over and kind is asyncio.CancelledError:
+                raise TimeoutError from error
 
     def add_note(error: BaseException, note: str, /) -> None:
         """Do nothing: tracebacks of Python 3.10 show no notes."""

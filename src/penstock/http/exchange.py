@@ -19,7 +19,7 @@ from opentelemetry import context as otel_context
 
 from penstock.limits import Limiter
 from penstock.limits.rate.permit import Permit, current_permits
-from penstock.policies.governor import answered
+from penstock.policies.engine import responded
 
 
 class Turn:
@@ -71,7 +71,7 @@ class Turn:
     async def passes(self) -> None:
         """The worker: wait until it is over. Raises what the attempt failed with."""
         await asyncio.wrap_future(self._answer)
-        answered()
+        responded()
         leftover = await asyncio.wrap_future(self._end)
         if leftover is not None:
             await _close(leftover)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from penstock._util import checks
-from penstock.limits.failures import is_throttle, retry_after
+from penstock.limits.failures import Failure, failure_of
 
 #: Items that a service told to wait until the same moment come back spread over this share of the
 #: wait, and over at most ``_MOST_SPREAD`` seconds, as the gate does it.
@@ -65,10 +65,10 @@ class Backoff:
         if not isinstance(self.jitter, str) or self.jitter not in {"full", "none"}:
             raise ValueError(f'jitter must be "full" or "none", got {checks.shown(self.jitter)}')
 
-    def wait(self, attempt: int, error: BaseException, rng: random.Random) -> float:
+    def wait(self, attempt: int, error: BaseException | Failure, rng: random.Random) -> float:
         """Seconds to wait after attempt number ``attempt`` (from 1) ended with ``error``."""
         base = self.base
-        if is_throttle(error):
+        if failure_of(error).is_throttle:
             given = self.throttle_base
             base = min(self.max, max(base, _THROTTLE_BASE)) if given is None else given
         try:
@@ -78,7 +78,7 @@ class Backoff:
         return rng.uniform(0, longest) if self.jitter == "full" else longest
 
 
-def not_before(wait: float, error: BaseException, rng: random.Random) -> float:
+def not_before(wait: float, error: BaseException | Failure, rng: random.Random) -> float:
     """``wait`` seconds, or what ``error`` asks for if that is longer, and up to a tenth more."""
-    asked = retry_after(error)
+    asked = failure_of(error).retry_after
     return wait if wait > asked else asked + rng.uniform(0, min(_SPREAD * asked, _MOST_SPREAD))

@@ -12,7 +12,7 @@ from typing import Any
 from penstock._util import checks, clock
 from penstock._util.hooks import tell_forked_child
 from penstock.errors import CircuitBreakerOpenError
-from penstock.limits.failures import Which, as_predicate, service_failed
+from penstock.limits.failures import Failure, Which, as_predicate, service_failed
 
 #: Seconds after which to ask again while all probes are under way: nobody knows how long they take.
 _ASK_AGAIN = 1.0
@@ -85,8 +85,8 @@ class CircuitBreaker:
         if not 0 < self._open_for < math.inf:
             raise ValueError(f"open_for must be above 0 and finite, got {checks.shown(open_for)}")
         self._probes = checks.positive_int(probes, "probes", "probes must be at least 1")
-        self._is_failure: Callable[[Exception], bool | None] = (
-            service_failed if on is None else as_predicate(on, "on")
+        self._on: Callable[[Exception], bool] | None = (
+            None if on is None else as_predicate(on, "on")
         )
         # A call that is collected tells that it was cancelled, perhaps while this very thread is
         # inside one of these methods.
@@ -198,8 +198,12 @@ class CircuitBreaker:
         """The call with this permit was served."""
         self._ended(now, permit, failed=False)
 
-    def failed(self, now: float, permit: int, error: BaseException) -> None:
+    def failed(
+        self, now: float, permit: int, error: BaseException, failure: Failure | None = None
+    ) -> None:
         """The call with this permit ended with ``error``.
+
+        ``failure`` is what ``error`` says; unless given, that is found out here.
 
         Raises:
             BaseException: What the ``on`` function raised, with ``error`` as its cause. The call
@@ -211,7 +215,8 @@ class CircuitBreaker:
             self.cancelled(permit)
             return
         try:
-            failed = self._is_failure(error)  # not under the lock: it may be the user's function
+            # Not under the lock: it may be the user's function.
+            failed = service_failed(error, failure) if self._on is None else self._on(error)
         except BaseException as broken:
             self._ended(now, permit, failed=True)
             raise broken from error

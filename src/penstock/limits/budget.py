@@ -8,8 +8,7 @@ from typing import Any
 
 from penstock._util import checks
 from penstock._util.hooks import tell_forked_child
-from penstock.errors import CircuitBreakerOpenError
-from penstock.limits.failures import is_throttle
+from penstock.limits.failures import Failure, failure_of
 
 
 class RetryBudget:
@@ -59,7 +58,7 @@ class RetryBudget:
         """The tokens that are left."""
         return self._tokens
 
-    def take(self, error: BaseException) -> bool:
+    def take(self, error: BaseException | Failure) -> bool:
         """Pay for a retry after ``error``. ``False``: too few tokens are left; none was taken."""
         price = self._price(error)
         with self._lock:
@@ -68,16 +67,19 @@ class RetryBudget:
             self._tokens -= price
             return True
 
-    def succeeded(self, last_error: BaseException | None = None) -> None:
+    def succeeded(self, last_error: BaseException | Failure | None = None) -> None:
         """An attempt succeeded: the first (``None``), or the retry after ``last_error``."""
+        if self._tokens >= self._most:  # most often; what others take meanwhile comes after this
+            return
         amount = self._refund if last_error is None else self._price(last_error)
         with self._lock:
             self._tokens = min(self._most, self._tokens + amount)
 
-    def _price(self, error: BaseException) -> float:
-        if isinstance(error, CircuitBreakerOpenError):
+    def _price(self, error: BaseException | Failure) -> float:
+        failure = failure_of(error)
+        if failure.is_short_circuit:
             return 0.0
-        return self._throttle_cost if is_throttle(error) else self._cost
+        return self._throttle_cost if failure.is_throttle else self._cost
 
 
 def _amount(value: Any, name: str) -> float:

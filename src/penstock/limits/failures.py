@@ -6,6 +6,7 @@ import inspect
 import math
 import numbers
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from penstock._util import checks
@@ -41,7 +42,43 @@ _PERSISTENT = (
     QueueError,
 )
 
+#: Errors of calls that were not made: they say nothing about the service.
+_LOCAL = (BudgetExceededError, CircuitBreakerOpenError, DeadlineExceededError, QueueError)
+
 _REQUEST_TIMEOUT, _TOO_EARLY, _TOO_MANY_REQUESTS = 408, 425, 429
+
+
+@dataclass(frozen=True)
+class Failure:
+    """What an error of an attempt says; what a ``classify`` function returns."""
+
+    #: The HTTP status; ``None``: the error has none.
+    status: int | None = None
+    #: The service said "too many requests".
+    is_throttle: bool = False
+    #: Another attempt may succeed.
+    is_transient: bool = False
+    #: Another attempt would end in the same way. With neither, nobody knows, and it is tried again.
+    is_permanent: bool = False
+    #: Seconds that the service wants the caller to wait; 0: it named none.
+    retry_after: float = 0.0
+    #: A circuit breaker refused the call: it was not made.
+    is_short_circuit: bool = False
+
+
+def failure_of(error: BaseException | Failure) -> Failure:
+    """What ``error`` says; a ``Failure`` is returned as it is."""
+    if isinstance(error, Failure):
+        return error
+    status = http_status(error)
+    return Failure(
+        status,
+        is_throttle=isinstance(error, RateLimitError) or status == _TOO_MANY_REQUESTS,
+        is_transient=isinstance(error, RateLimitError) if status is None else may_pass(status),
+        is_permanent=isinstance(error, _PERSISTENT) if status is None else not may_pass(status),
+        retry_after=retry_after(error),
+        is_short_circuit=isinstance(error, CircuitBreakerOpenError),
+    )
 
 
 def as_predicate(which: Any, name: str) -> Callable[[Exception], bool]:
@@ -89,10 +126,7 @@ def worth_retrying(error: Exception) -> bool:
     other errors another attempt may succeed: there is no list of the errors that all clients raise
     when a connection breaks.
     """
-    status = http_status(error)
-    if status is not None:
-        return may_pass(status)
-    return not isinstance(error, _PERSISTENT)
+    return not failure_of(error).is_permanent
 
 
 def may_pass(status: int) -> bool:
@@ -100,24 +134,22 @@ def may_pass(status: int) -> bool:
     return status >= 500 or status in {_REQUEST_TIMEOUT, _TOO_EARLY, _TOO_MANY_REQUESTS}
 
 
-def service_failed(error: Exception) -> bool | None:
+def service_failed(error: Exception, failure: Failure | None = None) -> bool | None:
     """Whether an error shows that the service failed; ``None`` if it shows nothing.
 
     A refusal because of a rate limit shows nothing, because the limits deal with it. Nor does an
     error of a call that was not made. With a 4xx answer, the service did answer.
     """
-    if is_throttle(error) or isinstance(
-        error,
-        (BudgetExceededError, CircuitBreakerOpenError, DeadlineExceededError, QueueError),
-    ):
+    failure = failure or failure_of(error)
+    if failure.is_throttle or isinstance(error, _LOCAL):
         return None
-    status = http_status(error)
+    status = failure.status
     return status is None or status >= 500 or status == _REQUEST_TIMEOUT
 
 
 def is_throttle(error: BaseException) -> bool:
     """Whether the service said "too many requests"."""
-    return isinstance(error, RateLimitError) or http_status(error) == _TOO_MANY_REQUESTS
+    return failure_of(error).is_throttle
 
 
 def http_status(error: BaseException) -> int | None:

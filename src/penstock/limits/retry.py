@@ -13,7 +13,7 @@ from penstock._util import checks
 from penstock._util.compat import add_note
 from penstock.limits.backoff import Backoff, not_before
 from penstock.limits.budget import RetryBudget
-from penstock.limits.failures import Which, as_predicate, worth_retrying
+from penstock.limits.failures import Failure, Which, as_predicate, failure_of, worth_retrying
 
 if TYPE_CHECKING:
     from tenacity import RetryCallState
@@ -95,6 +95,11 @@ class RetryPolicy:
         object.__setattr__(self, "_is_worth_it", as_predicate(self.on, "on"))
         object.__setattr__(self, "_backoff_takes_state", takes_state)
 
+    @property
+    def needs_elapsed(self) -> bool:
+        """Whether :meth:`next_wait` is to be told the seconds since the first attempt began."""
+        return callable(self.attempts) or self._backoff_takes_state
+
     def next_wait(
         self,
         attempt: int,
@@ -103,6 +108,7 @@ class RetryPolicy:
         elapsed: float = 0.0,
         at_most: float = math.inf,
         rng: random.Random | None = None,
+        failure: Failure | None = None,
     ) -> float | None:
         """Seconds to wait before the next attempt; ``None``: give the item up.
 
@@ -114,6 +120,7 @@ class RetryPolicy:
             elapsed: Seconds since the first attempt began.
             at_most: Seconds; with a longer wait the item is given up.
             rng: Draws the jitter.
+            failure: What ``error`` says; unless given, that is found out here.
 
         Raises:
             ValueError: The backoff function returned no finite number of seconds.
@@ -123,10 +130,15 @@ class RetryPolicy:
         if not isinstance(error, Exception) or attempt >= self._most:
             return None
         rng = rng or _default_rng
+        failure = failure or failure_of(error)
         try:
-            if not self._is_worth_it(error):
+            if failure.is_permanent if self.on is worth_retrying else not self._is_worth_it(error):
                 return None
-            wait = not_before(self._backoff(attempt, error, elapsed, rng), error, rng)
+            if isinstance(self.backoff, Backoff):
+                wait = self.backoff.wait(attempt, failure, rng)
+            else:
+                wait = self._own_backoff(attempt, error, elapsed)
+            wait = not_before(wait, failure, rng)
             if callable(self.attempts) and self.attempts(
                 _retry_state(attempt, error, elapsed, wait)
             ):
@@ -135,19 +147,18 @@ class RetryPolicy:
             if broken is error:
                 raise
             raise broken from error
-        if wait > at_most or (self.budget is not None and not self.budget.take(error)):
+        if wait > at_most or (self.budget is not None and not self.budget.take(failure)):
             return None
         return wait
 
-    def succeeded(self, attempt: int, last_error: BaseException | None = None) -> None:
+    def succeeded(self, attempt: int, last_error: BaseException | Failure | None = None) -> None:
         """Refund the budget: attempt ``attempt`` succeeded, after ``last_error`` ended the last."""
         if self.budget is not None:
             self.budget.succeeded(last_error if attempt > 1 else None)
 
-    def _backoff(self, attempt: int, error: Exception, elapsed: float, rng: random.Random) -> float:
+    def _own_backoff(self, attempt: int, error: Exception, elapsed: float) -> float:
+        """What a backoff of the user's says."""
         backoff: Any = self.backoff
-        if isinstance(backoff, Backoff):
-            return backoff.wait(attempt, error, rng)
         if self._backoff_takes_state:
             wait = backoff(_retry_state(attempt, error, elapsed, 0.0))
         else:

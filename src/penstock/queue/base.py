@@ -9,15 +9,17 @@ import asyncio
 import logging
 from asyncio import _get_running_loop
 from collections.abc import Sized
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, cast
 
 from penstock._util import checks
 from penstock._util.hooks import ForkSafeLock
 from penstock.errors import QueueFullError, QueueStateError
 from penstock.limits.adaptive import AdaptiveConcurrency
 from penstock.limits.rate.limiter import Limiter
-from penstock.policies.governor import Course, Governor, Rules
+from penstock.policies.calling import check_timeout
+from penstock.policies.item_state import PolicyScope
 from penstock.policies.observer import ObserverProvider, ReadTotals, observer_of
+from penstock.policies.policy import Policy
 from penstock.queue.status import QueueStatus, state_error
 from penstock.workers.calls import ErrorHandler, WorkerFunc
 from penstock.workers.job import Job
@@ -33,7 +35,7 @@ NO_LIMIT = 1e9
 #: Seconds between two warnings about backpressure from one queue.
 WARNING_INTERVAL = 1.0
 
-_governor_lock = ForkSafeLock()
+_policy_lock = ForkSafeLock()
 
 
 class QueueBase(Generic[T]):
@@ -59,8 +61,9 @@ class QueueBase(Generic[T]):
         self._stops = 0
         #: The number of refused puts that the log has told last.
         self._refusals_logged = 0
-        #: Applies limits, retries and the like to its items, if it has any.
-        self._governor: Governor | None = None
+        #: What its items share under a policy, if there is one. (The policy itself is in it: one
+        #: attribute more, and each of them would be found more slowly.)
+        self._scope: PolicyScope | None = None
 
     def _observe(
         self, telemetry: ObserverProvider | None, totals: ReadTotals, waiting: Sized
@@ -71,16 +74,33 @@ class QueueBase(Generic[T]):
         # Asked at every put.
         self._needs_slow_path = self._observer.is_enabled
 
-    def _govern(self, rules: Rules) -> Governor:
-        """Apply ``rules`` to all items from now on, unless there are rules already."""
-        if self._governor is None:
-            governor = Governor(rules, self._observer)
-            with _governor_lock:  # any thread may be the first to ask for one
-                if self._governor is None:
-                    self._counters.closures = lambda: governor.limiter._closures
-                    self._governor = governor
-                    self._needs_slow_path = always
-        return self._governor
+    def _use(self, policy: Policy, max_dead_letters: int) -> None:
+        """Run all items under ``policy`` from now on, unless there is a policy already."""
+        scope = PolicyScope(
+            policy,
+            self._observer,
+            max_dead_letters=0 if policy.retry is None else max_dead_letters,
+            postpones=True,
+        )
+        with _policy_lock:  # any thread may be the first to ask for one
+            if self._scope is None:
+                self._counters.closures = lambda: policy.limits._closures
+                self._scope = scope
+                self._needs_slow_path = always
+
+    @property
+    def _policy(self) -> Policy | None:
+        scope = self._scope
+        return None if scope is None else cast("Policy", scope.policy)
+
+    def _some_policy(self) -> tuple[Policy, PolicyScope]:
+        """The policy, and one that does nothing where none was given."""
+        if self._scope is None:
+            self._use(Policy(), 0)
+        policy, scope = self._policy, self._scope
+        assert policy is not None
+        assert scope is not None
+        return policy, scope
 
     def __repr__(self) -> str:
         name = type(self).__name__
@@ -121,7 +141,7 @@ class QueueBase(Generic[T]):
     @property
     def limiter(self) -> Limiter:
         """The limiter that all workers ask before each call. A service can close its gate."""
-        return self._govern(Rules()).limiter
+        return self._some_policy()[0].limits
 
     @property
     def size(self) -> int:
@@ -145,12 +165,6 @@ class QueueBase(Generic[T]):
     def statistics(self) -> Any:
         """Everything that can be counted about the queue, at this instant."""
         raise NotImplementedError
-
-    def _course(self, item: T, deadline: float | None) -> Course | None:
-        if deadline is not None:
-            deadline = checks.seconds(deadline, "deadline")
-            return self._govern(Rules()).course(item, deadline)
-        return None if self._governor is None else self._governor.course(item, None)
 
     def _log_full(self) -> None:
         self._refusals_logged = self._counters.full
@@ -196,8 +210,9 @@ class QueueBase(Generic[T]):
         self._leave_closed_loop()
         if self._status is QueueStatus.STOPPING:
             raise state_error("start workers", self._status)
+        job = self._make_job(worker_func, size, error_handler)
         await self._start()
-        self._pool.start(self._make_job(worker_func, size, error_handler))
+        self._pool.start(job)
 
     def _make_job(
         self,
@@ -205,8 +220,11 @@ class QueueBase(Generic[T]):
         size: int | AdaptiveConcurrency,
         error_handler: ErrorHandler[T] | None,
     ) -> Job[T]:
+        if self._policy is not None:
+            check_timeout(worker_func, self._policy.attempt_timeout)
         if isinstance(size, AdaptiveConcurrency):
-            self._govern(Rules()).on_limit = self._pool.resize
+            _, scope = self._some_policy()
+            scope.on_limit_change = self._pool.resize
         return self._pool.make_job(worker_func, size, error_handler)
 
     async def _stop_workers(self, limit: float | None) -> None:
@@ -295,10 +313,10 @@ def always() -> bool:
 
 
 def policy_statistics(
-    governor: Governor | None, adaptive: AdaptiveConcurrency | None
+    policy: Policy | None, scope: PolicyScope | None, adaptive: AdaptiveConcurrency | None
 ) -> dict[str, Any]:
-    """The statistics of limits, retries and the like; zeros without a governor."""
-    if governor is None:
+    """The statistics of limits, retries and the like; zeros without a policy."""
+    if policy is None or scope is None:
         return {
             "retries": 0,
             "dead_letters": 0,
@@ -307,9 +325,9 @@ def policy_statistics(
             "breaker_state": None,
         }
     return {
-        "retries": governor.retries,
-        "dead_letters": len(governor.dead_letters),
+        "retries": scope.retries,
+        "dead_letters": len(scope.dead_letters),
         "concurrency_limit": None if adaptive is None else adaptive.limit,
-        "gate_closures": governor.limiter._closures,
-        "breaker_state": governor.breaker_state,
+        "gate_closures": policy.limits._closures,
+        "breaker_state": policy.breaker_state,
     }

@@ -16,8 +16,9 @@ from penstock._util import checks
 from penstock._util.hooks import drain_at_exit
 from penstock._util.lifecycle import Lifecycle
 from penstock.limits.adaptive import AdaptiveConcurrency
-from penstock.policies.governor import Rules
+from penstock.policies.dead_letters import MAX_DEAD_LETTERS
 from penstock.policies.observer import ObserverProvider
+from penstock.policies.policy import Policy
 from penstock.queue.base import WARNING_INTERVAL
 from penstock.queue.buffer import Buffer
 from penstock.queue.counters import QueueCounters
@@ -86,7 +87,9 @@ class BoundedQueue(Lifecycle, Consumable[T], InProcessQueue[T]):
         name: what the queue is called in logs and telemetry. Queues of one name add up there.
         telemetry: a :class:`penstock.telemetry.Telemetry`, which says where its spans and metrics
             go, and which; by default all, to OpenTelemetry's global providers.
-        rules: limits, retries and the like; ``WorkQueue`` has an argument for each.
+        policy: a :class:`penstock.Policy`, limits, retries and the like for all items.
+        max_dead_letters: how many of the items that failed for good are kept, zero or more, if the
+            policy has retries.
 
     Raises:
         ValueError, TypeError: for an argument that is not allowed.
@@ -104,9 +107,10 @@ class BoundedQueue(Lifecycle, Consumable[T], InProcessQueue[T]):
         *,
         name: str | None = None,
         telemetry: ObserverProvider | None = None,
-        rules: Rules | None = None,
+        policy: Policy | None = None,
+        max_dead_letters: int = MAX_DEAD_LETTERS,
     ) -> None:
-        super().__init__(maxsize, timeout, logger, name, telemetry, rules)
+        super().__init__(maxsize, timeout, logger, name, telemetry, policy, max_dead_letters)
         # The calls of items inside of which puts wait for room as long as it takes.
         self._calls_that_put = self._pool.waiting_calls()
         self._warning_muted = False
@@ -153,7 +157,9 @@ class BoundedQueue(Lifecycle, Consumable[T], InProcessQueue[T]):
         elif type(timeout) not in _PLAIN_NUMBERS or not timeout >= 0:
             timeout = checks.seconds(timeout)
         if self._needs_slow_path() or deadline is not None:
-            return await self._put_slow(item, timeout, deadline)
+            return self._put_quickly(item, deadline) or await self._put_slow(
+                item, timeout, deadline
+            )
         if not timeout and len(self._entries) >= self._maxsize:  # a refusal is to cost nothing
             self._counters.full += 1
             if not self._warning_muted:

@@ -276,6 +276,13 @@ class Buffer(EntryStore[T], WaitQueue):
         if self._is_special:
             if self.turn.is_paused:
                 return None
+            if self._requeued and not self.lanes:  # most often: it is another attempt
+                entry = self._pop(self._main)
+                if self._putters:
+                    self._grant()
+                if self.closed and self.is_over:
+                    self.wake_all()
+                return entry
             return self._taken(self._take_special(self._all_lanes(), self._granted))
         entries = self.entries
         if not entries or (self._granted and entries[0][0] in self._granted):
@@ -369,7 +376,7 @@ class Buffer(EntryStore[T], WaitQueue):
         self._promote_due(loop.time() if timer is None else max(loop.time(), timer.when()))
         self._set_due_timer(loop)
         self.wake()
-        if self.is_over:
+        if self.closed and self.is_over:
             self.wake_all()
 
     # -- opening and closing ------------------------------------------------------------------

@@ -17,8 +17,9 @@ from typing import TypeVar
 
 from penstock._util import checks
 from penstock.errors import QueueClosedError, QueueEmptyError, QueueStateError
-from penstock.policies.governor import DeadLetter, Rules
+from penstock.policies.dead_letters import DeadLetter, check_max_dead_letters
 from penstock.policies.observer import ObservedPut, ObserverProvider
+from penstock.policies.policy import Policy
 from penstock.queue.base import CLOSED, NO_LIMIT, policy_statistics
 from penstock.queue.counters import QueueCounters
 from penstock.queue.lifecycle import QueueLifecycle, is_cancelled
@@ -31,6 +32,7 @@ from penstock.workers.observed import ObservedTicket
 from penstock.workers.pool import WorkerPool
 
 T = TypeVar("T")
+TicketT = TypeVar("TicketT", bound=Ticket)
 
 
 class InProcessQueue(QueueLifecycle[T]):
@@ -43,13 +45,17 @@ class InProcessQueue(QueueLifecycle[T]):
         logger: logging.Logger | None,
         name: str | None,
         telemetry: ObserverProvider | None,
-        rules: Rules | None,
+        policy: Policy | None,
+        max_dead_letters: int,
     ) -> None:
         super().__init__(maxsize, timeout, logger, name)
         self._buffer, self._counters, self._pool = self._make_parts()
         self._observe(telemetry, self._counters.totals, self._buffer)
-        if rules is not None:
-            self._govern(rules)
+        max_dead_letters = check_max_dead_letters(max_dead_letters)
+        if policy is not None:
+            if not isinstance(policy, Policy):
+                raise TypeError(f"policy must be a Policy or None, got {checks.shown(policy)}")
+            self._use(policy, max_dead_letters)
         self._leftover = 0
         self._is_taken_by_hand = False
         self._idle_timer = None
@@ -102,7 +108,7 @@ class InProcessQueue(QueueLifecycle[T]):
             worker_count=self._pool.count,
             waiting_putters=buffer.putters,
             retrying=buffer.delayed,
-            **policy_statistics(self._governor, self._pool.adaptive),
+            **policy_statistics(self._policy, self._scope, self._pool.adaptive),
         )
 
     @property
@@ -111,17 +117,17 @@ class InProcessQueue(QueueLifecycle[T]):
 
         Items with a future, those of ``submit`` and ``map``, are not among them.
         """
-        return [] if self._governor is None else list(self._governor.dead_letters)
+        return [] if self._scope is None else self._scope.dead_letters.snapshot()
 
     async def _redrive(self, timeout: float | None) -> int:
         """Put the dead letters back; return how many. The first that finds no room ends it."""
-        governor = self._governor
-        if governor is None:
+        if self._scope is None:
             return 0
+        letters = self._scope.dead_letters
         limit = self._timeout if timeout is None else checks.seconds(timeout)
         count = 0
-        for _ in range(len(governor.dead_letters)):  # and not those that are added meanwhile
-            letter = governor.dig_up()
+        for _ in range(len(letters)):  # and not those that are added meanwhile
+            letter = letters.pop()
             if letter is None:
                 break
             accepted = is_hopeless = False
@@ -133,13 +139,13 @@ class InProcessQueue(QueueLifecycle[T]):
                 continue
             finally:
                 if not accepted:
-                    governor.put_back(letter, as_newest=is_hopeless)
+                    letters.restore(letter, as_newest=is_hopeless)
             if not accepted:
                 break
             count += 1
         return count
 
-    # -- putting: with rules, an observer or a future; or when there is no room -------------------
+    # -- putting: with a policy, an observer or a future; or when there is no room --------------
 
     async def _put_slow(
         self,
@@ -151,28 +157,47 @@ class InProcessQueue(QueueLifecycle[T]):
         job: Job[T] | None = None,
     ) -> bool:
         """Put an item that has more to it than item and context: a ticket."""
-        course = self._course(item, deadline)
-        if self._observer.is_enabled():
-            put = self._observer.on_put()
-            observed = ObservedTicket(put, future, call, course, job)
-            return await self._put_observed(put, observed, item, timeout)
-        ticket = Ticket(future, call, course, job)
+        observed = self._observer.is_enabled()
+        ticket = self._new_ticket(ObservedTicket if observed else Ticket, item, deadline)
+        if future is not None:
+            ticket.future, ticket.call = future, call
+        if job is not None:
+            ticket.job = job
+        if isinstance(ticket, ObservedTicket):
+            ticket.observed = put = self._observer.on_put()
+            return await self._put_observed(put, ticket, item, timeout)
         return self._buffer.offer(item, ticket) or await self._wait_for_room(item, timeout, ticket)
+
+    def _put_quickly(self, item: T, deadline: float | None) -> bool:
+        """:meth:`_put_slow` for most items under a policy: with room, and nothing to be asked."""
+        scope = self._scope
+        if scope is None or deadline is not None or self._observer.is_enabled():
+            return False
+        return scope.policy.takes_any() and self._buffer.offer(item, Ticket(scope))
+
+    def _new_ticket(self, kind: type[TicketT], item: T, deadline: float | None) -> TicketT:
+        """Make the ticket of an item. Raises what a policy has against the item."""
+        if deadline is not None:
+            deadline = checks.seconds(deadline, "deadline")
+            self._some_policy()
+        scope = self._scope
+        ticket = kind(scope)
+        if scope is not None:
+            scope.policy.prepare(ticket, item, deadline)
+        return ticket
 
     def _put_nowait(self, item: T, deadline: float | None) -> None:
         if not self._needs_slow_path() and deadline is None:
             accepted = self._buffer.offer(item)
+        elif self._observer.is_enabled():
+            ticket = self._new_ticket(ObservedTicket, item, deadline)
+            with self._observer.on_put() as put:
+                ticket.observed = put
+                put.accepted = accepted = self._buffer.offer(item, ticket, put.context)
+                if not accepted:
+                    put.on_full()
         else:
-            course = self._course(item, deadline)
-            if self._observer.is_enabled():
-                with self._observer.on_put() as put:
-                    observed = ObservedTicket(put, course=course)
-                    put.accepted = accepted = self._buffer.offer(item, observed, put.context)
-                    if not accepted:
-                        put.on_full()
-            else:
-                ticket = None if course is None else Ticket(course=course)
-                accepted = self._buffer.offer(item, ticket)
+            accepted = self._buffer.offer(item, self._new_ticket(Ticket, item, deadline))
         if not accepted:
             self._reject_full()
             raise self._full_error()
@@ -210,7 +235,7 @@ class InProcessQueue(QueueLifecycle[T]):
             self._refuse("put")
         if job.is_over:
             raise QueueStateError("Cannot put: the job has ended", current_state=self._status.value)
-        if future is None and self._governor is None and not self._observer.is_enabled():
+        if future is None and self._scope is None and not self._observer.is_enabled():
             accepted = self._buffer.offer(item, ticket) or await self._wait_for_room(
                 item, math.inf, ticket
             )

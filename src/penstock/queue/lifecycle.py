@@ -366,7 +366,7 @@ class QueueLifecycle(QueueBase[T]):
 
     def _first_put(self) -> bool:
         """Whether a put is slow; of the first one, whether anybody takes items, too."""
-        self._needs_slow_path = self._observer.is_enabled if self._governor is None else always
+        self._needs_slow_path = self._observer.is_enabled if self._scope is None else always
         self._is_of_jobs = False
         self._buffer.split()
         self._arm_idle_warning()

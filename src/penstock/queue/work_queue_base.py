@@ -8,7 +8,8 @@ from weakref import WeakMethod
 
 from penstock._util import checks
 from penstock.limits import AdaptiveConcurrency, Limiter
-from penstock.policies.governor import MAX_DEAD_LETTERS, DeadLetter, make_rules
+from penstock.policies.dead_letters import MAX_DEAD_LETTERS, DeadLetter
+from penstock.policies.policy import policy_of
 from penstock.protocols import Queue
 from penstock.queue.in_process import InProcessQueue
 from penstock.queue.status import QueueStatus
@@ -22,7 +23,8 @@ _DEFAULTS = {
     "limits": (),
     "max_dead_letters": MAX_DEAD_LETTERS,
 }
-_RULES = ("limits", "retry", "breaker", "deadline", "max_dead_letters")
+#: The arguments in whose place a ready policy can be given.
+_OF_POLICY = ("limits", "retry", "breaker", "deadline", "attempt_timeout")
 
 
 class WorkQueueBase(Generic[T]):
@@ -38,10 +40,12 @@ class WorkQueueBase(Generic[T]):
                 concurrency_limit, "concurrency_limit", "Concurrency limit must be at least 1"
             )
         self.concurrency_limit = concurrency_limit
-        self._retries = settings["retry"] is not None
         if queue is None:
-            settings["rules"] = make_rules(*[settings.pop(name) for name in _RULES])
+            parts = {name: settings.pop(name) for name in _OF_POLICY}
+            settings["policy"] = policy = policy_of(settings["policy"], parts)
+            self._retries = policy is not None and policy.retry is not None
             return True
+        self._retries = False
         checks.members(queue, "queue", Queue)
         if any(value != _DEFAULTS.get(name) for name, value in settings.items()):
             raise ValueError(

@@ -17,8 +17,9 @@ from penstock._util import checks, hooks
 from penstock._util.loop_thread import LoopThread
 from penstock.errors import QueueStateError
 from penstock.limits.adaptive import AdaptiveConcurrency
-from penstock.policies.governor import Rules
+from penstock.policies.dead_letters import MAX_DEAD_LETTERS
 from penstock.policies.observer import ObserverProvider
+from penstock.policies.policy import Policy
 from penstock.queue.base import CLOSED, WARNING_INTERVAL
 from penstock.queue.in_process import InProcessQueue
 from penstock.queue.status import NotProcessedError, QueueStatistics, QueueStatus, state_error
@@ -58,10 +59,11 @@ class BlockingQueue(BlockingConsumable[T], InProcessQueue[T]):
         *,
         name: str | None = None,
         telemetry: ObserverProvider | None = None,
-        rules: Rules | None = None,
+        policy: Policy | None = None,
+        max_dead_letters: int = MAX_DEAD_LETTERS,
         loop_thread: LoopThread | None = None,
     ) -> None:
-        super().__init__(maxsize, timeout, logger, name, telemetry, rules)
+        super().__init__(maxsize, timeout, logger, name, telemetry, policy, max_dead_letters)
         self._provider = LoopThreadProvider(loop_thread, self._is_at_rest)
         self._warn_after = 0.0
         self._warning_lock = threading.Lock()

@@ -24,8 +24,9 @@ from penstock.limits import (
     Limiter,
     RetryPolicy,
 )
-from penstock.policies.governor import MAX_DEAD_LETTERS
+from penstock.policies.dead_letters import MAX_DEAD_LETTERS
 from penstock.policies.observer import ObserverProvider
+from penstock.policies.policy import Policy
 from penstock.protocols import Queue
 from penstock.queue.jobs import BatchResult
 from penstock.queue.results import outcome_of
@@ -57,7 +58,8 @@ class WorkQueue(FromConfig, WorkQueueBase[T], BlockingConsumable[T]):
 
     Args:
         maxsize, timeout, concurrency_limit, logger, name: as for :class:`penstock.WorkQueue`.
-        limits, retry, breaker, deadline, max_dead_letters, telemetry: the same.
+        limits, retry, breaker, deadline, attempt_timeout, policy, max_dead_letters, telemetry: the
+            same.
         queue: an asynchronous queue to use, one on a broker for example, instead of one in this
             process. It has its own maxsize, timeout, logger, name and telemetry.
         loop_thread: the event loop thread to use, which several queues can share; by default one
@@ -88,6 +90,8 @@ class WorkQueue(FromConfig, WorkQueueBase[T], BlockingConsumable[T]):
         retry: RetryPolicy | None = None,
         breaker: CircuitBreaker | None = None,
         deadline: float | None = None,
+        attempt_timeout: float | None = None,
+        policy: Policy | None = None,
         max_dead_letters: int = MAX_DEAD_LETTERS,
         telemetry: ObserverProvider | None = None,
         loop_thread: LoopThread | None = None,
@@ -103,6 +107,8 @@ class WorkQueue(FromConfig, WorkQueueBase[T], BlockingConsumable[T]):
             "retry": retry,
             "breaker": breaker,
             "deadline": deadline,
+            "attempt_timeout": attempt_timeout,
+            "policy": policy,
             "max_dead_letters": max_dead_letters,
         }
         self._blocking: BlockingQueue[T] | BlockingAdapter

@@ -12,7 +12,9 @@ from copy import copy
 from typing import Any, TypeAlias, TypeVar
 
 from penstock.errors import QueueStateError
-from penstock.policies.governor import Course
+from penstock.limits.retry import note_attempts
+from penstock.policies.dead_letters import DeadLetter
+from penstock.policies.item_state import ItemState
 from penstock.workers.calls import AsyncCall
 from penstock.workers.job import Job
 
@@ -26,31 +28,20 @@ AnyFuture: TypeAlias = "asyncio.Future[Any] | ThreadFuture[Any]"
 Entry: TypeAlias = "tuple[int, T, Context, Ticket | None]"
 
 
-class Ticket:
-    """What belongs to an item besides itself and its context.
-
-    Args:
-        future: gets the result, or the error, of the item.
-        call: is called on the item in place of its job's function.
-        course: the item's way through limits and retries.
-        job: the job of the item; ``None``: the standing one.
+class Ticket(ItemState):
+    """What belongs to an item besides itself and its context, its state under a policy included.
 
     ``ObservedTicket`` is the one of an item that an observer wants to hear of.
     """
 
-    __slots__ = ("call", "course", "future", "job")
+    __slots__ = ()
 
-    def __init__(
-        self,
-        future: AnyFuture | None = None,
-        call: AsyncCall[Any] | None = None,
-        course: Course | None = None,
-        job: Job[Any] | None = None,
-    ) -> None:
-        self.future = future
-        self.call = call
-        self.course = course
-        self.job = job
+    #: Gets the result, or the error, of the item.
+    future: AnyFuture | None
+    #: Is called on the item in place of its job's function.
+    call: AsyncCall[Any] | None
+    #: The job of the item; ``None``: the standing one.
+    job: Job[Any] | None
 
     @property
     def is_cancelled(self) -> bool:
@@ -72,50 +63,72 @@ class Ticket:
         """Whether the job of the item was opened inside an item, whose worker waits for it."""
         return self.job is not None and self.job.is_nested
 
-    async def run(self, call: AsyncCall[Any], standing: Any, item: Any) -> None:
-        """Call the function and set the future's result; skip a cancelled item.
+    def run(self, call: AsyncCall[Any], standing: Any, item: Any) -> Awaitable[Any]:
+        """Call the function, once the item may start, and set the future's result.
 
         ``call`` is that of the standing job, for an item that has no job or call of its own.
         """
-        if not self.claim():
-            return
-        job = self.job or standing
-        call = self.call or (call if self.job is None else job.call)
-        if self.course is None:
-            self.succeed(await call(item))
-            return
-        await self._admit(self.course, item)
-        self.succeed(await self.course.run(call, item, job.adaptive))
+        job = self.job
+        if job is None:
+            job = standing
+        else:
+            call = job.call
+        if self.call is not None:
+            call = self.call
+        # No coroutine of its own, unless there is more to do than the call.
+        if self.future is not None:
+            return self._run_for_future(call, job, item)
+        scope = self.scope
+        return call(item) if scope is None else scope.policy.run(self, call, item, job.adaptive)
 
-    async def _admit(self, course: Course, item: Any) -> None:
-        await course.admit(item)
-        if course.is_revoked:  # a thread waited for this, and its item was taken from it meanwhile
-            course.give_up()
-            raise asyncio.CancelledError("somebody else has the item now")
+    async def _run_for_future(self, call: AsyncCall[Any], job: Job[Any], item: Any) -> None:
+        if self.claim():
+            scope = self.scope
+            self.succeed(
+                await call(item)
+                if scope is None
+                else await scope.policy.run(self, call, item, job.adaptive)
+            )
 
-    def verdict(self, error: BaseException) -> tuple[float | None, BaseException]:
-        """Return the seconds until the next attempt, or None; and the error to be told."""
-        if self.course is None or self.is_dropped:
+    def after(self, error: BaseException) -> tuple[float | None, BaseException]:
+        """The seconds until another attempt, or None: it failed; and the error that it failed with.
+
+        ``error`` is that of the last attempt.
+        """
+        scope, job = self.scope, self.job
+        if scope is None or self.is_revoked or (job is not None and job.is_over):
             return None, error
-        return self.course.verdict(error)
+        try:
+            delay = scope.policy.after(self, error)
+        except BaseException as broken:  # noqa: BLE001 - the item fails with that
+            error, delay = broken, None
+        if delay is None:
+            note_attempts(error, self._attempts_made(error))
+        return delay, error
 
     def on_failure(self, error: BaseException, item: Any) -> None:
         """The item failed for good, and its error was told: it may become a dead letter."""
         if self.is_dropped:
             return
-        is_dead_letter = False
-        if self.course is not None and self.future is None:
-            is_dead_letter = self.course.bury(error, item)
+        scope, is_dead_letter = self.scope, False
+        if scope is not None and self.future is None and not self.is_revoked:
+            letter = DeadLetter(item, error, self._attempts_made(error))
+            is_dead_letter = scope.dead_letters.add(letter)
+            if is_dead_letter:
+                scope.observer.on_dead_letter(error)
         if self.job is not None:
             self.job.add_failure(error, is_dead_letter=is_dead_letter)
+
+    def _attempts_made(self, error: BaseException) -> int:
+        # One that was cancelled did not count, for it might have been the worker that was.
+        return self.attempts + isinstance(error, (asyncio.CancelledError, GeneratorExit))
 
     def transfer(self) -> Ticket:
         """Return a copy for the next worker that takes the item, and revoke this one."""
         new = copy(self)
-        # In this order: an item without a future that is not revoked is buried when it fails.
-        if self.course is not None:
-            new.course = copy(self.course)
-            self.course.is_revoked = True
+        new.permit = None  # the other worker's
+        # In this order: an item without a future that is not revoked is kept when it fails.
+        self.is_revoked = True
         self.future = None
         return new
 
@@ -181,15 +194,10 @@ class JobTicket(Ticket):
     __slots__ = ()
 
     def __init__(self, job: Job[Any]) -> None:
-        super().__init__(job=job)
+        super().__init__()
+        self.job = job
 
-    # A plain method: no coroutine around that of the worker function.
-    def run(  # type: ignore[override]
-        self,
-        call: AsyncCall[Any],
-        standing: Job[Any],
-        item: Any,
-    ) -> Awaitable[Any]:
+    def run(self, call: AsyncCall[Any], standing: Any, item: Any) -> Awaitable[Any]:
         """Call the job's function: there is nobody who waits for the result."""
         job = self.job
         assert job is not None

@@ -6,11 +6,9 @@ from contextlib import AbstractContextManager
 from contextvars import Context
 from typing import Any
 
-from penstock.policies.governor import Course
 from penstock.policies.observer import ObservedItem
 from penstock.workers.calls import AsyncCall
-from penstock.workers.item import AnyFuture, Ticket
-from penstock.workers.job import Job
+from penstock.workers.item import Ticket
 
 
 class ObservedTicket(Ticket):
@@ -19,44 +17,37 @@ class ObservedTicket(Ticket):
     A class of its own, so that an item that nobody observes is asked nothing.
     """
 
-    __slots__ = ("_observed",)
+    __slots__ = ("observed",)
 
-    def __init__(
-        self,
-        observed: ObservedItem,
-        future: AnyFuture | None = None,
-        call: AsyncCall[Any] | None = None,
-        course: Course | None = None,
-        job: Job[Any] | None = None,
-    ) -> None:
-        super().__init__(future, call, course, job)
-        self._observed = observed
+    #: Set by whoever makes the ticket.
+    observed: ObservedItem
 
     async def run(self, call: AsyncCall[Any], standing: Any, item: Any) -> None:
         """Run the item as any ticket does, and observe the attempt."""
         if not self.claim():
             return
-        job, course = self.job or standing, self.course
+        job, scope = self.job or standing, self.scope
         call = self.call or (call if self.job is None else job.call)
-        if course is None:
-            with self._observed.attempt():
+        if scope is None:
+            with self.observed.attempt():
                 result = await call(item)
         else:
-            await self._admit(course, item)
-            limit_wait = course.waited if course.governor.limiter.limits else None
-            with self._observed.attempt(course.attempts + 1, limit_wait=limit_wait):
-                result = await course.run(call, item, job.adaptive)
+            policy = scope.policy
+            if not policy.admit(self, item):
+                await policy.wait(self, item)
+            with self.observed.attempt(self.attempts + 1, limit_wait=self.waited):
+                result = await policy.run(self, call, item, job.adaptive)
         self.succeed(result)
 
     def attempt(self, context: Context) -> AbstractContextManager[object]:
         """Observe the block that processes an item after ``get``."""
-        return self._observed.attempt(context=context)
+        return self.observed.attempt(context=context)
 
     def on_get(self) -> None:
         """The item was taken by ``get``."""
         super().on_get()
-        self._observed.on_get()
+        self.observed.on_get()
 
     def handler_failed(self, error: BaseException) -> None:
         """The error handler raised ``error``."""
-        self._observed.on_handler_error(error)
+        self.observed.on_handler_error(error)

@@ -143,7 +143,7 @@ class Worker(Generic[T]):
                 if error is not None:
                     failure = error
                     if ticket is not None:
-                        delay, failure = context.run(ticket.verdict, error)
+                        delay, failure = context.run(ticket.after, error)
                         if delay is not None:
                             source.delay(entry, delay)
                             error = failure = None  # type: ignore[assignment]

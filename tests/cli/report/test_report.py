@@ -19,7 +19,7 @@ import pytest
 from penstock.cli.report.report import ReportError, Subject, check_report, write_report
 from penstock.cli.run.history import History, Moment
 from penstock.cli.run.requests import Request
-from penstock.cli.run.results import Failure, Result, Totals
+from penstock.cli.run.results import RequestFailure, Result, Totals
 
 BEGAN = datetime(2026, 2, 3, 4, 5, 6, tzinfo=timezone.utc)
 EVIL = '<script>document.title = "owned"</script>'
@@ -39,7 +39,7 @@ def a_run(minutes: float = 2) -> tuple[Totals, History, float]:
             history.started(at, 1.5, 2)
         history.ended(at, 0.1 + number % 7 / 10, "404" if number % 50 == 1 else "200")
         history.spent(at, 30)
-        failure = Failure("http_404", "404 Not Found") if number % 50 == 1 else None
+        failure = RequestFailure("http_404", "404 Not Found") if number % 50 == 1 else None
         result = Result(f"id-{number}", number, 200, None, failure, 1, 0.1 + number % 97 / 50)
         request = Request(number, result.id, "GET", "http://localhost:80/things", {}, None)
         history.finished(at, result, request)
@@ -148,7 +148,7 @@ def test_a_page_needs_nothing_but_itself_and_runs_nothing(drawn: Path) -> None:
 
 def test_what_users_and_servers_say_is_quoted_and_never_obeyed(tmp_path: Path) -> None:
     totals, history, elapsed = a_run()
-    failure = Failure("connection", EVIL_END)
+    failure = RequestFailure("connection", EVIL_END)
     result = Result(EVIL, 1, None, None, failure, 2, 999.0)
     request = Request(1, EVIL, EVIL_END, f"http://localhost/{EVIL}", {}, None)
     history.finished(60, result, request)
@@ -171,7 +171,7 @@ def test_what_users_and_servers_say_is_quoted_and_never_obeyed(tmp_path: Path) -
 def test_no_secret_of_a_url_is_in_it(tmp_path: Path) -> None:
     totals, history, elapsed = a_run()
     url = "https://user:s3cret@host/path?token=s3cret#s3cret"
-    failure = Failure("connection", f"no way to {url}")
+    failure = RequestFailure("connection", f"no way to {url}")
     result = Result("a", 1, None, None, failure, 2, 999.0)
     history.finished(60, result, Request(1, "a", "GET", url, {"X-Key": "s3cret"}, b"s3cret"))
     text = write(tmp_path / "report.html", (totals, history, elapsed), url=url)
@@ -403,7 +403,7 @@ def test_the_report_of_a_real_run_in_a_real_browser(
 @pytest.mark.slow
 def test_what_is_quoted_is_shown_and_does_nothing(chromium: Any, tmp_path: Path) -> None:
     totals, history, elapsed = a_run()
-    result = Result(EVIL, 1, None, None, Failure("connection", EVIL_END), 2, 999.0)
+    result = Result(EVIL, 1, None, None, RequestFailure("connection", EVIL_END), 2, 999.0)
     history.finished(60, result, Request(1, EVIL, "GET", "http://localhost/", {}, None))
     write(tmp_path / "report.html", (totals, history, elapsed), settings=[(EVIL_END, EVIL)])
     visit = Visit(chromium, tmp_path / "report.html")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from penstock.cli.run.bill import bill, printed
 from penstock.cli.run.history import History
-from penstock.cli.run.results import Failure, Result, Totals
+from penstock.cli.run.results import RequestFailure, Result, Totals
 
 
 def test_a_bill_says_what_it_took() -> None:
@@ -13,7 +13,7 @@ def test_a_bill_says_what_it_took() -> None:
     for number, (kind, attempts) in enumerate([("", 1), ("", 3), ("http_404", 1)]):
         for attempt in range(1, attempts + 1):
             history.started(1.0, 4.0 if attempt == 1 else 1.5, attempt)
-        failure = Failure(kind, "no") if kind else None
+        failure = RequestFailure(kind, "no") if kind else None
         totals.add(Result(number, number, 200, None, failure, attempts, 0.5 + number))
     totals.retries["http_429"] += 2
     totals.held_up = 2

@@ -11,7 +11,7 @@ import pytest
 
 from penstock.cli.run.history import History, Moment, public_url
 from penstock.cli.run.requests import Request
-from penstock.cli.run.results import Failure, Result
+from penstock.cli.run.results import RequestFailure, Result
 
 MOMENT = Moment(concurrency=10, queued=50, capacity=100)
 
@@ -56,7 +56,7 @@ def test_a_night_takes_no_more_memory_than_an_hour() -> None:
         history.started(at, dice.random(), 1)
         outcome = f"http_{dice.randint(400, 599)}"
         history.ended(at, dice.lognormvariate(-1, 1), outcome)
-        failure = Failure(outcome, "no " * 1000)
+        failure = RequestFailure(outcome, "no " * 1000)
         result = Result("x" * 10_000, step, None, None, failure, 1, dice.lognormvariate(-1, 1))
         history.finished(at, result, request(step, "http://localhost/" + "y" * 10_000))
         if step % 10_000 == 9999:
@@ -167,9 +167,11 @@ def test_failures_are_counted_by_kind_with_the_first_message() -> None:
     for number, (kind, message) in enumerate(
         [("http_404", "404 Not Found"), ("timeout", "no answer"), ("timeout", "another")]
     ):
-        result = Result(number, number, failure=Failure(kind, message), attempts=1, seconds=1)
+        result = Result(
+            number, number, failure=RequestFailure(kind, message), attempts=1, seconds=1
+        )
         history.finished(number, result, request(number))
-    malformed = Result(4, 4, failure=Failure("malformed", "not JSON"))
+    malformed = Result(4, 4, failure=RequestFailure("malformed", "not JSON"))
     history.finished(4, malformed)
     assert history.failures == {"http_404": 1, "timeout": 2, "malformed": 1}
     assert history.messages["timeout"] == "no answer"
@@ -200,7 +202,7 @@ def test_a_long_message_does_not_hold_up_the_run() -> None:
 
 def test_it_keeps_no_secret_of_a_url() -> None:
     history = History()
-    failure = Failure("connection", "no way to https://user:hidden@host/?token=hidden")
+    failure = RequestFailure("connection", "no way to https://user:hidden@host/?token=hidden")
     result = Result(1, 1, failure=failure, attempts=1, seconds=1.0)
     history.finished(1, result, request(1, "https://user:hidden@host/path?token=hidden"))
     assert history.slowest[0].url == "https://host/path"

@@ -23,14 +23,14 @@ import pytest
 from cli.conftest import ENVIRONMENT, LIMIT, Command, Server
 from penstock.cli.run.ids import key
 from penstock.cli.run.journal import NotAJournalError, scan
-from penstock.cli.run.results import Failure, Result, to_json
+from penstock.cli.run.results import RequestFailure, Result, to_json
 
 OUT = ("--out", "results.jsonl")
 API_SERVER = Path(__file__).parents[3] / "examples" / "api_server.py"
 
 
 def line(number: int, status: int = 200) -> bytes:
-    failure = None if status == 200 else Failure(f"http_{status}", str(status))
+    failure = None if status == 200 else RequestFailure(f"http_{status}", str(status))
     return Result(f"r{number}", number, status, to_json({"n": number}), failure, 1, 0.1).to_line()
 
 

@@ -11,7 +11,7 @@ from penstock.cli.run.job import FILE_TROUBLE, RunError, RunJob
 from penstock.cli.run.journal import MALFORMED, malformed_key
 from penstock.cli.run.recorder import Recorder
 from penstock.cli.run.requests import Request
-from penstock.cli.run.results import Failure, Result, Totals
+from penstock.cli.run.results import RequestFailure, Result, Totals
 from penstock.cli.run.source import Malformed, Source
 
 
@@ -79,7 +79,7 @@ class Intake:
             await self._recorder.failed_earlier(known)
             return
         self._display.note(f"line {line}: {problem}")
-        failure = Failure(MALFORMED, problem)
+        failure = RequestFailure(MALFORMED, problem)
         await self._recorder.record(Result(id=request_id, line=line, failure=failure))
 
     def _count_blank(self) -> None:

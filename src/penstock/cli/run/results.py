@@ -37,7 +37,7 @@ def to_json(value: Any) -> JsonText:
 
 
 @dataclass(frozen=True)
-class Failure:
+class RequestFailure:
     """Why there is no good answer: a word to count by, a sentence, what the server sent."""
 
     kind: str
@@ -53,7 +53,7 @@ class Result:
     line: int
     status: int | None = None
     body: JsonText | None = None
-    failure: Failure | None = None
+    failure: RequestFailure | None = None
     attempts: int = 0
     seconds: float = 0.0
 

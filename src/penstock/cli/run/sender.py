@@ -19,7 +19,7 @@ from tenacity import wait_random_exponential
 from penstock.cli.run.clients import Clients
 from penstock.cli.run.credentials import Credentials, origin_of
 from penstock.cli.run.requests import Request
-from penstock.cli.run.results import Failure, JsonText, Result, to_json
+from penstock.cli.run.results import JsonText, RequestFailure, Result, to_json
 from penstock.cli.run.tracing import attempt_span
 from penstock.errors import PenstockError
 from penstock.limits import RetryPolicy
@@ -113,7 +113,7 @@ class Sender:
         body = None if answer.response is None else _body(answer.response)
         if body is not None:
             body = self._credentials.redacted(body)
-        failure = Failure(answer.kind, answer.message, body) if answer.kind else None
+        failure = RequestFailure(answer.kind, answer.message, body) if answer.kind else None
         return Result(
             id=pending.request.id,
             line=pending.request.line,

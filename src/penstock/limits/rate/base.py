@@ -81,7 +81,9 @@ class LimiterBase:
     def __init__(self, limits: Iterable[Limit | str], rng: random.Random | None) -> None:
         if isinstance(limits, (Limit, str)):
             given = checks.shown(limits)
-            raise TypeError(f"limits must be a list of Limit, or a Limiter: write limits=[{given}]")
+            raise TypeError(
+                f"limits must be a list of Limit, or a Limiter: write limits=[{given}], got {given}"
+            )
         if not isinstance(limits, Iterable):
             raise TypeError(f"limits must be a list of Limit, got {checks.shown(limits)}")
         if rng is not None and not callable(getattr(rng, "random", None)):

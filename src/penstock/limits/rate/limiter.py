@@ -6,6 +6,7 @@ import asyncio
 import math
 import random
 import time
+from asyncio import _get_running_loop
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -343,6 +344,31 @@ class Limiter(LimiterBase):
         pop_current(self)
 
     # -- within -----------------------------------------------------------------------------------
+
+    def _start_now(self) -> Permit | None:
+        """What :meth:`acquire` returns where it need not wait; None: await that.
+
+        For limits without ``cost`` and ``key``. Where others wait, it overtakes nobody.
+        """
+        if self._fixed_demand is None:
+            return None
+        running = _get_running_loop()
+        with self._lock:
+            is_known = running is not None and running is self._clock_of
+            now = self._clock() if is_known else self._now(running)
+            only = self._only_log
+            if only is not None and not self._scheduler.waiting and not self._gate.spreads:
+                record = only.take(now, 1)
+                if record is None:
+                    return None
+                self._grants += 1
+                return Permit(self, self._fixed_demand or (), (record,), None)
+            demand = self._demand_of(None, now)
+            records = self._scheduler.try_start(now, demand)
+            if records is None:
+                return None
+            self._grants += 1
+            return Permit(self, demand, records, None)
 
     def _rates_changed(self) -> None:
         """Keep the demand of all items, if it does not depend on the item."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Protocol, TypeAlias
+from typing import Any, Final, Protocol, TypeAlias
 
 from penstock.limits.rate.exact import Exact, checked_cost
 from penstock.limits.rate.limit import Limit, LimitOwner
@@ -15,8 +15,10 @@ from penstock.limits.rate.window import Demand, LimitState, LimitWindow
 #: What an item is to take from a limit, and for which key.
 Charge: TypeAlias = "tuple[LimitState, Hashable, Exact]"
 
-#: The permits of the call that runs in this context, the innermost last.
-_current: ContextVar[tuple[Permit, ...]] = ContextVar("penstock_permits", default=())
+#: The permits of the call that runs in this context, the innermost last. Some may be over.
+permits_under_way: Final[ContextVar[tuple[Permit, ...]]] = ContextVar(
+    "penstock_permits", default=()
+)
 
 
 class PermitIssuer(LimitOwner, Protocol):
@@ -30,7 +32,7 @@ class PermitIssuer(LimitOwner, Protocol):
 class Permit:
     """A call may start, and has been counted. Made by a :class:`penstock.Limiter`."""
 
-    __slots__ = ("_charges", "_demand", "_records", "limiter")
+    __slots__ = ("_charges", "_demand", "_records", "call", "is_over", "limiter")
 
     def __init__(
         self,
@@ -44,6 +46,10 @@ class Permit:
         self._records = records
         #: What the item was to take from each limit; None: the same as all other items.
         self._charges = charges
+        #: What it was taken for, while that is under way; and whether that is over. For those who
+        #: make calls, and do not put away permits that are over: it would cost as much as the rest.
+        self.call: Any = None
+        self.is_over = False
 
     def settle(self, limit: Limit | str, actual: float) -> None:
         """Correct the cost of the call: it was ``actual`` of ``limit``, or the limit of that name.
@@ -89,30 +95,32 @@ class Permit:
     @contextmanager
     def applied(self) -> Iterator[Permit]:
         """Make this the permit that ``limit.settle(actual)`` finds, within the ``with`` block."""
-        around = _current.get()
-        _current.set((*around, self))
+        around = permits_under_way.get()
+        push_current(self)
         try:
             yield self
         finally:
-            _current.set(around)  # by no token: this may run in a copy of the context
+            permits_under_way.set(around)  # by no token: this may run in a copy of the context
 
 
 def current_permits() -> tuple[Permit, ...]:
     """The permits of the call under way, the innermost last."""
-    return _current.get()
+    permits = permits_under_way.get()
+    return tuple([permit for permit in permits if not permit.is_over]) if permits else permits
 
 
 def push_current(permit: Permit) -> Permit:
     """Make ``permit`` current until :func:`pop_current`, and return it."""
-    _current.set((*_current.get(), permit))
+    around = permits_under_way.get()
+    permits_under_way.set((*current_permits(), permit) if around else (permit,))
     return permit
 
 
 def pop_current(limiter: PermitIssuer) -> None:
     """Make the innermost permit of ``limiter`` current no longer: its call is over."""
-    permits = _current.get()
+    permits = permits_under_way.get()
     for index in range(len(permits) - 1, -1, -1):
         if permits[index].limiter is limiter:
-            _current.set(permits[:index] + permits[index + 1 :])
+            permits_under_way.set(permits[:index] + permits[index + 1 :])
             limiter._finish(permits[index])
             return

@@ -21,6 +21,7 @@ from penstock import (
     CircuitBreaker,
     DeadlineExceededError,
     Limit,
+    Policy,
     RateLimitError,
     WorkQueue,
 )
@@ -80,6 +81,24 @@ async def test_what_waits_for_its_limit_is_kept_too(make_queue: MakeQueue) -> No
     await soon(queue.join())
     assert worker.began == ["a", "b"]
     assert (await queue.info()).redelivered == 0
+
+
+async def test_a_ready_policy_bounds_the_calls_of_all_its_queues(make_queue: MakeQueue) -> None:
+    policy = Policy(concurrency=1, retry=every(0.05, attempts=3, on=Exception), attempt_timeout=30)
+    with pytest.raises(ValueError, match="deadline and policy were given"):
+        make_queue(policy=policy, deadline=5)
+    queue, worker = make_queue(policy=policy), Worker(held=True)
+    with pytest.raises(TypeError, match="attempt_timeout is for async functions"):
+        await queue.start_workers(print, 1)
+    worker.failures = [ConnectionError()]
+    await queue.start_workers(worker, 3)
+    await put_all(queue, "a", "b")
+    await until(lambda: policy.statistics().waiting_for_slots == 1)
+    assert len(worker.began) == policy.statistics().under_way == 1
+    worker.may_go_on.set()
+    await soon(queue.join())
+    assert sorted(worker.done) == ["a", "b"]
+    assert (policy.statistics().retries, policy.statistics().under_way) == (1, 0)
 
 
 # -- tried again --------------------------------------------------------------------------------

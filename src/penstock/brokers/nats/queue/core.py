@@ -31,8 +31,8 @@ from penstock.brokers.nats.queue.putter import Putter
 from penstock.brokers.nats.queue.roll_call import RollCall
 from penstock.brokers.nats.queue.watch import Watch
 from penstock.errors import QueueEmptyError, QueueStateError
-from penstock.policies.governor import Rules
 from penstock.policies.observer import ObserverProvider
+from penstock.policies.policy import Policy
 from penstock.queue.base import CLOSED, WARNING_INTERVAL, QueueBase
 from penstock.queue.status import QueueStatus, state_error
 from penstock.workers.item import Entry
@@ -61,7 +61,7 @@ class NatsCore(QueueBase[T]):
         timeout: float,
         logger: logging.Logger | None,
         telemetry: ObserverProvider | None,
-        rules: Rules,
+        policy: Policy,
         *,
         codec: Codec[T],
         replicas: int,
@@ -75,8 +75,7 @@ class NatsCore(QueueBase[T]):
         self._level = Level(self._maxsize)
         self._counters = Counts(self._level)
         self._observe(telemetry, self._counters.totals, self._level)
-        self._rules = rules
-        self._govern(rules)
+        self._use(policy, 0)  # dead letters are on the server
         self._news = News()
 
         self._wire = wire = Wire(servers, options, self._logger)
@@ -179,8 +178,8 @@ class NatsCore(QueueBase[T]):
     # -- from the server to the workers, and back -----------------------------------------------
 
     def _receive(self, message: Msg) -> Entry[T] | None:
-        assert self._governor is not None
-        return self._intake.entry(message, self._governor)
+        assert self._scope is not None
+        return self._intake.entry(message, self._scope)
 
     def _bury(self, delivery: Delivery, error: BaseException) -> None:
         if not delivery.is_done:

@@ -14,7 +14,6 @@ from nats.aio.msg import Msg
 from penstock.brokers.nats.connection.answers import LostError, NobodyError
 from penstock.brokers.nats.connection.wire import Wire
 from penstock.errors import BrokerError
-from penstock.policies.governor import Postponed
 from penstock.workers.calls import AsyncCall
 from penstock.workers.item import Entry, Ticket
 
@@ -188,7 +187,7 @@ class Hands:
 class DeliveryTicket(Ticket):
     """Goes along with an item that was delivered: the server hears when its call has ended."""
 
-    __slots__ = ("_hands", "_inner", "_on_burial", "delivery", "is_put_off")
+    __slots__ = ("_hands", "_inner", "_on_burial", "delivery")
 
     def __init__(
         self,
@@ -197,28 +196,30 @@ class DeliveryTicket(Ticket):
         hands: Hands,
         on_burial: Any,
     ) -> None:
-        super().__init__(course=inner.course)
+        super().__init__(inner.scope)
         self._inner = inner
         self._hands = hands
         self._on_burial = on_burial
         self.delivery = delivery
-        #: Whether it is to wait here, where its rules hold it up, rather than on the server.
-        self.is_put_off = False
 
     @property
     def has_begun(self) -> bool:
         """Whether its call was made; or else it waits until its rules allow it."""
-        return self.course is not None and self.course.attempts >= self.delivery.number
+        return self._inner.attempts >= self.delivery.number
+
+    @property
+    def waits_here(self) -> bool:
+        """Whether it is to wait here, where its policy holds it up, rather than on the server."""
+        return self._inner.is_postponed
+
+    def after(self, error: BaseException) -> tuple[float | None, BaseException]:
+        """The seconds until another attempt, or None: it failed; and the error that counts."""
+        return self._inner.after(error)
 
     async def run(self, call: AsyncCall[Any], standing: Any, item: Any) -> None:
         """Make the call, and settle the item after it has returned."""
         await self._inner.run(call, standing, item)
         await self._hands.done(self.delivery)
-
-    def verdict(self, error: BaseException) -> tuple[float | None, BaseException]:
-        """In how many seconds the item is tried again, or None; and the error that counts."""
-        self.is_put_off = isinstance(error, Postponed)
-        return self._inner.verdict(error)
 
     def on_failure(self, error: BaseException, item: Any) -> None:
         """The item failed for good, and whoever was to hear of it has."""

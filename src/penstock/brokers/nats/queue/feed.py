@@ -125,7 +125,7 @@ class Feed(WaitQueue):
         """
         ticket = entry[3]
         assert isinstance(ticket, DeliveryTicket)
-        if not ticket.is_put_off or self.closed:
+        if not ticket.waits_here or self.closed:
             self._hands.hand_back(ticket.delivery, delay)
             return
         order = entry[0]

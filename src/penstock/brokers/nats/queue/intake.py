@@ -14,7 +14,7 @@ from penstock._util.clock import now
 from penstock.brokers.codecs import JSON, Codec
 from penstock.brokers.nats.queue.delivery import Delivery, DeliveryTicket, Hands
 from penstock.errors import BrokerError, CodecError
-from penstock.policies.governor import Course, Governor
+from penstock.policies.item_state import PolicyScope
 from penstock.policies.observer import Observer
 from penstock.workers.item import Entry, Ticket
 from penstock.workers.observed import ObservedTicket
@@ -52,7 +52,7 @@ class Intake(Generic[T]):
         self._bury = bury
         self._turn_down = turn_down
 
-    def entry(self, message: Msg, governor: Governor) -> Entry[T] | None:
+    def entry(self, message: Msg, scope: PolicyScope) -> Entry[T] | None:
         """What a worker takes; None if it is for none."""
         delivery = Delivery(message)
         self._hands.take(delivery)
@@ -63,15 +63,10 @@ class Intake(Generic[T]):
                     "it may have killed its workers"
                 )
             item = self._decode(delivery)
-            course = self._course(delivery, item, governor)
+            inner = self._new_ticket(delivery, item, scope)
         except Exception as error:  # noqa: BLE001 - a codec or a limit may be anybody's code
             self._turn_down(delivery, error)
             return None
-        inner = (
-            ObservedTicket(self._observer.on_item(delivery.age), course=course)
-            if self._observer.is_enabled()
-            else Ticket(course=course)
-        )
         ticket = DeliveryTicket(inner, delivery, self._hands, self._bury)
         return (delivery.sequence, item, _context_of(delivery.headers), ticket)
 
@@ -81,16 +76,21 @@ class Intake(Generic[T]):
             raise CodecError(f"The item was put as {told}, and this queue reads {ours}")
         return self._codec.decode(delivery.message.data)
 
-    @staticmethod
-    def _course(delivery: Delivery, item: T, governor: Governor) -> Course:
+    def _new_ticket(self, delivery: Delivery, item: T, scope: PolicyScope) -> Ticket:
         told = delivery.headers.get(DEADLINE)
         deadline = None if told is None else max(0.0, float(told) - delivery.age)
-        course = governor.course(item, deadline)
+        ticket: Ticket
+        if self._observer.is_enabled():
+            ticket = observed = ObservedTicket(scope)
+            observed.observed = self._observer.on_item(delivery.age)
+        else:
+            ticket = Ticket(scope)
+        scope.policy.prepare(ticket, item, deadline)
         # What other machines did counts too.
         if delivery.number > 1:
-            course.attempts = delivery.number - 1
-            course.began_at = now() - delivery.age
-        return course
+            ticket.attempts = delivery.number - 1
+            ticket.began_at = now() - delivery.age
+        return ticket
 
 
 def _context_of(headers: dict[str, str]) -> Context:

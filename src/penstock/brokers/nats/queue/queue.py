@@ -23,8 +23,9 @@ from penstock.limits.breaker import CircuitBreaker
 from penstock.limits.rate.limit import Limit
 from penstock.limits.rate.limiter import Limiter
 from penstock.limits.retry import RetryPolicy
-from penstock.policies.governor import MAX_DEAD_LETTERS, Rules, make_rules
+from penstock.policies.dead_letters import MAX_DEAD_LETTERS, check_max_dead_letters
 from penstock.policies.observer import ObserverProvider
+from penstock.policies.policy import Policy, policy_of
 from penstock.queue.base import NO_LIMIT, policy_statistics
 from penstock.queue.status import QueueStatistics
 from penstock.workers.calls import ErrorHandler, WorkerFunc
@@ -63,10 +64,10 @@ class NatsQueue(Lifecycle, NatsCore[T]):
             which is 1 MiB with the headers unless its ``max_payload`` says otherwise.
         options: what ``nats.connect`` takes beside: ``user``, ``password``, ``token``,
             ``user_credentials``, ``nkeys_seed``, ``tls``, ...
-        limits, retry, breaker, deadline: as for :class:`penstock.WorkQueue`, for the workers of
-            this process. A retry waits on the server, for whichever machine; ``attempts`` counts
-            the deliveries on all, those that a stop or a death ended included. With a deadline the
-            clocks of the machines should agree.
+        limits, retry, breaker, deadline, attempt_timeout, policy: as for
+            :class:`penstock.WorkQueue`, for the workers of this process. A retry waits on the
+            server, for whichever machine; ``attempts`` counts the deliveries on all, those that a
+            stop or a death ended included. With a deadline the clocks of the machines should agree.
         max_dead_letters: how many items that failed for good are kept; when they are as many, what
             fails stays in the queue. 0: they are dropped.
         telemetry: as for :class:`penstock.BoundedQueue`. The trace of a put goes with its item to
@@ -103,13 +104,23 @@ class NatsQueue(Lifecycle, NatsCore[T]):
         retry: RetryPolicy | None = None,
         breaker: CircuitBreaker | None = None,
         deadline: float | None = None,
+        attempt_timeout: float | None = None,
+        policy: Policy | None = None,
         max_dead_letters: int = 10 * MAX_DEAD_LETTERS,
         telemetry: ObserverProvider | None = None,
     ) -> None:
         check_name(name)
-        rules = make_rules(limits, retry, breaker, deadline, max_dead_letters)
+        parts = {
+            "limits": limits,
+            "retry": retry,
+            "breaker": breaker,
+            "deadline": deadline,
+            "attempt_timeout": attempt_timeout,
+        }
+        policy = policy_of(policy, parts) or Policy()
+        max_dead_letters = check_max_dead_letters(max_dead_letters)
         urls = check_servers(servers)
-        _check_figures(replicas, ack_wait, max_deliveries, max_item_size, retry)
+        _check_figures(replicas, ack_wait, max_deliveries, max_item_size, policy.retry)
         checked: Codec[T] = JsonCodec() if codec is None else codec
         checks.members(checked, "codec", Codec)
         super().__init__(
@@ -119,7 +130,7 @@ class NatsQueue(Lifecycle, NatsCore[T]):
             timeout,
             logger,
             telemetry,
-            Rules(max_dead_letters=max_dead_letters) if rules is None else rules,
+            policy,
             codec=checked,
             replicas=replicas,
             ack_wait=ack_wait,
@@ -154,7 +165,7 @@ class NatsQueue(Lifecycle, NatsCore[T]):
     def statistics(self) -> QueueStatistics:
         """What this process did and has in hand; ``size`` and ``unfinished`` are the server's."""
         counts, size = self._counters, len(self._level)
-        figures = policy_statistics(self._governor, self._pool.adaptive)
+        figures = policy_statistics(self._policy, self._scope, self._pool.adaptive)
         figures["dead_letters"] = counts.buried
         put_off = self._feed.put_off
         return QueueStatistics(
@@ -243,11 +254,10 @@ class NatsQueue(Lifecycle, NatsCore[T]):
             return put.accepted
 
     def _packed(self, item: T, deadline: float | None) -> tuple[bytes, dict[str, str]]:
-        assert self._governor is not None
-        if self._governor.limiter.limits:
-            self._governor.limiter.check(item)
+        policy, _ = self._some_policy()
+        policy.limits.check(item)
         if deadline is None:
-            deadline = self._rules.deadline
+            deadline = policy.deadline
         if deadline is not None:
             deadline = checks.seconds(deadline, "deadline")
         return self._putter.pack(item, deadline)

@@ -13,7 +13,7 @@ from penstock.brokers.nats.connection.codes import NO_CONSUMER, NO_STREAM
 from penstock.brokers.nats.connection.wire import Wire
 from penstock.brokers.nats.queue.engine import CONSUMER, NANO, Engine, check_name
 from penstock.errors import BrokerError
-from penstock.policies.governor import MAX_DEAD_LETTERS
+from penstock.policies.dead_letters import MAX_DEAD_LETTERS
 
 _logger = logging.getLogger("penstock")
 

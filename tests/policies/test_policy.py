@@ -38,7 +38,10 @@ from penstock import (
     WorkQueue,
 )
 from penstock.limits import attempts_made
-from penstock.policies.governor import Governor, Rules, answered
+from penstock.policies.engine import responded
+from penstock.policies.item_state import ItemState, PolicyScope
+from penstock.policies.observer import NoObserver
+from penstock.policies.policy import Policy
 from penstock.testing import VirtualTimeLoop, run
 from telemetry.recorder import Recorder
 
@@ -1043,19 +1046,18 @@ async def test_a_probe_that_is_cancelled_lets_the_next_one_through() -> None:
     assert len(service.times("a")) == 3
 
 
-async def test_the_breaker_learns_under_the_lock_that_an_admitted_call_does_not_begin() -> None:
-    class Breaker(CircuitBreaker):
-        def cancelled(self, permit: int) -> None:
-            locked.append(governor._lock.locked())
-            super().cancelled(permit)
-
-    locked: list[bool] = []
-    nobody: Any = None
-    governor = Governor(Rules(breaker=Breaker()), nobody)
-    course = governor.course("a", None)
-    await course.admit("a")
-    course.give_up()
-    assert locked == [True]
+async def test_a_probe_that_somebody_else_has_by_now_lets_the_next_one_through() -> None:
+    breaker = CircuitBreaker(window=1, open_for=1)
+    breaker.open()
+    await asyncio.sleep(1)
+    policy = Policy(breaker=breaker, limits=[Limit(1, 10)])
+    scope = PolicyScope(policy, NoObserver("q"), max_dead_letters=0, postpones=True)
+    state = ItemState(scope)
+    state.is_revoked = True  # by the pool, while a thread waited for its turn
+    with pytest.raises(asyncio.CancelledError):
+        await policy.wait(state, "a")
+    assert await policy.call(Service(), "b") == "b"
+    assert now() == 1, "it took nothing from the limit either"
 
 
 # -- calls that go on after their answer ------------------------------------------------------
@@ -1066,7 +1068,7 @@ async def test_what_comes_after_the_answer_is_not_latency() -> None:
 
     async def work(item: int) -> None:
         await asyncio.sleep(0.1)
-        answered()
+        responded()
         await asyncio.sleep(item % 7)
 
     async with queue_of(concurrency_limit=adaptive) as queue:
@@ -1079,7 +1081,7 @@ async def test_what_comes_after_the_answer_is_not_latency() -> None:
 
 async def test_what_comes_after_the_answer_is_not_the_failure_of_the_service() -> None:
     async def work(item: int) -> None:
-        answered()
+        responded()
         raise ConnectionError
 
     async with queue_of(breaker=open_after(1)) as queue:

@@ -1,0 +1,295 @@
+"""May an item start? What it takes from limits, breaker and the calls at once, and how it waits.
+
+The decisions are plain functions, for tasks and threads alike. Only ``wait`` waits: it has a shell
+that awaits and one that blocks.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import threading
+from asyncio import _get_running_loop
+from typing import Any
+
+from penstock._util.clock import now
+from penstock._util.hooks import tell_forked_child
+from penstock.errors import BudgetExceededError, CircuitBreakerOpenError, DeadlineExceededError
+from penstock.limits.adaptive import AdaptiveConcurrency
+from penstock.limits.breaker import CircuitBreaker
+from penstock.limits.deadline import ServiceTime, is_hopeless
+from penstock.limits.failures import failure_of
+from penstock.limits.rate.limiter import Limiter, UnusableLimiterError
+from penstock.limits.rate.permit import Permit, current_permits
+from penstock.limits.retry import RetryPolicy
+from penstock.policies.capacity import CapacityLimiter
+from penstock.policies.classify import Classify
+from penstock.policies.item_state import ItemAttempt, ItemState
+
+#: The least seconds for which an item is put back that cannot start yet; and the most, where it
+#: waits for a limit.
+_SHORTEST, _LONGEST = 0.001, 1.0
+
+
+class Postponed(Exception):  # noqa: N818 - it says what becomes of the item; nothing went wrong
+    """The item may not start yet. Is never seen outside of a queue or a call."""
+
+    def __init__(self, delay: float) -> None:
+        super().__init__(delay)
+        self.delay = delay
+
+
+class Admission:
+    """Settings that are checked already, and the first of three steps: lets items start."""
+
+    def __init__(
+        self,
+        limits: Limiter,
+        retry: RetryPolicy | None,
+        breaker: CircuitBreaker | None,
+        deadline: float | None,
+        attempt_timeout: float | None,
+        concurrency: int | AdaptiveConcurrency | None,
+        own_classify: Classify | None,
+    ) -> None:
+        #: What every call asks before it starts. There is one also where no limits were given: a
+        #: service can close its gate.
+        self.limits = limits
+        self.retry = retry
+        self.breaker = breaker
+        self.deadline = deadline
+        self.attempt_timeout = attempt_timeout
+        self.concurrency = concurrency
+        self._own_classify = own_classify
+        self._adaptive: AdaptiveConcurrency | None = None
+        self._slots: CapacityLimiter | None = None
+        if isinstance(concurrency, AdaptiveConcurrency):
+            self._adaptive = concurrency
+            self._slots = CapacityLimiter(lambda: concurrency.limit)
+        elif concurrency is not None:
+            self._slots = CapacityLimiter(lambda: concurrency)
+        # Which steps there are is decided here, once: an item pays for no others.
+        self._budget = None if retry is None else retry.budget
+        self._has_checks = breaker is not None or self._slots is not None
+        self._measures = (
+            breaker is not None
+            or self._adaptive is not None
+            or deadline is not None
+            or (retry is not None and retry.needs_elapsed)
+        )
+        limited = limits.limits
+        self._has_budget = limits._has_budget
+        self._is_keyed = any(limit.key is not None for limit in limited)
+        self._limit_name = (
+            None if not limited else limited[0].name if len(limited) == 1 else limits.name
+        )
+        self._failures = self._retries = 0
+        self._service = ServiceTime()
+        self._after_fork_in_child()
+        tell_forked_child(self)
+
+    def _after_fork_in_child(self) -> None:
+        # Re-entrant: a task that is destroyed may end its call wherever Python collects garbage.
+        self._lock = threading.RLock()
+
+    # -- may it start -------------------------------------------------------------------------
+
+    def takes_any(self) -> bool:
+        """Whether there is nothing to :meth:`prepare` for an item without a deadline of its own."""
+        return self.deadline is None and self.limits._fixed_demand is not None
+
+    def prepare(self, state: ItemState, item: Any, deadline: float | None) -> None:
+        """A new item, which is to be done in ``deadline`` seconds, or in those of the policy.
+
+        Raises:
+            ValueError, TypeError: the limits can never let it pass.
+        """
+        if self.limits._fixed_demand is None:
+            self.limits.check(item)
+        if deadline is None:
+            deadline = self.deadline
+        if deadline is not None:
+            state.deadline_at = now() + deadline
+            self._measures = True  # how long calls take, from now on
+
+    def admit(self, state: ItemState, item: Any) -> bool:
+        """Whether the item may start now: then it counts as started. Else :meth:`wait`."""
+        if self._has_checks or state.deadline_at is not None:
+            return False
+        permit = self.limits._start_now()
+        if permit is None:
+            return False
+        state.permit = permit
+        if self._limit_name is not None:
+            state.waited = 0.0
+            state.scope.observer.on_limit_wait(self._limit_name, 0.0)
+        return True
+
+    async def wait(self, state: ItemState, item: Any) -> None:
+        """Wait until the item may start, and count it as started; block where no loop runs.
+
+        If it may not start, ever, ``state.refusal`` says why.
+
+        Raises:
+            Postponed: not yet; and nobody need wait with the item in hand.
+        """
+        if _get_running_loop() is None:
+            self.wait_blocking(state, item)
+            return
+        began, attempt = now(), ItemAttempt(state)
+        try:
+            if self._is_refused(state, item, began):
+                return
+            if self._slots is not None and not self._is_inside(state):
+                attempt.has_slot = await self._slots.acquire(_left(state, began))
+                if not attempt.has_slot:
+                    state.refusal = _too_late()
+                    return
+            permit = self._permit_of_key(state, item) or await self.limits.acquire(
+                item, finishes=True
+            )
+            self._confirm(attempt, permit, began)
+        except BaseException as error:  # noqa: BLE001 - raised again unless it is a refusal
+            self._was_not_admitted(attempt, error)
+
+    def wait_blocking(self, state: ItemState, item: Any) -> None:
+        """As :meth:`wait`, for threads."""
+        began, attempt = now(), ItemAttempt(state)
+
+        def is_wanted() -> bool:
+            return not state.is_revoked
+
+        try:
+            if self._is_refused(state, item, began):
+                return
+            if self._slots is not None and not self._is_inside(state):
+                attempt.has_slot = self._slots.acquire_blocking(is_wanted, _left(state, began))
+                if not attempt.has_slot:
+                    state.refusal = _too_late()
+                    return
+            permit = self._permit_of_key(state, item) or self.limits.acquire_blocking(
+                item, is_wanted=is_wanted, finishes=True
+            )
+            self._confirm(attempt, permit, began)
+        except BaseException as error:  # noqa: BLE001 - raised again unless it is a refusal
+            self._was_not_admitted(attempt, error)
+
+    def _is_refused(self, state: ItemState, item: Any, moment: float) -> bool:
+        """Whether it makes no sense to wait: then the state has the reason."""
+        if state.deadline_at is not None:
+            wait = self.limits.wait_time(item)
+            # Infinity: not before something happens, and that may be at once.
+            if wait < math.inf and is_hopeless(state.deadline_at, moment + wait):
+                state.refusal = _too_late()
+                return True
+        if self.breaker is not None:
+            try:
+                self.breaker.check(moment)
+            except CircuitBreakerOpenError as error:
+                self._refuse(state, error)
+                return True
+        return False
+
+    def _is_inside(self, state: ItemState) -> bool:
+        """Whether a call that has a slot may wait for this one, which it is inside of."""
+        if not state.is_awaited:  # it has inherited the context of its put, and no more
+            return False
+        calls = [permit.call for permit in current_permits()]
+        # An earlier attempt of the same item, by a worker that is stuck, waits for nothing.
+        return any(
+            isinstance(call, ItemAttempt)
+            and call.has_slot
+            and call.state.scope.policy is self
+            and call.state is not state
+            and not call.state.is_revoked
+            for call in calls
+        )
+
+    def _permit_of_key(self, state: ItemState, item: Any) -> Permit | None:
+        """A permit, where items with other keys must not wait for this one; else None."""
+        if not (self._is_keyed and state.scope.postpones):
+            return None
+        permit = self.limits.try_acquire(item, finishes=True)
+        if permit is not None:
+            return permit
+        if state.waits_since is None:
+            state.waits_since = now()
+        wait = self.limits.wait_time(item)
+        if wait == math.inf:  # not before something happens, at once or after a call's end
+            wait = now() - state.waits_since
+        # It looks again before long: limits change, and costs are settled.
+        raise Postponed(min(max(_SHORTEST, wait), _LONGEST))
+
+    def _confirm(self, attempt: ItemAttempt, permit: Permit, began: float) -> None:
+        """It has all that it waited for: may it start indeed?"""
+        permit.call = attempt
+        state, moment = attempt.state, now()
+        state.permit = permit
+        waited = moment - (state.waits_since or began)
+        state.waits_since = None
+        error: Exception | None = None
+        if state.deadline_at is not None:
+            with self._lock:
+                if self._service.is_hopeless(state.deadline_at, moment):
+                    error = _too_late()
+        if error is None and self.breaker is not None:
+            try:
+                attempt.breaker_permit = self.breaker.allow(moment)
+            except CircuitBreakerOpenError as refused:
+                error = refused
+        if state.is_revoked:  # a thread waited for this, and its item was taken from it meanwhile
+            raise asyncio.CancelledError("somebody else has the item now")
+        if error is not None:
+            self._withdraw(attempt)
+            if isinstance(error, CircuitBreakerOpenError):
+                self._refuse(state, error)
+            else:
+                state.refusal = error
+        elif self._limit_name is not None:
+            state.waited = waited
+            state.scope.observer.on_limit_wait(self._limit_name, waited)
+
+    def _refuse(self, state: ItemState, error: CircuitBreakerOpenError) -> None:
+        """The breaker is open: the item fails, or waits until it may close."""
+        if self.retry is None:
+            state.refusal = error
+            return
+        pause = max(_SHORTEST, failure_of(error).retry_after)
+        if state.deadline_at is None or not is_hopeless(state.deadline_at, now() + pause):
+            raise Postponed(pause)
+        state.refusal = _too_late()
+
+    def _was_not_admitted(self, attempt: ItemAttempt, error: BaseException) -> None:
+        """Waiting ended with ``error``, which is raised again unless it is a reason to fail."""
+        self._withdraw(attempt)
+        state = attempt.state
+        if isinstance(error, UnusableLimiterError) and state.scope.postpones:
+            raise Postponed(_LONGEST) from None  # it is no reason to give the item up
+        if not isinstance(error, (BudgetExceededError, ValueError, TypeError)):
+            raise error
+        state.refusal = error  # a budget is spent, or the max of a limit was lowered meanwhile
+
+    def _withdraw(self, attempt: ItemAttempt) -> None:
+        """It does not start: give back what it has."""
+        permit, attempt.state.permit = attempt.state.permit, None
+        if permit is not None:
+            permit.give_back()
+            permit.finish()
+        if attempt.breaker_permit is not None and self.breaker is not None:
+            self.breaker.cancelled(attempt.breaker_permit)
+            attempt.breaker_permit = None
+        self._leave_slot(attempt)
+
+    def _leave_slot(self, attempt: ItemAttempt) -> None:
+        if attempt.has_slot and self._slots is not None:
+            attempt.has_slot = False
+            self._slots.release()
+
+
+def _left(state: ItemState, moment: float) -> float | None:
+    """Seconds until the deadline of the item, if it has one."""
+    return None if state.deadline_at is None else max(0.0, state.deadline_at - moment)
+
+
+def _too_late() -> DeadlineExceededError:
+    return DeadlineExceededError("The item could not be served before its deadline")

@@ -1,0 +1,263 @@
+"""What becomes of an item under a policy: may it start, how did its call go, is it tried again.
+
+Whoever has an item calls :meth:`PolicyEngine.admit`, :meth:`PolicyEngine.run` and
+:meth:`PolicyEngine.after` in turn: queue workers, executors, ``Policy.call``. What is known of the
+item is data, in an ``ItemState``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from penstock._util.clock import now
+from penstock._util.compat import add_note, timeout_after
+from penstock.errors import APITimeoutError
+from penstock.limits.adaptive import AdaptiveConcurrency
+from penstock.limits.failures import Failure, failure_of
+from penstock.limits.rate.permit import Permit, current_permits, permits_under_way
+from penstock.policies.admission import Admission, Postponed
+from penstock.policies.classify import classify
+from penstock.policies.item_state import ItemAttempt, ItemState, NotBegun
+
+
+class PolicyEngine(Admission):
+    """Runs items under settings that are checked already; :class:`penstock.Policy` has the checks.
+
+    The methods may be called from any thread.
+    """
+
+    # -- its call -----------------------------------------------------------------------------
+
+    async def run(
+        self,
+        state: ItemState,
+        call: Callable[[Any], Awaitable[Any]],
+        item: Any,
+        adaptive: AdaptiveConcurrency | None = None,
+    ) -> Any:
+        """Make one attempt: ``call(item)``, once it may start, unless it was admitted before.
+
+        ``adaptive`` is told how it went, too.
+
+        Raises:
+            Postponed: as :meth:`wait`.
+            BaseException: what the call raised, or why it was not made.
+        """
+        if state.permit is None and state.refusal is None and not self.admit(state, item):
+            await self.wait(state, item)
+        permit = self._started(state, adaptive)
+        try:
+            if self.attempt_timeout is None:
+                result = await call(item)
+            else:
+                result = await self._in_time(call(item), self.attempt_timeout)
+        except BaseException as error:
+            self._failed(state, permit, error)
+            raise
+        self._succeeded(state, permit)
+        return result
+
+    @contextmanager
+    def attempt(self, state: ItemState) -> Iterator[None]:
+        """The block of one attempt that is a plain call: what :meth:`run` does around its own."""
+        permit = self._started(state, None)
+        try:
+            yield
+        except NotBegun:
+            state.attempts -= 1
+            permit.give_back()
+            self._release(permit)
+            raise
+        except BaseException as error:
+            self._failed(state, permit, error)
+            raise
+        self._succeeded(state, permit)
+
+    async def _in_time(self, call: Awaitable[Any], seconds: float) -> Any:
+        timeout = timeout_after(seconds)
+        try:
+            async with timeout:
+                return await call
+        except TimeoutError as error:
+            if not timeout.expired():
+                raise
+            raise APITimeoutError(f"The attempt took longer than {seconds:g} seconds") from error
+
+    def _started(self, state: ItemState, adaptive: AdaptiveConcurrency | None) -> Permit:
+        """The call begins."""
+        permit, state.permit = state.permit, None
+        if permit is None:
+            assert state.refusal is not None
+            raise state.refusal
+        state.attempts += 1
+        if self._measures or adaptive is not None:
+            permit.call = attempt = permit.call or ItemAttempt(state)
+            attempt.called_at = moment = now()
+            attempt.adaptive = adaptive
+            if state.attempts == 1:
+                state.began_at = moment
+            with self._lock:
+                state.scope.inflight += 1
+        elif permit.call is None:
+            permit.call = state  # there is nothing more to it
+        around = permits_under_way.get()
+        # Never taken out again: it is over then, which costs less to say.
+        is_alone = not around or (around[-1].is_over and len(around) == 1)
+        permits_under_way.set((permit,) if is_alone else (*current_permits(), permit))
+        return permit
+
+    def _succeeded(self, state: ItemState, permit: Permit) -> None:
+        """The call returned."""
+        attempt = permit.call
+        if attempt is not state:
+            if not attempt.has_responded:
+                self._tell_success(attempt)
+        elif self._budget is not None:
+            self._budget.succeeded(state.failure)
+        self._release(permit)
+
+    def _tell_success(self, attempt: ItemAttempt) -> None:
+        if self._budget is not None:
+            self._budget.succeeded(attempt.state.failure)
+        if attempt.called_at is not None:
+            self._tell(attempt, None, None)
+
+    def _failed(self, state: ItemState, permit: Permit, error: BaseException) -> None:
+        """The call raised ``error``."""
+        attempt = permit.call
+        counts = attempt is state or not attempt.has_responded
+        try:
+            failure: Failure | None = None
+            if isinstance(error, (asyncio.CancelledError, GeneratorExit)):
+                state.attempts -= 1  # it neither succeeded nor failed
+            else:
+                with self._lock:
+                    self._failures += 1
+                failure = state.failure = classify(error, self._own_classify)
+                if counts and failure.is_throttle:
+                    self.limits.refused(failure.retry_after, permit=permit)
+            if counts and attempt is not state and attempt.called_at is not None:
+                self._tell(attempt, error, failure)
+        except Exception as broken:  # a function of the user's: the item fails with that
+            state.failure = failure_of(broken)
+            raise
+        finally:
+            self._release(permit)
+
+    def responded(self, attempt: ItemAttempt) -> None:
+        """The call under way has succeeded by now, though it goes on."""
+        if not attempt.has_responded:
+            self._tell_success(attempt)
+            attempt.has_responded = True
+
+    def _tell(
+        self, attempt: ItemAttempt, error: BaseException | None, failure: Failure | None
+    ) -> None:
+        """Tell the breaker, the deadlines and those who adapt how a measured call went."""
+        assert attempt.called_at is not None
+        moment = now()
+        took = moment - attempt.called_at
+        changed = False
+        with self._lock:
+            if error is None:
+                self._service.add(took, moment)
+            for adaptive, inflight in self._adapting(attempt):
+                before = adaptive.limit
+                if error is None:
+                    adaptive.succeeded(moment, took, inflight)
+                elif failure is not None and failure.is_throttle:
+                    adaptive.rejected(moment, inflight)
+                elif failure is not None:
+                    adaptive.failed(moment, took, inflight)
+                changed = changed or adaptive.limit != before
+        if changed:
+            scope = attempt.state.scope
+            if scope.on_limit_change is not None:
+                scope.on_limit_change()
+            if self._slots is not None:
+                self._slots.adapt()
+        breaker, permit = self.breaker, attempt.breaker_permit
+        if breaker is None or permit is None:
+            return
+        attempt.breaker_permit = None
+        if error is None:
+            breaker.succeeded(moment, permit)
+        elif isinstance(error, Exception):
+            breaker.failed(moment, permit, error, failure)
+        else:
+            breaker.cancelled(permit)
+
+    def _adapting(self, attempt: ItemAttempt) -> list[tuple[AdaptiveConcurrency, int]]:
+        """Who finds out how many calls at once are best, each with the number under way."""
+        adapting = []
+        if attempt.adaptive is not None:
+            adapting.append((attempt.adaptive, attempt.state.scope.inflight))
+        if self._adaptive is not None and self._slots is not None:
+            adapting.append((self._adaptive, self._slots.taken))
+        return adapting
+
+    def _release(self, permit: Permit) -> None:
+        """The call has ended, and all was told of it."""
+        attempt, permit.call = permit.call, None
+        permit.is_over = True
+        if self._has_budget:
+            permit.finish()
+        if isinstance(attempt, ItemAttempt):
+            if attempt.called_at is not None:
+                with self._lock:
+                    attempt.state.scope.inflight -= 1
+            if attempt.breaker_permit is not None and self.breaker is not None:  # nothing was told
+                self.breaker.cancelled(attempt.breaker_permit)
+            self._leave_slot(attempt)
+
+    # -- is it tried again --------------------------------------------------------------------
+
+    def after(self, state: ItemState, error: BaseException) -> float | None:
+        """Seconds until another attempt after one that ended with ``error``; None: it failed.
+
+        Raises:
+            BaseException: what a function of the retry policy raised: the item fails with that.
+        """
+        state.is_postponed = isinstance(error, Postponed)
+        if isinstance(error, Postponed):
+            return error.delay
+        refusal, state.refusal = state.refusal, None
+        if self.retry is None or error is refusal or not isinstance(error, Exception):
+            return None
+        moment = now()
+        left = math.inf if state.deadline_at is None else state.deadline_at - moment
+        try:
+            delay = self.retry.next_wait(
+                state.attempts,
+                error,
+                elapsed=moment - state.began_at,
+                at_most=left,
+                failure=state.failure,
+            )
+        except StopIteration:  # a backoff that takes its waits from an iterator: no more
+            add_note(error, "penstock: not tried again, the retry policy raised StopIteration")
+            return None
+        if delay is not None:
+            with self._lock:
+                self._retries += 1
+                state.scope.retries += 1
+            state.scope.observer.on_retry(error)
+        return delay
+
+
+def responded() -> None:
+    """For a call that holds its worker beyond its response: here it is, and the call succeeded.
+
+    What the call took until now is what tells of the service; until its end it is still under way.
+    """
+    for permit in reversed(current_permits()):
+        attempt = permit.call
+        if isinstance(attempt, ItemState):
+            permit.call = attempt = ItemAttempt(attempt)
+        if isinstance(attempt, ItemAttempt):
+            attempt.state.scope.policy.responded(attempt)
+            return

@@ -1,0 +1,156 @@
+"""What a policy knows of an item, and of those whose items it runs: data, which it alone writes.
+
+``policy.py`` has the decisions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any, Protocol
+
+from penstock.limits.adaptive import AdaptiveConcurrency
+from penstock.limits.failures import Failure
+from penstock.limits.rate.permit import Permit
+from penstock.policies.dead_letters import DeadLetters
+from penstock.policies.observer import Observer
+
+
+class ItemRunner(Protocol):
+    """What queues and other callers need of a :class:`penstock.Policy`, which documents it."""
+
+    def takes_any(self) -> bool: ...
+    def prepare(self, state: ItemState, item: Any, deadline: float | None) -> None: ...
+    def admit(self, state: ItemState, item: Any) -> bool: ...
+    async def wait(self, state: ItemState, item: Any) -> None: ...
+    def wait_blocking(self, state: ItemState, item: Any) -> None: ...
+    async def run(
+        self,
+        state: ItemState,
+        call: Callable[[Any], Awaitable[Any]],
+        item: Any,
+        adaptive: AdaptiveConcurrency | None = None,
+    ) -> Any: ...
+    def after(self, state: ItemState, error: BaseException) -> float | None: ...
+    def responded(self, attempt: ItemAttempt) -> None: ...
+
+
+class NotBegun(GeneratorExit):
+    """A plain function returned an awaitable: what that stands for has not begun.
+
+    By its base, the attempt has neither succeeded nor failed. Is never seen outside of a call.
+    """
+
+    def __init__(self, awaitable: Awaitable[Any]) -> None:
+        super().__init__()
+        self.awaitable = awaitable
+
+
+class PolicyScope:
+    """What the items of one queue share under a policy; or the calls that are made without a queue.
+
+    One policy may serve several queues.
+    """
+
+    __slots__ = (
+        "dead_letters",
+        "inflight",
+        "observer",
+        "on_limit_change",
+        "policy",
+        "postpones",
+        "retries",
+    )
+
+    def __init__(
+        self, policy: ItemRunner, observer: Observer, *, max_dead_letters: int, postpones: bool
+    ) -> None:
+        self.policy = policy
+        self.observer = observer
+        self.dead_letters = DeadLetters(max_dead_letters)
+        #: Whether an item goes back where its key holds it up: others may go on.
+        self.postpones = postpones
+        #: How many attempts were followed by another one.
+        self.retries = 0
+        #: How many calls are under way of which an adaptive concurrency is told.
+        self.inflight = 0
+        #: Called when an adaptive concurrency has changed its limit.
+        self.on_limit_change: Callable[[], None] | None = None
+
+
+class ItemState:
+    """What one item has been through under a policy. One thread at a time has the item."""
+
+    __slots__ = (
+        "attempts",
+        "began_at",
+        "call",
+        "deadline_at",
+        "failure",
+        "future",
+        "is_postponed",
+        "is_revoked",
+        "job",
+        "permit",
+        "refusal",
+        "scope",
+        "waited",
+        "waits_since",
+    )
+
+    def __init__(self, scope: PolicyScope | None = None) -> None:
+        #: Its ``PolicyScope``; ``None``: it is under no policy. (Any, as a policy sees no others.)
+        self.scope: Any = scope
+        #: When the item is to be done at the latest, by ``now()``.
+        self.deadline_at: float | None = None
+        #: Calls that were made, that under way included.
+        self.attempts = 0
+        #: When the first attempt began, where somebody asks for it.
+        self.began_at = 0.0
+        #: What it took from the limits: from the moment in which it may start until it does.
+        self.permit: Permit | None = None
+        #: Why it may not start, ever.
+        self.refusal: Exception | None = None
+        #: Whether it was put back, since it could not start yet.
+        self.is_postponed = False
+        #: Seconds that the last attempt waited for limits, if there are any; and since when it
+        #: waits for that of its key.
+        self.waited: float | None = None
+        self.waits_since: float | None = None
+        #: What the error of the last attempt said.
+        self.failure: Failure | None = None
+        #: Whether somebody else has the item now.
+        self.is_revoked = False
+        # What a queue keeps with an item. It is the ticket's, and is set here for speed.
+        self.future: Any = None
+        self.call: Any = None
+        self.job: Any = None
+
+    @property
+    def is_awaited(self) -> bool:
+        """Whether somebody may be waiting for it: it is a call, or has a future, or is nested."""
+        if not self.scope.postpones or self.future is not None:
+            return True
+        return self.job is not None and self.job.is_nested
+
+
+class ItemAttempt:
+    """What there is more to one attempt, where somebody wants to know. Its permit has it.
+
+    It is not in the state: a worker that ignores its cancellation may still be at its attempt when
+    another one makes the next.
+    """
+
+    __slots__ = ("adaptive", "breaker_permit", "called_at", "has_responded", "has_slot", "state")
+
+    def __init__(self, state: ItemState) -> None:
+        self.state = state
+        #: Whether it has one of the calls at once that the policy allows.
+        self.has_slot = False
+        #: What it got from the breaker.
+        self.breaker_permit: int | None = None
+        #: When its call began, if its time is taken.
+        self.called_at: float | None = None
+        #: Who is told how it went, beside those of the policy.
+        self.adaptive: AdaptiveConcurrency | None = None
+        #: Whether its call has the response already, and goes on.
+        self.has_responded = False

@@ -1,0 +1,243 @@
+"""The public policy: its settings, and calls that are made under it without a queue."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from dataclasses import dataclass
+from typing import Any, ParamSpec, TypeVar, overload
+
+from penstock._util import checks
+from penstock._util.clock import now
+from penstock.limits.adaptive import AdaptiveConcurrency
+from penstock.limits.breaker import CircuitBreaker
+from penstock.limits.rate.limit import Limit
+from penstock.limits.rate.limiter import Limiter
+from penstock.limits.retry import RetryPolicy
+from penstock.policies.calling import PolicyCall, check_func, decorated
+from penstock.policies.classify import Classify
+from penstock.policies.engine import PolicyEngine
+from penstock.policies.item_state import PolicyScope
+from penstock.policies.observer import ObserverProvider, observer_of
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+@dataclass(frozen=True)
+class PolicyStatistics:
+    """What was done under a policy so far, by all that use it."""
+
+    name: str
+    #: Calls that were let through, and calls that wait for a limit, by the policy's limiter: with
+    #: those of others that share the limiter.
+    starts: int
+    waiting: int
+    #: Calls that failed, and those of them that were followed by another attempt.
+    failures: int
+    retries: int
+    #: With ``concurrency``: how many calls may be under way, are under way, and wait for that.
+    concurrency_limit: int | None
+    under_way: int
+    waiting_for_slots: int
+    #: How often the gate was closed by the service; seconds until it opens, 0 when it is open.
+    gate_closures: int
+    gate_closed_for: float
+    #: ``"closed"``, ``"open"`` or ``"half_open"``; ``None`` without a breaker.
+    breaker_state: str | None
+
+
+class Policy(PolicyEngine):
+    """Limits, retries, a breaker, deadlines and concurrency taken as one, for calls of functions.
+
+    >>> policy = Policy(limits=[Limit(500, per=60)], retry=RetryPolicy(5), concurrency=20)
+    >>> result = await policy.call(fetch, item)  # or policy.call(plain, item), in a thread
+    >>> @policy
+    ... async def fetch(item): ...
+
+    Args:
+        limits: how fast calls may start: a list of :class:`penstock.Limit`, or of texts such as
+            ``"500/min"``; or a :class:`penstock.Limiter` that others share.
+        retry: how calls that failed are tried again: a :class:`penstock.RetryPolicy`. ``None``:
+            they are not.
+        breaker: a :class:`penstock.CircuitBreaker`. With ``retry``, calls that the breaker refuses
+            wait until it lets them through; without, they fail with ``CircuitBreakerOpenError``.
+        deadline: seconds from its beginning in which each call must be done, all its attempts and
+            waits together. A call that can no longer be in time is not attempted, and fails with
+            ``DeadlineExceededError``. ``None``: none.
+        attempt_timeout: seconds, above 0 and finite, that one attempt of an async function may
+            take; then it is cancelled, and has failed with ``APITimeoutError``. A plain function
+            cannot be cut off: with this, it is refused. ``None``: no limit.
+        concurrency: how many calls may be under way at once, all users of the policy together: at
+            least 1, or a :class:`penstock.AdaptiveConcurrency` that finds it out. ``None``: any
+            number.
+        classify: what an exception says, asked once for each attempt that failed, before penstock
+            looks at it: a function from the exception to a :class:`penstock.Failure`, or to None
+            where it does not know it. What it raises is what the attempt failed with.
+        name: what to call it in telemetry; "policy" unless given.
+        telemetry: where the spans and metrics of calls go that are made without a queue; by default
+            OpenTelemetry's global providers.
+
+    Raises:
+        TypeError, ValueError: for an argument that is not allowed.
+
+    One policy serves any number of event loops, threads and queues at once; all of them share its
+    limits, its breaker, its budget for retries and its ``concurrency``. For queues:
+    ``WorkQueue(policy=policy)``.
+    """
+
+    def __init__(
+        self,
+        *,
+        limits: Iterable[Limit | str] | Limiter = (),
+        retry: RetryPolicy | None = None,
+        breaker: CircuitBreaker | None = None,
+        deadline: float | None = None,
+        attempt_timeout: float | None = None,
+        concurrency: int | AdaptiveConcurrency | None = None,
+        classify: Classify | None = None,
+        name: str | None = None,
+        telemetry: ObserverProvider | None = None,
+    ) -> None:
+        if attempt_timeout is not None:
+            attempt_timeout = checks.finite_seconds(attempt_timeout, "attempt_timeout")
+            if not attempt_timeout:
+                raise ValueError("attempt_timeout must be above 0, got 0")
+        if concurrency is not None and not isinstance(concurrency, AdaptiveConcurrency):
+            concurrency = checks.positive_int(
+                concurrency, "concurrency", "concurrency must be at least 1"
+            )
+        checks.optional_function(classify, "classify", "error")
+        super().__init__(
+            limits if isinstance(limits, Limiter) else Limiter(limits),
+            _checked(retry, RetryPolicy, "retry"),
+            _checked(breaker, CircuitBreaker, "breaker"),
+            None if deadline is None else checks.seconds(deadline, "deadline"),
+            attempt_timeout,
+            concurrency,
+            classify,
+        )
+        self.name = "policy" if name is None else checks.label(name, "name")
+        self._telemetry = telemetry
+        # Of calls without a queue; made by the first of them, unless telemetry was given.
+        self._scope: PolicyScope | None = None
+        if telemetry is not None:
+            self._own_scope()
+
+    def __repr__(self) -> str:
+        parts: dict[str, Any] = {
+            "limits": list(self.limits.limits) or None,
+            "retry": self.retry,
+            "breaker": self.breaker,
+            "deadline": self.deadline,
+            "attempt_timeout": self.attempt_timeout,
+            "concurrency": self.concurrency,
+        }
+        given = [f"{name}={value!r}" for name, value in parts.items() if value is not None]
+        return f"<Policy {self.name!r}: {', '.join(given) or 'nothing'}>"
+
+    # -- calls without a queue ----------------------------------------------------------------
+
+    @overload
+    def call(
+        self, func: Callable[P, Awaitable[R]], /, *args: P.args, **kwargs: P.kwargs
+    ) -> Coroutine[Any, Any, R]: ...
+    @overload
+    def call(self, func: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R: ...
+    def call(self, func: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+        """Call ``func(*args, **kwargs)`` under the policy, in the caller's own task or thread.
+
+        Args:
+            func: an async function: await what this method returns. A plain function: it blocks the
+                calling thread until the call is done, and returns the result. Where a plain
+                function returns an awaitable in an event loop, await that. ``cost`` and ``key`` of
+                limits get the first positional argument, or None where there is none.
+
+        Raises:
+            Exception: what the last attempt raised; or that of a function of the policy.
+            DeadlineExceededError, CircuitBreakerOpenError, BudgetExceededError, ValueError: it may
+                not start, ever.
+            QueueStateError: a plain function would have to wait, for a limit or for another
+                attempt, in a thread whose event loop runs: use ``asyncio.to_thread``.
+            TypeError: ``func`` is no function, or is a generator.
+
+        A call inside a call of the same policy asks the limits anew, and is tried again by itself;
+        but it takes no second one of the ``concurrency``. A call that is cancelled while it waits
+        has used nothing up; one that is cancelled later has neither succeeded nor failed.
+        """
+        check_func(func, self.attempt_timeout)
+        item = args[0] if args else None
+        return PolicyCall(self, self._own_scope(), func, args, kwargs, item).start()
+
+    def __call__(self, func: Callable[P, R]) -> Callable[P, R]:
+        """``@policy``: each call of the function is a :meth:`call`.
+
+        ``cost`` and ``key`` of limits get the first argument; of a method the first after ``self``.
+
+        Raises:
+            TypeError: as :meth:`call`.
+        """
+        check_func(func, self.attempt_timeout)
+
+        def start(item: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+            return PolicyCall(self, self._own_scope(), func, args, kwargs, item).start()
+
+        return decorated(func, start)
+
+    def statistics(self) -> PolicyStatistics:
+        """What was done under the policy so far. From any thread."""
+        limits, slots = self.limits.statistics(), self._slots
+        return PolicyStatistics(
+            name=self.name,
+            starts=limits.grants,
+            waiting=limits.waiting,
+            failures=self._failures,
+            retries=self._retries,
+            concurrency_limit=None if slots is None else slots.total,
+            under_way=0 if slots is None else slots.taken,
+            waiting_for_slots=0 if slots is None else slots.waiting,
+            gate_closures=limits.closures,
+            gate_closed_for=limits.closed_for,
+            breaker_state=self.breaker_state,
+        )
+
+    def _own_scope(self) -> PolicyScope:
+        if self._scope is None:
+            observer = observer_of(self._telemetry, self.name)
+            scope = PolicyScope(self, observer, max_dead_letters=0, postpones=False)
+            with self._lock:  # any thread may make the first call
+                self._scope = self._scope or scope
+        return self._scope
+
+    @property
+    def breaker_state(self) -> str | None:
+        """What the breaker does now, if there is one."""
+        return None if self.breaker is None else self.breaker.state(now()).value
+
+
+def _checked(value: Any, kind: type, name: str) -> Any:
+    if value is not None and not isinstance(value, kind):
+        raise TypeError(f"{name} must be a {kind.__name__} or None, got {checks.shown(value)}")
+    return value
+
+
+def policy_of(policy: Any, parts: dict[str, Any]) -> Policy | None:
+    """The policy that a user gave, or one of the ``parts`` that were; None where that is nothing.
+
+    ``parts`` are arguments of :class:`Policy`: None, or an empty tuple, is not given.
+
+    Raises:
+        TypeError, ValueError: for what is not allowed; or both were given.
+    """
+    given = [name for name, value in parts.items() if value is not None and value != ()]
+    if policy is None:
+        made = Policy(**parts)  # which checks them
+        is_nothing = not made.limits.limits and made.limits is not parts["limits"]
+        return None if is_nothing and set(given) <= {"limits"} else made
+    if not isinstance(policy, Policy):
+        raise TypeError(f"policy must be a penstock.Policy or None, got {checks.shown(policy)}")
+    if given:
+        raise ValueError(
+            f"{' and '.join(given)} and policy were given, and the policy has its own: "
+            f"leave out policy, or {' and '.join(given)}"
+        )
+    return policy
