@@ -18,9 +18,13 @@ from sync.helpers import eventually, queue_threads
 def no_thread_is_left() -> Iterator[None]:
     """Whatever a test does, the threads of its queues are gone after it."""
     before = set(threading.enumerate())
+    # Collections look at new objects alone: with those of all tests before, each takes a tenth of a
+    # second, and on a busy machine the threads that are to end would get no turn between two.
+    gc.freeze()
     yield
     gc.collect()
     eventually(lambda: not queue_threads() - before)
+    gc.unfreeze()
 
 
 @pytest.fixture

@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 import threading
 import weakref
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -13,17 +12,6 @@ import pytest
 from penstock import Limit
 from penstock.sync import WorkQueue
 from sync.helpers import BOUND, eventually, queue_threads
-
-
-@pytest.fixture(autouse=True)
-def quick_collections() -> Iterator[None]:
-    """Look at new objects alone: with those of all tests before, each collection takes a second.
-
-    On a busy machine the threads that are to end would get no turn between two of them.
-    """
-    gc.freeze()
-    yield
-    gc.unfreeze()
 
 
 class Owner:
