@@ -108,6 +108,7 @@ class Worker(Generic[T]):
         call: AsyncCall[Any] = _no_standing_job if standing is None else standing.call
         may_suspend = standing is not None and standing.may_suspend
         enter = CURRENT_CALL.set
+        error: BaseException | None = None
         try:
             while not self.must_ask or self._may_go_on(self):
                 entry = source.take()
@@ -122,19 +123,25 @@ class Worker(Generic[T]):
                     call = _no_standing_job if standing is None else standing.call
                     continue
                 _, item, context, ticket = entry
-                error: BaseException | None = None
                 try:
                     if ticket is None:
                         steps = call(item).__await__()
-                        marks = may_suspend
+                        if may_suspend:
+                            self._ticket = None
+                            self.call = this_call = object()
+                            context.run(enter, this_call)
+                        awaited = context.run(next, steps, FINISHED)
+                        if awaited is FINISHED and left > 1:  # most items; all the rest is below
+                            counters.processed += 1
+                            left -= 1
+                            continue
                     else:
                         steps = ticket.run(call, standing, item).__await__()
-                        marks = ticket.may_suspend(standing)
-                    if marks:
-                        self._ticket = ticket
-                        self.call = this_call = object()
-                        context.run(enter, this_call)
-                    awaited = context.run(next, steps, FINISHED)
+                        if ticket.may_suspend(standing):
+                            self._ticket = ticket
+                            self.call = this_call = object()
+                            context.run(enter, this_call)
+                        awaited = context.run(next, steps, FINISHED)
                 except BaseException as raised:
                     error = raised
                 else:
