@@ -47,7 +47,7 @@ test: $(VENV)/.test  ## Run the tests (3 min)
 # -- More tests -----------------------------------------------------------------------------------
 
 # Uses nats-server and chromium where they are installed, and says what it leaves out where not.
-test-servers: $(VENV)/.test-servers nats-server  ## Run the slow tests: servers, clusters, kills, browsers, SDKs (4 min)
+test-servers: $(VENV)/.test-servers nats-server  ## Run the slow tests: servers, clusters, kills, browsers, SDKs (5 min)
 	$(BIN)/python $(PYTEST) -m slow
 
 coverage: $(VENV)/.test-servers nats-server  ## Run both kinds of tests, with coverage (10 min)
