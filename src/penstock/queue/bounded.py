@@ -27,6 +27,7 @@ from penstock.queue.status import QueueStatistics, QueueStatus
 from penstock.queue.store import EntryBuffer
 from penstock.queue.stream import Consumable
 from penstock.workers.calls import AsyncCall, ErrorHandler, WorkerFunc
+from penstock.workers.inside import Caller
 from penstock.workers.pool import WorkerPool
 
 __all__ = ["BoundedQueue", "QueueStatistics", "QueueStatus"]
@@ -240,11 +241,7 @@ class BoundedQueue(Lifecycle, Consumable[T], InProcessQueue[T]):
         return future
 
     @contextmanager
-    def _waiting_as_worker(self) -> Iterator[None]:
-        worker = self._pool.worker_around()
-        if worker is None:
-            yield
-            return
+    def _waiting_as_worker(self, worker: Caller) -> Iterator[None]:
         call = worker.call or worker
         try:
             count = self._calls_that_put.add(call)

@@ -26,12 +26,15 @@ from penstock.queue.lifecycle import QueueLifecycle, is_cancelled
 from penstock.queue.status import QueueStatistics, QueueStatus
 from penstock.queue.store import EntryBuffer, PutOutcome
 from penstock.workers.calls import AsyncCall
+from penstock.workers.inside import Caller
 from penstock.workers.item import AnyFuture, Entry, Ticket
 from penstock.workers.job import Job
 from penstock.workers.observed import ObservedTicket
 from penstock.workers.pool import WorkerPool
 
 T = TypeVar("T")
+
+_NOTHING = nullcontext()
 TicketT = TypeVar("TicketT", bound=Ticket)
 
 
@@ -254,7 +257,8 @@ class InProcessQueue(QueueLifecycle[T]):
             return self._reject_full()
         limit = None if timeout > NO_LIMIT else timeout
         is_served = limit is not None or (ticket is not None and ticket.is_nested)
-        with nullcontext() if is_served else self._waiting_as_worker():
+        worker = None if is_served else self._pool.worker_around()
+        with _NOTHING if worker is None else self._waiting_as_worker(worker):
             self._counters.add("put_waits")
             try:
                 outcome = await self._buffer.wait_for_room(item, limit, ticket, context)
@@ -266,11 +270,11 @@ class InProcessQueue(QueueLifecycle[T]):
             raise self._stopped_meanwhile("put")
         return outcome is PutOutcome.ACCEPTED or self._reject_full()
 
-    def _waiting_as_worker(self) -> AbstractContextManager[None]:
-        """The block of a wait for room without a limit, which a worker of the queue may not make.
+    def _waiting_as_worker(self, worker: Caller) -> AbstractContextManager[None]:
+        """The block in which a worker of the queue waits for room without a limit.
 
         Raises:
-            QueueStateError: this is a worker function of the queue, and none would make room.
+            QueueStateError: it may not, for none would make room.
         """
         raise NotImplementedError
 

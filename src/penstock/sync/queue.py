@@ -31,6 +31,7 @@ from penstock.sync.provider import LoopThreadProvider, refuse_in_loop
 from penstock.sync.slots import SharedCounters
 from penstock.sync.stream import BlockingConsumable
 from penstock.workers.calls import AsyncCall, ErrorHandler, WorkerFunc
+from penstock.workers.inside import Caller
 from penstock.workers.item import Entry
 from penstock.workers.job import JobFunctions
 
@@ -133,8 +134,8 @@ class BlockingQueue(BlockingConsumable[T], InProcessQueue[T]):
         run_to_completion(self._submit(item, limit, deadline, future, call))
         return future
 
-    def _waiting_as_worker(self) -> AbstractContextManager[None]:
-        if self._pool.is_inside and not self._buffer.closed:
+    def _waiting_as_worker(self, worker: Caller) -> AbstractContextManager[None]:
+        if not self._buffer.closed:
             raise self._none_would_make_room()
         return nullcontext()
 

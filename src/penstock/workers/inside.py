@@ -51,10 +51,10 @@ def worker_around(workers: Mapping[Any, Caller]) -> Caller | None:
         worker = workers.get(task)
         if worker is not None:
             return worker
-        if hasattr(task, "worker"):  # one of another queue
-            return None
+    else:
+        task = None
     call = CURRENT_CALL.get()
-    if call is None:
+    if call is None or hasattr(task, "worker"):  # a worker of another queue
         return None
     return next((worker for worker in list(workers.values()) if worker.call is call), None)
 
