@@ -67,7 +67,6 @@ NEEDED = (
     "packaging",
     "pytest",
     "pytest-asyncio",
-    "pytest-timeout",
     "pytest-xdist",
     "trustme",
 )

@@ -9,7 +9,7 @@ from penstock._util import checks
 from penstock._util.loop_thread import LoopThread
 from penstock.protocols import Queue
 from penstock.queue.status import QueueStatus
-from penstock.sync.provider import LoopThreadProvider, refuse_in_loop
+from penstock.sync.provider import LoopThreadProvider, refuse_to_wait
 
 T = TypeVar("T")
 
@@ -29,7 +29,7 @@ class BlockingAdapter:
         return self._queue.status in (QueueStatus.IDLE, QueueStatus.STOPPED)
 
     def _call(self, name: str, *args: Any, **kwargs: Any) -> Any:
-        refuse_in_loop(name)
+        refuse_to_wait(name)
 
         async def call() -> Any:
             result = getattr(self._queue, name)(*args, **kwargs)
@@ -99,6 +99,6 @@ class BlockingAdapter:
     def join(self, timeout: float | None = None) -> bool:
         """Wait until every accepted item is done."""
         limit = checks.optional_seconds(timeout)
-        refuse_in_loop("join")
+        refuse_to_wait("join")
         with self._provider.acquire() as thread:
             return thread.run_with_timeout(self._queue.join, limit)

@@ -28,6 +28,7 @@ from typing import Any, Protocol, TypeVar
 
 import janus
 
+from penstock._util.garbage import refuse_in_collection
 from penstock.queue.store import EntryStore, Lane, PutOutcome
 from penstock.sync.waiting import BY_HAND, TASK, THREAD, LoopWaiters, OneShotEvent, WaitingPut
 from penstock.workers.item import Entry, Ticket, job_of
@@ -233,6 +234,7 @@ class JanusBuffer(EntryStore[T]):
 
         A KeyboardInterrupt takes the item back, unless a worker has taken it already.
         """
+        refuse_in_collection("put")
         put = WaitingPut(item, copy_context() if context is None else context, ticket)
         try:
             with self.lock:
@@ -362,6 +364,7 @@ class JanusBuffer(EntryStore[T]):
         False at the end, or after ``timeout`` seconds. ``is_stopped`` is asked under the lock:
         whoever stops the queue wakes those that wait after that.
         """
+        refuse_in_collection("get")
         return self._wait(BY_HAND, timeout, is_stopped)
 
     def wait_in_thread(self, must_ask: Callable[[], bool]) -> bool:

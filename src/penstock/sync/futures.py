@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 from penstock.errors import QueueStateError
 from penstock.queue.status import NotProcessedError
 from penstock.sync.pool import ThreadWorkerPool
-from penstock.sync.provider import refuse_in_loop
+from penstock.sync.provider import refuse_to_wait
 
 T = TypeVar("T")
 
@@ -155,7 +155,7 @@ class Result(concurrent.futures.Future[Any]):
             raise QueueStateError(
                 f"Cannot call {call}() in a forked child: the item is its parent's"
             )
-        refuse_in_loop(call)
+        refuse_to_wait(call)
         if self._is_nested or not pool.is_inside:
             yield
             return

@@ -9,7 +9,7 @@ from typing import Any, Generic, TypeVar
 from penstock._util.compat import Self
 from penstock.sync.futures import Result
 from penstock.sync.pool import run_to_completion
-from penstock.sync.provider import refuse_in_loop
+from penstock.sync.provider import may_wait, refuse_to_wait
 from penstock.sync.queue import BlockingQueue
 from penstock.workers.calls import ErrorHandler, WorkerFunc
 from penstock.workers.item import JobTicket
@@ -36,7 +36,7 @@ class BlockingJob(Generic[T]):
     def __enter__(self) -> Self:
         queue = self._queue
         queue._check_alive()
-        refuse_in_loop("map or batch_process")
+        refuse_to_wait("map or batch_process")
         is_nested = queue._pool.is_inside
         with queue._acquire_thread() as thread:
             self.job: Job[T] = queue._make_job(*self._settings)
@@ -48,10 +48,19 @@ class BlockingJob(Generic[T]):
     def __exit__(self, *error: object) -> None:
         queue = self._queue
         self.job.is_over = True  # whatever happens to the call below
+        if not may_wait():  # the iterator of a map that is collected
+            queue._call_soon(self._close)
+            return
         try:
             if queue._crash is None and not queue.is_inherited:
                 with queue._acquire_thread() as thread:
                     thread.call(queue._close_job, self.job)
+        finally:
+            self._on_exit()
+
+    async def _close(self) -> None:
+        try:
+            await self._queue._close_job(self.job)
         finally:
             self._on_exit()
 

@@ -6,10 +6,12 @@ import sys
 import threading
 import weakref
 from collections.abc import Callable, Coroutine, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from contextvars import Context
 from typing import Any, NoReturn
 
 from penstock._util import checks, hooks
+from penstock._util.garbage import is_collecting, refuse_in_collection
 from penstock._util.loop_thread import LoopThread
 from penstock._util.notebooks import advice, blocks_loop
 from penstock.errors import QueueStateError
@@ -18,12 +20,22 @@ from penstock.errors import QueueStateError
 CLOSE_TIMEOUT = 0.25
 
 
-def refuse_in_loop(call: str) -> None:
+def may_wait() -> bool:
+    """Whether a call may block: no event loop and no garbage collection runs in this thread."""
+    return not is_collecting() and not blocks_loop()
+
+
+def refuse_to_wait(call: str) -> None:
     """Refuse a call that blocks in a running event loop, which could do nothing meanwhile.
 
+    Or in a finaliser that has interrupted the thread: for whatever it would wait, the thread may be
+    about to do that itself.
+
     Raises:
-        QueueStateError: an event loop runs in this thread, and this is no cell of a notebook.
+        QueueStateError: an event loop runs in this thread, and this is no cell of a notebook; or
+            a garbage collection does.
     """
+    refuse_in_collection(call)
     if blocks_loop():
         raise QueueStateError(
             f"Cannot call {call}() in a running event loop: it would block the loop. Use "
@@ -126,6 +138,19 @@ class LoopThreadProvider:
             assert thread.thread is not None
             hooks.wait_at_exit(thread.thread)
             thread.close_nowait()
+
+    def send(self, func: Callable[[], Coroutine[Any, Any, object]]) -> bool:
+        """Run a call without waiting for it; False if there is no loop thread.
+
+        For finalisers: takes no lock but the re-entrant one of the loop thread's calls. The call
+        runs in an empty context.
+        """
+        thread = self._thread
+        with suppress(QueueStateError):  # it has ended, or is about to
+            if thread is not None:
+                Context().run(thread.send, func)
+                return True
+        return False
 
     def discard(self, thread: LoopThread) -> bool:
         """Use another thread from now on; False if ``thread`` is not the one in use."""

@@ -9,11 +9,13 @@ import threading
 import time
 import warnings
 from asyncio import _get_running_loop
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from typing import Any, NoReturn, TypeVar
 
 from penstock._util import checks, hooks
+from penstock._util.garbage import is_collecting, refuse_in_collection
 from penstock._util.loop_thread import LoopThread
 from penstock.errors import QueueStateError
 from penstock.limits.adaptive import AdaptiveConcurrency
@@ -27,7 +29,7 @@ from penstock.queue.store import EntryBuffer
 from penstock.sync.buffer import JanusBuffer
 from penstock.sync.futures import Result
 from penstock.sync.pool import ThreadWorkerPool, run_to_completion
-from penstock.sync.provider import LoopThreadProvider, refuse_in_loop
+from penstock.sync.provider import LoopThreadProvider, refuse_to_wait
 from penstock.sync.slots import SharedCounters
 from penstock.sync.stream import BlockingConsumable
 from penstock.workers.calls import AsyncCall, ErrorHandler, WorkerFunc
@@ -72,6 +74,8 @@ class BlockingQueue(BlockingConsumable[T], InProcessQueue[T]):
         self._crash: str | None = None
         self._is_inherited = False
         self._functions: JobFunctions | None = None
+        #: What the loop is to do though nobody waits for it.
+        self._calls: deque[Callable[[], Coroutine[Any, Any, object]]] = deque()
         hooks.tell_forked_child(self)
 
     def _make_parts(self) -> tuple[EntryBuffer[T], SharedCounters, ThreadWorkerPool[T]]:
@@ -215,13 +219,14 @@ class BlockingQueue(BlockingConsumable[T], InProcessQueue[T]):
         """Start workers that call ``worker_func`` on each item; start the queue too, if need be."""
         size = self.check_workers(worker_func, num_workers, error_handler)
         self._check_alive()
-        refuse_in_loop("process")  # but not in a worker: to replace the workers is no wait
+        refuse_to_wait("process")  # but not in a worker: to replace the workers is no wait
         with self._acquire_thread() as thread:
             thread.call(self._start_workers, worker_func, size, error_handler)
 
     def close(self) -> None:
         """Let nobody put any more; what was accepted is processed, or taken, and then it stops."""
         self._check_alive()
+        refuse_in_collection("close")
         with self._provider.closed() as has_no_thread:
             if has_no_thread and self._is_at_rest():
                 super().close()
@@ -264,6 +269,10 @@ class BlockingQueue(BlockingConsumable[T], InProcessQueue[T]):
     def stop(self, timeout: float | None = None, *, drain: bool = True) -> bool:
         """Take no more items, finish what was accepted, end the workers."""
         limit = checks.optional_seconds(timeout)
+        if is_collecting():
+            self._check_alive()
+            self._provider.send(lambda: self._stop_in_loop(limit, drain))
+            return self._is_at_rest() and not self._leftover
         self._check_caller("stop")
         with self._provider.closed() as is_closed:
             if is_closed and self._is_at_rest():
@@ -277,6 +286,11 @@ class BlockingQueue(BlockingConsumable[T], InProcessQueue[T]):
                     return not self._leftover
                 wait = RESPONSE_TIMEOUT
             return future.result()
+
+    async def _stop_in_loop(self, limit: float | None, drain: bool) -> None:
+        """Stop; nobody waits for it."""
+        await self._stop(limit, drain)
+        self._provider.release()
 
     def join(self, timeout: float | None = None) -> bool:
         """Wait until every accepted item is done; False if that takes longer than ``timeout``."""
@@ -297,7 +311,26 @@ class BlockingQueue(BlockingConsumable[T], InProcessQueue[T]):
                 thread.on_crash(self._on_crash)
                 self._pool.loop_thread = thread
                 hooks.drain_at_exit(self)
+            self._send_calls()
             yield thread
+
+    def _call_soon(self, func: Callable[[], Coroutine[Any, Any, object]]) -> None:
+        """Have the loop make a call, without waiting; once there is a loop, if there is none now.
+
+        For finalisers, and for a thread whose event loop must go on.
+        """
+        if self._crash is None and not self._is_inherited:
+            self._calls.append(func)
+            self._send_calls()  # after that: another thread may have started the loop meanwhile
+
+    def _send_calls(self) -> None:
+        for _ in range(len(self._calls)):
+            self._provider.send(self._make_call)
+
+    async def _make_call(self) -> None:
+        if self._calls:
+            await self._calls.popleft()()
+            self._provider.release()
 
     def _abandon_blocked_loop(self, thread: LoopThread) -> None:
         """A worker function does not let its event loop turn, and a stop cannot wait for it."""
@@ -382,7 +415,7 @@ class BlockingQueue(BlockingConsumable[T], InProcessQueue[T]):
                 f"Use threading.Thread(target=queue.{call}).start() and do not join it there",
                 current_state=self._status.value,
             )
-        refuse_in_loop(call)
+        refuse_to_wait(call)
 
     def _refuse(self, verb: str) -> None:
         """Raise ``QueueStateError``; but return in a cell of a notebook, which may go on."""
@@ -393,7 +426,7 @@ class BlockingQueue(BlockingConsumable[T], InProcessQueue[T]):
             raise error
         if self._status is not QueueStatus.PROCESSING:
             raise state_error(f"{verb} items", self._status)
-        refuse_in_loop(verb)
+        refuse_to_wait(verb)
         if (self._takes_in if verb == "get" else self._open_in) is CLOSED:  # in this very instant
             raise state_error(f"{verb} items", QueueStatus.STOPPING)
 
