@@ -227,7 +227,7 @@ class FromConfig:
             retry=None if config.retry is None else _retry_policy(config.retry),
             breaker=None
             if config.breaker is None
-            else CircuitBreaker(**config.breaker.model_dump()),
+            else CircuitBreaker(**config.breaker.model_dump(), name=name),
             deadline=config.deadline,
         )
         return queue

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import math
 import os
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -406,6 +408,49 @@ def test_settings_that_make_no_sense(
 ) -> None:
     with pytest.raises(error, match=message):
         CircuitBreaker(**kwargs)
+
+
+def test_each_change_of_its_state_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "penstock")
+    breaker = CircuitBreaker(window=4, minimum=2, open_for=10, name="vendor")
+    call(breaker, 0, ERROR)
+    call(breaker, 0, ERROR)
+    refused(breaker, 5)
+    call(breaker, 10, ERROR)
+    call(breaker, 20)
+    call(breaker, 21)
+    breaker.open(math.inf)
+    breaker.close()
+    breaker.close()
+    CircuitBreaker().open(2)
+    assert [(record.levelname, record.message) for record in caplog.records] == [
+        ("WARNING", "Circuit breaker vendor is open for 10 s: 2 of the last 2 calls failed"),
+        ("INFO", "Circuit breaker vendor is half-open: calls at once that it lets through: 1"),
+        ("WARNING", "Circuit breaker vendor is open for 10 s: a probe failed"),
+        ("INFO", "Circuit breaker vendor is half-open: calls at once that it lets through: 1"),
+        ("INFO", "Circuit breaker vendor is closed: its probes succeeded"),
+        ("WARNING", "Circuit breaker vendor is open until it is closed: by hand"),
+        ("INFO", "Circuit breaker vendor is closed, by hand"),
+        ("WARNING", "Circuit breaker is open for 2 s: by hand"),
+    ]
+
+
+def test_a_handler_of_the_log_may_ask_another_thread_about_it() -> None:
+    """So no lock is held while it is called."""
+    breaker, seen = CircuitBreaker(), []
+
+    class Asks(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            with ThreadPoolExecutor(1) as threads:
+                seen.append(threads.submit(breaker.state, 0).result(30))
+
+    handler = Asks()
+    logging.getLogger("penstock").addHandler(handler)
+    try:
+        breaker.open()
+    finally:
+        logging.getLogger("penstock").removeHandler(handler)
+    assert seen == [BreakerState.OPEN]
 
 
 class AnyCalls(RuleBasedStateMachine):

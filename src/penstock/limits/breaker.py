@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import threading
 from collections import deque
@@ -13,6 +14,8 @@ from penstock._util import checks, clock
 from penstock._util.hooks import tell_forked_child
 from penstock.errors import CircuitBreakerOpenError
 from penstock.limits.failures import Failure, Which, as_predicate, service_failed
+
+_logger = logging.getLogger("penstock")
 
 #: Seconds after which to ask again while all probes are under way: nobody knows how long they take.
 _ASK_AGAIN = 1.0
@@ -43,6 +46,9 @@ class CircuitBreaker:
     breaker last changed its state is ignored. ``now`` is in seconds of any clock. Any number of
     queues, in any threads, may share a breaker.
 
+    Each change of its state is logged, by the logger ``penstock``: as a warning when it opens, for
+    information when it becomes half-open or closes.
+
     Args:
         failure_share: The share of failures at which it opens; above 0, at most 1.
         window: The number of calls that are remembered; at least 1.
@@ -55,6 +61,7 @@ class CircuitBreaker:
             service did answer. Unless given, any ``Exception`` is a failure, except an HTTP answer
             below 500 other than 408; and errors that say nothing about the service are not counted:
             rate limits, missed deadlines, errors of a queue.
+        name: what it is called in the log; for where there are several.
 
     Raises:
         TypeError: A setting is of the wrong type.
@@ -70,7 +77,11 @@ class CircuitBreaker:
         probes: int = 1,
         *,
         on: Which | None = None,
+        name: str | None = None,
     ) -> None:
+        self._called = "Circuit breaker"
+        if name is not None:
+            self._called += f" {checks.label(name, 'name')}"
         self._failure_share = _share(failure_share)
         self._window = checks.positive_int(window, "window", "window must be at least 1")
         if minimum is None:
@@ -99,6 +110,8 @@ class CircuitBreaker:
         self._under_way: int  # probes
         self._probed: int
         self._period = 0  # goes up with each change of state: calls of earlier periods are ignored
+        # What is to be logged, which is done without the lock: handlers are functions of the user.
+        self._changes: deque[tuple[int, str]] = deque()
         self._enter(BreakerState.CLOSED, -math.inf)
 
     def __repr__(self) -> str:
@@ -127,7 +140,8 @@ class CircuitBreaker:
         if not lasts:
             raise ValueError(f"seconds must be above 0, got {checks.shown(seconds)}")
         with self._lock:
-            self._open(clock.now(), lasts)
+            self._open(clock.now(), lasts, "by hand")
+        self._log_changes()
 
     def close(self) -> None:
         """Let calls through from now on, and remember none that ended before. From any thread.
@@ -136,7 +150,10 @@ class CircuitBreaker:
         at most ``open_for`` seconds.
         """
         with self._lock:
+            if self._state is not BreakerState.CLOSED:
+                self._changes.append((logging.INFO, "is closed, by hand"))
             self._enter(BreakerState.CLOSED, -math.inf)
+        self._log_changes()
 
     def state(self, now: float) -> BreakerState:
         """What it would do with a call at ``now``. Changes nothing."""
@@ -188,11 +205,16 @@ class CircuitBreaker:
             if self._state is BreakerState.OPEN or (
                 self._state is BreakerState.HALF_OPEN and self._under_way == self._probes
             ):
+                if self._state is BreakerState.OPEN:
+                    news = f"is half-open: calls at once that it lets through: {self._probes}"
+                    self._changes.append((logging.INFO, news))
                 self._enter(BreakerState.HALF_OPEN, now)
             if self._state is BreakerState.HALF_OPEN:
                 self._under_way += 1
                 self._since = now
-            return self._period
+            period = self._period
+        self._log_changes()
+        return period
 
     def succeeded(self, now: float, permit: int) -> None:
         """The call with this permit was served."""
@@ -249,19 +271,26 @@ class CircuitBreaker:
                 self._under_way -= 1
                 self._probed += 1
                 if failed:
-                    self._open(now, self._open_for)
+                    self._open(now, self._open_for, "a probe failed")
                 elif self._probed >= self._probes:
+                    self._changes.append((logging.INFO, "is closed: its probes succeeded"))
                     self._enter(BreakerState.CLOSED, now)
-                return
-            if len(self._ends) == self._window:
-                self._failures -= self._ends.popleft()
-            self._ends.append(failed)
-            self._failures += failed
-            known = len(self._ends)
-            if known >= self._minimum and self._failures >= self._failure_share * known:
-                self._open(now, self._open_for)
+            else:
+                self._remember(now, failed=failed)
+        self._log_changes()
 
-    def _open(self, now: float, lasts: float) -> None:
+    def _remember(self, now: float, *, failed: bool) -> None:
+        if len(self._ends) == self._window:
+            self._failures -= self._ends.popleft()
+        self._ends.append(failed)
+        self._failures += failed
+        known = len(self._ends)
+        if known >= self._minimum and self._failures >= self._failure_share * known:
+            self._open(now, self._open_for, f"{self._failures} of the last {known} calls failed")
+
+    def _open(self, now: float, lasts: float, why: str) -> None:
+        time = "until it is closed" if lasts == math.inf else f"for {lasts:g} s"
+        self._changes.append((logging.WARNING, f"is open {time}: {why}"))
         self._opened += self._state is not BreakerState.OPEN
         self._enter(BreakerState.OPEN, now)
         self._lasts = lasts
@@ -275,6 +304,14 @@ class CircuitBreaker:
         self._failures = 0
         self._under_way = 0
         self._probed = 0
+
+    def _log_changes(self) -> None:
+        while self._changes:
+            try:
+                level, news = self._changes.popleft()
+            except IndexError:  # another thread was faster
+                return
+            _logger.log(level, "%s %s", self._called, news)
 
 
 def _share(value: Any) -> float:
