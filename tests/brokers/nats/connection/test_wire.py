@@ -240,6 +240,36 @@ async def test_credentials_that_are_not_good_any_more(
         await soon(queue.put("a"))
 
 
+async def test_a_stop_ends_the_search_for_a_server_also_where_its_cancellation_is_swallowed(
+    start_nats: Start, make_queue: MakeQueue
+) -> None:
+    """As ``asyncio.wait_for`` swallows one now and then, before Python 3.12."""
+    server = start_nats()
+    queue = make_queue(server.url)
+    await queue.start()
+    client, swallowed = queue._wire.client, 0
+
+    async def connect() -> None:
+        nonlocal swallowed
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            swallowed += 1
+            if swallowed < 3:
+                raise OSError("no such server") from None
+            raise
+
+    client._select_next_server = connect  # type: ignore[method-assign]
+    server.kill()
+    await until(lambda: not client.is_connected)
+    await soon(queue.stop(drain=False))
+    assert swallowed == 3
+    assert client.is_closed
+    reconnecting = client._reconnection_task
+    assert reconnecting is not None
+    assert reconnecting.done()
+
+
 @pytest.mark.parametrize("verify", [False, True])
 async def test_tls(start_nats: Start, make_queue: MakeQueue, tmp_path: Path, verify: bool) -> None:
     certificates = Certificates(tmp_path / "certificates")

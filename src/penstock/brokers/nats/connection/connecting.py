@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import socket
 import ssl
+from contextlib import suppress
 from typing import Any
 
+from nats.aio.client import Client
 from nats.errors import AuthorizationError
 
 
@@ -59,6 +61,20 @@ async def end(task: asyncio.Future[Any]) -> None:
         await asyncio.wait([task], timeout=0.2)
     if not task.cancelled():
         task.exception()  # looked at, so that asyncio does not complain
+
+
+async def close(client: Client) -> None:
+    """Close it, and have it connect no more."""
+    with suppress(Exception):
+        await client.close()
+    # Where the cancellation is swallowed, it goes on to connect for ever, and so long would
+    # asyncio.run() wait for it at its end.
+    reconnecting = getattr(client, "_reconnection_task", None)
+    if reconnecting is not None and reconnecting is not asyncio.current_task():
+        await end(reconnecting)
+    if not client.is_closed:
+        with suppress(Exception):
+            await client.close()
 
 
 def is_refusal(error: Exception) -> bool:

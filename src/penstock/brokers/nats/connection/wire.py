@@ -22,7 +22,7 @@ from nats.js.api import Header
 
 from penstock.brokers.nats.connection.addresses import bare_url
 from penstock.brokers.nats.connection.answers import Answers, LostError, NobodyError, reading
-from penstock.brokers.nats.connection.connecting import Attempt, end, explain, is_refusal
+from penstock.brokers.nats.connection.connecting import Attempt, close, end, explain, is_refusal
 from penstock.errors import BrokerError, CodecError
 
 if TYPE_CHECKING:
@@ -122,8 +122,7 @@ class Wire:
         except BaseException:
             self._inbox = ""
             await end(connecting)
-            with suppress(Exception):
-                await client.close()
+            await close(client)
             raise
 
     async def close(self) -> None:
@@ -136,8 +135,7 @@ class Wire:
             with suppress(NatsError, OSError, asyncio.TimeoutError):
                 await client.flush(timeout=1)
         self._answers.lost()
-        with suppress(Exception):
-            await client.close()
+        await close(client)
 
     # -- requests -----------------------------------------------------------------------------
 
