@@ -9,7 +9,7 @@ from sync.helpers import run_program
 #: A loop thread that makes a collection of its own, of ``garbage``: what waits for that loop in it
 #: would wait for ever.
 PRELUDE = """
-import contextlib, gc, threading
+import contextlib, gc, signal, threading
 import penstock, penstock.sync
 
 gc.disable()
@@ -123,13 +123,17 @@ class Owner(Cycle):
     def __del__(self):
         stopped.append(queue.stop())
 
-stopped = []
+stopped, heard = [], []
+signal.signal(signal.SIGINT, lambda *_: heard.append("as before"))
+queue.stop_on_signals(signal.SIGINT)
 queue.process(work, 1)
 Owner(None)
 queue.put(1)
 collect_in_loop(queue)
 collect_in_loop(queue)
 assert stopped == [False], stopped
+signal.raise_signal(signal.SIGINT)
+assert heard == ["as before"]
 assert ran == [1]
 assert queue.status == "stopped", queue.status
 thread.close()

@@ -290,7 +290,7 @@ class BlockingQueue(BlockingConsumable[T], InProcessQueue[T]):
     async def _stop_in_loop(self, limit: float | None, drain: bool) -> None:
         """Stop; nobody waits for it."""
         await self._stop(limit, drain)
-        self._provider.release()
+        self._stopped_by_itself()
 
     def join(self, timeout: float | None = None) -> bool:
         """Wait until every accepted item is done; False if that takes longer than ``timeout``."""

@@ -12,6 +12,7 @@ from typing import Any, Literal, NoReturn, TypeVar, overload
 
 from penstock._util import checks
 from penstock._util.compat import Self
+from penstock._util.garbage import is_collecting
 from penstock._util.loop_thread import LoopThread
 from penstock._util.progress import progress_bar
 from penstock._util.signals import ThreadSignalHandlers, check_signals
@@ -459,7 +460,8 @@ class WorkQueue(FromConfig, WorkQueueBase[T], BlockingConsumable[T]):
         self._call_at_end(self._restore_signals_if_stopped)
 
     def _restore_signals_if_stopped(self) -> None:
-        if self.queue.status == QueueStatus.STOPPED:
+        # In a finaliser the lock of the signals may be its own thread's; the loop does it then.
+        if self.queue.status == QueueStatus.STOPPED and not is_collecting():
             self._restore_signals()
 
     def _restore_signals(self) -> None:
