@@ -7,6 +7,7 @@ import logging
 import types
 from collections.abc import Callable, Generator
 from inspect import isawaitable
+from itertools import repeat
 from typing import Any, Generic, TypeVar
 
 from penstock._util.compat import CountingTask, cancel_requests, is_being_cancelled
@@ -110,72 +111,72 @@ class Worker(Generic[T]):
         enter = CURRENT_CALL.set
         error: BaseException | None = None
         try:
-            while not self.must_ask or self._may_go_on(self):
-                entry = source.take()
-                if entry is None:
-                    item = context = ticket = steps = awaited = None  # keep nothing alive
-                    self.call = self._ticket = None
-                    if counters.joiners:  # only here, since with an entry left not all is done
-                        counters.notify_if_done()
-                    call = None  # type: ignore[assignment] # nor the owner of the function
-                    if not await source.wait():
+            while True:
+                for _ in repeat(None, left):
+                    if self.must_ask and not self._may_go_on(self):
                         return
-                    call = _no_standing_job if standing is None else standing.call
-                    continue
-                _, item, context, ticket = entry
-                try:
-                    if ticket is None:
-                        steps = call(item).__await__()
-                        if may_suspend:
-                            self._ticket = None
-                            self.call = this_call = object()
-                            context.run(enter, this_call)
-                        awaited = context.run(next, steps, FINISHED)
-                        if awaited is FINISHED and left > 1:  # most items; all the rest is below
-                            counters.processed += 1
-                            left -= 1
-                            continue
-                    else:
-                        steps = ticket.run(call, standing, item).__await__()
-                        if ticket.may_suspend(standing):
-                            self._ticket = ticket
-                            self.call = this_call = object()
-                            context.run(enter, this_call)
-                        awaited = context.run(next, steps, FINISHED)
-                except BaseException as raised:
-                    error = raised
-                else:
-                    if awaited is not FINISHED:
-                        error = await self._drive(entry, steps, awaited)
-                if error is not None:
-                    failure = error
-                    if ticket is not None:
-                        delay, failure = context.run(ticket.after, error)
-                        if delay is not None:
-                            source.delay(entry, delay)
-                            error = failure = None  # type: ignore[assignment]
-                            continue
-                    counters.errors += 1
-                    error = await self._report(entry, failure)
-                    if error is None and self.cancelled_by_others:
-                        error = asyncio.CancelledError()  # the pool starts another worker
-                    if ticket is not None:
-                        context.run(ticket.on_failure, failure, item)
-                    failure = None  # type: ignore[assignment] # or both keep each other alive
-                counters.processed += 1
-                if ticket is not None and ticket.job is not None:
-                    ticket.job.add_done()
-                if error is not None:
+                    entry = source.take()
+                    if entry is None:
+                        item = context = ticket = steps = awaited = None  # keep nothing alive
+                        self.call = self._ticket = None
+                        if counters.joiners:  # only here, since with an entry left not all is done
+                            counters.notify_if_done()
+                        call = None  # type: ignore[assignment] # nor the owner of the function
+                        if not await source.wait():
+                            return
+                        call = _no_standing_job if standing is None else standing.call
+                        continue
+                    _, item, context, ticket = entry
                     try:
-                        raise error
-                    finally:
-                        error = None  # or frame and exception would keep each other alive
-                left -= 1
-                if not left:
-                    left = turn.look()
-                    if turn.is_over:
-                        entry = item = context = ticket = steps = awaited = None
-                        await source.pause()
+                        if ticket is None:
+                            steps = call(item).__await__()
+                            if may_suspend:
+                                self._ticket = None
+                                self.call = this_call = object()
+                                context.run(enter, this_call)
+                            awaited = context.run(next, steps, FINISHED)
+                            if awaited is FINISHED:  # most items; all the rest is below
+                                counters.processed += 1
+                                continue
+                        else:
+                            steps = ticket.run(call, standing, item).__await__()
+                            if ticket.may_suspend(standing):
+                                self._ticket = ticket
+                                self.call = this_call = object()
+                                context.run(enter, this_call)
+                            awaited = context.run(next, steps, FINISHED)
+                    except BaseException as raised:
+                        error = raised
+                    else:
+                        if awaited is not FINISHED:
+                            error = await self._drive(entry, steps, awaited)
+                    if error is not None:
+                        failure = error
+                        if ticket is not None:
+                            delay, failure = context.run(ticket.after, error)
+                            if delay is not None:
+                                source.delay(entry, delay)
+                                error = failure = None  # type: ignore[assignment]
+                                continue
+                        counters.errors += 1
+                        error = await self._report(entry, failure)
+                        if error is None and self.cancelled_by_others:
+                            error = asyncio.CancelledError()  # the pool starts another worker
+                        if ticket is not None:
+                            context.run(ticket.on_failure, failure, item)
+                        failure = None  # type: ignore[assignment] # or both keep each other alive
+                    counters.processed += 1
+                    if ticket is not None and ticket.job is not None:
+                        ticket.job.add_done()
+                    if error is not None:
+                        try:
+                            raise error
+                        finally:
+                            error = None  # or frame and exception would keep each other alive
+                left = turn.look()
+                if turn.is_over:
+                    entry = item = context = ticket = steps = awaited = None
+                    await source.pause()
         except asyncio.CancelledError:
             return  # and not raise: the task would keep the error, and the error the item
         finally:
