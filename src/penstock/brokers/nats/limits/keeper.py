@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
+from penstock._util.compat import timeout_after
 from penstock.brokers.nats.connection.answers import ApiError, LostError, NobodyError
 from penstock.brokers.nats.connection.wire import Wire
 from penstock.brokers.nats.limits.bucket import Key
@@ -151,8 +152,10 @@ class Keeper:
                     await self._disconnect()
                     delay = PAUSE_MOST
                 del client  # while nothing is to do it may be thrown away
-                with suppress(asyncio.TimeoutError):
-                    await asyncio.wait_for(self._news.wait(), min(delay, 3600.0))
+                # Not wait_for, which swallows a cancellation now and then before Python 3.12.
+                with suppress(TimeoutError):
+                    async with timeout_after(min(delay, 3600.0)):
+                        await self._news.wait()
                 await asyncio.sleep(GATHER)
         finally:
             await self._disconnect()
