@@ -154,17 +154,18 @@ class SlidingLog:
     def take(self, now: float, cost: Exact) -> Record | None:
         """:meth:`record` a start if :meth:`free_at` says that it has room. (Quicker than both.)"""
         records = self._records
+        if records and (now >= self._first_ends or now < records[-1].at):
+            self._forget(now)
         total = self._total + cost
         if (
-            not records
-            or now >= self._first_ends
-            or now < records[-1].at
-            or total > self._maximum
+            total > self._maximum
             or len(records) >= self._most_records
             or now < self._open_from
             or self._gap
         ):
             return None if self.free_at(now, cost) > now else self.record(now, cost)
+        if not records:
+            self._first_ends = now + self._period
         self._total = total
         record = Record(now, cost)
         record.fill = total
@@ -259,8 +260,10 @@ class SlidingLog:
 
     def clear(self) -> None:
         """Forget all starts: the clock is another one."""
-        while self._records:
-            self._drop_first()
+        for record in self._records:
+            self._total -= record.cost
+            record.merged_into = _EXPIRED
+        self._records.clear()
         self._forgotten = self._open_from = -math.inf
         self._see_first()
 
@@ -291,7 +294,6 @@ class SlidingLog:
         records = self._records
         if records and now < records[-1].at:
             self.clear()  # a clock that goes back is another clock, that of another event loop
-        ends = math.inf
         if (
             records
             and now >= self._first_ends
@@ -299,19 +301,21 @@ class SlidingLog:
         ):
             self._earlier_total = self._total - self._reserved
             self._earlier_until = self._first_ends + _JUST * self._period
+        period, ends = self._period, math.inf
+        last: Record | None = None
         while records:
-            ends = _end(records[0].at, self._period)
-            if now < ends:
+            first = records[0]
+            ends = first.at + period
+            if now <= ends and (now < ends or now < _end(first.at, period)):
                 break
-            self._forgotten = max(self._forgotten, records[0].at)
-            self._drop_first()
+            last = records.popleft()
+            self._total -= last.cost
+            last.merged_into = _EXPIRED
             ends = math.inf
+        if last is not None:
+            self._forgotten = max(self._forgotten, last.at)
+        # Where a sum is rounded down it is too early by that, and nothing is forgotten then.
         self._first_ends = ends
-
-    def _drop_first(self) -> None:
-        record = self._records.popleft()
-        self._total -= record.cost
-        record.merged_into = _EXPIRED
 
     def _see_first(self) -> None:
         first = self._records[0].at if self._records else math.inf
