@@ -44,6 +44,8 @@ class RetryBudget:
                     f"{name} must be above 0 and at most tokens={self._most:g}, got {price}"
                 )
         self._tokens = self._most
+        #: Whether there is nothing to give back to it, as most often.
+        self.is_full = True
         self._lock = threading.Lock()
         tell_forked_child(self)
 
@@ -65,15 +67,17 @@ class RetryBudget:
             if self._tokens < price:
                 return False
             self._tokens -= price
+            self.is_full = self._tokens >= self._most
             return True
 
     def succeeded(self, last_error: BaseException | Failure | None = None) -> None:
         """An attempt succeeded: the first (``None``), or the retry after ``last_error``."""
-        if self._tokens >= self._most:  # most often; what others take meanwhile comes after this
+        if self.is_full:  # what others take meanwhile comes after this
             return
         amount = self._refund if last_error is None else self._price(last_error)
         with self._lock:
             self._tokens = min(self._most, self._tokens + amount)
+            self.is_full = self._tokens >= self._most
 
     def _price(self, error: BaseException | Failure) -> float:
         failure = failure_of(error)

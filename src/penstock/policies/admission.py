@@ -94,10 +94,6 @@ class Admission:
 
     # -- may it start -------------------------------------------------------------------------
 
-    def takes_any(self) -> bool:
-        """Whether there is nothing to :meth:`prepare` for an item without a deadline of its own."""
-        return self.deadline is None and self.limits._fixed_demand is not None
-
     def prepare(self, state: ItemState, item: Any, deadline: float | None) -> None:
         """A new item, which is to be done in ``deadline`` seconds, or in those of the policy.
 
@@ -116,11 +112,10 @@ class Admission:
         """Whether the item may start now: then it counts as started. Else :meth:`wait`."""
         if self._has_checks or state.deadline_at is not None:
             return False
-        permit = self.limits._start_now()
-        if permit is None:
+        state.permit = self.limits._start_now()
+        if state.permit is None:
             return False
-        state.permit = permit
-        if self._limit_name is not None:
+        if state.is_observed and self._limit_name is not None:
             state.waited = 0.0
             state.scope.observer.on_limit_wait(self._limit_name, 0.0)
         return True

@@ -16,7 +16,13 @@ from penstock._util.functions import is_async
 from penstock._util.notebooks import advice, blocks_loop
 from penstock.errors import QueueStateError
 from penstock.limits.retry import note_attempts
-from penstock.policies.item_state import ItemRunner, ItemState, NotBegun, PolicyScope
+from penstock.policies.item_state import (
+    ItemRunner,
+    ItemState,
+    NotBegun,
+    ObservedState,
+    PolicyScope,
+)
 
 
 class CallRunner(ItemRunner, Protocol):
@@ -44,10 +50,10 @@ class PolicyCall:
         self._args = args
         self._kwargs = kwargs
         self._item = item
-        self._state = ItemState(scope)
+        is_observed = scope.observer.is_enabled()
+        self._state = ObservedState(scope) if is_observed else ItemState(scope)
         policy.prepare(self._state, item, None)
-        observer = scope.observer
-        self._observed = observer.on_item() if observer.is_enabled() else None
+        self._observed = scope.observer.on_item() if is_observed else None
 
     def start(self) -> Any:
         """What the call is for its caller: a coroutine of an async function, or else the result."""

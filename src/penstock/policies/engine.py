@@ -116,12 +116,16 @@ class PolicyEngine(Admission):
         if attempt is not state:
             if not attempt.has_responded:
                 self._tell_success(attempt)
-        elif self._budget is not None:
+            self._release(permit)
+            return
+        if self._budget is not None and not self._budget.is_full:
             self._budget.succeeded(state.failure)
-        self._release(permit)
+        permit.call, permit.is_over = None, True
+        if self._has_budget:
+            permit.finish()
 
     def _tell_success(self, attempt: ItemAttempt) -> None:
-        if self._budget is not None:
+        if self._budget is not None and not self._budget.is_full:
             self._budget.succeeded(attempt.state.failure)
         if attempt.called_at is not None:
             self._tell(attempt, None, None)

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 from penstock.limits.adaptive import AdaptiveConcurrency
 from penstock.limits.failures import Failure
@@ -18,7 +18,6 @@ from penstock.policies.observer import Observer
 class ItemRunner(Protocol):
     """What queues and other callers need of a :class:`penstock.Policy`, which documents it."""
 
-    def takes_any(self) -> bool: ...
     def prepare(self, state: ItemState, item: Any, deadline: float | None) -> None: ...
     def admit(self, state: ItemState, item: Any) -> bool: ...
     async def wait(self, state: ItemState, item: Any) -> None: ...
@@ -97,6 +96,9 @@ class ItemState:
         "waits_since",
     )
 
+    #: Whether an observer hears of it.
+    is_observed: ClassVar[bool] = False
+
     def __init__(self, scope: PolicyScope | None = None) -> None:
         #: Its ``PolicyScope``; ``None``: it is under no policy. (Any, as a policy sees no others.)
         self.scope: Any = scope
@@ -131,6 +133,14 @@ class ItemState:
         if not self.scope.postpones or self.future is not None:
             return True
         return self.job is not None and self.job.is_nested
+
+
+class ObservedState(ItemState):
+    """What an item has been through of which an observer hears."""
+
+    __slots__ = ()
+
+    is_observed = True
 
 
 class ItemAttempt:

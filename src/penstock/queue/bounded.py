@@ -158,9 +158,10 @@ class BoundedQueue(Lifecycle, Consumable[T], InProcessQueue[T]):
         elif type(timeout) not in _PLAIN_NUMBERS or not timeout >= 0:
             timeout = checks.seconds(timeout)
         if self._needs_slow_path() or deadline is not None:
-            return self._put_quickly(item, deadline) or await self._put_slow(
-                item, timeout, deadline
-            )
+            ticket = self._new_ticket(item, deadline)
+            if not ticket.is_observed and self._buffer.offer(item, ticket):
+                return True  # with no coroutine in between: most items under a policy
+            return await self._put_with(ticket, item, timeout)
         if not timeout and len(self._entries) >= self._maxsize:  # a refusal is to cost nothing
             self._counters.full += 1
             if not self._warning_muted:

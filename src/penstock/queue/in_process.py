@@ -35,7 +35,6 @@ from penstock.workers.pool import WorkerPool
 T = TypeVar("T")
 
 _NOTHING = nullcontext()
-TicketT = TypeVar("TicketT", bound=Ticket)
 
 
 class InProcessQueue(QueueLifecycle[T]):
@@ -160,47 +159,44 @@ class InProcessQueue(QueueLifecycle[T]):
         job: Job[T] | None = None,
     ) -> bool:
         """Put an item that has more to it than item and context: a ticket."""
-        observed = self._observer.is_enabled()
-        ticket = self._new_ticket(ObservedTicket if observed else Ticket, item, deadline)
+        ticket = self._new_ticket(item, deadline)
         if future is not None:
             ticket.future, ticket.call = future, call
         if job is not None:
             ticket.job = job
-        if isinstance(ticket, ObservedTicket):
-            ticket.observed = put = self._observer.on_put()
-            return await self._put_observed(put, ticket, item, timeout)
-        return self._buffer.offer(item, ticket) or await self._wait_for_room(item, timeout, ticket)
+        return await self._put_with(ticket, item, timeout)
 
-    def _put_quickly(self, item: T, deadline: float | None) -> bool:
-        """:meth:`_put_slow` for most items under a policy: with room, and nothing to be asked."""
-        scope = self._scope
-        if scope is None or deadline is not None or self._observer.is_enabled():
-            return False
-        return scope.policy.takes_any() and self._buffer.offer(item, Ticket(scope))
-
-    def _new_ticket(self, kind: type[TicketT], item: T, deadline: float | None) -> TicketT:
+    def _new_ticket(self, item: T, deadline: float | None) -> Ticket:
         """Make the ticket of an item. Raises what a policy has against the item."""
         if deadline is not None:
             deadline = checks.seconds(deadline, "deadline")
             self._some_policy()
         scope = self._scope
-        ticket = kind(scope)
+        ticket = ObservedTicket(scope) if self._observer.is_enabled() else Ticket(scope)
         if scope is not None:
             scope.policy.prepare(ticket, item, deadline)
         return ticket
 
+    async def _put_with(self, ticket: Ticket, item: T, timeout: float) -> bool:
+        """Put an item that has this ticket."""
+        if isinstance(ticket, ObservedTicket):
+            ticket.observed = put = self._observer.on_put()
+            return await self._put_observed(put, ticket, item, timeout)
+        return self._buffer.offer(item, ticket) or await self._wait_for_room(item, timeout, ticket)
+
     def _put_nowait(self, item: T, deadline: float | None) -> None:
         if not self._needs_slow_path() and deadline is None:
             accepted = self._buffer.offer(item)
-        elif self._observer.is_enabled():
-            ticket = self._new_ticket(ObservedTicket, item, deadline)
-            with self._observer.on_put() as put:
-                ticket.observed = put
-                put.accepted = accepted = self._buffer.offer(item, ticket, put.context)
-                if not accepted:
-                    put.on_full()
         else:
-            accepted = self._buffer.offer(item, self._new_ticket(Ticket, item, deadline))
+            ticket = self._new_ticket(item, deadline)
+            if isinstance(ticket, ObservedTicket):
+                with self._observer.on_put() as put:
+                    ticket.observed = put
+                    put.accepted = accepted = self._buffer.offer(item, ticket, put.context)
+                    if not accepted:
+                        put.on_full()
+            else:
+                accepted = self._buffer.offer(item, ticket)
         if not accepted:
             self._reject_full()
             raise self._full_error()

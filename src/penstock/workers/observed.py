@@ -19,6 +19,8 @@ class ObservedTicket(Ticket):
 
     __slots__ = ("observed",)
 
+    is_observed = True
+
     #: Set by whoever makes the ticket.
     observed: ObservedItem
 
