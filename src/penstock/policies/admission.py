@@ -20,7 +20,7 @@ from penstock.limits.breaker import CircuitBreaker
 from penstock.limits.deadline import ServiceTime, is_hopeless
 from penstock.limits.failures import failure_of
 from penstock.limits.rate.limiter import Limiter, UnusableLimiterError
-from penstock.limits.rate.permit import Permit, current_permits
+from penstock.limits.rate.permit import Permit, permit_of, starts_under_way
 from penstock.limits.retry import RetryPolicy
 from penstock.policies.capacity import CapacityLimiter
 from penstock.policies.classify import Classify
@@ -189,7 +189,7 @@ class Admission:
         """Whether a call that has a slot may wait for this one, which it is inside of."""
         if not state.is_awaited:  # it has inherited the context of its put, and no more
             return False
-        calls = [permit.call for permit in current_permits()]
+        calls = [start.call for start in starts_under_way.get()]
         # An earlier attempt of the same item, by a worker that is stuck, waits for nothing.
         return any(
             isinstance(call, ItemAttempt)
@@ -266,8 +266,9 @@ class Admission:
 
     def _withdraw(self, attempt: ItemAttempt) -> None:
         """It does not start: give back what it has."""
-        permit, attempt.state.permit = attempt.state.permit, None
-        if permit is not None:
+        start, attempt.state.permit = attempt.state.permit, None
+        if start is not None:
+            permit = permit_of(start, self.limits)
             permit.give_back()
             permit.finish()
         if attempt.breaker_permit is not None and self.breaker is not None:

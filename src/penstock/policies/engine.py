@@ -18,7 +18,8 @@ from penstock._util.compat import add_note, timeout_after
 from penstock.errors import APITimeoutError
 from penstock.limits.adaptive import AdaptiveConcurrency
 from penstock.limits.failures import Failure, failure_of
-from penstock.limits.rate.permit import Permit, current_permits, permits_under_way
+from penstock.limits.rate.permit import Permit, permit_of, starts_under_way, still_under_way
+from penstock.limits.rate.sliding_log import Record
 from penstock.policies.admission import Admission, Postponed
 from penstock.policies.classify import classify
 from penstock.policies.item_state import ItemAttempt, ItemState, NotBegun
@@ -49,33 +50,33 @@ class PolicyEngine(Admission):
         """
         if state.permit is None and state.refusal is None and not self.admit(state, item):
             await self.wait(state, item)
-        permit = self._started(state, adaptive)
+        start = self._started(state, adaptive)
         try:
             if self.attempt_timeout is None:
                 result = await call(item)
             else:
                 result = await self._in_time(call(item), self.attempt_timeout)
         except BaseException as error:
-            self._failed(state, permit, error)
+            self._failed(state, start, error)
             raise
-        self._succeeded(state, permit)
+        self._succeeded(state, start)
         return result
 
     @contextmanager
     def attempt(self, state: ItemState) -> Iterator[None]:
         """The block of one attempt that is a plain call: what :meth:`run` does around its own."""
-        permit = self._started(state, None)
+        start = self._started(state, None)
         try:
             yield
         except NotBegun:
             state.attempts -= 1
-            permit.give_back()
-            self._release(permit)
+            permit_of(start, self.limits).give_back()
+            self._release(start)
             raise
         except BaseException as error:
-            self._failed(state, permit, error)
+            self._failed(state, start, error)
             raise
-        self._succeeded(state, permit)
+        self._succeeded(state, start)
 
     async def _in_time(self, call: Awaitable[Any], seconds: float) -> Any:
         timeout = timeout_after(seconds)
@@ -87,42 +88,41 @@ class PolicyEngine(Admission):
                 raise
             raise APITimeoutError(f"The attempt took longer than {seconds:g} seconds") from error
 
-    def _started(self, state: ItemState, adaptive: AdaptiveConcurrency | None) -> Permit:
+    def _started(self, state: ItemState, adaptive: AdaptiveConcurrency | None) -> Permit | Record:
         """The call begins."""
-        permit, state.permit = state.permit, None
-        if permit is None:
+        start, state.permit = state.permit, None
+        if start is None:
             assert state.refusal is not None
             raise state.refusal
         state.attempts += 1
         if self._measures or adaptive is not None:
-            permit.call = attempt = permit.call or ItemAttempt(state)
+            start.call = attempt = start.call or ItemAttempt(state)
             attempt.called_at = moment = now()
             attempt.adaptive = adaptive
             if state.attempts == 1:
                 state.began_at = moment
             with self._lock:
                 state.scope.inflight += 1
-        elif permit.call is None:
-            permit.call = state  # there is nothing more to it
-        around = permits_under_way.get()
+        elif start.call is None:
+            start.call = state  # there is nothing more to it
         # Never taken out again: it is over then, which costs less to say.
-        is_alone = not around or (around[-1].is_over and len(around) == 1)
-        permits_under_way.set((permit,) if is_alone else (*current_permits(), permit))
-        return permit
+        around = starts_under_way.get()
+        starts_under_way.set((*still_under_way(), start) if around else (start,))
+        return start
 
-    def _succeeded(self, state: ItemState, permit: Permit) -> None:
+    def _succeeded(self, state: ItemState, start: Permit | Record) -> None:
         """The call returned."""
-        attempt = permit.call
+        attempt = start.call
         if attempt is not state:
             if not attempt.has_responded:
                 self._tell_success(attempt)
-            self._release(permit)
+            self._release(start)
             return
         if self._budget is not None and not self._budget.is_full:
             self._budget.succeeded(state.failure)
-        permit.call, permit.is_over = None, True
-        if self._has_budget:
-            permit.finish()
+        start.call = None
+        if self._has_budget and isinstance(start, Permit):
+            start.finish()
 
     def _tell_success(self, attempt: ItemAttempt) -> None:
         if self._budget is not None and not self._budget.is_full:
@@ -130,9 +130,9 @@ class PolicyEngine(Admission):
         if attempt.called_at is not None:
             self._tell(attempt, None, None)
 
-    def _failed(self, state: ItemState, permit: Permit, error: BaseException) -> None:
+    def _failed(self, state: ItemState, start: Permit | Record, error: BaseException) -> None:
         """The call raised ``error``."""
-        attempt = permit.call
+        attempt = start.call
         counts = attempt is state or not attempt.has_responded
         try:
             failure: Failure | None = None
@@ -143,14 +143,14 @@ class PolicyEngine(Admission):
                     self._failures += 1
                 failure = state.failure = classify(error, self._own_classify)
                 if counts and failure.is_throttle:
-                    self.limits.refused(failure.retry_after, permit=permit)
+                    self.limits.refused(failure.retry_after, permit=permit_of(start, self.limits))
             if counts and attempt is not state and attempt.called_at is not None:
                 self._tell(attempt, error, failure)
         except Exception as broken:  # a function of the user's: the item fails with that
             state.failure = failure_of(broken)
             raise
         finally:
-            self._release(permit)
+            self._release(start)
 
     def responded(self, attempt: ItemAttempt) -> None:
         """The call under way has succeeded by now, though it goes on."""
@@ -204,12 +204,11 @@ class PolicyEngine(Admission):
             adapting.append((self._adaptive, self._slots.taken))
         return adapting
 
-    def _release(self, permit: Permit) -> None:
+    def _release(self, start: Permit | Record) -> None:
         """The call has ended, and all was told of it."""
-        attempt, permit.call = permit.call, None
-        permit.is_over = True
-        if self._has_budget:
-            permit.finish()
+        attempt, start.call = start.call, None
+        if self._has_budget and isinstance(start, Permit):
+            start.finish()
         if isinstance(attempt, ItemAttempt):
             if attempt.called_at is not None:
                 with self._lock:
@@ -258,10 +257,10 @@ def responded() -> None:
 
     What the call took until now is what tells of the service; until its end it is still under way.
     """
-    for permit in reversed(current_permits()):
-        attempt = permit.call
+    for start in reversed(starts_under_way.get()):
+        attempt = start.call
         if isinstance(attempt, ItemState):
-            permit.call = attempt = ItemAttempt(attempt)
+            start.call = attempt = ItemAttempt(attempt)
         if isinstance(attempt, ItemAttempt):
             attempt.state.scope.policy.responded(attempt)
             return

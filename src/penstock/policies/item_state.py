@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Protocol
 from penstock.limits.adaptive import AdaptiveConcurrency
 from penstock.limits.failures import Failure
 from penstock.limits.rate.permit import Permit
+from penstock.limits.rate.sliding_log import Record
 from penstock.policies.dead_letters import DeadLetters
 from penstock.policies.observer import Observer
 
@@ -109,7 +110,7 @@ class ItemState:
         #: When the first attempt began, where somebody asks for it.
         self.began_at = 0.0
         #: What it took from the limits: from the moment in which it may start until it does.
-        self.permit: Permit | None = None
+        self.permit: Permit | Record | None = None
         #: Why it may not start, ever.
         self.refusal: Exception | None = None
         #: Whether it was put back, since it could not start yet.
@@ -126,6 +127,11 @@ class ItemState:
         self.future: Any = None
         self.call: Any = None
         self.job: Any = None
+
+    @property
+    def limiter(self) -> Any:
+        """What lets its calls start. (Its permit is made of it on demand.)"""
+        return self.scope.policy.limits
 
     @property
     def is_awaited(self) -> bool:
@@ -164,3 +170,8 @@ class ItemAttempt:
         self.adaptive: AdaptiveConcurrency | None = None
         #: Whether its call has the response already, and goes on.
         self.has_responded = False
+
+    @property
+    def limiter(self) -> Any:
+        """What lets its call start."""
+        return self.state.limiter

@@ -345,30 +345,40 @@ class Limiter(LimiterBase):
 
     # -- within -----------------------------------------------------------------------------------
 
-    def _start_now(self) -> Permit | None:
+    def _start_now(self) -> Permit | Record | None:
         """What :meth:`acquire` returns where it need not wait; None: await that.
 
-        For limits without ``cost`` and ``key``. Where others wait, it overtakes nobody.
+        For limits without ``cost`` and ``key``. Where others wait, it overtakes nobody. Where there
+        is one limit at most it is a bare record: see :meth:`_permit_of`.
         """
-        if self._fixed_demand is None:
+        demand = self._fixed_demand
+        if demand is None:
             return None
         running = _get_running_loop()
         with self._lock:
             is_known = running is not None and running is self._clock_of
             now = self._clock() if is_known else self._now(running)
             only = self._only_log
-            if only is not None and not self._scheduler.waiting and not self._gate.spreads:
-                record = only.take(now, 1)
-                if record is None:
+            if self._scheduler.waiting or self._gate.spreads or (only is None and demand):
+                demand = self._demand_of(None, now)
+                records = self._scheduler.try_start(now, demand)
+                if records is None:
                     return None
                 self._grants += 1
-                return Permit(self, self._fixed_demand or (), (record,), None)
-            demand = self._demand_of(None, now)
-            records = self._scheduler.try_start(now, demand)
-            if records is None:
-                return None
-            self._grants += 1
-            return Permit(self, demand, records, None)
+                return Permit(self, demand, records, None)
+            record = Record(now, 0) if only is None else only.take(now, 1)
+            if record is not None:
+                self._grants += 1
+            return record
+
+    def _permit_of(self, record: Record) -> Permit:
+        """The permit of a call that :meth:`_start_now` let start with a bare record.
+
+        Hardly anybody asks for it, and to make a permit for each call would cost as much as all
+        else that a limit does.
+        """
+        windows = [limit._state.window(None, -math.inf) for limit in self.limits]
+        return Permit(self, tuple([(window, 1) for window in windows]), [record] * len(windows), None)
 
     def _rates_changed(self) -> None:
         """Keep the demand of all items, if it does not depend on the item."""

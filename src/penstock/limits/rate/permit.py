@@ -15,9 +15,10 @@ from penstock.limits.rate.window import Demand, LimitState, LimitWindow
 #: What an item is to take from a limit, and for which key.
 Charge: TypeAlias = "tuple[LimitState, Hashable, Exact]"
 
-#: The permits of the call that runs in this context, the innermost last. Some may be over.
-permits_under_way: Final[ContextVar[tuple[Permit, ...]]] = ContextVar(
-    "penstock_permits", default=()
+#: The permits of the calls that run in this context, the innermost last; of most calls it is just
+#: the record of the start, since hardly anybody asks for the permit. Some may be over.
+starts_under_way: Final[ContextVar[tuple[Permit | Record, ...]]] = ContextVar(
+    "penstock_starts", default=()
 )
 
 
@@ -28,11 +29,13 @@ class PermitIssuer(LimitOwner, Protocol):
 
     def _finish(self, permit: Permit) -> None: ...
 
+    def _permit_of(self, record: Record) -> Permit: ...
+
 
 class Permit:
     """A call may start, and has been counted. Made by a :class:`penstock.Limiter`."""
 
-    __slots__ = ("_charges", "_demand", "_records", "call", "is_over", "limiter")
+    __slots__ = ("_charges", "_demand", "_records", "call", "limiter")
 
     def __init__(
         self,
@@ -46,10 +49,9 @@ class Permit:
         self._records = records
         #: What the item was to take from each limit; None: the same as all other items.
         self._charges = charges
-        #: What it was taken for, while that is under way; and whether that is over. For those who
-        #: make calls, and do not put away permits that are over: it would cost as much as the rest.
+        #: What it was taken for, while that is under way. It is not taken out of the context then,
+        #: which would cost as much as the rest.
         self.call: Any = None
-        self.is_over = False
 
     def settle(self, limit: Limit | str, actual: float) -> None:
         """Correct the cost of the call: it was ``actual`` of ``limit``, or the limit of that name.
@@ -95,32 +97,50 @@ class Permit:
     @contextmanager
     def applied(self) -> Iterator[Permit]:
         """Make this the permit that ``limit.settle(actual)`` finds, within the ``with`` block."""
-        around = permits_under_way.get()
+        around = starts_under_way.get()
         push_current(self)
         try:
             yield self
         finally:
-            permits_under_way.set(around)  # by no token: this may run in a copy of the context
+            starts_under_way.set(around)  # by no token: this may run in a copy of the context
+
+
+def permit_of(start: Permit | Record, limiter: PermitIssuer) -> Permit:
+    """The permit of a call that ``limiter`` let through."""
+    return start if isinstance(start, Permit) else limiter._permit_of(start)
 
 
 def current_permits() -> tuple[Permit, ...]:
-    """The permits of the call under way, the innermost last."""
-    permits = permits_under_way.get()
-    return tuple([permit for permit in permits if not permit.is_over]) if permits else permits
+    """The permits of the calls under way, the innermost last."""
+    starts = starts_under_way.get()
+    return tuple(
+        [
+            start if isinstance(start, Permit) else call.limiter._permit_of(start)
+            for start in starts
+            if (call := start.call) is not None  # another thread may end it in this very moment
+        ]
+    )
 
 
 def push_current(permit: Permit) -> Permit:
     """Make ``permit`` current until :func:`pop_current`, and return it."""
-    around = permits_under_way.get()
-    permits_under_way.set((*current_permits(), permit) if around else (permit,))
+    if permit.call is None:
+        permit.call = permit.limiter
+    starts_under_way.set((*still_under_way(), permit))
     return permit
+
+
+def still_under_way() -> list[Permit | Record]:
+    """What is in ``starts_under_way`` of calls that are not over."""
+    return [start for start in starts_under_way.get() if start.call is not None]
 
 
 def pop_current(limiter: PermitIssuer) -> None:
     """Make the innermost permit of ``limiter`` current no longer: its call is over."""
-    permits = permits_under_way.get()
-    for index in range(len(permits) - 1, -1, -1):
-        if permits[index].limiter is limiter:
-            permits_under_way.set(permits[:index] + permits[index + 1 :])
-            limiter._finish(permits[index])
+    starts = starts_under_way.get()
+    for index in range(len(starts) - 1, -1, -1):
+        permit = starts[index]
+        if isinstance(permit, Permit) and permit.limiter is limiter:
+            starts_under_way.set(starts[:index] + starts[index + 1 :])
+            limiter._finish(permit)
             return

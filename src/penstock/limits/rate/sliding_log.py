@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from fractions import Fraction
+from typing import Any
 
 from penstock.limits.rate.exact import Exact, exact
 
@@ -12,7 +13,7 @@ from penstock.limits.rate.exact import Exact, exact
 class Record:
     """A start, or several that are kept as one. :meth:`SlidingLog.settle` corrects its cost."""
 
-    __slots__ = ("at", "cost", "fill", "merged_into")
+    __slots__ = ("at", "call", "cost", "fill", "merged_into")
 
     def __init__(self, at: float, cost: Exact) -> None:
         self.at = at
@@ -22,6 +23,8 @@ class Record:
         #: The record that this one was merged into. ``_EXPIRED``: it no longer counts. ``_FREE``:
         #: it costs nothing, so it is not kept.
         self.merged_into: Record | None = None
+        #: The call that started, while it is under way, where its permit is made on demand.
+        self.call: Any = None
 
 
 class _MergedRecord(Record):

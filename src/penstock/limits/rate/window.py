@@ -108,6 +108,8 @@ class LimitState:
     def reset(self) -> None:
         """Forget all windows, because this is a forked child: their waiters are the parent's."""
         self._forgotten = -math.inf
+        for window in self._windows.values():
+            window.log.clear()  # of the starts of calls that are under way here too
         self._windows.clear()
 
     def oversized(self, cost: Exact) -> Exception:
