@@ -1,4 +1,4 @@
-"""A limiter in one event loop, against its peers: ``python -m benchmarks.limits``.
+"""A limiter against its peers, and items under limits: ``python -m benchmarks.limits``.
 
 What each figure means is told in ``README.md``.
 """
@@ -9,20 +9,19 @@ import asyncio
 import random
 import statistics
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from time import process_time
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import aiolimiter
 import pyrate_limiter
 
 from benchmarks import harness
 from benchmarks.harness import Contest, Contestant, Goal
-from penstock.limits.rate.limit import Limit
-from penstock.limits.rate.limiter import Limiter
+from penstock import Limit, Limiter, RetryPolicy, WorkQueue
 
 #: Acquires in a slice, of the fast contestants and of the slow one.
 MANY, FEW = 10_000, 5_000
@@ -31,6 +30,7 @@ ROOM, MINUTE = 1_000_000, 60.0
 
 MICROSECONDS_GOAL = 2.0
 SHARE_GOAL = 2.0
+ITEM_GOAL = 2.0
 
 Acquire: TypeAlias = Callable[[], Awaitable[object]]
 #: Makes a limiter of so many per so many seconds.
@@ -96,6 +96,56 @@ def with_room() -> Contest:
             Contestant(name, partial(in_loop, make), FEW if name == PYRATE else MANY)
             for name, make in MAKERS.items()
         ],
+    )
+
+
+# -- items of a queue -----------------------------------------------------------------------------
+
+BARE, UNDER_POLICY = "neither limits nor retries", "one limit and retries"
+#: What is given to each queue, made anew for it.
+SETTINGS: dict[str, Callable[[], dict[str, Any]]] = {
+    BARE: dict,
+    "retries": lambda: {"retry": RetryPolicy()},
+    UNDER_POLICY: lambda: {"limits": [Limit(ROOM, MINUTE)], "retry": RetryPolicy()},
+    # As in a queue that runs for long: for each start that is counted, another leaves the window.
+    f"{UNDER_POLICY}, a window of 10 ms": lambda: {
+        "limits": [Limit(ROOM, 0.01)],
+        "retry": RetryPolicy(),
+    },
+}
+
+
+async def do_nothing(_: int) -> None:
+    pass
+
+
+async def yield_once(_: int) -> None:
+    await asyncio.sleep(0)
+
+
+async def items_of_queue(
+    settings: Callable[[], dict[str, Any]],
+    work: Callable[[int], Coroutine[Any, Any, None]],
+    items: int,
+) -> float:
+    async with WorkQueue[int](100, concurrency_limit=10, **settings()) as queue:
+        await queue.process(work)
+        begin = process_time()
+        for item in range(items):
+            while not await queue.put(item):
+                pass
+        await queue.join()
+        return process_time() - begin
+
+
+def under_policy(title: str, work: Callable[[int], Coroutine[Any, Any, None]]) -> Contest:
+    def run(settings: Callable[[], dict[str, Any]], items: int) -> float:
+        return asyncio.run(items_of_queue(settings, work, items))
+
+    return Contest(
+        title,
+        BARE,
+        [Contestant(name, partial(run, settings), FEW) for name, settings in SETTINGS.items()],
     )
 
 
@@ -169,7 +219,10 @@ def main() -> None:
     periods = 2 if options.quick else 5
 
     contest = with_room()
-    harness.hold([contest], options)
+    item = under_policy("An item of a queue that does nothing", do_nothing)
+    item.goals[UNDER_POLICY] = ITEM_GOAL
+    waiting_item = under_policy("An item of a queue that yields once", yield_once)
+    harness.hold([contest, item, waiting_item], options)
     shares: dict[str, list[float]] = {name: [] for name in MAKERS}
     windows = {name: Window() for name in MAKERS}
     names = list(MAKERS)
@@ -187,6 +240,7 @@ def main() -> None:
     waiters = f"CPU at {WAITERS:,} waiters"
     goals = [
         Goal(f"Acquire with room, µs: {OURS}", MICROSECONDS_GOAL, micros, "{:.1f}"),
+        *item.reached(),
         Goal(f"{waiters}, per cent: {OURS}", SHARE_GOAL, share, "{:.1f}"),
         Goal(f"Most starts in any window of a limit of {RATE}: {OURS}", RATE, most, "{:.0f}"),
     ]
@@ -204,7 +258,7 @@ def main() -> None:
     report = harness.report(
         f"{about}; {options.rounds} rounds, {rounds} of the second kind",
         goals,
-        [contest],
+        [contest, item, waiting_item],
         f"### {RATE} a period, and more who want to",
         harness.table(head, rows),
     )

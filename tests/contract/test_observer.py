@@ -218,6 +218,30 @@ async def test_one_that_is_not_enabled_hears_of_no_item(make_queue: MakeQueue) -
     assert len(notes.heard) == 1
 
 
+async def test_it_hears_nothing_of_an_item_that_was_put_before(
+    make_queue: MakeQueue,
+) -> None:
+    notes = Notes(enabled=False)
+    queue = make_queue(
+        telemetry=notes, limits=[Limit(10, 1)], retry=every(0.01, attempts=2), logger=SILENT
+    )
+
+    def fail(item: str) -> None:
+        notes.enabled = True
+        raise ValueError(item)
+
+    async with queue:
+        await queue.process(fail, 1, ignore)
+        await queue.put("before")
+        await queue.join()
+        assert len(queue.dead_letters) == 1
+        assert notes.heard == []
+        await queue.put("after")
+        await queue.join()
+    assert ("retry", "after") in notes.heard
+    assert ("dead letter", "after") in notes.heard
+
+
 @pytest.mark.parametrize("wrong", ["otlp", object(), Notes, 5])
 async def test_what_makes_no_observer_is_refused(make_queue: MakeQueue, wrong: Any) -> None:
     with pytest.raises(TypeError, match=r"telemetry must be a penstock\.telemetry\.Telemetry, got"):

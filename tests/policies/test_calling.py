@@ -343,6 +343,46 @@ async def test_settle_finds_the_permit_of_the_call() -> None:
         tokens.settle(1)
 
 
+async def test_a_call_inside_another_settles_its_own_limit_and_that_of_the_other() -> None:
+    outer, inner = Limit(1, 60, name="outer"), Limit(1, 60, name="inner")
+    other, policy = Policy(limits=[inner]), Policy(limits=[outer])
+
+    async def give_back(item: str) -> None:
+        outer.settle(0)
+        inner.settle(0)
+
+    async def call(item: str) -> None:
+        await other.call(give_back, item)
+        with pytest.raises(RuntimeError, match="'inner' was called outside of any call"):
+            inner.settle(1)
+
+    for item in "ab":
+        await policy.call(call, item)
+    assert now() == 0
+
+
+@pytest.mark.real_time
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")
+def test_in_a_forked_child_a_call_of_the_parent_gives_nothing_back() -> None:
+    limit = Limit(3, 600, name="it")
+    policy = Policy(limits=[limit])
+    child = policy.call(os.fork)
+    if not child:
+        os._exit(0 if policy.limits.remaining() == {"it": 3} else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+    def fork() -> int:
+        child = os.fork()
+        if not child:
+            limit.settle(0)
+            os._exit(0 if policy.limits.remaining() == {"it": 3} else 1)
+        return child
+
+    child = policy.call(fork)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert policy.limits.remaining() == {"it": 1}
+
+
 # -- classify ---------------------------------------------------------------------------------
 
 

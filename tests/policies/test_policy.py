@@ -552,6 +552,38 @@ async def test_settle_charges_what_the_estimate_missed() -> None:
     assert [at for _, at in service.calls] == [0, 10, 20]
 
 
+async def test_a_task_that_an_item_starts_settles_it_until_its_attempt_ends() -> None:
+    limit = Limit(1, 60)
+    heard: list[str] = []
+
+    async def settle_at(when: float) -> None:
+        await asyncio.sleep(when - now())
+        try:
+            limit.settle(0)
+        except RuntimeError as error:
+            heard.append(str(error))
+        else:
+            heard.append(f"settled at {now():g}")
+
+    tasks: list[asyncio.Task[None]] = []
+
+    async def call(item: str) -> None:
+        if not tasks:
+            tasks.extend(asyncio.create_task(settle_at(when)) for when in (1, 6))
+            await asyncio.sleep(2)
+            raise ConnectionError
+        await asyncio.sleep(8)
+
+    async with queue_of(limits=[limit], retry=every(3, attempts=2)) as queue:
+        await queue.process(call, 1)
+        await queue.put("a")
+        await queue.join()
+        assert now() == 13, "the second attempt did not have to wait for the limit"
+    await asyncio.gather(*tasks)
+    assert heard[0] == "settled at 1"
+    assert "outside of any call" in heard[1], "it was another attempt by then"
+
+
 @pytest.mark.parametrize("limited", [True, False])
 async def test_headers_close_the_gate_for_all_workers(limited: bool) -> None:
     service = Service(takes=1)

@@ -138,7 +138,8 @@ class RetryPolicy:
                 wait = self.backoff.wait(attempt, failure, rng)
             else:
                 wait = self._own_backoff(attempt, error, elapsed)
-            wait = not_before(wait, failure, rng)
+            if wait <= failure.retry_after:
+                wait = not_before(wait, failure, rng)
             if callable(self.attempts) and self.attempts(
                 _retry_state(attempt, error, elapsed, wait)
             ):

@@ -112,7 +112,7 @@ class Admission:
         """Whether the item may start now: then it counts as started. Else :meth:`wait`."""
         if self._has_checks or state.deadline_at is not None:
             return False
-        state.permit = self.limits._start_now()
+        state.permit = self.limits._start_now(state.scope.loop)
         if state.permit is None:
             return False
         if state.is_observed and self._limit_name is not None:
@@ -240,7 +240,7 @@ class Admission:
                 self._refuse(state, error)
             else:
                 state.refusal = error
-        elif self._limit_name is not None:
+        elif state.is_observed and self._limit_name is not None:
             state.waited = waited
             state.scope.observer.on_limit_wait(self._limit_name, waited)
 

@@ -68,12 +68,9 @@ class PolicyEngine(Admission):
         start = self._started(state, None)
         try:
             yield
-        except NotBegun:
-            state.attempts -= 1
-            permit_of(start, self.limits).give_back()
-            self._release(start)
-            raise
         except BaseException as error:
+            if isinstance(error, NotBegun):
+                permit_of(start, self.limits).give_back()
             self._failed(state, start, error)
             raise
         self._succeeded(state, start)
@@ -107,22 +104,21 @@ class PolicyEngine(Admission):
             start.call = state  # there is nothing more to it
         # Never taken out again: it is over then, which costs less to say.
         around = starts_under_way.get()
-        starts_under_way.set((*still_under_way(), start) if around else (start,))
+        is_alone = not around or (len(around) == 1 and around[0].call is None)
+        starts_under_way.set((start,) if is_alone else (*still_under_way(), start))
         return start
 
     def _succeeded(self, state: ItemState, start: Permit | Record) -> None:
         """The call returned."""
         attempt = start.call
-        if attempt is not state:
-            if not attempt.has_responded:
-                self._tell_success(attempt)
-            self._release(start)
-            return
-        if self._budget is not None and not self._budget.is_full:
-            self._budget.succeeded(state.failure)
+        if attempt is state:
+            if self._budget is not None and not self._budget.is_full:
+                self._budget.succeeded(state.failure)
+        elif not attempt.has_responded:
+            self._tell_success(attempt)
         start.call = None
-        if self._has_budget and isinstance(start, Permit):
-            start.finish()
+        if attempt is not state or self._has_budget:
+            self._release(start, attempt)
 
     def _tell_success(self, attempt: ItemAttempt) -> None:
         if self._budget is not None and not self._budget.is_full:
@@ -141,7 +137,8 @@ class PolicyEngine(Admission):
             else:
                 with self._lock:
                     self._failures += 1
-                failure = state.failure = classify(error, self._own_classify)
+                own = self._own_classify
+                failure = state.failure = failure_of(error) if own is None else classify(error, own)
                 if counts and failure.is_throttle:
                     self.limits.refused(failure.retry_after, permit=permit_of(start, self.limits))
             if counts and attempt is not state and attempt.called_at is not None:
@@ -150,7 +147,9 @@ class PolicyEngine(Admission):
             state.failure = failure_of(broken)
             raise
         finally:
-            self._release(start)
+            start.call = None
+            if attempt is not state or self._has_budget:
+                self._release(start, attempt)
 
     def responded(self, attempt: ItemAttempt) -> None:
         """The call under way has succeeded by now, though it goes on."""
@@ -204,10 +203,9 @@ class PolicyEngine(Admission):
             adapting.append((self._adaptive, self._slots.taken))
         return adapting
 
-    def _release(self, start: Permit | Record) -> None:
-        """The call has ended, and all was told of it."""
-        attempt, start.call = start.call, None
-        if self._has_budget and isinstance(start, Permit):
+    def _release(self, start: Permit | Record, attempt: ItemState | ItemAttempt) -> None:
+        """The call has ended, and all was told of it: put away what it has beside its start."""
+        if isinstance(start, Permit) and self._has_budget:
             start.finish()
         if isinstance(attempt, ItemAttempt):
             if attempt.called_at is not None:
@@ -231,13 +229,17 @@ class PolicyEngine(Admission):
         refusal, state.refusal = state.refusal, None
         if self.retry is None or error is refusal or not isinstance(error, Exception):
             return None
-        moment = now()
-        left = math.inf if state.deadline_at is None else state.deadline_at - moment
+        elapsed, left = 0.0, math.inf
+        if self._measures:  # or nobody asks
+            moment = now()
+            elapsed = moment - state.began_at
+            if state.deadline_at is not None:
+                left = state.deadline_at - moment
         try:
             delay = self.retry.next_wait(
                 state.attempts,
                 error,
-                elapsed=moment - state.began_at,
+                elapsed=elapsed,
                 at_most=left,
                 failure=state.failure,
             )
@@ -248,7 +250,8 @@ class PolicyEngine(Admission):
             with self._lock:
                 self._retries += 1
                 state.scope.retries += 1
-            state.scope.observer.on_retry(error)
+            if state.is_observed:
+                state.scope.observer.on_retry(error)
         return delay
 
 

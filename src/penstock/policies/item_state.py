@@ -54,6 +54,7 @@ class PolicyScope:
     __slots__ = (
         "dead_letters",
         "inflight",
+        "loop",
         "observer",
         "on_limit_change",
         "policy",
@@ -69,6 +70,9 @@ class PolicyScope:
         self.dead_letters = DeadLetters(max_dead_letters)
         #: Whether an item goes back where its key holds it up: others may go on.
         self.postpones = postpones
+        #: The event loop in which all of its items run; None: nobody knows. (It is known here since
+        #: to ask Python for it takes as long as a look at a limit, before Python 3.12.)
+        self.loop: Any = None
         #: How many attempts were followed by another one.
         self.retries = 0
         #: How many calls are under way of which an adaptive concurrency is told.

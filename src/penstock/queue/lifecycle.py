@@ -109,6 +109,8 @@ class QueueLifecycle(QueueBase[T]):
         self._is_closed = False
         self._buffer.open()
         self._open_in = self._takes_in = self._callers_loop(loop)
+        if self._scope is not None:
+            self._scope.loop = self._takes_in  # of threads it is None: their items may run there
         self._needs_slow_path = self._first_put
         self._set_status(QueueStatus.PROCESSING)
         return True

@@ -110,7 +110,7 @@ class Ticket(ItemState):
         if scope is not None and self.future is None and not self.is_revoked:
             letter = DeadLetter(item, error, self._attempts_made(error))
             is_dead_letter = scope.dead_letters.add(letter)
-            if is_dead_letter:
+            if is_dead_letter and self.is_observed:
                 scope.observer.on_dead_letter(error)
         if self.job is not None:
             self.job.add_failure(error, is_dead_letter=is_dead_letter)

@@ -345,8 +345,10 @@ class Limiter(LimiterBase):
 
     # -- within -----------------------------------------------------------------------------------
 
-    def _start_now(self) -> Permit | Record | None:
+    def _start_now(self, running: asyncio.AbstractEventLoop | None) -> Permit | Record | None:
         """What :meth:`acquire` returns where it need not wait; None: await that.
+
+        ``running``: the event loop of this thread; None: the caller does not know it.
 
         For limits without ``cost`` and ``key``. Where others wait, it overtakes nobody. Where there
         is one limit at most it is a bare record: see :meth:`_permit_of`.
@@ -354,7 +356,8 @@ class Limiter(LimiterBase):
         demand = self._fixed_demand
         if demand is None:
             return None
-        running = _get_running_loop()
+        if running is None:
+            running = _get_running_loop()
         with self._lock:
             is_known = running is not None and running is self._clock_of
             now = self._clock() if is_known else self._now(running)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from fractions import Fraction
-from typing import Any
+from typing import Any, Final
 
 from penstock.limits.rate.exact import Exact, exact
 
@@ -40,6 +40,8 @@ class _MergedRecord(Record):
 
 #: A start that left the window less than this share of ``period`` ago has just left it.
 _JUST = 0.1
+
+_new: Final = object.__new__
 
 _EXPIRED = Record(-math.inf, 0)
 _FREE = Record(-math.inf, 0)
@@ -170,8 +172,9 @@ class SlidingLog:
         if not records:
             self._first_ends = now + self._period
         self._total = total
-        record = Record(now, cost)
-        record.fill = total
+        record = _new(Record)  # a call of __init__ would take longer than all this
+        record.at, record.cost, record.fill = now, cost, total
+        record.merged_into = record.call = None
         records.append(record)
         return record
 
