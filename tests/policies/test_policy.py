@@ -552,6 +552,21 @@ async def test_settle_charges_what_the_estimate_missed() -> None:
     assert [at for _, at in service.calls] == [0, 10, 20]
 
 
+def test_a_queue_that_goes_on_in_another_loop_counts_by_the_clock_of_that() -> None:
+    queue = queue_of(limits=[Limit(1, 10)])
+
+    async def starts(sleep: float) -> list[float]:
+        await asyncio.sleep(sleep)
+        service = Service()
+        async with queue:
+            await queue.process(service, 1)
+            await put_all(queue, "ab")
+        return [at for _, at in service.calls]
+
+    assert run(starts(100)) == [100, 110]
+    assert run(starts(0)) == [0, 10]
+
+
 async def test_a_task_that_an_item_starts_settles_it_until_its_attempt_ends() -> None:
     limit = Limit(1, 60)
     heard: list[str] = []
