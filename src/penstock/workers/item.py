@@ -54,6 +54,10 @@ class Ticket(ItemState):
         """Whether the job of the item has ended: what becomes of it is nobody's business."""
         return self.job is not None and self.job.is_over
 
+    def may_suspend(self, standing: Any) -> bool:
+        """Whether the function of the item may wait for something."""
+        return self.call is not None or (self.job or standing).may_suspend
+
     @property
     def is_nested(self) -> bool:
         """Whether the job of the item was opened inside an item, whose worker waits for it."""

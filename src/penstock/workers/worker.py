@@ -140,7 +140,7 @@ class Worker(Generic[T]):
                                 continue
                         else:
                             steps = ticket.run(call, standing, item).__await__()
-                            if ticket.call is not None or (ticket.job or standing).may_suspend:
+                            if ticket.may_suspend(standing):
                                 self._ticket = ticket
                                 self.call = this_call = object()
                                 context.run(enter, this_call)

@@ -381,7 +381,8 @@ class Limiter(LimiterBase):
         else that a limit does.
         """
         windows = [limit._state.window(None, -math.inf) for limit in self.limits]
-        return Permit(self, tuple([(window, 1) for window in windows]), [record] * len(windows), None)
+        demand = tuple([(window, 1) for window in windows])
+        return Permit(self, demand, [record] * len(windows), None)
 
     def _rates_changed(self) -> None:
         """Keep the demand of all items, if it does not depend on the item."""
