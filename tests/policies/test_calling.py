@@ -374,8 +374,10 @@ def test_in_a_forked_child_a_call_of_the_parent_gives_nothing_back() -> None:
     def fork() -> int:
         child = os.fork()
         if not child:
-            limit.settle(0)
-            os._exit(0 if policy.limits.remaining() == {"it": 3} else 1)
+            try:
+                limit.settle(0)
+            finally:
+                os._exit(0 if policy.limits.remaining() == {"it": 3} else 1)
         return child
 
     child = policy.call(fork)
