@@ -70,8 +70,8 @@ class PolicyScope:
         self.dead_letters = DeadLetters(max_dead_letters)
         #: Whether an item goes back where its key holds it up: others may go on.
         self.postpones = postpones
-        #: The event loop in which all of its items run; None: nobody knows. (Python is not asked for
-        #: each item, since that is a system call before Python 3.12.)
+        #: The event loop in which all of its items run; None: nobody knows. (Python is not asked
+        #: for each item, since that is a system call before Python 3.12.)
         self.loop: Any = None
         #: How many attempts were followed by another one.
         self.retries = 0

@@ -318,8 +318,8 @@ class SlidingLog:
             self._total -= last.cost
             last.merged_into = _EXPIRED
             ends = math.inf
-        if last is not None:
-            self._forgotten = max(self._forgotten, last.at)
+        if last is not None and last.at > self._forgotten:
+            self._forgotten = last.at
         # Where a sum is rounded down it is too early by that, and nothing is forgotten then.
         self._first_ends = ends
 
