@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from fuzz.values import few
 from penstock import Limiter
-from penstock.limits.headers import LONGEST_WAIT, parse
+from penstock.limits.rate.headers import LONGEST_WAIT, parse
 from penstock.testing import run
 
 NOW = 1_700_000_000.0
@@ -18,6 +18,14 @@ NAMES = [
     *("RateLimit", "RateLimit-Policy", "RateLimit-Limit", "RateLimit-Reset", "X-Rate-Limit-Reset"),
     *("X-RateLimit-Reset", "x-ratelimit-reset-tokens", "anthropic-ratelimit-tokens-reset"),
     *("X-RateLimit-Remaining-", "retry-after-", "-ratelimit-", "x-ratelimit-remaining-\u0661"),
+    *("x-should-retry", "X-RateLimit-Reset-After", "x-ratelimit-remaining-tokens-month"),
+    *("X-Shopify-Shop-Api-Call-Limit", "X-HubSpot-RateLimit-Interval-Milliseconds"),
+    *("anthropic-ratelimit-unified-status", "anthropic-ratelimit-unified-5h-reset"),
+    *(
+        "ratelimit-remaining-9999-months",
+        "x-ratelimit" + "-limit" * 300,
+        "-".join("rate limit" * 9),
+    ),
 ]
 VALUES = [
     *("1e9", "-1", "+1", "NaN", "inf", "0x10", "٣", "²", "1_0", "9" * 18, "9" * 400, "1" * 2_000),
@@ -26,6 +34,8 @@ VALUES = [
     *('"a";r=0;t=' + "9" * 400, '"' * 900, '"a\\', ";" * 900, "," * 900, "=" * 900, '"a";r=0;t=-1'),
     *('("a" "b");r=0;t=1', '"a";r=((((0))))', '"a";pk=:////:;r=0;t=1e3', "1d" * 200, "1ms1ms"),
     *(":", " ", "", "\0", "\x1b[2J", "a\r\nRetry-After: 5"),
+    *("P" * 500, "PT" + "9" * 400 + "S", "99:99:99", "9.99:59:59", "0/0", "9/1", "9" * 90 + "/1"),
+    *("rejected", "true", "false", '"a";qu="concurrent-requests";r=0', "1;w=x", "1;" * 300),
 ]
 junk = st.lists(
     st.tuples(

@@ -8,9 +8,9 @@ from penstock.limits.adaptive import AdaptiveConcurrency
 from penstock.limits.backoff import Backoff
 from penstock.limits.breaker import BreakerState, CircuitBreaker
 from penstock.limits.budget import RetryBudget
-from penstock.limits.headers import Feedback
 from penstock.limits.rate.base import LimiterStatistics
 from penstock.limits.rate.budget import Budget
+from penstock.limits.rate.headers import Feedback
 from penstock.limits.rate.limit import Limit
 from penstock.limits.rate.limiter import Limiter
 from penstock.limits.rate.permit import Permit

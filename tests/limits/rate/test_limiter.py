@@ -428,6 +428,15 @@ async def test_headers_close_the_gate() -> None:
     assert limiter.statistics().closures == 2
 
 
+async def test_the_status_says_what_a_wait_is_about() -> None:
+    limiter = Limiter([Limit(1000, 1)])
+    for status in (202, 301):
+        assert limiter.observe({"Retry-After": "7"}, status).wait == 0
+    assert limiter.try_acquire() is not None
+    assert limiter.observe({"Retry-After": "7"}, 503).wait == 7
+    assert limiter.try_acquire() is None
+
+
 @pytest.mark.parametrize("wrong", [object(), 5, "text", [1, 2], None, [("a",)], {1: 2}])
 async def test_what_is_no_headers_is_ignored(wrong: Any) -> None:
     limiter = Limiter([])

@@ -9,8 +9,8 @@ from typing import Any, Protocol
 
 from penstock._util import checks
 from penstock._util.rates import parse_rate
-from penstock.limits.headers import Feedback
 from penstock.limits.rate.exact import Exact, checked_cost, is_number
+from penstock.limits.rate.headers import Feedback
 from penstock.limits.rate.sliding_log import SlidingLog
 from penstock.limits.rate.window import LimitState
 
@@ -36,7 +36,7 @@ class LimitOwner(Protocol):
         """Let no call start for ``seconds``."""
         ...
 
-    def observe(self, headers: Any) -> Feedback:
+    def observe(self, headers: Any, status: int | None = None) -> Feedback:
         """Read the headers of a response, and close the gate if they say so."""
         ...
 

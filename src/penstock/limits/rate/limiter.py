@@ -13,7 +13,7 @@ from typing import Any
 from penstock._util import checks
 from penstock._util.notebooks import advice, blocks_loop
 from penstock.errors import PenstockError
-from penstock.limits import headers as _headers
+from penstock.limits.rate import headers as _headers
 from penstock.limits.rate.base import LimiterBase, running_loop
 from penstock.limits.rate.limit import Limit
 from penstock.limits.rate.permit import Charge, Permit, current_permits, pop_current, push_current
@@ -316,15 +316,16 @@ class Limiter(LimiterBase):
             self._rates_changed()
             self._dispatch(now, running)
 
-    def observe(self, headers: Any) -> _headers.Feedback:
+    def observe(self, headers: Any, status: int | None = None) -> _headers.Feedback:
         """Read the headers of a response, and close the gate if they say so.
 
         It closes for the time of ``Retry-After``, or else until the latest reset of a limit with
-        nothing remaining; :mod:`penstock.limits.headers` lists the forms. ``headers``: any mapping
-        or list of pairs, of str or bytes. Values that make no sense are ignored and counted; this
-        method never raises. From any thread.
+        nothing remaining; :mod:`penstock.limits.rate.headers` lists the forms. ``headers``: any
+        mapping or list of pairs, of str or bytes. ``status``: the HTTP status; below 400, a
+        ``Retry-After`` is about a redirect or about polling, and closes nothing. Values that make
+        no sense are ignored and counted; this method never raises. From any thread.
         """
-        feedback = _headers.parse(headers, time.time())
+        feedback = _headers.parse(headers, time.time(), status)
         with self._lock:
             self._ignored_headers += feedback.ignored
         if feedback.wait > 0:
