@@ -248,7 +248,37 @@ class TestFunctionsOfTheUserThatRaise:
         return error
 
 
+class ClientError(Exception):
+    """As those of HTTP clients."""
+
+    def __init__(self, status: int, headers: Any = None, body: Any = None) -> None:
+        super().__init__(f"answered {status}")
+        self.status_code, self.headers, self.body = status, headers, body
+
+
 class TestRetries:
+    @pytest.mark.parametrize(
+        ("error", "attempts"),
+        [
+            (ClientError(429, body={"error": {"code": "insufficient_quota"}}), 1),
+            (ClientError(402), 1),
+            (ClientError(500, {"x-should-retry": "false"}), 1),
+            (ClientError(409, {"x-should-retry": "true"}), 3),
+            (ClientError(529), 3),
+        ],
+    )
+    async def test_what_a_service_says_is_of_no_use_is_not_tried_again(
+        self, queue_of: QueueOf, error: Exception, attempts: int
+    ) -> None:
+        for policy, calls in ((every(0.01), attempts), (every(0.01, on=ClientError), 3)):
+            service, handler = Service({"a": 9}, error=lambda: error), Handler()
+            async with queue_of(retry=policy) as queue:
+                await queue.process(service, 1, handler)
+                await put_all(queue, "a")
+                await soon(queue.join())
+            assert len(service.calls) == calls, "what the user says wins"
+            assert [item for item, _ in handler.got] == ["a"]
+
     async def test_no_worker_is_held_while_an_item_waits_for_its_next_attempt(
         self, queue_of: QueueOf
     ) -> None:
@@ -498,6 +528,26 @@ class TestLimits:
         assert all(at - began >= 0.3 for _, at in service.calls[1:])
         assert Counter(service.items) == Counter([*range(12), 0])
         assert len({at for _, at in service.calls[1:]}) > 1, "they do not start in step"
+
+    async def test_an_error_of_a_client_closes_it_too(self, queue_of: QueueOf) -> None:
+        service = Service({0: 1}, error=lambda: ClientError(429, {"Retry-After": "0.3"}))
+        queue = queue_of(limits=[Limit(1000, 1)], retry=every(0.01))
+        await queue.process(service, 1)
+        began = now()
+        await put_all(queue, 0, 1, 2)
+        assert await queue.stop() is True
+        assert queue.statistics().gate_closures == 1
+        assert all(at - began >= 0.3 for _, at in service.calls[1:])
+
+    async def test_calls_that_are_too_many_at_once_do_not_close_it(self, queue_of: QueueOf) -> None:
+        headers = {"Retry-After": "60", "Stripe-Rate-Limited-Reason": "global-concurrency"}
+        service = Service({0: 1}, error=lambda: ClientError(429, headers))
+        queue = queue_of(limits=[Limit(1000, 1)])
+        await queue.process(service, 1, ignore)
+        await put_all(queue, 0, 1, 2)
+        assert await queue.stop() is True
+        assert service.items == [0, 1, 2]
+        assert queue.statistics().gate_closures == 0
 
     async def test_a_busy_key_does_not_hold_up_the_others(self, queue_of: QueueOf) -> None:
         service = Service()

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import inspect
-import math
-import numbers
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from penstock._util import checks
 from penstock.errors import (
+    APITimeoutError,
     BudgetExceededError,
     CircuitBreakerOpenError,
     DeadlineExceededError,
@@ -18,6 +16,29 @@ from penstock.errors import (
     QueueError,
     RateLimitError,
 )
+from penstock.limits.connections import is_broken
+from penstock.limits.error_response import (
+    attribute,
+    is_plain,
+    responses,
+    seconds_to_wait,
+    unwrapped,
+)
+from penstock.limits.refusals import Failure, failure_of_answer, failure_of_response, may_pass
+
+__all__ = [
+    "Failure",
+    "Which",
+    "as_predicate",
+    "failure_of",
+    "failure_of_answer",
+    "http_status",
+    "is_throttle",
+    "may_pass",
+    "retry_after",
+    "service_failed",
+    "worth_retrying",
+]
 
 #: Which errors: a class, a tuple of classes, or a function from the error to a bool.
 Which: TypeAlias = type[Exception] | tuple[type[Exception], ...] | Callable[[Exception], bool]
@@ -45,38 +66,49 @@ _PERSISTENT = (
 #: Errors of calls that were not made: they say nothing about the service.
 _LOCAL = (BudgetExceededError, CircuitBreakerOpenError, DeadlineExceededError, QueueError)
 
-_REQUEST_TIMEOUT, _TOO_EARLY, _TOO_MANY_REQUESTS = 408, 425, 429
-
-
-@dataclass(frozen=True)
-class Failure:
-    """What an error of an attempt says; what a ``classify`` function returns."""
-
-    #: The HTTP status; ``None``: the error has none.
-    status: int | None = None
-    #: The service said "too many requests".
-    is_throttle: bool = False
-    #: Another attempt may succeed.
-    is_transient: bool = False
-    #: Another attempt would end in the same way. With neither, nobody knows, and it is tried again.
-    is_permanent: bool = False
-    #: Seconds that the service wants the caller to wait; 0: it named none.
-    retry_after: float = 0.0
-    #: A circuit breaker refused the call: it was not made.
-    is_short_circuit: bool = False
-
 
 def failure_of(error: BaseException | Failure) -> Failure:
-    """What ``error`` says; a ``Failure`` is returned as it is."""
+    """What ``error`` says; a ``Failure`` is returned as it is. Never raises.
+
+    Status, headers and body are looked for where clients keep them; also in the error inside of a
+    ``RetryError`` of tenacity or an exception group of one, and in the cause.
+    """
     if isinstance(error, Failure):
         return error
-    status = http_status(error)
+    if isinstance(error, PenstockError):
+        return _failure_of_ours(error)
+    if is_plain(error):  # the quick way
+        return Failure(is_permanent=isinstance(error, _PERSISTENT), is_transient=is_broken(error))
+    inner = unwrapped(error)
+    if isinstance(inner, PenstockError):
+        return _failure_of_ours(inner)
+    for response in responses(inner):
+        failure = failure_of_response(response)
+        if failure is not None:
+            return failure
     return Failure(
-        status,
-        is_throttle=isinstance(error, RateLimitError) or status == _TOO_MANY_REQUESTS,
-        is_transient=isinstance(error, RateLimitError) if status is None else may_pass(status),
-        is_permanent=isinstance(error, _PERSISTENT) if status is None else not may_pass(status),
-        retry_after=retry_after(error),
+        is_transient=is_broken(inner),
+        is_permanent=isinstance(inner, _PERSISTENT),
+        retry_after=seconds_to_wait(inner),
+    )
+
+
+def _failure_of_ours(error: PenstockError) -> Failure:
+    known = attribute(error, "failure")
+    if isinstance(known, Failure):
+        return known
+    inner: Failure | None = None
+    if error.__cause__ is not None and not isinstance(error, _LOCAL):  # a client's error
+        found = map(failure_of_response, responses(error.__cause__))
+        inner = next((each for each in found if each is not None), None)
+    wait = seconds_to_wait(error)
+    if isinstance(error, RateLimitError):
+        wait = wait or (0.0 if inner is None else inner.retry_after)
+        return Failure(is_throttle=True, is_transient=True, retry_after=wait)
+    return inner or Failure(
+        is_transient=isinstance(error, APITimeoutError),
+        is_permanent=isinstance(error, _PERSISTENT),
+        retry_after=wait,
         is_short_circuit=isinstance(error, CircuitBreakerOpenError),
     )
 
@@ -120,18 +152,14 @@ def as_predicate(which: Any, name: str) -> Callable[[Exception], bool]:
 def worth_retrying(error: Exception) -> bool:
     """Whether another attempt may succeed where this one did not.
 
-    If the error has an HTTP status, the status decides: after 408, 425, 429 and 5xx another attempt
-    may succeed, after others not. Mistakes in a program (``TypeError``, ``KeyError``,
+    What the service says decides: its order to try again or not, spent credit or quota, or else the
+    HTTP status. After 408, 425, 429 and 5xx except 501 and 505 another attempt may succeed, after
+    others not. Mistakes in a program (``TypeError``, ``KeyError``,
     ``AssertionError``…), missing files, missing permissions and missed deadlines stay. After all
     other errors another attempt may succeed: there is no list of the errors that all clients raise
     when a connection breaks.
     """
     return not failure_of(error).is_permanent
-
-
-def may_pass(status: int) -> bool:
-    """Whether another attempt may succeed after an answer with this HTTP status."""
-    return status >= 500 or status in {_REQUEST_TIMEOUT, _TOO_EARLY, _TOO_MANY_REQUESTS}
 
 
 def service_failed(error: Exception, failure: Failure | None = None) -> bool | None:
@@ -144,7 +172,7 @@ def service_failed(error: Exception, failure: Failure | None = None) -> bool | N
     if failure.is_throttle or isinstance(error, _LOCAL):
         return None
     status = failure.status
-    return status is None or status >= 500 or status == _REQUEST_TIMEOUT
+    return status is None or status >= 500 or status == 408
 
 
 def is_throttle(error: BaseException) -> bool:
@@ -153,27 +181,10 @@ def is_throttle(error: BaseException) -> bool:
 
 
 def http_status(error: BaseException) -> int | None:
-    """The HTTP status that an error has, as errors of httpx, aiohttp, requests and openai do."""
-    if isinstance(error, PenstockError):
-        return None
-    for holder in (error, getattr(error, "response", None)):
-        for name in ("status_code", "status"):
-            value = getattr(holder, name, None)
-            if isinstance(value, int) and 100 <= value <= 599:
-                return int(value)
-    return None
+    """The HTTP status that an error has; ``None``: it has none."""
+    return failure_of(error).status
 
 
 def retry_after(error: BaseException) -> float:
-    """The seconds that the service wants a caller to wait, as the error says; 0: it named none.
-
-    Values that are not finite numbers above 0 come from a broken service, and are ignored.
-    """
-    value = getattr(error, "retry_after", None)
-    if isinstance(value, bool) or not isinstance(value, numbers.Real):
-        return 0.0
-    try:
-        seconds = float(value)
-    except OverflowError:
-        return 0.0
-    return seconds if 0 < seconds < math.inf else 0.0
+    """The seconds that the service wants a caller to wait, as the error says; 0: it named none."""
+    return failure_of(error).retry_after

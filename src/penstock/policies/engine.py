@@ -139,7 +139,7 @@ class PolicyEngine(Admission):
                     self._failures += 1
                 own = self._own_classify
                 failure = state.failure = failure_of(error) if own is None else classify(error, own)
-                if counts and failure.is_throttle:
+                if counts and failure.is_throttle and not failure.is_concurrency:
                     self.limits.refused(failure.retry_after, permit=permit_of(start, self.limits))
             if counts and attempt is not state and attempt.called_at is not None:
                 self._tell(attempt, error, failure)
