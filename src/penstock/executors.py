@@ -268,8 +268,8 @@ class RateLimitedExecutor(AsyncExecutor):
     waits in its turn.
 
     A call to which the service said "too many requests" holds up all others for the seconds that
-    the ``retry_after`` of its exception asks for. Such exceptions are ``RateLimitError`` and those
-    of HTTP clients with the status 429.
+    the exception asks for. Such exceptions are ``RateLimitError`` and those of clients that say so
+    (:func:`penstock.limits.failures.failure_of`).
     """
 
     def __init__(

@@ -64,6 +64,8 @@ def worth_retrying(error: Exception) -> bool:
     """Whether a request that failed with ``error`` is sent again, unless a policy says otherwise.
 
     An answer that is a failure is, whatever the method: the server says that it did not do it.
+    Not so where the answer says that another attempt is of no use: credit or quota is used up
+    (which is seen in bodies of up to 64 KiB), ``x-should-retry: false``, 501, 505.
     (``httpx.HTTPStatusError``, with ``response`` and ``request``.) So is a request that did not
     reach the server: no connection. Any other ``httpx.TransportError`` may come after the server
     has done its work; it is worth it for methods that are idempotent (GET, HEAD, OPTIONS, PUT,
@@ -111,7 +113,8 @@ class QueueTransport(
             connections unless it is told otherwise.
         is_failure: tells of a response, whose body is not read yet, whether it is a failure:
             something for ``retry``, ``breaker`` and adaptive concurrency. Unless given,
-            :func:`is_failure`: status 408, 425, 429, or 500 and above.
+            :func:`is_failure`: status 408, 425, 429, or 500 and above; a 403 that is about a rate,
+            and what the service wants to be sent again (``x-should-retry: true``).
         name: what the queue is called in logs and telemetry.
         telemetry: as for :class:`penstock.WorkQueue`. The put and each attempt have spans, under
             that of the caller; those of an instrumented httpx come under the attempt's. No URL,

@@ -64,6 +64,8 @@ def worth_retrying(error: Exception) -> bool:
     """Whether a request that failed with ``error`` is sent again, unless a policy says otherwise.
 
     An answer that is a failure is, whatever the method: the server says that it did not do it.
+    Not so where the answer says that another attempt is of no use: credit or quota is used up
+    (which is seen in bodies of up to 64 KiB), ``x-should-retry: false``, 501, 505.
     (``httpx2.HTTPStatusError``, with ``response`` and ``request``.) So is a request that did not
     reach the server: no connection. Any other ``httpx2.TransportError`` may come after the server
     has done its work; it is worth it for methods that are idempotent (GET, HEAD, OPTIONS, PUT,

@@ -282,6 +282,24 @@ async def test_a_policy_of_ones_own_sees_the_response(
     assert len(server.seen) == 3
 
 
+async def test_what_is_spent_is_asked_for_once(client: Any, server: Server) -> None:
+    server.answer = lambda seen: Answer(429, body=b'{"error": {"code": "insufficient_quota"}}')
+    async with client(retry=quick(3)) as http:
+        answer = await http.get("/")
+    assert answer.json() == {"error": {"code": "insufficient_quota"}}
+    assert len(server.seen) == 1
+
+
+async def test_a_wait_that_is_no_refusal_holds_up_nobody(
+    library: Any, ours: Any, server: Server
+) -> None:
+    server.answer = lambda seen: Answer(202, {"Retry-After": "60"})
+    transport = ours.QueueTransport()
+    async with library.AsyncClient(transport=transport, base_url=server.url) as http:
+        assert (await http.get("/")).status_code == 202
+        assert transport.limits.statistics().closures == 0
+
+
 async def test_a_policy_that_is_broken_says_so(client: Any, server: Server) -> None:
     server.answer = lambda seen: Answer(500)
 

@@ -8,26 +8,45 @@ from functools import partial
 from typing import Any
 
 from penstock.limits import RetryPolicy, failures
-from penstock.limits.failures import as_predicate, may_pass
+from penstock.limits.failures import as_predicate, failure_of_answer, may_pass
 
 #: Sending them twice does what sending them once does (RFC 9110, section 9.2.2).
 _IDEMPOTENT = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE", "QUERY"})
 
 
 def is_failure(response: Any) -> bool:
-    """Whether the status says so: 408, 425, 429, or 500 and above."""
-    return may_pass(response.status_code)
+    """Whether the answer says so: 408, 425, 429, or 500 and above.
+
+    Below 500 also where the service wants the request to be sent again (``x-should-retry: true``),
+    and a 403 that is about a rate: with ``Retry-After``, or with nothing remaining.
+    """
+    status = response.status_code
+    if status < 400:
+        return False
+    if status >= 500 or may_pass(status):
+        return True
+    return not failure_of_answer(status, response.headers).is_permanent
 
 
 def worth_retrying(library: Any, error: Exception) -> bool:
     """Whether a request that failed with ``error`` is sent again unless a policy says otherwise."""
     if isinstance(error, library.HTTPStatusError):
-        return True  # an answer is there, and is a failure
+        return _is_answer_worth_retrying(error)
     if isinstance(error, (library.UnsupportedProtocol, library.LocalProtocolError)):
         return False  # it will not be any better next time
     if isinstance(error, (library.ConnectError, library.ConnectTimeout, library.PoolTimeout)):
         return True  # it cannot have reached the server
     return isinstance(error, library.TransportError) and _may_be_doubled(error)
+
+
+def _is_answer_worth_retrying(error: Exception) -> bool:
+    """Whether an answer that was found to be a failure may be another one next time."""
+    failure = failures.failure_of(error)
+    if not failure.is_permanent:
+        return True
+    status = failure.status or 0
+    # What is none by its status is one because an ``is_failure`` of the user's said so.
+    return not failure.is_quota_spent and status < 500 and not may_pass(status)
 
 
 def _may_be_doubled(error: Any) -> bool:

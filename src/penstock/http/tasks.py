@@ -134,7 +134,7 @@ class AsyncTransport(Transport[TransportT, RequestT, ResponseT]):
             response = await self._inner.handle_async_request(request)
             stream = response.stream
             try:
-                wait = self.limits.observe(response.headers).wait
+                wait = self.limits.observe(response.headers, response.status_code).wait
                 if not self._found_failing(response):
                     return self._deliver(response, turn)
                 body, rest = await _read(stream)

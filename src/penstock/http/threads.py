@@ -138,7 +138,7 @@ class BlockingTransport(Transport[TransportT, RequestT, ResponseT]):
             response = self._inner.handle_request(request)
             stream = response.stream
             try:
-                wait = self.limits.observe(response.headers).wait
+                wait = self.limits.observe(response.headers, response.status_code).wait
                 if not self._found_failing(response):
                     return self._deliver(response, turn)
                 body, rest = _read(stream)
