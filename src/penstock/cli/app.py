@@ -53,7 +53,7 @@ or a row that fills --template. The same command again goes on where it stopped.
 
 _EPILOG = """
 Exit codes: 0 all succeeded; 1 some failed; 2 wrong usage, or RESULTS is in use: nothing was sent;
-stopped by 3 a 401, 4 no answer from anybody, 5 a file, 130 Ctrl-C, 143 SIGTERM.
+stopped by 3 a 401 or spent credit, 4 no answer from anybody, 5 a file, 130 Ctrl-C, 143 SIGTERM.
 """
 
 _FILES, _PACE, _SERVICE = "Files", "Pace", "Service"

@@ -52,6 +52,26 @@ def test_a_401_that_is_the_fault_of_one_line_is_a_failure(penstock: Any, server:
     assert [result["status"] for result in penstock.results()] == [401, 200]
 
 
+def test_spent_credit_stops_the_run_and_quotes_the_service(penstock: Any, server: Any) -> None:
+    spent = b'{"error": {"code": "insufficient_quota", "message": "You exceeded your quota."}}'
+    kind = {"Content-Type": "application/json"}
+    server.answer = lambda seen: (200, {}, b"") if len(server.seen) <= 20 else (429, kind, spent)
+    lines = lines_for(penstock, 300)
+    options = ("run", lines, "--url", server.url, *OUT)
+    done = penstock.run(*options, "--concurrency", "4")
+    assert done.returncode == 3
+    assert done.stderr == (
+        f"penstock: {server.url} answered 429 Too Many Requests: You exceeded your quota. "
+        "The same command again goes on from here.\n"
+    )
+    assert 21 <= len(server.seen) <= 28
+    assert len(penstock.results()) == 20
+
+    server.answer = lambda seen: (200, {}, b"")
+    assert penstock.run(*options).returncode == 0
+    assert sorted(result["id"] for result in penstock.results()) == list(range(300))
+
+
 def test_it_keeps_going_if_it_is_told_to(penstock: Any, server: Any) -> None:
     server.answer = lambda seen: (401, {}, b"")
     done = penstock.run(

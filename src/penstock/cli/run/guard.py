@@ -8,7 +8,7 @@ from penstock.cli.run.requests import Request
 from penstock.cli.run.results import Result
 from penstock.cli.run.sender import Answer
 
-UNAUTHORIZED = 401
+_UNAUTHORIZED = 401
 #: So many requests that get no answer, before any got one, stand for all.
 _ENOUGH = 10
 
@@ -25,11 +25,23 @@ class Guard:
         self._has_answer = keep_going
         self._held: list[tuple[Result, Request]] = []
 
-    def is_refused(self, request: Request, answer: Answer) -> bool:
-        """Whether the service wants other credentials than it would get with each request."""
-        if self._is_off or answer.response is None or answer.response.status_code != UNAUTHORIZED:
-            return False
-        return "authorization" not in map(str.lower, request.headers)  # or it is its own fault
+    def refusal(self, request: Request, answer: Answer) -> str | None:
+        """What to say when the service refuses all requests; None: it refuses this one at most.
+
+        It wants other credentials than it would get with each request, or the account has no more
+        credit or quota.
+        """
+        failure = answer.failure
+        if self._is_off or failure is None:
+            return None
+        if "authorization" in map(str.lower, request.headers):
+            return None  # it is that request's own fault
+        said = f"{place(request)} answered {answer.message}"
+        if failure.is_quota_spent:
+            return f"{said}: {failure.reason}" if failure.reason else said
+        if failure.status == _UNAUTHORIZED:
+            return f"{said}: it wants a valid token (--bearer-env, --header-env)"
+        return None
 
     def answered(self) -> list[tuple[Result, Request]]:
         """There is an answer, so somebody is there; return the results that were held back."""

@@ -12,7 +12,7 @@ from penstock.cli.run.source import Form
 from penstock.errors import PenstockError
 
 #: Exit codes of a run that stopped before its end.
-UNAUTHORIZED, UNREACHABLE, FILE_TROUBLE = 3, 4, 5
+REFUSED, UNREACHABLE, FILE_TROUBLE = 3, 4, 5
 
 
 class RunError(PenstockError):

@@ -11,7 +11,7 @@ from penstock.cli.files import STANDARD
 from penstock.cli.report.report import ReportError, Subject, write_report
 from penstock.cli.run.bill import bill, printed
 from penstock.cli.run.history import History
-from penstock.cli.run.job import UNAUTHORIZED, RunError, RunJob
+from penstock.cli.run.job import RunError, RunJob
 from penstock.cli.run.journal import MALFORMED
 from penstock.cli.run.results import Totals
 from penstock.cli.run.run import Run
@@ -55,7 +55,7 @@ def carry_out(
             has_report = False
     again = _AGAIN if job.results.is_journal else _GONE
     if problem is not None:
-        say(sys.stderr, f"penstock: {_sentence(problem)}. {again}")
+        say(sys.stderr, f"penstock: {str(problem).rstrip('.')}. {again}")
         return problem.code
     if interrupted_by is not None:
         say(sys.stderr, f"penstock: interrupted. {again}")
@@ -64,12 +64,6 @@ def carry_out(
     if job.results.is_journal and failed > totals.failed[MALFORMED]:
         say(stream, "The same command with --retry-failed sends the failed ones again.")
     return 1 if failed or not has_report else 0
-
-
-def _sentence(problem: RunError) -> str:
-    if problem.code == UNAUTHORIZED:
-        return f"{problem}: it wants a valid token (--bearer-env, --header-env)"
-    return str(problem)
 
 
 def settings_of(job: RunJob, rate: str | None, tokens: str | None) -> list[tuple[str, str]]:

@@ -8,10 +8,10 @@ import math
 
 from penstock.cli.ctrl_c import on_signals
 from penstock.cli.display import Display
-from penstock.cli.run.guard import Guard, place
+from penstock.cli.run.guard import Guard
 from penstock.cli.run.history import History, Moment
 from penstock.cli.run.intake import Intake
-from penstock.cli.run.job import FILE_TROUBLE, UNAUTHORIZED, UNREACHABLE, RunError, RunJob
+from penstock.cli.run.job import FILE_TROUBLE, REFUSED, UNREACHABLE, RunError, RunJob
 from penstock.cli.run.recorder import Recorder
 from penstock.cli.run.requests import Request
 from penstock.cli.run.results import Result, Totals
@@ -131,21 +131,23 @@ class Run:
         answer = await self._attempt(pending)
         if answer.response is not None:
             if self._job.feedback:
-                self._queue.limits.observe(answer.response.headers)
+                response = answer.response
+                self._queue.limits.observe(response.headers, response.status_code)
             for held in self._guard.answered():
                 await self._recorder.record(*held)
         if self._tokens is not None:
             before = self._tokens.total
             self._tokens.settle(answer.response)
             self._history.spent(self._totals.elapsed, self._tokens.total - before)
-        if self._guard.is_refused(pending.request, answer):
-            problem = f"{place(pending.request)} answered {answer.message}"
-            self._end(RunError(problem, UNAUTHORIZED))
+        refusal = self._guard.refusal(pending.request, answer)
+        if refusal is not None:
+            self._end(RunError(refusal, REFUSED))
         elif self._sender.may_pass(pending, answer):
             if self._is_ending:
                 return  # unfinished
             self._totals.retries[answer.kind] += 1
-            raise TransientError(answer)  # the queue makes another attempt, in time
+            # The queue makes another attempt, in time.
+            raise TransientError(answer, is_heeded=self._job.feedback)
         else:
             await self._finish(self._sender.result(pending, answer), pending.request)
 

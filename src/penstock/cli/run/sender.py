@@ -6,12 +6,9 @@ import asyncio
 import json
 import math
 import os
-import re
 import socket
 import ssl
-from dataclasses import dataclass
-from datetime import datetime, timezone
-from email.utils import parsedate_to_datetime
+from dataclasses import dataclass, replace
 
 import httpx
 from tenacity import wait_random_exponential
@@ -23,12 +20,8 @@ from penstock.cli.run.results import JsonText, RequestFailure, Result, to_json
 from penstock.cli.run.tracing import attempt_span
 from penstock.errors import PenstockError
 from penstock.limits import RetryPolicy
+from penstock.limits.failures import Failure, failure_of_answer
 
-#: Statuses that say "not now".
-_TRANSIENT_STATUSES = frozenset({429, 500, 502, 503, 504})
-#: The longest that a server can make us wait, in seconds.
-_LONGEST_PAUSE = 86_400.0
-_SECONDS = re.compile(r"[0-9]{1,9}(?:\.[0-9]{1,9})?")
 #: Full jitter: anything from nothing to twice as long each time.
 _backoff = wait_random_exponential(multiplier=0.5, max=30)
 
@@ -41,18 +34,24 @@ class Answer:
     kind: str = ""
     message: str = ""
     is_transient: bool = False
+    #: What the response says, if it is a failure.
+    failure: Failure | None = None
 
 
 class TransientError(PenstockError):
-    """An attempt failed in a way that may pass."""
+    """An attempt failed in a way that may pass.
 
-    def __init__(self, answer: Answer) -> None:
+    Args:
+        answer: how it went.
+        is_heeded: whether a refusal holds up the other requests too.
+    """
+
+    def __init__(self, answer: Answer, is_heeded: bool = True) -> None:
         super().__init__(answer.message)
         self.answer = answer
-        response = answer.response
-        asked = None if response is None else retry_after(response.headers.get("Retry-After", ""))
-        #: Seconds that the server asks for; the queue waits no less.
-        self.retry_after = asked
+        failure = answer.failure or Failure(is_transient=True)
+        #: What the queue gets to know.
+        self.failure = failure if is_heeded else replace(failure, is_throttle=False)
 
 
 def retry_policy(attempts: int) -> RetryPolicy | None:
@@ -155,7 +154,9 @@ class Sender:
         status = response.status_code
         message = f"{status} {response.reason_phrase}".rstrip()
         message = self._credentials.redacted(message)
-        return Answer(response, f"http_{status}", message, status in _TRANSIENT_STATUSES)
+        failure = failure_of_answer(status, response.headers, response.content)
+        failure = replace(failure, reason=self._credentials.redacted(failure.reason))
+        return Answer(response, f"http_{status}", message, not failure.is_permanent, failure)
 
 
 def _unanswered(error: Exception) -> Answer:
@@ -182,22 +183,6 @@ def _reason(error: BaseException) -> str:
             reason = os.strerror(cause.errno)  # asyncio has words of its own
         cause = cause.__cause__ or cause.__context__
     return reason
-
-
-def retry_after(value: str) -> float | None:
-    """Read a ``Retry-After`` header, in seconds or a date; None if it is neither."""
-    value = value.strip()
-    if _SECONDS.fullmatch(value):
-        seconds = float(value)
-    else:
-        try:
-            when = parsedate_to_datetime(value)
-            if when.tzinfo is None:
-                when = when.replace(tzinfo=timezone.utc)
-            seconds = (when - datetime.now(timezone.utc)).total_seconds()
-        except (IndexError, OverflowError, TypeError, ValueError):
-            return None
-    return min(max(seconds, 0.0), _LONGEST_PAUSE)
 
 
 def _body(response: httpx.Response) -> JsonText | None:
