@@ -60,7 +60,8 @@ async def run_batch(chats: list[Chat], url: str) -> None:
             "max_tokens": chat.max_tokens,
         }
         response = await client.post("/v1/chat/completions", json=body)
-        queue.limits.observe(response.headers)  # "too many requests" is for all workers
+        # "Too many requests" is for all workers.
+        queue.limits.observe(response.headers, response.status_code)
         response.raise_for_status()  # and this call is tried again
         completion = response.json()
         usage = completion["usage"]
