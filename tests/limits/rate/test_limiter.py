@@ -437,6 +437,28 @@ async def test_the_status_says_what_a_wait_is_about() -> None:
     assert limiter.try_acquire() is None
 
 
+MONTH = {"x-ratelimit-remaining-tokens-month": "0"}
+
+
+async def test_a_quota_of_a_month_closes_no_gate_after_a_success_and_the_log_says_so(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    limiter = Limiter([Limit(100, 1)])
+    for status in (200, None, 204):
+        assert limiter.observe(MONTH, status).wait > 900
+    assert limiter.statistics().closed_for == 0
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert "nothing remains for 2" in caplog.text
+    await asyncio.sleep(60)
+    limiter.observe(MONTH, 200)
+    assert len(caplog.records) == 2
+    limiter.observe({"x-ratelimit-remaining-tokens": "0", "x-ratelimit-reset-tokens": "15m"}, 200)
+    assert limiter.statistics().closed_for == 900
+    limiter.observe(MONTH, 429)
+    assert limiter.statistics().closed_for > 900
+    assert len(caplog.records) == 2
+
+
 @pytest.mark.parametrize("wrong", [object(), 5, "text", [1, 2], None, [("a",)], {1: 2}])
 async def test_what_is_no_headers_is_ignored(wrong: Any) -> None:
     limiter = Limiter([])

@@ -109,6 +109,7 @@ class LimiterBase:
         self._clock_was_read = False
         self._grants = 0
         self._ignored_headers = 0
+        self._tells_again_at = -math.inf  # of a long wait
         tell_forked_child(self)
 
     def limit(self, which: Limit | str) -> Limit:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import math
 import random
 import time
@@ -20,6 +21,13 @@ from penstock.limits.rate.permit import Charge, Permit, current_permits, pop_cur
 from penstock.limits.rate.sliding_log import Record, SlidingLog
 from penstock.limits.rate.waiters import LONGEST, LoopWaiter, ThreadWaiter
 from penstock.limits.rate.window import Demand, Starts, is_spent
+
+_logger = logging.getLogger("penstock")
+
+#: Seconds for which a gate is closed at most by an answer that is no failure.
+_LONGEST_AFTER_SUCCESS = 900.0
+#: Seconds between two lines of the log about a longer time.
+_TELL_EVERY = 60.0
 
 #: Seconds after which a thread that waits asks whether it is still wanted.
 _ASK_EVERY = 0.5
@@ -324,12 +332,29 @@ class Limiter(LimiterBase):
         mapping or list of pairs, of str or bytes. ``status``: the HTTP status; below 400, a
         ``Retry-After`` is about a redirect or about polling, and closes nothing. Values that make
         no sense are ignored and counted; this method never raises. From any thread.
+
+        Where a call succeeded, and nothing remains of a limit for more than 15 minutes (a quota of
+        a day, of a month), the gate stays open, and the log says so, once in a minute: perhaps the
+        next call succeeds as well, and if not, its refusal says for how long to wait.
         """
         feedback = _headers.parse(headers, time.time(), status)
+        wait = feedback.wait
+        is_success = (status is None and feedback.retry_after is None) or (status or 500) < 400
+        is_believed = not is_success or wait <= _LONGEST_AFTER_SUCCESS
         with self._lock:
             self._ignored_headers += feedback.ignored
-        if feedback.wait > 0:
-            self.close_for(feedback.wait)
+            now = self._now(running_loop())
+            is_told = is_believed or now < self._tells_again_at
+            if not is_told:
+                self._tells_again_at = now + _TELL_EVERY
+        if not is_told:
+            _logger.warning(
+                "A service says, with a call that succeeded, that nothing remains for %.0f s; the "
+                "next calls are made all the same",
+                wait,
+            )
+        if wait > 0 and is_believed:
+            self.close_for(wait)
         return feedback
 
     async def __aenter__(self) -> Permit:
