@@ -125,6 +125,15 @@ def test_a_limit_at_which_calls_were_served_before_is_back_after_one_good_round(
     assert service.control.limit == 20
 
 
+def test_nor_does_that_end_the_doubling() -> None:
+    service = Service(AdaptiveConcurrency(1, 64, start=8))
+    service.serves(10, 0.1)
+    service.rejects()
+    assert service.control.limit == 6
+    service.serves(60, 0.1)
+    assert service.control.limit == 22
+
+
 def test_if_it_is_rejected_once_more_before_that_the_service_takes_fewer() -> None:
     service = settled(20, maximum=20)
     service.serves(100, 0.1)

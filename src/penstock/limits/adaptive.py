@@ -95,7 +95,8 @@ class AdaptiveConcurrency:
     cuts in a row do not bring latency down, the service itself has become slower: its latency is
     the new baseline then, and the cuts are undone. When a call is rejected although
     as many calls at once were served before, the reason may be another one, such as a limit of
-    calls per second: that cut is undone after one round in which all is well.
+    calls per second: that cut is undone by the next round in which all is well, and it does not end
+    the doubling.
 
     Report how each call ended, by :meth:`succeeded`, :meth:`rejected` or :meth:`failed`, and let at
     most :attr:`limit` calls be under way. It reads no clock: ``now`` is in seconds of any clock
@@ -208,11 +209,11 @@ class AdaptiveConcurrency:
         self._held = min(self._held, held)
         self._held_until = now + (self._round_trip or 0.0)
         self._successes = 0
-        self._doubling = False
         if may_cut:
             self._streak = DecreaseStreak()
             self._cut(now, self._exact, is_sure=not self._has_served_limit())
         if self._is_sure:
+            self._doubling = False
             self._rejected_at = held + 1
         self._set_limit()
 
