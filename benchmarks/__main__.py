@@ -27,6 +27,7 @@ PROGRAMS = {
     "telemetry": "telemetry",
     "brokers": "brokers",
     "limits": "limits",
+    "policy": "calls without a queue",
     "rate_limited_server": "a rate-limited server",
     "growth": "growth",
 }

@@ -20,6 +20,7 @@ import statistics
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Protocol
@@ -163,10 +164,13 @@ def goals_in(report: str) -> list[str]:
 
 
 def surroundings(packages: Iterable[str]) -> str:
-    """The machine and the versions, in a line."""
+    """The machine, how busy it is, the versions and the day, in a line."""
     python = f"{platform.python_implementation()} {platform.python_version()}"
     system = f"{platform.system()}, {_processor()}, {os.cpu_count()} cores"
-    return "; ".join([system, python, ", ".join(map(_version, packages))])
+    if hasattr(os, "getloadavg"):
+        system += f", load {os.getloadavg()[1]:.0f}"  # of the last five minutes
+    day = datetime.now().strftime("%Y-%m-%d")
+    return "; ".join([day, system, python, ", ".join(map(_version, packages))])
 
 
 def _version(package: str) -> str:

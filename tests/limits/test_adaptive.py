@@ -116,6 +116,43 @@ def test_a_limit_at_which_it_was_rejected_is_not_tried_again_soon() -> None:
     assert service.control.limit >= 20
 
 
+def test_a_limit_at_which_calls_were_served_before_is_back_after_one_good_round() -> None:
+    service = settled(20, maximum=20)
+    service.serves(100, 0.1)
+    service.rejects()
+    assert service.control.limit == 14
+    service.serves(45, 0.1)
+    assert service.control.limit == 20
+
+
+def test_nor_does_that_end_the_doubling() -> None:
+    service = Service(AdaptiveConcurrency(1, 64, start=8))
+    service.serves(10, 0.1)
+    service.rejects()
+    assert service.control.limit == 6
+    service.serves(60, 0.1)
+    assert service.control.limit == 22
+
+
+def test_if_it_is_rejected_once_more_before_that_the_service_takes_fewer() -> None:
+    service = settled(20, maximum=20)
+    service.serves(100, 0.1)
+    service.rejects()
+    service.serves(45, 0.1)
+    service.rejects()
+    for _ in range(190):
+        service.serves(1, 0.1)
+        assert service.control.limit < 20
+
+
+def test_calls_that_were_only_sent_were_not_served() -> None:
+    service = settled(20, maximum=20)
+    service.serves(10, 0.1)
+    service.rejects()
+    service.serves(45, 0.1)
+    assert 14 < service.control.limit < 20
+
+
 def test_latency_well_above_the_baseline_cuts_it() -> None:
     service = settled(20, maximum=20)
     assert service.control.baseline == pytest.approx(0.1)

@@ -93,7 +93,10 @@ class AdaptiveConcurrency:
     twentieth of a limit above 20). It is cut to 0.7 of itself when a call is rejected, or when
     latency is well above its baseline: relative to it, so that there is no latency to set. When
     cuts in a row do not bring latency down, the service itself has become slower: its latency is
-    the new baseline then, and the cuts are undone.
+    the new baseline then, and the cuts are undone. When a call is rejected although
+    as many calls at once were served before, the reason may be another one, such as a limit of
+    calls per second: that cut is undone by the next round in which all is well, and it does not end
+    the doubling.
 
     Report how each call ended, by :meth:`succeeded`, :meth:`rejected` or :meth:`failed`, and let at
     most :attr:`limit` calls be under way. It reads no clock: ``now`` is in seconds of any clock
@@ -127,9 +130,11 @@ class AdaptiveConcurrency:
         self._before_cut = 0.0
         self._last_cut = -math.inf
         self._cuts = 0
+        self._is_sure = True  # that the last cut was because of too many calls at once
         # Learned from rejections.
         self._rejected_at = math.inf
         self._successes = 0  # since the last rejection
+        self._most_served = 0  # calls at once, in a round that ended well since the last cut
         self._held = math.inf
         self._held_until = -math.inf
         # Learned from latencies.
@@ -139,6 +144,7 @@ class AdaptiveConcurrency:
         self._streak = DecreaseStreak()
         self._limit: int
         self._peak: int
+        self._before_peak: int
         self._new_round(-math.inf)
 
     def __repr__(self) -> str:
@@ -202,13 +208,26 @@ class AdaptiveConcurrency:
         # So for a round trip not even calls that are done are replaced beyond what it held.
         self._held = min(self._held, held)
         self._held_until = now + (self._round_trip or 0.0)
-        self._rejected_at = held + 1
         self._successes = 0
-        self._doubling = False
         if may_cut:
             self._streak = DecreaseStreak()
-            self._cut(now, self._exact)
+            self._cut(now, self._exact, is_sure=not self._has_served_limit())
+        if self._is_sure:
+            self._doubling = False
+            self._rejected_at = held + 1
         self._set_limit()
+
+    def _has_served_limit(self) -> bool:
+        """Whether the service has served as many calls at once as the limit allows.
+
+        Then it takes fewer by now, or it rejects for another reason. Nobody can tell which: so the
+        limit is cut, but soon tried again. If the service takes fewer, it then rejects once more.
+        """
+        return max(self._most_served, self._served()) >= self.limit
+
+    def _served(self) -> int:
+        """Calls at once that the service has served in this round, and that were not only sent."""
+        return self._peak if self._answers.count - self._before_peak >= self._peak else 0
 
     def _end_hold(self, now: float) -> None:
         if self._held < math.inf and now >= self._held_until:
@@ -218,7 +237,9 @@ class AdaptiveConcurrency:
     def _answered(self, now: float, latency: float, inflight: int) -> None:
         if now < self._round_began:
             self._new_clock()
-        self._peak = max(self._peak, inflight)
+        if inflight > self._peak:
+            self._peak = inflight
+            self._before_peak = self._answers.count
         if now - latency < self._round_began or not 0 <= latency < math.inf:
             return  # the call started before the last decision, and says nothing about it
         self._answers.add(max(latency, _SHORTEST))
@@ -270,6 +291,7 @@ class AdaptiveConcurrency:
         if self._teaches() or excess < -surely:  # or the service became faster
             self._baseline = baseline + _BASELINE_WEIGHT * (latency - baseline)
         self._streak = DecreaseStreak()
+        self._most_served = max(self._most_served, self._served())
         if used:
             self._grow()
         self._new_round(now)
@@ -289,7 +311,8 @@ class AdaptiveConcurrency:
         if self._doubling:
             step = self._exact
         else:
-            step = max(1.0, self._exact / 20, (self._before_cut - self._exact) / 2)
+            way_back = self._before_cut - self._exact
+            step = max(1.0, self._exact / 20, way_back / 2 if self._is_sure else way_back)
         grown = min(self._exact + step, self._max)
         if _whole(grown) >= self._rejected_at:
             if self._successes < max(_PROBE_AFTER, _PROBE_AFTER_TRIPS * self.limit):
@@ -298,13 +321,15 @@ class AdaptiveConcurrency:
                 self._rejected_at = math.inf
         self._exact = grown
 
-    def _cut(self, now: float, limit: float) -> None:
+    def _cut(self, now: float, limit: float, *, is_sure: bool = True) -> None:
         self._before_cut = limit
+        self._is_sure = is_sure
+        self._most_served = 0
         self._exact = max(float(self._min), _CUT * limit)
         self._last_cut = now
         self._cuts += 1
         self._new_round(now)
-        self._after_cut = True
+        self._after_cut = is_sure  # else there was no queue that is gone now
 
     def _new_round(self, now: float) -> None:
         self._round_began = now
@@ -312,6 +337,7 @@ class AdaptiveConcurrency:
         self._answers = LogSample()
         self._set_limit()
         self._peak = 0  # the most calls that were under way in this round
+        self._before_peak = 0  # answers in this round before there were so many
 
     def _set_limit(self) -> None:
         self._limit = max(self._min, int(min(_whole(self._exact), self._held)))

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from helpers.tasks import now
 from limits.service import Bucket, Fixed, Outcome, Rule, Sliding, at_least, do
-from penstock import Limit, Limiter, RateLimitedExecutor, RateLimitError
+from penstock import AdaptiveConcurrency, Limit, Limiter, RateLimitedExecutor, RateLimitError
 from penstock.limits.rate.permit import Permit
 from penstock.testing import VirtualTimeLoop
 
@@ -59,6 +59,16 @@ def test_a_limit_that_is_configured_twice_too_high_is_found_out() -> None:
     assert statistics.median(one.refused for one in outcomes) <= 8
     learned_rates = outcomes[0].queue.limits.statistics().learned_rates
     assert learned_rates["40 per 1 s"] == pytest.approx(20, rel=0.15)
+
+
+def test_and_calls_at_once_are_not_taken_for_the_reason() -> None:
+    ratios = []
+    for seed in range(6):
+        workers = AdaptiveConcurrency(max=16, start=8)
+        one = do(Sliding(20), configured(40), seed=seed, count=COUNT, workers=workers)
+        assert set(one.done.values()) == {1}
+        ratios.append(one.seconds / at_least(Sliding(20), COUNT + one.answers[500]))
+    assert statistics.median(ratios) <= 1.25  # it was 1.36
 
 
 def test_it_is_found_out_behind_a_shorter_limit_that_is_kept_to() -> None:
