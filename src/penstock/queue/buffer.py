@@ -341,9 +341,11 @@ class Buffer(EntryStore[T], WaitQueue):
 
     def wake(self) -> None:
         """Wake tasks for the entries for which none is on its way."""
+        if not self._waiters:
+            return
         if not self.lanes:
             super().wake()
-        elif self._waiters:
+        else:
             self._unpark_kind(_BY_HAND, len(self._main))
             self._unpark_kind(0, self._takeable())
 

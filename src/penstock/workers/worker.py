@@ -204,7 +204,8 @@ class Worker(Generic[T]):
             GeneratorExit: the event loop was closed, and the entry is requeued.
         """
         self.entry = entry
-        job: Any = job_of(entry) or self.standing
+        ticket = entry[3]
+        job: Any = self.standing if ticket is None or ticket.job is None else ticket.job
         job.suspended += 1
         # An item before this one may have asked to cancel the task, and ended without a wait.
         is_meant = self._cancelled_after in (-1, self._counters.processed)
