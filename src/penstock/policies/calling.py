@@ -9,6 +9,7 @@ from asyncio import _get_running_loop
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Generator
 from contextlib import AbstractContextManager, nullcontext
 from functools import wraps
+from types import FunctionType
 from typing import Any, NoReturn, Protocol
 
 from penstock._util import checks
@@ -23,6 +24,8 @@ from penstock.policies.item_state import (
     ObservedState,
     PolicyScope,
 )
+
+_GENERATOR = inspect.CO_GENERATOR | inspect.CO_ASYNC_GENERATOR
 
 
 class CallRunner(ItemRunner, Protocol):
@@ -169,6 +172,9 @@ class PolicyCall:
 
 def check_func(func: Any, attempt_timeout: float | None) -> None:
     """Raise ``TypeError`` for what cannot be called under a policy."""
+    is_function = type(func) is FunctionType
+    if is_function and attempt_timeout is None and not func.__code__.co_flags & _GENERATOR:
+        return  # of most calls, and each call asks
     if isinstance(func, (staticmethod, classmethod)):
         raise TypeError(
             f"the policy must stand below @{type(func).__name__}, got {checks.shown(func)}"
