@@ -42,7 +42,8 @@ def running_loop() -> asyncio.AbstractEventLoop | None:
 class LimiterStatistics:
     """What a limiter has done so far."""
 
-    #: Calls that wait now.
+    #: Calls that wait now. What waits in a queue counts as far as workers are free for it, or for
+    #: limits with a ``key``, as one for each key.
     waiting: int
     #: Calls that were let through.
     grants: int
@@ -179,7 +180,7 @@ class LimiterBase:
         """What the limiter has done so far, and how many calls wait. From any thread."""
         with self._lock:
             return LimiterStatistics(
-                waiting=self._scheduler.waiting,
+                waiting=self._scheduler.calls,
                 grants=self._grants,
                 closures=self._closures,
                 closed_for=self._gate.closed_for(self._now(running_loop())),
@@ -259,7 +260,7 @@ class LimiterBase:
     ) -> None:
         """Count the start of ``waiter`` from ``now`` on: its caller goes on, in this thread."""
         self._scheduler.confirm(now, waiter)
-        if running is not None:
+        if isinstance(waiter, LoopWaiter):  # a thread removes its own
             self._wakeups.remove(waiter, running)
         if self._scheduler.waiting:
             self._dispatch(now, running)
@@ -273,18 +274,20 @@ class LimiterBase:
         self._dispatch(self._now(running), running)
 
     def _abandon(self, waiter: LoopWaiter) -> None:
-        """Remove a waiter whose task is destroyed. Takes the lock, but only if it is free.
+        """Remove a waiter, from anywhere, and free what is reserved for it. Waits for no lock.
 
         The garbage collector may destroy a task at any time, also while this very thread holds the
-        lock. Then the next dispatch removes the waiter.
+        lock. Then the next dispatch removes the waiter, as soon as the loop has time for it.
         """
         self._wakeups.abandoned.append(waiter)
-        if self._lock.acquire(blocking=False):
-            try:
-                running = running_loop()
-                self._dispatch(self._now(running), running)
-            finally:
-                self._lock.release()
+        if not self._lock.acquire(blocking=False):
+            self._wakeups.look_again()
+            return
+        try:
+            running = running_loop()
+            self._dispatch(self._now(running), running)
+        finally:
+            self._lock.release()
 
     def _on_timer(self, timer: LoopTimer) -> None:
         """Dispatch because it is the time of ``timer``; in its loop. Takes the lock."""

@@ -9,7 +9,7 @@ import random
 import time
 from asyncio import _get_running_loop
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 from penstock._util import checks
 from penstock._util.notebooks import advice, blocks_loop
@@ -19,7 +19,7 @@ from penstock.limits.rate.base import LimiterBase, running_loop
 from penstock.limits.rate.limit import Limit
 from penstock.limits.rate.permit import Charge, Permit, current_permits, pop_current, push_current
 from penstock.limits.rate.sliding_log import Record, SlidingLog
-from penstock.limits.rate.waiters import LONGEST, LoopWaiter, ThreadWaiter
+from penstock.limits.rate.waiters import LONGEST, CallbackWaiter, LoopWaiter, ThreadWaiter
 from penstock.limits.rate.window import Demand, Starts, is_spent
 
 _logger = logging.getLogger("penstock")
@@ -28,6 +28,9 @@ _logger = logging.getLogger("penstock")
 _LONGEST_AFTER_SUCCESS = 900.0
 #: Seconds between two lines of the log about a longer time.
 _TELL_EVERY = 60.0
+
+#: Makes a waiter of a demand, of the calls that its call is part of, and of its charges.
+MakeWaiter: TypeAlias = "Callable[[Demand, Starts, list[Charge] | None], CallbackWaiter]"
 
 #: Seconds after which a thread that waits asks whether it is still wanted.
 _ASK_EVERY = 0.5
@@ -284,7 +287,7 @@ class Limiter(LimiterBase):
         with self._lock:
             running = running_loop()
             now = self._now(running)
-            self._gate.close(now, pause, self._scheduler.waiting)
+            self._gate.close(now, pause, self._scheduler.calls)
             self._dispatch(now, running)
 
     def refused(self, retry_after: float = 0.0, *, permit: Permit | None = None) -> None:
@@ -409,6 +412,89 @@ class Limiter(LimiterBase):
         windows = [limit._state.window(None, -math.inf) for limit in self.limits]
         demand = tuple([(window, 1) for window in windows])
         return Permit(self, demand, [record] * len(windows), None)
+
+    # -- for those who wait elsewhere: ``make`` makes their waiter ---------------------------------
+
+    def _charges_of(self, item: Any) -> list[Charge] | None:
+        """What :meth:`_start_or_wait` is to be given for an item. Raises what ``acquire`` raises.
+
+        Call it without any lock: the key and cost functions are the user's.
+        """
+        return None if self._fixed_demand is not None else self._charges(item)
+
+    def _start_or_wait(
+        self, charges: list[Charge] | None, make: MakeWaiter | None
+    ) -> Permit | CallbackWaiter | None:
+        """A permit, where the call may start now; else its waiter, or None without ``make``.
+
+        Raises what :meth:`acquire` raises.
+        """
+        with self._lock:
+            running = running_loop()
+            now = self._now(running)
+            demand = self._demand_of(charges, now)
+            if self._scheduler.waiting or self._wakeups.abandoned:
+                self._dispatch(now, running)
+            records = self._scheduler.try_start(now, demand)
+            if records is not None:
+                return self._permit(now, demand, records, charges, running, True)
+            waiter = self._wait_outside(now, demand, charges, running, make)
+            if waiter is None or waiter.records is None:
+                return waiter
+            return self._permit_for(now, waiter, charges, running, True)
+
+    def _wait_for(self, charges: list[Charge] | None, make: MakeWaiter) -> CallbackWaiter | None:
+        """A waiter for a call that is to come; None: it would not have to wait.
+
+        Raises what :meth:`acquire` raises.
+        """
+        with self._lock:
+            running = running_loop()
+            now = self._now(running)
+            demand = self._demand_of(charges, now)
+            if self._scheduler.can_start(now, demand):
+                return None
+            return self._wait_outside(now, demand, charges, running, make)
+
+    def _wait_of(self, waiter: CallbackWaiter) -> float:
+        """As :meth:`wait_time`, of one that waits."""
+        with self._lock:
+            now = self._now(running_loop())
+            if waiter.records is not None:
+                return 0.0
+            free_at = [window.log.free_at(now, cost) for window, cost in waiter.demand]
+            return max(0.0, max([*free_at, self._gate.opens_at]) - now)
+
+    def _wait_outside(
+        self,
+        now: float,
+        demand: Demand,
+        charges: list[Charge] | None,
+        running: asyncio.AbstractEventLoop | None,
+        make: MakeWaiter | None,
+    ) -> CallbackWaiter | None:
+        outer = self._check_budgets(demand)
+        if make is None:
+            return None
+        waiter = make(demand, outer, charges)
+        self._add_waiter(waiter)
+        self._dispatch(now, running)
+        return waiter
+
+    def _start(self, waiter: CallbackWaiter) -> Permit | None:
+        """Count the start of a call that was called back: it goes on, in this thread.
+
+        None: it comes too late, and waits again at its old place.
+        """
+        with self._lock:
+            running = running_loop()
+            now = self._now(running)
+            if waiter.records is None or self._scheduler.is_late(now, waiter):
+                self._scheduler.requeue(waiter)
+                self._dispatch(now, running)
+                if waiter.records is None:
+                    return None
+            return self._permit_for(now, waiter, waiter.charges, running, True)
 
     def _rates_changed(self) -> None:
         """Keep the demand of all items, if it does not depend on the item."""

@@ -25,8 +25,10 @@ class Scheduler:
 
     def __init__(self, gate: Gate) -> None:
         self.gate = gate
-        #: How many calls wait.
+        #: How many waiters there are.
         self.waiting = 0
+        # Those of them that stand for more than one call.
+        self._several: dict[Waiter, None] = {}
         self._groups: dict[tuple[LimitWindow, ...], WaiterGroup] = {}
         self._ages = count()
         #: Groups whose heads are to be checked now, as a heap by the age of the head.
@@ -35,12 +37,17 @@ class Scheduler:
         #: times, the group, its number of checks when this was planned).
         self._planned: list[tuple[float, int, WaiterGroup, int]] = []
 
+    @property
+    def calls(self) -> int:
+        """How many calls wait."""
+        return self.waiting + sum([waiter.calls - 1 for waiter in self._several])
+
     def try_start(self, now: float, demand: Demand) -> list[Record] | None:
         """Start a call that does not wait yet, if it :meth:`can_start`."""
         if not self.can_start(now, demand):
             return None
         if self.gate.spreads:
-            self.gate.passed(now, self.waiting)
+            self.gate.passed(now, self.calls)
         return [window.log.record(now, cost) for window, cost in demand]
 
     def can_start(self, now: float, demand: Demand) -> bool:
@@ -81,6 +88,8 @@ class Scheduler:
         waiter.group = group
         group.waiters[waiter] = None
         self.waiting += 1
+        if waiter.is_for_several:
+            self._several[waiter] = None
         return group
 
     def is_late(self, now: float, waiter: Waiter) -> bool:
@@ -187,7 +196,7 @@ class Scheduler:
                 if waiter.error is None:
                     demand = waiter.demand
                     waiter.records = tuple([window.log.reserve(cost) for window, cost in demand])
-                    self.gate.passed(now, self.waiting)
+                    self.gate.passed(now, self.calls + waiter.calls - 1)
                 granted.append(waiter)
                 self._head_removed(group)
             for window in group.windows:
@@ -279,6 +288,8 @@ class Scheduler:
         del group.waiters[waiter]
         waiter.group = None
         self.waiting -= 1
+        if waiter.is_for_several:
+            del self._several[waiter]
 
     def _head_removed(self, group: WaiterGroup) -> None:
         """The next waiter, which is younger, is the head of ``group``, and blocks fewer others."""

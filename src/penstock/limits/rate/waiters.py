@@ -8,6 +8,8 @@ import math
 import threading
 from collections import deque
 from collections.abc import Callable
+from contextvars import Context
+from typing import Any
 
 from penstock.limits.rate.window import Demand, Starts, Waiter
 
@@ -44,6 +46,61 @@ class LoopWaiter(Waiter):
     def _resolve(self) -> None:
         if not self.future.done():
             self.future.set_result(None)
+
+
+class CallbackWaiter(LoopWaiter):
+    """A place in the order of those who wait, while no task or thread waits there.
+
+    When the call may start, or never will, the loop calls ``callback(waiter)``. Then the limiter's
+    ``_start`` has it start; what nobody starts is to be given back by ``_abandon``.
+
+    Args:
+        demand, outer: as for any waiter.
+        loop: where the callback is called.
+        callback: gets this waiter.
+        count: says how many calls wait here by now, one after the other; from any thread.
+        charges: what the permit of the call is to know.
+        owner: for whom it is, if it is not for any call.
+        since: when it began to wait.
+    """
+
+    __slots__ = ("_callback", "_count", "charges", "is_for_several", "owner", "since")
+
+    def __init__(
+        self,
+        demand: Demand,
+        loop: asyncio.AbstractEventLoop,
+        callback: Callable[[CallbackWaiter], None],
+        *,
+        outer: Starts = (),
+        count: Callable[[], int] | None = None,
+        charges: Any = None,
+        owner: object = None,
+        since: float = 0.0,
+    ) -> None:
+        Waiter.__init__(self, demand, outer)
+        self.is_for_several = count is not None
+        self._count = count
+        self.loop = loop
+        self._callback = callback
+        self.charges = charges
+        self.owner = owner
+        self.since = since
+
+    @property
+    def calls(self) -> int:
+        """How many calls wait here."""
+        return 1 if self._count is None else max(1, self._count())
+
+    def wake(self, running: asyncio.AbstractEventLoop | None) -> bool:
+        """Have the loop call back; False if the loop is closed."""
+        # Never at once: whoever wakes has the limiter's lock.
+        call = self.loop.call_soon if self.loop is running else self.loop.call_soon_threadsafe
+        try:
+            call(self._callback, self, context=Context())
+        except RuntimeError:
+            return False
+        return True
 
 
 class ThreadWaiter(Waiter):

@@ -138,6 +138,9 @@ class Waiter:
 
     __slots__ = ("age", "demand", "error", "group", "outer", "records")
 
+    #: Whether it stands for more than one call.
+    is_for_several = False
+
     def __init__(self, demand: Demand, outer: Starts = ()) -> None:
         self.demand = demand
         #: The calls that it is part of, where that matters to a budget.
@@ -150,6 +153,11 @@ class Waiter:
         self.records: tuple[Record, ...] | None = None
         #: Why it can never start.
         self.error: Exception | None = None
+
+    @property
+    def calls(self) -> int:
+        """How many calls wait: this one, and those that will wait after it, at its place."""
+        return 1
 
     def wake(self, running: asyncio.AbstractEventLoop | None) -> bool:
         """Let the caller read :attr:`records` or :attr:`error`; False if its loop is closed.

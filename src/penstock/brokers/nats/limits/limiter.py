@@ -10,6 +10,7 @@ import re
 import time
 import weakref
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import islice
 from typing import Any, ClassVar
 
 from penstock._util import checks
@@ -334,7 +335,7 @@ class NatsLimiter(Limiter):
         """The gate was closed elsewhere, until this local time."""
         with self._lock:
             now = self._now(None)
-            self._gate.close(now, when - now, self._scheduler.waiting)
+            self._gate.close(now, when - now, self._scheduler.calls)
             self._dispatch(now, None)
 
     def adopt(self, rates: Mapping[str, tuple[float, float]]) -> None:
@@ -367,7 +368,9 @@ class NatsLimiter(Limiter):
 
     def _wanted(self) -> list[dict[str, int]]:
         """What those need who wait, in their order, by the names of limits."""
-        waiting = [waiter.demand for waiter in self._scheduler.oldest(_MOST)]
+        oldest = self._scheduler.oldest(_MOST)
+        each = (waiter.demand for waiter in oldest for _ in range(waiter.calls))
+        waiting = list(islice(each, _MOST))
         if self._wish is not None:
             waiting.append(self._wish)
         return [{window.owner.name: amount(cost) for window, cost in demand} for demand in waiting]
