@@ -752,7 +752,7 @@ async def test_the_wait_for_the_capacity_is_no_latency_of_the_service(
         await executor.wait()
     assert [event.execution.duration for event in executor.completed] == pytest.approx([2, 2, 2])
     waits = recorder.values("penstock.limit.wait_time")
-    assert waits == {("q", "queue_capacity"): (3, pytest.approx(0 + 10 + 20))}
+    assert waits == {("q", "queue_capacity"): (3, pytest.approx(0 + 10 + 10))}
     assert recorder.values("penstock.process.duration") == {("q",): (3, pytest.approx(6))}
     recorder.shutdown()
 

@@ -148,7 +148,7 @@ def notified_forgets_late(self: LoopWaiters) -> None:
         self.wake()
     _moment()
     with self._buffer.lock:
-        self._for_all = self._is_notified = False
+        self._for_all = self.is_notified = False
 
 
 def notify_before_all_is_done(self: SharedCounters) -> None:

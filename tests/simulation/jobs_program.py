@@ -151,8 +151,13 @@ class JobsProgram(Program):
             return {}
         return {
             "retry": RetryPolicy(2, on=(ItemError,), backoff=self.backoff, budget=None),
-            "limits": [Limit(rng.choice((1, 3)), 0.5, key=self.key_of, cost=self.cost_of)],
+            "limits": [Limit(rng.choice((1, 3)), 0.5, **self.limit_of[self.seed % 3])],
         }
+
+    @property
+    def limit_of(self) -> list[dict[str, Any]]:
+        """What the limit looks at."""
+        return [{"key": self.key_of, "cost": self.cost_of}, {"cost": self.cost_by_key}, {}]
 
     def items(self) -> list[Any]:
         # The error of a dead letter keeps the frames that it came through.
@@ -258,7 +263,7 @@ class JobsProgram(Program):
             fails=rng.choice((1, 2, 99)),
             cancels_itself=rng.random() < 0.05,
             is_stubborn=rng.random() < 0.05,
-            key_error=maybe(0.02),
+            key_error=maybe(0.02 if self.seed % 3 < 2 else 0.0),
             backoff_error=maybe(0.1),
             handler_error=maybe(0.3),
         )
@@ -389,6 +394,10 @@ class JobsProgram(Program):
         return item.number % 2
 
     def cost_of(self, item: Item) -> int:
+        return 1
+
+    def cost_by_key(self, item: Item) -> int:
+        self.key_of(item)  # which may raise
         return 1
 
     def backoff(self, attempt: int, error: BaseException) -> float:

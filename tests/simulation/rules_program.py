@@ -143,8 +143,8 @@ class RulesProgram(Program):
         self.deadline = rng.choice((None, None, None, 2.0, 8.0))
         self.limiter = Limiter(self.limits, rng=random.Random(self.seed))
         self.concurrency = rng.choice((None, None, None, 1, 2, 3))
-        #: Calls under way in the loop; and the most at once.
-        self.under_way = 0
+        #: Calls under way in the loop, those in threads, and handlers that take their time.
+        self.under_way = self.in_threads = self.handling = 0
         self.policy = Policy(
             limits=self.limiter,
             retry=self.retry,
@@ -445,9 +445,11 @@ class RulesProgram(Program):
 
     def enter_thread(self, call: partial[Any]) -> None:
         item = call.args[-1]
+        self.in_threads += 1
         self.begin_call(item)
 
     def leave_thread(self, item: Item) -> Item:
+        self.in_threads -= 1
         return self.end_call(item, self.latest[item.number])
 
     def is_heard(self, item: Item, start: Start) -> bool:
@@ -490,11 +492,14 @@ class RulesProgram(Program):
         item.handled.append(error)
 
     async def handle_slowly(self, error: BaseException, item: Item) -> None:
+        self.handling += 1
         try:
             await asyncio.sleep(0.125)
         except asyncio.CancelledError:
             item.handler_cancelled += 1  # the item is given back, to be tried once more
             raise
+        finally:
+            self.handling -= 1
         if any(other is item for other in self.queue.unprocessed):  # the loop stalled, see is_heard
             item.handler_cancelled += 1
             return
@@ -540,6 +545,9 @@ class RulesProgram(Program):
         self.check_counts(now)
         if now.status is QueueStatus.PROCESSING and now.waiting_putters:
             self.hold(now.size + now.retrying >= now.maxsize, "a put waits, and there is room")
+        if self.concurrency is None:
+            busy = self.under_way + self.in_threads + self.handling
+            self.hold(now.inflight <= busy, f"{now.inflight} are in hand, and {busy} are busy")
 
     def check_at_rest(self) -> None:
         """The queue is stopped: all is accounted for."""

@@ -159,17 +159,19 @@ def test_queues_threads_and_the_event_loop_share_a_limiter() -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_stop_takes_the_items_of_those_who_wait_for_a_limit(kind: str) -> None:
+def test_what_waits_for_a_limit_is_in_no_workers_hand_and_is_there_after_a_stop(kind: str) -> None:
     service, limit = Service(), Limit(1, NEVER)
     queue = queue_of(limits=[limit])
     queue.process(of_kind(kind, service), 3)
     for item in range(5):
         queue.put(item)
-    eventually(lambda: service.items and queue.statistics().inflight == 3)
+    eventually(lambda: service.items and queue.limits.statistics().waiting == 3)
+    eventually(lambda: queue.statistics().inflight == 0)
+    assert queue.unprocessed == [1, 2, 3, 4]
     assert within_the_bound(queue.stop, timeout=0.05) is False
     assert queue.unprocessed == [1, 2, 3, 4]
-    limit.change(max=100)  # those who still wait for it must not make a call any more
-    eventually(lambda: queue.limits.statistics().waiting == 0)
+    assert queue.limits.statistics().waiting == 0
+    limit.change(max=100)
     eventually(all_threads_are_gone)
     assert service.items == [0]
     assert queue.unprocessed == [1, 2, 3, 4]
@@ -193,7 +195,7 @@ def test_and_they_are_no_dead_letters(kind: str) -> None:
     queue.process(of_kind(kind, service), 3)
     for item in range(3):
         queue.put(item)
-    eventually(lambda: service.items and queue.statistics().inflight == 2)
+    eventually(lambda: service.items and queue.limits.statistics().waiting == 2)
     within_the_bound(queue.stop, timeout=0.02)
     limit.change(max=100)
     eventually(lambda: queue.limits.statistics().waiting == 0)

@@ -39,6 +39,13 @@ class Postponed(Exception):  # noqa: N818 - it says what becomes of the item; no
         self.delay = delay
 
 
+class NoRoom(Postponed):
+    """A limit has no room for the item, and its queue waits for that: the item is its next."""
+
+    def __init__(self) -> None:
+        super().__init__(-1.0)
+
+
 class Admission:
     """Settings that are checked already, and the first of three steps: lets items start."""
 
@@ -110,7 +117,7 @@ class Admission:
 
     def admit(self, state: ItemState, item: Any) -> bool:
         """Whether the item may start now: then it counts as started. Else :meth:`wait`."""
-        if self._has_checks or state.deadline_at is not None:
+        if self._has_checks or state.deadline_at is not None or state.scope.granted:
             return False
         state.permit = self.limits._start_now(state.scope.loop)
         if state.permit is None:
@@ -140,7 +147,7 @@ class Admission:
                 if not attempt.has_slot:
                     state.refusal = _too_late()
                     return
-            permit = self._permit_of_key(state, item) or await self.limits.acquire(
+            permit = self._permit_outside(state, item) or await self.limits.acquire(
                 item, finishes=True
             )
             self._confirm(attempt, permit, began)
@@ -162,7 +169,7 @@ class Admission:
                 if not attempt.has_slot:
                     state.refusal = _too_late()
                     return
-            permit = self._permit_of_key(state, item) or self.limits.acquire_blocking(
+            permit = self._permit_outside(state, item) or self.limits.acquire_blocking(
                 item, is_wanted=is_wanted, finishes=True
             )
             self._confirm(attempt, permit, began)
@@ -172,7 +179,9 @@ class Admission:
     def _is_refused(self, state: ItemState, item: Any, moment: float) -> bool:
         """Whether it makes no sense to wait: then the state has the reason."""
         if state.deadline_at is not None:
-            wait = self.limits.wait_time(item)
+            hold = state.scope.hold
+            is_reserved = hold is not None and hold.is_reserved_for(state)
+            wait = 0.0 if is_reserved else self.limits.wait_time(item)
             # Infinity: not before something happens, and that may be at once.
             if wait < math.inf and is_hopeless(state.deadline_at, moment + wait):
                 state.refusal = _too_late()
@@ -200,6 +209,14 @@ class Admission:
             for call in calls
         )
 
+    def _permit_outside(self, state: ItemState, item: Any) -> Permit | None:
+        """A permit, or raise :class:`Postponed`; None: wait with the item in hand."""
+        # What a budget has left may depend on a call that waits, by other items, for this one.
+        if state.scope.hold is None or self._has_budget:
+            return self._permit_of_key(state, item)
+        permit: Permit = state.scope.hold.start(state, item)
+        return permit
+
     def _permit_of_key(self, state: ItemState, item: Any) -> Permit | None:
         """A permit, where items with other keys must not wait for this one; else None."""
         if not (self._is_keyed and state.scope.postpones):
@@ -220,7 +237,7 @@ class Admission:
         permit.call = attempt
         state, moment = attempt.state, now()
         state.permit = permit
-        waited = moment - (state.waits_since or began)
+        waited = moment - (began if state.waits_since is None else state.waits_since)
         state.waits_since = None
         error: Exception | None = None
         if state.deadline_at is not None:

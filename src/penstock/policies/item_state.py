@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, ClassVar, Protocol
 
 from penstock.limits.adaptive import AdaptiveConcurrency
@@ -34,6 +34,23 @@ class ItemRunner(Protocol):
     def responded(self, attempt: ItemAttempt) -> None: ...
 
 
+class Hold(Protocol):
+    """How a queue waits for the limits of its policy, with no item in a worker's hand."""
+
+    @property
+    def granted(self) -> Sequence[Any]:
+        """What is reserved for the next item, whatever that is: at most one."""
+        ...
+
+    def start(self, state: ItemState, item: Any) -> Permit:
+        """A permit; or raise ``NoRoom``, and hold the queue."""
+        ...
+
+    def is_reserved_for(self, state: ItemState) -> bool:
+        """Whether what the item needs is reserved."""
+        ...
+
+
 class NotBegun(GeneratorExit):
     """A plain function returned an awaitable: what that stands for has not begun.
 
@@ -53,6 +70,8 @@ class PolicyScope:
 
     __slots__ = (
         "dead_letters",
+        "granted",
+        "hold",
         "inflight",
         "loop",
         "observer",
@@ -63,7 +82,13 @@ class PolicyScope:
     )
 
     def __init__(
-        self, policy: ItemRunner, observer: Observer, *, max_dead_letters: int, postpones: bool
+        self,
+        policy: ItemRunner,
+        observer: Observer,
+        *,
+        max_dead_letters: int,
+        postpones: bool,
+        hold: Hold | None = None,
     ) -> None:
         self.policy = policy
         self.observer = observer
@@ -73,6 +98,10 @@ class PolicyScope:
         #: The event loop in which all of its items run; None: nobody knows. (Python is not asked
         #: for each item, since that is a system call before Python 3.12.)
         self.loop: Any = None
+        #: How its queue waits for limits, if that is not up to each worker; and what that has
+        #: reserved for the next item, if anything.
+        self.hold = hold
+        self.granted: Sequence[Any] = () if hold is None else hold.granted
         #: How many attempts were followed by another one.
         self.retries = 0
         #: How many calls are under way of which an adaptive concurrency is told.
@@ -95,6 +124,7 @@ class ItemState:
         "is_revoked",
         "job",
         "permit",
+        "place",
         "refusal",
         "scope",
         "waited",
@@ -123,6 +153,8 @@ class ItemState:
         #: waits for that of its key.
         self.waited: float | None = None
         self.waits_since: float | None = None
+        #: Where it waits for the limits of its keys.
+        self.place: Any = None
         #: What the error of the last attempt said.
         self.failure: Failure | None = None
         #: Whether somebody else has the item now.

@@ -17,7 +17,7 @@ from penstock.errors import QueueFullError, QueueStateError
 from penstock.limits.adaptive import AdaptiveConcurrency
 from penstock.limits.rate.limiter import Limiter
 from penstock.policies.calling import check_timeout
-from penstock.policies.item_state import PolicyScope
+from penstock.policies.item_state import Hold, PolicyScope
 from penstock.policies.observer import ObserverProvider, ReadTotals, observer_of
 from penstock.policies.policy import Policy
 from penstock.queue.status import QueueStatus, state_error
@@ -81,12 +81,17 @@ class QueueBase(Generic[T]):
             self._observer,
             max_dead_letters=0 if policy.retry is None else max_dead_letters,
             postpones=True,
+            hold=self._limit_hold(policy.limits),
         )
         with _policy_lock:  # any thread may be the first to ask for one
             if self._scope is None:
                 self._counters.closures = lambda: policy.limits._closures
                 self._scope = scope
                 self._needs_slow_path = always
+
+    def _limit_hold(self, limiter: Limiter) -> Hold | None:
+        """How the queue waits for limits; None: workers do that, each with its item in hand."""
+        return None
 
     @property
     def _policy(self) -> Policy | None:

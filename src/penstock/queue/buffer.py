@@ -18,9 +18,10 @@ import asyncio
 import math
 from collections import OrderedDict, deque
 from collections.abc import Iterable
+from contextlib import AbstractContextManager, nullcontext
 from contextvars import Context, copy_context
 from heapq import heapify, heappop, heappush
-from typing import TypeAlias, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 from penstock._util.wait_queue import WaitQueue
 from penstock.queue.store import EntryStore, Lane, PutOutcome
@@ -35,6 +36,8 @@ T = TypeVar("T")
 _Waiter: TypeAlias = "asyncio.Future[Entry[T] | PutOutcome]"
 #: A put that waits for room.
 _WaitingPut: TypeAlias = "tuple[_Waiter[T], T, Context, Ticket | None]"
+
+_UNGUARDED = nullcontext()
 
 #: The kind of waiter that takes entries by ``get``.
 _BY_HAND = 1
@@ -274,7 +277,7 @@ class Buffer(EntryStore[T], WaitQueue):
     def take(self) -> Entry[T] | None:
         """The next entry for a worker. None: there is none, or its put is not confirmed yet."""
         if self._is_special:
-            if self.turn.is_paused:
+            if self.turn.is_paused or self.limits.is_held:
                 return None
             if self._requeued and not self.lanes:  # most often: it is another attempt
                 entry = self._pop(self._main)
@@ -283,7 +286,10 @@ class Buffer(EntryStore[T], WaitQueue):
                 if self.closed and self.is_over:
                     self.wake_all()
                 return entry
-            return self._taken(self._take_special(self._all_lanes(), self._granted))
+            found = self._take_special(self._all_lanes(), self._granted)
+            if found is None and self.limits.is_limited:
+                self._end_limited()
+            return self._taken(found)
         entries = self.entries
         if not entries or (self._granted and entries[0][0] in self._granted):
             return None
@@ -303,7 +309,8 @@ class Buffer(EntryStore[T], WaitQueue):
                 self.wake_all()
 
     def _look_what_is_special(self) -> None:
-        self._is_special = self.turn.is_paused or bool(self._requeued or self.lanes)
+        super()._look_what_is_special()
+        self._is_special |= self.turn.is_paused
 
     def _taken(self, entry: Entry[T] | None) -> Entry[T] | None:
         if entry is not None:
@@ -317,6 +324,10 @@ class Buffer(EntryStore[T], WaitQueue):
         # In a pause too: whoever pauses goes on to take, and wakes others when it waits or ends.
         if self.closed and self.is_over and not self.turn.is_paused:
             return False
+        if (
+            self.limits.is_held
+        ):  # it may have been woken for an entry that somebody can take by hand
+            self.wake()
         return await self._park(self._add_waiter())
 
     def take_by_hand(self) -> Entry[T] | None:
@@ -335,7 +346,7 @@ class Buffer(EntryStore[T], WaitQueue):
 
         False: no entry will ever come, or ``timeout`` seconds are over.
         """
-        if self.closed and not self._delayed:
+        if self.closed and not self.has_delayed:
             return False
         return await self._park(self._add_waiter(_BY_HAND), timeout)
 
@@ -343,14 +354,49 @@ class Buffer(EntryStore[T], WaitQueue):
         """Wake tasks for the entries for which none is on its way."""
         if not self._waiters:
             return
-        if not self.lanes:
-            super().wake()
-        else:
+        if self.lanes or self.limits.is_limited:
             self._unpark_kind(_BY_HAND, len(self._main))
             self._unpark_kind(0, self._takeable())
+        else:
+            self._unpark(len(self._main) - len(self._unparked))
 
     def _available(self) -> int:
         return len(self._main)
+
+    # -- limits -------------------------------------------------------------------------------
+
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop | None:
+        """The event loop of the workers, from the first start on."""
+        return self.limits.loop
+
+    @property
+    def startable(self) -> int:
+        """How many more entries workers would start by now, if no limit held them up; roughly."""
+        return min(len(self._waiters), self.ready)
+
+    @property
+    def guard(self) -> AbstractContextManager[Any]:
+        """What keeps others away from the entries: nothing, since all is in one loop."""
+        return _UNGUARDED
+
+    def unpark(self, number: int) -> bool:
+        """Let workers take a parked entry next; False if none comes for it."""
+        is_free = self._hand_out(number)
+        self.wake()
+        if self.closed and self.is_over:
+            self.wake_all()
+        return is_free and 0 in self._unparked.values()
+
+    def hold(self) -> None:
+        """Let workers take nothing, until :meth:`go_on`."""
+        self._hold()
+
+    def go_on(self) -> bool:
+        """Let workers take entries again, one at a time; False if no worker comes for one."""
+        self.limits.is_held = False
+        self.wake()
+        return 0 in self._unparked.values()
 
     def requeue(self, entry: Entry[T]) -> None:
         """Put back the entry of a cancelled worker; it is the next to be taken."""
@@ -358,7 +404,14 @@ class Buffer(EntryStore[T], WaitQueue):
         self.wake()
 
     def delay(self, entry: Entry[T], delay: float) -> None:
-        """Put an entry back that can be taken again in ``delay`` seconds."""
+        """Put an entry back that is to be taken again in ``delay`` seconds.
+
+        Below 0: it has to wait for a limit.
+        """
+        if delay < 0:
+            self._put_back(entry)
+            self.wake()
+            return
         loop = asyncio.get_running_loop()
         self._delay(entry, loop.time() + delay)
         self._set_due_timer(loop)
@@ -385,14 +438,19 @@ class Buffer(EntryStore[T], WaitQueue):
 
     def open(self) -> None:
         """Accept entries. All delayed ones are due: their times were those of another loop."""
-        self.turn.begin_in(asyncio.get_running_loop())
+        self.limits.loop = loop = asyncio.get_running_loop()
+        self.turn.begin_in(loop)
         self.closed = False
-        self._promote_due(math.inf)
+        self._end_limited()
+        self.limits.end()
+        self._promote_all()
 
     def forget_waiters(self) -> None:
         """Forget all waiting puts and workers: their loop is closed, so none will ever go on."""
         self._forget_putters()
         self._forget_waiters()
+        self._end_limited()
+        self.limits.end()
         self._due_timer = None
 
     def close(self) -> None:
@@ -408,8 +466,10 @@ class Buffer(EntryStore[T], WaitQueue):
 
         What is left belongs to no job any more. Returns the jobs that had entries.
         """
-        self._promote_due(math.inf)
+        self._promote_all()
         jobs = self._merge_lanes()
+        self._end_limited()
+        self.limits.end()
         if self._due_timer is not None:
             self._due_timer.cancel()
             self._due_timer = None

@@ -17,12 +17,17 @@ from typing import TypeVar
 
 from penstock._util import checks
 from penstock.errors import QueueClosedError, QueueEmptyError, QueueStateError
+from penstock.limits.rate.limiter import Limiter
 from penstock.policies.dead_letters import DeadLetter, check_max_dead_letters
+from penstock.policies.item_state import Hold
 from penstock.policies.observer import ObservedPut, ObserverProvider
 from penstock.policies.policy import Policy
 from penstock.queue.base import CLOSED, NO_LIMIT, policy_statistics
 from penstock.queue.counters import QueueCounters
+from penstock.queue.holder import Holder
+from penstock.queue.key_hold import KeyHold
 from penstock.queue.lifecycle import QueueLifecycle, is_cancelled
+from penstock.queue.limit_hold import LimitHold
 from penstock.queue.status import QueueStatistics, QueueStatus
 from penstock.queue.store import EntryBuffer, PutOutcome
 from penstock.workers.calls import AsyncCall
@@ -39,6 +44,9 @@ _NOTHING = nullcontext()
 
 class InProcessQueue(QueueLifecycle[T]):
     """Coroutines run in the event loop of the workers, unless they say otherwise."""
+
+    #: Seconds in which a worker that is woken has taken an item and begun, in all likelihood.
+    _grace = 0.0
 
     def __init__(
         self,
@@ -67,6 +75,19 @@ class InProcessQueue(QueueLifecycle[T]):
         self._last_stop = None
         self._end_calls = set()
         self._is_of_jobs = False
+
+    def _use(self, policy: Policy, max_dead_letters: int) -> None:
+        super()._use(policy, max_dead_letters)
+        hold = None if self._scope is None else self._scope.hold
+        assert isinstance(hold, Holder)
+        if self._buffer.limits is not hold:
+            hold.loop = self._buffer.limits.loop
+            self._buffer.limits = hold
+
+    def _limit_hold(self, limiter: Limiter) -> Hold:
+        if any(limit.key is not None for limit in limiter.limits):
+            return KeyHold(limiter, self._buffer, self._grace)
+        return LimitHold(limiter, self._buffer, self._grace)
 
     def _make_parts(self) -> tuple[EntryBuffer[T], QueueCounters, WorkerPool[T]]:
         """Make the buffer, the counters and the worker pool."""

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
+import math
 from bisect import bisect_left
 from collections import deque
 from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager
 from contextvars import Context
 from enum import Enum
 from heapq import heapify, heappop, heappush
 from typing import Any, Generic, Protocol, TypeVar
 
+from penstock.queue.holder import Holder
 from penstock.workers.item import Entry, Ticket, job_of
 from penstock.workers.job import Job
 
@@ -91,6 +95,13 @@ class EntryStore(Generic[T]):
     Delayed entries, for another attempt or until a limit allows one, are handed out when they are
     due, before the waiting ones too, since they came first. Until a worker takes them again they
     take up room: or else a service that fails would let the queue grow without end.
+
+    Entries that wait for the limits of their keys are *parked*. They count as delayed ones, but
+    they are not due before they are told to be.
+
+    While it is *held*, workers find nothing to take: the next entry would have to wait for a limit.
+    From the first time on until nothing is left it is *limited*: workers are woken one at a time,
+    since the next entry may be held again. What is taken by hand is not concerned.
     """
 
     def __init__(self, maxsize: int, entries: deque[Entry[T]]) -> None:
@@ -114,6 +125,8 @@ class EntryStore(Generic[T]):
         self._in_lanes = 0
         # Whether a take must look at more than ``entries``: at lanes, or requeued entries.
         self._is_special = False
+        #: What holds entries back, where there are limits.
+        self.limits = Holder()
         # A heap by the time when each is due. And the numbers of these and of the entries that
         # were due since and have not been taken.
         self._delayed: list[tuple[float, int, Entry[T]]] = []
@@ -137,13 +150,15 @@ class EntryStore(Generic[T]):
     @property
     def ready(self) -> int:
         """How many accepted entries no worker holds."""
-        count = len(self._delayed) + len(self._requeued) + len(self.entries)
+        count = (
+            len(self._delayed) + len(self.limits.parked) + len(self._requeued) + len(self.entries)
+        )
         return count + sum(map(len, self.lanes.copy().values())) if self.lanes else count
 
     @property
     def unclaimed(self) -> int:
         """How many of the ready entries have no job of their own."""
-        delayed = sum(job_of(entry) is None for _, _, entry in list(self._delayed))
+        delayed = sum(job_of(entry) is None for entry in self._all_delayed())
         return delayed + (len(self._main) if self._owner is None else 0)
 
     @property
@@ -154,12 +169,20 @@ class EntryStore(Generic[T]):
     @property
     def is_over(self) -> bool:
         """Whether no entry will ever come for a worker that finds none."""
-        if not self.closed or self._delayed:
+        if not self.closed or self.has_delayed or (self.limits.is_limited and self.ready):
             return False
         # With several jobs, one that has all its workers may have entries for others in the end.
         return not self.lanes or not any(
             len(lane) for lane in self._all_lanes() if self._job_of(lane) is not None
         )
+
+    @property
+    def has_delayed(self) -> bool:
+        """Whether there are entries that cannot be taken yet."""
+        return bool(self._delayed or self.limits.parked)
+
+    def _all_delayed(self) -> list[Entry[T]]:
+        return [*(entry for _, _, entry in list(self._delayed)), *list(self.limits.parked.values())]
 
     def _all_lanes(self) -> list[Lane[T]]:
         return [self._main, *self.lanes.copy().values()] if self.lanes else [self._main]
@@ -169,11 +192,11 @@ class EntryStore(Generic[T]):
 
     def is_drained(self) -> bool:
         """Whether it is closed, and no entry is left to be taken by hand, now or later."""
-        return self.closed and not self._delayed and not len(self._main)
+        return self.closed and not self.has_delayed and not len(self._main)
 
     def snapshot(self) -> list[Entry[T]]:
         """The accepted entries that no worker holds, the oldest first."""
-        delayed = [entry for _, _, entry in list(self._delayed)]
+        delayed = self._all_delayed()
         entries = [*delayed, *(entry for lane in self._all_lanes() for entry in lane)]
         return sorted(entries, key=_number_of) if self._is_special or delayed else entries
 
@@ -186,7 +209,12 @@ class EntryStore(Generic[T]):
             lane.remove(numbers)
         self._delayed = [one for one in self._delayed if one[1] not in numbers]
         heapify(self._delayed)
-        self._delayed_ids -= numbers
+        if self._delayed_ids:
+            self._delayed_ids -= numbers
+            self.limits.handed_out -= numbers
+            for number in numbers & self.limits.parked.keys():
+                del self.limits.parked[number]
+        self.limits.changed()
         self._count()
         return before - self.ready
 
@@ -206,7 +234,7 @@ class EntryStore(Generic[T]):
         self.room = self.maxsize - len(self._delayed_ids) - self._in_lanes
 
     def _look_what_is_special(self) -> None:
-        self._is_special = bool(self._requeued or self.lanes)
+        self._is_special = bool(self._requeued or self.lanes or self.limits.is_limited)
 
     def _append(self, entry: Entry[T]) -> None:
         """Add the entry of a put to the lane of its job."""
@@ -236,6 +264,22 @@ class EntryStore(Generic[T]):
             heappush(self._requeued, entry if job is self._owner else _without_job(entry))
         self._is_special = True
 
+    # -- limits -------------------------------------------------------------------------------
+
+    def _hold(self) -> None:
+        limits = self.limits
+        limits.is_held = limits.is_limited = self._is_special = True
+
+    def _end_limited(self) -> None:
+        """A worker found nothing to take, or there are no workers any more."""
+        limits = self.limits
+        limits.is_held = limits.is_limited = False
+        self._look_what_is_special()
+
+    def _at_once(self, count: int) -> int:
+        """For how many of ``count`` entries workers are to be woken."""
+        return (0 if self.limits.is_held else min(1, count)) if self.limits.is_limited else count
+
     # -- taking -------------------------------------------------------------------------------
 
     def _in_hand(self, job: Job[T]) -> int:
@@ -253,7 +297,7 @@ class EntryStore(Generic[T]):
             job = self._job_of(lane)
             if job is not None and is_for_threads in (None, job.is_for_threads):
                 count += min(len(lane), self._free(job))
-        return count
+        return self._at_once(count)
 
     def _take_special(
         self, lanes: list[Lane[T]], granted: dict[int, Any], is_for_threads: bool | None = None
@@ -342,13 +386,20 @@ class EntryStore(Generic[T]):
         lane = self.lanes.pop(job, None)
         if lane is None:
             return 0
-        before = len(self._delayed)
+        before = len(self._delayed) + len(self.limits.parked)
         self._delayed = [one for one in self._delayed if job_of(one[2]) is not job]
         heapify(self._delayed)
+        for number, entry in list(self.limits.parked.items()):
+            if job_of(entry) is job:
+                del self.limits.parked[number]
         due = {entry[0] for other in self._all_lanes() for entry in other.requeued}
-        self._delayed_ids &= due | {number for _, number, _ in self._delayed}
+        self._delayed_ids &= (
+            due | {number for _, number, _ in self._delayed} | self.limits.parked.keys()
+        )
+        self.limits.handed_out &= due
+        self.limits.changed()
         self._count()
-        return len(lane) + before - len(self._delayed)
+        return len(lane) + before - len(self._delayed) - len(self.limits.parked)
 
     def _merge_lanes(self) -> list[Job[T]]:
         """The queue has stopped: what is left is of no job any more. Return the jobs."""
@@ -376,14 +427,43 @@ class EntryStore(Generic[T]):
 
     def _end_delay(self, entry: Entry[T]) -> None:
         """The entry takes up no room any more."""
-        if entry[0] in self._delayed_ids:
-            self._delayed_ids.discard(entry[0])
+        number = entry[0]
+        if number in self._delayed_ids:
+            self._delayed_ids.discard(number)
             self._count()
+            if number in self.limits.handed_out:
+                self.limits.handed_out.discard(number)
+                self.limits.was_taken(entry[3].place)  # type: ignore[union-attr]
 
     def _promote_due(self, now: float) -> None:
         """Move the delayed entries that are due to the requeued ones."""
         while self._delayed and self._delayed[0][0] <= now:
             self._requeue(heappop(self._delayed)[2])
+
+    def _promote_all(self) -> None:
+        """Move all delayed entries, parked ones too, to the requeued ones."""
+        self._promote_due(math.inf)
+        while self.limits.parked:
+            self._requeue(self.limits.parked.popitem()[1])
+        self.limits.handed_out.clear()
+
+    def _put_back(self, entry: Entry[T]) -> None:
+        """It has to wait for a limit: it is the next, or is parked if it waits for its keys."""
+        number, _, _, ticket = entry
+        if ticket is None or ticket.place is None:
+            self._requeue(entry)
+            return
+        self.limits.parked[number] = entry
+        self._delayed_ids.add(number)
+        self._count()
+        self.limits.was_parked(number, ticket.place)
+
+    def _hand_out(self, number: int) -> bool:
+        """Let a parked entry be taken next; False if its job has as many in hand as it may."""
+        entry = self.limits.parked.pop(number)
+        self.limits.handed_out.add(number)
+        self._requeue(entry)
+        return not self.lanes or self._free(job_of(entry) or self.standing) > 0
 
 
 class EntryBuffer(Protocol[T]):
@@ -394,6 +474,7 @@ class EntryBuffer(Protocol[T]):
     room: int
     entries: deque[Entry[T]]
     standing: Job[T] | None
+    limits: Holder
 
     def __len__(self) -> int: ...
     @property
@@ -425,6 +506,15 @@ class EntryBuffer(Protocol[T]):
     async def wait_by_hand(self, timeout: float | None = None) -> bool: ...
     def requeue(self, entry: Entry[T]) -> None: ...
     def wake(self) -> None: ...
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop | None: ...
+    @property
+    def startable(self) -> int: ...
+    @property
+    def guard(self) -> AbstractContextManager[Any]: ...
+    def hold(self) -> None: ...
+    def go_on(self) -> bool: ...
+    def unpark(self, number: int) -> bool: ...
     def open(self) -> None: ...
     def close(self) -> None: ...
     def end(self) -> list[Job[T]]: ...

@@ -16,12 +16,13 @@ Every change is made under one lock, which nobody holds while waiting.
 
 from __future__ import annotations
 
-import math
+import asyncio
 import sys
 import threading
 import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
 from contextvars import Context, copy_context
 from heapq import heappush
 from typing import Any, Protocol, TypeVar
@@ -144,8 +145,10 @@ class JanusBuffer(EntryStore[T]):
 
     def available(self, kind: int) -> int:
         """The number of entries that a thread or task of a kind can take."""
-        if kind == BY_HAND or not self.lanes:
+        if kind == BY_HAND:
             return len(self._main)
+        if not self.lanes:
+            return self._at_once(len(self._main)) if self.limits.is_limited else len(self._main)
         return min(self._takeable(kind == THREAD), self._spare)
 
     @property
@@ -303,20 +306,26 @@ class JanusBuffer(EntryStore[T]):
         """:meth:`take`, where there are several jobs, or requeued entries."""
         self.release(holder)
         entry: Entry[T] | None = None
-        if not (holder.is_revoked or holder.must_ask or (self.lanes and self._spare <= 0)):
+        is_none = self.limits.is_held or (self.lanes and self._spare <= 0)
+        if not (holder.is_revoked or holder.must_ask or is_none):
             lanes = self._all_lanes()
             if holder.standing is not self.standing:  # it is being replaced, or of another kind
                 del lanes[0]
             entry = self._take_special(lanes, {}, holder.is_for_threads)
-        if self.lanes:
+        if self.lanes or self.limits.is_limited:
             if entry is not None:
-                self._hold(holder, entry)
+                if self.lanes:
+                    self._have_in_hand(holder, entry)
                 if self.is_over:  # it was the last: workers that wait for more may end
                     self._unpark_all()
+            elif self.limits.is_limited and not (
+                self.limits.is_held or holder.must_ask or holder.is_revoked
+            ):
+                self._end_limited()
             self.wake_locked()  # other workers may have what this one made possible
         return entry
 
-    def _hold(self, holder: EntryHolder[T], entry: Entry[T]) -> None:
+    def _have_in_hand(self, holder: EntryHolder[T], entry: Entry[T]) -> None:
         job: Any = job_of(entry) or holder.standing
         holder.job = job
         job.in_hand += 1
@@ -331,7 +340,7 @@ class JanusBuffer(EntryStore[T]):
         """There are several jobs now: from here on it counts how many entries each has in hand."""
         for holder in self.holders():
             if holder.job is None and holder.entry is not None and holder.has_one_in_hand:
-                self._hold(holder, holder.entry)
+                self._have_in_hand(holder, holder.entry)
 
     def _in_hand(self, job: Job[T]) -> int:
         return job.in_hand
@@ -383,7 +392,7 @@ class JanusBuffer(EntryStore[T]):
                     return True
                 if self.available(kind):
                     return True
-                if self.closed and not self._delayed if kind == BY_HAND else self.is_over:
+                if self.closed and not self.has_delayed if kind == BY_HAND else self.is_over:
                     return False
                 self._waiters[event] = kind
             if event.wait(timeout):
@@ -448,11 +457,17 @@ class JanusBuffer(EntryStore[T]):
     def delay(self, entry: Entry[T], delay: float) -> bool:
         """Take an entry back, and hand it out again in ``delay`` seconds. With the lock held.
 
+        Below 0: it has to wait for a limit.
+
         False: its job has ended since its attempt failed, and nobody wants it any more.
         """
         job = job_of(entry)
         if job is not None and job is not self._owner and job not in self.lanes:
             return False
+        if delay < 0:
+            self._put_back(entry)
+            self.wake_locked()
+            return True
         self._delay(entry, time.monotonic() + delay)
         if self.loop_waiters is not None:
             self.loop_waiters.set_due_timer()
@@ -485,7 +500,7 @@ class JanusBuffer(EntryStore[T]):
 
     def wake_locked(self) -> None:
         """:meth:`wake`, for a caller that holds the lock."""
-        if not self.lanes:
+        if not self.lanes and not self.limits.is_limited:
             self._unpark(len(self._main))
             return
         for kind in (BY_HAND, THREAD):
@@ -498,6 +513,9 @@ class JanusBuffer(EntryStore[T]):
             self.loop_waiters.notify()
 
     def _unpark(self, count: int) -> None:
+        if self.limits.is_limited:  # not just anybody is to be woken
+            self.wake_locked()
+            return
         while count > 0 and self._waiters:
             event, _ = self._waiters.popitem(last=False)
             event.set()
@@ -506,16 +524,71 @@ class JanusBuffer(EntryStore[T]):
             self.loop_waiters.notify()
 
     def _unpark_all(self) -> None:
-        self._unpark(len(self._waiters))
+        for event in self._waiters:
+            event.set()
+        self._waiters.clear()
         if self.loop_waiters is not None:
             self.loop_waiters.notify(all_waiters=True)
 
+    # -- limits -------------------------------------------------------------------------------
+
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop | None:
+        """The event loop of the queue, while there is one."""
+        waiters = self.loop_waiters
+        return None if waiters is None else waiters.loop
+
+    @property
+    def startable(self) -> int:
+        """How many more entries workers would start by now, if no limit held them up; roughly."""
+        waiters = self.loop_waiters
+        idle = len(self._waiters) + (0 if waiters is None else waiters.count)
+        return min(idle, self.ready)
+
+    @property
+    def guard(self) -> AbstractContextManager[Any]:
+        """What keeps others away from the entries."""
+        return self.lock
+
+    def unpark(self, number: int) -> bool:
+        """Let workers take a parked entry next; False if none comes for it."""
+        with self.lock:
+            is_free = self._hand_out(number)
+            is_used = self._wake_one() and is_free
+            if self.is_over:
+                self._unpark_all()
+            return is_used
+
+    def hold(self) -> None:
+        """Let workers take nothing, until :meth:`go_on`."""
+        with self.lock:
+            self._hold()
+
+    def go_on(self) -> bool:
+        """Let workers take entries again, one at a time; False if no worker comes for one."""
+        with self.lock:
+            self.limits.is_held = False
+            return self._wake_one()
+
+    def _wake_one(self) -> bool:
+        """Wake workers for what is available; False if all are busy."""
+        before = self._idle_threads
+        self.wake_locked()
+        waiters = self.loop_waiters
+        return self._idle_threads < before or (waiters is not None and waiters.is_notified)
+
+    @property
+    def _idle_threads(self) -> int:
+        return sum([kind == THREAD for kind in self._waiters.values()])
+
     def open(self) -> None:
         """Accept entries. To be called in the event loop of the workers."""
+        self.limits.end()  # a thread that was given up may have come late
         with self.lock:
             self.loop_waiters = LoopWaiters(self)
             self.closed = False
-            self._promote_due(math.inf)
+            self._end_limited()
+            self._promote_all()
 
     def close(self) -> None:
         """Accept no entry: tell every put that waits, and wake every worker that waits."""
@@ -532,11 +605,15 @@ class JanusBuffer(EntryStore[T]):
 
         What is left belongs to no job any more. Returns the jobs that had entries.
         """
+        self.limits.end()
         with self.lock:
-            self._promote_due(math.inf)
-            return self._merge_lanes()
+            self._promote_all()
+            jobs = self._merge_lanes()
+            self._end_limited()
+            return jobs
 
     def forget_waiters(self) -> None:
         """The loop is gone: no worker waits in it any more."""
         self.loop_waiters = None
+        self.limits.end()
         self.close()

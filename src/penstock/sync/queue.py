@@ -53,6 +53,7 @@ class BlockingQueue(BlockingConsumable[T], InProcessQueue[T]):
 
     _buffer: JanusBuffer[T]
     _pool: ThreadWorkerPool[T]
+    _grace = 0.05  # a thread needs time to wake up
 
     def __init__(
         self,

@@ -81,30 +81,36 @@ class LoopWaiters(WaitQueue):
     def __init__(self, buffer: SharedEntries) -> None:
         super().__init__()
         self._buffer = buffer
-        self._loop = asyncio.get_running_loop()
-        self._is_notified = False
+        self.loop = asyncio.get_running_loop()
+        #: Whether the loop is about to wake those who wait.
+        self.is_notified = False
         self._for_all = False
         self._entries_left = ENTRIES_PER_TURN
         self.turn = LoopTurn()
-        self.turn.begin_in(self._loop)
+        self.turn.begin_in(self.loop)
         self._due_timer: asyncio.TimerHandle | None = None
+
+    @property
+    def count(self) -> int:
+        """How many wait."""
+        return len(self._waiters)
 
     def notify(self, *, all_waiters: bool = False) -> None:
         """Have the loop wake those who wait. From any thread, with the buffer's lock held."""
         self._for_all |= all_waiters
-        if self._waiters and not self._is_notified:  # until the loop answers, one call is enough
-            self._is_notified = True
+        if self._waiters and not self.is_notified:  # until the loop answers, one call is enough
+            self.is_notified = True
             with suppress(RuntimeError):  # the loop is closed: nobody waits in it
-                self._loop.call_soon_threadsafe(self._on_notify)
+                self.loop.call_soon_threadsafe(self._on_notify)
 
     def set_due_timer(self) -> None:
         """There is one more delayed entry: have the loop set its timer anew. As ``notify``."""
         with suppress(RuntimeError):
-            self._loop.call_soon_threadsafe(self._promote_due)
+            self.loop.call_soon_threadsafe(self._promote_due)
 
     def _on_notify(self) -> None:
         with self._buffer.lock:
-            for_all, self._for_all, self._is_notified = self._for_all, False, False
+            for_all, self._for_all, self.is_notified = self._for_all, False, False
         if for_all:
             self.wake_all()
         else:
@@ -116,7 +122,7 @@ class LoopWaiters(WaitQueue):
             self._due_timer = None
         delay = self._buffer.promote_due()
         if delay is not None:
-            self._due_timer = self._loop.call_later(delay, self._promote_due)
+            self._due_timer = self.loop.call_later(delay, self._promote_due)
 
     def _available(self) -> int:
         return self._buffer.available(TASK)
