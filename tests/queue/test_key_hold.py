@@ -159,7 +159,7 @@ async def test_a_job_takes_its_parked_items_back_and_leaves_those_of_others() ->
         await put_all(queue, "a1", "a2")
         results = queue.map(service, ["a3", "b1", "a4", "b2"], num_workers=2)
         await anext(results)
-        assert service.items == ["a1", "a2"] or service.items[0] == "a1"
+        assert service.items[0] == "a1"
         await results.aclose()
         await put_all(queue, "a5")
         await queue.join()
