@@ -504,7 +504,7 @@ def stopped_batches(**options: Any) -> Play:
 
 
 async def limited_puts(stage: Stage) -> Any:
-    """Items wait for their limit in a worker's hands and for another attempt, as a stop comes."""
+    """Items wait for their limit and for another attempt, as a stop comes."""
     failed: list[Item] = []
 
     async def work(item: Item) -> None:
