@@ -520,3 +520,34 @@ def test_an_iterator_may_outlive_a_loop_in_which_somebody_joins() -> None:
     gc.collect()
     assert queue.statistics().unfinished == 0
     joined._log_destroy_pending = False  # type: ignore[attr-defined]
+
+
+@pytest.mark.real_time
+def test_an_item_that_is_left_in_the_last_moment_of_its_loop_is_done_at_the_next_start() -> None:
+    """The loop takes the call then, and makes none any more."""
+    queue: BoundedQueue[str] = BoundedQueue()
+    left: list[Any] = []
+
+    class Loop(asyncio.SelectorEventLoop):
+        def close(self) -> None:
+            left.clear()
+            super().close()
+
+    async def leave() -> None:
+        await queue.start()
+        await queue.put("a")
+        left.append(queue.items())
+        assert await anext(left[0]) == "a"
+        await queue.stop(drain=False)
+
+    async def start() -> None:
+        await queue.start()
+        assert queue.statistics().inflight == 0
+        assert queue.metrics["processed"] == 1
+        await queue.stop()
+
+    loop = Loop()
+    loop.run_until_complete(leave())
+    assert queue.statistics().inflight == 1
+    loop.close()
+    asyncio.run(start())

@@ -22,7 +22,7 @@ from penstock import (
     RetryPolicy,
 )
 from penstock.brokers.nats import NatsQueue
-from penstock.sync import WorkQueue
+from penstock.sync import LoopThread, WorkQueue
 from sync.helpers import BOUND, KINDS, Held, eventually, in_thread, kind_of, run_program
 
 
@@ -510,3 +510,25 @@ def test_a_program_that_ends_has_everything_processed() -> None:
     )
     assert (outcome.returncode, outcome.stderr) == (0, "")
     assert outcome.stdout == "a\nb\n"
+
+
+def test_an_item_that_is_left_in_the_last_moment_of_the_loop_is_done() -> None:
+    """The loop takes the call then, and makes none any more."""
+
+    class Loop(asyncio.SelectorEventLoop):
+        def close(self) -> None:
+            left.clear()
+            super().close()
+
+    thread = LoopThread(loop_factory=Loop)
+    thread.start()
+    queue: WorkQueue[str] = WorkQueue(loop_thread=thread)
+    queue.start()
+    queue.put("a")
+    left = [queue.items()]
+    assert next(left[0]) == "a"
+    queue.stop(timeout=0, drain=False)
+    assert queue.statistics().inflight == 1
+    assert thread.close(BOUND)
+    assert queue.statistics().inflight == 0
+    assert queue.metrics["processed"] == 1

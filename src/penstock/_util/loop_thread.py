@@ -59,6 +59,7 @@ class _Runner:
         self.lock = threading.RLock()
         self.pending: set[LoopFuture[Any]] = set()
         self.crash_callbacks: list[weakref.WeakMethod[Callable[[str], None]]] = []
+        self.end_callbacks: list[weakref.WeakMethod[Callable[[], None]]] = []
 
     def run(self, ready: threading.Event) -> None:
         """Make the loop, set ``ready``, and run the loop until it is stopped. In the thread."""
@@ -101,6 +102,12 @@ class _Runner:
             _logger.exception("An event loop thread could not end all its tasks")
         finally:
             loop.close()
+            with self.lock:
+                end_callbacks = list(self.end_callbacks)
+            for each in end_callbacks:
+                at_end = each()
+                if at_end is not None:
+                    at_end()
 
     def refuse_calls(self, reason: str) -> None:
         """Refuse later calls, and fail the pending ones."""
@@ -323,6 +330,23 @@ class LoopThread:
                 raise QueueStateError(runner.end_reason)
             alive = [known for known in runner.crash_callbacks if known() is not None]
             runner.crash_callbacks = alive if reference in alive else [*alive, reference]
+
+    def on_end(self, callback: Callable[[], None]) -> None:
+        """Call ``callback()`` when the loop is closed, whatever ended it. In the loop's thread.
+
+        What a loop is asked to call in its last moment it may never call. ``callback`` is a method
+        of an object; it is called only if the object still exists then.
+
+        Raises:
+            QueueStateError: the thread is not running.
+        """
+        runner = self._get_runner()
+        reference = weakref.WeakMethod(callback)
+        with runner.lock:
+            if runner.end_reason is not None:
+                raise QueueStateError(runner.end_reason)
+            alive = [known for known in runner.end_callbacks if known() is not None]
+            runner.end_callbacks = alive if reference in alive else [*alive, reference]
 
     def close(self, timeout: float | None = None) -> bool:
         """End the loop and its thread; False if that takes longer than ``timeout`` seconds.

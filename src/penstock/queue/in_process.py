@@ -10,6 +10,7 @@ import asyncio
 import logging
 import math
 from asyncio import _get_running_loop
+from collections import deque
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from contextvars import Context
@@ -74,6 +75,7 @@ class InProcessQueue(QueueLifecycle[T]):
         self._ends = 0
         self._last_stop = None
         self._end_calls = set()
+        self._left_items: deque[Callable[[], None]] = deque()
         self._is_of_jobs = False
 
     def _use(self, policy: Policy, max_dead_letters: int) -> None:
@@ -356,15 +358,26 @@ class InProcessQueue(QueueLifecycle[T]):
         how: Callable[[], BaseException | None],
     ) -> None:
         """:meth:`_finish_item`, in the loop, where no call is interrupted. For finalisers."""
-
-        def finish() -> None:
-            self._finish_item(entry, attempt, how())
-
         assert self._loop is not None
+        self._left_items.append(lambda: self._finish_item(entry, attempt, how()))
         try:
-            self._loop.call_soon_threadsafe(finish)
+            self._loop.call_soon_threadsafe(self._finish_left_items)
         except RuntimeError:  # the loop is closed, so no call is under way in it
+            self._finish_left_items()
+
+    def _finish_left_items(self) -> None:
+        """Finish what iterators have left behind: in the loop, or when it is closed."""
+        while self._left_items:
+            try:
+                finish = self._left_items.popleft()
+            except IndexError:  # another thread was faster
+                return
             finish()
+
+    def _leave_closed_loop(self) -> None:
+        if self._loop is not None and self._loop.is_closed():
+            self._finish_left_items()  # it may have taken the call and not made it
+        super()._leave_closed_loop()
 
     async def _take(self, timeout: float | None) -> Entry[T]:
         limit = checks.optional_seconds(timeout)

@@ -310,6 +310,7 @@ class BlockingQueue(BlockingConsumable[T], InProcessQueue[T]):
         with self._provider.acquire() as thread:
             if self._pool.loop_thread is not thread:
                 thread.on_crash(self._on_crash)
+                thread.on_end(self._finish_left_items)
                 self._pool.loop_thread = thread
                 hooks.drain_at_exit(self)
             self._send_calls()
