@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from helpers.tasks import now
+from helpers.tasks import now, settle
 from penstock.limits.rate.limit import Limit
 from penstock.limits.rate.limiter import Limiter
 from penstock.testing import VirtualTimeLoop, run
@@ -434,6 +434,19 @@ async def test_the_status_says_what_a_wait_is_about() -> None:
         assert limiter.observe({"Retry-After": "7"}, status).wait == 0
     assert limiter.try_acquire() is not None
     assert limiter.observe({"Retry-After": "7"}, 503).wait == 7
+    assert limiter.try_acquire() is None
+
+
+async def test_a_gate_that_is_closed_before_a_call_goes_on_holds_it_back() -> None:
+    limit = Limit(1, 100)
+    limiter = Limiter([limit])
+    await limiter.acquire()
+    waiting = asyncio.ensure_future(limiter.acquire())
+    await settle()
+    limit.change(max=2)  # from here on it may start
+    limiter.close_for(5)
+    await waiting
+    assert now() >= 5
     assert limiter.try_acquire() is None
 
 

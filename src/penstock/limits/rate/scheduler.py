@@ -93,8 +93,13 @@ class Scheduler:
         return group
 
     def is_late(self, now: float, waiter: Waiter) -> bool:
-        """Whether ``waiter``, which was granted, can no longer start at ``now``."""
+        """Whether ``waiter``, which was granted, can no longer start at ``now``.
+
+        The gate may have been closed since, too.
+        """
         assert waiter.records is not None
+        if self.gate.closed_for(now):
+            return True
         for (window, _), record in zip(waiter.demand, waiter.records, strict=True):
             if window.log.is_late(record, now):
                 return True
