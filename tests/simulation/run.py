@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import logging
 import random
 import weakref
 from collections.abc import Iterator
@@ -26,6 +27,9 @@ PROGRAMS: dict[str, type[Program]] = {
 ORDERS: tuple[Order, ...] = ("fifo", "shuffled")
 if hasattr(asyncio, "eager_task_factory"):
     ORDERS = (*ORDERS, "eager")
+
+# Thousands of breakers open, each with a warning.
+logging.getLogger("penstock").addHandler(logging.NullHandler())
 
 COMMAND = "PYTHONPATH=src:tests python -m simulation"
 
