@@ -85,11 +85,7 @@ class _Runner:
             _logger.critical(message, exc_info=self.error)
             with self.lock:
                 self.end_reason = message
-                callbacks = list(self.crash_callbacks)
-            for reference in callbacks:
-                callback = reference()
-                if callback is not None:
-                    callback(message)
+            self._call_all(self.crash_callbacks, message)
         self.refuse_calls("The event loop thread is closed")
         try:
             tasks = asyncio.all_tasks(loop)
@@ -102,12 +98,31 @@ class _Runner:
             _logger.exception("An event loop thread could not end all its tasks")
         finally:
             loop.close()
-            with self.lock:
-                end_callbacks = list(self.end_callbacks)
-            for each in end_callbacks:
-                at_end = each()
-                if at_end is not None:
-                    at_end()
+            self._call_all(self.end_callbacks)
+
+    def register(
+        self, callbacks: list[weakref.WeakMethod[Any]], callback: Callable[..., None]
+    ) -> None:
+        """Add a method to ``callbacks``, once, and drop those whose objects are gone.
+
+        Raises:
+            QueueStateError: the loop has ended.
+        """
+        reference = weakref.WeakMethod(callback)
+        with self.lock:  # many queues can share the loop
+            if self.end_reason is not None:
+                raise QueueStateError(self.end_reason)
+            callbacks[:] = [known for known in callbacks if known() is not None]
+            if reference not in callbacks:
+                callbacks.append(reference)
+
+    def _call_all(self, callbacks: list[weakref.WeakMethod[Any]], *args: str) -> None:
+        with self.lock:
+            references = list(callbacks)
+        for reference in references:
+            callback = reference()
+            if callback is not None:
+                callback(*args)
 
     def refuse_calls(self, reason: str) -> None:
         """Refuse later calls, and fail the pending ones."""
@@ -324,12 +339,7 @@ class LoopThread:
             QueueStateError: the thread is not running.
         """
         runner = self._get_runner()
-        reference = weakref.WeakMethod(callback)
-        with runner.lock:  # many queues can share the loop
-            if runner.end_reason is not None:
-                raise QueueStateError(runner.end_reason)
-            alive = [known for known in runner.crash_callbacks if known() is not None]
-            runner.crash_callbacks = alive if reference in alive else [*alive, reference]
+        runner.register(runner.crash_callbacks, callback)
 
     def on_end(self, callback: Callable[[], None]) -> None:
         """Call ``callback()`` when the loop is closed, whatever ended it. In the loop's thread.
@@ -341,12 +351,7 @@ class LoopThread:
             QueueStateError: the thread is not running.
         """
         runner = self._get_runner()
-        reference = weakref.WeakMethod(callback)
-        with runner.lock:
-            if runner.end_reason is not None:
-                raise QueueStateError(runner.end_reason)
-            alive = [known for known in runner.end_callbacks if known() is not None]
-            runner.end_callbacks = alive if reference in alive else [*alive, reference]
+        runner.register(runner.end_callbacks, callback)
 
     def close(self, timeout: float | None = None) -> bool:
         """End the loop and its thread; False if that takes longer than ``timeout`` seconds.

@@ -324,9 +324,7 @@ class Buffer(EntryStore[T], WaitQueue):
         # In a pause too: whoever pauses goes on to take, and wakes others when it waits or ends.
         if self.closed and self.is_over and not self.turn.is_paused:
             return False
-        if (
-            self.limits.is_held
-        ):  # it may have been woken for an entry that somebody can take by hand
+        if self.limits.is_held:  # it may have been woken for what somebody can take by hand
             self.wake()
         return await self._park(self._add_waiter())
 

@@ -280,7 +280,11 @@ class LimiterBase:
         lock. Then the next dispatch removes the waiter, as soon as the loop has time for it.
         """
         self._wakeups.abandoned.append(waiter)
-        if not self._lock.acquire(blocking=False):
+        self._dispatch_or_leave_it(may_wait=False)
+
+    def _dispatch_or_leave_it(self, *, may_wait: bool) -> None:
+        """Dispatch; where another has the lock and this must not wait, those who wait see to it."""
+        if not self._lock.acquire(blocking=may_wait):
             self._wakeups.look_again()
             return
         try:
@@ -335,16 +339,8 @@ class LimiterBase:
             return
         self._finished.append(permit)
         # The garbage collector may destroy a call at any time, also while this very thread holds
-        # the lock. Then those who wait see to it.
-        is_destroyed = sys.exc_info()[0] is GeneratorExit
-        if not self._lock.acquire(blocking=not is_destroyed):
-            self._wakeups.look_again()
-            return
-        try:
-            running = running_loop()
-            self._dispatch(self._now(running), running)
-        finally:
-            self._lock.release()
+        # the lock.
+        self._dispatch_or_leave_it(may_wait=sys.exc_info()[0] is not GeneratorExit)
 
 
 def _logs_of(limit: Limit, key: Hashable) -> list[SlidingLog]:

@@ -342,8 +342,8 @@ class Limiter(LimiterBase):
         """
         feedback = _headers.parse(headers, time.time(), status)
         wait = feedback.wait
-        is_success = (status is None and feedback.retry_after is None) or (status or 500) < 400
-        is_believed = not is_success or wait <= _LONGEST_AFTER_SUCCESS
+        is_failure = feedback.retry_after is not None if status is None else status >= 400
+        is_believed = is_failure or wait <= _LONGEST_AFTER_SUCCESS
         with self._lock:
             self._ignored_headers += feedback.ignored
             now = self._now(running_loop())
