@@ -149,7 +149,8 @@ class WorkQueue(FromConfig, WorkQueueBase[T], BlockingConsumable[T]):
         that is stuck in its thread cannot be cancelled: its item is in ``unprocessed``, its future
         fails, and the log says that it may still be running. An async one that ignores its
         cancellation is waited for one second more, and one that blocks its event loop is left
-        behind, loop and all.
+        behind, loop and all. In a finaliser that the garbage collector runs it does not wait: it
+        begins the stop, and returns False if there is anything to stop.
 
         Raises:
             QueueStateError: called in a worker function, which would wait for itself; or the event
@@ -415,8 +416,9 @@ class WorkQueue(FromConfig, WorkQueueBase[T], BlockingConsumable[T]):
         """Iterate over results, as :meth:`penstock.WorkQueue.map` does.
 
         ``items`` are read in the thread that iterates, between one result and the next. Whatever
-        ends the iteration, its items that are not done are taken back then. A plain function that
-        is under way goes on in its thread, and its outcome is dropped.
+        ends the iteration, its items that are not done are taken back then; a moment later, if the
+        garbage collector ends it. A plain function that is under way goes on in its thread, and its
+        outcome is dropped.
         """
         workers = self._check_blocking_job(items, worker_func, num_workers)
         queue: BlockingQueue[T] = self._in_process(BlockingQueue, "map")
