@@ -197,9 +197,7 @@ def settings_of(config: QueueConfig, name: str | None) -> dict[str, Any]:
         ),
         "limits": [Limit(one.max, one.per, name=one.name) for one in config.limits],
         "retry": None if config.retry is None else _retry_policy(config.retry),
-        "breaker": (
-            None if breaker is None else CircuitBreaker(**breaker.model_dump(), name=name)
-        ),
+        "breaker": (None if breaker is None else CircuitBreaker(**breaker.model_dump(), name=name)),
         "deadline": config.deadline,
     }
 

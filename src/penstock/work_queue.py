@@ -21,8 +21,8 @@ from penstock._util import checks
 from penstock._util.lifecycle import Lifecycle
 from penstock._util.progress import progress_bar
 from penstock._util.signals import LoopSignalHandlers, check_signals
-from penstock.from_config import FromConfig
 from penstock.errors import QueueClosedError, QueueStateError
+from penstock.from_config import FromConfig
 from penstock.limits import (
     AdaptiveConcurrency,
     CircuitBreaker,
