@@ -87,9 +87,8 @@ class Admission:
         limited = limits.limits
         self._has_budget = limits._has_budget
         self._is_keyed = any(limit.key is not None for limit in limited)
-        self._limit_name = (
-            None if not limited else limited[0].name if len(limited) == 1 else limits.name
-        )
+        #: Under which name a start that did not wait is told.
+        self._limit_name = limited[0].name if limited else None
         self._failures = self._retries = 0
         self._service = ServiceTime()
         self._after_fork_in_child()
@@ -257,9 +256,11 @@ class Admission:
                 self._refuse(state, error)
             else:
                 state.refusal = error
-        elif state.is_observed and self._limit_name is not None:
-            state.waited = waited
-            state.scope.observer.on_limit_wait(self._limit_name, waited)
+        elif state.is_observed and (self._limit_name is not None or waited >= _SHORTEST):
+            state.waited = waited  # for the gate, where there are no limits
+            if self._limit_name is not None:
+                name = (waited > 0 and self.limits._scarcest(permit)) or self._limit_name
+                state.scope.observer.on_limit_wait(name, waited)
 
     def _refuse(self, state: ItemState, error: CircuitBreakerOpenError) -> None:
         """The breaker is open: the item fails, or waits until it may close."""

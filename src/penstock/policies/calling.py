@@ -6,8 +6,8 @@ import asyncio
 import inspect
 import time
 from asyncio import _get_running_loop
-from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Generator
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Generator, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from functools import wraps
 from types import FunctionType
 from typing import Any, NoReturn, Protocol
@@ -24,6 +24,7 @@ from penstock.policies.item_state import (
     ObservedState,
     PolicyScope,
 )
+from penstock.policies.observer import RETRY, ObservedAttempt, ObservedItem, outcome_of
 
 _GENERATOR = inspect.CO_GENERATOR | inspect.CO_ASYNC_GENERATOR
 
@@ -57,6 +58,8 @@ class PolicyCall:
         self._state = ObservedState(scope) if is_observed else ItemState(scope)
         policy.prepare(self._state, item, None)
         self._observed = scope.observer.on_item() if is_observed else None
+        # The attempt that failed, until it is known what becomes of the call.
+        self._failed_attempt: ObservedAttempt | None = None
 
     def start(self) -> Any:
         """What the call is for its caller: a coroutine of an async function, or else the result."""
@@ -81,7 +84,8 @@ class PolicyCall:
                     if self._observed is None:
                         return await policy.run(state, call, item)
                     if not policy.admit(state, item):
-                        await policy.wait(state, item)
+                        with self._observed.wait():
+                            await policy.wait(state, item)
                     with self._attempt_observed():
                         return await policy.run(state, call, item)
                 except Exception as error:
@@ -153,18 +157,37 @@ class PolicyCall:
     # -- both -----------------------------------------------------------------------------------
 
     def _attempt_observed(self) -> AbstractContextManager[object]:
+        return nullcontext() if self._observed is None else self._observed_block(self._observed)
+
+    @contextmanager
+    def _observed_block(self, observed: ObservedItem) -> Iterator[None]:
+        """The block of an attempt; of one that failed, ``_after`` tells what became of it."""
         state = self._state
-        if self._observed is None:
-            return nullcontext()
-        return self._observed.attempt(state.attempts + 1, limit_wait=state.waited)
+        attempt = observed.attempt(
+            state.attempts + 1, limit_wait=state.waited, is_call=state.refusal is None
+        )
+        with ExitStack() as stack:
+            stack.enter_context(attempt)
+            try:
+                yield
+            except Exception:
+                attempt.stop_clock()
+                self._failed_attempt = attempt
+                stack.pop_all()
+                raise
 
     def _after(self, error: Exception) -> float | None:
         """Seconds until another attempt; None: ``error`` is final."""
+        delay: float | None = None
         try:
             delay = self._policy.after(self._state, error)
         except BaseException as broken:
             note_attempts(broken, self._state.attempts)
             raise
+        finally:
+            attempt, self._failed_attempt = self._failed_attempt, None
+            if attempt is not None:
+                attempt.fail(error, outcome_of(error) if delay is None else RETRY, delay)
         if delay is None:
             note_attempts(error, self._state.attempts)
         return delay

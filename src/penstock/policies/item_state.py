@@ -37,6 +37,10 @@ class ItemRunner(Protocol):
 class Hold(Protocol):
     """How a queue waits for the limits of its policy, with no item in a worker's hand."""
 
+    #: Whether its items have been waiting for limits, one after the other; and since when.
+    is_limited: bool
+    limited_since: float
+
     @property
     def granted(self) -> Sequence[Any]:
         """What is reserved for the next item, whatever that is: at most one."""

@@ -85,7 +85,7 @@ class QueueBase(Generic[T]):
         )
         with _policy_lock:  # any thread may be the first to ask for one
             if self._scope is None:
-                self._counters.closures = lambda: policy.limits._closures
+                self._counters.gate_closed = policy.limits._gate_closed_from_now()
                 self._scope = scope
                 self._needs_slow_path = always
 
@@ -315,6 +315,11 @@ class QueueBase(Generic[T]):
 def always() -> bool:
     """Return True: every put is slow."""
     return True
+
+
+def utilization_of(policy: Policy | None) -> dict[str, float]:
+    """The share of each limit that is used, by its name."""
+    return {} if policy is None or not policy.limits.limits else policy.limits.utilization()
 
 
 def policy_statistics(

@@ -21,9 +21,16 @@ from penstock.errors import QueueClosedError, QueueEmptyError, QueueStateError
 from penstock.limits.rate.limiter import Limiter
 from penstock.policies.dead_letters import DeadLetter, check_max_dead_letters
 from penstock.policies.item_state import Hold
-from penstock.policies.observer import ObservedPut, ObserverProvider
+from penstock.policies.observer import (
+    CANCELLED,
+    ObservedPut,
+    ObserverProvider,
+    Origin,
+    QueueReadings,
+    outcome_of,
+)
 from penstock.policies.policy import Policy
-from penstock.queue.base import CLOSED, NO_LIMIT, policy_statistics
+from penstock.queue.base import CLOSED, NO_LIMIT, policy_statistics, utilization_of
 from penstock.queue.counters import QueueCounters
 from penstock.queue.holder import Holder
 from penstock.queue.key_hold import KeyHold
@@ -136,6 +143,20 @@ class InProcessQueue(QueueLifecycle[T]):
             **policy_statistics(self._policy, self._scope, self._pool.adaptive),
         )
 
+    def readings(self) -> QueueReadings:
+        """What telemetry reads of the queue beside its statistics."""
+        buffer = self._buffer
+        oldest, idle = buffer.oldest, 0
+        if buffer.limits.is_held or buffer.limits.parked:
+            working = max(0, self._pool.count - self.statistics().inflight)
+            idle = min(working, buffer.ready if buffer.limits.is_held else len(buffer.limits.parked))
+        return QueueReadings(
+            oldest=getattr(None if oldest is None else oldest[3], "observed", None),
+            held_workers=idle,
+            checked_out=self._counters.checked_out,
+            utilization=utilization_of(self._policy),
+        )
+
     @property
     def dead_letters(self) -> list[DeadLetter[T]]:
         """The items that failed for good, with retries configured; the oldest first.
@@ -157,7 +178,8 @@ class InProcessQueue(QueueLifecycle[T]):
                 break
             accepted = is_hopeless = False
             try:
-                accepted = await self._put_slow(letter.item, limit)
+                ticket = self._new_ticket(letter.item, None)
+                accepted = await self._put_with(ticket, letter.item, limit, letter.origin)
             except (ValueError, TypeError) as error:  # no limit can ever let it pass: the next one
                 is_hopeless = True
                 self._logger.warning("Queue %s cannot take up %r: %s", self._name, letter, error)
@@ -200,10 +222,12 @@ class InProcessQueue(QueueLifecycle[T]):
             scope.policy.prepare(ticket, item, deadline)
         return ticket
 
-    async def _put_with(self, ticket: Ticket, item: T, timeout: float) -> bool:
-        """Put an item that has this ticket."""
+    async def _put_with(
+        self, ticket: Ticket, item: T, timeout: float, origin: Origin | None = None
+    ) -> bool:
+        """Put an item that has this ticket; ``origin``: where a dead letter comes from."""
         if isinstance(ticket, ObservedTicket):
-            ticket.observed = put = self._observer.on_put()
+            ticket.observed = put = self._observer.on_put(origin)
             return await self._put_observed(put, ticket, item, timeout)
         return self._buffer.offer(item, ticket) or await self._wait_for_room(item, timeout, ticket)
 
@@ -347,6 +371,7 @@ class InProcessQueue(QueueLifecycle[T]):
             return
         if error is not None:
             self._counters.add("errors")
+            self._counters.add_failure(outcome_of(error))
         if ticket is not None:
             ticket.succeed(None) if error is None else ticket.fail(error)
         self._counters.count_finished()
@@ -416,6 +441,7 @@ class InProcessQueue(QueueLifecycle[T]):
             self._refuse("get")
         while (entry := self._buffer.take_by_hand()) is not None:
             if is_cancelled(entry[3]):
+                self._counters.add_failure(CANCELLED)
                 self._counters.count_finished()
                 continue
             self._is_taken_by_hand = True

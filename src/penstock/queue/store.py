@@ -13,6 +13,7 @@ from enum import Enum
 from heapq import heapify, heappop, heappush
 from typing import Any, Generic, Protocol, TypeVar
 
+from penstock._util.clock import now
 from penstock.queue.holder import Holder
 from penstock.workers.item import Entry, Ticket, job_of
 from penstock.workers.job import Job
@@ -181,6 +182,19 @@ class EntryStore(Generic[T]):
         """Whether there are entries that cannot be taken yet."""
         return bool(self._delayed or self.limits.parked)
 
+    @property
+    def oldest(self) -> Entry[T] | None:
+        """The entry that was put first of those that may start. From any thread."""
+        oldest: Entry[T] | None = None
+        for lane in self._all_lanes():
+            try:
+                head = lane.head
+            except IndexError:  # it was taken between two looks
+                continue
+            if head is not None and (oldest is None or head[0] < oldest[0]):
+                oldest = head
+        return oldest
+
     def _all_delayed(self) -> list[Entry[T]]:
         return [*(entry for _, _, entry in list(self._delayed)), *list(self.limits.parked.values())]
 
@@ -268,6 +282,8 @@ class EntryStore(Generic[T]):
 
     def _hold(self) -> None:
         limits = self.limits
+        if not limits.is_limited:
+            limits.limited_since = now()
         limits.is_held = limits.is_limited = self._is_special = True
 
     def _end_limited(self) -> None:
@@ -489,6 +505,8 @@ class EntryBuffer(Protocol[T]):
     def putters(self) -> int: ...
     @property
     def delayed(self) -> int: ...
+    @property
+    def oldest(self) -> Entry[T] | None: ...
     def is_drained(self) -> bool: ...
     def snapshot(self) -> list[Entry[T]]: ...
     def discard(self, entries: Iterable[Entry[T]]) -> int: ...

@@ -13,6 +13,7 @@ import threading
 from contextlib import suppress
 from typing import Any, Generic, TypeVar
 
+from penstock.policies.observer import CANCELLED
 from penstock.queue.counters import Field, QueueCounters
 from penstock.queue.store import EntryBuffer
 from penstock.sync.buffer import JanusBuffer
@@ -57,6 +58,11 @@ class SharedCounters(QueueCounters):
         """Add one to the count of ``field``."""
         with self._lock:
             super().add(field)
+
+    def add_failure(self, outcome: str) -> None:
+        """Count an item that did not succeed."""
+        with self._lock:
+            super().add_failure(outcome)
 
     def get_started(self) -> None:
         """A caller of ``get`` takes an item."""
@@ -139,6 +145,11 @@ class WorkerSlot(Generic[T]):
         self.must_ask = False
         counters.register(self)
 
+    def add_failure(self, outcome: str) -> None:
+        """Count an item that did not succeed."""
+        if not self.is_revoked:
+            self._counters.add_failure(outcome)
+
     def take(self) -> Entry[T] | None:
         """The next entry, or None when there is none right now."""
         return self._buffer.take(self)
@@ -215,6 +226,7 @@ class WorkerSlot(Generic[T]):
             else:
                 self._buffer.wake_locked()
         if is_dropped:
+            self._counters.add_failure(CANCELLED)
             self._counters.count_finished()
             return None
         return job_of(entry) or self.standing

@@ -12,7 +12,7 @@ from typing import Any, Final, Literal, get_args
 from opentelemetry import context as otel_context
 from opentelemetry import metrics, trace
 from opentelemetry.context import _SUPPRESS_INSTRUMENTATION_KEY
-from opentelemetry.metrics import MeterProvider
+from opentelemetry.metrics import Meter, MeterProvider, NoOpMeter
 from opentelemetry.trace import Span, StatusCode, TracerProvider
 
 from penstock._util import checks
@@ -28,9 +28,10 @@ Relation = Literal["parent", "link"]
 _logger = logging.getLogger("penstock")
 
 # One set of instruments for each meter provider, however many Telemetry objects share it: an SDK
-# does not call the callbacks of a second set. The set of the global provider follows the provider
-# that is set later.
-_instruments: weakref.WeakKeyDictionary[MeterProvider, Instruments] = weakref.WeakKeyDictionary()
+# does not call the callbacks of a second set. Providers are told apart by identity: other people's
+# need not be hashable, and two that are equal need not be one. The set of the global provider
+# follows the provider that is set later.
+_instruments: dict[int, tuple[Callable[[], object], Instruments]] = {}
 _global_instruments: list[Instruments] = []
 _instruments_lock = ForkSafeLock(threading.RLock)
 
@@ -41,13 +42,36 @@ def _instruments_of(provider: MeterProvider | None) -> Instruments:
         provider = global_provider if provider is None else provider
         if provider is global_provider and _global_instruments:
             return _global_instruments[0]
-        instruments = _instruments.get(provider)
-        if instruments is None:
-            meter = provider.get_meter(names.SCOPE, __version__, schema_url=names.SCHEMA_URL)
-            instruments = _instruments[provider] = Instruments(meter)
+        known, instruments = _instruments.get(id(provider), (None, None))
+        if instruments is None or known is None or known() is not provider:
+            instruments = Instruments(_meter_of(provider))
+            _instruments[id(provider)] = (_reference(provider), instruments)
         if provider is global_provider:
             _global_instruments.append(instruments)
         return instruments
+
+
+def _meter_of(provider: MeterProvider) -> Meter:
+    try:
+        return provider.get_meter(names.SCOPE, __version__, schema_url=names.SCHEMA_URL)
+    except Exception:  # of somebody else's provider: the queue goes on without metrics
+        _logger.error("The meter provider made no meter: there are no metrics", exc_info=True)
+        return NoOpMeter(names.SCOPE)
+
+
+def _reference(provider: MeterProvider) -> Callable[[], object]:
+    """What returns ``provider`` as long as it lives; with its end the instruments end."""
+    key = id(provider)
+
+    def forget(gone: object) -> None:  # takes no lock: the garbage collector may call it anywhere
+        known = _instruments.get(key)
+        if known is not None and known[0] is gone:
+            del _instruments[key]
+
+    try:
+        return weakref.ref(provider, forget)
+    except TypeError:  # it cannot be referred to weakly, so it lives on
+        return lambda: provider
 
 
 class TelemetrySettings:
@@ -100,8 +124,13 @@ class TelemetrySettings:
         """Whether an attempt gets a span; ``context`` is that of its item."""
         return self.spans in ("all", "process") or (self.spans == "parent" and _is_sampled(context))
 
-    def end_span(self, span: Span, error: BaseException | None) -> None:
-        """End ``span``, with the status ERROR if there is an error, as the conventions say."""
+    def end_span(
+        self, span: Span, error: BaseException | None, end_time: int | None = None
+    ) -> None:
+        """End ``span``, with the status ERROR if there is an error, as the conventions say.
+
+        ``end_time``: in nanoseconds, when it ended; ``None``: now.
+        """
         try:
             if error is not None and span.is_recording():
                 span.set_attribute(names.ERROR_TYPE, names.error_type(error))
@@ -109,9 +138,10 @@ class TelemetrySettings:
                 if self.record_exceptions:
                     message = str(error)
                     span.set_status(StatusCode.ERROR, _escape_surrogates(message))
-                    span.record_exception(error, _exception_attributes(error, message))
+                    more = _exception_attributes(error, message)
+                    span.record_exception(error, more, end_time)
         finally:
-            span.end()
+            span.end(end_time)
 
     def log_failure(self) -> None:
         """Log the exception that is being handled, the first time that telemetry fails."""

@@ -11,6 +11,7 @@ from itertools import repeat
 from typing import Any, Generic, TypeVar
 
 from penstock._util.compat import CountingTask, cancel_requests, is_being_cancelled
+from penstock.policies.observer import CANCELLED, outcome_of
 from penstock.workers.calls import FINISHED, AsyncCall
 from penstock.workers.inside import CURRENT_CALL
 from penstock.workers.item import Entry, Ticket, job_of
@@ -162,8 +163,11 @@ class Worker(Generic[T]):
                         error = await self._report(entry, failure)
                         if error is None and self.cancelled_by_others:
                             error = asyncio.CancelledError()  # the pool starts another worker
-                        if ticket is not None:
-                            context.run(ticket.on_failure, failure, item)
+                        counters.add_failure(
+                            outcome_of(failure)
+                            if ticket is None
+                            else context.run(ticket.on_failure, failure, item)
+                        )
                         failure = None  # type: ignore[assignment] # or both keep each other alive
                     counters.processed += 1
                     if ticket is not None and ticket.job is not None:
@@ -316,6 +320,7 @@ class Worker(Generic[T]):
         if entry is None:
             return None
         if self._is_dropped(entry):
+            self._counters.add_failure(CANCELLED)
             self._counters.processed += 1
             self._counters.notify_if_done()
             return None
@@ -352,7 +357,7 @@ class Worker(Generic[T]):
             return None
         handler: Any = job.error_handler
         if handler is None:
-            self._log("Worker function %s failed", job, error)
+            context.run(self._log, "Worker function %s failed", job, error)
             return None
         failure: BaseException | None = None
         steps: Any = None
@@ -374,7 +379,9 @@ class Worker(Generic[T]):
         if failure is not None:
             if ticket is not None:
                 ticket.handler_failed(failure)
-            self._log("Error handler failed on an error of worker function %s", job, failure)
+            context.run(
+                self._log, "Error handler failed on an error of worker function %s", job, failure
+            )
             failure = None  # or frame and exception would keep each other alive
         return None
 

@@ -133,6 +133,27 @@ class LimiterBase:
         """How often the gate went from open to closed. Takes no lock: finalisers may read it."""
         return self._gate.closures
 
+    def _gate_closed_from_now(self) -> Callable[[], float]:
+        """What tells for how many seconds the gate has been closed since this call.
+
+        It takes no lock: finalisers may call it, from any thread.
+        """
+        before = self._gate.closed_time(self._clock())
+        return lambda: self._gate.closed_time(self._clock()) - before
+
+    def _scarcest(self, permit: Permit) -> str:
+        """The name of the limit that has least left, of those that ``permit`` took from.
+
+        Takes the lock.
+        """
+        with self._lock:
+            now = self._now(running_loop())
+            shares = [
+                (float(window.log.used(now)) / float(window.owner.max), window.owner.name)
+                for window, _ in permit._demand
+            ]
+        return max(shares, default=(0.0, ""))[1]
+
     def remaining(self, item: Any = None) -> dict[str, float]:
         """How much of each limit may start now, by its name; zero or more. Takes nothing.
 

@@ -19,16 +19,29 @@ class Gate:
     closed, one second at most. After that it is as if it had never been closed.
     """
 
-    __slots__ = ("_closed_until", "_random", "_spread_until", "closures", "opens_at", "spreads")
+    __slots__ = (
+        "_closed_before",
+        "_closed_seen",
+        "_closed_since",
+        "_closed_until",
+        "_random",
+        "_spread_until",
+        "closures",
+        "opens_at",
+        "spreads",
+    )
 
     def __init__(self, rng: random.Random | None = None) -> None:
         self._random = random.random if rng is None else rng.random
         self.closures = 0
+        # Seconds of earlier closings, and of all as they were read last.
+        self._closed_before = self._closed_seen = 0.0
         self.reopen()
 
     def reopen(self) -> None:
         """Open it at once."""
-        self._closed_until = self._spread_until = -math.inf
+        self._closed_before = self._closed_seen
+        self._closed_since = self._closed_until = self._spread_until = -math.inf
         #: From when on the next call may pass.
         self.opens_at = -math.inf
         #: Whether gaps are still drawn, so that :meth:`passed` must be called.
@@ -44,6 +57,7 @@ class Gate:
             return
         if now >= self._closed_until:
             self.closures += 1  # what makes a closure longer is not another one
+            self._closed_before, self._closed_since = self.closed_time(now), now
         self._closed_until = until
         self._spread_until = until + min(seconds * SPREAD_SHARE, SPREAD_MOST)
         self.opens_at = self._after(until, waiting)
@@ -52,6 +66,13 @@ class Gate:
     def closed_for(self, now: float) -> float:
         """Seconds until it opens; 0 when it is open."""
         return max(0.0, self._closed_until - now)
+
+    def closed_time(self, now: float) -> float:
+        """For how many seconds it has been closed so far. Changes nothing that matters."""
+        if self._closed_since > -math.inf:
+            current = max(0.0, min(now, self._closed_until) - self._closed_since)
+            self._closed_seen = max(self._closed_seen, self._closed_before + current)
+        return self._closed_seen
 
     def passed(self, now: float, waiting: int) -> None:
         """A call passed at ``now``, and ``waiting`` calls wait to pass."""

@@ -31,7 +31,7 @@ from penstock.brokers.nats.queue.putter import Putter
 from penstock.brokers.nats.queue.roll_call import RollCall
 from penstock.brokers.nats.queue.watch import Watch
 from penstock.errors import QueueEmptyError, QueueStateError
-from penstock.policies.observer import ObserverProvider
+from penstock.policies.observer import DEAD_LETTER, ObserverProvider
 from penstock.policies.policy import Policy
 from penstock.queue.base import CLOSED, WARNING_INTERVAL, QueueBase
 from penstock.queue.status import QueueStatus, state_error
@@ -188,6 +188,7 @@ class NatsCore(QueueBase[T]):
     def _turn_down(self, delivery: Delivery, error: Exception) -> None:
         """No worker can have this, so no error handler will hear of it."""
         self._counters.errors += 1
+        self._counters.add_failure(DEAD_LETTER)
         self._counters.processed += 1
         self._logger.error("Queue %s: an item becomes a dead letter: %s", self._name, error)
         self._bury(delivery, error)

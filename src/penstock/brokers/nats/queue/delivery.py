@@ -14,6 +14,7 @@ from nats.aio.msg import Msg
 from penstock.brokers.nats.connection.answers import LostError, NobodyError
 from penstock.brokers.nats.connection.wire import Wire
 from penstock.errors import BrokerError
+from penstock.policies.observer import outcome_of
 from penstock.workers.calls import AsyncCall
 from penstock.workers.item import Entry, Ticket
 
@@ -221,9 +222,12 @@ class DeliveryTicket(Ticket):
         await self._inner.run(call, standing, item)
         await self._hands.done(self.delivery)
 
-    def on_failure(self, error: BaseException, item: Any) -> None:
-        """The item failed for good, and whoever was to hear of it has."""
+    def on_failure(self, error: BaseException, item: Any) -> str:
+        """The item failed for good, and whoever was to hear of it has. Returns its outcome."""
+        outcome = outcome_of(error, is_kept=True)
+        self._inner.end(error, outcome)
         self._on_burial(self.delivery, error)
+        return outcome
 
     def attempt(self, context: Context) -> AbstractContextManager[object]:
         """What to process an item in that was taken by hand."""

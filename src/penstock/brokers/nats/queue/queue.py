@@ -24,9 +24,9 @@ from penstock.limits.rate.limit import Limit
 from penstock.limits.rate.limiter import Limiter
 from penstock.limits.retry import RetryPolicy
 from penstock.policies.dead_letters import MAX_DEAD_LETTERS, check_max_dead_letters
-from penstock.policies.observer import ObserverProvider
+from penstock.policies.observer import ObserverProvider, QueueReadings
 from penstock.policies.policy import Policy, policy_of
-from penstock.queue.base import NO_LIMIT, policy_statistics
+from penstock.queue.base import NO_LIMIT, policy_statistics, utilization_of
 from penstock.queue.status import QueueStatistics
 from penstock.workers.calls import ErrorHandler, WorkerFunc
 
@@ -186,6 +186,11 @@ class NatsQueue(Lifecycle, NatsCore[T]):
             retrying=put_off,
             **figures,
         )
+
+    def readings(self) -> QueueReadings:
+        """What telemetry reads of the queue beside its statistics. Ages only the server knows."""
+        ready = max(0, len(self._level) - self._feed.put_off)
+        return QueueReadings(ready=ready, utilization=utilization_of(self._policy))
 
     async def info(self) -> QueueInfo:
         """The queue as the server sees it now, over all machines.

@@ -1,0 +1,134 @@
+"""What is the same for all items of one queue or policy: names, attributes, and how to record.
+
+Nothing in here may make a put or a worker fail: what an SDK raises is logged once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence, Sized
+from typing import Any
+
+from opentelemetry import context as otel_context
+from opentelemetry.metrics import Counter, Histogram
+from opentelemetry.trace import Link, Span, SpanKind
+
+from penstock.policies.observer import ObservedQueue, ReadTotals
+from penstock.telemetry import names
+from penstock.telemetry.registry import Registration
+from penstock.telemetry.settings import TelemetrySettings
+
+OtelContext = otel_context.Context
+
+
+class Recording:
+    """Records spans and values of one queue or policy."""
+
+    def __init__(self, settings: TelemetrySettings, name: str) -> None:
+        self.settings = settings
+        #: Whether spans and metrics go anywhere.
+        self.is_enabled = settings.is_enabled
+        self.attributes = about = {names.QUEUE_NAME: name}
+        self.put_name = f"{names.PUT} {name}"
+        self.put_attributes = {**about, names.OPERATION: names.PUT}
+        self.wait_name = f"{names.BACKPRESSURE} {name}"
+        self.wait_attributes = {**about, names.OPERATION: names.BACKPRESSURE}
+        self.process_name = f"{names.PROCESS} {name}"
+        self.process_attributes = {**about, names.OPERATION: names.PROCESS, names.ATTEMPT: 1}
+        self._cause_attributes = {
+            cause: {**about, names.WAIT_CAUSE: cause}
+            for cause in (names.FOR_WORKER, names.FOR_LIMIT, names.FOR_RETRY)
+        }
+        #: The items with which workers wait for limits.
+        self.waiting: set[object] = set()
+        # A policy has no queue.
+        self._capacity: int | None = None
+        self._queued: Sized = ()
+        self._registration: Registration | None = None
+
+    def watch_queue(self, queue: ObservedQueue, totals: ReadTotals, waiting: Sized) -> None:
+        """Export the counts of the queue until it is garbage-collected."""
+        self._capacity = queue.maxsize
+        self._queued = waiting
+        # Garbage-collected with this object, and so with the queue.
+        self._registration = self.settings.instruments.register(queue, totals, self.waiting)
+
+    def size_attributes(self) -> dict[str, int]:
+        """The attributes that say how full the queue is, if there is a queue."""
+        if self._capacity is None:
+            return {}
+        return {names.QUEUE_SIZE: len(self._queued), names.QUEUE_CAPACITY: self._capacity}
+
+    def on_retry(self, error: BaseException) -> None:
+        """Count an attempt that failed and will be followed by another."""
+        if self._records_now():
+            self._count(self.settings.instruments.retries, error, None)
+
+    def on_dead_letter(self, error: BaseException) -> None:
+        """Do nothing: the queue counts them, and the span of the attempt says so."""
+
+    def on_limit_wait(self, name: str, seconds: float) -> None:
+        """Record the seconds that an item waited for the limit called ``name``."""
+        if self._records_now():
+            attributes = {**self.attributes, names.LIMIT_NAME: name}
+            self._record(self.settings.instruments.limit_wait, seconds, attributes, None)
+
+    def _records_now(self) -> bool:
+        return self.is_enabled() and not self.settings.is_suppressed()
+
+    # -- what a span's owner records; ``context`` has the span, None is the current context ---------
+
+    def count_error(self, error: BaseException, context: OtelContext | None = None) -> None:
+        """Count a failure of a worker function or of an error handler."""
+        self._count(self.settings.instruments.worker_errors, error, context)
+
+    def record_wait(self, cause: str, seconds: float, context: OtelContext | None) -> None:
+        """Record the seconds that an item waited for an attempt, by cause."""
+        attributes = self._cause_attributes[cause]
+        self._record(self.settings.instruments.item_wait, seconds, attributes, context)
+
+    def record_duration(
+        self, seconds: float, error: BaseException | None, context: OtelContext | None
+    ) -> None:
+        """Record the seconds that a call took."""
+        attributes = self.attributes
+        if error is not None:
+            attributes = {**attributes, names.ERROR_TYPE: names.error_type(error)}
+        self._record(self.settings.instruments.duration, seconds, attributes, context)
+
+    def _count(self, counter: Counter, error: BaseException, context: OtelContext | None) -> None:
+        try:
+            attributes = {**self.attributes, names.ERROR_TYPE: names.error_type(error)}
+            counter.add(1, attributes, context)
+        except Exception:
+            self.settings.log_failure()
+
+    def _record(
+        self,
+        histogram: Histogram,
+        seconds: float,
+        attributes: dict[str, str],
+        context: OtelContext | None,
+    ) -> None:
+        try:
+            histogram.record(seconds, attributes, context)
+        except Exception:
+            self.settings.log_failure()
+
+    def start_span(
+        self,
+        name: str,
+        kind: SpanKind,
+        attributes: Mapping[str, Any],
+        *,
+        context: OtelContext | None = None,
+        links: Sequence[Link] = (),
+        start_time: int | None = None,
+    ) -> Span | None:
+        """A new span, or None if the SDK failed to make one."""
+        try:
+            return self.settings.tracer.start_span(
+                name, context, kind, attributes, links, start_time
+            )
+        except Exception:
+            self.settings.log_failure()
+            return None
