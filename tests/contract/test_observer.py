@@ -29,6 +29,9 @@ PUT_BY: ContextVar[str] = ContextVar("PUT_BY")
 class Notes:
     """Notes what it is told. It makes itself, so it is what ``telemetry`` takes as well."""
 
+    record_exceptions = True
+    verbose_errors = False
+
     def __init__(self, *, enabled: bool = True) -> None:
         self.enabled = enabled
         self.name = ""

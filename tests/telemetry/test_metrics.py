@@ -460,7 +460,7 @@ async def test_a_queue_that_was_dropped_is_collected_and_vanishes(
         assert done(recorder) == {"goes": 1, "stays": 1}
     much_later = time.monotonic() + 3600
     monkeypatch.setattr("penstock.telemetry.registry.time.monotonic", lambda: much_later)
-    for name in {"penstock.process.items", "penstock.backpressure.events", "penstock.put.items"}:
+    for name in ("penstock.process.items", "penstock.backpressure.events", "penstock.put.items"):
         assert {key[0] for key in recorder.values(name)} == {"stays"}, name
     await stays.stop()
 

@@ -15,6 +15,7 @@ import penstock
 from helpers.handlers import ignore
 from helpers.retries import every
 from penstock import Limit, Policy, RetryPolicy, WorkQueue
+from telemetry.receiver import script
 from telemetry.recorder import Recorder, span_id, trace_id
 
 pytestmark = pytest.mark.usefixtures("exact_times")
@@ -149,7 +150,7 @@ async def test_without_telemetry_a_dead_letter_has_no_trace() -> None:
 async def test_the_log_of_a_failure_is_under_its_attempt(
     recorder: Recorder, retry: RetryPolicy | None
 ) -> None:
-    logger, seen = logging.Logger("mine"), SpanIds()
+    logger, seen = logging.Logger("mine"), SpanIds()  # noqa: LOG001 - nobody else has it
     logger.addHandler(seen)
     async with queue_of(recorder, retry=retry, logger=logger) as queue:
         await queue.process(fail, 1)
@@ -162,7 +163,7 @@ async def test_the_log_of_a_failure_is_under_its_attempt(
 async def test_the_error_handler_is_under_the_attempt_and_so_is_the_log_of_its_failure(
     recorder: Recorder,
 ) -> None:
-    logger, seen = logging.Logger("mine"), SpanIds()
+    logger, seen = logging.Logger("mine"), SpanIds()  # noqa: LOG001 - nobody else has it
     logger.addHandler(seen)
 
     async def handle(error: BaseException, item: Any) -> None:
@@ -170,7 +171,8 @@ async def test_the_error_handler_is_under_the_attempt_and_so_is_the_log_of_its_f
         logger.warning("about to fail")
         raise LookupError
 
-    async with queue_of(recorder, logger=logger) as queue:
+    telemetry = recorder.telemetry(verbose_errors=True)
+    async with WorkQueue[str](name="q", telemetry=telemetry, logger=logger) as queue:
         await queue.process(fail, 1, handle)
         await queue.put("item")
         await queue.put("another")
@@ -180,13 +182,57 @@ async def test_the_error_handler_is_under_the_attempt_and_so_is_the_log_of_its_f
     assert told == [one, one, other, other]
 
 
+EXCEPTIONS = """
+import asyncio
+from opentelemetry import _logs
+from opentelemetry.sdk._logs import LoggerProvider
+from opentelemetry.sdk._logs.export import SimpleLogRecordProcessor
+from opentelemetry.sdk._logs import export
+from telemetry.receiver import script
+from telemetry.recorder import Recorder
+import penstock
+
+exporter = export.InMemoryLogRecordExporter()
+provider = LoggerProvider(shutdown_on_exit=False)
+provider.add_log_record_processor(SimpleLogRecordProcessor(exporter))
+_logs.set_logger_provider(provider)
+recorder = Recorder()
+
+async def fail(item):
+    raise ValueError(item)
+
+async def main():
+    async with penstock.WorkQueue(name="q", telemetry=recorder.telemetry()) as queue:
+        await queue.process(fail, 1, lambda error, item: None)
+        await queue.put("bad")
+
+asyncio.run(main())
+span = recorder.span("process q")
+records = [each.log_record for each in exporter.get_finished_logs()]
+assert all(each.span_id == span.context.span_id for each in records)
+print([event.name for event in span.events if event.name == "exception"])
+print([(each.event_name, each.attributes["exception.type"], each.body) for each in records])
+"""
+EVENT, LOG = "['exception']", "[('exception', 'ValueError', 'bad')]"
+
+
+@pytest.mark.parametrize(
+    ("opt_in", "lines"),
+    [("", [EVENT, "[]"]), ("logs", ["[]", LOG]), ("http,logs/dup", [EVENT, LOG])],
+)
+def test_exceptions_are_events_or_logs_as_the_environment_says(
+    opt_in: str, lines: list[str]
+) -> None:
+    environment = {"OTEL_SEMCONV_EXCEPTION_SIGNAL_OPT_IN": opt_in}
+    assert script(EXCEPTIONS, env=environment).splitlines() == lines
+
+
 # -- calls without a queue --------------------------------------------------------------------
 
 
 async def test_the_attempts_of_a_call_under_a_policy_say_the_same(recorder: Recorder) -> None:
-    policy = Policy(
-        name="q", retry=every(0.8, attempts=2), limits=[Limit(1, 10)], telemetry=recorder.telemetry()
-    )
+    retry, limits = every(0.8, attempts=2), [Limit(1, 10)]
+    policy = Policy(name="q", retry=retry, limits=limits, telemetry=recorder.telemetry())
     with pytest.raises(ConnectionError):
         await policy.call(fail, "item")
     assert outcomes(recorder) == ["retry", "failed"]

@@ -30,7 +30,7 @@ DEAD_LETTER, FAILED = "dead_letter", "failed"
 DEADLINE = "deadline"
 CANCELLED = "cancelled"
 #: The outcomes of an item that did not succeed.
-FAILURES = (FAILED, DEAD_LETTER, DEADLINE, CANCELLED)
+FAILURES: tuple[str, ...] = (FAILED, DEAD_LETTER, DEADLINE, CANCELLED)
 
 #: Reads the counts of a queue that never go down. The keys are the outcomes of puts
 #: (``"accepted"``, ``"full"``, ``"cancelled"``, ``"stopped"``, and more of a queue on a broker),
@@ -88,6 +88,16 @@ class Observer(Protocol):
 
     The methods are called from any thread. None of them may raise: the core does not catch it.
     """
+
+    @property
+    def record_exceptions(self) -> bool:
+        """Whether the messages and tracebacks of exceptions may leave the program."""
+        ...
+
+    @property
+    def verbose_errors(self) -> bool:
+        """Whether each failure is logged with its traceback, and not only the first of a kind."""
+        ...
 
     def is_enabled(self) -> bool:
         """Whether items are observed now. Asked at each put, so it must be quick.
@@ -253,6 +263,9 @@ class ObserverProvider(Protocol):
 
 class NoObserver:
     """Observes nothing."""
+
+    record_exceptions = True
+    verbose_errors = False
 
     def __init__(self, name: str) -> None:
         """Of the queue or policy that is called ``name``."""

@@ -18,7 +18,7 @@ from penstock.limits.adaptive import AdaptiveConcurrency
 from penstock.limits.rate.limiter import Limiter
 from penstock.policies.calling import check_timeout
 from penstock.policies.item_state import Hold, PolicyScope
-from penstock.policies.observer import ObserverProvider, ReadTotals, observer_of
+from penstock.policies.observer import ObserverProvider, QueueReadings, ReadTotals, observer_of
 from penstock.policies.policy import Policy
 from penstock.queue.status import QueueStatus, state_error
 from penstock.workers.calls import ErrorHandler, WorkerFunc
@@ -73,6 +73,13 @@ class QueueBase(Generic[T]):
         self._observer.watch_queue(self, totals, waiting)
         # Asked at every put.
         self._needs_slow_path = self._observer.is_enabled
+
+    def _log_failures(self) -> None:
+        """Have failures logged as the observer wants it."""
+        self._pool.failures.configure(
+            is_verbose=self._observer.verbose_errors,
+            shows_exceptions=self._observer.record_exceptions,
+        )
 
     def _use(self, policy: Policy, max_dead_letters: int) -> None:
         """Run all items under ``policy`` from now on, unless there is a policy already."""
@@ -169,6 +176,10 @@ class QueueBase(Generic[T]):
 
     def statistics(self) -> Any:
         """Everything that can be counted about the queue, at this instant."""
+        raise NotImplementedError
+
+    def readings(self) -> QueueReadings:
+        """What telemetry reads of the queue beside its statistics."""
         raise NotImplementedError
 
     def _log_full(self) -> None:

@@ -69,6 +69,7 @@ class InProcessQueue(QueueLifecycle[T]):
         super().__init__(maxsize, timeout, logger, name)
         self._buffer, self._counters, self._pool = self._make_parts()
         self._observe(telemetry, self._counters.totals, self._buffer)
+        self._log_failures()
         max_dead_letters = check_max_dead_letters(max_dead_letters)
         if policy is not None:
             if not isinstance(policy, Policy):
@@ -145,14 +146,14 @@ class InProcessQueue(QueueLifecycle[T]):
 
     def readings(self) -> QueueReadings:
         """What telemetry reads of the queue beside its statistics."""
-        buffer = self._buffer
-        oldest, idle = buffer.oldest, 0
-        if buffer.limits.is_held or buffer.limits.parked:
-            working = max(0, self._pool.count - self.statistics().inflight)
-            idle = min(working, buffer.ready if buffer.limits.is_held else len(buffer.limits.parked))
+        buffer, limits = self._buffer, self._buffer.limits
+        oldest, held_up = buffer.oldest, 0
+        if limits.is_held or limits.parked:
+            held_up = buffer.ready if limits.is_held else len(limits.parked)
+            held_up = min(held_up, max(0, self._pool.count - self.statistics().inflight))
         return QueueReadings(
             oldest=getattr(None if oldest is None else oldest[3], "observed", None),
-            held_workers=idle,
+            held_workers=held_up,
             checked_out=self._counters.checked_out,
             utilization=utilization_of(self._policy),
         )

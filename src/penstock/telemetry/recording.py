@@ -45,6 +45,16 @@ class Recording:
         self._queued: Sized = ()
         self._registration: Registration | None = None
 
+    @property
+    def record_exceptions(self) -> bool:
+        """Whether the messages and tracebacks of exceptions may leave the program."""
+        return self.settings.record_exceptions
+
+    @property
+    def verbose_errors(self) -> bool:
+        """Whether each failure is logged with its traceback."""
+        return self.settings.verbose_errors
+
     def watch_queue(self, queue: ObservedQueue, totals: ReadTotals, waiting: Sized) -> None:
         """Export the counts of the queue until it is garbage-collected."""
         self._capacity = queue.maxsize
@@ -75,7 +85,7 @@ class Recording:
     def _records_now(self) -> bool:
         return self.is_enabled() and not self.settings.is_suppressed()
 
-    # -- what a span's owner records; ``context`` has the span, None is the current context ---------
+    # -- what the owner of a span records; ``context`` has the span, None: the current one -------
 
     def count_error(self, error: BaseException, context: OtelContext | None = None) -> None:
         """Count a failure of a worker function or of an error handler."""

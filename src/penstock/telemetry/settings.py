@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import logging
+import os
 import threading
+import time
 import traceback
 import weakref
 from collections.abc import Callable
 from typing import Any, Final, Literal, get_args
 
+from opentelemetry import _logs, metrics, trace
 from opentelemetry import context as otel_context
-from opentelemetry import metrics, trace
 from opentelemetry.context import _SUPPRESS_INSTRUMENTATION_KEY
 from opentelemetry.metrics import Meter, MeterProvider, NoOpMeter
 from opentelemetry.trace import Span, StatusCode, TracerProvider
@@ -55,7 +57,7 @@ def _meter_of(provider: MeterProvider) -> Meter:
     try:
         return provider.get_meter(names.SCOPE, __version__, schema_url=names.SCHEMA_URL)
     except Exception:  # of somebody else's provider: the queue goes on without metrics
-        _logger.error("The meter provider made no meter: there are no metrics", exc_info=True)
+        _logger.exception("The meter provider made no meter: there are no metrics")
         return NoOpMeter(names.SCOPE)
 
 
@@ -85,18 +87,18 @@ class TelemetrySettings:
         spans: SpanMode = "all",
         relation: Relation = "parent",
         record_exceptions: bool = True,
+        verbose_errors: bool = False,
     ) -> None:
         _check_provider(tracer_provider, TracerProvider, "tracer_provider")
         _check_provider(meter_provider, MeterProvider, "meter_provider")
         _check_choice(spans, SpanMode, "spans")
         _check_choice(relation, Relation, "relation")
-        if not isinstance(record_exceptions, bool):
-            raise TypeError(
-                f"record_exceptions must be a bool, got {checks.shown(record_exceptions)}"
-            )
+        _check_bool(record_exceptions, "record_exceptions")
+        _check_bool(verbose_errors, "verbose_errors")
         self.spans: Final = spans
         self.relation: Final = relation
         self.record_exceptions: Final = record_exceptions
+        self.verbose_errors: Final = verbose_errors
         self.tracer: Final = trace.get_tracer(
             names.SCOPE, __version__, tracer_provider, names.SCHEMA_URL
         )
@@ -106,6 +108,11 @@ class TelemetrySettings:
             has_global_provider if tracer_provider is None and meter_provider is None else _always
         )
         self._is_failure_logged = False
+        # As the conventions say: "logs" in place of events, or "logs/dup" beside them.
+        opted_in = os.environ.get("OTEL_SEMCONV_EXCEPTION_SIGNAL_OPT_IN", "").split(",")
+        signals = {each.strip() for each in opted_in}
+        self._has_exception_logs = not signals.isdisjoint({"logs", "logs/dup"})
+        self._has_exception_events = "logs" not in signals or "logs/dup" in signals
 
     # -- for the observer of each queue ---------------------------------------------------------
 
@@ -139,7 +146,11 @@ class TelemetrySettings:
                     message = str(error)
                     span.set_status(StatusCode.ERROR, _escape_surrogates(message))
                     more = _exception_attributes(error, message)
-                    span.record_exception(error, more, end_time)
+                    is_logged = self._has_exception_logs and _log_exception(
+                        span, error, message, end_time
+                    )
+                    if self._has_exception_events or not is_logged:
+                        span.record_exception(error, more, end_time)
         finally:
             span.end(end_time)
 
@@ -169,6 +180,29 @@ def _exception_attributes(error: BaseException, message: str) -> dict[str, str] 
     return {"exception.message": _escape_surrogates(message), "exception.stacktrace": escaped}
 
 
+def _log_exception(span: Span, error: BaseException, message: str, moment: int | None) -> bool:
+    """Record an exception as a log record under ``span``; False where this API has no such."""
+    stack = "".join(traceback.format_exception(type(error), error, error.__traceback__))
+    logger = _logs.get_logger(names.SCOPE, __version__, schema_url=names.SCHEMA_URL)
+    try:
+        logger.emit(
+            timestamp=moment or time.time_ns(),
+            context=trace.set_span_in_context(span),
+            severity_number=_logs.SeverityNumber.ERROR,
+            severity_text="ERROR",
+            event_name="exception",
+            body=_escape_surrogates(message),
+            attributes={
+                "exception.type": names.error_type(error),
+                "exception.message": _escape_surrogates(message),
+                "exception.stacktrace": _escape_surrogates(stack),
+            },
+        )
+    except TypeError:  # before 1.36, emit() takes a record and no parts of one
+        return False
+    return True
+
+
 def _always() -> bool:
     return True
 
@@ -182,6 +216,11 @@ def _is_sampled(context: otel_context.Context | None) -> bool:
 def _check_provider(value: Any, kind: type, name: str) -> None:
     if value is not None and not isinstance(value, kind):
         raise TypeError(f"{name} must be a {kind.__name__} or None, got {checks.shown(value)}")
+
+
+def _check_bool(value: Any, name: str) -> None:
+    if not isinstance(value, bool):
+        raise TypeError(f"{name} must be a bool, got {checks.shown(value)}")
 
 
 def _check_choice(value: Any, choices: Any, name: str) -> None:

@@ -300,7 +300,7 @@ class TracedAttempt:
                 late[names.LIMIT_WAIT_TIME] = waits[names.FOR_LIMIT]
             for cause, seconds in waits.items():
                 if seconds >= _SHOWN_WAIT:
-                    about = {names.WAIT_CAUSE: cause, names.WAIT_TIME: seconds}
+                    about: dict[str, Any] = {names.WAIT_CAUSE: cause, names.WAIT_TIME: seconds}
                     span.add_event(f"waited for a {cause}", about)
 
     def __enter__(self) -> Self:
@@ -349,8 +349,8 @@ class TracedAttempt:
                     if is_cancelled:
                         span.add_event("cancelled", timestamp=self._ended_at)
                     elif outcome == RETRY and delay is not None:
-                        about = {names.RETRY_DELAY: delay}
-                        span.add_event(f"retry in {delay:.3g} s", about, self._ended_at)
+                        name = f"retry in {delay:.3g} s"
+                        span.add_event(name, {names.RETRY_DELAY: delay}, self._ended_at)
                 observer.settings.end_span(span, None if is_cancelled else error, self._ended_at)
         finally:
             if self._context is not None and not is_cancelled:

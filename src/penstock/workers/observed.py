@@ -7,6 +7,7 @@ from contextvars import Context
 from typing import Any
 
 from penstock._util.clock import now
+from penstock.policies.item_state import Hold
 from penstock.policies.observer import RETRY, ObservedAttempt, ObservedItem, Origin
 from penstock.workers.calls import AsyncCall
 from penstock.workers.item import Ticket
@@ -35,12 +36,12 @@ class ObservedTicket(Ticket):
         """Run the item as any ticket does, and observe the attempt."""
         if not self.claim():
             return
-        job, scope = self.job or standing, self.scope
+        job = self.job or standing
+        policy = None if self.scope is None else self.scope.policy
         call = self.call or (call if self.job is None else job.call)
-        if scope is None:
+        if policy is None:
             attempt = self.observed.attempt()
         else:
-            policy = scope.policy
             if not policy.admit(self, item):
                 with self.observed.wait():
                     await policy.wait(self, item)
@@ -49,7 +50,7 @@ class ObservedTicket(Ticket):
             )
         attempt.__enter__()
         try:
-            if scope is None:
+            if policy is None:
                 result = await call(item)
             else:
                 result = await policy.run(self, call, item, job.adaptive)
@@ -66,11 +67,11 @@ class ObservedTicket(Ticket):
 
     def _limit_wait(self) -> float | None:
         """Seconds that limits held it up; more than the item has waited if it came later."""
-        waited, hold = self.waited, self.scope.hold
-        if waited and hold is not None and hold.is_limited:
+        hold: Hold | None = self.scope.hold
+        if self.waited and hold is not None and hold.is_limited:
             # It had its turn late: those before it waited for the limit, too.
-            return max(waited, now() - hold.limited_since)
-        return waited
+            return max(self.waited, now() - hold.limited_since)
+        return self.waited
 
     def after(self, error: BaseException) -> tuple[float | None, BaseException]:
         """As that of any ticket; and tell of an attempt that is followed by another."""

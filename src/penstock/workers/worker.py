@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import types
 from collections.abc import Callable, Generator
 from inspect import isawaitable
@@ -13,6 +12,7 @@ from typing import Any, Generic, TypeVar
 from penstock._util.compat import CountingTask, cancel_requests, is_being_cancelled
 from penstock.policies.observer import CANCELLED, outcome_of
 from penstock.workers.calls import FINISHED, AsyncCall
+from penstock.workers.failure_log import FailureLog
 from penstock.workers.inside import CURRENT_CALL
 from penstock.workers.item import Entry, Ticket, job_of
 from penstock.workers.job import Job
@@ -56,7 +56,7 @@ class Worker(Generic[T]):
     __slots__ = (
         "_cancelled_after",
         "_counters",
-        "_logger",
+        "_failures",
         "_may_go_on",
         "_source",
         "_ticket",
@@ -75,13 +75,13 @@ class Worker(Generic[T]):
         source: Source[T],
         counters: Counters,
         standing: Job[T] | None,
-        logger: logging.Logger,
+        failures: FailureLog,
         may_go_on: Callable[[Worker[T]], bool],
     ) -> None:
         self._source = source
         self._counters = counters
         self.standing = standing
-        self._logger = logger
+        self._failures = failures
         self._may_go_on = may_go_on
         #: Whether it asks the pool before its next entry: the number of workers has changed.
         self.must_ask = False
@@ -279,7 +279,7 @@ class Worker(Generic[T]):
             self._warn_of_thread(job)
 
     def _warn_of_thread(self, job: Job[T]) -> None:
-        self._logger.warning(
+        self._failures.logger.warning(
             "Worker function %s was cancelled but may still be running in its thread", job.label
         )
 
@@ -333,7 +333,7 @@ class Worker(Generic[T]):
         if job is not None and job.is_threaded:
             self._warn_of_thread(job)
         elif job is not None:
-            self._logger.error(
+            self._failures.logger.error(
                 "Worker function %s ignored its cancellation and may still be running", job.label
             )
 
@@ -387,9 +387,7 @@ class Worker(Generic[T]):
 
     def _log(self, message: str, job: Job[T], error: BaseException) -> None:
         try:
-            self._logger.exception(  # noqa: LOG004 - the exception is at hand, not under way
-                message, job.label, exc_info=error
-            )
+            self._failures.add(message, job.label, error, self.task.get_loop())
         except Exception as failure:
             # A logger that raises must not end the worker. asyncio tells the user.
             self.task.get_loop().call_exception_handler(

@@ -113,6 +113,7 @@ class NatsCore(QueueBase[T]):
         wire.on_reconnect = self._feed.reconnected
         self._loans: Loans[T] = Loans()
         self._pool = WorkerPool(self._feed, self._counters, name, self._logger)
+        self._log_failures()
         self._watch = Watch(engine, self._level, self._feed, self._putter.room, self._logger)
         self._roll_call = RollCall(wire, engine.roll_subject, self._own_part)
 
