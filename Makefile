@@ -64,8 +64,8 @@ e2e: e2e-build  ## Send telemetry through the real collector, Jaeger and Prometh
 e2e-build: $(VENV)/.test-servers
 	PYTHONPATH=tests $(BIN)/python -m e2e.build
 
-e2e-prometheus: $(VENV)/.test-servers  ## The part of e2e that needs Debian's prometheus alone (30 s)
-	$(BIN)/python -m pytest -q tests/e2e/checks_prometheus.py tests/e2e/checks_rules.py
+e2e-prometheus: $(VENV)/.test-servers  ## The part of e2e that needs Debian's prometheus alone (4 min)
+	$(BIN)/python -m pytest -q tests/e2e/checks_prometheus.py tests/e2e/checks_rules.py tests/e2e/checks_alerts.py
 
 test-brokers: $(VENV)/.test-servers nats-server  ## Run all tests of brokers, those that take minutes too (10 min)
 	$(BIN)/python -m pytest -q tests/brokers tests/contract -m 'slow or long or not slow'

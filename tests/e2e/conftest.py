@@ -81,6 +81,7 @@ def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
     kinds = {
         "JAEGER": ("QUERY", "QUERY_GRPC", "OTLP"),
         "OTELCOL": ("GRPC", "HTTP", "HEALTH", "PROMETHEUS", "METRICS"),
+        "PROMETHEUS": ("HTTP",),
     }
     with ExitStack() as cleanup:
         start = cleanup.enter_context
@@ -108,7 +109,8 @@ def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
                 [str(programs.jaeger), f"--config={shipped.FOLDER / 'jaeger.yaml'}"],
                 folder / "jaeger.log",
                 f"{jaeger_url}/api/services",
-                environment=ports,
+                environment=ports
+                | {"JAEGER_PROMETHEUS_URL": f"http://{at['PROMETHEUS_HTTP_PORT']}"},
             )
         )
         accept(programs.collector)
@@ -124,7 +126,7 @@ def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
             otlp=f"http://{at['OTELCOL_GRPC_PORT']}",
             health=health,
             log=folder / "collector.log",
-            prometheus=start(prometheus(folder, targets)),
+            prometheus=start(prometheus(folder, targets, port=int(ports["PROMETHEUS_HTTP_PORT"]))),
             jaeger=Jaeger(jaeger_url),
             tempo=tempo,
         )

@@ -115,7 +115,7 @@ def test_the_attempt_that_failed_and_no_other_is_an_error(thumbnails: Sent) -> N
     assert failed.data.status.code == Status.STATUS_CODE_ERROR
     assert failed.data.status.message == "13 is not a picture"
     assert failed.attributes["error.type"] == "ValueError"
-    _, event = failed.data.events
+    event = failed.data.events[-1]
     assert failed.attributes["penstock.outcome"] == "failed"
     assert event.name == "exception"
     assert plain(event.attributes)["exception.type"] == "ValueError"

@@ -27,6 +27,8 @@ class Recording:
         self.settings = settings
         #: Whether spans and metrics go anywhere.
         self.is_enabled = settings.is_enabled
+        self._item_wait = settings.instruments.item_wait
+        self._duration = settings.instruments.duration
         self.attributes = about = {names.QUEUE_NAME: name}
         self.put_name = f"{names.PUT} {name}"
         self.put_attributes = {**about, names.OPERATION: names.PUT}
@@ -93,8 +95,10 @@ class Recording:
 
     def record_wait(self, cause: str, seconds: float, context: OtelContext | None) -> None:
         """Record the seconds that an item waited for an attempt, by cause."""
-        attributes = self._cause_attributes[cause]
-        self._record(self.settings.instruments.item_wait, seconds, attributes, context)
+        try:  # in line, since that is done for each item
+            self._item_wait.record(seconds, self._cause_attributes[cause], context)
+        except Exception:
+            self.settings.log_failure()
 
     def record_duration(
         self, seconds: float, error: BaseException | None, context: OtelContext | None
@@ -103,7 +107,10 @@ class Recording:
         attributes = self.attributes
         if error is not None:
             attributes = {**attributes, names.ERROR_TYPE: names.error_type(error)}
-        self._record(self.settings.instruments.duration, seconds, attributes, context)
+        try:
+            self._duration.record(seconds, attributes, context)
+        except Exception:
+            self.settings.log_failure()
 
     def _count(self, counter: Counter, error: BaseException, context: OtelContext | None) -> None:
         try:

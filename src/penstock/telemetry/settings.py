@@ -97,6 +97,8 @@ class TelemetrySettings:
         _check_bool(verbose_errors, "verbose_errors")
         self.spans: Final = spans
         self.relation: Final = relation
+        self._spans_puts = spans == "all"
+        self._spans_attempts = spans in ("all", "process")
         self.record_exceptions: Final = record_exceptions
         self.verbose_errors: Final = verbose_errors
         self.tracer: Final = trace.get_tracer(
@@ -123,13 +125,13 @@ class TelemetrySettings:
 
     def wants_put_span(self, context: otel_context.Context) -> bool:
         """Whether a put in ``context`` gets a span."""
-        if self.spans == "all" or (self.spans == "parent" and _is_sampled(context)):
-            return not self.is_suppressed(context)
+        if self._spans_puts or (self.spans == "parent" and _is_sampled(context)):
+            return not context.get(_SUPPRESS_INSTRUMENTATION_KEY)
         return False
 
     def wants_process_span(self, context: otel_context.Context) -> bool:
         """Whether an attempt gets a span; ``context`` is that of its item."""
-        return self.spans in ("all", "process") or (self.spans == "parent" and _is_sampled(context))
+        return self._spans_attempts or (self.spans == "parent" and _is_sampled(context))
 
     def end_span(
         self, span: Span, error: BaseException | None, end_time: int | None = None

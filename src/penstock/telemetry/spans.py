@@ -29,7 +29,7 @@ from penstock.telemetry.recording import Recording
 _clock = time.perf_counter
 
 #: Seconds from which on a wait is an event of its span.
-_SHOWN_WAIT = 0.001
+_SHOWN_WAIT = 0.1
 
 
 class TelemetryObserver(Recording):
@@ -53,14 +53,16 @@ class TracedItem:
     ``age``: seconds since the item was accepted.
     """
 
-    __slots__ = ("_accepted_at", "_delay", "_last_span", "_observer", "_waits_since")
+    __slots__ = ("_accepted_at", "_delay", "_observer", "_waits_since", "last_span", "put_span")
 
     def __init__(self, observer: Recording, age: float = 0.0) -> None:
         self._observer = observer
         self._accepted_at = self._waits_since = _clock() - age
         # Seconds from then on until its next attempt is due. None: nobody knows.
         self._delay: float | None = None
-        self._last_span: SpanContext | None = None
+        #: The span of the last attempt; and that of its put, where it was put here.
+        self.last_span: Span | None = None
+        self.put_span: Span | None = None
 
     def attempt(
         self,
@@ -90,6 +92,8 @@ class TracedItem:
     def waits_until(self, now: float, number: int, limit_wait: float | None) -> dict[str, float]:
         """The seconds that it waited for the attempt which begins now, by cause."""
         rest = total = max(0.0, now - self._waits_since)
+        if limit_wait is None and number == 1:  # of most items
+            return {names.FOR_WORKER: rest}
         waits: dict[str, float] = {}
         if limit_wait is not None:
             waits[names.FOR_LIMIT] = limited = min(limit_wait, total)
@@ -100,20 +104,16 @@ class TracedItem:
         waits[names.FOR_WORKER] = rest
         return waits
 
-    def started(self, span: Span) -> None:
-        """An attempt has this span."""
-        self._last_span = span.get_span_context()
-
     def retry_in(self, delay: float) -> None:
         """An attempt failed, and another one will be made."""
         self._waits_since, self._delay = _clock(), delay
 
     def origin(self) -> Origin | None:
         """Where to find what became of it so far."""
-        span = self._last_span
-        if span is None or not span.is_valid:
+        about = None if self.last_span is None else self.last_span.get_span_context()
+        if about is None or not about.is_valid:
             return None
-        return Origin(trace.format_trace_id(span.trace_id), span)
+        return Origin(trace.format_trace_id(about.trace_id), about)
 
     def on_get(self) -> None:
         """Record how long the item waited: the caller of ``get`` reports nothing more."""
@@ -131,28 +131,29 @@ class TracedPut(TracedItem):
     ``origin``: where the item comes from, if it was a dead letter.
     """
 
-    __slots__ = ("_full_since", "_span", "accepted", "context")
+    __slots__ = ("_full_since", "accepted", "context")
 
     def __init__(self, observer: Recording, origin: Origin | None = None) -> None:
         # Not by super(): one is made for every put that is observed.
         self._observer = observer
         self._accepted_at = self._waits_since = _clock()
-        self._delay = self._last_span = None
-        self._span: Span | None = None
+        self._delay = self.last_span = None
         self._full_since: tuple[int, float] | None = None
         self.accepted = False
         parent = otel_context.get_current()
+        span: Span | None = None
         if observer.settings.wants_put_span(parent):
-            self._span = observer.start_span(
+            span = observer.start_span(
                 observer.put_name,
                 SpanKind.PRODUCER,
                 observer.put_attributes,
                 context=parent,
                 links=() if origin is None else _links(origin.link),
             )
+        self.put_span = span
         self.context: Context = copy_context()
-        if self._span is not None:
-            self.context.run(otel_context.attach, trace.set_span_in_context(self._span, parent))
+        if span is not None:
+            self.context.run(otel_context.attach, trace.set_span_in_context(span, parent))
 
     def on_full(self) -> None:
         """There is no room: from now on the put waits, which is backpressure."""
@@ -176,7 +177,7 @@ class TracedPut(TracedItem):
             self._observer.settings.log_failure()
 
     def _end(self, outcome: str, error: BaseException | None) -> None:
-        observer, span = self._observer, self._span
+        observer, span = self._observer, self.put_span
         try:
             if span is not None and span.is_recording():
                 span.set_attributes({**observer.size_attributes(), names.PUT_OUTCOME: outcome})
@@ -189,7 +190,7 @@ class TracedPut(TracedItem):
                 observer.settings.end_span(span, None if outcome == names.CANCELLED else error)
 
     def _report_backpressure(self, start_time: int, since: float, outcome: str) -> None:
-        observer, span = self._observer, self._span
+        observer, span = self._observer, self.put_span
         waited = _clock() - since
         context = None if span is None else trace.set_span_in_context(span)
         if span is not None and span.is_recording():
@@ -261,17 +262,23 @@ class TracedAttempt:
             self._context = parent
             waits = item.waits_until(self._since, number, limit_wait)
             if settings.wants_process_span(parent):
-                self._start_span(parent, number, waits)
+                put_span = item.put_span if context is None else None
+                if put_span is None:
+                    put_span = trace.get_current_span(parent)
+                self._start_span(parent, put_span.get_span_context(), number, waits)
             for cause, seconds in waits.items():
                 observer.record_wait(cause, seconds, self._context)
         except Exception:
             settings.log_failure()
 
     def _start_span(
-        self, parent: otel_context.Context, number: int, waits: dict[str, float]
+        self,
+        parent: otel_context.Context,
+        put_context: SpanContext,
+        number: int,
+        waits: dict[str, float],
     ) -> None:
         observer = self._observer
-        put_context = trace.get_current_span(parent).get_span_context()
         if observer.settings.relation == "link":  # a new trace, but the same baggage
             parent = trace.set_span_in_context(INVALID_SPAN, parent)
         attributes: dict[str, Any] = observer.process_attributes
@@ -282,12 +289,12 @@ class TracedAttempt:
             SpanKind.CONSUMER,
             attributes,
             context=parent,
-            links=_links(put_context),
+            links=(Link(put_context),) if put_context.is_valid else (),
         )
         if span is None:
             return
         self._span = span
-        self._item.started(span)
+        self._item.last_span = span
         self._context = trace.set_span_in_context(span, parent)
         if span.is_recording():
             # Set at the end, together with the outcome: one call costs less than two.
@@ -314,7 +321,27 @@ class TracedAttempt:
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._leave(exc, OK if exc is None else outcome_of(exc), None)
+        if exc is None:
+            self._succeeded()
+        else:
+            self._leave(exc, outcome_of(exc), None)
+
+    def _succeeded(self) -> None:
+        # As ``_leave``, and quicker: of most attempts.
+        observer, span, took = self._observer, self._span, _clock() - self._since
+        if self._token is not None:
+            otel_context.detach(self._token)
+            self._token = None
+        if span is not None:
+            try:
+                if self._late_attributes is not None:
+                    self._late_attributes[names.OUTCOME] = OK
+                    span.set_attributes(self._late_attributes)
+                span.end()
+            except Exception:
+                observer.settings.log_failure()
+        if self._context is not None and self._is_call:
+            observer.record_duration(took, None, self._context)
 
     def stop_clock(self) -> None:
         """The call is over; what becomes of the item will be told before long."""
