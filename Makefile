@@ -57,7 +57,7 @@ coverage: $(VENV)/.test-servers nats-server  ## Run both kinds of tests, with co
 nats-server: $(VENV)/.test  ## Build nats-server in .cache, where there is Go (the first time 2 min)
 	$(if $(shell command -v go),PYTHONPATH=tests $(BIN)/python -m brokers.build,@echo "no Go: tests of clusters are left out")
 
-# Needs Go and Debian's prometheus. Builds the collector and Jaeger in .cache the first time.
+# Needs Go, npm and Debian's prometheus. Builds the collector and Jaeger in .cache the first time.
 e2e: e2e-build  ## Send telemetry through the real collector, Jaeger and Prometheus (5 min; the first time 20)
 	$(BIN)/python -m pytest -q -s --no-header tests/e2e/checks*.py
 

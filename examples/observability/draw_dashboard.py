@@ -78,10 +78,13 @@ def draw(dashboard: dict[str, Any], data: Prometheus) -> Figure:
         box = (x + 0.037, y + 0.035, width - 0.08, height - 0.1)
         axes = figure.add_axes(box)
         axes.set_xlim(0, data.minutes)
-        axes.set_title(panel["title"], loc="left", fontsize=13, fontweight="bold", pad=26)
         question = panel["description"].partition("?")[0] + "?"
-        lines = "\n".join(textwrap.wrap(question, round(place["w"] * 8)))
-        axes.annotate(lines, (0, 1), (0, 5), "axes fraction", "offset points", color="0.35")
+        lines = textwrap.wrap(question, round(place["w"] * 8))
+        pad = 12 + 14 * len(lines)
+        axes.set_title(panel["title"], loc="left", fontsize=13, fontweight="bold", pad=pad)
+        axes.annotate(
+            "\n".join(lines), (0, 1), (0, 5), "axes fraction", "offset points", color="0.35"
+        )
         draw_panel(axes, panel, data)
     figure.text(0.995, 0.003, "minutes", ha="right", color="0.35")
     return figure

@@ -472,7 +472,11 @@ def dashboard() -> Dashboard:
 
 def as_json() -> str:
     """The dashboard as Grafana reads it, the same each time."""
-    return json.dumps(dashboard().build(), cls=JSONEncoder, indent=2, sort_keys=True) + "\n"
+    made = json.loads(json.dumps(dashboard().build(), cls=JSONEncoder))
+    for each in made["templating"]["list"]:
+        for name in ("auto", "auto_count", "auto_min"):  # of choices of an interval only
+            each.pop(name, None)
+    return json.dumps(made, indent=2, sort_keys=True) + "\n"
 
 
 if __name__ == "__main__":

@@ -50,11 +50,16 @@ class Outcome(NamedTuple):
     traces: Traces
 
 
-def _command(name: str) -> str:
+def _command(name: str, package: str = "prometheus") -> str:
     path = shutil.which(name)
     if path is None:
-        pytest.fail(f"{name} is missing (Debian: apt-get install prometheus)")
+        pytest.fail(f"{name} is missing (Debian: apt-get install {package})")
     return path
+
+
+@pytest.fixture(scope="session")
+def npm() -> str:
+    return _command("npm", "npm")
 
 
 @pytest.fixture(scope="session")
