@@ -97,6 +97,9 @@ class NotedItem:
     def on_get(self) -> None:
         self.notes.heard.append("get")
 
+    def on_skipped(self) -> None:
+        self.notes.heard.append("skipped")
+
     def on_handler_error(self, error: BaseException) -> None:
         self.notes.heard.append(("handler", str(error)))
 

@@ -252,6 +252,17 @@ async def test_what_was_submitted_and_fails_is_counted_too(recorder: Recorder) -
     assert recorder.values("penstock.worker.errors") == {("q", "ValueError"): 1}
 
 
+async def test_an_item_whose_future_was_cancelled_is_no_success(recorder: Recorder) -> None:
+    queue = queue_of(recorder)
+    async with queue:
+        future = await queue.submit(1)
+        future.cancel()
+        await queue.put(1)
+        await queue.start_workers(work, 1)
+    items = recorder.values("penstock.process.items")
+    assert (items["q", "ok"], items["q", "cancelled"]) == (1, 1)
+
+
 async def test_an_attempt_that_is_cancelled_is_neither_a_failure_nor_a_duration(
     recorder: Recorder,
 ) -> None:

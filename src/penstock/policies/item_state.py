@@ -37,9 +37,11 @@ class ItemRunner(Protocol):
 class Hold(Protocol):
     """How a queue waits for the limits of its policy, with no item in a worker's hand."""
 
-    #: Whether its items have been waiting for limits, one after the other; and since when.
+    #: Whether its items have been waiting for limits, one after the other; since when; and when one
+    #: of them found no room last.
     is_limited: bool
     limited_since: float
+    held_at: float
 
     @property
     def granted(self) -> Sequence[Any]:

@@ -176,6 +176,10 @@ class ObservedItem(Protocol):
         """The item was taken with ``get``. Nothing more is told of it."""
         ...
 
+    def on_skipped(self) -> None:
+        """No call was made, since its future was cancelled. It counts as done."""
+        ...
+
     def on_handler_error(self, error: BaseException) -> None:
         """The error handler raised ``error``."""
         ...

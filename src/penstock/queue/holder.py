@@ -18,8 +18,8 @@ class Holder:
     def __init__(self) -> None:
         #: Whether workers find nothing, and whether they are woken one at a time.
         self.is_held = self.is_limited = False
-        #: Since when it is limited, by ``now()``.
-        self.limited_since = 0.0
+        #: Since when it is limited, and when it was held last, by ``now()``.
+        self.limited_since = self.held_at = 0.0
         #: The parked entries, by number, and the numbers of those that were parked and are to be
         #: taken next. All these numbers count as those of delayed entries.
         self.parked: dict[int, Entry[Any]] = {}

@@ -282,8 +282,9 @@ class EntryStore(Generic[T]):
 
     def _hold(self) -> None:
         limits = self.limits
+        limits.held_at = now()
         if not limits.is_limited:
-            limits.limited_since = now()
+            limits.limited_since = limits.held_at
         limits.is_held = limits.is_limited = self._is_special = True
 
     def _end_limited(self) -> None:

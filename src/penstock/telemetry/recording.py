@@ -5,6 +5,7 @@ Nothing in here may make a put or a worker fail: what an SDK raises is logged on
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping, Sequence, Sized
 from typing import Any
 
@@ -12,12 +13,37 @@ from opentelemetry import context as otel_context
 from opentelemetry.metrics import Counter, Histogram
 from opentelemetry.trace import Link, Span, SpanKind
 
-from penstock.policies.observer import ObservedQueue, ReadTotals
+from penstock.policies.observer import CANCELLED, OK, ObservedQueue, ReadTotals
 from penstock.telemetry import names
 from penstock.telemetry.registry import Registration
 from penstock.telemetry.settings import TelemetrySettings
 
 OtelContext = otel_context.Context
+
+
+class _Skipped:
+    """Counts items that the queue takes for done, and that were cancelled before their calls."""
+
+    def __init__(self) -> None:
+        self._count = 0
+        self._lock = threading.Lock()
+
+    def add(self) -> None:
+        with self._lock:
+            self._count += 1
+
+    def corrected(self, read_totals: ReadTotals) -> ReadTotals:
+        """What reads the totals of the queue, with these among the cancelled ones."""
+
+        def read() -> Mapping[str, float]:
+            count, totals = self._count, dict(read_totals())
+            succeeded, cancelled = f"{names.PROCESSED}.{OK}", f"{names.PROCESSED}.{CANCELLED}"
+            if count and succeeded in totals:
+                totals[succeeded] = max(0, totals[succeeded] - count)
+                totals[cancelled] += count
+            return totals
+
+        return read
 
 
 class Recording:
@@ -40,6 +66,7 @@ class Recording:
             cause: {**about, names.WAIT_CAUSE: cause}
             for cause in (names.FOR_WORKER, names.FOR_LIMIT, names.FOR_RETRY)
         }
+        self._skipped = _Skipped()
         #: The items with which workers wait for limits.
         self.waiting: set[object] = set()
         # A policy has no queue.
@@ -62,13 +89,19 @@ class Recording:
         self._capacity = queue.maxsize
         self._queued = waiting
         # Garbage-collected with this object, and so with the queue.
-        self._registration = self.settings.instruments.register(queue, totals, self.waiting)
+        self._registration = self.settings.instruments.register(
+            queue, self._skipped.corrected(totals), self.waiting
+        )
 
     def size_attributes(self) -> dict[str, int]:
         """The attributes that say how full the queue is, if there is a queue."""
         if self._capacity is None:
             return {}
         return {names.QUEUE_SIZE: len(self._queued), names.QUEUE_CAPACITY: self._capacity}
+
+    def count_skipped(self) -> None:
+        """Count an item that was not processed, since nobody wanted its result any more."""
+        self._skipped.add()
 
     def on_retry(self, error: BaseException) -> None:
         """Count an attempt that failed and will be followed by another."""

@@ -113,7 +113,9 @@ def setup(
         attributes = dict(resource_attributes or {})
         if service_name is not None:
             attributes["service.name"] = service_name
-        exporters = {each: _exporter_names(each, endpoint, console) for each in missing}
+        exporters: dict[Signal, list[str]] = {
+            each: _exporter_names(each, endpoint, console) for each in missing
+        }
         try:
             _set_providers(handle, exporters, attributes, endpoint, protocol, headers)
         except ImportError as error:

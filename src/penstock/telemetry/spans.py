@@ -119,6 +119,10 @@ class TracedItem:
         """Record how long the item waited: the caller of ``get`` reports nothing more."""
         self._observer.record_wait(names.FOR_WORKER, _clock() - self._waits_since, None)
 
+    def on_skipped(self) -> None:
+        """Count the item among those that were cancelled."""
+        self._observer.count_skipped()
+
     def on_handler_error(self, error: BaseException) -> None:
         """Count the error among the failures of worker functions."""
         self._observer.count_error(error)

@@ -12,6 +12,9 @@ from penstock.policies.observer import RETRY, ObservedAttempt, ObservedItem, Ori
 from penstock.workers.calls import AsyncCall
 from penstock.workers.item import Ticket
 
+#: Seconds for which a limit is taken for what holds a queue up, after an item found no room.
+_RECENTLY = 1.0
+
 
 class ObservedTicket(Ticket):
     """The ticket of an item that an observer wants to hear of.
@@ -35,6 +38,7 @@ class ObservedTicket(Ticket):
     async def run(self, call: AsyncCall[Any], standing: Any, item: Any) -> None:
         """Run the item as any ticket does, and observe the attempt."""
         if not self.claim():
+            self.observed.on_skipped()
             return
         job = self.job or standing
         policy = None if self.scope is None else self.scope.policy
@@ -68,9 +72,11 @@ class ObservedTicket(Ticket):
     def _limit_wait(self) -> float | None:
         """Seconds that limits held it up; more than the item has waited if it came later."""
         hold: Hold | None = self.scope.hold
-        if self.waited and hold is not None and hold.is_limited:
-            # It had its turn late: those before it waited for the limit, too.
-            return max(self.waited, now() - hold.limited_since)
+        if self.waited is not None and hold is not None and hold.is_limited:
+            moment = now()
+            if self.waited or moment - hold.held_at < _RECENTLY:
+                # It had its turn late: those before it waited for the limit, too.
+                return max(self.waited, moment - hold.limited_since)
         return self.waited
 
     def after(self, error: BaseException) -> tuple[float | None, BaseException]:
