@@ -145,7 +145,7 @@ class PolicyEngine(Admission):
                 state.failure = failure
                 if counts and failure.is_throttle and self._closes_gate(attempt, failure):
                     self._refused(state, permit_of(start, self.limits), error, last)
-                if failure.retry_after > self.max_retry_after and not failure.is_short_circuit:
+                if self._is_too_long(failure):
                     state.failure = failure = self._too_long(failure, error)
             if counts and attempt is not state and attempt.called_at is not None:
                 self._tell(attempt, error, failure)
@@ -183,6 +183,10 @@ class PolicyEngine(Admission):
             is_again=last is not None and last.is_throttle,
             why=f" ({type(error).__name__}{status}{reason})",
         )
+
+    def _is_too_long(self, failure: Failure) -> bool:
+        """Whether the service asks for a longer wait than is allowed."""
+        return failure.retry_after > self.max_retry_after and not failure.is_short_circuit
 
     def _too_long(self, failure: Failure, error: BaseException) -> Failure:
         """What an error says that asks for a longer wait than is allowed: not to try again."""
@@ -271,7 +275,8 @@ class PolicyEngine(Admission):
         refusal, state.refusal = state.refusal, None
         if self.retry is None or error is refusal or not isinstance(error, Exception):
             return None
-        if state.failure is not None and state.failure.retry_after > self.max_retry_after:
+        failure = state.failure
+        if failure is not None and self._is_too_long(failure):
             return None  # whatever the retry policy says
         elapsed, left = 0.0, math.inf
         if self._measures:  # or nobody asks
