@@ -103,12 +103,14 @@ class RulesProgram(Program):
         self.tasks: dict[asyncio.Task[Any], None] = {}  # in their order
         #: The last call on each item, by its number.
         self.latest: dict[int, Start] = {}
-        self.closed_at = self.closed_until = -math.inf
+        #: When the gate of a key was closed, and until when; that of None is the gate for all.
+        self.closed: dict[int | None, tuple[float, float]] = {}
         self.failures: list[BaseException] = []
         self.stops: list[asyncio.Task[Any]] = []
         self.peak_in_hand = 0
         self.limits = self._some_limits()
-        self.is_keyed = any(limit.key is not None for limit in self.limits)
+        self.gate_key = (lambda item: item.key) if rng.random() < 0.15 else None
+        self.is_keyed = self.gate_key is not None or any(limit.key for limit in self.limits)
         self.attempts = rng.choice((1, 2, 3, 5))
         backoffs = rng.choice(((0.0,), (0.125, 0.5), (1.0, 4.0)))
         self.budget = rng.choice((None, RetryBudget(TOKENS, 2, 1, 0.5)))
@@ -151,6 +153,7 @@ class RulesProgram(Program):
             breaker=self.breaker,
             deadline=self.deadline,
             concurrency=self.concurrency,
+            gate_key=self.gate_key,
         )
         self.queue: WorkQueue[Item] = WorkQueue(
             rng.choice((1, 2, 3, 5)),
@@ -378,7 +381,7 @@ class RulesProgram(Program):
 
         async def use() -> None:
             async with self.limiter.permit(item):
-                self.note_start(item)
+                self.note_start(item, is_bare=True)
 
         self.soon(use())
 
@@ -406,21 +409,23 @@ class RulesProgram(Program):
 
     # -- what workers do ----------------------------------------------------------------------
 
-    def note_start(self, item: Item) -> Start:
+    def note_start(self, item: Item, *, is_bare: bool = False) -> Start:
         now = self.loop.time()
         start = Start(now, item, item.cost)
         self.starts.append(start)
         self.note(f"{item} starts")
         # Whoever was let through in the instant in which it was closed is through.
-        is_closed = self.closed_at < now < self.closed_until - GRAIN
-        self.hold(not is_closed, f"the gate is closed until {self.closed_until}")
+        # A limiter that is used without the policy does not know the key that the policy asks for.
+        has_key = self.is_keyed and not (is_bare and self.gate_key is not None)
+        for key in {None, item.key if has_key else None}:
+            closed_at, until = self.closed.get(key, (now, now))
+            self.hold(not closed_at < now < until - GRAIN, f"the gate is closed until {until}")
         return start
 
-    def close_gate(self, seconds: float) -> None:
+    def close_gate(self, seconds: float, key: int | None = None) -> None:
         now = self.loop.time()
-        if now >= self.closed_until:
-            self.closed_at = now
-        self.closed_until = max(self.closed_until, now + seconds)
+        closed_at, until = self.closed.get(key, (now, now))
+        self.closed[key] = (now if now >= until else closed_at), max(until, now + seconds)
 
     async def in_loop(self, item: Item) -> Item:
         """The worker function."""
@@ -481,7 +486,7 @@ class RulesProgram(Program):
             item.failed += 1
             self.note(f"{item} fails: {error!r}")
             if isinstance(error, RateLimitError) and error.retry_after:
-                self.close_gate(error.retry_after)
+                self.close_gate(error.retry_after, item.key if self.is_keyed else None)
             raise error
         item.succeeded += 1
         self.note(f"{item} succeeds")

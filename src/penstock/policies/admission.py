@@ -20,10 +20,11 @@ from penstock.limits.breaker import CircuitBreaker
 from penstock.limits.deadline import ServiceTime, is_hopeless
 from penstock.limits.failures import failure_of
 from penstock.limits.rate.limiter import Limiter, UnusableLimiterError
-from penstock.limits.rate.permit import Permit, permit_of, starts_under_way
+from penstock.limits.rate.permit import Permit, key_of, permit_of, starts_under_way
 from penstock.limits.retry import RetryPolicy
 from penstock.policies.capacity import CapacityLimiter
 from penstock.policies.classify import Classify
+from penstock.policies.gate_keys import GateKey, gate_key_of
 from penstock.policies.item_state import ItemAttempt, ItemState
 
 #: The least seconds for which an item is put back that cannot start yet; and the most, where it
@@ -58,6 +59,8 @@ class Admission:
         attempt_timeout: float | None,
         concurrency: int | AdaptiveConcurrency | None,
         own_classify: Classify | None,
+        own_gate_key: GateKey | None,
+        max_retry_after: float,
     ) -> None:
         #: What every call asks before it starts. There is one also where no limits were given: a
         #: service can close its gate.
@@ -67,7 +70,9 @@ class Admission:
         self.deadline = deadline
         self.attempt_timeout = attempt_timeout
         self.concurrency = concurrency
+        self.max_retry_after = max_retry_after
         self._own_classify = own_classify
+        self._own_gate_key = own_gate_key
         self._adaptive: AdaptiveConcurrency | None = None
         self._slots: CapacityLimiter | None = None
         if isinstance(concurrency, AdaptiveConcurrency):
@@ -86,7 +91,8 @@ class Admission:
         )
         limited = limits.limits
         self._has_budget = limits._has_budget
-        self._is_keyed = any(limit.key is not None for limit in limited)
+        #: Whether items with other keys go on while one has to wait.
+        self._has_gate_keys = own_gate_key is not None or any(each.key for each in limited)
         self._limit_name = (
             None if not limited else limited[0].name if len(limited) == 1 else limits.name
         )
@@ -105,10 +111,15 @@ class Admission:
         """A new item, which is to be done in ``deadline`` seconds, or in those of the policy.
 
         Raises:
-            ValueError, TypeError: the limits can never let it pass.
+            ValueError, TypeError: the limits can never let it pass; or a function of the user's
+                raised, or returned something that is not allowed.
         """
-        if self.limits._fixed_demand is None:
-            self.limits.check(item)
+        if self.limits._fixed_demand is None or self._has_gate_keys:
+            charges = self.limits._checked(item)
+            if self._own_gate_key is not None:
+                state.gate_key = gate_key_of(self._own_gate_key, item)
+            elif self._has_gate_keys:
+                state.gate_key = key_of(charges)
         if deadline is None:
             deadline = self.deadline
         if deadline is not None:
@@ -148,7 +159,7 @@ class Admission:
                     state.refusal = _too_late()
                     return
             permit = self._permit_outside(state, item) or await self.limits.acquire(
-                item, finishes=True
+                item, True, state.gate_key
             )
             self._confirm(attempt, permit, began)
         except BaseException as error:  # noqa: BLE001 - raised again unless it is a refusal
@@ -170,7 +181,7 @@ class Admission:
                     state.refusal = _too_late()
                     return
             permit = self._permit_outside(state, item) or self.limits.acquire_blocking(
-                item, is_wanted=is_wanted, finishes=True
+                item, is_wanted=is_wanted, finishes=True, gate_key=state.gate_key
             )
             self._confirm(attempt, permit, began)
         except BaseException as error:  # noqa: BLE001 - raised again unless it is a refusal
@@ -181,7 +192,9 @@ class Admission:
         if state.deadline_at is not None:
             hold = state.scope.hold
             is_reserved = hold is not None and hold.is_reserved_for(state)
-            wait = 0.0 if is_reserved else self.limits.wait_time(item)
+            wait = 0.0
+            if not is_reserved:
+                wait = self.limits.wait_time(item, gate_key=state.gate_key)
             # Infinity: not before something happens, and that may be at once.
             if wait < math.inf and is_hopeless(state.deadline_at, moment + wait):
                 state.refusal = _too_late()
@@ -219,14 +232,15 @@ class Admission:
 
     def _permit_of_key(self, state: ItemState, item: Any) -> Permit | None:
         """A permit, where items with other keys must not wait for this one; else None."""
-        if not (self._is_keyed and state.scope.postpones):
+        if not (self._has_gate_keys and state.scope.postpones):
             return None
-        permit = self.limits.try_acquire(item, finishes=True)
+        key = state.gate_key
+        permit = self.limits.try_acquire(item, finishes=True, gate_key=key)
         if permit is not None:
             return permit
         if state.waits_since is None:
             state.waits_since = now()
-        wait = self.limits.wait_time(item)
+        wait = self.limits.wait_time(item, gate_key=key)
         if wait == math.inf:  # not before something happens, at once or after a call's end
             wait = now() - state.waits_since
         # It looks again before long: limits change, and costs are settled.
@@ -249,6 +263,9 @@ class Admission:
                 attempt.breaker_permit = self.breaker.allow(moment)
             except CircuitBreakerOpenError as refused:
                 error = refused
+        if self.limits._is_gated:
+            attempt.passed_at = permit.at
+            self.limits._standstills.tell()
         if state.is_revoked:  # a thread waited for this, and its item was taken from it meanwhile
             raise asyncio.CancelledError("somebody else has the item now")
         if error is not None:

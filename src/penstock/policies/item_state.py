@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Hashable, Sequence
 from typing import Any, ClassVar, Protocol
 
 from penstock.limits.adaptive import AdaptiveConcurrency
@@ -114,6 +114,8 @@ class ItemState:
     """What one item has been through under a policy. One thread at a time has the item."""
 
     __slots__ = (
+        "_closing",
+        "_gate_key",
         "attempts",
         "began_at",
         "call",
@@ -170,6 +172,30 @@ class ItemState:
         return self.scope.policy.limits
 
     @property
+    def policy(self) -> Any:
+        """What it runs under."""
+        return self.scope.policy
+
+    @property
+    def gate_key(self) -> Hashable:
+        """The key of the service that it is for; None: its policy has no such keys."""
+        # Not set for each item, as hardly any has one.
+        return getattr(self, "_gate_key", None)
+
+    @gate_key.setter
+    def gate_key(self, key: Hashable) -> None:
+        self._gate_key = key
+
+    @property
+    def closing(self) -> int:
+        """The number of the closing of its gate that its refusal caused last; 0: none."""
+        return getattr(self, "_closing", 0)
+
+    @closing.setter
+    def closing(self, number: int) -> None:
+        self._closing = number
+
+    @property
     def is_awaited(self) -> bool:
         """Whether somebody may be waiting for it: it is a call, or has a future, or is nested."""
         if not self.scope.postpones or self.future is not None:
@@ -192,7 +218,15 @@ class ItemAttempt:
     another one makes the next.
     """
 
-    __slots__ = ("adaptive", "breaker_permit", "called_at", "has_responded", "has_slot", "state")
+    __slots__ = (
+        "adaptive",
+        "breaker_permit",
+        "called_at",
+        "has_responded",
+        "has_slot",
+        "passed_at",
+        "state",
+    )
 
     def __init__(self, state: ItemState) -> None:
         self.state = state
@@ -200,6 +234,8 @@ class ItemAttempt:
         self.has_slot = False
         #: What it got from the breaker.
         self.breaker_permit: int | None = None
+        #: When it passed the gate, where that was closed not long before.
+        self.passed_at: float | None = None
         #: When its call began, if its time is taken.
         self.called_at: float | None = None
         #: Who is told how it went, beside those of the policy.
@@ -211,3 +247,13 @@ class ItemAttempt:
     def limiter(self) -> Any:
         """What lets its call start."""
         return self.state.limiter
+
+    @property
+    def policy(self) -> Any:
+        """What it runs under."""
+        return self.state.policy
+
+    @property
+    def gate_key(self) -> Hashable:
+        """The key of the service that it is for."""
+        return self.state.gate_key
