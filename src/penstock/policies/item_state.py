@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Awaitable, Callable, Hashable, Sequence
 from typing import Any, ClassVar, Protocol
 
@@ -14,6 +15,7 @@ from penstock.limits.rate.permit import Permit
 from penstock.limits.rate.sliding_log import Record
 from penstock.policies.dead_letters import DeadLetters
 from penstock.policies.observer import Observer
+from penstock.policies.outage import ItemFailures
 
 
 class ItemRunner(Protocol):
@@ -31,7 +33,7 @@ class ItemRunner(Protocol):
         adaptive: AdaptiveConcurrency | None = None,
     ) -> Any: ...
     def after(self, state: ItemState, error: BaseException) -> float | None: ...
-    def responded(self, attempt: ItemAttempt) -> None: ...
+    def responded(self, attempt: ItemAttempt, start: Permit | Record) -> None: ...
 
 
 class Hold(Protocol):
@@ -79,6 +81,7 @@ class PolicyScope:
         "policy",
         "postpones",
         "retries",
+        "room",
     )
 
     def __init__(
@@ -89,6 +92,7 @@ class PolicyScope:
         max_dead_letters: int,
         postpones: bool,
         hold: Hold | None = None,
+        room: float = math.inf,
     ) -> None:
         self.policy = policy
         self.observer = observer
@@ -102,6 +106,8 @@ class PolicyScope:
         #: reserved for the next item, if anything.
         self.hold = hold
         self.granted: Sequence[Any] = () if hold is None else hold.granted
+        #: The most items that may wait.
+        self.room = room
         #: How many attempts were followed by another one.
         self.retries = 0
         #: How many calls are under way of which an adaptive concurrency is told.
@@ -114,7 +120,9 @@ class ItemState:
     """What one item has been through under a policy. One thread at a time has the item."""
 
     __slots__ = (
+        "_failures",
         "_gate_key",
+        "_why",
         "attempts",
         "began_at",
         "call",
@@ -179,6 +187,32 @@ class ItemState:
     @gate_key.setter
     def gate_key(self, key: Hashable) -> None:
         self._gate_key = key
+
+    @property
+    def failures(self) -> ItemFailures | None:
+        """How its calls have failed, as far as outages and throttles go; None: they have not."""
+        return getattr(self, "_failures", None)
+
+    def own_failures(self) -> ItemFailures:
+        """The same, made if need be."""
+        failures = self.failures
+        if failures is None:
+            failures = self._failures = ItemFailures()
+        return failures
+
+    @property
+    def why(self) -> str:
+        """Why it is not tried again, if it has failed for good."""
+        return getattr(self, "_why", "")
+
+    @why.setter
+    def why(self, why: str) -> None:
+        self._why = why
+
+    @property
+    def is_queued(self) -> bool:
+        """Whether nobody waits for it in particular: it is of ``put``, or of a map or a batch."""
+        return self.scope.postpones and (self.future is None or self.job is not None)
 
     @property
     def is_awaited(self) -> bool:

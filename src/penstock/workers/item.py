@@ -103,7 +103,9 @@ class Ticket(ItemState):
         except BaseException as broken:  # noqa: BLE001 - the item fails with that
             error, delay = broken, None
         if delay is None:
-            note_attempts(error, self._attempts_made(error))
+            note_attempts(error, self._attempts_made(error), self.why)
+            if job is not None and self.failures is not None:
+                job.outage_error = job.outage_error or self.failures.outage_error
         return delay, error
 
     def on_failure(self, error: BaseException, item: Any) -> None:

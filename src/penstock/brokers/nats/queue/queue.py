@@ -117,7 +117,7 @@ class NatsQueue(Lifecycle, NatsCore[T]):
             "deadline": deadline,
             "attempt_timeout": attempt_timeout,
         }
-        policy = policy_of(policy, parts) or Policy()
+        policy = policy_of(policy, parts, name) or Policy()
         max_dead_letters = check_max_dead_letters(max_dead_letters)
         urls = check_servers(servers)
         _check_figures(replicas, ack_wait, max_deliveries, max_item_size, policy.retry)
