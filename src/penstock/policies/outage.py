@@ -22,10 +22,10 @@ from penstock._util import checks
 from penstock.errors import OutageError
 
 #: Different items that have failed since the last success: from this number on it is an outage.
-ITEMS = 5
+_ITEMS = 5
 #: Seconds that an item's last failure waits for the verdict; and until the first look at it, which
 #: is followed by others after twice the time each.
-VERDICT_AFTER, _FIRST_LOOK = 5.0, 0.05
+_VERDICT, _FIRST_LOOK = 5.0, 0.05
 
 #: Seconds from the beginning to the first probe, and between the last probes of a long outage.
 _FIRST, _LONGEST = 1.0, 15.0
@@ -155,17 +155,24 @@ class ItemFailures:
     traceback: TracebackType | None = None
     #: When it fails if there is no verdict before, and when it looks again.
     verdict_at: float | None = None
+    waits_since = 0.0
     look_after = _FIRST_LOOK
+    #: Whether a breaker kept calls away while it waited.
+    is_kept_away = False
     #: When it may start, after an outage.
     turn: tuple[Ramp, float] | None = None
     #: Why it fails for good, if the outage was given up.
     outage_error: OutageError | None = None
 
     @property
+    def is_in_outage(self) -> bool:
+        """Whether its last failures fell into an outage, which may be over by now."""
+        return self.period is not None and self.period.outage is not None
+
+    @property
     def in_outages(self) -> int:
         """How many of its calls fell into an outage."""
-        is_outage = self.period is not None and self.period.outage is not None
-        return self.forgiven + (self.count if is_outage else 0)
+        return self.forgiven + (self.count if self.is_in_outage else 0)
 
 
 class _Service:
@@ -193,9 +200,13 @@ class Outages:
     Args:
         give_up_after: seconds of unbroken outage after which nothing is held any more.
         is_keyed: whether calls have keys.
+        items: how many different items have failed since the last success, in an outage.
     """
 
-    def __init__(self, give_up_after: float, *, is_keyed: bool = False) -> None:
+    def __init__(
+        self, give_up_after: float, *, is_keyed: bool = False, items: int = _ITEMS
+    ) -> None:
+        self.items = items
         self._give_up_after = give_up_after
         self._is_keyed = is_keyed
         self._services: OrderedDict[Hashable, _Service] = OrderedDict()
@@ -236,7 +247,7 @@ class Outages:
         item.count += 1
         outage = period.outage
         if outage is None:
-            if service.has_answered and period.items >= ITEMS:
+            if service.has_answered and period.items >= self.items:
                 period.outage = Outage(now)
                 self.is_any = True
                 self._tell_begin(key, period, error)
@@ -340,13 +351,25 @@ class Outages:
             and service.period is item.period
         )
 
-    def until_verdict(self, key: Hashable, item: ItemFailures, now: float) -> float | None:
-        """Seconds until the next look for a verdict about the last failure; None: there is none."""
+    def forgive(self, item: ItemFailures) -> None:
+        """The last failures of the item do not count as attempts."""
+        item.forgiven = item.in_outages + (0 if item.is_in_outage else item.count)
+        item.count, item.verdict_at, item.is_kept_away = 0, None, False
+
+    def until_verdict(
+        self, key: Hashable, item: ItemFailures, now: float, *, are_calls_made: bool = True
+    ) -> float | None:
+        """Seconds until the next look for a verdict about the last failure; None: there is none.
+
+        ``are_calls_made``: whether there can be one by now.
+        """
         if not self.may_be_outage(key, item):
             return None
         if item.verdict_at is None:
-            item.verdict_at = now + VERDICT_AFTER
-        left = min(item.verdict_at - now, VERDICT_AFTER)
+            item.waits_since, item.verdict_at = now, now + _VERDICT
+        elif not are_calls_made and now < item.waits_since + self._give_up_after:
+            item.verdict_at, item.is_kept_away = now + _VERDICT, True
+        left = min(item.verdict_at - now, _VERDICT)
         look_after, item.look_after = item.look_after, 2 * item.look_after
         return min(left, look_after) if left > 0 else None
 

@@ -8,12 +8,13 @@ import math
 from penstock._util import checks
 from penstock._util.clock import now
 from penstock._util.compat import add_note
+from penstock.limits.breaker import BreakerState
 from penstock.limits.failures import Failure, failure_of
 from penstock.limits.retry import NO_ATTEMPTS, NO_BUDGET
 from penstock.policies.admission import Admission
 from penstock.policies.holding import SHORTEST, Postponed, held_for
 from penstock.policies.item_state import ItemState
-from penstock.policies.outage import ITEMS, ItemFailures
+from penstock.policies.outage import ItemFailures
 
 _logger = logging.getLogger("penstock")
 
@@ -98,12 +99,12 @@ class Retrying(Admission):
         """:meth:`after`, where the service is, or was, away, or refuses too many calls."""
         assert self.retry is not None
         item = state.own_failures()
-        is_held = self._is_held(state)
-        is_worth_it = self.retry.repeats and (item.is_sign or failure.is_throttle)
-        if is_worth_it and is_held and item.is_sign and _is_away(item):
-            if self.retry.is_worth_it(error, failure):
-                return self._hold(state, error, item)
-        is_free = (is_held or state.is_queued) and self.retry.repeats and failure.is_throttle
+        item.error, state.why = error, ""
+        is_held = self.retry.repeats and self._is_held(state)
+        is_away = is_held and item.is_sign and item.is_in_outage
+        if is_away and self.retry.is_worth_it(error, failure):
+            return self._hold(state, error, item)
+        is_free = failure.is_throttle and self.retry.repeats and (is_held or state.is_queued)
         if not is_free:
             item.throttled_since = None
         elif self._was_throttled_too_long(state, item):
@@ -120,7 +121,7 @@ class Retrying(Admission):
             if is_free:
                 state.failure = None  # nothing was paid, so there is nothing to give back
             return delay
-        if is_worth_it and is_held and item.is_sign and state.why in {NO_ATTEMPTS, NO_BUDGET}:
+        if is_held and item.is_sign and state.why in {NO_ATTEMPTS, NO_BUDGET}:
             return self._wait_for_verdict(state, error, item)
         return None
 
@@ -141,7 +142,7 @@ class Retrying(Admission):
     def _hold(self, state: ItemState, error: Exception, item: ItemFailures) -> float | None:
         """Hold an item whose last call fell into an outage; None: that was given up."""
         assert self._outages is not None
-        item.error, item.verdict_at = error, None
+        item.verdict_at = None
         with self._lock:
             moment = now()
             delay = self._outages.delay(state.gate_key, item, moment)
@@ -163,16 +164,21 @@ class Retrying(Admission):
     ) -> float | None:
         """Have an item that failed for good come back, in case that this is an outage.
 
-        Not where so few items fit into the queue that there can be no verdict.
+        Not where so few items fit into the queue that there can be no verdict. Nor where most of
+        its attempts failed while others succeeded: then it is the item.
         """
         assert self._outages is not None
-        if state.scope.room < ITEMS:
+        attempts = state.attempts - item.in_outages - item.throttles
+        if state.scope.room < self._outages.items or 2 * item.count < attempts:
             return None
+        moment, breaker = now(), self.breaker
+        are_calls_made = breaker is None or breaker.state(moment) is BreakerState.CLOSED
         with self._lock:
-            wait = self._outages.until_verdict(state.gate_key, item, now())
+            wait = self._outages.until_verdict(
+                state.gate_key, item, moment, are_calls_made=are_calls_made
+            )
         if wait is None:
             return None
-        item.error = error
         item.traceback = error.__traceback__
         state.refusal = error  # what it fails with when it comes back
         state.is_postponed = True
@@ -184,9 +190,15 @@ class Retrying(Admission):
         if item is None or item.verdict_at is None or item.error is not error:
             return None
         error.__traceback__ = item.traceback  # without the looks
-        if _is_away(item):
-            state.why = ""
+        if item.is_in_outage:
             return self._hold(state, error, item)
+        outages = self._outages
+        assert outages is not None
+        if item.is_kept_away and not outages.may_be_outage(state.gate_key, item):
+            # A breaker let too few calls through for a verdict, until the service was back.
+            outages.forgive(item)
+            self._count_retry(state, error)
+            return SHORTEST
         return self._wait_for_verdict(state, error, item)
 
     # -- counts and the log -------------------------------------------------------------------
@@ -222,8 +234,3 @@ class Retrying(Admission):
             checks.shown(error),
             delay,
         )
-
-
-def _is_away(item: ItemFailures) -> bool:
-    """Whether the last calls of the item fell into an outage, which may be over by now."""
-    return item.period is not None and item.period.outage is not None
