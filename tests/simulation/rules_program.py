@@ -380,7 +380,8 @@ class RulesProgram(Program):
     async def stop(self, timeout: float | None, *, drain: bool) -> None:
         self.note(f"stop(timeout={timeout}, drain={drain})")
         result = await self.queue.stop(timeout, drain=drain)
-        await asyncio.sleep(0)  # those who are told so say so
+        for _ in range(3):  # those who are told so say so, a redrive in several steps
+            await asyncio.sleep(0)
         self.note(f"stopped, {self.queue.unprocessed} left")
         left = self.queue.unprocessed
         self.hold(result is (not left), f"stop returned {result}, and {left} is left")
@@ -655,7 +656,8 @@ class RulesProgram(Program):
 
     def free_calls(self, item: Item) -> int:
         """How many of its calls may not count as attempts."""
-        return item.throttled + (item.unanswered if self.had_outage else 0)
+        may_be = self.had_outage or self.breaker is not None
+        return item.throttled + (item.unanswered if may_be else 0)
 
     def check_limit(self, limit: Limit) -> None:
         for key in {0} if limit.key is None else {0, 1, 2}:

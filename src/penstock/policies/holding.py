@@ -52,7 +52,6 @@ class Holding:
             self._outages = Outages(retry.give_up_after, is_keyed=self._has_gate_keys)
             self._look_at_outages()
 
-
     def _look_at_outages(self) -> None:
         """Set what most calls look at, which no outage concerns. With the lock."""
         outages = self._outages
@@ -136,7 +135,11 @@ class Holding:
         self._tell_news()
 
     def _hear_failure(
-        self, state: ItemState, start: Permit | Record, error: BaseException, failure: Failure | None
+        self,
+        state: ItemState,
+        start: Permit | Record,
+        error: BaseException,
+        failure: Failure | None,
     ) -> None:
         """A call failed. ``failure``: what the error says; None: nothing about the service."""
         outages, item = self._outages, state.failures

@@ -93,9 +93,7 @@ class Retrying(Admission):
             self._log_retry(state, error, verdict, is_throttle=failure.is_throttle)
         return verdict
 
-    def _after_trouble(
-        self, state: ItemState, error: Exception, failure: Failure
-    ) -> float | None:
+    def _after_trouble(self, state: ItemState, error: Exception, failure: Failure) -> float | None:
         """:meth:`after`, where the service is, or was, away, or refuses too many calls."""
         assert self.retry is not None
         item = state.own_failures()
