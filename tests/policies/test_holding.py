@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import math
 import os
+import signal
 import sys
+import weakref
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import aclosing
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -17,7 +22,7 @@ import pytest
 from helpers.handlers import Handler, ignore
 from helpers.logs import SILENT
 from helpers.services import Away
-from helpers.tasks import now
+from helpers.tasks import now, soon, until
 from helpers.versions import FROM_3_11
 from penstock import (
     CircuitBreaker,
@@ -31,7 +36,8 @@ from penstock import (
     RetryPolicy,
     WorkQueue,
 )
-from penstock.policies.outage import Outages
+from penstock.policies import outage
+from penstock.policies.outage import ItemFailures, Outages
 from penstock.testing import VirtualTimeLoop, run
 
 #: Longer than any test.
@@ -574,8 +580,6 @@ class TestStops:
     async def test_sigterm_is_waited_for_no_longer_than_its_timeout(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        import signal
-
         queue = queue_of(attempts=2)
         service = Away(math.inf, math.inf)
         await queue.process(service, 5)
@@ -665,19 +669,13 @@ class TestSeveralOfThem:
         assert isinstance(outages, Outages)
         outages.answered(None, None, 0.0)
         for _ in range(5):
-            outages.failed(None, _an_item(), None, 0.0, ConnectionError())
+            outages.failed(None, ItemFailures(), None, 0.0, ConnectionError())
         policy._look_at_outages()
         child = os.fork()
         if not child:
             is_new = policy._outages is not outages and not policy._has_checks
             os._exit(0 if is_new and policy.call(str, 5) == "5" else 1)
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
-
-
-def _an_item() -> Any:
-    from penstock.policies.outage import ItemFailures
-
-    return ItemFailures()
 
 
 class TestWhatIsLogged:
@@ -722,10 +720,29 @@ class TestWhatIsLogged:
         assert not caplog.records
 
 
-async def test_nothing_of_an_item_is_kept_once_it_is_done() -> None:
-    import gc
-    import weakref
+@pytest.mark.real_time
+async def test_calls_in_threads_wait_with_hold(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("_FIRST", "_LONGEST", "_LATER", "_PROBING", "_DOUBLES_IN"):
+        monkeypatch.setattr(outage, name, 0.01)
+    is_away, calls = True, []
 
+    def call(item: str) -> str:
+        calls.append(item)
+        if is_away:
+            raise ConnectionError
+        return item
+
+    policy = Policy(retry=RetryPolicy(2, hold=True))
+    assert await asyncio.to_thread(policy.call, str, "first") == "first"
+    waiting = [asyncio.to_thread(policy.call, partial(call, item)) for item in "abcdef"]
+    results = asyncio.gather(*waiting)
+    await until(lambda: policy.statistics().outage_for > 0.1)
+    is_away = False
+    assert await soon(results) == list("abcdef")
+    assert Counter(calls).most_common(1)[0][1] > 1
+
+
+async def test_nothing_of_an_item_is_kept_once_it_is_done() -> None:
     class Item:
         pass
 
