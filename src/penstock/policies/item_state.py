@@ -156,7 +156,7 @@ class ItemState:
         self.permit: Permit | Record | None = None
         #: Why it may not start, ever.
         self.refusal: Exception | None = None
-        #: Whether it was put back, since it could not start yet.
+        #: Whether it was put back without an attempt that counts.
         self.is_postponed = False
         #: Seconds that the last attempt waited for limits, if there are any; and since when it
         #: waits for that of its key.
@@ -199,6 +199,10 @@ class ItemState:
         if failures is None:
             failures = self._failures = ItemFailures()
         return failures
+
+    def take_failures(self, failures: ItemFailures) -> None:
+        """They are those of the same item, which was here before."""
+        self._failures = failures
 
     @property
     def why(self) -> str:

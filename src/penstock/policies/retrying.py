@@ -118,6 +118,7 @@ class Retrying(Admission):
         if delay is not None:
             if is_free:
                 state.failure = None  # nothing was paid, so there is nothing to give back
+                state.is_postponed = True
             return delay
         if is_held and item.is_sign and state.why in {NO_ATTEMPTS, NO_BUDGET}:
             return self._wait_for_verdict(state, error, item)

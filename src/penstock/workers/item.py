@@ -130,7 +130,7 @@ class Ticket(ItemState):
         new = copy(self)
         new.permit = None  # the other worker's
         if self.failures is not None:  # the other worker's call may still end
-            new._failures = copy(self.failures)
+            new.take_failures(copy(self.failures))
         # In this order: an item without a future that is not revoked is kept when it fails.
         self.is_revoked = True
         self.future = None
