@@ -243,4 +243,5 @@ async def test_statistics_say_how_long_it_lasts() -> None:
         began = now()
         await asyncio.sleep(2)
         assert outage_for() == pytest.approx(now() - began, abs=0.01)
+        assert policy.statistics().outages == 1
         await queue.stop(timeout=0)

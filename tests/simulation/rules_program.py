@@ -139,9 +139,8 @@ class RulesProgram(Program):
                 hold=rng.choice((None, None, True, False)),
                 give_up_after=rng.choice((4.0, 300.0)),
             )
-        #: Until when the service is away, whether anybody took notice, and the probes under way.
+        #: Until when the service is away, and the probes under way.
         self.away_until = -math.inf
-        self.had_outage = False
         self.probes = 0
         self.breaker = rng.choice(
             (
@@ -468,6 +467,11 @@ class RulesProgram(Program):
             self.probes -= is_probe
         return self.end_call(item, start)
 
+    @property
+    def had_outage(self) -> bool:
+        """Whether anybody took notice."""
+        return self.policy.statistics().outages > 0
+
     def is_probe(self, item: Item) -> bool:
         """Whether the call is to find out that the service is back; there is one at a time."""
         retry, outage_for = self.retry, self.policy.statistics().outage_for
@@ -583,7 +587,6 @@ class RulesProgram(Program):
         """The loop has gone round."""
         if self.violation:
             raise self.violation
-        self.had_outage |= self.policy.statistics().outage_for > 0
         if self.retry is None and not self.is_keyed:
             return  # then nothing is postponed
         now = self.queue.statistics()

@@ -112,7 +112,7 @@ class PolicyEngine(Retrying):
         attempt = start.call
         if attempt is state:
             if self._budget is not None and not self._budget.is_full:
-                self._budget.succeeded(state.failure)
+                self._budget.succeeded(state.paid_failure)
             if self._hears_success:
                 self._hear_success(state, start)
         elif not attempt.has_responded:
@@ -121,11 +121,11 @@ class PolicyEngine(Retrying):
         if attempt is not state or self._has_budget:
             self._release(start, attempt)
 
-    def _tell_success(self, attempt: ItemAttempt, start: Permit | Record) -> None:
+    def _tell_success(self, attempt: ItemAttempt, start: Permit | Record | None = None) -> None:
         if self._hears_success:
             self._hear_success(attempt.state, start)
         if self._budget is not None and not self._budget.is_full:
-            self._budget.succeeded(attempt.state.failure)
+            self._budget.succeeded(attempt.state.paid_failure)
         if attempt.called_at is not None:
             self._tell(attempt, None, None)
 
@@ -156,10 +156,10 @@ class PolicyEngine(Retrying):
             if attempt is not state or self._has_budget:
                 self._release(start, attempt)
 
-    def responded(self, attempt: ItemAttempt, start: Permit | Record) -> None:
+    def responded(self, attempt: ItemAttempt) -> None:
         """The call under way has succeeded by now, though it goes on."""
         if not attempt.has_responded:
-            self._tell_success(attempt, start)
+            self._tell_success(attempt)
             attempt.has_responded = True
 
     def _tell(
@@ -231,5 +231,5 @@ def responded() -> None:
         if isinstance(attempt, ItemState):
             start.call = attempt = ItemAttempt(attempt)
         if isinstance(attempt, ItemAttempt):
-            attempt.state.scope.policy.responded(attempt, start)
+            attempt.state.scope.policy.responded(attempt)
             return

@@ -124,7 +124,7 @@ class Holding:
 
     # -- how calls ended ----------------------------------------------------------------------
 
-    def _hear_success(self, state: ItemState, start: Permit | Record) -> None:
+    def _hear_success(self, state: ItemState, start: Permit | Record | None) -> None:
         """A call succeeded, and that may be news; or the service has answered at least."""
         outages = self._outages
         if outages is None or outages.is_calm(state.gate_key):
@@ -168,8 +168,10 @@ def held_for(delay: float, state: ItemState, moment: float) -> float:
     return max(SHORTEST, min(delay, left))
 
 
-def _began_at(start: Permit | Record) -> float | None:
+def _began_at(start: Permit | Record | None) -> float | None:
     """When a call began, if that is known."""
+    if start is None:
+        return None
     attempt = start.call
     if isinstance(attempt, ItemAttempt) and attempt.called_at is not None:
         return attempt.called_at

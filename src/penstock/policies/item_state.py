@@ -33,7 +33,7 @@ class ItemRunner(Protocol):
         adaptive: AdaptiveConcurrency | None = None,
     ) -> Any: ...
     def after(self, state: ItemState, error: BaseException) -> float | None: ...
-    def responded(self, attempt: ItemAttempt, start: Permit | Record) -> None: ...
+    def responded(self, attempt: ItemAttempt) -> None: ...
 
 
 class Hold(Protocol):
@@ -212,6 +212,12 @@ class ItemState:
     @why.setter
     def why(self, why: str) -> None:
         self._why = why
+
+    @property
+    def paid_failure(self) -> Failure | None:
+        """The failure after which a budget has paid for another attempt; None: it has not."""
+        failures = self.failures
+        return self.failure if failures is None or failures.is_paid else None
 
     @property
     def is_queued(self) -> bool:

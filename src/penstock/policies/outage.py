@@ -150,6 +150,8 @@ class ItemFailures:
     #: The period in which it is held, and how often it was the probe.
     held_in: Period | None = None
     probes = 0
+    #: Whether a budget has paid for its last retry.
+    is_paid = True
     #: What its last call failed with, while it is held or waits for the verdict.
     error: Exception | None = None
     traceback: TracebackType | None = None
@@ -214,6 +216,8 @@ class Outages:
         self.hears_success = True
         #: Whether items that can be held are to ask before they start.
         self.is_any = False
+        #: How many there were.
+        self.begun = 0
         #: What the log is to be told: the level, and the text.
         self.news: deque[tuple[int, str]] = deque()
 
@@ -249,6 +253,7 @@ class Outages:
         if outage is None:
             if service.has_answered and period.items >= self.items:
                 period.outage = Outage(now)
+                self.begun += 1
                 self.is_any = True
                 self._tell_begin(key, period, error)
         elif outage.probe is item:

@@ -45,8 +45,9 @@ class PolicyStatistics:
     gate_closed_for: float
     #: ``"closed"``, ``"open"`` or ``"half_open"``; ``None`` without a breaker.
     breaker_state: str | None
-    #: Seconds for which the service has been away, with ``retry``; 0: it is there, as far as is
-    #: known. Of several services, that which has been away for longest.
+    #: With ``retry``: how often a service went away; seconds for which it has been away, 0 when it
+    #: is there as far as is known. Of several services, that which has been away for longest.
+    outages: int
     outage_for: float
 
 
@@ -216,6 +217,7 @@ class Policy(PolicyEngine):
             gate_closures=limits.closures,
             gate_closed_for=limits.closed_for,
             breaker_state=self.breaker_state,
+            outages=0 if self._outages is None else self._outages.begun,
             outage_for=self._outage_for(),
         )
 

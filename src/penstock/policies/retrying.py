@@ -116,9 +116,8 @@ class Retrying(Admission):
             is_free=is_free,
         )
         if delay is not None:
-            if is_free:
-                state.failure = None  # nothing was paid, so there is nothing to give back
-                state.is_postponed = True
+            item.is_paid = not is_free
+            state.is_postponed = is_free
             return delay
         if is_held and item.is_sign and state.why in {NO_ATTEMPTS, NO_BUDGET}:
             return self._wait_for_verdict(state, error, item)
@@ -154,7 +153,7 @@ class Retrying(Admission):
             self._give_up(state, item)
             return None
         self._count_retry(state, error)
-        state.failure = None  # the budget has paid nothing
+        item.is_paid = False
         state.is_postponed = True
         return held_for(delay, state, moment)
 
