@@ -77,6 +77,8 @@ class RetryPolicy:
     hold: bool | None = None
     give_up_after: float = 300.0
 
+    #: Whether there is ever a second attempt.
+    repeats: bool = field(init=False, repr=False, compare=False)
     _most: float = field(init=False, repr=False, compare=False)
     _is_worth_it: Callable[[Exception], bool] = field(init=False, repr=False, compare=False)
     _backoff_takes_state: bool = field(init=False, repr=False, compare=False)
@@ -111,6 +113,7 @@ class RetryPolicy:
             object.__setattr__(self, "budget", RetryBudget())
         if takes_state or callable(self.attempts):
             import tenacity  # noqa: F401 - if it is missing, the user learns it now, not in a retry
+        object.__setattr__(self, "repeats", most > 1)
         object.__setattr__(self, "_most", most)
         object.__setattr__(self, "_is_worth_it", as_predicate(self.on, "on"))
         object.__setattr__(self, "_backoff_takes_state", takes_state)
@@ -153,11 +156,6 @@ class RetryPolicy:
             attempt, error, failure or failure_of(error), elapsed=elapsed, at_most=at_most, rng=rng
         )
         return None if isinstance(verdict, str) else verdict
-
-    @property
-    def repeats(self) -> bool:
-        """Whether it ever allows a second attempt."""
-        return self._most > 1
 
     def is_worth_it(self, error: Exception, failure: Failure) -> bool:
         """Whether an item that failed with ``error`` may be tried again at all."""

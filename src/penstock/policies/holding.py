@@ -126,13 +126,14 @@ class Holding:
 
     def _hear_success(self, state: ItemState, start: Permit | Record | None) -> None:
         """A call succeeded, and that may be news; or the service has answered at least."""
-        outages = self._outages
-        if outages is None or outages.is_calm(state.gate_key):
+        outages, key = self._outages, state.gate_key
+        if outages is None or (self._has_gate_keys and outages.is_calm(key)):
             return
         with self._lock:
-            outages.answered(state.gate_key, _began_at(start), now())
-            self._look_at_outages()
-        self._tell_news()
+            outages.answered(key, _began_at(start), now())
+            self._hears_success = outages.hears_success
+        if outages.news:
+            self._tell_news()
 
     def _hear_failure(
         self,
@@ -142,16 +143,20 @@ class Holding:
         failure: Failure | None,
     ) -> None:
         """A call failed. ``failure``: what the error says; None: nothing about the service."""
-        outages, item = self._outages, state.failures
+        outages = self._outages
         if outages is None:
             return
         if failure is not None and is_of_outage(failure):
-            item = item or state.own_failures()
+            item: ItemFailures | None = state.own_failures()
+            assert item is not None
             with self._lock:
                 outages.failed(state.gate_key, item, _began_at(start), now(), error)
-                self._look_at_outages()
-            self._tell_news()
+                self._hears_success = True
+                self._has_checks |= outages.is_any
+            if outages.news:
+                self._tell_news()
             return
+        item = state.failures
         if item is not None:
             item.is_sign = False
         if failure is not None and is_answer(failure):

@@ -195,7 +195,7 @@ class ItemState:
 
     def own_failures(self) -> ItemFailures:
         """The same, made if need be."""
-        failures = self.failures
+        failures = getattr(self, "_failures", None)
         if failures is None:
             failures = self._failures = ItemFailures()
         return failures

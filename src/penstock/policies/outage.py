@@ -121,13 +121,10 @@ class Outage:
 class Period:
     """The time since a service last answered, in which calls failed."""
 
-    __slots__ = ("items", "outage")
-
-    def __init__(self) -> None:
-        #: How many items have failed in it.
-        self.items = 0
-        #: What became of it, if it is an outage.
-        self.outage: Outage | None = None
+    #: How many items have failed in it.
+    items = 0
+    #: What became of it, if it is an outage.
+    outage: Outage | None = None
 
 
 class ItemFailures:
@@ -269,7 +266,8 @@ class Outages:
     def answered(self, key: Hashable, began_at: float | None, now: float) -> None:
         """A call succeeded, or the service has answered at least."""
         service = self._service(key)
-        outage = service.outage
+        period = service.period
+        outage = None if period is None else period.outage
         if outage is not None:
             if began_at is not None and began_at < outage.since <= now:
                 return  # it was on its way before the service was away
@@ -281,7 +279,6 @@ class Outages:
         service.answered_at = now
         service.period = None
         self.hears_success = self._is_keyed
-        self._look_whether_any()
 
     def longest(self, now: float) -> float:
         """Seconds since the oldest of the outages began; 0: there is none."""
@@ -330,7 +327,9 @@ class Outages:
         for service in self._services.values():
             if service.ramp is not None and service.ramp.is_over(now):
                 service.ramp = None
-        self._look_whether_any()
+        self.is_any = any(
+            one.outage is not None or one.ramp is not None for one in self._services.values()
+        )
 
     def _delay_after(self, service: _Service, item: ItemFailures, now: float) -> float:
         """:meth:`delay`, where there is no outage any more."""
@@ -392,11 +391,6 @@ class Outages:
         """Forget the oldest that is not away; what it does next is the first that is known."""
         oldest = next((key for key, one in self._services.items() if one.outage is None), None)
         self._services.pop(oldest, None)
-
-    def _look_whether_any(self) -> None:
-        self.is_any = any(
-            one.outage is not None or one.ramp is not None for one in self._services.values()
-        )
 
     def _give_up(self, key: Hashable, outage: Outage) -> None:
         if not outage.is_given_up:

@@ -84,6 +84,7 @@ class Retrying(Admission):
             )
         except StopIteration:  # a backoff that takes its waits from an iterator: no more
             add_note(error, "penstock: not tried again, the retry policy raised StopIteration")
+            state.why = ""
             return None
         if isinstance(verdict, str):
             state.why = verdict
@@ -97,7 +98,7 @@ class Retrying(Admission):
         """:meth:`after`, where the service is, or was, away, or refuses too many calls."""
         assert self.retry is not None
         item = state.own_failures()
-        item.error, state.why = error, ""
+        item.error = error
         is_held = self.retry.repeats and self._is_held(state)
         is_away = is_held and item.is_sign and item.is_in_outage
         if is_away and self.retry.is_worth_it(error, failure):
