@@ -160,7 +160,7 @@ def test_a_bad_variable_is_refused(name: str, text: str, complaint: str) -> None
 def test_what_is_held_in_an_outage_can_be_configured() -> None:
     for attempts in (1, 5):
         retry = {"attempts": attempts, "hold": False, "give_up_after": 60}
-        queue = WorkQueue[int].from_config(QueueConfig(retry=retry))  # type: ignore[arg-type]
+        queue = penstock.WorkQueue[int].from_config(QueueConfig(retry=retry))  # type: ignore[arg-type]
         policy = queue.queue._policy.retry  # type: ignore[attr-defined]
         assert (policy.attempts, policy.hold, policy.give_up_after) == (attempts, False, 60)
 
