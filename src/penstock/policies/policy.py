@@ -46,6 +46,10 @@ class PolicyStatistics:
     gate_closed_for: float
     #: ``"closed"``, ``"open"`` or ``"half_open"``; ``None`` without a breaker.
     breaker_state: str | None
+    #: With ``retry``: how often a service went away; seconds for which it has been away, 0 when it
+    #: is there as far as is known. Of several services, that which has been away for longest.
+    outages: int
+    outage_for: float
 
 
 class Policy(PolicyEngine):
@@ -220,6 +224,8 @@ class Policy(PolicyEngine):
             gate_closures=limits.closures,
             gate_closed_for=limits.closed_for,
             breaker_state=self.breaker_state,
+            outages=0 if self._outages is None else self._outages.begun,
+            outage_for=self._outage_for(),
         )
 
     def _own_scope(self) -> PolicyScope:
@@ -249,17 +255,18 @@ def _checked(value: Any, kind: type, name: str) -> Any:
     return value
 
 
-def policy_of(policy: Any, parts: dict[str, Any]) -> Policy | None:
+def policy_of(policy: Any, parts: dict[str, Any], name: str | None = None) -> Policy | None:
     """The policy that a user gave, or one of the ``parts`` that were; None where that is nothing.
 
-    ``parts`` are arguments of :class:`Policy`: None, or an empty tuple, is not given.
+    ``parts`` are arguments of :class:`Policy`: None, or an empty tuple, is not given. ``name``:
+    that of the queue, which a policy that is made gets too.
 
     Raises:
         TypeError, ValueError: for what is not allowed; or both were given.
     """
     given = [name for name, value in parts.items() if value is not None and value != ()]
     if policy is None:
-        made = Policy(**parts)  # which checks them
+        made = Policy(**parts, name="default" if name is None else name)  # which checks them
         is_nothing = not made.limits.limits and made.limits is not parts["limits"]
         return None if is_nothing and set(given) <= {"limits"} else made
     if not isinstance(policy, Policy):
