@@ -52,7 +52,7 @@ CLIENTS: dict[str, Client] = {
 TOO_HIGH = CLIENTS | {ADAPTIVE: partial(penstock, adapt=True)}
 
 #: Nobody knows the limits, and the service does not say when to come back.
-UNKNOWN = {
+UNKNOWN: dict[str, Client] = {
     PLAIN: partial(penstock, knows=False),
     "gather, semaphore, tenacity": naive,
 }
