@@ -84,8 +84,8 @@ class Policy(PolicyEngine):
             "too many requests", only the items with its key wait. What it raises, the put or the
             call raises, as a ``ValueError``. ``None``: the keys of ``limits``, where any has
             ``key=``; or else all items wait.
-        max_retry_after: the longest time that a service may have a call wait for, in seconds, zero
-            or more. What it refuses for longer is not tried again, and fails with a note that says
+        max_retry_after: the longest time that a service may have a call wait for, in seconds, above
+            0. What it refuses for longer is not tried again, and fails with a note that says
             how long it was. ``math.inf``: any time is waited for.
         name: what to call it in telemetry; "policy" unless given.
         telemetry: where the spans and metrics of calls go that are made without a queue; by default
@@ -125,6 +125,8 @@ class Policy(PolicyEngine):
         checks.optional_function(classify, "classify", "error")
         checks.optional_function(gate_key, "gate_key", "item")
         longest = checks.seconds(max_retry_after, "max_retry_after")
+        if not longest:
+            raise ValueError("max_retry_after must be above 0, got 0")
         is_own = not isinstance(limits, Limiter)
         if not isinstance(limits, Limiter):
             limits = Limiter(limits)
