@@ -9,6 +9,7 @@ import math
 import os
 import signal
 import sys
+import traceback
 import weakref
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable
@@ -39,6 +40,7 @@ from penstock import (
 from penstock.policies import outage
 from penstock.policies.outage import ItemFailures, Outages
 from penstock.testing import VirtualTimeLoop, run
+from telemetry.recorder import Recorder
 
 #: Longer than any test.
 FOR_EVER = 10_000.0
@@ -261,6 +263,18 @@ class TestWhatIsNoOutage:
         assert now() < 10
         assert "outage" not in caplog.text
 
+    async def test_a_poison_item_holds_up_a_queue_with_room_for_one_no_longer(self) -> None:
+        handler = Handler()
+
+        async def call(item: int) -> None:
+            if item % 20 == 10:
+                raise ConnectionResetError
+
+        queue = queue_of(1, attempts=2, backoff=lambda attempt, error: 0.01)
+        await queue.batch_process(range(100), call, 1, handler)
+        assert handler.items == [10, 30, 50, 70, 90]
+        assert now() < 1
+
     async def test_a_service_that_never_answered(self) -> None:
         """It fails quickly: perhaps its address is wrong."""
         service, queue, handler = Away(0, FOR_EVER), queue_of(), Handler()
@@ -361,6 +375,54 @@ class TestWhileItLasts:
             assert queue.statistics().inflight == 0
             await queue.join()
         assert sorted(service.served[1:]) == list(range(accepted))
+
+    async def test_a_probe_that_says_nothing_is_followed_by_another_one(self) -> None:
+        service, queue, handler = Away(1, 3), queue_of(), Handler()
+
+        async def call(item: Any) -> None:
+            if item == "odd":
+                raise KeyError(item)
+            await service(item)
+
+        async with queue:
+            await queue.process(call, 5, handler)
+            await answered(queue)
+            await asyncio.sleep(1)
+            await put_all(queue, range(5))
+            await asyncio.sleep(0.5)
+            await put_all(queue, ["odd"])
+            await queue.join()
+        assert handler.items == ["odd"]
+        assert sorted(service.served[1:]) == list(range(5))
+        assert now() < 10
+
+    @pytest.mark.parametrize("key", [None, lambda item: "all"])
+    async def test_what_is_held_takes_nothing_from_limits(
+        self, key: Callable[[Any], Any] | None
+    ) -> None:
+        service, queue = Away(1, 60), queue_of(limits=[Limit(100, per=1, key=key)])
+        async with queue:
+            await queue.process(service, 5)
+            await answered(queue)
+            await asyncio.sleep(1)
+            await put_all(queue, range(50))
+            await asyncio.sleep(58)
+            assert queue.limits.statistics().grants == len(service.calls) < 30
+            await queue.join()
+
+    async def test_the_budget_gets_back_no_more_than_it_has_paid(self) -> None:
+        budget = RetryBudget(tokens=1000, cost=10, refund=0)
+        while budget.tokens > 500:
+            assert budget.take(ConnectionError())
+        service, queue = Away(1, 20), queue_of(budget=budget)
+        async with queue:
+            await queue.process(service, 5)
+            await answered(queue)
+            await asyncio.sleep(1)
+            await put_all(queue, range(50))
+            await queue.join()
+        assert len(service.served) == 51
+        assert budget.tokens <= 500
 
     async def test_what_somebody_awaits_fails_after_its_attempts(self) -> None:
         service, queue = Away(1, 100), queue_of(attempts=3)
@@ -469,6 +531,19 @@ class TestWhatComesBack:
             assert len(service.during(began, now())) < 15
             await queue.join()
 
+    async def test_calls_that_were_never_held_are_as_quick_as_before_then(self) -> None:
+        service, policy = Away(1, 2), Policy(retry=RetryPolicy(1))
+        await policy.call(service, "first")
+        await asyncio.sleep(1)
+        calls = [policy.call(service, item) for item in range(10)]
+        await asyncio.gather(*calls, return_exceptions=True)
+        assert policy.statistics().outages == 1
+        assert policy._has_checks
+        for _ in range(2):
+            await asyncio.sleep(10)
+            await policy.call(service, "later")
+        assert not policy._has_checks
+
     async def test_after_a_few_seconds_all_is_as_before(self) -> None:
         service, queue = Away(1, 2.2), queue_of()
         async with queue:
@@ -482,6 +557,68 @@ class TestWhatComesBack:
             await put_all(queue, range(50))
             await asyncio.sleep(0.01)
             assert len(service.during(began, now())) == 50
+
+
+class TestTheVerdict:
+    """What an item does that has used up its attempts."""
+
+    @pytest.mark.parametrize("is_observed", [False, True])
+    @pytest.mark.parametrize("is_queued", [False, True])
+    async def test_it_makes_no_further_call_and_tells_of_none(
+        self, is_observed: bool, is_queued: bool
+    ) -> None:
+        recorder = Recorder()
+        telemetry = recorder.telemetry() if is_observed else None
+        service, handler = Away(1, FOR_EVER), Handler()
+        policy = Policy(retry=RetryPolicy(2, hold=True), telemetry=telemetry)
+        if is_queued:
+            queue = WorkQueue[Any](10, policy=policy, logger=SILENT, telemetry=telemetry)
+            async with queue:
+                await queue.process(service, 1, handler)
+                await answered(queue)
+                await asyncio.sleep(1)
+                await put_all(queue, ["a"])
+                await queue.join()
+        else:
+            await policy.call(service, "first")
+            await asyncio.sleep(1)
+            with pytest.raises(ConnectionError):
+                await policy.call(service, "a")
+        assert len(service.calls) == 3
+        assert 6 <= now() <= 7
+        attempts = [span for span in recorder.spans() if "process" in span.name]
+        assert len(attempts) == (3 if is_observed else 0)
+
+    @pytest.mark.real_time
+    async def test_nor_does_a_plain_call(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(outage, "_VERDICT", 0.1)
+        calls: list[str] = []
+
+        def call(item: str) -> None:
+            calls.append(item)
+            if item != "first":
+                raise ConnectionError
+
+        policy = Policy(retry=RetryPolicy(2, hold=True))
+        await asyncio.to_thread(policy.call, call, "first")
+        with pytest.raises(ConnectionError):
+            await asyncio.to_thread(policy.call, call, "a")
+        assert calls == ["first", "a", "a"]
+
+    async def test_its_traceback_is_that_of_its_last_call(self) -> None:
+        lengths = []
+        for hold in (None, False):
+            service, handler = Away(now() + 1, FOR_EVER), Handler()
+            async with queue_of(attempts=2, hold=hold) as queue:
+                await queue.process(service, 1, handler)
+                await answered(queue)
+                await asyncio.sleep(1)
+                await put_all(queue, ["a"])
+                await queue.join()
+            [(_, error)] = handler.got
+            lengths.append(len(traceback.extract_tb(error.__traceback__)))
+        # Once more: where it comes back and fails for good.
+        assert lengths[0] <= 2 * lengths[1]
 
 
 class TestGivingUp:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import weakref
 from typing import Any
 
 import pytest
@@ -167,6 +168,13 @@ class TestTheEnd:
         outages.answered(None, 1.0, 1.5)
         assert texts(outages)[1:] == ["the outage is over, after 1.5 s"]
         assert outages.longest(2.0) == 0
+
+    def test_nothing_of_its_items_is_kept_then(self) -> None:
+        outages, items = away()
+        assert outages.start(None, items[0], 1.0) == 0
+        outages.answered(None, 1.0, 1.5)
+        probe = weakref.ref(items.pop(0))
+        assert probe() is None, "not even until a garbage collection"
 
     def test_a_call_that_was_on_its_way_before_does_not(self) -> None:
         outages, _ = away(at=10.0)

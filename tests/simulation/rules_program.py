@@ -171,7 +171,7 @@ class RulesProgram(Program):
             gate_key=self.gate_key,
         )
         if self.policy._outages is not None:
-            self.policy._outages.items = rng.choice((2, 2, 5))  # five are rare in small programs
+            self.policy._outages._items = rng.choice((2, 2, 5))  # five are rare in small programs
         self.queue: WorkQueue[Item] = WorkQueue(
             rng.choice((1, 2, 3, 5)),
             rng.choice((0, 0.125, 1.0)),

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Awaitable, Callable, Hashable, Sequence
 from typing import Any, ClassVar, Protocol
 
@@ -81,7 +80,6 @@ class PolicyScope:
         "policy",
         "postpones",
         "retries",
-        "room",
     )
 
     def __init__(
@@ -92,7 +90,6 @@ class PolicyScope:
         max_dead_letters: int,
         postpones: bool,
         hold: Hold | None = None,
-        room: float = math.inf,
     ) -> None:
         self.policy = policy
         self.observer = observer
@@ -106,8 +103,6 @@ class PolicyScope:
         #: reserved for the next item, if anything.
         self.hold = hold
         self.granted: Sequence[Any] = () if hold is None else hold.granted
-        #: The most items that may wait.
-        self.room = room
         #: How many attempts were followed by another one.
         self.retries = 0
         #: How many calls are under way of which an adaptive concurrency is told.

@@ -205,7 +205,7 @@ class Outages:
     def __init__(
         self, give_up_after: float, *, is_keyed: bool = False, items: int = _ITEMS
     ) -> None:
-        self.items = items
+        self._items = items
         self._give_up_after = give_up_after
         self._is_keyed = is_keyed
         self._services: OrderedDict[Hashable, _Service] = OrderedDict()
@@ -251,7 +251,7 @@ class Outages:
         item.count += 1
         outage = period.outage
         if outage is None:
-            if service.has_answered and period.items >= self.items:
+            if service.has_answered and period.items >= self._items:
                 period.outage = Outage(now)
                 self.begun += 1
                 self.is_any = True

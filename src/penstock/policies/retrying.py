@@ -169,12 +169,11 @@ class Retrying(Admission):
     ) -> float | None:
         """Have an item that failed for good come back, in case that this is an outage.
 
-        Not where so few items fit into the queue that there can be no verdict. Nor where most of
-        its attempts failed while others succeeded: then it is the item.
+        Not where most of its attempts failed while others succeeded: then it is the item.
         """
         assert self._outages is not None
         attempts = state.attempts - item.in_outages - item.throttles
-        if state.scope.room < self._outages.items or 2 * item.count < attempts:
+        if 2 * item.count < attempts:
             return None
         moment, breaker = now(), self.breaker
         are_calls_made = breaker is None or breaker.state(moment) is BreakerState.CLOSED

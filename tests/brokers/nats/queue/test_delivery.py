@@ -355,3 +355,28 @@ async def test_an_item_that_is_handed_out_again_is_the_same_item(
     await soon(queue.join())
     assert [letter[0] for letter in await dead(queue)] == ["poison"]
     assert "outage" not in caplog.text
+
+
+async def test_what_waits_for_the_verdict_or_was_refused_is_not_handed_out_again(
+    make_queue: MakeQueue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each handing-out counts as an attempt."""
+    monkeypatch.setattr(outage, "_VERDICT", 0.2)
+    queue, calls = make_queue(retry=every(0.01, attempts=2), max_deliveries=3), []
+    refusals = [RateLimitError() for _ in range(4)]
+
+    async def call(item: Any) -> None:
+        calls.append(item)
+        if item == "refused" and refusals:
+            raise refusals.pop()
+        if item == "poison":
+            raise ConnectionError
+
+    await queue.start_workers(call, 1, ignore)
+    for item in ("first", "poison"):
+        await put_all(queue, item)
+        await soon(queue.join())
+    assert calls == ["first", "poison", "poison"]
+    await put_all(queue, "refused")
+    await soon(queue.join())
+    assert calls[3:] == ["refused"] * 5
