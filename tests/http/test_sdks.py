@@ -62,7 +62,7 @@ def check(library: Any, llm: str) -> None:
 
 
 async def test_openai_keeps_to_the_limits(library: Any, ours: Any, llm: str) -> None:
-    transport = ours.QueueTransport(**rules())
+    transport = ours.PolicyTransport(**rules())
     http = library.AsyncClient(transport=transport, timeout=BOUND)
     async with openai.AsyncOpenAI(
         base_url=f"{llm}/v1", api_key="-", http_client=http, max_retries=0
@@ -75,7 +75,7 @@ async def test_openai_keeps_to_the_limits(library: Any, ours: Any, llm: str) -> 
 
 
 def test_openai_keeps_to_the_limits_in_threads(library: Any, ours: Any, llm: str) -> None:
-    http = library.Client(transport=ours.SyncQueueTransport(**rules()), timeout=BOUND)
+    http = library.Client(transport=ours.SyncPolicyTransport(**rules()), timeout=BOUND)
     with (
         openai.OpenAI(base_url=f"{llm}/v1", api_key="-", http_client=http, max_retries=0) as client,
         ThreadPoolExecutor(CALLS) as threads,
@@ -87,7 +87,7 @@ def test_openai_keeps_to_the_limits_in_threads(library: Any, ours: Any, llm: str
 
 
 async def test_openai_streams(library: Any, ours: Any, llm: str) -> None:
-    transport = ours.QueueTransport(concurrency=1)
+    transport = ours.PolicyTransport(concurrency=1)
     http = library.AsyncClient(transport=transport, timeout=BOUND)
     async with openai.AsyncOpenAI(base_url=f"{llm}/v1", api_key="-", http_client=http) as client:
         stream = await client.chat.completions.create(**QUESTION, stream=True)
@@ -104,7 +104,7 @@ async def test_openai_streams(library: Any, ours: Any, llm: str) -> None:
 
 
 def test_openai_streams_in_threads(library: Any, ours: Any, llm: str) -> None:
-    http = library.Client(transport=ours.SyncQueueTransport(concurrency=1), timeout=BOUND)
+    http = library.Client(transport=ours.SyncPolicyTransport(concurrency=1), timeout=BOUND)
     with openai.OpenAI(base_url=f"{llm}/v1", api_key="-", http_client=http) as client:
         for _ in range(2):
             with client.chat.completions.create(**QUESTION, stream=True) as stream:
@@ -117,7 +117,7 @@ async def test_openai_raises_its_own_errors(library: Any, ours: Any, server: Ser
     server.answer = lambda seen: Answer(
         429, {"content-type": "application/json"}, json.dumps(error).encode()
     )
-    transport = ours.QueueTransport(**rules())
+    transport = ours.PolicyTransport(**rules())
     http = library.AsyncClient(transport=transport, timeout=BOUND)
     async with openai.AsyncOpenAI(
         base_url=server.url, api_key="-", http_client=http, max_retries=0
@@ -134,7 +134,7 @@ async def test_openai_raises_its_own_errors(library: Any, ours: Any, server: Ser
 async def test_openai_takes_a_queue_without_room_for_a_timeout(
     library: Any, ours: Any, llm: str
 ) -> None:
-    transport = ours.QueueTransport(concurrency=1, maxsize=1, timeout=0)
+    transport = ours.PolicyTransport(concurrency=1, maxsize=1, timeout=0)
     http = library.AsyncClient(transport=transport, timeout=BOUND)
     async with openai.AsyncOpenAI(
         base_url=f"{llm}/v1", api_key="-", http_client=http, max_retries=0
@@ -200,7 +200,7 @@ async def test_anthropic_waits_and_streams(library: Any, ours: Any, server: Serv
         pytest.skip("this SDK takes clients of httpx2 alone")
     anthropic = pytest.importorskip("anthropic")
     server.answer = overloaded_at_first
-    transport = ours.QueueTransport(concurrency=1, **rules())
+    transport = ours.PolicyTransport(concurrency=1, **rules())
     http = library.AsyncClient(transport=transport, timeout=BOUND)
     async with anthropic.AsyncAnthropic(
         base_url=server.url, api_key="-", http_client=http, max_retries=0
@@ -219,7 +219,7 @@ def test_anthropic_waits_in_threads(library: Any, ours: Any, server: Server) -> 
         pytest.skip("this SDK takes clients of httpx2 alone")
     anthropic = pytest.importorskip("anthropic")
     server.answer = overloaded_at_first
-    http = library.Client(transport=ours.SyncQueueTransport(**rules()), timeout=BOUND)
+    http = library.Client(transport=ours.SyncPolicyTransport(**rules()), timeout=BOUND)
     with anthropic.Anthropic(
         base_url=server.url, api_key="-", http_client=http, max_retries=0
     ) as client:

@@ -55,6 +55,29 @@ _CLASSES = frozenset(
         "urllib3.MaxRetryError",
     }
 )
+#: Those of them that come before anything is sent.
+_UNSENT_CLASSES = frozenset(
+    {
+        "aiohttp.ClientConnectorError",
+        "aiohttp.ConnectionTimeoutError",
+        "botocore.ConnectTimeoutError",
+        "botocore.EndpointConnectionError",
+        "httpx.ConnectError",
+        "httpx.ConnectTimeout",
+        "httpx.PoolTimeout",
+        "httpx2.ConnectError",
+        "httpx2.ConnectTimeout",
+        "httpx2.PoolTimeout",
+        "requests.ConnectTimeout",
+        "urllib3.ConnectTimeoutError",
+        "urllib3.NewConnectionError",
+    }
+)
+_UNSENT = (ConnectionRefusedError, socket.gaierror)
+_UNSENT_ERRNOS = frozenset({errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.ENETDOWN, errno.ENETUNREACH})
+#: How deep an error is looked for in others: requests has urllib3's as an argument, and that has
+#: the reason; SDKs have the client's as the cause.
+_DEEPEST = 4
 
 
 def is_broken(error: BaseException) -> bool:
@@ -71,11 +94,51 @@ def is_broken(error: BaseException) -> bool:
         return False
 
 
+def was_never_sent(error: BaseException) -> bool:
+    """Whether ``error`` says that nothing reached the service: there was no connection."""
+    found: BaseException | None = error
+    for _ in range(_DEEPEST):
+        if found is None:
+            return False
+        if _says_unsent(found):
+            return True
+        found = _inner(found)
+    return False
+
+
+def _says_unsent(error: BaseException) -> bool:
+    if isinstance(error, _UNSENT):
+        return True
+    if isinstance(error, OSError) and error.errno in _UNSENT_ERRNOS:
+        return True
+    try:
+        kind: Any = type(error)
+        return _is_unsent_of_client(kind)
+    except TypeError:
+        return False
+
+
+def _inner(error: BaseException) -> BaseException | None:
+    """The error that this one was made of."""
+    reason = getattr(error, "reason", None)  # urllib, urllib3
+    first = error.args[0] if error.args else None  # requests
+    return next(
+        (each for each in (reason, first, error.__cause__) if isinstance(each, BaseException)), None
+    )
+
+
 @lru_cache(maxsize=256)
 def _is_of_client(kind: type[BaseException]) -> bool:
-    return any(
-        f"{cls.__module__.partition('.')[0]}.{cls.__name__}" in _CLASSES for cls in kind.__mro__
-    )
+    return not _CLASSES.isdisjoint(_names(kind))
+
+
+@lru_cache(maxsize=256)
+def _is_unsent_of_client(kind: type[BaseException]) -> bool:
+    return not _UNSENT_CLASSES.isdisjoint(_names(kind))
+
+
+def _names(kind: type[BaseException]) -> list[str]:
+    return [f"{cls.__module__.partition('.')[0]}.{cls.__name__}" for cls in kind.__mro__]
 
 
 def _is_broken_by_system(error: BaseException) -> bool:
