@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from penstock.limits.connections import was_never_sent
+from penstock.limits.connections import is_unsent
 from penstock.limits.failures import Failure, failure_of_answer, may_pass
 from penstock.limits.rate.headers import parse
 
@@ -67,7 +67,7 @@ def may_be_repeated(
     if failure.status is None and not failure.is_throttle:
         if not failure.is_transient:
             return False  # it has nothing to do with the service
-        return is_safe or was_never_sent(error)
+        return is_safe or is_unsent(error)
     if is_safe or failure.is_throttle or failure.status in _NOT_DONE:
         return True
     return answer is not None and parse(answer, time.time(), failure.status).should_retry is True
