@@ -32,6 +32,7 @@ from penstock.http.slot import HeldSlot
 from penstock.http.tasks import TaskSender
 from penstock.limits import AdaptiveConcurrency, CircuitBreaker, Limit, Limiter, RetryPolicy
 from penstock.limits.rate.permit import Permit
+from penstock.policies.gate_keys import GateKey
 from penstock.policies.observer import ObserverProvider
 from penstock.policies.policy import Policy, PolicyStatistics
 
@@ -132,8 +133,11 @@ class PolicyMiddleware:
             method is not idempotent. Set this for an API that is all POST.
         is_failure: tells of a response, whose body is not read yet, whether it is a failure. Unless
             given, :func:`is_failure`.
-        policy: a :class:`penstock.Policy` in place of ``limits``, ``retry`` and ``breaker``, which
-            other clients and queues share.
+        gate_key: a function from a request to the key of its gate. When a service says "too many
+            requests", the requests with its key wait. Unless given, the host; or the keys of the
+            limits, where any has ``key=``.
+        policy: a :class:`penstock.Policy` in place of ``limits``, ``retry``, ``breaker`` and
+            ``gate_key``, which other clients and queues share.
         name: what it is called in errors and telemetry; "http" unless given, or the policy's name.
         telemetry: as for :class:`penstock.WorkQueue`. Each attempt has a span under that of the
             caller, until the headers are there. No URL, header or body is recorded.
@@ -172,6 +176,7 @@ class PolicyMiddleware:
         maxsize: int | None = None,
         retry_unsafe: bool = False,
         is_failure: Callable[[ClientResponse], bool] | None = None,
+        gate_key: GateKey | None = None,
         policy: Policy | None = None,
         name: str | None = None,
         telemetry: ObserverProvider | None = None,
@@ -187,6 +192,7 @@ class PolicyMiddleware:
             maxsize=maxsize,
             retry_unsafe=retry_unsafe,
             is_failure=is_failure,
+            gate_key=gate_key,
             policy=policy,
             name=name,
             telemetry=telemetry,

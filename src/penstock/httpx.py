@@ -128,9 +128,12 @@ class PolicyTransport(
             something for ``retry``, ``breaker`` and adaptive concurrency. Unless given,
             :func:`is_failure`: status 408, 425, 429, or 500 and above; a 403 that is about a rate,
             and what the service wants to be sent again (``x-should-retry: true``).
-        policy: a :class:`penstock.Policy` in place of ``limits``, ``retry`` and ``breaker``, which
-            other clients and queues share. Where it has a ``concurrency``, that bounds all of
-            them together, until the headers of responses are there.
+        gate_key: a function from a request to the key of its gate. When a service says "too many
+            requests", the requests with its key wait. Unless given, the host; or the keys of the
+            limits, where any has ``key=``.
+        policy: a :class:`penstock.Policy` in place of ``limits``, ``retry``, ``breaker`` and
+            ``gate_key``, which other clients and queues share. Its ``concurrency``, if it has one,
+            bounds all of them together.
         transport: what sends: ``httpx.AsyncHTTPTransport``, with as many connections as
             ``concurrency``, unless given. httpx ignores the ``verify``, ``cert``, ``http1``,
             ``http2``, ``limits`` and ``proxy`` of a client that is given a transport, and the
@@ -165,8 +168,9 @@ class PolicyTransport(
     what waits is never sent and has used nothing up, what is in flight is broken off.
 
     **Headers** of each response go to ``limits.observe``: with ``Retry-After`` and the like all
-    requests wait. What a request truly cost is told by ``response.extensions["penstock_permit"]``,
-    a permit: ``permit.settle("tokens", response.json()["usage"]["total_tokens"])``.
+    requests to that host wait. What a request truly cost is told by
+    ``response.extensions["penstock_permit"]``, a permit:
+    ``permit.settle("tokens", response.json()["usage"]["total_tokens"])``.
 
     :meth:`statistics` tells how it does: a :class:`penstock.policies.policy.PolicyStatistics`.
     """

@@ -38,6 +38,7 @@ from penstock.http.slot import HeldSlot
 from penstock.http.threads import ThreadSender
 from penstock.limits import AdaptiveConcurrency, CircuitBreaker, Limit, Limiter, RetryPolicy
 from penstock.limits.rate.permit import Permit
+from penstock.policies.gate_keys import GateKey
 from penstock.policies.observer import ObserverProvider
 from penstock.policies.policy import Policy, PolicyStatistics
 
@@ -115,8 +116,11 @@ class PolicyAdapter(HTTPAdapter):
         retry_unsafe: whether requests are sent again that may have been processed, though their
             method is not idempotent. Set this for an API that is all POST.
         is_failure: tells of a response whether it is a failure. Unless given, :func:`is_failure`.
-        policy: a :class:`penstock.Policy` in place of ``limits``, ``retry`` and ``breaker``, which
-            other clients and queues share.
+        gate_key: a function from a request to the key of its gate. When a service says "too many
+            requests", the requests with its key wait. Unless given, the host; or the keys of the
+            limits, where any has ``key=``.
+        policy: a :class:`penstock.Policy` in place of ``limits``, ``retry``, ``breaker`` and
+            ``gate_key``, which other clients and queues share.
         adapter: what sends, an adapter of yours. Unless given, this one, which is an
             ``HTTPAdapter``.
         name: what it is called in errors and telemetry; "http" unless given, or the policy's name.
@@ -155,6 +159,7 @@ class PolicyAdapter(HTTPAdapter):
         maxsize: int | None = None,
         retry_unsafe: bool = False,
         is_failure: Callable[[Response], bool] | None = None,
+        gate_key: GateKey | None = None,
         policy: Policy | None = None,
         adapter: BaseAdapter | None = None,
         name: str | None = None,
@@ -175,6 +180,7 @@ class PolicyAdapter(HTTPAdapter):
             maxsize=maxsize,
             retry_unsafe=retry_unsafe,
             is_failure=is_failure,
+            gate_key=gate_key,
             policy=policy,
             name=name,
             telemetry=telemetry,

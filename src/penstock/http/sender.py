@@ -33,6 +33,7 @@ from penstock.limits import (
 from penstock.limits.retry import note_attempts
 from penstock.policies.admission import Postponed
 from penstock.policies.capacity import CapacityLimiter
+from penstock.policies.gate_keys import GateKey
 from penstock.policies.item_state import ItemState, ObservedState, PolicyScope
 from penstock.policies.observer import ObserverProvider, observer_of
 from penstock.policies.open_attempt import OpenAttempt
@@ -58,13 +59,18 @@ class RequestSender:
         maxsize: int | None,
         retry_unsafe: bool,
         is_failure: Callable[[Any], bool] | None,
+        gate_key: GateKey | None,
         policy: Policy | None,
         name: str | None,
         telemetry: ObserverProvider | None,
     ) -> None:
         self.client = client
         self.judge = Judge(client, is_failure, retry_unsafe)
-        self.policy = _policy(policy, limits=limits, retry=retry, breaker=breaker)
+        if gate_key is None and policy is None:
+            limits, gate_key = _gate_of(limits, client)
+        self.policy = _policy(
+            policy, limits=limits, retry=retry, breaker=breaker, gate_key=gate_key
+        )
         self.name = _name(policy, name)
         self._concurrency = _concurrency(concurrency)
         self.adaptive = concurrency if isinstance(concurrency, AdaptiveConcurrency) else None
@@ -276,7 +282,8 @@ class Sending:
             note_attempts(broken, state.attempts)
             raise
         if delay is None:
-            note_attempts(error, state.attempts)
+            ending = self._ending
+            note_attempts(ending if isinstance(ending, BaseException) else error, state.attempts)
         return delay
 
     def _may_be_repeated(self, error: Exception) -> bool:
@@ -324,6 +331,16 @@ def _numbered(block: AbstractContextManager[object], state: ItemState) -> Iterat
 
             trace.get_current_span().set_attribute("http.request.resend_count", state.attempts)
         yield
+
+
+def _gate_of(limits: Any, client: HttpClient) -> tuple[Limiter, GateKey | None]:
+    """The limiter, and the gate that a request has to pass: that of its host.
+
+    Not so where limits have keys, which are closer; or where other machines share the gate.
+    """
+    limiter = limits if isinstance(limits, Limiter) else Limiter(limits)
+    has_keys = any(limit.key is not None for limit in limiter.limits)
+    return limiter, None if has_keys or type(limiter) is not Limiter else client.host
 
 
 def _policy(given: Policy | None, **parts: Any) -> Policy:

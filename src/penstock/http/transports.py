@@ -25,6 +25,7 @@ from penstock.http.threads import ThreadSender
 from penstock.limits import AdaptiveConcurrency, CircuitBreaker, Limit, Limiter, RetryPolicy
 from penstock.limits.failures import failure_of
 from penstock.limits.rate.permit import Permit
+from penstock.policies.gate_keys import GateKey
 from penstock.policies.observer import ObserverProvider
 from penstock.policies.policy import Policy, PolicyStatistics
 
@@ -191,6 +192,7 @@ class PolicyTransportBase(Generic[TransportT, RequestT, ResponseT]):
         maxsize: int | None = None,
         retry_unsafe: bool = False,
         is_failure: Callable[[ResponseT], bool] | None = None,
+        gate_key: GateKey | None = None,
         policy: Policy | None = None,
         transport: TransportT | None = None,
         name: str | None = None,
@@ -214,6 +216,7 @@ class PolicyTransportBase(Generic[TransportT, RequestT, ResponseT]):
             maxsize=maxsize,
             retry_unsafe=retry_unsafe,
             is_failure=is_failure,
+            gate_key=gate_key,
             policy=policy,
             name=name,
             telemetry=telemetry,

@@ -143,9 +143,7 @@ def _is_of_client(error: BaseException, names: frozenset[str]) -> bool:
 @lru_cache(maxsize=256)
 def _names_of(kind: type[BaseException]) -> frozenset[str]:
     """By package and class, those of its bases too."""
-    return frozenset(
-        f"{cls.__module__.partition('.')[0]}.{cls.__name__}" for cls in kind.__mro__
-    )
+    return frozenset(f"{cls.__module__.partition('.')[0]}.{cls.__name__}" for cls in kind.__mro__)
 
 
 def _is_broken_by_system(error: BaseException) -> bool:
