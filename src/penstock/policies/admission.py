@@ -24,6 +24,7 @@ from penstock.limits.rate.permit import Permit, permit_of, starts_under_way
 from penstock.limits.retry import RetryPolicy
 from penstock.policies.capacity import CapacityLimiter
 from penstock.policies.classify import Classify
+from penstock.policies.gate_keys import GateKey, gate_key_of, key_of_limits
 from penstock.policies.item_state import ItemAttempt, ItemState
 
 #: The least seconds for which an item is put back that cannot start yet; and the most, where it
@@ -58,6 +59,8 @@ class Admission:
         attempt_timeout: float | None,
         concurrency: int | AdaptiveConcurrency | None,
         own_classify: Classify | None,
+        own_gate_key: GateKey | None,
+        max_retry_after: float,
     ) -> None:
         #: What every call asks before it starts. There is one also where no limits were given: a
         #: service can close its gate.
@@ -67,7 +70,9 @@ class Admission:
         self.deadline = deadline
         self.attempt_timeout = attempt_timeout
         self.concurrency = concurrency
+        self.max_retry_after = max_retry_after
         self._own_classify = own_classify
+        self._own_gate_key = own_gate_key
         self._adaptive: AdaptiveConcurrency | None = None
         self._slots: CapacityLimiter | None = None
         if isinstance(concurrency, AdaptiveConcurrency):
@@ -86,7 +91,9 @@ class Admission:
         )
         limited = limits.limits
         self._has_budget = limits._has_budget
+        #: Whether items with other keys go on while one has to wait.
         self._is_keyed = any(limit.key is not None for limit in limited)
+        self._has_gate_keys = self._is_keyed or own_gate_key is not None
         self._limit_name = (
             None if not limited else limited[0].name if len(limited) == 1 else limits.name
         )
@@ -105,10 +112,15 @@ class Admission:
         """A new item, which is to be done in ``deadline`` seconds, or in those of the policy.
 
         Raises:
-            ValueError, TypeError: the limits can never let it pass.
+            ValueError, TypeError: the limits can never let it pass; or a function of the user's
+                raised, or returned something that is not allowed.
         """
-        if self.limits._fixed_demand is None:
-            self.limits.check(item)
+        if self.limits._fixed_demand is None or self._has_gate_keys:
+            charges = self.limits._checked(item)
+            if self._own_gate_key is not None:
+                state.gate_key = gate_key_of(self._own_gate_key, item)
+            elif self._has_gate_keys:
+                state.gate_key = key_of_limits(charges)
         if deadline is None:
             deadline = self.deadline
         if deadline is not None:

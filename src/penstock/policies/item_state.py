@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Hashable, Sequence
 from typing import Any, ClassVar, Protocol
 
 from penstock.limits.adaptive import AdaptiveConcurrency
@@ -114,6 +114,7 @@ class ItemState:
     """What one item has been through under a policy. One thread at a time has the item."""
 
     __slots__ = (
+        "_gate_key",
         "attempts",
         "began_at",
         "call",
@@ -168,6 +169,16 @@ class ItemState:
     def limiter(self) -> Any:
         """What lets its calls start. (Its permit is made of it on demand.)"""
         return self.scope.policy.limits
+
+    @property
+    def gate_key(self) -> Hashable:
+        """The key of the service that it is for; None: its policy has no such keys."""
+        # Not set for each item, as hardly any has one.
+        return getattr(self, "_gate_key", None)
+
+    @gate_key.setter
+    def gate_key(self, key: Hashable) -> None:
+        self._gate_key = key
 
     @property
     def is_awaited(self) -> bool:

@@ -16,6 +16,7 @@ from penstock.limits.retry import RetryPolicy
 from penstock.policies.calling import PolicyCall, check_func, decorated
 from penstock.policies.classify import Classify
 from penstock.policies.engine import PolicyEngine
+from penstock.policies.gate_keys import GateKey
 from penstock.policies.item_state import PolicyScope
 from penstock.policies.observer import ObserverProvider, observer_of
 
@@ -73,6 +74,14 @@ class Policy(PolicyEngine):
         classify: what an exception says, asked once for each attempt that failed, before penstock
             looks at it: a function from the exception to a :class:`penstock.Failure`, or to None
             where it does not know it. What it raises is what the attempt failed with.
+        gate_key: which service, or which of its users, an item is for, where one policy serves
+            several: a function from the item to a key, which must be hashable. When a service says
+            "too many requests", only the items with its key wait. What it raises, the put or the
+            call raises, as a ``ValueError``. ``None``: the keys of ``limits``, where any has
+            ``key=``; or else all items wait.
+        max_retry_after: the longest time that a service may have a call wait for, in seconds, zero
+            or more. What it refuses for longer is not tried again, and fails with a note that says
+            how long it was. ``math.inf``: any time is waited for.
         name: what to call it in telemetry; "policy" unless given.
         telemetry: where the spans and metrics of calls go that are made without a queue; by default
             OpenTelemetry's global providers.
@@ -95,6 +104,8 @@ class Policy(PolicyEngine):
         attempt_timeout: float | None = None,
         concurrency: int | AdaptiveConcurrency | None = None,
         classify: Classify | None = None,
+        gate_key: GateKey | None = None,
+        max_retry_after: float = 900,
         name: str | None = None,
         telemetry: ObserverProvider | None = None,
     ) -> None:
@@ -107,6 +118,8 @@ class Policy(PolicyEngine):
                 concurrency, "concurrency", "concurrency must be at least 1"
             )
         checks.optional_function(classify, "classify", "error")
+        checks.optional_function(gate_key, "gate_key", "item")
+        longest = checks.seconds(max_retry_after, "max_retry_after")
         super().__init__(
             limits if isinstance(limits, Limiter) else Limiter(limits),
             _checked(retry, RetryPolicy, "retry"),
@@ -115,6 +128,8 @@ class Policy(PolicyEngine):
             attempt_timeout,
             concurrency,
             classify,
+            gate_key,
+            longest,
         )
         self.name = "policy" if name is None else checks.label(name, "name")
         self._telemetry = telemetry
@@ -149,8 +164,8 @@ class Policy(PolicyEngine):
         Args:
             func: an async function: await what this method returns. A plain function: it blocks the
                 calling thread until the call is done, and returns the result. Where a plain
-                function returns an awaitable in an event loop, await that. ``cost`` and ``key`` of
-                limits get the first positional argument, or None where there is none.
+                function returns an awaitable in an event loop, await that. ``cost``, ``key``
+                and ``gate_key`` get the first positional argument, or None where there is none.
 
         Raises:
             Exception: what the last attempt raised; or that of a function of the policy.
@@ -171,7 +186,7 @@ class Policy(PolicyEngine):
     def __call__(self, func: Callable[P, R]) -> Callable[P, R]:
         """``@policy``: each call of the function is a :meth:`call`.
 
-        ``cost`` and ``key`` of limits get the first argument; of a method the first after ``self``.
+        ``cost``, ``key`` and ``gate_key`` get the first argument; of a method that after ``self``.
 
         Raises:
             TypeError: as :meth:`call`.
