@@ -80,7 +80,7 @@ async def test_a_host_that_is_told_to_wait_does_not_hold_up_another(
     kind: Kind, server: Server
 ) -> None:
     server.answer = lambda seen: (
-        Answer(429, {"Retry-After": "30"}) if seen.path == "/busy" else Answer()
+        Answer(429, {"Retry-After": "600"}) if seen.path == "/busy" else Answer()
     )
     with Server().serving() as other:
         async with kind.client(server.url, concurrency=1) as http:

@@ -179,10 +179,11 @@ class RequestSender:
             queue_capacity=None if self._maxsize == math.inf else int(self._maxsize),
         )
 
-    def is_ready(self, request: Any) -> bool:
+    def is_ready(self, sending: Sending) -> bool:
         """Whether it need not wait for limits now, or may not start at all."""
+        limits, key = self.policy.limits, sending.state.gate_key
         try:
-            return self.policy.limits.wait_time(request) <= 0
+            return limits.wait_time(sending.request, gate_key=key) <= 0
         except Exception:  # noqa: BLE001 - the policy says so, too
             return True
 

@@ -64,7 +64,7 @@ class TaskSender(RequestSender):
                 raise self.no_slot(sending)
             slot = HeldSlot(slots)
             try:
-                if self.is_ready(request):
+                if self.is_ready(sending):
                     await policy.wait(state, request)
                     if state.refusal is None:
                         return slot

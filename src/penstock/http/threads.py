@@ -70,7 +70,7 @@ class ThreadSender(RequestSender):
                 raise self.no_slot(sending)
             slot = HeldSlot(slots)
             try:
-                if self.is_ready(request):
+                if self.is_ready(sending):
                     policy.wait_blocking(state, request)
                     if state.refusal is None:
                         return slot

@@ -40,7 +40,8 @@ class PolicyStatistics:
     concurrency_limit: int | None
     under_way: int
     waiting_for_slots: int
-    #: How often the gate was closed by the service; seconds until it opens, 0 when it is open.
+    #: How often the gate was closed by the service, where each key has a gate any of them; seconds
+    #: until the last of them opens, 0 when all are open.
     gate_closures: int
     gate_closed_for: float
     #: ``"closed"``, ``"open"`` or ``"half_open"``; ``None`` without a breaker.
@@ -120,8 +121,11 @@ class Policy(PolicyEngine):
         checks.optional_function(classify, "classify", "error")
         checks.optional_function(gate_key, "gate_key", "item")
         longest = checks.seconds(max_retry_after, "max_retry_after")
+        if not isinstance(limits, Limiter):
+            limits = Limiter(limits)
+            limits.max_retry_after = longest
         super().__init__(
-            limits if isinstance(limits, Limiter) else Limiter(limits),
+            limits,
             _checked(retry, RetryPolicy, "retry"),
             _checked(breaker, CircuitBreaker, "breaker"),
             None if deadline is None else checks.seconds(deadline, "deadline"),
