@@ -532,16 +532,6 @@ class Limiter(LimiterBase):
                 raise state.oversized(cost)
         return charges
 
-    def _checked(self, item: Any) -> list[Charge]:
-        """What an item is to take from each limit, as of now; raises what :meth:`check` does."""
-        if self._fixed_demand is not None:
-            return []
-        charges = self._charges(item)
-        for state, _, cost in charges:
-            if cost > state.max and state.per < math.inf:
-                raise state.oversized(cost)
-        return charges
-
     # -- for those who wait elsewhere: ``make`` makes their waiter ---------------------------------
 
     def _charges_of(self, item: Any) -> list[Charge] | None:
