@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 import penstock
+from helpers.http_kinds import WAYS, Kind
 from helpers.http_server import BOUND, Answer, Held, Seen, Server, forget
 from helpers.tasks import until
-from helpers.http_kinds import WAYS, Kind
 from penstock import CircuitBreaker, Limit, Limiter, Policy, RetryPolicy
 from penstock.limits import Backoff, attempts_made
 
@@ -299,9 +299,7 @@ async def test_a_body_that_is_open_keeps_others_waiting(
         assert http.statistics().under_way == 0
 
 
-async def test_a_body_that_is_closed_frees_its_slot(
-    kind: Kind, server: Server, held: Held
-) -> None:
+async def test_a_body_that_is_closed_frees_its_slot(kind: Kind, server: Server, held: Held) -> None:
     async with kind.client(server.url, concurrency=1) as http:
         stream = await http.open("/stream")
         await stream.close()
