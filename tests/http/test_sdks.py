@@ -365,7 +365,7 @@ async def test_anthropic_loses_nothing(unreliable: Any, server: Server) -> None:
 def test_the_rows_of_the_page_are_asked_once(llm: str, tmp_path: Path) -> None:
     page = Path(__file__).parents[2] / "docs" / "how-to" / "rows-through-an-sdk.md"
     program = page.read_text(encoding="utf-8").split("```python\n")[1].split("```")[0]
-    program = program.replace("gpt-5-mini", "gauge-1")
+    program = program.replace('model="gpt-5-mini"', 'model="gauge-1", max_tokens=20')
     (tmp_path / "label.py").write_text(program, encoding="utf-8")
     rows = [json.dumps({"id": f"r{number}", "text": "It leaks."}) for number in range(10)]
     answers = tmp_path / "answers.jsonl"
