@@ -178,11 +178,23 @@ class Admission(Holding):
                     state.refusal = _too_late()
                     return
             permit = self._permit_outside(state, item) or self.limits.acquire_blocking(
-                item, is_wanted=is_wanted, finishes=True, gate_key=state.gate_key
+                item,
+                _left(state, began),
+                is_wanted=is_wanted,
+                finishes=True,
+                gate_key=state.gate_key,
             )
             self._confirm(attempt, permit, began)
+        except TimeoutError as error:
+            self._was_not_admitted(attempt, error if state.deadline_at is None else _too_late())
         except BaseException as error:  # noqa: BLE001 - raised again unless it is a refusal
             self._was_not_admitted(attempt, error)
+
+    def withdraw(self, state: ItemState) -> None:
+        """An item that was admitted does not start yet: it has used nothing up."""
+        if state.permit is not None:
+            call = state.permit.call
+            self._withdraw(call if isinstance(call, ItemAttempt) else ItemAttempt(state))
 
     def _is_refused(self, state: ItemState, item: Any, moment: float) -> bool:
         """Whether it makes no sense to wait: then the state has the reason."""
