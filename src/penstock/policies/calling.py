@@ -83,6 +83,7 @@ class PolicyCall:
                 try:
                     if self._observed is None:
                         return await policy.run(state, call, item)
+                    self._check_refusal()
                     if not policy.admit(state, item):
                         with self._observed.wait():
                             await policy.wait(state, item)
@@ -115,6 +116,7 @@ class PolicyCall:
 
     def _attempt(self) -> Any:
         policy, state, item = self._policy, self._state, self._item
+        self._check_refusal()
         if not policy.admit(state, item):
             if blocks_loop():
                 self._admit_without_waiting()
@@ -156,6 +158,11 @@ class PolicyCall:
 
     # -- both -----------------------------------------------------------------------------------
 
+    def _check_refusal(self) -> None:
+        """Raise why there is no other attempt, if that was known after the last one."""
+        if self._state.refusal is not None:
+            raise self._state.refusal
+
     def _attempt_observed(self) -> AbstractContextManager[object]:
         return nullcontext() if self._observed is None else self._observed_block(self._observed)
 
@@ -189,7 +196,7 @@ class PolicyCall:
             if attempt is not None:
                 attempt.fail(error, outcome_of(error) if delay is None else RETRY, delay)
         if delay is None:
-            note_attempts(error, self._state.attempts)
+            note_attempts(error, self._state.attempts, self._state.why)
         return delay
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any, Literal
 
 from penstock.policies.observer import FAILURES, processed_totals
-from penstock.queue.store import EntryBuffer
+from penstock.queue.entry_buffer import EntryBuffer
 
 Field = Literal["full", "cancelled", "stopped", "put_waits", "processed", "errors"]
 

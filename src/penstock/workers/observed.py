@@ -35,17 +35,17 @@ class ObservedTicket(Ticket):
         super().__init__(scope)
         self.failed_attempt = None
 
-    async def run(self, call: AsyncCall[Any], standing: Any, item: Any) -> None:
+    async def run(self, call: AsyncCall[Any], job: Any, item: Any) -> None:
         """Run the item as any ticket does, and observe the attempt."""
         if not self.claim():
             self.observed.on_skipped()
             return
-        job = self.job or standing
-        policy = None if self.scope is None else self.scope.policy
-        call = self.call or (call if self.job is None else job.call)
+        call, policy = self.call or call, None if self.scope is None else self.scope.policy
         if policy is None:
             attempt = self.observed.attempt()
         else:
+            if self.refusal is not None:  # its last attempt was told, and there is no other
+                raise self.refusal
             if not policy.admit(self, item):
                 with self.observed.wait():
                     await policy.wait(self, item)
