@@ -95,6 +95,8 @@ def check(recorder: Recorder, server: Server) -> None:
     assert succeeded.status.is_unset
     assert "http.request.resend_count" not in (failed.attributes or {})
     assert (succeeded.attributes or {})["http.request.resend_count"] == 1
+    assert (failed.attributes or {})["penstock.outcome"] == "retry"
+    assert (succeeded.attributes or {})["penstock.outcome"] == "ok"
     # What the server gets is of the attempt, not of the caller.
     sent = [seen.headers["traceparent"].split("-")[2] for seen in server.seen]
     assert sent == [f"{span_id(span):016x}" for span in recorder.spans("GET")]

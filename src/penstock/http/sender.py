@@ -35,6 +35,7 @@ from penstock.policies.capacity import CapacityLimiter
 from penstock.policies.gate_keys import GateKey
 from penstock.policies.holding import Postponed
 from penstock.policies.item_state import ItemState, ObservedState, PolicyScope
+from penstock.policies.observed_attempts import ObservedAttempts
 from penstock.policies.observer import ObserverProvider, observer_of
 from penstock.policies.open_attempt import OpenAttempt
 from penstock.policies.policy import Policy, PolicyStatistics
@@ -212,7 +213,7 @@ class Sending:
         self.sender = sender
         self.request = request
         self.state = state
-        self._observed = observed
+        self._observed = None if observed is None else ObservedAttempts(observed)
         #: What the last attempt ended with: as the policy was told, and as the caller gets it,
         #: which is an exception or a response.
         self._told: BaseException | None = None
@@ -230,8 +231,7 @@ class Sending:
         """The block of one attempt."""
         if self._observed is None:
             return nullcontext()
-        state = self.state
-        return _numbered(self._observed.attempt(state.attempts + 1, limit_wait=state.waited), state)
+        return _numbered(self._observed.block(self.state), self.state)
 
     def start(self, slot: HeldSlot | None) -> OpenAttempt:
         """An attempt begins, which has the slot.
@@ -276,12 +276,16 @@ class Sending:
     def after(self, error: Exception) -> float | None:
         """Seconds until another attempt; None: ``error`` is final."""
         state, policy = self.state, self.sender.policy
+        delay: float | None = None
         try:
             may_go_on = self._may_be_repeated(error) if error is self._told else is_early(error)
             delay = policy.after(state, error) if may_go_on else None
         except BaseException as broken:
             note_attempts(broken, state.attempts)
             raise
+        finally:
+            if self._observed is not None:
+                self._observed.ended(error, delay)
         if delay is None:
             ending = self._ending
             note_attempts(ending if isinstance(ending, BaseException) else error, state.attempts)

@@ -6,8 +6,8 @@ import asyncio
 import inspect
 import time
 from asyncio import _get_running_loop
-from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Generator, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Generator
+from contextlib import AbstractContextManager, nullcontext
 from functools import wraps
 from types import FunctionType
 from typing import Any, NoReturn, Protocol
@@ -24,7 +24,7 @@ from penstock.policies.item_state import (
     ObservedState,
     PolicyScope,
 )
-from penstock.policies.observer import RETRY, ObservedAttempt, ObservedItem, outcome_of
+from penstock.policies.observed_attempts import ObservedAttempts
 
 _GENERATOR = inspect.CO_GENERATOR | inspect.CO_ASYNC_GENERATOR
 
@@ -58,8 +58,7 @@ class PolicyCall:
         self._state = ObservedState(scope) if is_observed else ItemState(scope)
         policy.prepare(self._state, item, None)
         self._observed = scope.observer.on_item() if is_observed else None
-        # The attempt that failed, until it is known what becomes of the call.
-        self._failed_attempt: ObservedAttempt | None = None
+        self._attempts = None if self._observed is None else ObservedAttempts(self._observed)
 
     def start(self) -> Any:
         """What the call is for its caller: a coroutine of an async function, or else the result."""
@@ -164,24 +163,7 @@ class PolicyCall:
             raise self._state.refusal
 
     def _attempt_observed(self) -> AbstractContextManager[object]:
-        return nullcontext() if self._observed is None else self._observed_block(self._observed)
-
-    @contextmanager
-    def _observed_block(self, observed: ObservedItem) -> Iterator[None]:
-        """The block of an attempt; of one that failed, ``_after`` tells what became of it."""
-        state = self._state
-        attempt = observed.attempt(
-            state.attempts + 1, limit_wait=state.waited, is_call=state.refusal is None
-        )
-        with ExitStack() as stack:
-            stack.enter_context(attempt)
-            try:
-                yield
-            except Exception:
-                attempt.stop_clock()
-                self._failed_attempt = attempt
-                stack.pop_all()
-                raise
+        return nullcontext() if self._attempts is None else self._attempts.block(self._state)
 
     def _after(self, error: Exception) -> float | None:
         """Seconds until another attempt; None: ``error`` is final."""
@@ -192,9 +174,8 @@ class PolicyCall:
             note_attempts(broken, self._state.attempts)
             raise
         finally:
-            attempt, self._failed_attempt = self._failed_attempt, None
-            if attempt is not None:
-                attempt.fail(error, outcome_of(error) if delay is None else RETRY, delay)
+            if self._attempts is not None:
+                self._attempts.ended(error, delay)
         if delay is None:
             note_attempts(error, self._state.attempts, self._state.why)
         return delay
