@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 import uuid
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
@@ -149,8 +150,13 @@ def _set_providers(
         return lambda: exporting.make_otlp(signal, kind, endpoint, headers)
 
     given = os.environ.get("OTEL_RESOURCE_ATTRIBUTES", "")
-    if "service.instance.id" not in attributes and "service.instance.id=" not in given:
-        attributes["service.instance.id"] = str(uuid.uuid4())
+    # By the host, Jaeger tells spans of one machine from those of several, whose clocks may differ.
+    for name, value in (
+        ("service.instance.id", str(uuid.uuid4())),
+        ("host.name", socket.gethostname()),
+    ):
+        if name not in attributes and f"{name}=" not in given:
+            attributes[name] = value
     made = {signal: [make(signal, name)() for name in names] for signal, names in exporters.items()}
     resource = Resource.create(attributes)
     if made.get("traces"):

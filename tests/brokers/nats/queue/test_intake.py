@@ -242,7 +242,8 @@ async def test_metrics_tell_what_became_of_puts(make_queue: MakeQueue, recorder:
     await queue.start()
     await put_all(queue, 1, 2)
     assert await queue.put(3, timeout=0) is False
-    assert [*recorder.values("penstock.queue.size").values()] == [2]
+    sizes = {key[-1]: count for key, count in recorder.values("penstock.queue.size").items()}
+    assert sizes == {"ready": 2, "delayed": 0}
     assert [*recorder.values("penstock.queue.capacity").values()] == [2]
     outcomes = {key[-1]: count for key, count in recorder.values("penstock.put.items").items()}
     told = {outcome: count for outcome, count in outcomes.items() if count}
@@ -260,9 +261,14 @@ async def test_dead_letters_and_durations_are_measured(
     await queue.start_workers(worker, 1, ignore)
     await put_all(queue, 1, 2, 3)
     await soon(queue.join())
-    assert [*recorder.values("penstock.item.dead_letters").values()] == [1]
+    assert [*recorder.values("penstock.dead_letter.items").values()] == [1]
+    items = {key[-1]: count for key, count in recorder.values("penstock.process.items").items()}
+    assert {outcome: count for outcome, count in items.items() if count} == {
+        "ok": 2,
+        "dead_letter": 1,
+    }
     assert sum(count for count, _ in recorder.values("penstock.process.duration").values()) == 3
-    assert [*recorder.values("penstock.queue.size").values()] == [0]
+    assert set(recorder.values("penstock.queue.size").values()) == {0}
 
 
 async def test_an_item_is_processed_in_the_trace_of_whoever_put_it_without_penstock(
