@@ -299,7 +299,10 @@ def test_link_leads_somewhere(page: Path, target: str) -> None:
 
 def test_metrics_are_called_that() -> None:
     known = {value for value in vars(names).values() if isinstance(value, str)}
-    modules = r"penstock\.(?:sync|limits|telemetry|config|testing|errors|httpx|aiohttp|requests|brokers)\b"
+    modules = (
+        r"penstock\.(?:sync|limits|telemetry|config|testing|errors|httpx|aiohttp|requests"
+        r"|brokers)\b"
+    )
     for page in PAGES:
         told = set(re.findall(r"`(penstock\.[a-z_.]+)`", page.read_text(encoding="utf-8")))
         assert {name for name in told if not re.match(modules, name)} <= known, page
