@@ -343,7 +343,7 @@ class WorkQueue(Lifecycle, FromConfig, WorkQueueBase[T], Consumable[T]):
                             break
             except QueueStateError as error:
                 is_ended = isinstance(error, QueueClosedError) or running.job.is_over
-                if is_ended or queue.status is QueueStatus.STOPPING:  # by somebody else
+                if is_ended or queue.status is not QueueStatus.PROCESSING:  # by somebody else
                     await running.join()  # until that has ended
                 raise
             await running.join()

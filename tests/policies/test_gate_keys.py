@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
 
-from penstock import Limit, Policy, WorkQueue
+from helpers.tasks import now
+from penstock import (
+    DeadlineExceededError,
+    Limit,
+    Policy,
+    QueueStateError,
+    RateLimitError,
+    RetryPolicy,
+    WorkQueue,
+)
 from penstock.policies.item_state import ItemState
 
 
@@ -57,6 +67,102 @@ def test_bad_settings_are_refused() -> None:
         Policy(gate_key="host")  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="gate_key must accept item"):
         Policy(gate_key=lambda: 1)  # type: ignore[arg-type,misc]
-    for bad in (-1, float("nan"), "900", None):
+    for bad in (-1, 0, float("nan"), "900", None):
         with pytest.raises(ValueError, match="max_retry_after must be"):
             Policy(max_retry_after=bad)  # type: ignore[arg-type]
+
+
+# -- what the gates of keys do ----------------------------------------------------------------
+
+
+class Services:
+    """A worker function for items ``(service, number)``, of which services may refuse some."""
+
+    def __init__(self, **refusals: list[Exception]) -> None:
+        self.refusals = refusals
+        self.starts: dict[str, list[float]] = {}
+
+    async def __call__(self, item: tuple[str, int]) -> None:
+        name, _ = item
+        self.starts.setdefault(name, []).append(now())
+        await asyncio.sleep(0.01)
+        if self.refusals.get(name):
+            raise self.refusals[name].pop()
+
+
+def by_service(item: tuple[str, int]) -> str:
+    return item[0]
+
+
+@pytest.mark.parametrize(
+    "rules",
+    [
+        {"gate_key": by_service},
+        {"gate_key": by_service, "limits": ["1000/s"]},
+        {"limits": [("key", 1000)]},
+        {"gate_key": by_service, "limits": [("key", 1000), "2000/s"]},
+    ],
+    ids=["gate_key", "and a limit", "a limit with key", "both"],
+)
+@pytest.mark.parametrize("how", ["queue", "call"])
+async def test_two_services_behind_one_policy_have_a_gate_each(
+    rules: dict[str, Any], how: str
+) -> None:
+    limits = [
+        Limit(each[1], 1, key=by_service) if isinstance(each, tuple) else each
+        for each in rules.get("limits", [])
+    ]
+    policy = Policy(**rules | {"limits": limits, "retry": RetryPolicy(3)})
+    services = Services(a=[RateLimitError(retry_after=60)])
+    items = [(name, number) for number in range(20) for name in "ab"]
+    if how == "queue":
+        queue = WorkQueue[tuple[str, int]](concurrency_limit=4, policy=policy)
+        await queue.batch_process(items, services)
+    else:
+        first = asyncio.create_task(policy.call(services, items[0]))
+        await asyncio.sleep(0.1)
+        await asyncio.gather(first, *[policy.call(services, item) for item in items[1:]])
+    assert len(services.starts["a"]) == 21
+    assert len(services.starts["b"]) == 20
+    assert max(services.starts["b"]) < 1
+    assert sum(at >= 60 for at in services.starts["a"]) >= 17
+    assert policy.statistics().gate_closures == 1
+
+
+async def test_a_refusal_without_a_time_closes_the_gate_of_its_service() -> None:
+    policy = Policy(gate_key=by_service, retry=RetryPolicy(3))
+    services = Services(a=[RateLimitError()])
+    queue = WorkQueue[tuple[str, int]](concurrency_limit=4, policy=policy)
+    await queue.batch_process([(name, n) for n in range(50) for name in "ab"], services)
+    refused = services.starts["a"][0] + 0.01
+    assert [at for at in services.starts["a"] if refused < at < refused + 1] == []
+    assert max(services.starts["b"]) < 1
+
+
+async def test_an_item_that_is_too_late_for_its_gate_fails_at_once() -> None:
+    policy = Policy(gate_key=by_service, deadline=5)
+    policy.limits.close_for(60, key="a")
+    with pytest.raises(DeadlineExceededError):
+        await policy.call(Services(), ("a", 1))
+    assert now() == 0
+    await policy.call(Services(), ("b", 1))
+
+
+async def test_headers_that_are_read_in_a_call_close_its_gate() -> None:
+    policy = Policy(gate_key=by_service)
+
+    async def call(item: tuple[str, int]) -> None:
+        policy.limits.observe({"Retry-After": "9"}, 503)
+
+    await policy.call(call, ("a", 1))
+    assert policy.limits.closed_for("a") == 9
+    assert policy.limits.closed_for() == 0
+
+
+async def test_a_plain_call_in_a_loop_is_refused_where_it_would_wait_for_its_gate() -> None:
+    policy = Policy(gate_key=lambda item: item)
+    policy.limits.close_for(60, key="a")
+    with pytest.raises(QueueStateError, match=r"asyncio\.to_thread"):
+        policy.call(str, "a")
+    assert policy.call(str, "b") == "b"
+    assert policy.limits.statistics().waiting == 0

@@ -250,6 +250,20 @@ class TestWhatIsNoOutage:
 
         assert await took(hold=None) <= await took(hold=False) * 1.1 + 0.5
 
+    async def test_nor_at_the_end_where_these_alone_are_left(
+        self, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        async def call(item: int) -> None:
+            await asyncio.sleep(0.02)
+            if item % 20 == 3:
+                raise ConnectionResetError
+
+        queue = queue_of(100, attempts=5, budget=None)
+        result = await queue.batch_process(range(1000), call, 10, ignore)
+        assert result.failed == 50
+        assert now() < 10
+        assert "outage" not in caplog.text
+
     async def test_a_poison_item_holds_up_a_queue_with_room_for_one_no_longer(self) -> None:
         handler = Handler()
 

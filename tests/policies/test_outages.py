@@ -60,6 +60,23 @@ class TestTheVerdict:
         fail(outages, *items[4:], at=3)
         assert not outages.is_any
 
+    def test_items_that_failed_while_others_succeeded_are_none(self) -> None:
+        outages, items = outages_of(), [ItemFailures() for _ in range(8)]
+        for at, item in enumerate(items):
+            fail(outages, item, at=at)
+            outages.answered(None, at, at)
+        fail(outages, *items, at=10)  # the others are done by now
+        assert not outages.is_any
+        fail(outages, *[ItemFailures() for _ in range(5)], at=11)
+        assert outages.is_any
+
+    def test_items_that_fell_into_an_outage_are_signs_of_the_next(self) -> None:
+        outages, items = away()
+        outages.answered(None, 1, 1)
+        fail(outages, *items, at=2)
+        assert outages.is_any
+        assert "an outage" in texts(outages)[-1]
+
     def test_a_service_that_never_answered_is_not_away(self) -> None:
         outages = outages_of(has_answered=False)
         fail(outages, *[ItemFailures() for _ in range(100)])
@@ -78,7 +95,7 @@ class TestTheVerdict:
         first = items[0]
         fail(outages, first, first, at=1)
         outages.answered(None, 1, 2)
-        fail(outages, first, *items, at=3)
+        fail(outages, first, *items, ItemFailures(), at=3)
         assert first.in_outages == 2, "those before the answer count"
         outages.answered(None, 20, 21)
         fail(outages, first, at=22)

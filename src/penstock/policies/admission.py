@@ -20,11 +20,11 @@ from penstock.limits.breaker import CircuitBreaker
 from penstock.limits.deadline import ServiceTime, is_hopeless
 from penstock.limits.failures import failure_of
 from penstock.limits.rate.limiter import Limiter, UnusableLimiterError
-from penstock.limits.rate.permit import Permit, permit_of, starts_under_way
+from penstock.limits.rate.permit import Permit, key_of, permit_of, starts_under_way
 from penstock.limits.retry import RetryPolicy
 from penstock.policies.capacity import CapacityLimiter
 from penstock.policies.classify import Classify
-from penstock.policies.gate_keys import GateKey, gate_key_of, key_of_limits
+from penstock.policies.gate_keys import GateKey, gate_key_of
 from penstock.policies.holding import SHORTEST, Holding, Postponed
 from penstock.policies.item_state import ItemAttempt, ItemState
 
@@ -86,8 +86,7 @@ class Admission(Holding):
         limited = limits.limits
         self._has_budget = limits._has_budget
         #: Whether items with other keys go on while one has to wait.
-        self._is_keyed = any(limit.key is not None for limit in limited)
-        self._has_gate_keys = self._is_keyed or own_gate_key is not None
+        self._has_gate_keys = own_gate_key is not None or any(each.key for each in limited)
         self._limit_name = (
             None if not limited else limited[0].name if len(limited) == 1 else limits.name
         )
@@ -117,7 +116,7 @@ class Admission(Holding):
             if self._own_gate_key is not None:
                 state.gate_key = gate_key_of(self._own_gate_key, item)
             elif self._has_gate_keys:
-                state.gate_key = key_of_limits(charges)
+                state.gate_key = key_of(charges)
         if deadline is None:
             deadline = self.deadline
         if deadline is not None:
@@ -157,7 +156,7 @@ class Admission(Holding):
                     state.refusal = _too_late()
                     return
             permit = self._permit_outside(state, item) or await self.limits.acquire(
-                item, finishes=True
+                item, True, state.gate_key
             )
             self._confirm(attempt, permit, began)
         except BaseException as error:  # noqa: BLE001 - raised again unless it is a refusal
@@ -179,18 +178,32 @@ class Admission(Holding):
                     state.refusal = _too_late()
                     return
             permit = self._permit_outside(state, item) or self.limits.acquire_blocking(
-                item, is_wanted=is_wanted, finishes=True
+                item,
+                _left(state, began),
+                is_wanted=is_wanted,
+                finishes=True,
+                gate_key=state.gate_key,
             )
             self._confirm(attempt, permit, began)
+        except TimeoutError as error:
+            self._was_not_admitted(attempt, error if state.deadline_at is None else _too_late())
         except BaseException as error:  # noqa: BLE001 - raised again unless it is a refusal
             self._was_not_admitted(attempt, error)
+
+    def withdraw(self, state: ItemState) -> None:
+        """An item that was admitted does not start yet: it has used nothing up."""
+        if state.permit is not None:
+            call = state.permit.call
+            self._withdraw(call if isinstance(call, ItemAttempt) else ItemAttempt(state))
 
     def _is_refused(self, state: ItemState, item: Any, moment: float) -> bool:
         """Whether it makes no sense to wait: then the state has the reason."""
         if state.deadline_at is not None:
             hold = state.scope.hold
             is_reserved = hold is not None and hold.is_reserved_for(state)
-            wait = 0.0 if is_reserved else self.limits.wait_time(item)
+            wait = 0.0
+            if not is_reserved:
+                wait = self.limits.wait_time(item, gate_key=state.gate_key)
             # Infinity: not before something happens, and that may be at once.
             if wait < math.inf and is_hopeless(state.deadline_at, moment + wait):
                 state.refusal = _too_late()
@@ -232,14 +245,15 @@ class Admission(Holding):
 
     def _permit_of_key(self, state: ItemState, item: Any) -> Permit | None:
         """A permit, where items with other keys must not wait for this one; else None."""
-        if not (self._is_keyed and state.scope.postpones):
+        if not (self._has_gate_keys and state.scope.postpones):
             return None
-        permit = self.limits.try_acquire(item, finishes=True)
+        key = state.gate_key
+        permit = self.limits.try_acquire(item, finishes=True, gate_key=key)
         if permit is not None:
             return permit
         if state.waits_since is None:
             state.waits_since = now()
-        wait = self.limits.wait_time(item)
+        wait = self.limits.wait_time(item, gate_key=key)
         if wait == math.inf:  # not before something happens, at once or after a call's end
             wait = now() - state.waits_since
         # It looks again before long: limits change, and costs are settled.
@@ -262,6 +276,9 @@ class Admission(Holding):
                 attempt.breaker_permit = self.breaker.allow(moment)
             except CircuitBreakerOpenError as refused:
                 error = refused
+        if self.limits._is_gated:
+            attempt.passed_at = permit.at
+            self.limits._standstills.tell()
         if state.is_revoked:  # a thread waited for this, and its item was taken from it meanwhile
             raise asyncio.CancelledError("somebody else has the item now")
         if error is None and self._check_outage(state, starts=True):

@@ -10,10 +10,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 from penstock._util.clock import now
-from penstock._util.compat import timeout_after
+from penstock._util.compat import add_note, timeout_after
 from penstock.errors import APITimeoutError
 from penstock.limits.adaptive import AdaptiveConcurrency
 from penstock.limits.failures import Failure, failure_of
@@ -128,6 +129,8 @@ class PolicyEngine(Retrying):
             self._budget.succeeded(attempt.state.paid_failure)
         if attempt.called_at is not None:
             self._tell(attempt, None, None)
+        if attempt.passed_at is not None and self.limits._is_gated:
+            self.limits._succeeded(attempt.passed_at, attempt.state.gate_key)
 
     def _failed(self, state: ItemState, start: Permit | Record, error: BaseException) -> None:
         """The call raised ``error``."""
@@ -140,10 +143,13 @@ class PolicyEngine(Retrying):
             else:
                 with self._lock:
                     self._failures += 1
-                own = self._own_classify
-                failure = state.failure = failure_of(error) if own is None else classify(error, own)
-                if counts and failure.is_throttle and not failure.is_concurrency:
-                    self.limits.refused(failure.retry_after, permit=permit_of(start, self.limits))
+                own, last = self._own_classify, state.failure
+                failure = failure_of(error) if own is None else classify(error, own)
+                state.failure = failure
+                if counts and failure.is_throttle and self._closes_gate(attempt, failure):
+                    self._refused(state, permit_of(start, self.limits), error, last)
+                if self._is_too_long(failure):
+                    state.failure = failure = self._too_long(failure, error)
             if self._outages is not None:
                 self._hear_failure(state, start, error, failure if counts else None)
             if counts and attempt is not state and attempt.called_at is not None:
@@ -155,6 +161,42 @@ class PolicyEngine(Retrying):
             start.call = None
             if attempt is not state or self._has_budget:
                 self._release(start, attempt)
+
+    def _closes_gate(self, attempt: ItemState | ItemAttempt, failure: Failure) -> bool:
+        """Whether a refusal is a reason to let no call start for a while."""
+        if failure.is_concurrency or failure.is_permanent:
+            return False
+        if failure.retry_after or isinstance(attempt, ItemState):
+            return True
+        # It may be about how many calls are under way: who adapts that answers it, while it can.
+        return not any(one.limit > one.min for one, _ in self._adapting(attempt))
+
+    def _refused(
+        self, state: ItemState, permit: Permit, error: BaseException, last: Failure | None
+    ) -> None:
+        """The service said "too many requests": the gate closes. ``last``: what the attempt before
+        this one ended with."""
+        failure = state.failure
+        assert failure is not None
+        status = "" if failure.status is None else f", HTTP {failure.status}"
+        reason = f": {failure.reason}" if failure.reason else ""
+        self.limits._refused(
+            min(failure.retry_after, self.max_retry_after),
+            permit,
+            state.gate_key,
+            item=state,
+            is_again=last is not None and last.is_throttle,
+            why=f" ({type(error).__name__}{status}{reason})",
+        )
+
+    def _too_long(self, failure: Failure, error: BaseException) -> Failure:
+        """What an error says that asks for a longer wait than is allowed: not to try again."""
+        add_note(
+            error,
+            f"penstock: not tried again, the service asks to wait {failure.retry_after:g} s, and "
+            f"max_retry_after is {self.max_retry_after:g}",
+        )
+        return replace(failure, is_permanent=True, is_transient=False)
 
     def responded(self, attempt: ItemAttempt) -> None:
         """The call under way has succeeded by now, though it goes on."""

@@ -7,7 +7,6 @@ from typing import Any, TypeAlias
 
 from penstock._util import checks
 from penstock.limits.rate.limit import type_of
-from penstock.limits.rate.permit import Charge
 
 #: A function of the user's: the key of the gate that an item has to pass.
 GateKey: TypeAlias = "Callable[[Any], Hashable]"
@@ -33,9 +32,3 @@ def gate_key_of(gate_key: GateKey, item: Any) -> Hashable:
             f"the gate_key of {type_of(item)} must be hashable, got {type_of(key)}"
         ) from error
     return key
-
-
-def key_of_limits(charges: list[Charge]) -> Hashable:
-    """The key of an item under the only limit that has keys, or a tuple of its keys; None: none."""
-    keys = tuple([key for state, key, _ in charges if state.is_keyed])
-    return keys[0] if len(keys) == 1 else keys or None

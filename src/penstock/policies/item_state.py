@@ -115,6 +115,7 @@ class ItemState:
     """What one item has been through under a policy. One thread at a time has the item."""
 
     __slots__ = (
+        "_closing",
         "_failures",
         "_gate_key",
         "_why",
@@ -174,6 +175,11 @@ class ItemState:
         return self.scope.policy.limits
 
     @property
+    def policy(self) -> Any:
+        """What it runs under."""
+        return self.scope.policy
+
+    @property
     def gate_key(self) -> Hashable:
         """The key of the service that it is for; None: its policy has no such keys."""
         # Not set for each item, as hardly any has one.
@@ -182,6 +188,15 @@ class ItemState:
     @gate_key.setter
     def gate_key(self, key: Hashable) -> None:
         self._gate_key = key
+
+    @property
+    def closing(self) -> int:
+        """The number of the closing of its gate that its refusal caused last; 0: none."""
+        return getattr(self, "_closing", 0)
+
+    @closing.setter
+    def closing(self, number: int) -> None:
+        self._closing = number
 
     @property
     def failures(self) -> ItemFailures | None:
@@ -242,7 +257,15 @@ class ItemAttempt:
     another one makes the next.
     """
 
-    __slots__ = ("adaptive", "breaker_permit", "called_at", "has_responded", "has_slot", "state")
+    __slots__ = (
+        "adaptive",
+        "breaker_permit",
+        "called_at",
+        "has_responded",
+        "has_slot",
+        "passed_at",
+        "state",
+    )
 
     def __init__(self, state: ItemState) -> None:
         self.state = state
@@ -250,6 +273,8 @@ class ItemAttempt:
         self.has_slot = False
         #: What it got from the breaker.
         self.breaker_permit: int | None = None
+        #: When it passed the gate, where that was closed not long before.
+        self.passed_at: float | None = None
         #: When its call began, if its time is taken.
         self.called_at: float | None = None
         #: Who is told how it went, beside those of the policy.
@@ -261,3 +286,13 @@ class ItemAttempt:
     def limiter(self) -> Any:
         """What lets its call start."""
         return self.state.limiter
+
+    @property
+    def policy(self) -> Any:
+        """What it runs under."""
+        return self.state.policy
+
+    @property
+    def gate_key(self) -> Hashable:
+        """The key of the service that it is for."""
+        return self.state.gate_key

@@ -96,8 +96,11 @@ class Outages:
             service.period = period = Period()
         if item.period is not period:
             item.forgiven = item.in_outages
+            # One that failed before, while others succeeded, fails by itself: when all the others
+            # are done, only such items are left.
+            is_sign_of_outage = item.period is None or item.period.outage is not None
             item.period, item.count = period, 0
-            period.items += 1
+            period.items += is_sign_of_outage
         item.count += 1
         outage = period.outage
         if outage is None:

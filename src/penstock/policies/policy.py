@@ -40,7 +40,8 @@ class PolicyStatistics:
     concurrency_limit: int | None
     under_way: int
     waiting_for_slots: int
-    #: How often the gate was closed by the service; seconds until it opens, 0 when it is open.
+    #: How often the gate was closed by the service, where each key has a gate any of them; seconds
+    #: until the last of them opens, 0 when all are open.
     gate_closures: int
     gate_closed_for: float
     #: ``"closed"``, ``"open"`` or ``"half_open"``; ``None`` without a breaker.
@@ -83,8 +84,8 @@ class Policy(PolicyEngine):
             "too many requests", only the items with its key wait. What it raises, the put or the
             call raises, as a ``ValueError``. ``None``: the keys of ``limits``, where any has
             ``key=``; or else all items wait.
-        max_retry_after: the longest time that a service may have a call wait for, in seconds, zero
-            or more. What it refuses for longer is not tried again, and fails with a note that says
+        max_retry_after: the longest time that a service may have a call wait for, in seconds, above
+            0. What it refuses for longer is not tried again, and fails with a note that says
             how long it was. ``math.inf``: any time is waited for.
         name: what to call it in telemetry; "policy" unless given.
         telemetry: where the spans and metrics of calls go that are made without a queue; by default
@@ -124,8 +125,14 @@ class Policy(PolicyEngine):
         checks.optional_function(classify, "classify", "error")
         checks.optional_function(gate_key, "gate_key", "item")
         longest = checks.seconds(max_retry_after, "max_retry_after")
+        if not longest:
+            raise ValueError("max_retry_after must be above 0, got 0")
+        is_own = not isinstance(limits, Limiter)
+        if not isinstance(limits, Limiter):
+            limits = Limiter(limits)
+            limits.max_retry_after = longest
         super().__init__(
-            limits if isinstance(limits, Limiter) else Limiter(limits),
+            limits,
             _checked(retry, RetryPolicy, "retry"),
             _checked(breaker, CircuitBreaker, "breaker"),
             None if deadline is None else checks.seconds(deadline, "deadline"),
@@ -136,6 +143,8 @@ class Policy(PolicyEngine):
             longest,
         )
         self.name = "policy" if name is None else checks.label(name, "name")
+        if is_own:
+            limits._standstills.whose = f"of the policy {checks.shown(self.name)}"
         self._telemetry = telemetry
         # Of calls without a queue; made by the first of them, unless telemetry was given.
         self._scope: PolicyScope | None = None

@@ -46,9 +46,15 @@ class Retrying(Admission):
         if error is refusal:
             return self._look_again(state, error)
         failure = state.failure or failure_of(error)
+        if self._is_too_long(failure):
+            return None  # whatever the retry policy says; there is a note on the error
         if failure.is_throttle or state.failures is not None:  # of a few items only
             return self._after_trouble(state, error, failure)
         return self._next_attempt(state, error, failure)
+
+    def _is_too_long(self, failure: Failure) -> bool:
+        """Whether the service asks for a longer wait than is allowed."""
+        return failure.retry_after > self.max_retry_after and not failure.is_short_circuit
 
     def _next_attempt(
         self,

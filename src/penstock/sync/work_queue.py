@@ -303,7 +303,7 @@ class WorkQueue(FromConfig, WorkQueueBase[T], BlockingConsumable[T]):
                         break
             except QueueStateError as error:
                 is_ended = isinstance(error, QueueClosedError) or running.job.is_over
-                if is_ended or queue.status is QueueStatus.STOPPING:  # by somebody else
+                if is_ended or queue.status is not QueueStatus.PROCESSING:  # by somebody else
                     running.join()  # until that has ended
                 raise
             running.join()
