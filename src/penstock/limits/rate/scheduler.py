@@ -37,8 +37,9 @@ class Scheduler:
         # Those that have a key, by that.
         self._keyed: Keyed = {} if keyed is None else keyed
         self._ages = count()
-        #: Groups whose heads are to be checked now, as a heap by the age of the head.
-        self._to_check: list[tuple[int, WaiterGroup]] = []
+        #: Groups whose heads are to be checked now, as a heap by the age of the head. (And a number
+        #: that orders equal ages: a waiter may have changed its group since.)
+        self._to_check: list[tuple[int, int, WaiterGroup]] = []
         #: Groups whose heads are to be checked later, as a heap: (when, a number that orders equal
         #: times, the group, its number of checks when this was planned).
         self._planned: list[tuple[float, int, WaiterGroup, int]] = []
@@ -205,7 +206,7 @@ class Scheduler:
                 self._check_soon(group)
         to_check = self._to_check
         while to_check and self.gate.opens_at <= now:
-            age, group = heapq.heappop(to_check)
+            age, _, group = heapq.heappop(to_check)
             group.is_queued = False
             if not group.waiters:
                 continue
@@ -268,7 +269,7 @@ class Scheduler:
             return True
         if parked_in is not None and group.parked != (parked_in, head.age):
             group.parked = (parked_in, head.age)
-            heapq.heappush(parked_in.parked, (head.age, group))
+            heapq.heappush(parked_in.parked, (head.age, next(self._ages), group))
         group.wake_at = wake_at
         if wake_at < math.inf:
             heapq.heappush(self._planned, (wake_at, next(self._ages), group, group.checks))
@@ -286,7 +287,7 @@ class Scheduler:
     def _check_soon(self, group: WaiterGroup) -> None:
         if not group.is_queued and group.waiters:
             group.is_queued = True
-            heapq.heappush(self._to_check, (group.head.age, group))
+            heapq.heappush(self._to_check, (group.head.age, next(self._ages), group))
 
     def _check_blockers(self, window: LimitWindow, *, only_unplanned: bool) -> None:
         for group in window.blockers:
@@ -297,7 +298,7 @@ class Scheduler:
         """Check the oldest group that is parked in ``window``, if no blocker is older."""
         parked = window.parked
         while parked:
-            age, group = parked[0]
+            age, _, group = parked[0]
             if group.parked == (window, age) and group.waiters and group.head.age == age:
                 if any(other.head.age < age for other in window.blockers):
                     return
