@@ -73,9 +73,14 @@ class Scheduler:
         if len(group.waiters) == 1:
             self._check_soon(group)
 
-    def requeue(self, waiter: Waiter) -> None:
-        """Let ``waiter``, which was granted and woke up too late, wait at its old place."""
+    def requeue(self, waiter: Waiter, gate: LimitWindow | None = None) -> None:
+        """Let ``waiter``, which was granted and woke up too late, wait at its old place.
+
+        ``gate``: that of its key, if there is one by now.
+        """
         self.cancel(waiter)
+        if gate is not None and not _needs(waiter, gate):
+            waiter.demand = (*waiter.demand, (gate, 1))
         group = self._join(waiter)
         # Others that woke up too late may be back already: those that are older stay before it.
         older = list(takewhile(lambda other: other.age < waiter.age, group.waiters))
@@ -101,13 +106,15 @@ class Scheduler:
             self._several[waiter] = None
         return group
 
-    def is_late(self, now: float, waiter: Waiter) -> bool:
+    def is_late(self, now: float, waiter: Waiter, gate: LimitWindow | None = None) -> bool:
         """Whether ``waiter``, which was granted, can no longer start at ``now``.
 
-        The gate may have been closed since, too.
+        The gate may have been closed since, too; or that of its key, ``gate``, if there is one.
         """
         assert waiter.records is not None
         if self.gate.closed_for(now):
+            return True
+        if gate is not None and not _needs(waiter, gate) and gate.log.free_at(now, 1) > now:
             return True
         for (window, _), record in zip(waiter.demand, waiter.records, strict=True):
             if window.log.is_late(record, now):
@@ -335,6 +342,10 @@ class Scheduler:
                 self._planned.clear()
         for window in group.windows:
             self._unpark_next(window)
+
+
+def _needs(waiter: Waiter, gate: LimitWindow) -> bool:
+    return any(window is gate for window, _ in waiter.demand)
 
 
 def _age(waiter: Waiter) -> int:
