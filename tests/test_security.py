@@ -26,7 +26,7 @@ from cli.conftest import LIMIT, Command, Server, penstock, server  # noqa: F401
 from penstock import BoundedQueue, Limit, Limiter
 from penstock.brokers.nats import NatsQueue
 from penstock.brokers.nats.connection.wire import bare_url
-from penstock.cli.report.report import Subject, write_report
+from penstock.cli.report.report import RunInfo, write_report
 from penstock.cli.run import clients as clients_module
 from penstock.cli.run.clients import Clients
 from penstock.cli.run.credentials import Credentials
@@ -34,9 +34,9 @@ from penstock.cli.run.history import History, public_url
 from penstock.cli.run.journal import NotAJournalError, open_failures, open_results
 from penstock.cli.run.preview import preview
 from penstock.cli.run.requests import make_request
-from penstock.cli.run.results import Result, Totals, to_json
+from penstock.cli.run.results import RequestResult, Totals, to_json
 from penstock.cli.run.sender import Answer, Pending, Sender
-from penstock.cli.run.source import Form
+from penstock.cli.run.source import InputFormat
 from penstock.telemetry import Telemetry
 
 ROOT = Path(__file__).parents[1]
@@ -169,7 +169,7 @@ def test_what_a_server_says_is_no_command_to_a_terminal(penstock: Command) -> No
 
 def test_no_control_character_is_in_a_line_of_results() -> None:
     hostile = "".join(map(chr, range(0xA0))) + "é"
-    line = Result("\x9b31m", 1, 200, to_json({hostile: hostile})).to_line().decode()
+    line = RequestResult("\x9b31m", 1, 200, to_json({hostile: hostile})).to_line().decode()
     assert line.endswith("\n")
     assert not re.search(r"[\x00-\x1f\x80-\x9f]", line[:-1])
     assert json.loads(line)["body"] == {hostile: hostile}
@@ -198,7 +198,7 @@ def mode(path: Path) -> int:
 
 
 def report_to(path: Path) -> None:
-    write_report(str(path), Subject("requests.jsonl"), Totals(), History(None, None), 1.0, [])
+    write_report(str(path), RunInfo("requests.jsonl"), Totals(), History(None, None), 1.0, [])
 
 
 def test_what_holds_answers_is_for_its_owner(tmp_path: Path) -> None:
@@ -255,7 +255,7 @@ URLS = ["http://user:hunter22@127.0.0.1/a", "http://hunter22@127.0.0.1/a?b=c#d"]
 def test_a_password_in_a_url_is_shown_nowhere(url: str) -> None:
     line = json.dumps({"url": url}).encode()
     file = io.BufferedReader(io.BytesIO(line))  # type: ignore[arg-type]
-    shown = [preview(file, Form(), Credentials()), public_url(url)]
+    shown = [preview(file, InputFormat(), Credentials()), public_url(url)]
     for password in ("hunter22", "a://hunter22", "a@hunter22", "hunter22://"):
         shown.append(bare_url(f"nats://user:{password}@127.0.0.1:4222"))
         shown.append(bare_url(f"user:{password}@127.0.0.1:4222"))

@@ -15,8 +15,8 @@ import pytest
 from rich.console import Console
 
 from penstock.cli.display import Bar, PlainLines, display_on, seconds_left
-from penstock.cli.run.history import History, Moment
-from penstock.cli.run.results import RequestFailure, Result, Totals
+from penstock.cli.run.history import History, Snapshot
+from penstock.cli.run.results import RequestFailure, RequestResult, Totals
 
 
 class Clock:
@@ -50,9 +50,9 @@ def busy_run(clock: Clock) -> tuple[Totals, History]:
         history.started(number / 8, 0.1, 1)
         history.spent(number / 8, 100)
         if number < 153:
-            result = Result(number, number, 200, attempts=1)
+            result = RequestResult(number, number, 200, attempts=1)
             if number < 3:
-                result = Result(
+                result = RequestResult(
                     number, number, failure=RequestFailure("http_404", "no"), attempts=1
                 )
             totals.add(result)
@@ -60,7 +60,7 @@ def busy_run(clock: Clock) -> tuple[Totals, History]:
             history.finished(number / 8, result)
     totals.retries["http_429"] += 38
     totals.retries["http_503"] += 4
-    history.sample(20, Moment(concurrency=10, queued=90, capacity=100, closed_for=11.2))
+    history.sample(20, Snapshot(concurrency=10, queued=90, capacity=100, closed_for=11.2))
     clock.now += 20
     return totals, history
 

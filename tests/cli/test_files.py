@@ -16,7 +16,7 @@ from penstock.cli import lines
 from penstock.cli.files import count_lines, open_requests
 from penstock.cli.lines import LineWriter, Reader
 from penstock.cli.records import JsonCutter
-from penstock.cli.run.results import JsonText, RequestFailure, Result, Totals, to_json
+from penstock.cli.run.results import JsonText, RequestFailure, RequestResult, Totals, to_json
 
 
 def cut(data: bytes, size: int) -> tuple[list[tuple[int, bytes | None]], int]:
@@ -141,7 +141,7 @@ async def test_a_reader_that_is_closed_in_the_middle_of_a_read_ends_after_it() -
 
 
 def test_a_result_is_a_line_of_json_that_people_can_read() -> None:
-    result = Result(id="ä", line=3, status=200, body=to_json({"k": "ü\n\ud800"}), attempts=1)
+    result = RequestResult(id="ä", line=3, status=200, body=to_json({"k": "ü\n\ud800"}), attempts=1)
     line = result.to_line()
     assert (
         line
@@ -155,7 +155,7 @@ def test_a_result_is_a_line_of_json_that_people_can_read() -> None:
 
 def test_a_failure_has_an_error_in_place_of_a_body() -> None:
     failure = RequestFailure("http_422", "422 No", JsonText('["why"]'))
-    fields = json.loads(Result(1, 1, 422, JsonText('["why"]'), failure).to_line())
+    fields = json.loads(RequestResult(1, 1, 422, JsonText('["why"]'), failure).to_line())
     assert fields["error"] == {"kind": "http_422", "message": "422 No", "body": ["why"]}
     assert "body" not in fields
 
@@ -163,8 +163,8 @@ def test_a_failure_has_an_error_in_place_of_a_body() -> None:
 def test_percentiles_are_latencies_that_were_measured() -> None:
     totals = Totals()
     for number in range(1, 101):
-        totals.add(Result(number, number, 200, attempts=1, seconds=float(101 - number)))
+        totals.add(RequestResult(number, number, 200, attempts=1, seconds=float(101 - number)))
     assert (totals.percentile(50), totals.percentile(95)) == (50.0, 95.0)
     only = Totals()
-    only.add(Result(1, 1, 200, attempts=1, seconds=2.5))
+    only.add(RequestResult(1, 1, 200, attempts=1, seconds=2.5))
     assert (only.percentile(50), only.percentile(95)) == (2.5, 2.5)

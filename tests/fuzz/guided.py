@@ -27,8 +27,8 @@ with atheris.instrument_imports(
     from penstock.cli.records import JsonCutter, read_header
     from penstock.cli.run.journal import NotAJournalError, scan
     from penstock.cli.run.requests import parse_base
-    from penstock.cli.run.results import Failure, Result
-    from penstock.cli.run.source import Form
+    from penstock.cli.run.results import Failure, RequestResult
+    from penstock.cli.run.source import InputFormat
     from penstock.cli.run.template import Template
     from penstock.cli.settings import read_settings
     from penstock.config import parse_rate
@@ -58,7 +58,7 @@ def headers(data: bytes) -> None:
 
 def lines(data: bytes) -> None:
     """Lines of JSON, as they come from a file."""
-    _records(JsonCutter(lambda: None), Form("http://h/v1").reader(), data)
+    _records(JsonCutter(lambda: None), InputFormat("http://h/v1").reader(), data)
 
 
 def rows(data: bytes) -> None:
@@ -74,7 +74,7 @@ def rows(data: bytes) -> None:
         template.check_columns(columns)
     except ValueError:
         return
-    form = Form("http://h", template, columns, first_line)
+    form = InputFormat("http://h", template, columns, first_line)
     _records(form.cutter(lambda: None), form.reader(), file.read())
 
 
@@ -91,7 +91,7 @@ def _records(cutter: Any, read: Callable[[bytes], dict[str, Any]], data: bytes) 
             str(error).encode()
             assert str(error).isprintable()
         else:
-            Result(request.id, number, failure=Failure("x", "y")).to_line()
+            RequestResult(request.id, number, failure=Failure("x", "y")).to_line()
 
 
 def journals(data: bytes) -> None:

@@ -33,7 +33,7 @@ from penstock.cli.options import (
     set_up_telemetry,
     stream_for_people,
 )
-from penstock.cli.report.report import ReportError, Subject, check_report
+from penstock.cli.report.report import ReportError, RunInfo, check_report
 from penstock.cli.run.clients import Clients
 from penstock.cli.run.job import RunJob
 from penstock.cli.run.journal import NotAJournalError, open_failures, open_results
@@ -59,7 +59,7 @@ stopped by 3 a 401 or spent credit, 4 no answer from anybody, 5 a file, 130 Ctrl
 _FILES, _PACE, _SERVICE = "Files", "Pace", "Service"
 
 
-class InputFormat(str, Enum):
+class InputKind(str, Enum):
     """What FILE is written in; auto: CSV if its name ends so."""
 
     AUTO = "auto"
@@ -145,8 +145,8 @@ def run(
         str | None, option(_FILES, "--template", "FILE|JSON", 'As {"path": "/items/{column}"}.')
     ] = None,
     input_format: Annotated[
-        InputFormat, option(_FILES, "--input-format", "jsonl|csv", "If FILE's name does not tell.")
-    ] = InputFormat.AUTO,
+        InputKind, option(_FILES, "--input-format", "jsonl|csv", "If FILE's name does not tell.")
+    ] = InputKind.AUTO,
     out: Annotated[
         str | None, option(_FILES, "--out", "RESULTS", "Where answers go; - is standard output.")
     ] = None,
@@ -266,7 +266,7 @@ def run(
             keep_going=keep_going,
         )
         opened.pop_all()  # the run closes them; a read that never ends would keep us from it
-    subject = Subject(file, url, settings_of(job, rate, tokens))
+    subject = RunInfo(file, url, settings_of(job, rate, tokens))
     return carry_out(job, expected, out, stream_for_people(out), report, subject)
 
 

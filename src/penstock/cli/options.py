@@ -18,7 +18,7 @@ from penstock.cli.problems import MalformedLineError
 from penstock.cli.records import read_header, read_object
 from penstock.cli.run.credentials import Credentials, read_credentials
 from penstock.cli.run.requests import parse_base
-from penstock.cli.run.source import Form
+from penstock.cli.run.source import InputFormat
 from penstock.cli.run.template import Template
 from penstock.cli.settings import read_settings
 from penstock.errors import PenstockError
@@ -165,14 +165,14 @@ def read_form(
     template: Template | None,
     base: str | None,
     requests: io.BufferedReader,
-) -> Form:
+) -> InputFormat:
     """What the input is written in; of CSV it reads the names of the columns.
 
     Raises:
         OSError: the input cannot be read.
     """
     if kind == "jsonl" or (kind == "auto" and not name.lower().endswith(".csv")):
-        return Form(base, template)
+        return InputFormat(base, template)
     if template is None:
         refuse('CSV needs a --template for its rows, such as {"path": "/items/{sku}"}')
     try:
@@ -180,7 +180,7 @@ def read_form(
         template.check_columns(columns)
     except ValueError as error:
         refuse(f"{'standard input' if name == STANDARD else name}: {error}")
-    return Form(base, template, columns, first_line)
+    return InputFormat(base, template, columns, first_line)
 
 
 def set_up_telemetry(endpoint: str | None, service_name: str | None, default: str) -> None:

@@ -14,7 +14,7 @@ import pytest
 
 from penstock import WorkQueue
 from penstock.cli.run.requests import Request
-from penstock.cli.run.results import Result
+from penstock.cli.run.results import RequestResult
 from penstock.cli.run.sender import Pending, Sender, TransientError, retry_policy
 
 REQUEST = Request(1, "a", "POST", "http://host/x", {"X-Key": "secret"}, b"{}", "0" * 20)
@@ -22,7 +22,7 @@ REQUEST = Request(1, "a", "POST", "http://host/x", {"X-Key": "secret"}, b"{}", "
 Answer = Callable[[httpx.Request], Any]
 
 
-async def send(*answers: Any, attempts: int = 5, timeout: float = 30.0) -> tuple[Result, list[str]]:
+async def send(*answers: Any, attempts: int = 5, timeout: float = 30.0) -> tuple[RequestResult, list[str]]:
     """Send the request to a server that gives these answers, one after the other."""
     left = list(answers)
     retries: list[str] = []
@@ -38,7 +38,7 @@ async def send(*answers: Any, attempts: int = 5, timeout: float = 30.0) -> tuple
         return answer
 
     transport = httpx.MockTransport(handle)
-    results: list[Result] = []
+    results: list[RequestResult] = []
     async with httpx.AsyncClient(transport=transport, follow_redirects=True) as client:
         sender = Sender(client, attempts, timeout)
 
@@ -57,7 +57,7 @@ async def send(*answers: Any, attempts: int = 5, timeout: float = 30.0) -> tuple
     return result, retries
 
 
-def body(result: Result) -> Any:
+def body(result: RequestResult) -> Any:
     return json.loads(result.body or "null")
 
 

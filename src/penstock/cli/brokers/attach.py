@@ -58,7 +58,7 @@ ServiceName = Annotated[
 
 
 @dataclass(frozen=True)
-class Place:
+class NatsTarget:
     """Where a queue is, and how to get in there."""
 
     servers: list[str] = field(repr=False)  # there may be passwords in them
@@ -66,14 +66,14 @@ class Place:
     options: dict[str, Any] = field(repr=False)
 
 
-def place(
+def nats_target(
     servers: str,
     name: str,
     creds: str | None,
     tls_ca: str | None,
     tls_cert: str | None,
     tls_key: str | None,
-) -> Place:
+) -> NatsTarget:
     """Check what the options of a command say of where the queue is."""
     options: dict[str, Any] = {}
     if creds is not None:
@@ -83,7 +83,7 @@ def place(
         refuse("--tls-key is the key of a certificate: give --tls-cert too")
     if tls_ca is not None or tls_cert is not None:
         options["tls"] = _tls(tls_ca, tls_cert, tls_key)
-    return Place([url.strip() for url in servers.split(",")], name, options)
+    return NatsTarget([url.strip() for url in servers.split(",")], name, options)
 
 
 def _tls(ca: str | None, cert: str | None, key: str | None) -> ssl.SSLContext:
@@ -111,7 +111,7 @@ def _check_readable(name: str, path: str) -> None:
 
 
 async def attach(
-    where: Place, *, may_make: bool = True, given: dict[str, Any] | None = None, **more: Any
+    where: NatsTarget, *, may_make: bool = True, given: dict[str, Any] | None = None, **more: Any
 ) -> NatsQueue[Any]:
     """A queue, started, with the settings that it has on the server.
 
@@ -149,7 +149,7 @@ async def attach(
     return queue
 
 
-def shared_limiter(where: Place, limits: list[Limit]) -> NatsLimiter:
+def shared_limiter(where: NatsTarget, limits: list[Limit]) -> NatsLimiter:
     """Limits for all workers of a queue, wherever they are."""
     try:
         from penstock.brokers.nats import NatsLimiter

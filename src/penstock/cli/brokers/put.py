@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
-from penstock.cli.aside import Aside
+from penstock.cli.io_thread import IoThread
 from penstock.cli.brokers import attach as common
 from penstock.cli.brokers.attach import BROKER, FILE, attach
 from penstock.cli.ctrl_c import on_signals
@@ -62,7 +62,7 @@ def put(
     service_name: common.ServiceName = None,
 ) -> int:
     """Check everything, then carry it out."""
-    where = common.place(nats, queue, creds, tls_ca, tls_cert, tls_key)
+    where = common.nats_target(nats, queue, creds, tls_ca, tls_cert, tls_key)
     if not timeout >= 0:
         refuse(f"--timeout must be 0 seconds or more, got {timeout:g}")
     if skip < 0:
@@ -97,7 +97,7 @@ class Filling:
         self._lines = lines
         self._timeout = timeout
         self._skip = skip
-        self._aside = Aside("penstock-reader")
+        self._io_thread = IoThread("penstock-reader")
         self._accepted = self._refused = 0
         #: Lines from the first on of which it is known what became.
         self._settled = 0
@@ -107,11 +107,11 @@ class Filling:
     @property
     def is_reading(self) -> bool:
         """Whether the file is being read."""
-        return self._aside.is_busy
+        return self._io_thread.is_busy
 
     def close(self) -> None:
         """Put no more."""
-        self._aside.end()
+        self._io_thread.end()
 
     async def __call__(self) -> int:
         """Put them all, say what came of it, and return the exit code."""
@@ -176,7 +176,7 @@ class Filling:
 
     async def _next(self) -> bytes | None:
         """The next line; None at the end, and where a signal comes first."""
-        reading = self._aside.call(partial(_read_line, self._lines))
+        reading = self._io_thread.call(partial(_read_line, self._lines))
         either: list[asyncio.Future[Any]] = [reading, self._interrupted]
         await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
         if not reading.done():

@@ -63,7 +63,7 @@ def watch(
     tls_key: common.TlsKey = None,
 ) -> int:
     """Check everything, then look."""
-    where = common.place(nats, name, creds, tls_ca, tls_cert, tls_key)
+    where = common.nats_target(nats, name, creds, tls_ca, tls_cert, tls_key)
     if dead_letters is not None and dead_letters < 1:
         refuse(f"--dead-letters must be at least 1, got {dead_letters}")
     if not timeout >= 0:

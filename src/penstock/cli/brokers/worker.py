@@ -71,7 +71,7 @@ def worker(
     service_name: common.ServiceName = None,
 ) -> int:
     """Check everything, then work until a signal comes."""
-    where = common.place(nats, queue, creds, tls_ca, tls_cert, tls_key)
+    where = common.nats_target(nats, queue, creds, tls_ca, tls_cert, tls_key)
     if workers < 1:
         refuse(f"--workers must be at least 1, got {workers}")
     if retry < 0:

@@ -106,7 +106,7 @@ class Clients:
             # No cookies: requests are independent of each other, in whatever order they run.
             cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),
             event_hooks={
-                "request": [self._credentials.stay_at_home],
+                "request": [self._credentials.strip_cross_origin],
                 "response": [_bound],
             },
         )

@@ -46,7 +46,7 @@ class Credentials:
         own = {name.lower() for name in request.headers}
         return {name: value for name, value in self.headers.items() if name.lower() not in own}
 
-    async def stay_at_home(self, request: httpx.Request) -> None:
+    async def strip_cross_origin(self, request: httpx.Request) -> None:
         """Take the headers out of a request that was redirected to another service.
 
         (httpx does so with ``Authorization`` only.)

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, fields
 from penstock.cli.problems import RequestId
 from penstock.cli.run.meter import Meter
 from penstock.cli.run.requests import Request
-from penstock.cli.run.results import Result
+from penstock.cli.run.results import RequestResult
 from penstock.cli.run.sketch import Gauge, Sketch
 
 #: Seconds of an interval at first, and how many there are at most: a run of 150 s has intervals of
@@ -36,7 +36,7 @@ def public_url(text: str) -> str:
 
 
 @dataclass(frozen=True)
-class Moment:
+class Snapshot:
     """How things stand at one moment."""
 
     #: Requests that may be under way at once.
@@ -88,7 +88,7 @@ class Interval:
 
 
 @dataclass(frozen=True)
-class Piece:
+class Segment:
     """An interval, and where it lies: seconds from the beginning of the run."""
 
     begin: float
@@ -131,7 +131,7 @@ class History:
     ) -> None:
         self.rate = Meter() if rate is None else Meter(*rate)
         self.tokens = None if tokens is None else Meter(*tokens)
-        self.now = Moment()
+        self.now = Snapshot()
         #: Attempts under way.
         self.in_use = 0
         #: Requests that failed for good by kind, and the first message of each.
@@ -168,7 +168,7 @@ class History:
         if self.tokens is not None:
             self.tokens.add(at, tokens)
 
-    def finished(self, at: float, result: Result, request: Request | None = None) -> None:
+    def finished(self, at: float, result: RequestResult, request: Request | None = None) -> None:
         """A line has its result. ``request``: what it was, unless it was malformed."""
         interval = self._interval(at)
         interval.finished += 1
@@ -198,7 +198,7 @@ class History:
         else:
             heapq.heapreplace(self._slow, entry)
 
-    def sample(self, at: float, now: Moment) -> None:
+    def sample(self, at: float, now: Snapshot) -> None:
         """This is how things stand now. To be told at regular times."""
         self.now = now
         interval = self._interval(at)
@@ -230,7 +230,7 @@ class History:
         """All of the run as one interval."""
         return _merged(self._intervals)
 
-    def pieces(self, until: float, at_most: int) -> list[Piece]:
+    def segments(self, until: float, at_most: int) -> list[Segment]:
         """The run up to ``until`` in ``at_most`` pieces, of the same length but for the last."""
         if not self._intervals or until <= 0:
             return []
@@ -242,7 +242,7 @@ class History:
             starts.pop()
         ends = [*starts[1:], len(self._intervals)]
         return [
-            Piece(
+            Segment(
                 start * self._width,
                 end * self._width if end < len(self._intervals) else until,
                 _merged(self._intervals[start:end]),

@@ -30,7 +30,7 @@ def key(*parts: RequestId | None) -> int:
     return int.from_bytes(blake2b(json.dumps(parts).encode(), digest_size=16).digest(), "big")
 
 
-class Seen:
+class SeenIds:
     """The ids of the lines that have been read: about 130 bytes each."""
 
     def __init__(self) -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from penstock.cli.run.clients import Clients
 from penstock.cli.run.credentials import Credentials
 from penstock.cli.run.journal import Results
-from penstock.cli.run.source import Form
+from penstock.cli.run.source import InputFormat
 from penstock.errors import PenstockError
 
 #: Exit codes of a run that stopped before its end.
@@ -28,7 +28,7 @@ class RunJob:
     """What is to be done."""
 
     requests: io.BufferedReader
-    form: Form
+    form: InputFormat
     results: Results
     clients: Clients
     credentials: Credentials

@@ -36,7 +36,7 @@ class NotAJournalError(PenstockError):
 
 
 @dataclass
-class Earlier:
+class PreviousRuns:
     """What earlier runs have done: some 80 bytes for each request, whatever its answer was."""
 
     #: The keys of the ids.
@@ -75,7 +75,7 @@ def malformed_key(request_id: RequestId, problem: str) -> int:
     return key(request_id, problem)
 
 
-def scan(file: BinaryIO, cost: list[str] | None = None) -> Earlier:
+def scan(file: BinaryIO, cost: list[str] | None = None) -> PreviousRuns:
     """Read a journal, a line at a time.
 
     Args:
@@ -85,7 +85,7 @@ def scan(file: BinaryIO, cost: list[str] | None = None) -> Earlier:
     Raises:
         NotAJournalError: a line is no result, and it is not the last one, torn.
     """
-    earlier = Earlier()
+    earlier = PreviousRuns()
     offset = 0
     for number, line in enumerate(file, 1):
         entry = _entry(line)
@@ -131,7 +131,7 @@ class Results:
     file: io.FileIO
     #: Whether the same command can go on with it.
     is_journal: bool = False
-    earlier: Earlier = field(default_factory=Earlier)
+    earlier: PreviousRuns = field(default_factory=PreviousRuns)
     _lock: FileLock | None = None
 
     def line_at(self, place: int) -> bytes:

@@ -8,8 +8,8 @@ from typing import TextIO
 
 from penstock.cli.display import display_on, say
 from penstock.cli.files import STANDARD
-from penstock.cli.report.report import ReportError, Subject, write_report
-from penstock.cli.run.bill import bill, printed
+from penstock.cli.report.report import ReportError, RunInfo, write_report
+from penstock.cli.run.summary import summary, printed
 from penstock.cli.run.history import History
 from penstock.cli.run.job import RunError, RunJob
 from penstock.cli.run.journal import MALFORMED
@@ -26,7 +26,7 @@ def carry_out(
     out: str,
     stream: TextIO,
     report: str | None,
-    subject: Subject,
+    subject: RunInfo,
 ) -> int:
     """Do it, tell it on ``stream``, draw it in ``report``, and return the exit code."""
     totals, history = Totals(expected=expected), History(job.rate, job.tokens)
@@ -43,7 +43,7 @@ def carry_out(
             job.results.release()
     elapsed = totals.elapsed
     results = "standard output" if out == STANDARD else out
-    rows = bill(totals, history, elapsed, job.capacity, results)
+    rows = summary(totals, history, elapsed, job.capacity, results)
     say(stream, printed(rows))
     has_report = True
     if report is not None:

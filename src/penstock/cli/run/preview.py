@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 from penstock.cli.run.credentials import HIDDEN, Credentials
 from penstock.cli.run.requests import Request
-from penstock.cli.run.source import Form, Malformed, Source
+from penstock.cli.run.source import InputFormat, Malformed, RequestSource
 
 _MOST = 3
 #: Characters of a body that are shown.
@@ -22,7 +22,7 @@ _OURS = ("content-type", "x-request-id")
 _USER = re.compile(r"(?<=://)[^/?#]*@")
 
 
-def preview(file: io.BufferedReader, form: Form, credentials: Credentials) -> str:
+def preview(file: io.BufferedReader, form: InputFormat, credentials: Credentials) -> str:
     """Describe the first requests of an input, and close it.
 
     Raises:
@@ -31,9 +31,9 @@ def preview(file: io.BufferedReader, form: Form, credentials: Credentials) -> st
     return "\n\n".join(asyncio.run(_first(file, form, credentials))) or "no requests"
 
 
-async def _first(file: io.BufferedReader, form: Form, credentials: Credentials) -> list[str]:
+async def _first(file: io.BufferedReader, form: InputFormat, credentials: Credentials) -> list[str]:
     shown: list[str] = []
-    source = Source(file, form)
+    source = RequestSource(file, form)
     try:
         async for made in source:
             if isinstance(made, Malformed):

@@ -8,7 +8,7 @@ from penstock.cli.lines import LineWriter
 from penstock.cli.run.history import History
 from penstock.cli.run.job import FILE_TROUBLE, RunError, RunJob
 from penstock.cli.run.requests import Request
-from penstock.cli.run.results import Result, Totals
+from penstock.cli.run.results import RequestResult, Totals
 
 
 class Recorder:
@@ -21,7 +21,7 @@ class Recorder:
         self._results = LineWriter(job.results.file, job.results.is_journal)
         self._failures = None if job.failures is None else LineWriter(job.failures)
 
-    async def record(self, result: Result, request: Request | None = None) -> None:
+    async def record(self, result: RequestResult, request: Request | None = None) -> None:
         """A line is dealt with; ``request`` is what it asked for, if it was a request.
 
         Raises:

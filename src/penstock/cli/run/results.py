@@ -46,7 +46,7 @@ class RequestFailure:
 
 
 @dataclass(frozen=True)
-class Result:
+class RequestResult:
     """What became of one line."""
 
     id: RequestId
@@ -114,7 +114,7 @@ class Totals:
     latencies: array[float] = field(default_factory=lambda: array("d"))
     began: float = field(default_factory=time.monotonic)
 
-    def add(self, result: Result) -> None:
+    def add(self, result: RequestResult) -> None:
         """Count a result."""
         if result.attempts:
             self.calls += result.attempts

@@ -8,13 +8,13 @@ import math
 
 from penstock.cli.ctrl_c import on_signals
 from penstock.cli.display import Display
-from penstock.cli.run.guard import Guard
-from penstock.cli.run.history import History, Moment
-from penstock.cli.run.intake import Intake
+from penstock.cli.run.fail_fast import FailFast
+from penstock.cli.run.history import History, Snapshot
+from penstock.cli.run.backlog import Backlog
 from penstock.cli.run.job import FILE_TROUBLE, REFUSED, UNREACHABLE, RunError, RunJob
 from penstock.cli.run.recorder import Recorder
 from penstock.cli.run.requests import Request
-from penstock.cli.run.results import Result, Totals
+from penstock.cli.run.results import RequestResult, Totals
 from penstock.cli.run.sender import Answer, Pending, Sender, TransientError, retry_policy
 from penstock.cli.run.tokens import Tokens
 from penstock.cli.run.tracing import mark_request_failed
@@ -62,7 +62,7 @@ class Run:
             max_dead_letters=0,
         )
         self._sender = Sender(job.clients, job.attempts, job.timeout, job.credentials)
-        self._guard = Guard(job.keep_going)
+        self._fail_fast = FailFast(job.keep_going)
         self._under_way = 0
         self._is_ending = False
         self._failure: BaseException | None = None
@@ -79,7 +79,7 @@ class Run:
         """
         job = self._job
         self._recorder = Recorder(job, self._totals, self._history)
-        self._intake = Intake(job, self._totals, self._display, self._recorder)
+        self._backlog = Backlog(job, self._totals, self._display, self._recorder)
         async with job.clients:
             self._work = asyncio.create_task(self._send_all())
             with on_signals(self._interrupt):
@@ -90,7 +90,7 @@ class Run:
                 await self._close_files()
         if self._failure is None and not self._work.cancelled():
             self._failure = self._work.exception()
-        self._failure = self._failure or self._intake.trouble
+        self._failure = self._failure or self._backlog.trouble
         if self._failure is not None:
             raise self._failure
         return self._signal
@@ -101,14 +101,14 @@ class Run:
         try:
             async with self._queue as queue:
                 await queue.process(self._handle, error_handler=self._give_up)
-                async for request in self._intake:
+                async for request in self._backlog:
                     pending = Pending(request, waits_since=self._totals.elapsed)
                     await queue.put(pending, timeout=math.inf)
                     if self._is_ending:
                         break
         finally:
             self._look()
-        nobody = self._guard.nobody_is_there(at_end=True)
+        nobody = self._fail_fast.nobody_is_there(at_end=True)
         if nobody is not None and not self._is_ending:
             raise RunError(nobody, UNREACHABLE)
 
@@ -133,13 +133,13 @@ class Run:
             if self._job.feedback:
                 response = answer.response
                 self._queue.limits.observe(response.headers, response.status_code)
-            for held in self._guard.answered():
+            for held in self._fail_fast.answered():
                 await self._recorder.record(*held)
         if self._tokens is not None:
             before = self._tokens.total
             self._tokens.settle(answer.response)
             self._history.spent(self._totals.elapsed, self._tokens.total - before)
-        refusal = self._guard.refusal(pending.request, answer)
+        refusal = self._fail_fast.refusal(pending.request, answer)
         if refusal is not None:
             self._end(RunError(refusal, REFUSED))
         elif self._sender.may_pass(pending, answer):
@@ -160,12 +160,12 @@ class Run:
         self._history.ended(ended, ended - began, outcome)
         return answer
 
-    async def _finish(self, result: Result, request: Request) -> None:
+    async def _finish(self, result: RequestResult, request: Request) -> None:
         mark_request_failed("" if result.failure is None else result.failure.kind)
-        if not self._guard.holds_back(result, request):
+        if not self._fail_fast.holds_back(result, request):
             await self._recorder.record(result, request)
             return
-        nobody = self._guard.nobody_is_there()
+        nobody = self._fail_fast.nobody_is_there()
         if nobody is not None:
             self._fail(RunError(nobody, UNREACHABLE))
 
@@ -209,7 +209,7 @@ class Run:
         self._work.cancel()
 
     async def _close_files(self) -> None:
-        closing = [asyncio.ensure_future(it.close()) for it in (self._recorder, self._intake)]
+        closing = [asyncio.ensure_future(it.close()) for it in (self._recorder, self._backlog)]
         done, _ = await asyncio.wait(closing, timeout=_LAST_WRITES)
         for future in done:
             error = future.exception()
@@ -223,7 +223,7 @@ class Run:
         totals, statistics = self._totals, self._queue.statistics()
         concurrency = statistics.concurrency_limit or self._job.concurrency
         closed_for = self._queue.limits.statistics().closed_for
-        moment = Moment(concurrency, statistics.size, statistics.maxsize, closed_for)
+        moment = Snapshot(concurrency, statistics.size, statistics.maxsize, closed_for)
         self._history.sample(totals.elapsed, moment)
         totals.queue_peak = statistics.peak_size
         totals.backpressure_waits = statistics.put_waits

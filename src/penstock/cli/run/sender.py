@@ -16,7 +16,7 @@ from tenacity import wait_random_exponential
 from penstock.cli.run.clients import Clients
 from penstock.cli.run.credentials import Credentials, origin_of
 from penstock.cli.run.requests import Request
-from penstock.cli.run.results import JsonText, RequestFailure, Result, to_json
+from penstock.cli.run.results import JsonText, RequestFailure, RequestResult, to_json
 from penstock.cli.run.tracing import attempt_span
 from penstock.errors import PenstockError
 from penstock.limits import RetryPolicy
@@ -107,13 +107,13 @@ class Sender:
         """Whether another attempt is to be made."""
         return answer.is_transient and pending.attempts < self._attempts
 
-    def result(self, pending: Pending, answer: Answer) -> Result:
+    def result(self, pending: Pending, answer: Answer) -> RequestResult:
         """What became of a request whose last attempt gave this answer."""
         body = None if answer.response is None else _body(answer.response)
         if body is not None:
             body = self._credentials.redacted(body)
         failure = RequestFailure(answer.kind, answer.message, body) if answer.kind else None
-        return Result(
+        return RequestResult(
             id=pending.request.id,
             line=pending.request.line,
             status=None if answer.response is None else answer.response.status_code,
@@ -123,7 +123,7 @@ class Sender:
             seconds=asyncio.get_running_loop().time() - pending.began if pending.attempts else 0.0,
         )
 
-    def late(self, pending: Pending, deadline: float) -> Result:
+    def late(self, pending: Pending, deadline: float) -> RequestResult:
         """What became of a request whose deadline passed before it could be done."""
         message = f"not done within {deadline:g} s"
         if pending.answer is not None:

@@ -16,7 +16,7 @@ from penstock.cli.run.template import Template
 
 
 @dataclass(frozen=True)
-class Form:
+class InputFormat:
     """What the input is written in."""
 
     base: str | None = None
@@ -47,11 +47,11 @@ class Malformed:
     problem: str
 
 
-class Source:
+class RequestSource:
     """Reads requests from a file as they are asked for."""
 
     def __init__(
-        self, file: io.BufferedReader, form: Form, on_blank: Callable[[], None] = lambda: None
+        self, file: io.BufferedReader, form: InputFormat, on_blank: Callable[[], None] = lambda: None
     ) -> None:
         self._form = form
         self._read = form.reader()

@@ -6,16 +6,16 @@ from collections.abc import AsyncIterator
 
 from penstock.cli.display import Display
 from penstock.cli.problems import RequestId, quote
-from penstock.cli.run.ids import Seen, fingerprint, key
+from penstock.cli.run.ids import SeenIds, fingerprint, key
 from penstock.cli.run.job import FILE_TROUBLE, RunError, RunJob
 from penstock.cli.run.journal import MALFORMED, malformed_key
 from penstock.cli.run.recorder import Recorder
 from penstock.cli.run.requests import Request
-from penstock.cli.run.results import RequestFailure, Result, Totals
-from penstock.cli.run.source import Malformed, Source
+from penstock.cli.run.results import RequestFailure, RequestResult, Totals
+from penstock.cli.run.source import Malformed, RequestSource
 
 
-class Intake:
+class Backlog:
     """Reads the input, and leaves out what is done, asked for twice, or no request."""
 
     def __init__(self, job: RunJob, totals: Totals, display: Display, recorder: Recorder) -> None:
@@ -24,8 +24,8 @@ class Intake:
         self._totals = totals
         self._display = display
         self._recorder = recorder
-        self._source = Source(job.requests, job.form, self._count_blank)
-        self._seen = Seen()
+        self._source = RequestSource(job.requests, job.form, self._count_blank)
+        self._seen = SeenIds()
         #: Why the input could not be read to its end.
         self.trouble: RunError | None = None
 
@@ -80,7 +80,7 @@ class Intake:
             return
         self._display.note(f"line {line}: {problem}")
         failure = RequestFailure(MALFORMED, problem)
-        await self._recorder.record(Result(id=request_id, line=line, failure=failure))
+        await self._recorder.record(RequestResult(id=request_id, line=line, failure=failure))
 
     def _count_blank(self) -> None:
         self._totals.blank += 1

@@ -5,7 +5,7 @@ from __future__ import annotations
 import httpx
 
 from penstock.cli.run.requests import Request
-from penstock.cli.run.results import Result
+from penstock.cli.run.results import RequestResult
 from penstock.cli.run.sender import Answer
 
 _UNAUTHORIZED = 401
@@ -13,7 +13,7 @@ _UNAUTHORIZED = 401
 _ENOUGH = 10
 
 
-class Guard:
+class FailFast:
     """Looks at what becomes of requests.
 
     Args:
@@ -23,7 +23,7 @@ class Guard:
     def __init__(self, keep_going: bool) -> None:
         self._is_off = keep_going
         self._has_answer = keep_going
-        self._held: list[tuple[Result, Request]] = []
+        self._held: list[tuple[RequestResult, Request]] = []
 
     def refusal(self, request: Request, answer: Answer) -> str | None:
         """What to say when the service refuses all requests; None: it refuses this one at most.
@@ -43,13 +43,13 @@ class Guard:
             return f"{said}: it wants a valid token (--bearer-env, --header-env)"
         return None
 
-    def answered(self) -> list[tuple[Result, Request]]:
+    def answered(self) -> list[tuple[RequestResult, Request]]:
         """There is an answer, so somebody is there; return the results that were held back."""
         self._has_answer = True
         held, self._held = self._held, []
         return held
 
-    def holds_back(self, result: Result, request: Request) -> bool:
+    def holds_back(self, result: RequestResult, request: Request) -> bool:
         """Whether a result is to wait until it is known whether anybody is there."""
         if self._has_answer or result.failure is None:
             return False

@@ -10,7 +10,7 @@ from penstock.cli.run.meter import duration
 from penstock.cli.run.results import Totals
 
 
-def bill(
+def summary(
     totals: Totals, history: History, elapsed: float, capacity: int, results: str
 ) -> list[tuple[str, str]]:
     """What a run came to in ``elapsed`` seconds: pairs of a name and what there is to say."""
@@ -56,7 +56,7 @@ def _earlier(totals: Totals) -> Iterator[tuple[str, str]]:
 
 
 def printed(rows: Sequence[tuple[str, str]]) -> str:
-    """The bill on lines of a terminal."""
+    """The summary on lines of a terminal."""
     return "\n".join(f"{name:<13}{value}" for name, value in rows)
 
 
