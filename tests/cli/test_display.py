@@ -59,6 +59,7 @@ def busy_run(clock: Clock) -> tuple[Totals, History]:
             history.ended(number / 8, 0.1, "200")
             history.finished(number / 8, result)
     totals.retries["http_429"] += 38
+    totals.refused = 38
     totals.retries["http_503"] += 4
     history.sample(20, Snapshot(concurrency=10, queued=90, capacity=100, closed_for=11.2))
     clock.now += 20
@@ -68,7 +69,7 @@ def busy_run(clock: Clock) -> tuple[Totals, History]:
 BUSY = [
     "3 failed",
     "42 retries",
-    "38 answers of 429",
+    "38 refused",
     "7.8/s of 8/s",
     "16,000/min of 90,000/min tokens",
     "7 of 10 at once",

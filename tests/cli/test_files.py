@@ -154,7 +154,7 @@ def test_a_result_is_a_line_of_json_that_people_can_read() -> None:
 
 
 def test_a_failure_has_an_error_in_place_of_a_body() -> None:
-    failure = RequestFailure("http_422", "422 No", JsonText('["why"]'))
+    failure = RequestFailure("http_422", "422 No")
     fields = json.loads(RequestResult(1, 1, 422, JsonText('["why"]'), failure).to_line())
     assert fields["error"] == {"kind": "http_422", "message": "422 No", "body": ["why"]}
     assert "body" not in fields

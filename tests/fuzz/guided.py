@@ -79,14 +79,14 @@ def rows(data: bytes) -> None:
 
 
 def _records(cutter: Any, read: Callable[[bytes], dict[str, Any]], data: bytes) -> None:
-    from penstock.cli.run.requests import make_request
+    from penstock.cli.run.requests import RequestMaker
 
     half = len(data) // 2
     records = [*cutter.cut(data[:half]), *cutter.cut(data[half:]), *cutter.end()]
     for number, record in records:
         assert record is not None
         try:
-            request = make_request(number, read(record), "http://h/v1")
+            request = RequestMaker("http://h/v1").make(number, read(record))
         except MalformedLineError as error:
             str(error).encode()
             assert str(error).isprintable()

@@ -19,7 +19,7 @@ from penstock.cli.run.results import JsonText, RequestFailure, RequestResult
 
 RESULTS = [
     RequestResult("a", 1, 200, JsonText('{"usage": {"total_tokens": 3}}'), attempts=1),
-    RequestResult(2, 2, 500, None, RequestFailure("http_500", "500", JsonText('"no"')), 3, 1.5),
+    RequestResult(2, 2, 500, JsonText('"no"'), RequestFailure("http_500", "500"), 3, 1.5),
     RequestResult("ü\n\x1b", 3, None, None, RequestFailure("connection", "refused"), 2),
     RequestResult("d", 4, None, None, RequestFailure("malformed", "not JSON")),
     RequestResult("a", 5, 404, None, RequestFailure("http_404", "404"), 1),

@@ -164,7 +164,7 @@ def _fold(parts: list[str], width: int) -> Iterator[Text]:
 def _painted(line: str) -> Text:
     text = Text(line, no_wrap=True, overflow="ellipsis")
     text.highlight_regex(r"\b[1-9]\d* failed", "bold red")
-    text.highlight_regex(r"[1-9]\d* answers of 429|held up for [^·]*", "yellow")
+    text.highlight_regex(r"[1-9]\d* refused|held up for [^·]*", "yellow")
     text.highlight_regex(r"about [^·]* left", "bold")
     return text
 
@@ -186,9 +186,8 @@ def _state(totals: Totals, history: History, elapsed: float) -> list[str]:
     """How things stand, the most important first."""
     now = history.now
     parts = [f"{totals.failed.total()} failed", f"{totals.retries.total()} retries"]
-    rejected = totals.retries["http_429"] + totals.failed["http_429"]
-    if rejected:
-        parts.append(f"{rejected} answers of 429")
+    if totals.refused:
+        parts.append(f"{totals.refused} refused")
     parts.append(history.rate.told(elapsed))
     if history.tokens is not None:
         parts.append(f"{history.tokens.told(elapsed)} tokens")

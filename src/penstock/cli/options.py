@@ -7,6 +7,7 @@ import math
 import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, Literal, NoReturn, TextIO
 
 import typer
@@ -17,7 +18,7 @@ from penstock.cli.files import STANDARD
 from penstock.cli.problems import MalformedLineError
 from penstock.cli.records import read_header, read_object
 from penstock.cli.run.credentials import Credentials, read_credentials
-from penstock.cli.run.requests import parse_base
+from penstock.cli.run.requests import TOKEN, parse_base
 from penstock.cli.run.source import InputFormat
 from penstock.cli.run.template import Template
 from penstock.cli.settings import read_settings
@@ -101,12 +102,32 @@ def read_concurrency(text: str) -> tuple[int, bool]:
     return most, is_auto
 
 
-def read_rate(name: str, text: str | None) -> tuple[float, float] | None:
+def read_rate(name: str, text: str) -> tuple[float, float]:
     """So many in so many seconds."""
     try:
-        return None if text is None else parse_rate(text)
+        return parse_rate(text)
     except ValueError as error:
         refuse(f"{name}: {error}")
+
+
+def read_names(name: str, text: str | None) -> tuple[str, ...]:
+    """Names of headers, with commas between them."""
+    names = tuple(each.strip() for each in (text or "").split(",") if each.strip())
+    for each in names:
+        if not TOKEN.fullmatch(each):
+            refuse(f"{name} must be names of headers such as x-request-id, got {shown(each)}")
+    return names
+
+
+def read_statuses(name: str, text: str | None) -> frozenset[int]:
+    """HTTP statuses of failures, with commas between them."""
+    found = set()
+    for each in (text or "").split(",") if text is not None else ():
+        status = int(each) if each.strip().isascii() and each.strip().isdigit() else 0
+        if not 300 <= status <= 599:
+            refuse(f"{name} must be statuses from 300 to 599 such as 409,423, got {shown(text)}")
+        found.add(status)
+    return frozenset(found)
 
 
 def read_cost(cost: str | None, tokens: str | None) -> str | None:
@@ -130,11 +151,14 @@ def read_secrets(
     header: Sequence[str] | None,
     header_env: Sequence[str] | None,
     bearer_env: str | None,
+    param_env: Sequence[str] | None,
     base: str | None,
 ) -> Credentials:
     """What each request carries."""
     try:
-        return read_credentials(header or (), header_env or (), bearer_env, base, os.environ)
+        return read_credentials(
+            header or (), header_env or (), bearer_env, base, os.environ, param_env or ()
+        )
     except ValueError as error:
         refuse(str(error))
 
@@ -171,8 +195,9 @@ def read_form(
     Raises:
         OSError: the input cannot be read.
     """
+    folder = Path() if name == STANDARD else Path(name).parent
     if kind == "jsonl" or (kind == "auto" and not name.lower().endswith(".csv")):
-        return InputFormat(base, template)
+        return InputFormat(base, template, folder=folder)
     if template is None:
         refuse('CSV needs a --template for its rows, such as {"path": "/items/{sku}"}')
     try:
@@ -180,7 +205,7 @@ def read_form(
         template.check_columns(columns)
     except ValueError as error:
         refuse(f"{'standard input' if name == STANDARD else name}: {error}")
-    return InputFormat(base, template, columns, first_line)
+    return InputFormat(base, template, columns, first_line, folder)
 
 
 def set_up_telemetry(endpoint: str | None, service_name: str | None, default: str) -> None:

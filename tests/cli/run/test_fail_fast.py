@@ -90,7 +90,7 @@ def test_nobody_there_is_told_once(penstock: Any, server: Any, count: int) -> No
     assert done.returncode == 4
     attempts = 2 * min(count, 10)
     assert done.stderr == (
-        f"penstock: no answer from {url} to {attempts} attempts: ConnectError: Connection refused. "
+        f"penstock: no answer from {url} to {attempts} attempts: Connection refused. "
         "The same command again goes on from here.\n"
     )
     assert penstock.results() == []

@@ -63,7 +63,7 @@ def test_each_request_arrives_as_its_line_says(penstock: Any, server: Any) -> No
         (44, 4, 201, {"path": "/elsewhere"}, 1),
     ]
     for result in penstock.results():
-        assert set(result) == {"id", "line", "status", "body", "attempts", "seconds"}
+        assert set(result) == {"id", "line", "status", "body", "attempts", "seconds", "asked"}
         assert 0 < result["seconds"] < 30
     everything = done.stdout + done.stderr + (penstock.folder / "results.jsonl").read_text()
     assert "secret" not in everything

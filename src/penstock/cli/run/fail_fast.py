@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import httpx
+from yarl import URL
 
+from penstock.cli.run.answers import Answer
 from penstock.cli.run.requests import Request
 from penstock.cli.run.results import RequestResult
-from penstock.cli.run.sender import Answer
 
 _UNAUTHORIZED = 401
 #: So many requests that get no answer, before any got one, stand for all.
@@ -70,5 +70,5 @@ class FailFast:
 
 def place(request: Request) -> str:
     """Where a request goes, without what may be secret."""
-    url = httpx.URL(request.url)
-    return f"{url.scheme}://{url.host}" + ("" if url.port is None else f":{url.port}")
+    url = URL(request.url)
+    return str(url.origin())

@@ -8,6 +8,8 @@ from typing import Any
 
 from penstock.cli.problems import RequestId
 
+_to_json = json.JSONEncoder(sort_keys=True).encode
+
 _CONTENT_BITS = 64
 
 
@@ -21,7 +23,7 @@ def fingerprint(*parts: Any) -> str:
     """
     digest = blake2b(digest_size=10)
     for part in parts:
-        digest.update(json.dumps(part, sort_keys=True).encode() + b"\n")
+        digest.update(_to_json(part).encode() + b"\n")
     return digest.hexdigest()
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import io
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 
-from penstock.cli.run.clients import Clients
+from penstock.cli.run.answers import Judge
+from penstock.cli.run.client import Client
 from penstock.cli.run.credentials import Credentials
 from penstock.cli.run.journal import Results
 from penstock.cli.run.source import InputFormat
@@ -30,7 +32,7 @@ class RunJob:
     requests: io.BufferedReader
     form: InputFormat
     results: Results
-    clients: Clients
+    client: Client
     credentials: Credentials
     concurrency: int
     capacity: int
@@ -40,8 +42,16 @@ class RunJob:
     deadline: float | None = None
     #: Where failures go as well.
     failures: io.FileIO | None = None
-    #: So many requests, and so many tokens, in so many seconds.
-    rate: tuple[float, float] | None = None
+    #: What counts as a success.
+    judge: Judge = field(default_factory=Judge)
+    #: Headers of answers that go into the results.
+    keep_headers: tuple[str, ...] = ()
+    #: Where bodies go that are no text; None: into the results.
+    save_bodies: Path | None = None
+    #: Somebody collects traces.
+    is_traced: bool = False
+    #: So many requests, each in so many seconds; and so many tokens.
+    rates: tuple[tuple[float, float], ...] = ()
     tokens: tuple[float, float] | None = None
     #: Where an answer says how many tokens it was.
     cost: str | None = None

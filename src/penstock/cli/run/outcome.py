@@ -29,7 +29,7 @@ def carry_out(
     subject: RunInfo,
 ) -> int:
     """Do it, tell it on ``stream``, draw it in ``report``, and return the exit code."""
-    totals, history = Totals(expected=expected), History(job.rate, job.tokens)
+    totals, history = Totals(expected=expected), History(job.rates[0] if job.rates else None, job.tokens)
     problem: RunError | None = None
     interrupted_by = None
     if job.results.earlier.torn_at is not None:
@@ -66,13 +66,13 @@ def carry_out(
     return 1 if failed or not has_report else 0
 
 
-def settings_of(job: RunJob, rate: str | None, tokens: str | None) -> list[tuple[str, str]]:
+def settings_of(job: RunJob, rates: list[str], tokens: str | None) -> list[tuple[str, str]]:
     """What was asked for, for the report; nothing that is secret."""
     at_once = f"{job.concurrency} at most, found out" if job.is_adaptive else str(job.concurrency)
     asked = [
         ("Concurrency", at_once),
         ("Queue", str(job.capacity)),
-        ("Rate", rate),
+        ("Rate", ", ".join(rates) or None),
         ("Tokens", tokens),
         ("Attempts", f"{job.attempts} at most"),
         ("Timeout of each", f"{job.timeout:g} s"),

@@ -53,8 +53,14 @@ def _described(request: Request, credentials: Credentials) -> Iterator[str]:
     yield f"{request.method} {_USER.sub(f'{HIDDEN}@', request.url)}"
     for name, value in request.headers.items():
         yield f"{name}: {value if name.lower() in _OURS else HIDDEN}"
+    for name in credentials.params:
+        yield f"{name}={HIDDEN} in the query"
     for name in credentials.given_to(request):
         yield f"{name}: {HIDDEN}"
     if request.content is not None:
-        body = request.content.decode()
+        body = request.content.decode("utf-8", "backslashreplace")
         yield body if len(body) <= _LONGEST_BODY else f"{body[:_LONGEST_BODY]}..."
+    elif request.multipart is not None:
+        for part in request.multipart.parts:
+            value = part.value if part.path is None else f"the file {part.path.name}"
+            yield f"  {part.name}: {value[:_LONGEST_BODY]}"

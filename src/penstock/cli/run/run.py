@@ -8,6 +8,7 @@ import math
 
 from penstock.cli.ctrl_c import on_signals
 from penstock.cli.display import Display
+from penstock.cli.run.answers import Answer, AttemptError
 from penstock.cli.run.fail_fast import FailFast
 from penstock.cli.run.history import History, Snapshot
 from penstock.cli.run.backlog import Backlog
@@ -15,11 +16,11 @@ from penstock.cli.run.job import FILE_TROUBLE, REFUSED, UNREACHABLE, RunError, R
 from penstock.cli.run.recorder import Recorder
 from penstock.cli.run.requests import Request
 from penstock.cli.run.results import RequestResult, Totals
-from penstock.cli.run.sender import Answer, Pending, Sender, TransientError, retry_policy
+from penstock.cli.run.sender import Pending, Sender
 from penstock.cli.run.tokens import Tokens
 from penstock.cli.run.tracing import mark_request_failed
 from penstock.errors import DeadlineExceededError
-from penstock.limits import AdaptiveConcurrency, Limit
+from penstock.limits import AdaptiveConcurrency, Backoff, Limit, RetryPolicy
 from penstock.work_queue import WorkQueue
 
 #: Seconds between two looks at the display.
@@ -43,7 +44,7 @@ class Run:
         self._totals = totals
         self._history = history
         self._display = display
-        limits = [] if job.rate is None else [Limit(*job.rate, name="requests")]
+        limits = [Limit(*rate, name="requests") for rate in job.rates]
         self._tokens: Tokens | None = None
         if job.cost is not None:
             self._tokens = Tokens(job.cost, job.tokens, job.concurrency)
@@ -61,7 +62,9 @@ class Run:
             deadline=job.deadline,
             max_dead_letters=0,
         )
-        self._sender = Sender(job.clients, job.attempts, job.timeout, job.credentials)
+        self._sender = Sender(
+            job.client, job.timeout, job.credentials, job.judge, job.keep_headers, job.is_traced
+        )
         self._fail_fast = FailFast(job.keep_going)
         self._under_way = 0
         self._is_ending = False
@@ -80,7 +83,7 @@ class Run:
         job = self._job
         self._recorder = Recorder(job, self._totals, self._history)
         self._backlog = Backlog(job, self._totals, self._display, self._recorder)
-        async with job.clients:
+        async with job.client:
             self._work = asyncio.create_task(self._send_all())
             with on_signals(self._interrupt):
                 while not self._work.done():
@@ -126,42 +129,51 @@ class Run:
                 self._work.cancel()
 
     async def _send(self, pending: Pending) -> None:
+        """Make one attempt; raise if it failed, for the policy to say whether there is another."""
         if not pending.attempts:
             self._totals.sent += 1
+        elif pending.answer is not None:
+            self._totals.retries[pending.answer.kind] += 1
         answer = await self._attempt(pending)
         if answer.response is not None:
             if self._job.feedback:
                 response = answer.response
-                self._queue.limits.observe(response.headers, response.status_code)
+                self._queue.limits.observe(response.headers, response.status)
             for held in self._fail_fast.answered():
                 await self._recorder.record(*held)
         if self._tokens is not None:
             before = self._tokens.total
-            self._tokens.settle(answer.response)
+            self._tokens.settle(answer)
             self._history.spent(self._totals.elapsed, self._tokens.total - before)
+        failure = answer.failure
+        if failure is None:
+            await self._finish(self._sender.result(pending, answer), pending.request)
+            return
+        self._totals.refused += failure.is_throttle
         refusal = self._fail_fast.refusal(pending.request, answer)
         if refusal is not None:
             self._end(RunError(refusal, REFUSED))
-        elif self._sender.may_pass(pending, answer):
-            if self._is_ending:
-                return  # unfinished
-            self._totals.retries[answer.kind] += 1
-            # The queue makes another attempt, in time.
-            raise TransientError(answer, is_heeded=self._job.feedback)
-        else:
-            await self._finish(self._sender.result(pending, answer), pending.request)
+        elif not (self._is_ending and self._is_retried(pending)):  # or it is unfinished
+            raise AttemptError(answer, is_heeded=self._job.feedback)
+
+    def _is_retried(self, pending: Pending) -> bool:
+        """Whether another attempt would be made, if there was time."""
+        failure = None if pending.answer is None else pending.answer.failure
+        may_pass = failure is not None and not failure.is_permanent
+        return may_pass and pending.attempts < self._job.attempts
 
     async def _attempt(self, pending: Pending) -> Answer:
         began = self._totals.elapsed
         self._history.started(began, began - pending.waits_since, pending.attempts + 1)
         answer = await self._sender.send(pending)
         pending.waits_since = ended = self._totals.elapsed
-        outcome = answer.kind if answer.response is None else str(answer.response.status_code)
+        outcome = answer.kind if answer.response is None else str(answer.response.status)
         self._history.ended(ended, ended - began, outcome)
         return answer
 
     async def _finish(self, result: RequestResult, request: Request) -> None:
-        mark_request_failed("" if result.failure is None else result.failure.kind)
+        if self._job.is_traced:
+            mark_request_failed("" if result.failure is None else result.failure.kind)
         if not self._fail_fast.holds_back(result, request):
             await self._recorder.record(result, request)
             return
@@ -170,15 +182,17 @@ class Run:
             self._fail(RunError(nobody, UNREACHABLE))
 
     async def _give_up(self, error: Exception, pending: Pending) -> None:
-        """The queue makes no other attempt."""
+        """There is no other attempt."""
         deadline = self._job.deadline
-        if isinstance(error, TransientError) and deadline is not None:
-            self._totals.retries[error.answer.kind] -= 1  # there is no time for it
-        elif not isinstance(error, DeadlineExceededError) or deadline is None:
+        if isinstance(error, AttemptError) and not (deadline and self._is_retried(pending)):
+            result = self._sender.result(pending, error.answer)
+        elif isinstance(error, (AttemptError, DeadlineExceededError)) and deadline is not None:
+            result = self._sender.late(pending, deadline)
+        else:
             self._fail(error)  # the sender takes all that can happen to a request
             return
         try:
-            await self._finish(self._sender.late(pending, deadline), pending.request)
+            await self._finish(result, pending.request)
         except RunError as trouble:
             self._fail(trouble)
 
@@ -229,3 +243,15 @@ class Run:
         totals.backpressure_waits = statistics.put_waits
         totals.held_up = statistics.gate_closures
         totals.tokens = None if self._tokens is None else self._tokens.total
+
+
+def retry_policy(attempts: int) -> RetryPolicy | None:
+    """Up to ``attempts`` attempts for each request; None where there is to be but one."""
+    if attempts == 1:
+        return None
+    # No budget: whoever sends a file of requests said how often.
+    return RetryPolicy(attempts, _may_pass, Backoff(base=0.5, max=30.0), budget=None)
+
+
+def _may_pass(error: Exception) -> bool:
+    return isinstance(error, AttemptError) and not error.failure.is_permanent

@@ -5,13 +5,14 @@ from __future__ import annotations
 import io
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from penstock.cli.lines import TOO_LONG, Reader
 from penstock.cli.problems import MalformedLineError, RequestId
 from penstock.cli.records import CsvCutter, Cutter, JsonCutter, read_object, row_reader
 from penstock.cli.run.ids import fingerprint
-from penstock.cli.run.requests import Request, make_request
+from penstock.cli.run.requests import Request, RequestMaker
 from penstock.cli.run.template import Template
 
 
@@ -24,6 +25,8 @@ class InputFormat:
     #: The columns of a CSV file, whose rows begin at ``first_line``; None for lines of JSON.
     columns: list[str] | None = None
     first_line: int = 1
+    #: Where the files of the input's requests are.
+    folder: Path | None = None
 
     def cutter(self, on_blank: Callable[[], None]) -> Cutter:
         """What finds the records."""
@@ -55,6 +58,7 @@ class RequestSource:
     ) -> None:
         self._form = form
         self._read = form.reader()
+        self._maker = RequestMaker(form.base, form.folder)
         self._cutter = form.cutter(on_blank)
         self._file = Reader(file)
         self.close = self._file.close
@@ -75,7 +79,7 @@ class RequestSource:
         try:
             if record is None:
                 raise MalformedLineError(TOO_LONG)
-            return make_request(number, self._read(record), self._form.base)
+            return self._maker.make(number, self._read(record))
         except MalformedLineError as error:
             given_id = error.id
             if given_id is None:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from typing import Any
 
-import httpx
-
+from penstock.cli.run.answers import Answer
 from penstock.limits import Limit
 
 #: How much of the estimate is the newest cost.
@@ -37,9 +35,9 @@ class Tokens:
             self._expected = self._most / concurrency
             self.limit = Limit(self._most, per, cost=lambda item: self._expected, name="tokens")
 
-    def settle(self, response: httpx.Response | None) -> None:
+    def settle(self, answer: Answer) -> None:
         """The request under way was answered."""
-        cost = None if response is None else _cost(response, self._path)
+        cost = cost_of(answer.value, self._path) if answer.has_value else None
         if cost is None:
             return
         self.total += cost
@@ -49,13 +47,6 @@ class Tokens:
         weight = _WEIGHT if self._is_known else 1.0
         self._expected = min(self._most, self._expected + weight * (cost - self._expected))
         self._is_known = True
-
-
-def _cost(response: httpx.Response, path: list[str]) -> float | None:
-    try:
-        return cost_of(json.loads(response.content), path)
-    except (RecursionError, ValueError):
-        return None
 
 
 def cost_of(value: Any, path: list[str]) -> float | None:
