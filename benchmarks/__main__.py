@@ -29,6 +29,7 @@ PROGRAMS = {
     "limits": "limits",
     "policy": "calls without a queue",
     "rate_limited_server": "a rate-limited server",
+    "run_command": "the command",
     "growth": "growth",
 }
 #: Seconds after which a program is taken for one that hangs, and killed.

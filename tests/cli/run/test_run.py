@@ -227,7 +227,9 @@ def read_lines(path: Path, count: int) -> list[Any]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["SIGINT", "SIGTERM"]
+    ("number", "code"),
+    [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)],
+    ids=["SIGINT", "SIGTERM", "SIGHUP"],
 )
 @pytest.mark.parametrize("insisting", [False, True], ids=["once", "twice"])
 def test_an_interrupted_run_finishes_what_is_under_way_or_stops_at_once(

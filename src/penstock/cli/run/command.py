@@ -129,6 +129,12 @@ def run(
         _make_folder(save_bodies)
     if otlp is not None and not dry_run:
         set_up_telemetry(otlp, service_name, "penstock-run")
+    if insecure and not dry_run:
+        say(
+            sys.stderr,
+            "penstock: any certificate is trusted (--insecure): whoever is between here and the "
+            "service can read and change everything, secrets too",
+        )
     with ExitStack() as opened:
         try:
             requests = opened.enter_context(open_requests(file))

@@ -25,6 +25,8 @@ from penstock.work_queue import WorkQueue
 
 #: Seconds between two looks at the display.
 _TICK = 0.1
+#: What windows of rates are made longer by: a share of them, and seconds at most.
+_SLACK, _MOST_SLACK = 0.05, 0.1
 #: Seconds that the end of a run waits for its files.
 _LAST_WRITES = 2.0
 
@@ -44,7 +46,7 @@ class Run:
         self._totals = totals
         self._history = history
         self._display = display
-        limits = [Limit(*rate, name="requests") for rate in job.rates]
+        limits = [Limit(most, per + slack(per), name="requests") for most, per in job.rates]
         self._tokens: Tokens | None = None
         if job.cost is not None:
             self._tokens = Tokens(job.cost, job.tokens, job.concurrency)
@@ -243,6 +245,15 @@ class Run:
         totals.backpressure_waits = statistics.put_waits
         totals.held_up = statistics.gate_closures
         totals.tokens = None if self._tokens is None else self._tokens.total
+
+
+def slack(per: float) -> float:
+    """Seconds by which a window of ``per`` seconds is taken longer than told.
+
+    Requests that start exactly as the service counts arrive a little closer together than they
+    left, now and then: without this, some would be refused, and each refusal costs a pause.
+    """
+    return min(_SLACK * per, _MOST_SLACK)
 
 
 def retry_policy(attempts: int) -> RetryPolicy | None:

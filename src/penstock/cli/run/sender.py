@@ -193,8 +193,9 @@ def _reason(error: BaseException) -> str:
     cause: BaseException | None = error
     reason = str(error.message if isinstance(error, aiohttp.ClientResponseError) else error)
     while cause is not None:
-        if isinstance(cause, ssl.SSLCertVerificationError):
-            reason = f"certificate not trusted: {cause.verify_message}"
+        untrusted = getattr(cause, "verify_message", None)  # of ssl.SSLCertVerificationError
+        if isinstance(untrusted, str):
+            reason = f"certificate not trusted: {untrusted}"
         elif isinstance(cause, (socket.gaierror, ssl.SSLError)):
             reason = cause.strerror or str(cause)
         elif isinstance(cause, OSError) and cause.errno and cause.errno > 0:
