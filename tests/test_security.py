@@ -26,6 +26,7 @@ from cli.conftest import LIMIT, Command, Server, penstock, server  # noqa: F401
 from penstock import BoundedQueue, Limit, Limiter
 from penstock.brokers.nats import NatsQueue
 from penstock.brokers.nats.connection.wire import bare_url
+from penstock.cli.input_file import InputFile
 from penstock.cli.report.report import RunInfo, write_report
 from penstock.cli.run import client as client_module
 from penstock.cli.run.answers import Answer
@@ -33,12 +34,12 @@ from penstock.cli.run.client import Client
 from penstock.cli.run.connections import Connections
 from penstock.cli.run.credentials import Credentials
 from penstock.cli.run.history import History, public_url
+from penstock.cli.run.input_format import InputFormat
 from penstock.cli.run.journal import NotAJournalError, open_failures, open_results
 from penstock.cli.run.preview import preview
 from penstock.cli.run.requests import RequestMaker
 from penstock.cli.run.results import RequestResult, Totals, to_json
 from penstock.cli.run.sender import Pending, Sender
-from penstock.cli.run.source import InputFormat
 from penstock.telemetry import Telemetry
 
 ROOT = Path(__file__).parents[1]
@@ -255,7 +256,7 @@ URLS = ["http://user:hunter22@127.0.0.1/a", "http://hunter22@127.0.0.1/a?b=c#d"]
 @pytest.mark.parametrize("url", URLS)
 def test_a_password_in_a_url_is_shown_nowhere(url: str) -> None:
     line = json.dumps({"url": url}).encode()
-    file = io.BufferedReader(io.BytesIO(line))  # type: ignore[arg-type]
+    file = InputFile(io.BufferedReader(io.BytesIO(line)))  # type: ignore[arg-type]
     shown = [preview(file, InputFormat(), Credentials()), public_url(url)]
     for password in ("hunter22", "a://hunter22", "a@hunter22", "hunter22://"):
         shown.append(bare_url(f"nats://user:{password}@127.0.0.1:4222"))

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from penstock.cli import lines
-from penstock.cli.files import count_lines, open_requests
+from penstock.cli.input_file import InputFile, open_input
 from penstock.cli.lines import LineWriter, Reader
 from penstock.cli.records import JsonCutter
 from penstock.cli.run.results import JsonText, RequestFailure, RequestResult, Totals, to_json
@@ -55,16 +55,17 @@ class TestCutting:
 def test_counting_lines_leaves_the_file_as_it_was(tmp_path: Path, data: bytes, count: int) -> None:
     path = tmp_path / "file"
     path.write_bytes(data)
-    with open_requests(str(path)) as file:
-        assert count_lines(file) == count
-        assert file.read() == data
+    file = open_input(str(path))
+    assert file.count_lines() == count
+    assert file.reader.read() == data
+    file.close()
 
 
 def test_the_lines_of_a_pipe_are_not_counted() -> None:
     reading, writing = os.pipe()
     os.close(writing)
     with open(reading, "rb") as file:
-        assert count_lines(file) is None
+        assert InputFile(file).count_lines() is None
 
 
 class Reluctant(io.FileIO):

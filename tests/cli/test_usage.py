@@ -173,7 +173,7 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize(
     ("words", "offered"),
     [
-        ("penstock r", ["run"]),
+        ("penstock r", ["results", "run"]),
         ("penstock run --conc", ["--concurrency"]),
         ("penstock run --retry", ["--retry-failed", "--retry-on"]),
         ("penstock run --input-format c", ["csv"]),

@@ -28,7 +28,7 @@ with atheris.instrument_imports(
     from penstock.cli.run.journal import NotAJournalError, scan
     from penstock.cli.run.requests import parse_base
     from penstock.cli.run.results import Failure, RequestResult
-    from penstock.cli.run.source import InputFormat
+    from penstock.cli.run.input_format import InputFormat, InputKind
     from penstock.cli.run.template import Template
     from penstock.cli.settings import read_settings
     from penstock.config import parse_rate
@@ -65,20 +65,26 @@ def rows(data: bytes) -> None:
     """A CSV file with its header, and a template that takes the columns."""
     file = io.BufferedReader(io.BytesIO(data))  # type: ignore[arg-type]
     try:
-        columns, first_line = read_header(file)
+        header = read_header(file)
     except ValueError:
         return
+    columns = header.columns
     name = columns[0].replace("{", "").replace("}", "")
     try:
         template = Template({"path": f"/{{{name}}}", "json": [f"{{{name}:json}}"]})
         template.check_columns(columns)
     except ValueError:
         return
-    form = InputFormat("http://h", template, columns, first_line)
+    form = InputFormat(
+        *("http://h", template, InputKind.CSV),
+        columns=tuple(header.columns),
+        delimiter=header.delimiter,
+        first_line=header.next_line,
+    )
     _records(form.cutter(lambda: None), form.reader(), file.read())
 
 
-def _records(cutter: Any, read: Callable[[bytes], dict[str, Any]], data: bytes) -> None:
+def _records(cutter: Any, read: Callable[[int, bytes], dict[str, Any]], data: bytes) -> None:
     from penstock.cli.run.requests import RequestMaker
 
     half = len(data) // 2
@@ -86,7 +92,7 @@ def _records(cutter: Any, read: Callable[[bytes], dict[str, Any]], data: bytes) 
     for number, record in records:
         assert record is not None
         try:
-            request = RequestMaker("http://h/v1").make(number, read(record))
+            request = RequestMaker("http://h/v1").make(number, read(number, record))
         except MalformedLineError as error:
             str(error).encode()
             assert str(error).isprintable()

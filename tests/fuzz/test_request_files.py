@@ -17,11 +17,12 @@ from hypothesis import strategies as st
 from fuzz.values import few
 from penstock.cli.options import UsageError, read_concurrency, read_cost
 from penstock.cli.problems import MalformedLineError
-from penstock.cli.records import ends_open, read_header
+from penstock.cli.records import Header, ends_open, read_header
 from penstock.cli.run.credentials import read_credentials
 from penstock.cli.run.requests import Request, parse_base
 from penstock.cli.run.results import RequestFailure, RequestResult
-from penstock.cli.run.source import InputFormat, Malformed, RequestSource
+from penstock.cli.run.input_format import InputFormat, InputKind
+from penstock.cli.run.source import Malformed, RequestSource
 from penstock.cli.run.template import Template
 from penstock.cli.settings import read_settings
 
@@ -98,6 +99,15 @@ lines = st.one_of(
 )
 
 
+def table(template: Template, columns: list[str], header: Header | None = None) -> InputFormat:
+    return InputFormat(
+        *("http://h", template, InputKind.CSV),
+        columns=tuple(columns),
+        delimiter="," if header is None else header.delimiter,
+        first_line=1 if header is None else header.next_line,
+    )
+
+
 def made_of(data: bytes, form: InputFormat) -> tuple[list[Request | Malformed], int]:
     """What a file holds, and how many of its lines are blank or part of another."""
     blank = 0
@@ -167,9 +177,9 @@ def test_no_path_leads_to_another_host(line: bytes) -> None:
 )
 def test_a_csv_file_of_any_kind(data: bytes) -> None:
     file = io.BufferedReader(io.BytesIO(b"a,b\n" + data))  # type: ignore[arg-type]
-    columns, first_line = read_header(file)
+    header = read_header(file)
     template = Template({"path": "/{a}", "json": ["{b}", "{a:json}", "{b:number}"]})
-    made, rest = made_of(data, InputFormat("http://h", template, columns, first_line))
+    made, rest = made_of(data, table(template, header.columns, header))
     check(made)
     total = data.count(b"\n") + bool(data and not data.endswith(b"\n"))
     assert len(made) + rest == total
@@ -193,7 +203,7 @@ def test_a_row_ends_where_the_module_csv_says(parts: list[str]) -> None:
 def test_a_row_of_very_many_lines_takes_no_more_time_than_it_has_bytes() -> None:
     data = b'"a\n' + b'""\n' * 300_000 + b'"\n'  # for the square of that nobody has the time
     template = Template({"path": "/{a}"})
-    made, rest = made_of(data, InputFormat("http://h", template, ["a"], 1))
+    made, rest = made_of(data, table(template, ["a"]))
     assert len(made) + rest == 300_002
 
 

@@ -11,7 +11,7 @@ import typer
 from penstock.cli.brokers.broker import add_commands
 from penstock.cli.display import say
 from penstock.cli.options import USAGE, UsageError
-from penstock.cli.run import command
+from penstock.cli.run import command, export
 
 # typer brings a click of its own or uses the one that is there, by version. What their usage
 # errors have in common is the base of this one.
@@ -23,6 +23,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command("run", help=command.HELP, epilog=command.EPILOG)(command.run)
+app.command("results", help=export.HELP, epilog=export.EPILOG)(export.results)
 add_commands(app)
 
 

@@ -13,6 +13,7 @@ import os
 from collections.abc import AsyncIterator, Iterator
 from contextlib import suppress
 from functools import partial
+from typing import Protocol
 
 from penstock.cli.io_thread import IoThread, settle
 
@@ -63,10 +64,21 @@ class LineCutter:
         return self._number, line
 
 
+class Readable(Protocol):
+    """A file that can be read piece by piece."""
+
+    def read1(self, size: int, /) -> bytes:
+        """What is there, at most ``size`` bytes; nothing at its end."""
+        ...
+
+    def close(self) -> None:
+        """Close it."""
+
+
 class Reader:
     """Reads a file as what is in it is asked for, and little further."""
 
-    def __init__(self, file: io.BufferedReader) -> None:
+    def __init__(self, file: Readable) -> None:
         self._file = file
         self._io_thread = IoThread("penstock-reader")
 

@@ -7,8 +7,7 @@ import math
 import os
 import sys
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any, Literal, NoReturn, TextIO
+from typing import Any, NoReturn, TextIO
 
 import typer
 
@@ -16,10 +15,9 @@ from penstock._util.checks import shown
 from penstock._util.rates import parse_rate
 from penstock.cli.files import STANDARD
 from penstock.cli.problems import MalformedLineError
-from penstock.cli.records import read_header, read_object
+from penstock.cli.records import read_object
 from penstock.cli.run.credentials import Credentials, read_credentials
 from penstock.cli.run.requests import TOKEN, parse_base
-from penstock.cli.run.source import InputFormat
 from penstock.cli.run.template import Template
 from penstock.cli.settings import read_settings
 from penstock.errors import PenstockError
@@ -181,31 +179,6 @@ def read_template(text: str | None, base: str | None) -> Template | None:
     if template.has_path and base is None:
         refuse("--template has a path, which needs --url")
     return template
-
-
-def read_form(
-    name: str,
-    kind: Literal["auto", "jsonl", "csv"],
-    template: Template | None,
-    base: str | None,
-    requests: io.BufferedReader,
-) -> InputFormat:
-    """What the input is written in; of CSV it reads the names of the columns.
-
-    Raises:
-        OSError: the input cannot be read.
-    """
-    folder = Path() if name == STANDARD else Path(name).parent
-    if kind == "jsonl" or (kind == "auto" and not name.lower().endswith(".csv")):
-        return InputFormat(base, template, folder=folder)
-    if template is None:
-        refuse('CSV needs a --template for its rows, such as {"path": "/items/{sku}"}')
-    try:
-        columns, first_line = read_header(requests)
-        template.check_columns(columns)
-    except ValueError as error:
-        refuse(f"{'standard input' if name == STANDARD else name}: {error}")
-    return InputFormat(base, template, columns, first_line, folder)
 
 
 def set_up_telemetry(endpoint: str | None, service_name: str | None, default: str) -> None:

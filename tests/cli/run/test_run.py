@@ -179,12 +179,12 @@ def test_an_empty_file_is_done_at_once(
 
 @pytest.mark.usefixtures("no_thread_is_left")
 def test_of_many_malformed_lines_only_the_first_are_told(
-    penstock: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    penstock: Any, server: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(penstock.folder)
-    lines = penstock.lines(*({"id": number} for number in range(500)))
+    lines = penstock.lines({"url": server.url}, *({"id": number} for number in range(500)))
     assert run_command(["run", lines, *OUT, "--failures", "failures.jsonl"]) == 1
-    assert len(penstock.results()) == len(penstock.results("failures.jsonl")) == 500
+    assert len(penstock.results()) == len(penstock.results("failures.jsonl")) + 1 == 501
     told = capsys.readouterr().out
     assert told.count("has neither path nor url") == 10
     assert "failed       500 (malformed 500)" in told

@@ -6,15 +6,16 @@ import sys
 from contextlib import ExitStack
 from pathlib import Path
 
+from penstock._util.checks import shown
 from penstock.cli.display import say
-from penstock.cli.files import STANDARD, count_lines, open_requests
+from penstock.cli.files import STANDARD
+from penstock.cli.input_file import open_input
 from penstock.cli.options import (
     check_at_least,
     check_seconds,
     read_base,
     read_concurrency,
     read_cost,
-    read_form,
     read_names,
     read_rate,
     read_secrets,
@@ -28,11 +29,14 @@ from penstock.cli.options import (
 from penstock.cli.report.report import ReportError, RunInfo, check_report
 from penstock.cli.run import flags
 from penstock.cli.run.answers import FailIf, Judge
+from penstock.cli.run.changes import look_for_changes
 from penstock.cli.run.client import Client
 from penstock.cli.run.connections import Connections
 from penstock.cli.run.credentials import Credentials
+from penstock.cli.run.input_format import InputKind, find_format
 from penstock.cli.run.job import RunJob
 from penstock.cli.run.journal import NotAJournalError, open_failures, open_results
+from penstock.cli.run.look_ahead import look_ahead
 from penstock.cli.run.outcome import carry_out, settings_of
 from penstock.cli.run.preview import preview
 
@@ -68,12 +72,16 @@ def run(
     service_name: flags.ServiceName = None,
     url: flags.Url = None,
     template: flags.TemplateText = None,
-    input_format: flags.Kind = flags.InputKind.AUTO,
+    input_format: flags.Kind = InputKind.AUTO,
+    delimiter: flags.Delimiter = None,
+    encoding: flags.Encoding = None,
     out: flags.Out = None,
     failures: flags.Failures = None,
     keep_headers: flags.KeepHeaders = None,
     save_bodies: flags.SaveBodies = None,
     retry_failed: flags.RetryFailed = False,
+    send_changed: flags.SendChanged = False,
+    keep_changed: flags.KeepChanged = False,
     overwrite: flags.Overwrite = False,
     fail_if: flags.FailIf = None,
     retry_on: flags.RetryOn = None,
@@ -118,6 +126,8 @@ def run(
     if retry_failed and (overwrite or out == STANDARD):
         other = "--overwrite" if overwrite else "--out -"
         refuse(f"--retry-failed needs the results of earlier runs, and {other} leaves none")
+    if send_changed and keep_changed:
+        refuse("--send-changed and --keep-changed are opposites: give one")
     try:
         connections = Connections(cacert, cert, insecure)
     except (OSError, ValueError) as error:
@@ -135,28 +145,45 @@ def run(
             "penstock: any certificate is trusted (--insecure): whoever is between here and the "
             "service can read and change everything, secrets too",
         )
+    if delimiter is not None:
+        delimiter = _delimiter(delimiter)
     with ExitStack() as opened:
         try:
-            requests = opened.enter_context(open_requests(file))
-            form = read_form(file, input_format.value, filled, base, requests)
+            requests = open_input(file, encoding)
+            opened.callback(requests.close)
+            form = find_format(
+                file, requests, input_format, base=base, template=filled, delimiter=delimiter
+            )
             if out is None or dry_run:
-                opened.pop_all()  # it closes it itself, as the run does
                 say(sys.stdout, preview(requests, form, credentials))
                 return 0
-            expected = count_lines(requests)
+            nothing = look_ahead(file, requests, form)
+            if nothing is not None:
+                refuse(nothing)
+            expected = None if form.is_on_many_lines else requests.count_lines()
         except OSError as error:
             refuse(f"cannot read {file}: {said(error)}")
+        except LookupError:
+            refuse(f"--encoding {encoding}: there is no such encoding; utf-16 and cp1252 are some")
+        except ValueError as error:
+            refuse(f"{'standard input' if file == STANDARD else file}: {error}")
         try:
             path = None if cost is None else cost.split(".")
             results = open_results(out, requests, overwrite, path)
         except (NotAJournalError, OSError) as error:
             refuse(f"cannot write --out {out}: {said(error)}")
+        opened.callback(results.file.close)
         opened.callback(results.release)
+        if results.earlier and not (send_changed or keep_changed):
+            question = look_for_changes(requests, form, results.earlier)
+            if question is not None:
+                refuse(question)
         try:
             failed = open_failures(failures, requests, results.file) if failures else None
         except (NotAJournalError, OSError) as error:
             refuse(f"cannot write --failures {failures}: {said(error)}")
         job = RunJob(
+            name=file,
             requests=requests,
             form=form,
             results=results,
@@ -178,11 +205,19 @@ def run(
             is_adaptive=is_adaptive,
             feedback=not no_feedback,
             retry_failed=retry_failed,
+            send_changed=True if send_changed else False if keep_changed else None,
             keep_going=keep_going,
         )
         opened.pop_all()  # the run closes them; a read that never ends would keep us from it
     info = RunInfo(file, url, settings_of(job, rate or [], tokens))
     return carry_out(job, expected, out, stream_for_people(out), report, info)
+
+
+def _delimiter(text: str) -> str:
+    character = {"\\t": "\t", "tab": "\t"}.get(text.lower(), text)
+    if len(character) != 1 or not character.isascii() or character in '"\r\n':
+        refuse(f"--delimiter must be one character such as ; or tab, got {shown(text)}")
+    return character
 
 
 def _attempts(attempts: int | None, retry: int | None) -> int:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from enum import Enum
 from typing import Annotated
 
 import typer
 
 from penstock.cli.options import COST, option, read_config
+from penstock.cli.run.input_format import InputKind
 
 OUTPUT = "Run (penstock run FILE --config run.toml --report report.html)"
 INPUT = """Requests (--url https://api.example.com --template '{"path": "/items/{sku}"}')"""
@@ -16,14 +16,6 @@ SUCCESS = "What is a success (--fail-if error --fail-if ok=false --retry-on 409)
 PACE = "Pace (--rate 500/min --rate 20/s --concurrency auto:50)"
 STOPS = "Retries and stops (--attempts 5 --timeout 60 --max-tokens 2000000)"
 SERVICE = "Service (--bearer-env SERVICE_TOKEN --header 'Accept: text/csv')"
-
-
-class InputKind(str, Enum):
-    """What FILE is written in; auto: found out by its name and its first bytes."""
-
-    AUTO = "auto"
-    JSONL = "jsonl"
-    CSV = "csv"
 
 
 File = Annotated[str, typer.Argument(metavar="FILE", hidden=True)]
@@ -61,7 +53,17 @@ TemplateText = Annotated[
 ]
 Kind = Annotated[
     InputKind,
-    option(INPUT, "--input-format", "jsonl|csv", "Format of FILE, if its name does not tell."),
+    option(
+        *(INPUT, "--input-format", "KIND"),
+        "Format of FILE, if that is not found out: jsonl, json, csv, tsv or urls.",
+    ),
+]
+Delimiter = Annotated[
+    str | None,
+    option(INPUT, "--delimiter", "CHAR", "Character between columns (found out: , ; | or tab)."),
+]
+Encoding = Annotated[
+    str | None, option(INPUT, "--encoding", "NAME", "Encoding of FILE: cp1252, utf-16 (utf-8).")
 ]
 
 Out = Annotated[
@@ -81,6 +83,13 @@ SaveBodies = Annotated[
 ]
 RetryFailed = Annotated[
     bool, option(RESULTS, "--retry-failed", " ", "Send again what failed in earlier runs.")
+]
+SendChanged = Annotated[
+    bool,
+    option(RESULTS, "--send-changed", " ", "Send again what an earlier run sent otherwise."),
+]
+KeepChanged = Annotated[
+    bool, option(RESULTS, "--keep-changed", " ", "Keep the answers to what was sent otherwise.")
 ]
 Overwrite = Annotated[
     bool, option(RESULTS, "--overwrite", " ", "Throw the earlier results away and begin anew.")

@@ -6,15 +6,18 @@ import io
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from penstock.cli.input_file import InputFile
 from penstock.cli.run.answers import Judge
 from penstock.cli.run.client import Client
 from penstock.cli.run.credentials import Credentials
+from penstock.cli.run.input_format import InputFormat
 from penstock.cli.run.journal import Results
-from penstock.cli.run.source import InputFormat
 from penstock.errors import PenstockError
 
 #: Exit codes of a run that stopped before its end.
 REFUSED, UNREACHABLE, FILE_TROUBLE = 3, 4, 5
+#: Of one that has not begun, since it makes no sense.
+WRONG_INPUT = 2
 
 
 class RunError(PenstockError):
@@ -29,7 +32,9 @@ class RunError(PenstockError):
 class RunJob:
     """What is to be done."""
 
-    requests: io.BufferedReader
+    #: The input: what it is called, the file, and what it is written in.
+    name: str
+    requests: InputFile
     form: InputFormat
     results: Results
     client: Client
@@ -61,5 +66,8 @@ class RunJob:
     feedback: bool = True
     #: Send those again that failed in an earlier run.
     retry_failed: bool = False
+    #: Send those again that an earlier run sent otherwise; or keep their answers. None: few are
+    #: sent again, and many are asked about.
+    send_changed: bool | None = None
     #: Stop for nothing that a service answers, or does not.
     keep_going: bool = False

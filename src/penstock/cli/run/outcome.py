@@ -11,7 +11,7 @@ from penstock.cli.files import STANDARD
 from penstock.cli.report.report import ReportError, RunInfo, write_report
 from penstock.cli.run.summary import summary, printed
 from penstock.cli.run.history import History
-from penstock.cli.run.job import RunError, RunJob
+from penstock.cli.run.job import WRONG_INPUT, RunError, RunJob
 from penstock.cli.run.journal import MALFORMED
 from penstock.cli.run.results import Totals
 from penstock.cli.run.run import Run
@@ -41,6 +41,10 @@ def carry_out(
             problem = error
         finally:
             job.results.release()
+    if problem is not None and problem.code == WRONG_INPUT and not totals.sent:
+        job.results.remove_if_new()
+        say(sys.stderr, f"penstock: {problem}")
+        return problem.code
     elapsed = totals.elapsed
     results = "standard output" if out == STANDARD else out
     rows = summary(totals, history, elapsed, job.capacity, results)

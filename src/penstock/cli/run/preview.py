@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
-import io
 import re
 from collections.abc import Iterator
 
+from penstock.cli.input_file import InputFile
 from penstock.cli.run.credentials import HIDDEN, Credentials
+from penstock.cli.run.input_format import InputFormat
 from penstock.cli.run.requests import Request
-from penstock.cli.run.source import InputFormat, Malformed, RequestSource
+from penstock.cli.run.source import Malformed, read_now
 
 _MOST = 3
 #: Characters of a body that are shown.
@@ -22,30 +22,22 @@ _OURS = ("content-type", "x-request-id")
 _USER = re.compile(r"(?<=://)[^/?#]*@")
 
 
-def preview(file: io.BufferedReader, form: InputFormat, credentials: Credentials) -> str:
-    """Describe the first requests of an input, and close it.
+def preview(file: InputFile, form: InputFormat, credentials: Credentials) -> str:
+    """Describe the first requests of an input.
 
     Raises:
         OSError: it cannot be read.
     """
-    return "\n\n".join(asyncio.run(_first(file, form, credentials))) or "no requests"
-
-
-async def _first(file: io.BufferedReader, form: InputFormat, credentials: Credentials) -> list[str]:
     shown: list[str] = []
-    source = RequestSource(file, form)
-    try:
-        async for made in source:
-            if isinstance(made, Malformed):
-                shown.append(f"line {made.line}: {made.problem}")
-            else:
-                lines = _described(made, credentials)
-                shown.append("\n".join(credentials.redacted(line) for line in lines))
-            if len(shown) == _MOST:
-                break
-    finally:
-        await source.close()
-    return shown
+    for made in read_now(file.reader, form):
+        if isinstance(made, Malformed):
+            shown.append(f"line {made.line}: {made.problem}")
+        else:
+            lines = _described(made, credentials)
+            shown.append("\n".join(credentials.redacted(line) for line in lines))
+        if len(shown) == _MOST:
+            break
+    return "\n\n".join(shown) or "no requests"
 
 
 def _described(request: Request, credentials: Credentials) -> Iterator[str]:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote as percent_encoded
+from urllib.parse import quote_plus
 
 from yarl import URL
 
@@ -223,7 +223,7 @@ def _text(value: Any) -> str:
 
 
 def _encoded(text: str) -> str:
-    return percent_encoded(text, safe="")
+    return quote_plus(text, safe="")
 
 
 def parse_url(text: str) -> URL:

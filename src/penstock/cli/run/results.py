@@ -125,6 +125,9 @@ class Totals:
     blank: int = 0
     #: Lines that ask for what an earlier line does.
     duplicates: int = 0
+    #: Lines whose id had an answer to something else: sent again, or kept.
+    changed: int = 0
+    kept: int = 0
     #: Lines that earlier runs have dealt with, well or badly.
     skipped: int = 0
     failed_earlier: int = 0

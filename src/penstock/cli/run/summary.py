@@ -51,6 +51,10 @@ def _earlier(totals: Totals) -> Iterator[tuple[str, str]]:
     if totals.skipped or totals.failed_earlier:
         earlier = f"{totals.skipped} succeeded, {totals.failed_earlier} failed; not sent again"
         yield "earlier", earlier
+    if totals.changed:
+        yield "changed", f"{totals.changed} lines ask for something else than before; sent again"
+    if totals.kept:
+        yield "kept", f"{totals.kept} lines ask for something else than before; not sent"
     if totals.duplicates:
         yield "duplicates", f"{totals.duplicates} lines, sent once"
 
