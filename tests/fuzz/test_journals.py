@@ -16,6 +16,7 @@ from fuzz.values import few
 from penstock.cli.run.ids import key
 from penstock.cli.run.journal import PreviousRuns, NotAJournalError, open_results, scan
 from penstock.cli.run.results import JsonText, RequestFailure, RequestResult
+from penstock.cli.run.tokens import Cost
 
 RESULTS = [
     RequestResult("a", 1, 200, JsonText('{"usage": {"total_tokens": 3}}'), attempts=1),
@@ -26,7 +27,7 @@ RESULTS = [
 ]
 LINES = [result.to_line() for result in RESULTS]
 JOURNAL = b"".join(LINES)
-COST = ["usage", "total_tokens"]
+COST = Cost.parse("usage.total_tokens")
 
 
 def read(data: bytes) -> PreviousRuns:

@@ -40,8 +40,13 @@ class Display(Protocol):
 
 
 @contextmanager
-def display_on(stream: TextIO, totals: Totals, history: History) -> Iterator[Display]:
-    """Show a run in the way that suits ``stream``."""
+def display_on(
+    stream: TextIO, totals: Totals, history: History, *, is_quiet: bool = False
+) -> Iterator[Display]:
+    """Show a run in the way that suits ``stream``, or not at all."""
+    if is_quiet:
+        yield Silent()
+        return
     console = Console(file=stream)
     if not stream.isatty() or console.is_dumb_terminal:
         yield PlainLines(stream, totals, history)
@@ -65,6 +70,19 @@ class _Notes:
         if self._count == _MOST_NOTES:
             text += "\n(more of this is not told one by one)"
         return text if self._count <= _MOST_NOTES else None
+
+
+class Silent:
+    """Shows nothing."""
+
+    def tick(self) -> None:
+        """Time has passed."""
+
+    def note(self, text: str) -> None:
+        """Something about a line of the input."""
+
+    def tell(self, text: str) -> None:
+        """Something that people wait for."""
 
 
 class PlainLines:

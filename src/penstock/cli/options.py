@@ -19,6 +19,7 @@ from penstock.cli.records import read_object
 from penstock.cli.run.credentials import Credentials, read_credentials
 from penstock.cli.run.requests import TOKEN, parse_base
 from penstock.cli.run.template import Template
+from penstock.cli.run.tokens import Cost
 from penstock.cli.settings import read_settings
 from penstock.errors import PenstockError
 from penstock.telemetry import setup
@@ -128,11 +129,14 @@ def read_statuses(name: str, text: str | None) -> frozenset[int]:
     return frozenset(found)
 
 
-def read_cost(cost: str | None, tokens: str | None) -> str | None:
+def read_cost(text: str | None, is_wanted: bool) -> Cost | None:
     """Where answers say what they cost, if anybody wants to know."""
-    if cost is not None and not all(cost.split(".")):
-        refuse(f"--cost must be a path such as {COST}, got {shown(cost)}")
-    return cost or (None if tokens is None else COST)
+    if text is None and not is_wanted:
+        return None
+    try:
+        return Cost.parse(text)
+    except ValueError:
+        refuse(f"--cost must be a path such as {COST}, or a sum of them, got {shown(text)}")
 
 
 def read_base(url: str | None) -> str | None:
@@ -150,12 +154,15 @@ def read_secrets(
     header_env: Sequence[str] | None,
     bearer_env: str | None,
     param_env: Sequence[str] | None,
+    bearer_command: str | None,
     base: str | None,
 ) -> Credentials:
     """What each request carries."""
     try:
         return read_credentials(
-            header or (), header_env or (), bearer_env, base, os.environ, param_env or ()
+            *(header or (), header_env or (), bearer_env, base, os.environ),
+            param_env or (),
+            bearer_command,
         )
     except ValueError as error:
         refuse(str(error))

@@ -34,8 +34,8 @@ from penstock.cli.run.client import Client
 from penstock.cli.run.connections import Connections
 from penstock.cli.run.credentials import Credentials
 from penstock.cli.run.input_format import InputKind, find_format
-from penstock.cli.run.job import RunJob
-from penstock.cli.run.journal import NotAJournalError, open_failures, open_results
+from penstock.cli.run.job import BUDGET_SPENT, RunJob
+from penstock.cli.run.journal import NotAJournalError, PreviousRuns, open_failures, open_results
 from penstock.cli.run.look_ahead import look_ahead
 from penstock.cli.run.outcome import carry_out, settings_of
 from penstock.cli.run.preview import preview
@@ -66,6 +66,8 @@ _ATTEMPTS, _TIMEOUT = 5, 600.0
 def run(
     file: flags.File,
     config: flags.Config = None,
+    quiet: flags.Quiet = False,
+    as_json: flags.AsJson = False,
     dry_run: flags.DryRun = False,
     report: flags.Report = None,
     otlp: flags.Otlp = None,
@@ -96,8 +98,11 @@ def run(
     retry: flags.Retry = None,
     timeout: flags.Timeout = _TIMEOUT,
     deadline: flags.Deadline = None,
+    max_requests: flags.MaxRequests = None,
+    max_tokens: flags.MaxTokens = None,
     keep_going: flags.KeepGoing = False,
     bearer_env: flags.BearerEnv = None,
+    bearer_command: flags.BearerCommand = None,
     header: flags.Header = None,
     header_env: flags.HeaderEnv = None,
     param_env: flags.ParamEnv = None,
@@ -114,10 +119,14 @@ def run(
     most, is_adaptive = read_concurrency(concurrency)
     rates = [read_rate("--rate", text) for text in rate or ()]
     token_rate = None if tokens is None else read_rate("--tokens", tokens)
-    cost = read_cost(cost, tokens)
+    where = read_cost(cost, tokens is not None or max_tokens is not None)
+    if max_requests is not None:
+        check_at_least("--max-requests", max_requests, 1)
+    if max_tokens is not None:
+        check_at_least("--max-tokens", max_tokens, 1)
     base = read_base(url)
-    credentials = read_secrets(header, header_env, bearer_env, param_env, base)
-    judge = _judge(fail_if, retry_on, safe_methods_only, cost is not None, credentials)
+    credentials = read_secrets(header, header_env, bearer_env, param_env, bearer_command, base)
+    judge = _judge(fail_if, retry_on, safe_methods_only, where is not None, credentials)
     filled = read_template(template, base)
     if out is None and not dry_run:
         refuse("--out is missing: the file that results go to, or - for standard output")
@@ -168,12 +177,14 @@ def run(
         except ValueError as error:
             refuse(f"{'standard input' if file == STANDARD else file}: {error}")
         try:
-            path = None if cost is None else cost.split(".")
-            results = open_results(out, requests, overwrite, path)
+            results = open_results(out, requests, overwrite, where)
         except (NotAJournalError, OSError) as error:
             refuse(f"cannot write --out {out}: {said(error)}")
         opened.callback(results.file.close)
         opened.callback(results.release)
+        spent = _spent_before(results.earlier, max_requests, max_tokens)
+        if spent is not None:
+            refuse(f"{spent} is spent by earlier runs already; give a larger one", BUDGET_SPENT)
         if results.earlier and not (send_changed or keep_changed):
             question = look_for_changes(requests, form, results.earlier)
             if question is not None:
@@ -201,7 +212,9 @@ def run(
             is_traced=otlp is not None,
             rates=tuple(rates),
             tokens=token_rate,
-            cost=cost,
+            cost=where,
+            max_requests=max_requests,
+            max_tokens=max_tokens,
             is_adaptive=is_adaptive,
             feedback=not no_feedback,
             retry_failed=retry_failed,
@@ -210,7 +223,19 @@ def run(
         )
         opened.pop_all()  # the run closes them; a read that never ends would keep us from it
     info = RunInfo(file, url, settings_of(job, rate or [], tokens))
-    return carry_out(job, expected, out, stream_for_people(out), report, info)
+    style = "json" if as_json else "quiet" if quiet else ""
+    return carry_out(job, expected, out, stream_for_people(out), report, info, style)
+
+
+def _spent_before(
+    earlier: PreviousRuns, max_requests: int | None, max_tokens: int | None
+) -> str | None:
+    """The budget that earlier runs have spent, if they have."""
+    if max_requests is not None and earlier.calls >= max_requests:
+        return f"--max-requests {max_requests}"
+    if max_tokens is not None and earlier.tokens >= max_tokens:
+        return f"--max-tokens {max_tokens}"
+    return None
 
 
 def _delimiter(text: str) -> str:

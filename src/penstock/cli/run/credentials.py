@@ -9,6 +9,7 @@ from typing import TypeVar
 
 from yarl import URL
 
+from penstock.cli.run.bearer import BearerCommand
 from penstock.cli.run.requests import (
     HEADER_VALUE,
     OUR_HEADERS,
@@ -34,6 +35,7 @@ class Credentials:
         secrets: those of the values that must not appear in an answer either.
         base: the service; None for whatever the lines say.
         params: what the query of each URL gets.
+        bearer: what prints a token for each request.
     """
 
     def __init__(
@@ -42,9 +44,12 @@ class Credentials:
         secrets: Sequence[str] = (),
         base: str | None = None,
         params: Mapping[str, str] | None = None,
+        bearer: BearerCommand | None = None,
     ) -> None:
         self.headers = dict(headers or {})
         self.params = dict(params or {})
+        #: What gives the token of ``Authorization``, if no header does.
+        self.bearer = bearer
         self._base = base
         self._origin = None if base is None else origin_of(URL(base))
         self._secrets: set[str] = set()
@@ -64,6 +69,20 @@ class Credentials:
         own = {name.lower() for name in request.headers}
         return {name: value for name, value in self.headers.items() if name.lower() not in own}
 
+    async def bearer_for(self, request: Request) -> str | None:
+        """The token that ``request`` gets; None: none, or it has its own.
+
+        Raises:
+            BearerError: there is none.
+        """
+        if self.bearer is None or not self._are_for(request.url):
+            return None
+        if any(name.lower() == "authorization" for name in request.headers):
+            return None
+        token = await self.bearer.token()
+        self.hide(token)
+        return token
+
     def with_params(self, request: Request) -> str:
         """The URL of ``request`` with the parameters that it gets: none if it goes elsewhere."""
         if not self.params or not self._are_for(request.url):
@@ -72,7 +91,7 @@ class Credentials:
 
     def strip_cross_origin(self, headers: Mapping[str, str]) -> dict[str, str]:
         """``headers`` for another service than the one that they were meant for."""
-        ours = {name.lower() for name in self.headers}
+        ours = {name.lower() for name in self.headers}  # Authorization looks like a secret
         return {
             name: value
             for name, value in headers.items()
@@ -107,6 +126,7 @@ def read_credentials(
     base: str | None,
     environ: Mapping[str, str],
     param_env: Sequence[str] = (),
+    bearer_command: str | None = None,
 ) -> Credentials:
     """Read what ``--header``, ``--header-env``, ``--bearer-env`` and ``--param-env`` say.
 
@@ -157,4 +177,7 @@ def read_credentials(
         if name.strip() in params:
             raise ValueError(f"--param-env: {name.strip()} is given twice")
         params[name.strip()] = secret("--param-env", variable.strip())
-    return Credentials(found, secrets, base, params)
+    if bearer_command is not None and "authorization" in map(str.lower, found):
+        raise ValueError("--bearer-command and another Authorization were given: give one")
+    bearer = None if bearer_command is None else BearerCommand(bearer_command)
+    return Credentials(found, secrets, base, params, bearer)

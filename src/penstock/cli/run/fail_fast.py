@@ -32,8 +32,10 @@ class FailFast:
         credit or quota.
         """
         failure = answer.failure
-        if self._is_off or failure is None:
+        if self._is_off or failure is None or not failure.is_permanent:
             return None
+        if answer.kind == "token":
+            return answer.message
         if "authorization" in map(str.lower, request.headers):
             return None  # it is that request's own fault
         said = f"{place(request)} answered {answer.message}"

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from penstock.cli.options import COST, option, read_config
+from penstock.cli.options import option, read_config
 from penstock.cli.run.input_format import InputKind
 
 OUTPUT = "Run (penstock run FILE --config run.toml --report report.html)"
@@ -30,6 +30,10 @@ Config = Annotated[
 ]
 DryRun = Annotated[
     bool, option(OUTPUT, "--dry-run", " ", "Show the first requests and send nothing.")
+]
+Quiet = Annotated[bool, option(OUTPUT, "--quiet", " ", "Show neither progress nor summary.")]
+AsJson = Annotated[
+    bool, option(OUTPUT, "--json", " ", "Write the summary as one line of JSON, no progress.")
 ]
 Report = Annotated[
     str | None,
@@ -118,7 +122,7 @@ Tokens = Annotated[
     str | None, option(PACE, "--tokens", "N/TIME", "Tokens at most, as in 90000/min.")
 ]
 Cost = Annotated[
-    str | None, option(PACE, "--cost", "PATH", f"Place of the tokens in answers ({COST}).")
+    str | None, option(PACE, "--cost", "PATH[+PATH]", "Where answers tell their tokens (found out).")
 ]
 Concurrency = Annotated[
     str, option(PACE, "--concurrency", "N|auto", "Requests at once (10); auto finds out, up to 100.")
@@ -143,6 +147,14 @@ Deadline = Annotated[
     float | None,
     option(STOPS, "--deadline", "SECONDS", "Time for each request, waits included (none)."),
 ]
+MaxRequests = Annotated[
+    int | None,
+    option(STOPS, "--max-requests", "N", "Stop after N attempts, those of earlier runs included."),
+]
+MaxTokens = Annotated[
+    int | None,
+    option(STOPS, "--max-tokens", "N", "Stop after N tokens, those of earlier runs included."),
+]
 KeepGoing = Annotated[
     bool, option(STOPS, "--keep-going", " ", "Do not stop after a 401, spent credit or silence.")
 ]
@@ -150,6 +162,10 @@ KeepGoing = Annotated[
 BearerEnv = Annotated[
     str | None,
     option(SERVICE, "--bearer-env", "NAME", "Environment variable that has the bearer token."),
+]
+BearerCommand = Annotated[
+    str | None,
+    option(SERVICE, "--bearer-command", "CMD", "Command that prints the token; again after a 401."),
 ]
 Header = Annotated[
     list[str] | None, option(SERVICE, "--header", "'NAME: VALUE'", "Header of each request.")

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, fields
 from penstock.cli.problems import RequestId
 from penstock.cli.run.meter import Meter
 from penstock.cli.run.requests import Request
-from penstock.cli.run.results import RequestResult
+from penstock.cli.run.results import RequestFailure, RequestResult
 from penstock.cli.run.sketch import Gauge, Sketch
 
 #: Seconds of an interval at first, and how many there are at most: a run of 150 s has intervals of
@@ -137,6 +137,8 @@ class History:
         #: Requests that failed for good by kind, and the first message of each.
         self.failures: Counter[str] = Counter()
         self.messages: dict[str, str] = {}
+        #: The id of the first failure of each kind.
+        self.examples: dict[str, RequestId] = {}
         self._width = _SHORTEST
         self._intervals: list[Interval] = []
         self._slow: list[tuple[float, int, Slow]] = []
@@ -177,7 +179,8 @@ class History:
             interval.failed += 1
             kind = _count(self.failures, result.failure.kind)
             if kind not in self.messages:
-                self.messages[kind] = _short(public_url(result.failure.message))
+                self.messages[kind] = _short(public_url(_told(result.failure)))
+                self.examples[kind] = result.id
         if request is None or not result.attempts:
             return
         if len(self._slow) == _MOST_SLOW and result.seconds <= self._slow[0][0]:
@@ -276,6 +279,13 @@ def _count(counts: Counter[str], kind: str) -> str:
         kind = "other"
     counts[kind] += 1
     return kind
+
+
+def _told(failure: RequestFailure) -> str:
+    """What failed, and why in the words of the service."""
+    if not failure.reason or failure.reason in failure.message:
+        return failure.message
+    return f"{failure.message}: {failure.reason}"
 
 
 def _short(text: str) -> str:

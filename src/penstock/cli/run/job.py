@@ -12,10 +12,11 @@ from penstock.cli.run.client import Client
 from penstock.cli.run.credentials import Credentials
 from penstock.cli.run.input_format import InputFormat
 from penstock.cli.run.journal import Results
+from penstock.cli.run.tokens import Cost
 from penstock.errors import PenstockError
 
 #: Exit codes of a run that stopped before its end.
-REFUSED, UNREACHABLE, FILE_TROUBLE = 3, 4, 5
+REFUSED, UNREACHABLE, FILE_TROUBLE, BUDGET_SPENT = 3, 4, 5, 6
 #: Of one that has not begun, since it makes no sense.
 WRONG_INPUT = 2
 
@@ -58,8 +59,11 @@ class RunJob:
     #: So many requests, each in so many seconds; and so many tokens.
     rates: tuple[tuple[float, float], ...] = ()
     tokens: tuple[float, float] | None = None
-    #: Where an answer says how many tokens it was.
-    cost: str | None = None
+    #: Where an answer says how many tokens it was; None: nobody asks.
+    cost: Cost | None = None
+    #: So many attempts, and so many tokens, in this run and the earlier ones.
+    max_requests: int | None = None
+    max_tokens: float | None = None
     #: Find out how many requests run at once, up to ``concurrency``.
     is_adaptive: bool = False
     #: Look at what the headers of answers say about limits.

@@ -23,7 +23,7 @@ from filelock import FileLock, Timeout
 from penstock.cli.files import STANDARD, private
 from penstock.cli.problems import RequestId
 from penstock.cli.run.ids import key
-from penstock.cli.run.tokens import cost_of
+from penstock.cli.run.tokens import Cost
 from penstock.errors import PenstockError
 
 #: How each line begins. (Any other file is left alone.)
@@ -61,10 +61,12 @@ class PreviousRuns:
     malformed: dict[int, int] = field(default_factory=dict)
     #: What the answers cost, all together.
     tokens: float = 0.0
+    #: Attempts, all together.
+    calls: int = 0
     #: Where whole lines end, if something follows them that is none.
     torn_at: int | None = None
 
-    def note(self, entry: dict[str, Any], offset: int, cost: list[str] | None) -> None:
+    def note(self, entry: dict[str, Any], offset: int, cost: Cost | None) -> None:
         """Take in a line."""
         error = entry.get("error")
         if isinstance(error, dict) and error.get("kind") == MALFORMED:
@@ -76,6 +78,8 @@ class PreviousRuns:
             self.asked[which] = number
         else:
             self.asked.pop(which, None)
+        calls = entry.get("attempts")
+        self.calls += calls if isinstance(calls, int) else 0
         if error is None:
             self.failed.pop(which, None)
             self.succeeded.add(which)
@@ -83,7 +87,7 @@ class PreviousRuns:
             self.succeeded.discard(which)
             self.failed[which] = offset
         if cost is not None:
-            self.tokens += cost_of(entry.get("body"), cost) or 0.0
+            self.tokens += cost.of(entry.get("body")) or 0.0
 
     def has(self, which: int) -> bool:
         """Whether there is an answer, or a failure, under the key of an id."""
@@ -121,7 +125,7 @@ def malformed_key(request_id: RequestId, problem: str) -> int:
     return key(request_id, problem)
 
 
-def scan(file: BinaryIO, cost: list[str] | None = None) -> PreviousRuns:
+def scan(file: BinaryIO, cost: Cost | None = None) -> PreviousRuns:
     """Read a journal, a line at a time.
 
     Args:
@@ -217,7 +221,7 @@ def open_results(
     name: str,
     requests: HasFileno,
     overwrite: bool = False,
-    cost: list[str] | None = None,
+    cost: Cost | None = None,
 ) -> Results:
     """Open what the results go to; ``-`` is standard output.
 

@@ -9,7 +9,7 @@ from typing import TextIO
 from penstock.cli.display import display_on, say
 from penstock.cli.files import STANDARD
 from penstock.cli.report.report import ReportError, RunInfo, write_report
-from penstock.cli.run.summary import summary, printed
+from penstock.cli.run.summary import as_json, printed, summary
 from penstock.cli.run.history import History
 from penstock.cli.run.job import WRONG_INPUT, RunError, RunJob
 from penstock.cli.run.journal import MALFORMED
@@ -27,14 +27,19 @@ def carry_out(
     stream: TextIO,
     report: str | None,
     subject: RunInfo,
+    style: str = "",
 ) -> int:
-    """Do it, tell it on ``stream``, draw it in ``report``, and return the exit code."""
-    totals, history = Totals(expected=expected), History(job.rates[0] if job.rates else None, job.tokens)
+    """Do it, tell it on ``stream``, draw it in ``report``, and return the exit code.
+
+    ``style``: "json" for a summary in JSON, "quiet" for none; "" for people.
+    """
+    totals = Totals(expected=expected)
+    history = History(job.rates[0] if job.rates else None, job.tokens)
     problem: RunError | None = None
     interrupted_by = None
     if job.results.earlier.torn_at is not None:
         say(stream, f"the last line of {out} is torn and cut off; its request is sent again")
-    with display_on(stream, totals, history) as display:
+    with display_on(stream, totals, history, is_quiet=bool(style)) as display:
         try:
             interrupted_by = asyncio.run(Run(job, totals, display, history)())
         except RunError as error:
@@ -48,26 +53,34 @@ def carry_out(
     elapsed = totals.elapsed
     results = "standard output" if out == STANDARD else out
     rows = summary(totals, history, elapsed, job.capacity, results)
-    say(stream, printed(rows))
+    if not style:
+        say(stream, printed(rows))
     has_report = True
     if report is not None:
         try:
             write_report(report, subject, totals, history, elapsed, rows)
-            say(stream, printed([("report", report)]))
+            if not style:
+                say(stream, printed([("report", report)]))
         except ReportError as error:
             say(sys.stderr, f"penstock: {error}")
             has_report = False
+    failed = totals.failed.total() + totals.failed_earlier
+    code = 1 if failed or not has_report else 0
+    if problem is not None:
+        code = problem.code
+    elif interrupted_by is not None:
+        code = 128 + interrupted_by
+    if style == "json":
+        why = None if problem is None else str(problem)
+        say(stream, as_json(totals, history, elapsed, code, why))
     again = _AGAIN if job.results.is_journal else _GONE
     if problem is not None:
         say(sys.stderr, f"penstock: {str(problem).rstrip('.')}. {again}")
-        return problem.code
-    if interrupted_by is not None:
+    elif interrupted_by is not None:
         say(sys.stderr, f"penstock: interrupted. {again}")
-        return 128 + interrupted_by
-    failed = totals.failed.total() + totals.failed_earlier
-    if job.results.is_journal and failed > totals.failed[MALFORMED]:
+    elif not style and job.results.is_journal and failed > totals.failed[MALFORMED]:
         say(stream, "The same command with --retry-failed sends the failed ones again.")
-    return 1 if failed or not has_report else 0
+    return code
 
 
 def settings_of(job: RunJob, rates: list[str], tokens: str | None) -> list[tuple[str, str]]:

@@ -12,19 +12,32 @@ from penstock.cli.run.answers import Answer, AttemptError
 from penstock.cli.run.fail_fast import FailFast
 from penstock.cli.run.history import History, Snapshot
 from penstock.cli.run.backlog import Backlog
-from penstock.cli.run.job import FILE_TROUBLE, REFUSED, UNREACHABLE, RunError, RunJob
+from penstock.cli.run.job import (
+    BUDGET_SPENT,
+    FILE_TROUBLE,
+    REFUSED,
+    UNREACHABLE,
+    WRONG_INPUT,
+    RunError,
+    RunJob,
+)
 from penstock.cli.run.recorder import Recorder
 from penstock.cli.run.requests import Request
 from penstock.cli.run.results import RequestResult, Totals
 from penstock.cli.run.sender import Pending, Sender
-from penstock.cli.run.tokens import Tokens
+from penstock.cli.run.tokens import MAX_REQUESTS, Tokens
 from penstock.cli.run.tracing import mark_request_failed
-from penstock.errors import DeadlineExceededError
+from penstock.errors import BudgetExceededError, DeadlineExceededError
 from penstock.limits import AdaptiveConcurrency, Backoff, Limit, RetryPolicy
+from penstock.limits.rate.budget import Budget
 from penstock.work_queue import WorkQueue
 
 #: Seconds between two looks at the display.
 _TICK = 0.1
+NO_TOKENS = (
+    "20 answers came, and none says how many tokens it was (usage.total_tokens and the like); "
+    "--cost says where answers do, as in --cost meta.tokens.input+meta.tokens.output"
+)
 #: What windows of rates are made longer by: a share of them, and seconds at most.
 _SLACK, _MOST_SLACK = 0.05, 0.1
 #: Seconds that the end of a run waits for its files.
@@ -46,12 +59,18 @@ class Run:
         self._totals = totals
         self._history = history
         self._display = display
-        limits = [Limit(most, per + slack(per), name="requests") for most, per in job.rates]
+        limits = [
+            Limit(most, per + slack(per), name="requests" if not number else f"requests {number}")
+            for number, (most, per) in enumerate(job.rates)
+        ]
         self._tokens: Tokens | None = None
         if job.cost is not None:
-            self._tokens = Tokens(job.cost, job.tokens, job.concurrency)
-            if self._tokens.limit is not None:
-                limits.append(self._tokens.limit)
+            left = None if job.max_tokens is None else job.max_tokens - job.results.earlier.tokens
+            self._tokens = Tokens(job.cost, job.tokens, job.concurrency, left)
+            limits += self._tokens.limits
+        if job.max_requests is not None:
+            calls = job.max_requests - job.results.earlier.calls
+            limits.append(Budget(calls, name=MAX_REQUESTS))
         self._queue = WorkQueue[Pending](
             job.capacity,
             concurrency_limit=(
@@ -147,6 +166,8 @@ class Run:
             before = self._tokens.total
             self._tokens.settle(answer)
             self._history.spent(self._totals.elapsed, self._tokens.total - before)
+            if self._tokens.are_nowhere:
+                self._end(RunError(NO_TOKENS, WRONG_INPUT))
         failure = answer.failure
         if failure is None:
             await self._finish(self._sender.result(pending, answer), pending.request)
@@ -186,6 +207,9 @@ class Run:
     async def _give_up(self, error: Exception, pending: Pending) -> None:
         """There is no other attempt."""
         deadline = self._job.deadline
+        if isinstance(error, BudgetExceededError):
+            self._end(RunError(_spent(error), BUDGET_SPENT))  # the request is unfinished
+            return
         if isinstance(error, AttemptError) and not (deadline and self._is_retried(pending)):
             result = self._sender.result(pending, error.answer)
         elif isinstance(error, (AttemptError, DeadlineExceededError)) and deadline is not None:
@@ -245,6 +269,10 @@ class Run:
         totals.backpressure_waits = statistics.put_waits
         totals.held_up = statistics.gate_closures
         totals.tokens = None if self._tokens is None else self._tokens.total
+
+
+def _spent(error: BudgetExceededError) -> str:
+    return f"{error.budget} is spent; a larger one goes on from here"
 
 
 def slack(per: float) -> float:

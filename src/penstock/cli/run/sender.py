@@ -8,13 +8,14 @@ import math
 import os
 import socket
 import ssl
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import aiohttp
 from yarl import URL
 
 from penstock.cli.run.answers import Answer, Judge
+from penstock.cli.run.bearer import BearerError
 from penstock.cli.run.client import AnswerTooLongError, RedirectsError, Response
 from penstock.cli.run.connections import Connections
 from penstock.cli.run.credentials import Credentials
@@ -23,6 +24,7 @@ from penstock.cli.run.results import JsonText, RequestFailure, RequestResult, to
 from penstock.cli.run.tracing import attempt_span
 from penstock.limits.failures import Failure, failure_of
 
+_UNAUTHORIZED = 401
 _PERMANENT = Failure(is_permanent=True)
 #: Kinds of content that are text though their names do not begin with "text/".
 _TEXT_KINDS = ("json", "xml", "javascript", "x-www-form-urlencoded", "yaml", "csv", "graphql")
@@ -137,14 +139,28 @@ class Sender:
 
     async def _attempt(self, request: Request, headers: dict[str, str]) -> Answer:
         ours = self._credentials.given_to(request)
+        token = None
         try:
+            token = await self._credentials.bearer_for(request)
+            if token is not None:
+                ours = ours | {"Authorization": f"Bearer {token}"}
             response = await self._client.request(request, headers | ours if ours else headers)
         except Exception as error:  # noqa: BLE001 - one request must not end the run
             return self._judge.of_error(request, self._unanswered(request, error))
-        return self._judge.of_response(request, response)
+        answer = self._judge.of_response(request, response)
+        bearer = self._credentials.bearer
+        if token is None or bearer is None:
+            return answer
+        if response.status != _UNAUTHORIZED:
+            bearer.accepted()
+        elif bearer.refused(token) and answer.failure is not None:
+            answer.failure = replace(answer.failure, is_permanent=False, is_transient=True)
+        return answer
 
     def _unanswered(self, request: Request, error: Exception) -> Answer:
         failure = failure_of(error)
+        if isinstance(error, BearerError):
+            return Answer(None, "token", str(error), _PERMANENT, is_unsent=True)
         if isinstance(error, aiohttp.ConnectionTimeoutError):
             seconds = min(self._client.connections.connect_timeout, self._timeout)
             message = f"no connection{self._way(request)} within {seconds:g} s"
