@@ -27,11 +27,11 @@ async def work(
 
 async def main(file: str, url: str, out: str, at_once: int) -> None:
     connector = aiohttp.TCPConnector(limit=at_once)
-    with open(file) as requests, open(out, "w") as results:
+    with open(file) as requests, open(out, "w") as results:  # noqa: ASYNC230 - as one does
         lines = iter(requests)
         async with aiohttp.ClientSession(connector=connector) as session:
             await asyncio.gather(*(work(lines, url, session, results) for _ in range(at_once)))
 
 
 if __name__ == "__main__":
-    asyncio.run(main(*sys.argv[1:4], int(sys.argv[4])))
+    asyncio.run(main(sys.argv[1], sys.argv[2], sys.argv[3], int(sys.argv[4])))

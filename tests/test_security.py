@@ -30,7 +30,7 @@ from penstock.cli.input_file import InputFile
 from penstock.cli.report.report import RunInfo, write_report
 from penstock.cli.run import client as client_module
 from penstock.cli.run.answers import Answer
-from penstock.cli.run.client import Client
+from penstock.cli.run.client import AiohttpClient
 from penstock.cli.run.connections import Connections
 from penstock.cli.run.credentials import Credentials
 from penstock.cli.run.history import History, public_url
@@ -82,7 +82,7 @@ def test_nothing_evaluates_text_or_unpickles() -> None:
 
 
 async def answer_of(url: str) -> Answer:
-    async with Client(1, timeout=LIMIT) as client:
+    async with AiohttpClient(1, timeout=LIMIT) as client:
         request = RequestMaker(None).make(1, {"url": url})
         return await Sender(client, LIMIT).send(Pending(request))
 

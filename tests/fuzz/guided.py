@@ -25,10 +25,10 @@ with atheris.instrument_imports(
     from penstock.brokers.codecs import JsonCodec, MsgpackCodec
     from penstock.cli.problems import MalformedLineError
     from penstock.cli.records import JsonCutter, read_header
+    from penstock.cli.run.input_format import InputFormat, InputKind
     from penstock.cli.run.journal import NotAJournalError, scan
     from penstock.cli.run.requests import parse_base
     from penstock.cli.run.results import Failure, RequestResult
-    from penstock.cli.run.input_format import InputFormat, InputKind
     from penstock.cli.run.template import Template
     from penstock.cli.settings import read_settings
     from penstock.config import parse_rate

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from cli.conftest import Command, Server, penstock, server  # noqa: F401
 from fuzz.values import few
 from penstock.cli.run.ids import key
-from penstock.cli.run.journal import PreviousRuns, NotAJournalError, open_results, scan
+from penstock.cli.run.journal import NotAJournalError, PreviousRuns, open_results, scan
 from penstock.cli.run.results import JsonText, RequestFailure, RequestResult
 from penstock.cli.run.tokens import Cost
 

@@ -19,9 +19,9 @@ from penstock.cli.options import UsageError, read_concurrency, read_cost
 from penstock.cli.problems import MalformedLineError
 from penstock.cli.records import Header, ends_open, read_header
 from penstock.cli.run.credentials import read_credentials
+from penstock.cli.run.input_format import InputFormat, InputKind
 from penstock.cli.run.requests import Request, parse_base
 from penstock.cli.run.results import RequestFailure, RequestResult
-from penstock.cli.run.input_format import InputFormat, InputKind
 from penstock.cli.run.source import Malformed, RequestSource
 from penstock.cli.run.template import Template
 from penstock.cli.settings import read_settings

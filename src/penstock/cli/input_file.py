@@ -12,6 +12,7 @@ import zlib
 from collections.abc import Callable
 from typing import Any, cast
 
+from penstock._util.compat import load_zstd
 from penstock.cli.files import STANDARD
 
 #: Bytes that are looked at to find out what a file is.
@@ -129,12 +130,12 @@ def open_input(name: str, encoding: str | None = None) -> InputFile:
         UnreadableError: it is no text; the message says what it may be, and what to do.
     """
     if name != STANDARD:
-        raw = open(name, "rb")
+        raw = open(name, "rb")  # noqa: SIM115 - whoever gets it closes it
     elif sys.stdin is None:
         raise OSError("standard input is closed")
     else:
         # Not sys.stdin.buffer: Python closes that one when it ends, and would wait for the reader.
-        raw = open(sys.stdin.fileno(), "rb", closefd=False)
+        raw = open(sys.stdin.fileno(), "rb", closefd=False)  # noqa: SIM115
     try:
         return InputFile(raw, encoding)
     except BaseException:
@@ -196,13 +197,9 @@ def _transcoded(
 
 def _zstd() -> Any:
     try:
-        if sys.version_info >= (3, 14):
-            from compression import zstd
-        else:
-            from backports import zstd
+        return load_zstd()
     except ImportError:
         raise OSError("it is packed by Zstandard: pip install 'penstock[cli]'") from None
-    return zstd
 
 
 def _zstd_error() -> type[Exception]:

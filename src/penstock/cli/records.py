@@ -68,7 +68,7 @@ class CsvCutter:
         self._lines = LineCutter(first_line)
         self._on_blank = on_blank
         self._delimiter = delimiter.encode()
-        self._blank = b" \t\r\n\"" + self._delimiter
+        self._blank = b' \t\r\n"' + self._delimiter
         self._begun: list[bytes] = []
         self._began_at = 0
         self._size = 0

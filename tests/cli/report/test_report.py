@@ -40,7 +40,9 @@ def a_run(minutes: float = 2) -> tuple[Totals, History, float]:
         history.ended(at, 0.1 + number % 7 / 10, "404" if number % 50 == 1 else "200")
         history.spent(at, 30)
         failure = RequestFailure("http_404", "404 Not Found") if number % 50 == 1 else None
-        result = RequestResult(f"id-{number}", number, 200, None, failure, 1, 0.1 + number % 97 / 50)
+        result = RequestResult(
+            f"id-{number}", number, 200, None, failure, 1, 0.1 + number % 97 / 50
+        )
         request = Request(number, result.id, "GET", "http://localhost:80/things", {}, None)
         history.finished(at, result, request)
         totals.add(result)
@@ -152,7 +154,9 @@ def test_what_users_and_servers_say_is_quoted_and_never_obeyed(tmp_path: Path) -
     result = RequestResult(EVIL, 1, None, None, failure, 2, 999.0)
     request = Request(1, EVIL, EVIL_END, f"http://localhost/{EVIL}", {}, None)
     history.finished(60, result, request)
-    history.finished(61, RequestResult("half \ud83d a smile", 2, 200, None, None, 1, 998.0), request)
+    history.finished(
+        61, RequestResult("half \ud83d a smile", 2, 200, None, None, 1, 998.0), request
+    )
     text = write(
         tmp_path / "report.html",
         (totals, history, elapsed),

@@ -14,7 +14,9 @@ from cli.conftest import Command, Server
 OUT = ("--out", "results.jsonl")
 
 
-def ask(penstock: Command, server: Server, count: int, word: str, *options: str, **more: Any) -> Any:
+def ask(
+    penstock: Command, server: Server, count: int, word: str, *options: str, **more: Any
+) -> Any:
     """Run so many requests whose bodies have ``word`` in them; those from ``since`` on."""
     since = more.get("since", 0)
     lines = penstock.lines(

@@ -141,7 +141,9 @@ def test_a_proxy_that_does_not_answer_is_named(penstock: Any, server: Any) -> No
         options = ("--url", "http://service.invalid", *OUT, "--attempts", "1")
         done = penstock.run("run", penstock.lines({"path": "/"}), *options)
     assert done.returncode == 4
-    assert f"the proxy {proxy}, from HTTP_PROXY cannot be reached: Connection refused" in done.stderr
+    assert (
+        f"the proxy {proxy}, from HTTP_PROXY cannot be reached: Connection refused" in done.stderr
+    )
     assert "hunter22" not in done.stderr
 
 

@@ -57,7 +57,9 @@ def test_a_night_takes_no_more_memory_than_an_hour() -> None:
         outcome = f"http_{dice.randint(400, 599)}"
         history.ended(at, dice.lognormvariate(-1, 1), outcome)
         failure = RequestFailure(outcome, "no " * 1000)
-        result = RequestResult("x" * 10_000, step, None, None, failure, 1, dice.lognormvariate(-1, 1))
+        result = RequestResult(
+            "x" * 10_000, step, None, None, failure, 1, dice.lognormvariate(-1, 1)
+        )
         history.finished(at, result, request(step, "http://localhost/" + "y" * 10_000))
         if step % 10_000 == 9999:
             sizes.append(footprint(history))

@@ -257,7 +257,10 @@ def test_a_packed_file_that_is_broken_is_an_error(tmp_path: Path) -> None:
 
 WRONG = {
     "a table": (b"sku,name\n17,a\n", "It looks like a table: give a --template"),
-    "other objects": (b'{"sku": 1, "name": "a"}\n' * 30, "Its records have sku, name: a --template"),
+    "other objects": (
+        b'{"sku": 1, "name": "a"}\n' * 30,
+        "Its records have sku, name: a --template",
+    ),
     "HTML": (b"<!doctype html>\n<p>", "It looks like HTML or XML."),
     "prose": (b"Dear all\n", "The only record of a.txt is no request; line 1: not JSON"),
 }

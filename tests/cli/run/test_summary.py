@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from penstock.cli.run.summary import summary, printed
 from penstock.cli.run.history import History
 from penstock.cli.run.results import RequestFailure, RequestResult, Totals
+from penstock.cli.run.summary import printed, summary
 
 
 def test_a_bill_says_what_it_took() -> None:

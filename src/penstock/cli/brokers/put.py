@@ -12,12 +12,12 @@ from typing import Annotated, Any
 
 import typer
 
-from penstock.cli.io_thread import IoThread
 from penstock.cli.brokers import attach as common
 from penstock.cli.brokers.attach import BROKER, FILE, attach
 from penstock.cli.ctrl_c import on_signals
 from penstock.cli.display import say
 from penstock.cli.files import open_requests
+from penstock.cli.io_thread import IoThread
 from penstock.cli.lines import BOM, LONGEST_LINE, TOO_LONG
 from penstock.cli.options import refuse, set_up_telemetry
 from penstock.cli.problems import MalformedLineError

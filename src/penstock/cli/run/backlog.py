@@ -7,8 +7,8 @@ from typing import NoReturn
 
 from penstock.cli.display import Display
 from penstock.cli.problems import RequestId, quote
-from penstock.cli.run.ids import SeenIds, fingerprint, key
 from penstock.cli.run.changes import Changes
+from penstock.cli.run.ids import SeenIds, fingerprint, key
 from penstock.cli.run.job import FILE_TROUBLE, WRONG_INPUT, RunError, RunJob
 from penstock.cli.run.journal import MALFORMED, malformed_key
 from penstock.cli.run.look_ahead import MOST, explain

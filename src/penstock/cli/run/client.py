@@ -68,7 +68,7 @@ class Response:
         return ""
 
 
-class Client:
+class AiohttpClient:
     """Sends requests and reads their answers.
 
     Redirects after 307 and 308 are followed, and after 301, 302 and 303 those of GET and HEAD: an

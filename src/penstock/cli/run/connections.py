@@ -104,10 +104,9 @@ def _proxy(name: str, text: str) -> URL:
     variable = f"{name}_proxy" if sys.platform == "win32" else f"{name.upper()}_PROXY"
     try:
         url = URL(text if "://" in text else f"http://{text}")
-        is_usable = url.scheme in ("http", "https") and bool(url.raw_host)
     except ValueError:
-        is_usable = False
-    if not is_usable:
+        url = URL()
+    if url.scheme not in ("http", "https") or not url.raw_host:
         raise ValueError(
             "the proxy settings in the environment cannot be used: "
             f"{variable} must be an http:// or https:// address"

@@ -55,7 +55,9 @@ def results(
     ] = OutputKind.JSONL,
     source: Annotated[
         str | None,
-        option(None, "--input", "FILE", "Requests or rows that were sent, to stand beside results."),
+        option(
+            None, "--input", "FILE", "Requests or rows that were sent, to stand beside results."
+        ),
     ] = None,
 ) -> int:
     """Check everything, then write."""
@@ -65,7 +67,7 @@ def results(
             rows = None if source is None else _input_rows(source)
             write = _write_csv if output is OutputKind.CSV else _write_json
             stream = io.TextIOWrapper(
-                open(sys.stdout.fileno(), "wb", closefd=False),
+                open(sys.stdout.fileno(), "wb", closefd=False),  # noqa: SIM115 - it is closed
                 "utf-8",
                 "backslashreplace",
                 newline="",
@@ -186,4 +188,3 @@ def _cell(value: Any) -> str:
     if value is None:
         return ""
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-

@@ -1,4 +1,4 @@
-"""The options of ``penstock run``, as its help shows them: what each does, its unit, its default."""
+"""The options of ``penstock run``, as its help shows them: what they do, units, defaults."""
 
 from __future__ import annotations
 
@@ -101,7 +101,9 @@ Overwrite = Annotated[
 
 FailIf = Annotated[
     list[str] | None,
-    option(SUCCESS, "--fail-if", "PATH[=VALUE]", "A 2xx answer with this in its JSON is a failure."),
+    option(
+        SUCCESS, "--fail-if", "PATH[=VALUE]", "A 2xx answer with this in its JSON is a failure."
+    ),
 ]
 RetryOn = Annotated[
     str | None,
@@ -122,10 +124,12 @@ Tokens = Annotated[
     str | None, option(PACE, "--tokens", "N/TIME", "Tokens at most, as in 90000/min.")
 ]
 Cost = Annotated[
-    str | None, option(PACE, "--cost", "PATH[+PATH]", "Where answers tell their tokens (found out).")
+    str | None,
+    option(PACE, "--cost", "PATH[+PATH]", "Where answers tell their tokens (found out)."),
 ]
 Concurrency = Annotated[
-    str, option(PACE, "--concurrency", "N|auto", "Requests at once (10); auto finds out, up to 100.")
+    str,
+    option(PACE, "--concurrency", "N|auto", "Requests at once (10); auto finds out, up to 100."),
 ]
 Capacity = Annotated[
     int, option(PACE, "--capacity", "N", "Requests that wait in memory at most (100).")

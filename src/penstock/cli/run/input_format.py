@@ -165,30 +165,32 @@ def _is_pretty(head: bytes) -> bool:
 
 
 def guess(head: bytes, problem: str) -> str:
-    """What to say of an input whose first records are no requests; ``problem`` is the first one."""
+    """What an input may be whose first records are no requests; ``problem`` is the first one."""
     text = head.removeprefix(BOM).lstrip()
     first = text.partition(b"\n")[0].strip()
+    hint = ""
     if text[:1] == b"<":
-        return "It looks like HTML or XML."
-    if text[:1] == b"{":
-        try:
-            fields = json.loads(first)
-        except ValueError:
-            return ""
-        if isinstance(fields, dict) and fields:
-            names = listed(list(fields))
-            name = next(iter(fields))
-            return (
-                f"Its records have {names}: a --template makes requests of them, such as "
-                f'{{"path": "/items/{{{name}}}"}}.'
-            )
-        return ""
-    delimiter = sniff_delimiter(first)
-    if first.count(delimiter.encode()):
-        return (
+        hint = "It looks like HTML or XML."
+    elif text[:1] == b"{":
+        hint = _hint_of_fields(first)
+    elif first.count(sniff_delimiter(first).encode()):
+        hint = (
             "It looks like a table: give a --template that makes requests of its rows, such as "
             '{"path": "/items/{sku}"}, and --input-format csv.'
         )
-    if "UTF-8" in problem:
-        return "It may be in another encoding: --encoding cp1252, or latin-1."
-    return ""
+    elif "UTF-8" in problem:
+        hint = "It may be in another encoding: --encoding cp1252, or latin-1."
+    return hint
+
+
+def _hint_of_fields(record: bytes) -> str:
+    try:
+        fields = json.loads(record)
+    except (RecursionError, ValueError):
+        return ""
+    if not isinstance(fields, dict) or not fields:
+        return ""
+    return (
+        f"Its records have {listed(list(fields))}: a --template makes requests of them, such as "
+        f'{{"path": "/items/{{{next(iter(fields))}}}"}}.'
+    )

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from penstock.cli.input_file import InputFile
 from penstock.cli.run.answers import Judge
-from penstock.cli.run.client import Client
+from penstock.cli.run.client import AiohttpClient
 from penstock.cli.run.credentials import Credentials
 from penstock.cli.run.input_format import InputFormat
 from penstock.cli.run.journal import Results
@@ -38,7 +38,7 @@ class RunJob:
     requests: InputFile
     form: InputFormat
     results: Results
-    client: Client
+    client: AiohttpClient
     credentials: Credentials
     concurrency: int
     capacity: int

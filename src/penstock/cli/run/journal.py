@@ -28,7 +28,10 @@ from penstock.errors import PenstockError
 
 #: How each line begins. (Any other file is left alone.)
 _BEGIN = b'{"id": '
-_HEAD = re.compile(rb'\{"id": ("(?:[^"\\]|\\.)*"|-?[0-9]+), "line": .{1,60}?, "(body|body_base64|body_file|error)": ')
+_HEAD = re.compile(
+    rb'\{"id": ("(?:[^"\\]|\\.)*"|-?[0-9]+), "line": .{1,60}?, '
+    rb'"(body|body_base64|body_file|error)": '
+)
 #: What a line has one of.
 _OUTCOMES = frozenset({"body", "body_base64", "body_file", "error"})
 #: The kind of a failure that no request was behind.

@@ -9,12 +9,12 @@ from typing import TextIO
 from penstock.cli.display import display_on, say
 from penstock.cli.files import STANDARD
 from penstock.cli.report.report import ReportError, RunInfo, write_report
-from penstock.cli.run.summary import as_json, printed, summary
 from penstock.cli.run.history import History
 from penstock.cli.run.job import WRONG_INPUT, RunError, RunJob
 from penstock.cli.run.journal import MALFORMED
 from penstock.cli.run.results import Totals
 from penstock.cli.run.run import Run
+from penstock.cli.run.summary import as_json, printed, summary
 
 _AGAIN = "The same command again goes on from here."
 _GONE = "What is done is in the results, but another run cannot know it: --out FILE would."
@@ -66,21 +66,23 @@ def carry_out(
             has_report = False
     failed = totals.failed.total() + totals.failed_earlier
     code = 1 if failed or not has_report else 0
-    if problem is not None:
-        code = problem.code
-    elif interrupted_by is not None:
-        code = 128 + interrupted_by
+    code, why = _end(problem, interrupted_by) or (code, None)
     if style == "json":
-        why = None if problem is None else str(problem)
         say(stream, as_json(totals, history, elapsed, code, why))
-    again = _AGAIN if job.results.is_journal else _GONE
-    if problem is not None:
-        say(sys.stderr, f"penstock: {str(problem).rstrip('.')}. {again}")
-    elif interrupted_by is not None:
-        say(sys.stderr, f"penstock: interrupted. {again}")
+    if why is not None:
+        say(sys.stderr, f"penstock: {why}. {_AGAIN if job.results.is_journal else _GONE}")
     elif not style and job.results.is_journal and failed > totals.failed[MALFORMED]:
         say(stream, "The same command with --retry-failed sends the failed ones again.")
     return code
+
+
+def _end(problem: RunError | None, interrupted_by: int | None) -> tuple[int, str] | None:
+    """The exit code of a run that stopped before its end, and why it did; None: it did not."""
+    if problem is not None:
+        return problem.code, str(problem).rstrip(".")
+    if interrupted_by is not None:
+        return 128 + interrupted_by, "interrupted"
+    return None
 
 
 def settings_of(job: RunJob, rates: list[str], tokens: str | None) -> list[tuple[str, str]]:

@@ -9,9 +9,9 @@ import math
 from penstock.cli.ctrl_c import on_signals
 from penstock.cli.display import Display
 from penstock.cli.run.answers import Answer, AttemptError
+from penstock.cli.run.backlog import Backlog
 from penstock.cli.run.fail_fast import FailFast
 from penstock.cli.run.history import History, Snapshot
-from penstock.cli.run.backlog import Backlog
 from penstock.cli.run.job import (
     BUDGET_SPENT,
     FILE_TROUBLE,

@@ -158,41 +158,39 @@ class Sender:
         return answer
 
     def _unanswered(self, request: Request, error: Exception) -> Answer:
+        """What it comes to that there is no answer."""
         failure = failure_of(error)
         if isinstance(error, BearerError):
             return Answer(None, "token", str(error), _PERMANENT, is_unsent=True)
-        if isinstance(error, aiohttp.ConnectionTimeoutError):
-            seconds = min(self._client.connections.connect_timeout, self._timeout)
-            message = f"no connection{self._way(request)} within {seconds:g} s"
-            return Answer(None, "timeout", message, failure, is_unsent=True)
         if isinstance(error, asyncio.TimeoutError):
-            message = f"no complete answer within {self._timeout:g} s (--timeout)"
-            return Answer(None, "timeout", message, failure)
-        if isinstance(error, (AnswerTooLongError, RedirectsError)):
-            return Answer(None, "protocol", str(error), _PERMANENT)
-        if isinstance(error, (aiohttp.InvalidURL, ValueError)) and not isinstance(error, OSError):
-            # The rest may be a secret.
-            kind = type(error).__name__
-            return Answer(None, "protocol", f"cannot be sent ({kind})", _PERMANENT)
-        reason = _reason(error)
+            return self._too_late(request, error, failure)
         if isinstance(error, aiohttp.ClientHttpProxyError):
             message = f"{self._proxy(request)} answered {error.status} {error.message}"
             return Answer(None, "connection", message, failure, is_unsent=True)
         if isinstance(error, aiohttp.ClientConnectorError):
-            is_certificate = isinstance(error, aiohttp.ClientConnectorCertificateError)
-            if is_certificate:
-                reason += " (--cacert names whom to trust)"
-                failure = _PERMANENT
-            if isinstance(error, aiohttp.ClientProxyConnectionError):
-                reason = f"{self._proxy(request)} cannot be reached: {reason}"
-            return Answer(None, "connection", reason, failure, is_unsent=True)
+            return self._unconnected(request, error, failure)
         if failure.is_transient:
-            return Answer(None, "connection", reason, failure)
-        name = type(error).__name__
-        message = f"{name}: {reason}" if reason else name
-        if isinstance(error, (aiohttp.ClientError, OSError)):
-            return Answer(None, "protocol", message, _PERMANENT)
-        return Answer(None, "unexpected", message, _PERMANENT)
+            return Answer(None, "connection", _reason(error), failure)
+        return _impossible(error)
+
+    def _too_late(self, request: Request, error: asyncio.TimeoutError, failure: Failure) -> Answer:
+        if isinstance(error, aiohttp.ConnectionTimeoutError):
+            seconds = min(self._client.connections.connect_timeout, self._timeout)
+            message = f"no connection{self._way(request)} within {seconds:g} s"
+            return Answer(None, "timeout", message, failure, is_unsent=True)
+        message = f"no complete answer within {self._timeout:g} s (--timeout)"
+        return Answer(None, "timeout", message, failure)
+
+    def _unconnected(
+        self, request: Request, error: aiohttp.ClientConnectorError, failure: Failure
+    ) -> Answer:
+        reason = _reason(error)
+        if isinstance(error, aiohttp.ClientConnectorCertificateError):
+            reason += " (--cacert names whom to trust)"
+            failure = _PERMANENT
+        if isinstance(error, aiohttp.ClientProxyConnectionError):
+            reason = f"{self._proxy(request)} cannot be reached: {reason}"
+        return Answer(None, "connection", reason, failure, is_unsent=True)
 
     def _proxy(self, request: Request) -> str:
         return self._client.connections.proxy_name(URL(request.url)) or "the proxy"
@@ -200,6 +198,17 @@ class Sender:
     def _way(self, request: Request) -> str:
         proxy = self._client.connections.proxy_name(URL(request.url))
         return f" to {proxy}" if proxy else ""
+
+
+def _impossible(error: Exception) -> Answer:
+    """Another attempt would end in the same way."""
+    name = type(error).__name__
+    if isinstance(error, (AnswerTooLongError, RedirectsError)):
+        return Answer(None, "protocol", str(error), _PERMANENT)
+    if isinstance(error, ValueError):  # InvalidURL too; the rest may be a secret
+        return Answer(None, "protocol", f"cannot be sent ({name})", _PERMANENT, is_unsent=True)
+    kind = "protocol" if isinstance(error, (aiohttp.ClientError, OSError)) else "unexpected"
+    return Answer(None, kind, f"{name}: {_reason(error)}", _PERMANENT)
 
 
 def _reason(error: BaseException) -> str:
@@ -261,5 +270,3 @@ def _decoded(response: Response) -> str | None:
 
 def _has_controls(text: str) -> bool:
     return any(c < " " and c not in "\t\n\r" for c in text)
-
-

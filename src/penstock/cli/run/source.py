@@ -43,9 +43,7 @@ class RecordReader:
             return Malformed(number, given_id, str(error))
 
 
-def records_now(
-    file: Readable, form: InputFormat
-) -> Iterator[tuple[int, bytes | None]]:
+def records_now(file: Readable, form: InputFormat) -> Iterator[tuple[int, bytes | None]]:
     """Find the records of what is left of a file, here and now; what is blank is left out.
 
     Raises:
@@ -71,9 +69,7 @@ def read_now(file: Readable, form: InputFormat) -> Iterator[Request | Malformed]
 class RequestSource:
     """Reads requests from a file as they are asked for."""
 
-    def __init__(
-        self, file: Readable, form: InputFormat, on_blank: Callable[[], None]
-    ) -> None:
+    def __init__(self, file: Readable, form: InputFormat, on_blank: Callable[[], None]) -> None:
         self._records = RecordReader(form)
         self._cutter = form.cutter(on_blank)
         self._file = Reader(file)

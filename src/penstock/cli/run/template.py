@@ -1,10 +1,10 @@
 """A request with gaps, which the fields of each record fill: ``{"path": "/items/{sku}"}``.
 
 ``{name}`` in a string stands for a field, as text, ``{user.name}`` for one inside of another,
-``{*:json}`` for the whole record, and ``{line}`` for its number. In ``path`` and ``url`` it is percent-encoded,
-unless it is all that there is, or says ``{name:raw}``. ``{name:number}`` and ``{name:json}``,
-alone in their string, become a number, or whatever JSON the field has. ``{{`` and ``}}`` are
-braces.
+``{*:json}`` for the whole record, and ``{line}`` for its number. In ``path`` and ``url`` it is
+percent-encoded, unless it is all that there is, or says ``{name:raw}``; and it must not be empty.
+``{name:number}`` and ``{name:json}``, alone in their string, become a number, or whatever JSON the
+field has. ``{{`` and ``}}`` are braces.
 """
 
 from __future__ import annotations
@@ -195,7 +195,11 @@ class Template:
 
         def fill_path(fields: Fields) -> str:
             path = fill(fields)
-            if not is_alone and _steps(path) != own_steps and not any(gap.kind == "raw" for gap in gaps):
+            if (
+                not is_alone
+                and _steps(path) != own_steps
+                and not any(gap.kind == "raw" for gap in gaps)
+            ):
                 raise MalformedLineError(
                     f"the fields make a '.' or '..' of a part of the path: {quote(path)}"
                 )
