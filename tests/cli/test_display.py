@@ -142,6 +142,33 @@ def test_the_bar_of_an_empty_file(monkeypatch: pytest.MonkeyPatch, done: int) ->
     assert f"{done}/0 0 s" in stream.getvalue()
 
 
+def test_what_a_narrower_terminal_has_broken_is_erased_whole(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    totals, history = busy_run(Clock(monkeypatch))
+    stream = io.StringIO()
+    console = Console(file=stream, width=100, height=24, force_terminal=True)
+    with Bar(console, totals, history) as bar:
+        bar.tick()
+        rows = len(stream.getvalue().split("\n"))
+        assert rows > 1
+        console.width = 50  # each line of 100 cells is two now
+        before = len(stream.getvalue())
+        bar.tick()
+        found = re.match(r"\r\x1b\[([0-9]+)A\x1b\[J", stream.getvalue()[before:])
+        assert found is not None
+        assert int(found[1]) >= rows  # at least one more than the lines that were drawn
+
+
+@pytest.mark.parametrize("cause", ["--rate", "input", "answers (10 at once)"])
+def test_what_holds_a_run_up_is_named(monkeypatch: pytest.MonkeyPatch, cause: str) -> None:
+    totals, history = busy_run(Clock(monkeypatch))
+    history.sample(20, Snapshot(concurrency=10, queued=90, capacity=100, waits_for=cause))
+    stream = io.StringIO()
+    PlainLines(stream, totals, history).tick()
+    assert f", waits for {cause}, about " in stream.getvalue()
+
+
 @pytest.mark.skipif(os.name == "nt", reason="needs a pseudo-terminal")
 def test_a_terminal_gets_a_bar(penstock: Any, server: Any) -> None:
     import pty

@@ -49,7 +49,10 @@ def test_all_of_it_can_stand_in_a_file_and_the_command_line_wins(
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
-        (b'rat = "1/s"', "unknown key 'rat'; allowed are attempts, bearer-env, cacert, capacity,"),
+        (
+            b'rat = "1/s"',
+            "unknown key 'rat'; allowed are attempts, bearer-command, bearer-env, cacert,",
+        ),
         (b"retry_failed = true", "unknown key 'retry_failed'; allowed are "),
         (b'config = "x"', "unknown key 'config'; allowed are "),
         (b'overwrite = "secret"', "overwrite must be true or false"),

@@ -22,8 +22,18 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command("run", help=command.HELP, epilog=command.EPILOG)(command.run)
-app.command("results", help=export.HELP, epilog=export.EPILOG)(export.results)
+app.command(
+    "run",
+    help=command.HELP,
+    short_help="Send the HTTP requests in a file under a service's limits.",
+    epilog=command.EPILOG,
+)(command.run)
+app.command(
+    "results",
+    help=export.HELP,
+    short_help="Write the newest result of each request of a run.",
+    epilog=export.EPILOG,
+)(export.results)
 add_commands(app)
 
 

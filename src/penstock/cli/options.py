@@ -49,6 +49,12 @@ def option(panel: str | None, name: str, metavar: str, text: str, **more: Any) -
     )
 
 
+def flowing(text: str) -> str:
+    """``text`` without the line breaks within its paragraphs, but for those that begin by \\b."""
+    parts = text.strip("\n").split("\n\n")
+    return "\n\n".join(part if part.startswith("\b") else " ".join(part.split()) for part in parts)
+
+
 def refuse(problem: str, code: int = USAGE) -> NoReturn:
     """Say that it cannot be done."""
     raise UsageError(problem, code)
@@ -87,6 +93,19 @@ def check_seconds(name: str, value: float) -> None:
     """Refuse what is no time."""
     if math.isnan(value) or value <= 0:
         refuse(f"{name} must be more than 0 seconds, got {value:g}")
+
+
+def read_attempts(attempts: int | None, retry: int | None, default: int) -> int:
+    """Attempts at most: ``--attempts``, or one more than the older ``--retry``."""
+    if retry is not None:
+        if attempts is not None:
+            refuse("--attempts and --retry say the same: give --attempts")
+        check_at_least("--retry", retry, 0)
+        return retry + 1
+    if attempts is None:
+        return default
+    check_at_least("--attempts", attempts, 1)
+    return attempts
 
 
 def read_concurrency(text: str) -> tuple[int, bool]:

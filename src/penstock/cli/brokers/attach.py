@@ -26,34 +26,43 @@ _WHERE, _TLS, _MADE = "Server", "Credentials", "The queue, if it is not there ye
 Servers = Annotated[
     str,
     option(
-        *(_WHERE, "--nats", "URL", "Of the server; of several in a cluster with commas between."),
+        *(_WHERE, "--nats", "URL", "URL of the server; several of a cluster with commas between."),
         envvar="NATS_URL",
     ),
 ]
-Name = Annotated[str, option(_WHERE, "--queue", "NAME", "What the queue is called there.")]
+Name = Annotated[str, option(_WHERE, "--queue", "NAME", "Name of the queue on the server.")]
 Creds = Annotated[
-    str | None, option(_TLS, "--creds", "FILE", "Credentials as nsc writes them (JWT and seed).")
+    str | None, option(_TLS, "--creds", "FILE", "Credentials in the form of nsc (JWT and seed).")
 ]
 TlsCa = Annotated[
-    str | None, option(_TLS, "--tls-ca", "FILE", "Who signed the server's certificate.")
+    str | None, option(_TLS, "--tls-ca", "FILE", "Trust these certificates (PEM), no others.")
 ]
-TlsCert = Annotated[str | None, option(_TLS, "--tls-cert", "FILE", "Our own certificate.")]
-TlsKey = Annotated[str | None, option(_TLS, "--tls-key", "FILE", "And its key.")]
+TlsCert = Annotated[str | None, option(_TLS, "--tls-cert", "FILE", "Client certificate (PEM).")]
+TlsKey = Annotated[
+    str | None, option(_TLS, "--tls-key", "FILE", "Key of the client certificate (PEM).")
+]
 Maxsize = Annotated[
-    int | None, option(_MADE, "--maxsize", "N", "Items in it at most, in flight included (100).")
+    int | None,
+    option(_MADE, "--maxsize", "N", "Items in the queue at most, those in flight included (100)."),
 ]
 Replicas = Annotated[
-    int | None, option(_MADE, "--replicas", "N", "Servers of the cluster that keep them (1).")
+    int | None, option(_MADE, "--replicas", "N", "Servers of the cluster that keep each item (1).")
 ]
 AckWait = Annotated[
     float | None,
-    option(_MADE, "--ack-wait", "SECONDS", "Until a silent worker's item goes to another (30)."),
+    option(
+        _MADE,
+        "--ack-wait",
+        "SECONDS",
+        "Time until the item of a silent worker goes to another (30).",
+    ),
 ]
 Otlp = Annotated[
-    str | None, option(None, "--otlp", "ENDPOINT", "Send traces and metrics there (extra otel).")
+    str | None,
+    option(None, "--otlp", "ENDPOINT", "Send traces and metrics to a collector (extra otel)."),
 ]
 ServiceName = Annotated[
-    str | None, option(None, "--service-name", "NAME", "The name of this process in traces.")
+    str | None, option(None, "--service-name", "NAME", "Name of this process in traces.")
 ]
 
 

@@ -19,23 +19,27 @@ from penstock.cli.display import say
 from penstock.cli.files import open_requests
 from penstock.cli.io_thread import IoThread
 from penstock.cli.lines import BOM, LONGEST_LINE, TOO_LONG
-from penstock.cli.options import refuse, set_up_telemetry
+from penstock.cli.options import flowing, refuse, set_up_telemetry
 from penstock.cli.problems import MalformedLineError
 from penstock.cli.records import read_json
 from penstock.errors import BrokerError, CodecError, QueueStateError, QueueUnknownError
 
-HELP = """
+HELP = flowing(
+    """
 Put each line of FILE (- is standard input), JSON of any kind, as an item into a queue on NATS, in
 their order, and wait for room where there is none. Blank lines are skipped. A line that is no JSON,
 or too large, is told with its number and refused, and the rest goes on.
 
 Interrupted, it says how many lines are dealt with; --skip goes on from there.
 """
-EPILOG = """
+)
+EPILOG = flowing(
+    """
 Exit codes: 0 every line was accepted; 1 some were refused, or there was no room within --timeout; 2
 wrong usage; 4 NATS cannot be reached, refuses, or did not say whether it has a line; 5 FILE cannot
 be read to its end; 130 Ctrl-C, 143 SIGTERM.
 """
+)
 
 
 def put(
@@ -46,7 +50,7 @@ def put(
         float,
         typer.Option(
             metavar="SECONDS",
-            help="How long each may wait for room (as long as it takes); then it stops.",
+            help="Time that a line may wait for room, before the command stops (no limit).",
             show_default=False,
         ),
     ] = math.inf,

@@ -2,28 +2,33 @@
 
 from __future__ import annotations
 
+from penstock.cli.options import flowing
 from penstock.cli.run import flags
 from penstock.cli.run.input_format import InputKind
 from penstock.cli.run.start import Given, start
 
-HELP = """
+HELP = flowing(
+    """
+\b
+  penstock run requests.jsonl --url https://api.example.com --out out.jsonl
+  penstock run items.csv --template '{"path": "/items/{sku}"}' --url ...
+  penstock run prompts.jsonl --rate 500/min --bearer-env TOKEN --url ...
+
 Send the HTTP requests in FILE under a service's limits, and write the answers to another file.
 The same command again goes on where it stopped.
 
-\b
-  penstock run requests.jsonl --url https://api.example.com --out results.jsonl
-  penstock run items.csv --template '{"path": "/items/{sku}"}' --url ... --out results.jsonl
-  penstock run requests.jsonl --rate 500/min --bearer-env TOKEN --url ... --out results.jsonl
-
-FILE has a request a line, as {"path": "/items/7"} or {"url": "https://..."}; beside it may be id,
-method, params, headers and a body: json, form, text, body_base64 or multipart. - is standard input.
+FILE (- is standard input) has a request a line: {"path": "/items/7"}, or {"url": "https://..."};
+beside it may stand id, method, params, headers, and a body as json, form, text, body_base64 or
+multipart. Tables, JSON arrays, lists of URLs and batch files are read too, also in gzip.
 """
+)
 
-EPILOG = """
-Exit codes: 0 all succeeded; 1 some failed; 2 wrong usage, or RESULTS is in use: nothing was sent;
-stopped by 3 a 401 or spent credit, 4 no answer from anybody, 5 a file, 129 SIGHUP, 130 Ctrl-C, 143
-SIGTERM.
+EPILOG = flowing(
+    """
+Exit codes: 0 all succeeded; 1 some failed; 2 wrong usage, nothing was sent; stopped by 3 a 401 or
+spent credit, 4 no answer from anybody, 5 a file, 6 a budget, 129 SIGHUP, 130 Ctrl-C, 143 SIGTERM.
 """
+)
 
 
 def run(

@@ -15,14 +15,15 @@ from typing import Annotated, Any, BinaryIO
 import typer
 
 from penstock.cli.input_file import open_input
-from penstock.cli.options import option, refuse, said
+from penstock.cli.options import flowing, option, refuse, said
 from penstock.cli.problems import MalformedLineError
 from penstock.cli.run.ids import key
 from penstock.cli.run.input_format import find_format
 from penstock.cli.run.journal import MALFORMED, NotAJournalError, entries, malformed_key
 from penstock.cli.run.source import records_now
 
-HELP = """
+HELP = flowing(
+    """
 Write the newest result of each id in FILE, which penstock run wrote, in the order of the input.
 
 \b
@@ -30,10 +31,13 @@ Write the newest result of each id in FILE, which penstock run wrote, in the ord
   penstock results results.jsonl --format csv > newest.csv
   penstock results results.jsonl --format csv --input items.csv > both.csv
 """
-EPILOG = """
+)
+EPILOG = flowing(
+    """
 Exit codes: 0 written; 2 FILE cannot be read, or has no results of penstock run; 5 the results
 cannot be written.
 """
+)
 
 #: Columns of a CSV file, before those of the body and after those of the input.
 _COLUMNS = ("id", "line", "status", "error", "message", "attempts", "seconds")

@@ -46,6 +46,8 @@ class Snapshot:
     capacity: int = 0
     #: Seconds for which nothing starts, since the service said so.
     closed_for: float = 0.0
+    #: What the requests that wait are waiting for; "" if none waits, or nobody knows.
+    waits_for: str = ""
 
 
 @dataclass

@@ -88,7 +88,7 @@ class Run:
         )
         self._fail_fast = FailFast(job.keep_going)
         self._under_way = 0
-        self._is_ending = False
+        self._is_ending = self._is_read = False
         self._failure: BaseException | None = None
         self._signal: int | None = None
         totals.tokens_earlier = job.results.earlier.tokens
@@ -130,6 +130,7 @@ class Run:
                     await queue.put(pending, timeout=math.inf)
                     if self._is_ending:
                         break
+                self._is_read = True
         finally:
             self._look()
         nobody = self._fail_fast.nobody_is_there(at_end=True)
@@ -257,13 +258,34 @@ class Run:
                 problem = f"cannot close a file: {error.strerror or error}"
                 self._failure = self._failure or RunError(problem, FILE_TROUBLE)
 
+    def _waits_for(self, queued: int, concurrency: int, closed_for: float) -> str:
+        """What holds the requests up, if it is not the service's word."""
+        if closed_for > 0:
+            return ""  # which is told in words of its own
+        if self._history.in_use >= concurrency:
+            return f"answers ({concurrency} at once)"
+        limiter = self._queue.limits
+        if not queued:
+            return "" if self._is_read else "input"
+        if limiter.statistics().learned_rates:
+            return "the pace that refusals taught"
+        shares = limiter.utilization()
+        binding = max(shares, key=shares.__getitem__, default="")
+        return "--tokens" if binding == "tokens" else "--rate" if binding else ""
+
     # -- what is counted ----------------------------------------------------------------------
 
     def _look(self) -> None:
         totals, statistics = self._totals, self._queue.statistics()
         concurrency = statistics.concurrency_limit or self._job.concurrency
         closed_for = self._queue.limits.statistics().closed_for
-        moment = Snapshot(concurrency, statistics.size, statistics.maxsize, closed_for)
+        moment = Snapshot(
+            concurrency,
+            statistics.size,
+            statistics.maxsize,
+            closed_for,
+            self._waits_for(statistics.size, concurrency, closed_for),
+        )
         self._history.sample(totals.elapsed, moment)
         totals.queue_peak = statistics.peak_size
         totals.backpressure_waits = statistics.put_waits

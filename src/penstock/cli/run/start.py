@@ -14,6 +14,7 @@ from penstock.cli.input_file import InputFile, open_input
 from penstock.cli.options import (
     check_at_least,
     check_seconds,
+    read_attempts,
     read_base,
     read_concurrency,
     read_cost,
@@ -126,7 +127,8 @@ def start(given: Given) -> int:
     rates = tuple(read_rate("--rate", text) for text in given.rate or ())
     token_rate = None if given.tokens is None else read_rate("--tokens", given.tokens)
     keep_headers = read_names("--keep-headers", given.keep_headers)
-    attempts, delimiter = _attempts(given), _delimiter(given.delimiter)
+    attempts = read_attempts(given.attempts, given.retry, _ATTEMPTS)
+    delimiter = _delimiter(given.delimiter)
     if not given.dry_run:
         _make_ready(given)
     with ExitStack() as opened:
@@ -292,18 +294,6 @@ def _delimiter(text: str | None) -> str | None:
     if len(character) != 1 or not character.isascii() or character in '"\r\n':
         refuse(f"--delimiter must be one character such as ; or tab, got {shown(text)}")
     return character
-
-
-def _attempts(given: Given) -> int:
-    if given.retry is not None:
-        if given.attempts is not None:
-            refuse("--attempts and --retry say the same: give --attempts")
-        check_at_least("--retry", given.retry, 0)
-        return given.retry + 1
-    if given.attempts is None:
-        return _ATTEMPTS
-    check_at_least("--attempts", given.attempts, 1)
-    return given.attempts
 
 
 def _judge(given: Given, reads_json: bool, credentials: Credentials) -> Judge:
