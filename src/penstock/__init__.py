@@ -10,7 +10,8 @@ an item
 True
 """
 
-from penstock.config import QueueConfig
+from typing import TYPE_CHECKING, Any
+
 from penstock.errors import (
     APIClientError,
     APITimeoutError,
@@ -49,6 +50,9 @@ from penstock.queue.bounded import BoundedQueue, QueueStatistics, QueueStatus
 from penstock.queue.jobs import BatchResult
 from penstock.telemetry.telemetry import default_observer as _default_observer
 from penstock.work_queue import WorkQueue
+
+if TYPE_CHECKING:
+    from penstock.config import QueueConfig
 
 # Queues and policies that are given no telemetry use OpenTelemetry's global providers.
 _observer.default_observer = _default_observer
@@ -95,3 +99,17 @@ __all__ = [
     "RetryPolicy",
     "WorkQueue",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Import what pydantic makes when somebody asks for it: pydantic takes as long as the rest."""
+    if name != "QueueConfig":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from penstock.config import QueueConfig
+
+    globals()[name] = QueueConfig
+    return QueueConfig
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

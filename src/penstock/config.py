@@ -1,21 +1,17 @@
-"""The configuration of a queue: plain values, checked by pydantic; and queues made of one."""
+"""The configuration of a queue: plain values, checked by pydantic."""
 
 from __future__ import annotations
 
 import json
-import logging
 import os
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from penstock._util import checks
-from penstock._util.compat import Self
 from penstock._util.rates import parse_rate
 from penstock.limits import AdaptiveConcurrency, Backoff, CircuitBreaker, Limit, RetryPolicy
-from penstock.policies.observer import ObserverProvider
 
 
 class _Frozen(BaseModel):
@@ -189,48 +185,21 @@ def _read(text: str) -> Any:
         return text  # the field refuses it, with its name in the error
 
 
-class FromConfig:
-    """What gives a ``WorkQueue`` its ``from_config``."""
-
-    @classmethod
-    def from_config(
-        cls,
-        config: QueueConfig,
-        *,
-        logger: logging.Logger | None = None,
-        name: str | None = None,
-        telemetry: ObserverProvider | None = None,
-        limits: Iterable[Limit | str] = (),
-    ) -> Self:
-        """Make a queue with the settings of ``config``; ``limits`` are added to its own.
-
-        Raises:
-            TypeError: ``config`` is not a ``QueueConfig``, or an argument is not allowed.
-            ValueError: an argument is not allowed.
-        """
-        if not isinstance(config, QueueConfig):
-            raise TypeError(f"config must be a QueueConfig, got {checks.shown(config)}")
-        if not isinstance(limits, Iterable):
-            raise TypeError(f"limits must be an iterable of Limit, got {checks.shown(limits)}")
-        make: Any = cls  # of a subclass: this class does not have the arguments
-        queue: Self = make(
-            maxsize=config.queue_capacity,
-            concurrency_limit=(
-                config.concurrency_limit
-                if config.adaptive is None
-                else AdaptiveConcurrency(config.adaptive.min, config.adaptive.max)
-            ),
-            logger=logger,
-            name=name,
-            telemetry=telemetry,
-            limits=[*(Limit(one.max, one.per, name=one.name) for one in config.limits), *limits],
-            retry=None if config.retry is None else _retry_policy(config.retry),
-            breaker=None
-            if config.breaker is None
-            else CircuitBreaker(**config.breaker.model_dump(), name=name),
-            deadline=config.deadline,
-        )
-        return queue
+def settings_of(config: QueueConfig, name: str | None) -> dict[str, Any]:
+    """The arguments of a ``WorkQueue`` called ``name`` that has these settings."""
+    adaptive, breaker = config.adaptive, config.breaker
+    return {
+        "maxsize": config.queue_capacity,
+        "concurrency_limit": (
+            config.concurrency_limit
+            if adaptive is None
+            else AdaptiveConcurrency(adaptive.min, adaptive.max)
+        ),
+        "limits": [Limit(one.max, one.per, name=one.name) for one in config.limits],
+        "retry": None if config.retry is None else _retry_policy(config.retry),
+        "breaker": (None if breaker is None else CircuitBreaker(**breaker.model_dump(), name=name)),
+        "deadline": config.deadline,
+    }
 
 
 def _retry_policy(config: RetryConfig) -> RetryPolicy:

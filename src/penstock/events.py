@@ -8,18 +8,20 @@ import math
 from collections import deque
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from uuid import uuid4
 
 from penstock._util import checks
 from penstock._util.compat import Self
 from penstock._util.functions import is_async
 from penstock._util.lifecycle import Lifecycle
-from penstock.config import QueueConfig
 from penstock.executors import LoopLocal
 from penstock.limits.rate.limit import Limit
 from penstock.policies.observer import ObserverProvider
 from penstock.work_queue import WorkQueue
+
+if TYPE_CHECKING:
+    from penstock.config import QueueConfig
 
 
 class ExecutionStatus(str, Enum):
@@ -110,6 +112,8 @@ class Executor(Lifecycle, Generic[E]):
             )
         if not is_async(event_type.invoke):
             raise TypeError(f"{event_type.__qualname__}.invoke must be async def")
+        from penstock.config import QueueConfig  # and pydantic, for those who need it
+
         config = QueueConfig() if queue_config is None else queue_config
         if not isinstance(config, QueueConfig):
             raise TypeError(f"queue_config must be a QueueConfig, got {checks.shown(config)}")

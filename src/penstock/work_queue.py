@@ -21,8 +21,8 @@ from penstock._util import checks
 from penstock._util.lifecycle import Lifecycle
 from penstock._util.progress import progress_bar
 from penstock._util.signals import LoopSignalHandlers, check_signals
-from penstock.config import FromConfig
 from penstock.errors import QueueClosedError, QueueStateError
+from penstock.from_config import FromConfig
 from penstock.limits import (
     AdaptiveConcurrency,
     CircuitBreaker,
@@ -123,7 +123,14 @@ class WorkQueue(Lifecycle, FromConfig, WorkQueueBase[T], Consumable[T]):
     # -- passed on to the queue ---------------------------------------------------------------
 
     async def start(self) -> None:
-        """See :meth:`penstock.BoundedQueue.start`."""
+        """Take items from now on, in the running event loop. ``async with`` does it, too.
+
+        What an earlier stop left comes first. Does nothing if the queue is started; opens it again
+        if it was closed; waits for a stop under way.
+
+        Raises:
+            QueueStateError: the queue runs in another event loop.
+        """
         await self.queue.start()
 
     def close(self) -> None:
@@ -137,7 +144,25 @@ class WorkQueue(Lifecycle, FromConfig, WorkQueueBase[T], Consumable[T]):
         self._with("close", "close()").close()
 
     async def stop(self, timeout: float | None = None, *, drain: bool = True) -> bool:
-        """See :meth:`penstock.BoundedQueue.stop`."""
+        """Take no more items, finish what was accepted, end the workers.
+
+        Args:
+            timeout: seconds after which the workers are cancelled. ``None`` or ``math.inf``: never.
+                ``0``: at once.
+            drain: False: what waits stays; the workers only finish what they hold.
+
+        Returns:
+            True when nothing is left. False when something is: ``unprocessed`` lists it, and the
+            next ``start()`` takes it up again. Nothing is dropped.
+
+        Raises:
+            QueueStateError: called in a worker function, which would wait for itself.
+            ValueError: the timeout is negative, NaN or no number.
+
+        The end of an ``async with`` block does it, too. Who waits in ``put`` or ``get`` gets
+        ``QueueStateError``. Cancelling it cancels the workers. All of it:
+        :meth:`penstock.BoundedQueue.stop`.
+        """
         options = {} if drain else {"drain": False}
         try:
             return await self.queue.stop(timeout=timeout, **options)
@@ -147,7 +172,24 @@ class WorkQueue(Lifecycle, FromConfig, WorkQueueBase[T], Consumable[T]):
     async def put(
         self, item: T, timeout: float | None = None, *, deadline: float | None = None
     ) -> bool:
-        """See :meth:`penstock.BoundedQueue.put`."""
+        """Offer an item; True when it is accepted, False when the queue stayed full.
+
+        Args:
+            item: anything.
+            timeout: seconds to wait for room. ``None``: the queue's own, 0.1 unless given. ``0``:
+                do not wait. ``math.inf``: as long as it takes.
+            deadline: seconds from now in which the item is to be done.
+
+        Raises:
+            QueueStateError: the queue is not started, or is stopped; ``QueueClosedError`` if it is
+                closed.
+            ValueError: ``timeout`` or ``deadline`` is negative, NaN or no number; or a limit can
+                never let the item pass.
+
+        True: the item will be handled or handed back, exactly once. False: it is not accepted and
+        never will be, so look at it. A put that is cancelled leaves nothing behind. All of it:
+        :meth:`penstock.BoundedQueue.put`.
+        """
         if deadline is not None:
             put: Any = self.queue.put  # not every kind of queue knows deadlines
             accepted: bool = await put(item, timeout=timeout, deadline=deadline)
@@ -157,13 +199,31 @@ class WorkQueue(Lifecycle, FromConfig, WorkQueueBase[T], Consumable[T]):
         return await self.queue.put(item, timeout=timeout)
 
     async def get(self, timeout: float | None = None) -> T:
-        """See :meth:`penstock.BoundedQueue.get`."""
+        """Take the item that has waited longest. Call ``task_done()`` when it is done.
+
+        Args:
+            timeout: seconds to wait for an item. ``None`` or ``math.inf``: as long as it takes.
+                ``0``: do not wait.
+
+        Raises:
+            QueueEmptyError: none came in time.
+            QueueStateError: the queue is not started, or is stopped; ``QueueClosedError`` if it is
+                closed and empty.
+            ValueError: the timeout is negative, NaN or no number.
+
+        Cancelling it loses nothing.
+        """
         if timeout is None:
             return await self.queue.get()
         return await self.queue.get(timeout=timeout)
 
     async def join(self) -> None:
-        """See :meth:`penstock.BoundedQueue.join`."""
+        """Wait until every accepted item is done.
+
+        Raises:
+            QueueStateError: the queue stopped with items left; or the call comes from inside a
+                worker function, which would wait for itself.
+        """
         await self.queue.join()
 
     def _consumed(self) -> BoundedQueue[T]:
@@ -178,9 +238,23 @@ class WorkQueue(Lifecycle, FromConfig, WorkQueueBase[T], Consumable[T]):
         num_workers: int | AdaptiveConcurrency | None = None,
         error_handler: ErrorHandler[T] | None = None,
     ) -> None:
-        """Start workers: ``num_workers``, or else ``concurrency_limit``, the most; or else one.
+        """Start workers that call ``worker_func`` on each item; start the queue too, if need be.
 
-        See :meth:`penstock.BoundedQueue.start_workers` for the arguments and exceptions.
+        Args:
+            worker_func: gets one argument, the item. An async function runs in a task, a plain one
+                in a thread.
+            num_workers: how many items are processed at once, ``concurrency_limit`` at most.
+                ``None``: ``concurrency_limit``, or one. Or a
+                :class:`penstock.AdaptiveConcurrency`, which finds out how many.
+            error_handler: is called as ``error_handler(error, item)`` for an item that failed, in
+                place of the log.
+
+        Raises:
+            ValueError, TypeError: for an argument that is not allowed.
+            QueueStateError: the queue is stopping.
+
+        Does not wait for items. Called again, it replaces the workers. All of it:
+        :meth:`penstock.BoundedQueue.start_workers`.
         """
         await self.queue.start_workers(
             worker_func=worker_func,
@@ -306,20 +380,39 @@ class WorkQueue(Lifecycle, FromConfig, WorkQueueBase[T], Consumable[T]):
     # -- results ------------------------------------------------------------------------------
 
     async def redrive(self, timeout: float | None = None) -> int:
-        """See :meth:`penstock.BoundedQueue.redrive`."""
+        """Put the items of ``dead_letters`` back, the oldest first, as if they were new.
+
+        Args:
+            timeout: seconds that each may wait for room, as for :meth:`put`.
+
+        Returns:
+            How many were put. At the first that finds no room it ends, and the rest stay.
+
+        Raises:
+            QueueStateError, ValueError: as for :meth:`put`.
+        """
         count: int = await self._with("redrive").redrive(timeout)
         return count
 
     async def submit(
         self, item: T, *, timeout: float | None = None, deadline: float | None = None
     ) -> asyncio.Future[Any]:
-        """Put an item and return a future of its result.
+        """Put an item and return a future of what the worker function makes of it.
 
-        See :meth:`penstock.BoundedQueue.submit`.
+        Args:
+            item, timeout, deadline: as for :meth:`put`.
+
+        Returns:
+            A future of the result, or of what the item failed with after its last attempt. The
+            error handler does not hear of it. If it is cancelled while the item waits, the item
+            is skipped. If the queue stops first, the future raises ``QueueStateError``.
 
         Raises:
             QueueFullError: there was no room in time.
+            QueueStateError, ValueError: as for :meth:`put`.
             TypeError: the queue is not one in this process.
+
+        All of it: :meth:`penstock.BoundedQueue.submit`.
         """
         return await self._in_process(BoundedQueue, "submit").submit(
             item, timeout=timeout, deadline=deadline

@@ -273,7 +273,7 @@ class Model:
         if status is QueueStatus.PROCESSING:
             if closings == self.closings:
                 self.fail(f"no stop, but {error!r}")
-        elif str(error) != f"Cannot {verb} items when queue is {status.value}":
+        elif not str(error).startswith(f"Cannot {verb} items when queue is {status.value}"):
             self.fail(f"{error!r} from a queue that was {status.value}")
 
     # -- taking -------------------------------------------------------------------------------

@@ -101,6 +101,8 @@ def test_bad_calls() -> None:
             queue.process(None)  # type: ignore[arg-type]
         with pytest.raises(TypeError, match="worker_func must accept item"):
             queue.process(lambda: None)  # type: ignore[misc, arg-type]
+        with pytest.raises(TypeError, match="An item is one argument: put a tuple"):
+            queue.process(lambda user, text: None)  # type: ignore[misc, arg-type]
         with pytest.raises(TypeError, match="error_handler must accept exc and item"):
             queue.process(print, 1, lambda: None)  # type: ignore[misc, arg-type]
         for call in (queue.batch_process, lambda items, func: queue.map(func, items)):

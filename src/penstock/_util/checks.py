@@ -138,9 +138,12 @@ def function(value: Any, name: str, *parameters: str) -> None:
     try:
         signature.bind(*parameters)
     except TypeError as error:
+        cure = ""
+        if parameters == ("item",) and len(signature.parameters) > 1:
+            cure = ". An item is one argument: put a tuple, and take it apart in the function"
         raise TypeError(
             f"{name} must accept {' and '.join(parameters)} as positional arguments, "
-            f"got {shown(value)} with {signature}: {error}"
+            f"got {shown(value)} with {signature}: {error}{cure}"
         ) from None
 
 

@@ -216,7 +216,14 @@ class Policy(PolicyEngine):
 
 def _checked(value: Any, kind: type, name: str) -> Any:
     if value is not None and not isinstance(value, kind):
-        raise TypeError(f"{name} must be a {kind.__name__} or None, got {checks.shown(value)}")
+        cure = ""
+        if kind is RetryPolicy and type(value) is int:  # not a bool
+            cure = f": write {name}=RetryPolicy(attempts={checks.shown(value)})"
+        elif value is kind or value is True:
+            cure = f": write {name}={kind.__name__}()"
+        raise TypeError(
+            f"{name} must be a {kind.__name__} or None, got {checks.shown(value)}{cure}"
+        )
     return value
 
 

@@ -12,7 +12,7 @@ from penstock.policies.dead_letters import MAX_DEAD_LETTERS, DeadLetter
 from penstock.policies.policy import policy_of
 from penstock.protocols import Queue
 from penstock.queue.in_process import InProcessQueue
-from penstock.queue.status import QueueStatus
+from penstock.queue.status import QueueStatistics, QueueStatus
 
 T = TypeVar("T")
 Q = TypeVar("Q")
@@ -112,23 +112,36 @@ class WorkQueueBase(Generic[T]):
         """A new dict of four counts: enqueued, processed, errors, backpressure_events."""
         return self._view.metrics
 
-    def statistics(self) -> Any:
+    def statistics(self) -> QueueStatistics:
         """Everything that can be counted about the queue, at this instant."""
-        return self._view.statistics()
+        statistics: QueueStatistics = self._view.statistics()
+        return statistics
 
     def put_nowait(self, item: T, *, deadline: float | None = None) -> None:
-        """See :meth:`penstock.BoundedQueue.put_nowait`."""
+        """Like ``put(item, timeout=0)``, but raise ``QueueFullError`` instead of returning False.
+
+        Never waits, and needs no ``await``.
+        """
         if deadline is None:
             self._view.put_nowait(item)
         else:
             self.queue.put_nowait(item, deadline=deadline)  # not every kind knows deadlines
 
     def get_nowait(self) -> T:
-        """See :meth:`penstock.BoundedQueue.get_nowait`."""
+        """Like ``get(timeout=0)``, without ``await``.
+
+        Raises:
+            QueueEmptyError: no item waits.
+            QueueStateError: as ``get``.
+        """
         return self._view.get_nowait()
 
     def task_done(self) -> None:
-        """See :meth:`penstock.BoundedQueue.task_done`."""
+        """Say that an item taken with ``get`` is done: once for each.
+
+        Raises:
+            ValueError: called more often than ``get``.
+        """
         self._view.task_done()
 
     # -- the end of a stream ------------------------------------------------------------------

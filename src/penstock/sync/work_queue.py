@@ -16,8 +16,8 @@ from penstock._util.garbage import is_collecting
 from penstock._util.loop_thread import LoopThread
 from penstock._util.progress import progress_bar
 from penstock._util.signals import ThreadSignalHandlers, check_signals
-from penstock.config import FromConfig
 from penstock.errors import QueueClosedError, QueueStateError
+from penstock.from_config import FromConfig
 from penstock.limits import (
     AdaptiveConcurrency,
     CircuitBreaker,

@@ -355,9 +355,11 @@ def _as_limit(limit: Any) -> Limit:
         except ValueError as error:
             raise ValueError(f"limits: {error}") from None
     if not isinstance(limit, Limit):
+        shown = checks.shown(limit)
+        is_pair = isinstance(limit, tuple) and len(limit) == 2
         raise TypeError(
             "limits must be a list of Limit, or of texts such as '500/min', "
-            f"got {checks.shown(limit)} in it"
+            f"got {shown} in it{f': write Limit{shown}' if is_pair else ''}"
         )
     return limit
 
