@@ -164,7 +164,7 @@ class Judge:
         for name, text in request.headers.items():
             if name.lower() == "accept":
                 return text.partition(",")[0].partition(";")[0].strip().endswith("json")
-        return self.wants_json or "json" in request.headers.get("Content-Type", "")
+        return self.wants_json
 
     def _checked(self, request: Request, answer: Answer) -> Answer:
         """``answer``, final if another attempt might do harm."""
