@@ -18,19 +18,18 @@ from typing import TypeVar
 
 from penstock._util import checks
 from penstock.errors import QueueClosedError, QueueEmptyError, QueueStateError
-from penstock.limits.rate.limiter import Limiter
 from penstock.policies.dead_letters import DeadLetter, check_max_dead_letters
 from penstock.policies.item_state import Hold
 from penstock.policies.observer import ObservedPut, ObserverProvider
 from penstock.policies.policy import Policy
 from penstock.queue.base import CLOSED, NO_LIMIT, policy_statistics
 from penstock.queue.counters import QueueCounters
+from penstock.queue.entry_buffer import EntryBuffer, PutOutcome
 from penstock.queue.holder import Holder
 from penstock.queue.key_hold import KeyHold
 from penstock.queue.lifecycle import QueueLifecycle, is_cancelled
 from penstock.queue.limit_hold import LimitHold
 from penstock.queue.status import QueueStatistics, QueueStatus
-from penstock.queue.store import EntryBuffer, PutOutcome
 from penstock.workers.calls import AsyncCall
 from penstock.workers.inside import Caller
 from penstock.workers.item import AnyFuture, Entry, Ticket
@@ -86,10 +85,9 @@ class InProcessQueue(QueueLifecycle[T]):
             hold.loop = self._buffer.limits.loop
             self._buffer.limits = hold
 
-    def _limit_hold(self, limiter: Limiter) -> Hold:
-        if any(limit.key is not None for limit in limiter.limits):
-            return KeyHold(limiter, self._buffer, self._grace)
-        return LimitHold(limiter, self._buffer, self._grace)
+    def _limit_hold(self, policy: Policy) -> Hold:
+        kind = KeyHold if policy._has_gate_keys else LimitHold
+        return kind(policy.limits, self._buffer, self._grace)
 
     def _make_parts(self) -> tuple[EntryBuffer[T], QueueCounters, WorkerPool[T]]:
         """Make the buffer, the counters and the worker pool."""
