@@ -29,6 +29,7 @@ PROGRAMS = {
     "limits": "limits",
     "policy": "calls without a queue",
     "rate_limited_server": "a rate-limited server",
+    "outage": "a server that is away",
     "run_command": "the command",
     "growth": "growth",
 }

@@ -5,7 +5,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+import math
+from collections.abc import Awaitable, Callable, Hashable, Sequence
 from typing import Any, ClassVar, Protocol
 
 from penstock.limits.adaptive import AdaptiveConcurrency
@@ -14,6 +15,7 @@ from penstock.limits.rate.permit import Permit
 from penstock.limits.rate.sliding_log import Record
 from penstock.policies.dead_letters import DeadLetters
 from penstock.policies.observer import Observer
+from penstock.policies.outage import ItemFailures
 
 
 class ItemRunner(Protocol):
@@ -79,6 +81,7 @@ class PolicyScope:
         "policy",
         "postpones",
         "retries",
+        "room",
     )
 
     def __init__(
@@ -89,6 +92,7 @@ class PolicyScope:
         max_dead_letters: int,
         postpones: bool,
         hold: Hold | None = None,
+        room: float = math.inf,
     ) -> None:
         self.policy = policy
         self.observer = observer
@@ -102,6 +106,8 @@ class PolicyScope:
         #: reserved for the next item, if anything.
         self.hold = hold
         self.granted: Sequence[Any] = () if hold is None else hold.granted
+        #: The most items that may wait.
+        self.room = room
         #: How many attempts were followed by another one.
         self.retries = 0
         #: How many calls are under way of which an adaptive concurrency is told.
@@ -114,6 +120,9 @@ class ItemState:
     """What one item has been through under a policy. One thread at a time has the item."""
 
     __slots__ = (
+        "_failures",
+        "_gate_key",
+        "_why",
         "attempts",
         "began_at",
         "call",
@@ -147,7 +156,7 @@ class ItemState:
         self.permit: Permit | Record | None = None
         #: Why it may not start, ever.
         self.refusal: Exception | None = None
-        #: Whether it was put back, since it could not start yet.
+        #: Whether it was put back without an attempt that counts.
         self.is_postponed = False
         #: Seconds that the last attempt waited for limits, if there are any; and since when it
         #: waits for that of its key.
@@ -168,6 +177,52 @@ class ItemState:
     def limiter(self) -> Any:
         """What lets its calls start. (Its permit is made of it on demand.)"""
         return self.scope.policy.limits
+
+    @property
+    def gate_key(self) -> Hashable:
+        """The key of the service that it is for; None: its policy has no such keys."""
+        # Not set for each item, as hardly any has one.
+        return getattr(self, "_gate_key", None)
+
+    @gate_key.setter
+    def gate_key(self, key: Hashable) -> None:
+        self._gate_key = key
+
+    @property
+    def failures(self) -> ItemFailures | None:
+        """How its calls have failed, as far as outages and throttles go; None: they have not."""
+        return getattr(self, "_failures", None)
+
+    def own_failures(self) -> ItemFailures:
+        """The same, made if need be."""
+        failures = getattr(self, "_failures", None)
+        if failures is None:
+            failures = self._failures = ItemFailures()
+        return failures
+
+    def take_failures(self, failures: ItemFailures) -> None:
+        """They are those of the same item, which was here before."""
+        self._failures = failures
+
+    @property
+    def why(self) -> str:
+        """Why it is not tried again, if it has failed for good."""
+        return getattr(self, "_why", "")
+
+    @why.setter
+    def why(self, why: str) -> None:
+        self._why = why
+
+    @property
+    def paid_failure(self) -> Failure | None:
+        """The failure after which a budget has paid for another attempt; None: it has not."""
+        failures = self.failures
+        return self.failure if failures is None or failures.is_paid else None
+
+    @property
+    def is_queued(self) -> bool:
+        """Whether nobody waits for it in particular: it is of ``put``, or of a map or a batch."""
+        return self.scope.postpones and (self.future is None or self.job is not None)
 
     @property
     def is_awaited(self) -> bool:

@@ -82,6 +82,7 @@ class QueueBase(Generic[T]):
             max_dead_letters=0 if policy.retry is None else max_dead_letters,
             postpones=True,
             hold=self._limit_hold(policy.limits),
+            room=self._maxsize,
         )
         with _policy_lock:  # any thread may be the first to ask for one
             if self._scope is None:

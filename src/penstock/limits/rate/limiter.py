@@ -262,10 +262,7 @@ class Limiter(LimiterBase):
         Raises:
             TypeError, ValueError: as :meth:`acquire`.
         """
-        if self._fixed_demand is None:
-            for state, _, cost in self._charges(item):
-                if cost > state.max and state.per < math.inf:
-                    raise state.oversized(cost)
+        self._checked(item)
 
     def permit(self, item: Any = None) -> PermitContext:
         """For ``async with limiter.permit(item):``, or ``with`` in a thread.
@@ -412,6 +409,16 @@ class Limiter(LimiterBase):
         windows = [limit._state.window(None, -math.inf) for limit in self.limits]
         demand = tuple([(window, 1) for window in windows])
         return Permit(self, demand, [record] * len(windows), None)
+
+    def _checked(self, item: Any) -> list[Charge]:
+        """What an item is to take from each limit, as of now; raises what :meth:`check` does."""
+        if self._fixed_demand is not None:
+            return []
+        charges = self._charges(item)
+        for state, _, cost in charges:
+            if cost > state.max and state.per < math.inf:
+                raise state.oversized(cost)
+        return charges
 
     # -- for those who wait elsewhere: ``make`` makes their waiter ---------------------------------
 
