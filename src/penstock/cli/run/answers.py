@@ -17,7 +17,6 @@ _IDEMPOTENT = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"})
 #: After these a service has done nothing, and says so.
 _NOTHING_DONE = frozenset({408, 409, 425})
 
-_PERMANENT, _TRANSIENT = Failure(is_permanent=True), Failure(is_transient=True)
 #: What a body is that is not there, or is no JSON.
 _NOTHING: Any = object()
 
@@ -49,7 +48,7 @@ class AttemptError(PenstockError):
     def __init__(self, answer: Answer, is_heeded: bool = True) -> None:
         super().__init__(answer.message)
         self.answer = answer
-        failure = answer.failure or _TRANSIENT
+        failure = answer.failure or Failure(is_transient=True)
         #: Unless it is heeded, a refusal does not hold up other requests.
         self.failure = failure if is_heeded else replace(failure, is_throttle=False)
 
@@ -137,7 +136,9 @@ class Judge:
         if kind in ("text/html", "application/xhtml+xml") and self._asks_for_json(request):
             message = "200 with an HTML page, and JSON was asked for"
             message = message.replace("200", str(response.status), 1)
-            return Answer(response, "not_json", message, _PERMANENT)
+            return Answer(
+                response, "not_json", message, Failure(response.status, is_permanent=True)
+            )
         value = _NOTHING
         if kind.endswith(("/json", "+json")):
             try:
@@ -148,7 +149,8 @@ class Judge:
                 why = error.msg if isinstance(error, json.JSONDecodeError) else str(error)
                 message = f"{response.status} with JSON that cannot be read: {why}"
                 # It may have been cut off; but the service has done what was asked.
-                failure = _TRANSIENT if may_be_repeated(request) else _PERMANENT
+                again = may_be_repeated(request)
+                failure = Failure(response.status, is_transient=again, is_permanent=not again)
                 return Answer(response, "bad_json", message, failure)
         for condition in self.fail_if:
             if value is not _NOTHING and condition.applies_to(value):

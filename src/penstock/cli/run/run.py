@@ -30,6 +30,7 @@ from penstock.cli.run.tracing import mark_request_failed
 from penstock.errors import BudgetExceededError, DeadlineExceededError
 from penstock.limits import AdaptiveConcurrency, Backoff, Limit, RetryPolicy
 from penstock.limits.rate.budget import Budget
+from penstock.policies.policy import Policy
 from penstock.work_queue import WorkQueue
 
 #: Seconds between two looks at the display.
@@ -71,6 +72,9 @@ class Run:
         if job.max_requests is not None:
             calls = job.max_requests - job.results.earlier.calls
             limits.append(Budget(calls, name=MAX_REQUESTS))
+        self._policy = Policy(
+            limits=limits, retry=retry_policy(job.attempts), deadline=job.deadline, name="requests"
+        )
         self._queue = WorkQueue[Pending](
             job.capacity,
             concurrency_limit=(
@@ -78,9 +82,7 @@ class Run:
             ),
             logger=_logger,
             name="requests",
-            limits=limits,
-            retry=retry_policy(job.attempts),
-            deadline=job.deadline,
+            policy=self._policy,
             max_dead_letters=0,
         )
         self._sender = Sender(
@@ -160,7 +162,7 @@ class Run:
         if answer.response is not None:
             if self._job.feedback:
                 response = answer.response
-                self._queue.limits.observe(response.headers, response.status)
+                self._policy.limits.observe(response.headers, response.status)
             for held in self._fail_fast.answered():
                 await self._recorder.record(*held)
         if self._tokens is not None:
@@ -264,7 +266,7 @@ class Run:
             return ""  # which is told in words of its own
         if self._history.in_use >= concurrency:
             return f"answers ({concurrency} at once)"
-        limiter = self._queue.limits
+        limiter = self._policy.limits
         if not queued:
             return "" if self._is_read else "input"
         if limiter.statistics().learned_rates:
@@ -278,7 +280,7 @@ class Run:
     def _look(self) -> None:
         totals, statistics = self._totals, self._queue.statistics()
         concurrency = statistics.concurrency_limit or self._job.concurrency
-        closed_for = self._queue.limits.statistics().closed_for
+        closed_for = self._policy.limits.statistics().closed_for
         moment = Snapshot(
             concurrency,
             statistics.size,
