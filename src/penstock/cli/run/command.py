@@ -66,6 +66,7 @@ def run(
     retry: flags.Retry = None,
     timeout: flags.Timeout = 600.0,
     deadline: flags.Deadline = None,
+    give_up_after: flags.GiveUpAfter = 3600.0,
     max_requests: flags.MaxRequests = None,
     max_tokens: flags.MaxTokens = None,
     keep_going: flags.KeepGoing = False,

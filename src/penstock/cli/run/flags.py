@@ -151,6 +151,13 @@ Deadline = Annotated[
     float | None,
     option(STOPS, "--deadline", "SECONDS", "Time for each request, waits included (none)."),
 ]
+GiveUpAfter = Annotated[
+    float,
+    option(
+        *(STOPS, "--give-up-after", "SECONDS"),
+        "Time to wait for a service that is away (3600), then stop.",
+    ),
+]
 MaxRequests = Annotated[
     int | None,
     option(STOPS, "--max-requests", "N", "Stop after N attempts, those of earlier runs included."),

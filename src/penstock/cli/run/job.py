@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -68,6 +69,8 @@ class RunJob:
     is_adaptive: bool = False
     #: Look at what the headers of answers say about limits.
     feedback: bool = True
+    #: Seconds that the service may be away, once it has answered.
+    give_up_after: float = math.inf
     #: Send those again that failed in an earlier run.
     retry_failed: bool = False
     #: Send those again that an earlier run sent otherwise; or keep their answers. None: few are

@@ -21,13 +21,14 @@ from penstock.cli.run.job import (
     RunError,
     RunJob,
 )
+from penstock.cli.run.meter import duration
 from penstock.cli.run.recorder import Recorder
 from penstock.cli.run.requests import Request
 from penstock.cli.run.results import RequestResult, Totals
 from penstock.cli.run.sender import Pending, Sender
 from penstock.cli.run.tokens import MAX_REQUESTS, Tokens
 from penstock.cli.run.tracing import mark_request_failed
-from penstock.errors import BudgetExceededError, DeadlineExceededError
+from penstock.errors import BudgetExceededError, DeadlineExceededError, OutageError
 from penstock.limits import AdaptiveConcurrency, Backoff, Limit, RetryPolicy
 from penstock.limits.rate.budget import Budget
 from penstock.policies.policy import Policy
@@ -46,7 +47,8 @@ _LAST_WRITES = 2.0
 
 # What the queue has to say is in the display and the summary.
 _logger = logging.getLogger("penstock.cli")
-_logger.addHandler(logging.NullHandler())
+# What the policy logs, too; the handlers of a program that sets logging up get it all the same.
+logging.getLogger("penstock").addHandler(logging.NullHandler())
 
 
 class Run:
@@ -73,7 +75,10 @@ class Run:
             calls = job.max_requests - job.results.earlier.calls
             limits.append(Budget(calls, name=MAX_REQUESTS))
         self._policy = Policy(
-            limits=limits, retry=retry_policy(job.attempts), deadline=job.deadline, name="requests"
+            limits=limits,
+            retry=retry_policy(job.attempts, job.give_up_after),
+            deadline=job.deadline,
+            name="requests",
         )
         self._queue = WorkQueue[Pending](
             job.capacity,
@@ -90,6 +95,7 @@ class Run:
         )
         self._fail_fast = FailFast(job.keep_going)
         self._under_way = 0
+        self._away_for = 0.0
         self._is_ending = self._is_read = False
         self._failure: BaseException | None = None
         self._signal: int | None = None
@@ -213,6 +219,13 @@ class Run:
         if isinstance(error, BudgetExceededError):
             self._end(RunError(_spent(error), BUDGET_SPENT))  # the request is unfinished
             return
+        away_for = self._policy.statistics().outage_for
+        if isinstance(error, OutageError) or away_for >= self._job.give_up_after:
+            why = "" if pending.answer is None else f": {pending.answer.message}"
+            limit = duration(self._job.give_up_after)
+            problem = f"the service has been away for {limit} (--give-up-after){why}"
+            self._end(RunError(problem, UNREACHABLE))  # the request is unfinished
+            return
         if isinstance(error, AttemptError) and not (deadline and self._is_retried(pending)):
             result = self._sender.result(pending, error.answer)
         elif isinstance(error, (AttemptError, DeadlineExceededError)) and deadline is not None:
@@ -260,8 +273,22 @@ class Run:
                 problem = f"cannot close a file: {error.strerror or error}"
                 self._failure = self._failure or RunError(problem, FILE_TROUBLE)
 
+    def _tell_outage(self, away_for: float) -> None:
+        """Tell people when the service goes away, and when it is back."""
+        if away_for and not self._away_for:
+            self._display.tell(
+                "the service is away: nothing fails for that; one request now and then finds out "
+                "when it is back"
+            )
+        elif self._away_for and not away_for and not self._is_ending:
+            self._display.tell(f"the service is back after {duration(self._away_for)}")
+        self._away_for = away_for
+
     def _waits_for(self, queued: int, concurrency: int, closed_for: float) -> str:
         """What holds the requests up, if it is not the service's word."""
+        away_for = self._policy.statistics().outage_for
+        if away_for:
+            return f"the service, away for {duration(away_for)}"
         if closed_for > 0:
             return ""  # which is told in words of its own
         if self._history.in_use >= concurrency:
@@ -281,6 +308,7 @@ class Run:
         totals, statistics = self._totals, self._queue.statistics()
         concurrency = statistics.concurrency_limit or self._job.concurrency
         closed_for = self._policy.limits.statistics().closed_for
+        self._tell_outage(self._policy.statistics().outage_for)
         moment = Snapshot(
             concurrency,
             statistics.size,
@@ -308,12 +336,18 @@ def slack(per: float) -> float:
     return min(_SLACK * per, _MOST_SLACK)
 
 
-def retry_policy(attempts: int) -> RetryPolicy | None:
-    """Up to ``attempts`` attempts for each request; None where there is to be but one."""
+def retry_policy(attempts: int, give_up_after: float = math.inf) -> RetryPolicy:
+    """Up to ``attempts`` attempts for each request, and none that counts while nobody is there."""
     if attempts == 1:
-        return None
+        return RetryPolicy(1, _may_pass, budget=None, give_up_after=give_up_after)
     # No budget: whoever sends a file of requests said how often.
-    return RetryPolicy(attempts, _may_pass, Backoff(base=0.5, max=30.0), budget=None)
+    return RetryPolicy(
+        attempts,
+        _may_pass,
+        Backoff(base=0.5, max=30.0),
+        budget=None,
+        give_up_after=give_up_after,
+    )
 
 
 def _may_pass(error: Exception) -> bool:

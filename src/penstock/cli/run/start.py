@@ -90,6 +90,7 @@ class Given:
     retry: int | None
     timeout: float
     deadline: float | None
+    give_up_after: float
     max_requests: int | None
     max_tokens: int | None
     keep_going: bool
@@ -179,6 +180,7 @@ def start(given: Given) -> int:
             rates=rates,
             tokens=token_rate,
             cost=cost,
+            give_up_after=given.give_up_after,
             max_requests=given.max_requests,
             max_tokens=given.max_tokens,
             is_adaptive=is_adaptive,
@@ -198,6 +200,7 @@ def _check(given: Given) -> None:
     """Refuse numbers that make no sense, and what contradicts itself."""
     check_at_least("--capacity", given.capacity, 1)
     check_seconds("--timeout", given.timeout)
+    check_seconds("--give-up-after", given.give_up_after)
     if given.deadline is not None:
         check_seconds("--deadline", given.deadline)
     for name, most in (
