@@ -73,3 +73,35 @@ def test_a_service_that_stays_away_ends_the_run_and_it_goes_on(
     server.answer = lambda seen: (200, {}, b"")
     assert penstock.run(*options).returncode == 0
     assert len(penstock.results()) == 200
+
+
+def test_a_service_that_asks_for_more_than_anybody_waits_ends_the_run(
+    penstock: Command, server: Server
+) -> None:
+    server.answer = lambda seen: (429, {"Retry-After": "7200"}, b"")
+    lines = penstock.lines(*({"id": n, "path": f"/{n}"} for n in range(100)))
+    done = penstock.run("run", lines, "--url", server.url, *OUT, "--concurrency", "4")
+    assert done.returncode == 4
+    assert f"{server.url} says to wait for 2 h 00 min: 429 Too Many Requests" in done.stderr
+    assert len(server.seen) <= 4
+    assert penstock.results() == []
+
+
+def test_a_service_that_says_wait_holds_up_no_other(penstock: Command, server: Server) -> None:
+    other = server.url.replace("127.0.0.1", "localhost")
+    came: dict[str, float] = {}
+
+    def answer(seen: SimpleNamespace) -> tuple[int, dict[str, str], bytes]:
+        is_first = seen.path not in came
+        came.setdefault(seen.path, time.monotonic())
+        if seen.path == "/busy" and is_first:
+            return 429, {"Retry-After": "3"}, b""
+        return 200, {}, b""
+
+    server.answer = answer
+    urls = [f"{server.url}/busy", *(f"{other}/{n}" for n in range(20))]
+    lines = penstock.lines(*({"url": url} for url in urls))
+    done = penstock.run("run", lines, *OUT, "--concurrency", "1")
+    assert done.returncode == 0, done.stdout
+    paths = [seen.path for seen in server.seen]
+    assert paths[0] == paths[-1] == "/busy"

@@ -10,7 +10,7 @@ from penstock.cli.ctrl_c import on_signals
 from penstock.cli.display import Display
 from penstock.cli.run.answers import Answer, AttemptError
 from penstock.cli.run.backlog import Backlog
-from penstock.cli.run.fail_fast import FailFast
+from penstock.cli.run.fail_fast import FailFast, place
 from penstock.cli.run.history import History, Snapshot
 from penstock.cli.run.job import (
     BUDGET_SPENT,
@@ -74,10 +74,14 @@ class Run:
         if job.max_requests is not None:
             calls = job.max_requests - job.results.earlier.calls
             limits.append(Budget(calls, name=MAX_REQUESTS))
+        # Where lines go to services of their own, one that says "wait" holds up no other.
+        self._gate_key = None if job.form.base is not None else _host
         self._policy = Policy(
             limits=limits,
             retry=retry_policy(job.attempts, job.give_up_after),
             deadline=job.deadline,
+            gate_key=self._gate_key,
+            max_retry_after=job.give_up_after,
             name="requests",
         )
         self._queue = WorkQueue[Pending](
@@ -168,7 +172,8 @@ class Run:
         if answer.response is not None:
             if self._job.feedback:
                 response = answer.response
-                self._policy.limits.observe(response.headers, response.status)
+                key = None if self._gate_key is None else self._gate_key(pending)
+                self._policy.limits.observe(response.headers, response.status, key=key)
             for held in self._fail_fast.answered():
                 await self._recorder.record(*held)
         if self._tokens is not None:
@@ -219,12 +224,16 @@ class Run:
         if isinstance(error, BudgetExceededError):
             self._end(RunError(_spent(error), BUDGET_SPENT))  # the request is unfinished
             return
-        away_for = self._policy.statistics().outage_for
-        if isinstance(error, OutageError) or away_for >= self._job.give_up_after:
+        away_for, limit = self._policy.statistics().outage_for, self._job.give_up_after
+        if isinstance(error, OutageError) or away_for >= limit:
             why = "" if pending.answer is None else f": {pending.answer.message}"
-            limit = duration(self._job.give_up_after)
-            problem = f"the service has been away for {limit} (--give-up-after){why}"
+            problem = f"the service has been away for {duration(limit)} (--give-up-after){why}"
             self._end(RunError(problem, UNREACHABLE))  # the request is unfinished
+            return
+        if isinstance(error, AttemptError) and error.failure.retry_after > limit:
+            wait = duration(error.failure.retry_after)
+            problem = f"{place(pending.request)} says to wait for {wait}: {error}"
+            self._end(RunError(problem, UNREACHABLE))
             return
         if isinstance(error, AttemptError) and not (deadline and self._is_retried(pending)):
             result = self._sender.result(pending, error.answer)
@@ -321,6 +330,10 @@ class Run:
         totals.backpressure_waits = statistics.put_waits
         totals.held_up = statistics.gate_closures
         totals.tokens = None if self._tokens is None else self._tokens.total
+
+
+def _host(pending: Pending) -> str:
+    return pending.request.url.split("/", 3)[2]
 
 
 def _spent(error: BudgetExceededError) -> str:
