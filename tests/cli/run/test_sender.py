@@ -17,7 +17,7 @@ import pytest
 from multidict import CIMultiDict
 
 from penstock import Policy, WorkQueue
-from penstock.cli.run.answers import AttemptError, FailIf, Judge
+from penstock.cli.run.answers import AnswerJudge, AttemptError, FailIf
 from penstock.cli.run.client import RedirectsError, Response
 from penstock.cli.run.connections import Connections
 from penstock.cli.run.requests import Request
@@ -63,7 +63,7 @@ async def send(
     attempts: int = 5,
     timeout: float = 30.0,
     request: Request = REQUEST,
-    judge: Judge | None = None,
+    judge: AnswerJudge | None = None,
 ) -> tuple[RequestResult, list[str]]:
     """Send the request to a server that gives these answers, one after the other."""
     service = Service(*answers, timeout=timeout)
@@ -267,7 +267,7 @@ async def test_a_page_where_json_was_asked_for_is_no_success() -> None:
     assert body(result) == "<html>Please log in</html>"
     asks = replace(GET, headers={"accept": "text/html"})
     assert (await send(page, request=asks))[0].failure is None
-    assert (await send(page, request=GET, judge=Judge(wants_json=False)))[0].failure is None
+    assert (await send(page, request=GET, judge=AnswerJudge(wants_json=False)))[0].failure is None
 
 
 @pytest.mark.parametrize(
@@ -290,7 +290,7 @@ async def test_a_page_where_json_was_asked_for_is_no_success() -> None:
 async def test_what_the_user_calls_a_failure(
     condition: str, content: Any, is_failure: bool
 ) -> None:
-    judge = Judge((FailIf.parse(condition),))
+    judge = AnswerJudge((FailIf.parse(condition),))
     result, _ = await send(answer(200, content), judge=judge)
     assert (result.failure is not None) == is_failure
     if result.failure is not None:
@@ -301,20 +301,20 @@ async def test_what_the_user_calls_a_failure(
 
 async def test_a_throttle_with_status_200_is_tried_again() -> None:
     throttled = {"errors": [{"message": "slow", "extensions": {"code": "THROTTLED"}}]}
-    judge = Judge((FailIf.parse("errors"),))
+    judge = AnswerJudge((FailIf.parse("errors"),))
     result, retries = await send(answer(200, throttled), answer(200, {}), judge=judge)
     assert (result.failure, retries) == (None, ["fail_if"])
 
 
 async def test_other_statuses_that_may_pass() -> None:
-    judge = Judge(retry_on=frozenset({404}))
+    judge = AnswerJudge(retry_on=frozenset({404}))
     result, retries = await send(answer(404), answer(), judge=judge)
     assert (result.failure, retries) == (None, ["http_404"])
 
 
 @pytest.mark.parametrize("status", [500, 502, 504])
 async def test_what_may_have_been_done_is_not_sent_again_if_that_is_asked_for(status: int) -> None:
-    judge = Judge(safe_methods_only=True)
+    judge = AnswerJudge(safe_methods_only=True)
     result, _ = await send(answer(status), judge=judge)
     assert (result.status, result.attempts) == (status, 1)
     for request in (GET, replace(REQUEST, headers={"idempotency-key": "k"})):
@@ -327,7 +327,7 @@ async def test_what_may_have_been_done_is_not_sent_again_if_that_is_asked_for(st
 
 @pytest.mark.parametrize("status", [408, 425, 429, 503])
 async def test_what_was_not_done_is_sent_again(status: int) -> None:
-    judge = Judge(safe_methods_only=True)
+    judge = AnswerJudge(safe_methods_only=True)
     result, _ = await send(answer(status), answer(), judge=judge)
     assert (result.status, result.attempts) == (200, 2)
 

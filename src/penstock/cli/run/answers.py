@@ -91,7 +91,7 @@ class FailIf:
 
 
 @dataclass(frozen=True)
-class Judge:
+class AnswerJudge:
     """Says of answers whether they are what was asked for.
 
     Args:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from penstock.cli.input_file import InputFile
-from penstock.cli.run.answers import Judge
+from penstock.cli.run.answers import AnswerJudge
 from penstock.cli.run.client import AiohttpClient
 from penstock.cli.run.credentials import Credentials
 from penstock.cli.run.input_format import InputFormat
@@ -50,7 +50,7 @@ class RunJob:
     #: Where failures go as well.
     failures: io.FileIO | None = None
     #: What counts as a success.
-    judge: Judge = field(default_factory=Judge)
+    judge: AnswerJudge = field(default_factory=AnswerJudge)
     #: Headers of answers that go into the results.
     keep_headers: tuple[str, ...] = ()
     #: Where bodies go that are no text; None: into the results.

@@ -14,7 +14,7 @@ from typing import Protocol
 import aiohttp
 from yarl import URL
 
-from penstock.cli.run.answers import Answer, Judge
+from penstock.cli.run.answers import Answer, AnswerJudge
 from penstock.cli.run.bearer import BearerError
 from penstock.cli.run.client import AnswerTooLongError, RedirectsError, Response
 from penstock.cli.run.connections import Connections
@@ -30,7 +30,7 @@ _PERMANENT = Failure(is_permanent=True)
 _TEXT_KINDS = ("json", "xml", "javascript", "x-www-form-urlencoded", "yaml", "csv", "graphql")
 
 
-class HttpClient(Protocol):
+class RequestClient(Protocol):
     """What sends a request."""
 
     connections: Connections
@@ -68,17 +68,17 @@ class Sender:
 
     def __init__(
         self,
-        client: HttpClient,
+        client: RequestClient,
         timeout: float = math.inf,
         credentials: Credentials | None = None,
-        judge: Judge | None = None,
+        judge: AnswerJudge | None = None,
         keep_headers: tuple[str, ...] = (),
         is_traced: bool = True,
     ) -> None:
         self._client = client
         self._credentials = credentials or Credentials()
         self._timeout = timeout
-        self._judge = judge or Judge()
+        self._judge = judge or AnswerJudge()
         self._keep_headers = keep_headers
         self._is_traced = is_traced
 

@@ -29,7 +29,7 @@ from penstock.cli.options import (
     stream_for_people,
 )
 from penstock.cli.report.report import ReportError, RunInfo, check_report
-from penstock.cli.run.answers import FailIf, Judge
+from penstock.cli.run.answers import AnswerJudge, FailIf
 from penstock.cli.run.changes import look_for_changes
 from penstock.cli.run.client import AiohttpClient
 from penstock.cli.run.connections import Connections
@@ -299,13 +299,13 @@ def _delimiter(text: str | None) -> str | None:
     return character
 
 
-def _judge(given: Given, reads_json: bool, credentials: Credentials) -> Judge:
+def _judge(given: Given, reads_json: bool, credentials: Credentials) -> AnswerJudge:
     try:
         conditions = tuple(map(FailIf.parse, given.fail_if or ()))
     except ValueError as error:
         refuse(f"--fail-if {error}")
     accept = next((text for n, text in credentials.headers.items() if n.lower() == "accept"), None)
-    return Judge(
+    return AnswerJudge(
         conditions,
         read_statuses("--retry-on", given.retry_on),
         given.safe_methods_only,
