@@ -32,6 +32,7 @@ PROGRAMS = {
     "rate_limited_server": "a rate-limited server",
     "outage": "a server that is away",
     "first_contact": "first contact",
+    "run_command": "the command",
     "growth": "growth",
 }
 #: Seconds after which a program is taken for one that hangs, and killed.

@@ -62,12 +62,7 @@ AT_ROOT = 16
 OUT_OF_ORDER: set[tuple[str, str]] = set()
 IN_CIRCLES: list[set[str]] = []
 #: Names of classes that stand for two things.
-NAMED_TWICE = {
-    "Intake",
-    "Result",
-    "Seen",
-    "Source",
-}
+NAMED_TWICE: set[str] = set()
 #: Names of classes that stand for one thing in two places: a protocol and its class, the same on
 #: two faces or for two clients, an error that is the client's error as well.
 ONE_THING = {

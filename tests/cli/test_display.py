@@ -15,8 +15,8 @@ import pytest
 from rich.console import Console
 
 from penstock.cli.display import Bar, PlainLines, display_on, seconds_left
-from penstock.cli.run.history import History, Moment
-from penstock.cli.run.results import RequestFailure, Result, Totals
+from penstock.cli.run.history import History, Snapshot
+from penstock.cli.run.results import RequestFailure, RequestResult, Totals
 
 
 class Clock:
@@ -50,17 +50,18 @@ def busy_run(clock: Clock) -> tuple[Totals, History]:
         history.started(number / 8, 0.1, 1)
         history.spent(number / 8, 100)
         if number < 153:
-            result = Result(number, number, 200, attempts=1)
+            result = RequestResult(number, number, 200, attempts=1)
             if number < 3:
-                result = Result(
+                result = RequestResult(
                     number, number, failure=RequestFailure("http_404", "no"), attempts=1
                 )
             totals.add(result)
             history.ended(number / 8, 0.1, "200")
             history.finished(number / 8, result)
     totals.retries["http_429"] += 38
+    totals.refused = 38
     totals.retries["http_503"] += 4
-    history.sample(20, Moment(concurrency=10, queued=90, capacity=100, closed_for=11.2))
+    history.sample(20, Snapshot(concurrency=10, queued=90, capacity=100, closed_for=11.2))
     clock.now += 20
     return totals, history
 
@@ -68,7 +69,7 @@ def busy_run(clock: Clock) -> tuple[Totals, History]:
 BUSY = [
     "3 failed",
     "42 retries",
-    "38 answers of 429",
+    "38 refused",
     "7.8/s of 8/s",
     "16,000/min of 90,000/min tokens",
     "7 of 10 at once",
@@ -139,6 +140,33 @@ def test_the_bar_of_an_empty_file(monkeypatch: pytest.MonkeyPatch, done: int) ->
     totals = Totals(expected=0, began=clock.now, succeeded=done)
     console.print(Bar(console, totals, History()))
     assert f"{done}/0 0 s" in stream.getvalue()
+
+
+def test_what_a_narrower_terminal_has_broken_is_erased_whole(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    totals, history = busy_run(Clock(monkeypatch))
+    stream = io.StringIO()
+    console = Console(file=stream, width=100, height=24, force_terminal=True)
+    with Bar(console, totals, history) as bar:
+        bar.tick()
+        rows = len(stream.getvalue().split("\n"))
+        assert rows > 1
+        console.width = 50  # each line of 100 cells is two now
+        before = len(stream.getvalue())
+        bar.tick()
+        found = re.match(r"\r\x1b\[([0-9]+)A\x1b\[J", stream.getvalue()[before:])
+        assert found is not None
+        assert int(found[1]) >= rows  # at least one more than the lines that were drawn
+
+
+@pytest.mark.parametrize("cause", ["--rate", "input", "answers (10 at once)"])
+def test_what_holds_a_run_up_is_named(monkeypatch: pytest.MonkeyPatch, cause: str) -> None:
+    totals, history = busy_run(Clock(monkeypatch))
+    history.sample(20, Snapshot(concurrency=10, queued=90, capacity=100, waits_for=cause))
+    stream = io.StringIO()
+    PlainLines(stream, totals, history).tick()
+    assert f", waits for {cause}, about " in stream.getvalue()
 
 
 @pytest.mark.skipif(os.name == "nt", reason="needs a pseudo-terminal")

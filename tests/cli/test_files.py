@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 
 from penstock.cli import lines
-from penstock.cli.files import count_lines, open_requests
+from penstock.cli.input_file import InputFile, open_input
 from penstock.cli.lines import LineWriter, Reader
 from penstock.cli.records import JsonCutter
-from penstock.cli.run.results import JsonText, RequestFailure, Result, Totals, to_json
+from penstock.cli.run.results import JsonText, RequestFailure, RequestResult, Totals, to_json
 
 
 def cut(data: bytes, size: int) -> tuple[list[tuple[int, bytes | None]], int]:
@@ -55,16 +55,17 @@ class TestCutting:
 def test_counting_lines_leaves_the_file_as_it_was(tmp_path: Path, data: bytes, count: int) -> None:
     path = tmp_path / "file"
     path.write_bytes(data)
-    with open_requests(str(path)) as file:
-        assert count_lines(file) == count
-        assert file.read() == data
+    file = open_input(str(path))
+    assert file.count_lines() == count
+    assert file.reader.read() == data
+    file.close()
 
 
 def test_the_lines_of_a_pipe_are_not_counted() -> None:
     reading, writing = os.pipe()
     os.close(writing)
     with open(reading, "rb") as file:
-        assert count_lines(file) is None
+        assert InputFile(file).count_lines() is None
 
 
 class Reluctant(io.FileIO):
@@ -141,7 +142,7 @@ async def test_a_reader_that_is_closed_in_the_middle_of_a_read_ends_after_it() -
 
 
 def test_a_result_is_a_line_of_json_that_people_can_read() -> None:
-    result = Result(id="ä", line=3, status=200, body=to_json({"k": "ü\n\ud800"}), attempts=1)
+    result = RequestResult(id="ä", line=3, status=200, body=to_json({"k": "ü\n\ud800"}), attempts=1)
     line = result.to_line()
     assert (
         line
@@ -154,8 +155,8 @@ def test_a_result_is_a_line_of_json_that_people_can_read() -> None:
 
 
 def test_a_failure_has_an_error_in_place_of_a_body() -> None:
-    failure = RequestFailure("http_422", "422 No", JsonText('["why"]'))
-    fields = json.loads(Result(1, 1, 422, JsonText('["why"]'), failure).to_line())
+    failure = RequestFailure("http_422", "422 No")
+    fields = json.loads(RequestResult(1, 1, 422, JsonText('["why"]'), failure).to_line())
     assert fields["error"] == {"kind": "http_422", "message": "422 No", "body": ["why"]}
     assert "body" not in fields
 
@@ -163,8 +164,8 @@ def test_a_failure_has_an_error_in_place_of_a_body() -> None:
 def test_percentiles_are_latencies_that_were_measured() -> None:
     totals = Totals()
     for number in range(1, 101):
-        totals.add(Result(number, number, 200, attempts=1, seconds=float(101 - number)))
+        totals.add(RequestResult(number, number, 200, attempts=1, seconds=float(101 - number)))
     assert (totals.percentile(50), totals.percentile(95)) == (50.0, 95.0)
     only = Totals()
-    only.add(Result(1, 1, 200, attempts=1, seconds=2.5))
+    only.add(RequestResult(1, 1, 200, attempts=1, seconds=2.5))
     assert (only.percentile(50), only.percentile(95)) == (2.5, 2.5)

@@ -71,7 +71,8 @@ def test_a_row_that_never_ends_is_not_kept_in_memory(monkeypatch: pytest.MonkeyP
 )
 def test_the_first_row_names_the_columns(data: bytes, columns: list[str], first_line: int) -> None:
     file = io.BufferedReader(io.BytesIO(data))  # type: ignore[type-var]
-    assert read_header(file) == (columns, first_line)
+    header = read_header(file)
+    assert (header.columns, header.next_line) == (columns, first_line)
     assert file.read().startswith(b"a")
 
 

@@ -49,11 +49,14 @@ def test_all_of_it_can_stand_in_a_file_and_the_command_line_wins(
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
-        (b'rat = "1/s"', "unknown key 'rat'; allowed are bearer-env, capacity, concurrency, cost,"),
+        (
+            b'rat = "1/s"',
+            "unknown key 'rat'; allowed are attempts, bearer-command, bearer-env, cacert,",
+        ),
         (b"retry_failed = true", "unknown key 'retry_failed'; allowed are "),
         (b'config = "x"', "unknown key 'config'; allowed are "),
         (b'overwrite = "secret"', "overwrite must be true or false"),
-        (b"rate = [1]", "rate must be text or a number"),
+        (b"tokens = [1]", "tokens must be text or a number"),
         (b"timeout = true", "timeout must be text or a number"),
         (b"header = [1]", "header must be text, or a list of texts"),
         (b"rate = ", "not TOML: "),

@@ -25,10 +25,10 @@ with atheris.instrument_imports(
     from penstock.brokers.codecs import JsonCodec, MsgpackCodec
     from penstock.cli.problems import MalformedLineError
     from penstock.cli.records import JsonCutter, read_header
+    from penstock.cli.run.input_format import InputFormat, InputKind
     from penstock.cli.run.journal import NotAJournalError, scan
     from penstock.cli.run.requests import parse_base
-    from penstock.cli.run.results import Failure, Result
-    from penstock.cli.run.source import Form
+    from penstock.cli.run.results import Failure, RequestResult
     from penstock.cli.run.template import Template
     from penstock.cli.settings import read_settings
     from penstock.config import parse_rate
@@ -58,40 +58,46 @@ def headers(data: bytes) -> None:
 
 def lines(data: bytes) -> None:
     """Lines of JSON, as they come from a file."""
-    _records(JsonCutter(lambda: None), Form("http://h/v1").reader(), data)
+    _records(JsonCutter(lambda: None), InputFormat("http://h/v1").reader(), data)
 
 
 def rows(data: bytes) -> None:
     """A CSV file with its header, and a template that takes the columns."""
     file = io.BufferedReader(io.BytesIO(data))  # type: ignore[arg-type]
     try:
-        columns, first_line = read_header(file)
+        header = read_header(file)
     except ValueError:
         return
+    columns = header.columns
     name = columns[0].replace("{", "").replace("}", "")
     try:
         template = Template({"path": f"/{{{name}}}", "json": [f"{{{name}:json}}"]})
         template.check_columns(columns)
     except ValueError:
         return
-    form = Form("http://h", template, columns, first_line)
+    form = InputFormat(
+        *("http://h", template, InputKind.CSV),
+        columns=tuple(header.columns),
+        delimiter=header.delimiter,
+        first_line=header.next_line,
+    )
     _records(form.cutter(lambda: None), form.reader(), file.read())
 
 
-def _records(cutter: Any, read: Callable[[bytes], dict[str, Any]], data: bytes) -> None:
-    from penstock.cli.run.requests import make_request
+def _records(cutter: Any, read: Callable[[int, bytes], dict[str, Any]], data: bytes) -> None:
+    from penstock.cli.run.requests import RequestMaker
 
     half = len(data) // 2
     records = [*cutter.cut(data[:half]), *cutter.cut(data[half:]), *cutter.end()]
     for number, record in records:
         assert record is not None
         try:
-            request = make_request(number, read(record), "http://h/v1")
+            request = RequestMaker("http://h/v1").make(number, read(number, record))
         except MalformedLineError as error:
             str(error).encode()
             assert str(error).isprintable()
         else:
-            Result(request.id, number, failure=Failure("x", "y")).to_line()
+            RequestResult(request.id, number, failure=Failure("x", "y")).to_line()
 
 
 def journals(data: bytes) -> None:

@@ -14,26 +14,27 @@ from hypothesis import strategies as st
 from cli.conftest import Command, Server, penstock, server  # noqa: F401
 from fuzz.values import few
 from penstock.cli.run.ids import key
-from penstock.cli.run.journal import Earlier, NotAJournalError, open_results, scan
-from penstock.cli.run.results import JsonText, RequestFailure, Result
+from penstock.cli.run.journal import NotAJournalError, PreviousRuns, open_results, scan
+from penstock.cli.run.results import JsonText, RequestFailure, RequestResult
+from penstock.cli.run.tokens import Cost
 
 RESULTS = [
-    Result("a", 1, 200, JsonText('{"usage": {"total_tokens": 3}}'), attempts=1),
-    Result(2, 2, 500, None, RequestFailure("http_500", "500", JsonText('"no"')), 3, 1.5),
-    Result("ü\n\x1b", 3, None, None, RequestFailure("connection", "refused"), 2),
-    Result("d", 4, None, None, RequestFailure("malformed", "not JSON")),
-    Result("a", 5, 404, None, RequestFailure("http_404", "404"), 1),
+    RequestResult("a", 1, 200, JsonText('{"usage": {"total_tokens": 3}}'), attempts=1),
+    RequestResult(2, 2, 500, JsonText('"no"'), RequestFailure("http_500", "500"), 3, 1.5),
+    RequestResult("ü\n\x1b", 3, None, None, RequestFailure("connection", "refused"), 2),
+    RequestResult("d", 4, None, None, RequestFailure("malformed", "not JSON")),
+    RequestResult("a", 5, 404, None, RequestFailure("http_404", "404"), 1),
 ]
 LINES = [result.to_line() for result in RESULTS]
 JOURNAL = b"".join(LINES)
-COST = ["usage", "total_tokens"]
+COST = Cost.parse("usage.total_tokens")
 
 
-def read(data: bytes) -> Earlier:
+def read(data: bytes) -> PreviousRuns:
     return scan(io.BufferedReader(io.BytesIO(data)), COST)  # type: ignore[arg-type]
 
 
-def known(earlier: Earlier) -> set[int]:
+def known(earlier: PreviousRuns) -> set[int]:
     return earlier.succeeded | set(earlier.failed) | set(earlier.malformed)
 
 

@@ -17,11 +17,12 @@ from hypothesis import strategies as st
 from fuzz.values import few
 from penstock.cli.options import UsageError, read_concurrency, read_cost
 from penstock.cli.problems import MalformedLineError
-from penstock.cli.records import ends_open, read_header
+from penstock.cli.records import Header, ends_open, read_header
 from penstock.cli.run.credentials import read_credentials
+from penstock.cli.run.input_format import InputFormat, InputKind
 from penstock.cli.run.requests import Request, parse_base
-from penstock.cli.run.results import RequestFailure, Result
-from penstock.cli.run.source import Form, Malformed, Source
+from penstock.cli.run.results import RequestFailure, RequestResult
+from penstock.cli.run.source import Malformed, RequestSource
 from penstock.cli.run.template import Template
 from penstock.cli.settings import read_settings
 
@@ -98,7 +99,16 @@ lines = st.one_of(
 )
 
 
-def made_of(data: bytes, form: Form) -> tuple[list[Request | Malformed], int]:
+def table(template: Template, columns: list[str], header: Header | None = None) -> InputFormat:
+    return InputFormat(
+        *("http://h", template, InputKind.CSV),
+        columns=tuple(columns),
+        delimiter="," if header is None else header.delimiter,
+        first_line=1 if header is None else header.next_line,
+    )
+
+
+def made_of(data: bytes, form: InputFormat) -> tuple[list[Request | Malformed], int]:
     """What a file holds, and how many of its lines are blank or part of another."""
     blank = 0
 
@@ -108,7 +118,7 @@ def made_of(data: bytes, form: Form) -> tuple[list[Request | Malformed], int]:
 
     async def read() -> list[Request | Malformed]:
         file = io.BufferedReader(io.BytesIO(data))  # type: ignore[arg-type]
-        source = Source(file, form, count)
+        source = RequestSource(file, form, count)
         found = [made async for made in source]
         await source.close()
         return found
@@ -125,7 +135,7 @@ def check(made: list[Request | Malformed]) -> None:
             assert one.url.startswith(("http://", "https://"))
             for name, value in one.headers.items():
                 assert (name + value).isprintable()
-        result = Result(one.id, one.line, failure=RequestFailure("x", "y"))
+        result = RequestResult(one.id, one.line, failure=RequestFailure("x", "y"))
         assert json.loads(result.to_line())["line"] == one.line
 
 
@@ -133,7 +143,7 @@ def check(made: list[Request | Malformed]) -> None:
 @given(given_lines=st.lists(lines, max_size=6), end=st.sampled_from([b"\n", b"\r\n"]))
 def test_every_line_is_a_request_or_told_or_blank(given_lines: list[bytes], end: bytes) -> None:
     data = b"".join(line + end for line in given_lines)
-    made, blank = made_of(data, Form("http://h/v1"))
+    made, blank = made_of(data, InputFormat("http://h/v1"))
     check(made)
     numbers = [one.line for one in made]
     assert numbers == sorted(set(numbers))
@@ -143,7 +153,7 @@ def test_every_line_is_a_request_or_told_or_blank(given_lines: list[bytes], end:
 @pytest.mark.parametrize("line", ODD_LINES, ids=[str(number) for number in range(len(ODD_LINES))])
 def test_an_odd_line_leaves_its_neighbours_alone(line: bytes) -> None:
     good = b'{"path": "/good"}'
-    made, _ = made_of(b"\n".join([good, line, good]), Form("http://h"))
+    made, _ = made_of(b"\n".join([good, line, good]), InputFormat("http://h"))
     check(made)
     for one in (made[0], made[-1]):
         assert isinstance(one, Request)
@@ -152,7 +162,7 @@ def test_an_odd_line_leaves_its_neighbours_alone(line: bytes) -> None:
 
 @pytest.mark.parametrize("line", [line for line in ODD_LINES if b"evil" in line])
 def test_no_path_leads_to_another_host(line: bytes) -> None:
-    for one in made_of(line, Form("http://good.example/v1"))[0]:
+    for one in made_of(line, InputFormat("http://good.example/v1"))[0]:
         assert isinstance(one, Malformed) or one.url.startswith("http://good.example/")
 
 
@@ -167,9 +177,9 @@ def test_no_path_leads_to_another_host(line: bytes) -> None:
 )
 def test_a_csv_file_of_any_kind(data: bytes) -> None:
     file = io.BufferedReader(io.BytesIO(b"a,b\n" + data))  # type: ignore[arg-type]
-    columns, first_line = read_header(file)
+    header = read_header(file)
     template = Template({"path": "/{a}", "json": ["{b}", "{a:json}", "{b:number}"]})
-    made, rest = made_of(data, Form("http://h", template, columns, first_line))
+    made, rest = made_of(data, table(template, header.columns, header))
     check(made)
     total = data.count(b"\n") + bool(data and not data.endswith(b"\n"))
     assert len(made) + rest == total
@@ -193,7 +203,7 @@ def test_a_row_ends_where_the_module_csv_says(parts: list[str]) -> None:
 def test_a_row_of_very_many_lines_takes_no_more_time_than_it_has_bytes() -> None:
     data = b'"a\n' + b'""\n' * 300_000 + b'"\n'  # for the square of that nobody has the time
     template = Template({"path": "/{a}"})
-    made, rest = made_of(data, Form("http://h", template, ["a"], 1))
+    made, rest = made_of(data, table(template, ["a"]))
     assert len(made) + rest == 300_002
 
 
@@ -210,7 +220,7 @@ def test_a_line_of_ten_megabytes_is_a_request_and_one_of_more_than_sixteen_is_to
     long, longer = (
         b'{"path": "/a", "json": "' + b"x" * (size * 2**20) + b'"}' for size in (10, 17)
     )
-    made, _ = made_of(b"\n".join([long, longer, b'{"path": "/b"}']), Form("http://h"))
+    made, _ = made_of(b"\n".join([long, longer, b'{"path": "/b"}']), InputFormat("http://h"))
     assert [type(one) for one in made] == [Request, Malformed, Request]
     assert made[1].problem == "longer than 16 MiB"  # type: ignore[union-attr]
 

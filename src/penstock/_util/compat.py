@@ -14,6 +14,7 @@ __all__ = [
     "cancel_requests",
     "is_being_cancelled",
     "load_toml",
+    "load_zstd",
     "timeout_after",
 ]
 
@@ -113,3 +114,16 @@ def load_toml(file: BinaryIO) -> dict[str, Any]:
     else:
         import tomli as tomllib
     return tomllib.load(file)
+
+
+def load_zstd() -> Any:
+    """The module ``compression.zstd``, on Pythons before 3.14 that of ``penstock[cli]``.
+
+    Raises:
+        ImportError: it is not installed.
+    """
+    if sys.version_info >= (3, 14):
+        from compression import zstd
+    else:
+        from backports import zstd
+    return zstd

@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 
 #: What the extra brings. (typer needs click in some of its versions.)
-_FROM_THE_EXTRA = frozenset({"click", "filelock", "httpx", "rich", "tenacity", "typer"})
+_FROM_THE_EXTRA = frozenset({"aiohttp", "click", "filelock", "rich", "typer", "yarl"})
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""What Ctrl-C does while a run goes on."""
+"""What Ctrl-C and other signals do while a command goes on."""
 
 from __future__ import annotations
 
@@ -11,7 +11,10 @@ from types import FrameType
 
 @contextmanager
 def on_signals(call: Callable[[int], None]) -> Iterator[None]:
-    """Call ``call(signal)`` in the loop on the first two Ctrl-C or SIGTERM; the third insists."""
+    """Call ``call(signal)`` in the loop on the first two signals; the third ends the program.
+
+    They are Ctrl-C, SIGTERM, and SIGHUP, which comes when a terminal is closed.
+    """
     loop = asyncio.get_running_loop()
     seen: list[int] = []
 
@@ -21,7 +24,11 @@ def on_signals(call: Callable[[int], None]) -> Iterator[None]:
         seen.append(number)
         loop.call_soon_threadsafe(call, number)
 
-    before = {number: signal.signal(number, react) for number in (signal.SIGINT, signal.SIGTERM)}
+    numbers = [signal.SIGINT, signal.SIGTERM]
+    hangup = getattr(signal, "SIGHUP", None)  # Windows has none
+    if hangup is not None and signal.getsignal(hangup) is not signal.SIG_IGN:  # under nohup it is
+        numbers.append(hangup)
+    before = {number: signal.signal(number, react) for number in numbers}
     try:
         yield
     finally:

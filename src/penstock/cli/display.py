@@ -8,11 +8,12 @@ from contextlib import contextmanager
 from typing import Protocol, TextIO
 
 from rich.console import Console, ConsoleOptions, RenderResult
-from rich.live import Live
 from rich.progress_bar import ProgressBar
+from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
+from penstock._util.compat import Self
 from penstock.cli.problems import harmless
 from penstock.cli.run.history import History
 from penstock.cli.run.meter import duration
@@ -40,18 +41,19 @@ class Display(Protocol):
 
 
 @contextmanager
-def display_on(stream: TextIO, totals: Totals, history: History) -> Iterator[Display]:
-    """Show a run in the way that suits ``stream``."""
+def display_on(
+    stream: TextIO, totals: Totals, history: History, *, is_quiet: bool = False
+) -> Iterator[Display]:
+    """Show a run in the way that suits ``stream``, or not at all."""
+    if is_quiet:
+        yield Silent()
+        return
     console = Console(file=stream)
-    if not stream.isatty() or console.is_dumb_terminal:
+    if not stream.isatty() or console.is_dumb_terminal or console.legacy_windows:
         yield PlainLines(stream, totals, history)
         return
-    bar = Bar(console, totals, history)
-    with bar.live:
-        try:
-            yield bar
-        finally:
-            bar.tick()
+    with Bar(console, totals, history) as bar:
+        yield bar
 
 
 class _Notes:
@@ -65,6 +67,19 @@ class _Notes:
         if self._count == _MOST_NOTES:
             text += "\n(more of this is not told one by one)"
         return text if self._count <= _MOST_NOTES else None
+
+
+class Silent:
+    """Shows nothing."""
+
+    def tick(self) -> None:
+        """Time has passed."""
+
+    def note(self, text: str) -> None:
+        """Something about a line of the input."""
+
+    def tell(self, text: str) -> None:
+        """Something that people wait for."""
 
 
 class PlainLines:
@@ -104,16 +119,48 @@ class Bar:
     """A bar that grows, how things stand below it, and what is noted above it."""
 
     def __init__(self, console: Console, totals: Totals, history: History) -> None:
+        self._console = console
         self._totals = totals
         self._history = history
         self._notes = _Notes()
-        self.live = Live(
-            self, console=console, auto_refresh=False, redirect_stdout=False, redirect_stderr=False
-        )
+        #: The cells of each line that is on the screen.
+        self._drawn: list[int] = []
+
+    def __enter__(self) -> Self:
+        self._console.show_cursor(False)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.tick()
+        self._put("\n")
+        self._console.show_cursor(True)
 
     def tick(self) -> None:
         """Draw it anew."""
-        self.live.refresh()
+        console = self._console
+        with console.capture() as captured:
+            console.print(self, end="")
+        cells = [Segment.get_line_length(line) for line in console.render_lines(self, pad=False)]
+        self._put(self._erased() + captured.get().rstrip("\n"))
+        self._drawn = cells
+
+    def _erased(self) -> str:
+        """What erases the drawing, and leaves the cursor where it began.
+
+        A terminal that has become narrower since then has broken its lines.
+        """
+        width = max(1, self._console.width)
+        rows = sum(max(1, math.ceil(cells / width)) for cells in self._drawn)
+        self._drawn = []
+        up = f"\x1b[{rows - 1}A" if rows > 1 else ""
+        return f"\r{up}\x1b[J" if rows else ""
+
+    def _put(self, text: str) -> None:
+        try:
+            self._console.file.write(text)
+            self._console.file.flush()
+        except OSError:  # nobody sees it any more; the run goes on
+            pass
 
     def note(self, text: str) -> None:
         """Write a line above the bar, unless there were many."""
@@ -123,7 +170,8 @@ class Bar:
 
     def tell(self, text: str) -> None:
         """Write a line above the bar."""
-        self.live.console.print(harmless(text), markup=False, highlight=False)
+        self._put(f"{self._erased()}{harmless(text)}\n")
+        self.tick()
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         """The bar in a line of its own, the rest in as many as it needs at this width."""
@@ -164,7 +212,7 @@ def _fold(parts: list[str], width: int) -> Iterator[Text]:
 def _painted(line: str) -> Text:
     text = Text(line, no_wrap=True, overflow="ellipsis")
     text.highlight_regex(r"\b[1-9]\d* failed", "bold red")
-    text.highlight_regex(r"[1-9]\d* answers of 429|held up for [^·]*", "yellow")
+    text.highlight_regex(r"[1-9]\d* refused|held up for [^·]*|waits for --[^·]*", "yellow")
     text.highlight_regex(r"about [^·]* left", "bold")
     return text
 
@@ -186,9 +234,8 @@ def _state(totals: Totals, history: History, elapsed: float) -> list[str]:
     """How things stand, the most important first."""
     now = history.now
     parts = [f"{totals.failed.total()} failed", f"{totals.retries.total()} retries"]
-    rejected = totals.retries["http_429"] + totals.failed["http_429"]
-    if rejected:
-        parts.append(f"{rejected} answers of 429")
+    if totals.refused:
+        parts.append(f"{totals.refused} refused")
     parts.append(history.rate.told(elapsed))
     if history.tokens is not None:
         parts.append(f"{history.tokens.told(elapsed)} tokens")
@@ -196,6 +243,8 @@ def _state(totals: Totals, history: History, elapsed: float) -> list[str]:
     parts.append(f"{now.queued} of {now.capacity} queued")
     if now.closed_for > 0:
         parts.append(f"held up for {duration(math.ceil(now.closed_for))}")
+    elif now.waits_for:
+        parts.append(f"waits for {now.waits_for}")
     left = seconds_left(totals, history, elapsed)
     if left is not None:
         parts.append(f"about {duration(math.ceil(left))} left")

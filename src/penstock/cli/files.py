@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import io
 import os
-import stat
 import sys
 
 STANDARD = "-"
-_PIECE = 1024 * 1024
 
 
 def open_requests(name: str) -> io.BufferedReader:
@@ -28,16 +26,3 @@ def open_requests(name: str) -> io.BufferedReader:
 def private(name: str, flags: int) -> int:
     """Open a file, one that nobody else can read if it is new: answers may be secret."""
     return os.open(name, flags, 0o600)
-
-
-def count_lines(file: io.BufferedReader) -> int | None:
-    """How many lines a regular file has from here on; None if it is not one."""
-    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-        return None
-    begin = file.tell()
-    lines, end = 0, b"\n"
-    while piece := file.read(_PIECE):
-        lines += piece.count(b"\n")
-        end = piece[-1:]
-    file.seek(begin)
-    return lines if end == b"\n" else lines + 1

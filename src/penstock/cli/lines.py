@@ -13,8 +13,9 @@ import os
 from collections.abc import AsyncIterator, Iterator
 from contextlib import suppress
 from functools import partial
+from typing import Protocol
 
-from penstock.cli.aside import Aside, settle
+from penstock.cli.io_thread import IoThread, settle
 
 #: A line longer than this is not kept in memory.
 LONGEST_LINE = 16 * 1024 * 1024
@@ -63,12 +64,23 @@ class LineCutter:
         return self._number, line
 
 
+class Readable(Protocol):
+    """A file that can be read piece by piece."""
+
+    def read1(self, size: int, /) -> bytes:
+        """What is there, at most ``size`` bytes; nothing at its end."""
+        ...
+
+    def close(self) -> None:
+        """Close it."""
+
+
 class Reader:
     """Reads a file as what is in it is asked for, and little further."""
 
-    def __init__(self, file: io.BufferedReader) -> None:
+    def __init__(self, file: Readable) -> None:
         self._file = file
-        self._aside = Aside("penstock-reader")
+        self._io_thread = IoThread("penstock-reader")
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         """Yield what is there, piece by piece.
@@ -76,18 +88,18 @@ class Reader:
         Raises:
             OSError: the file cannot be read to its end.
         """
-        while piece := await self._aside.call(partial(self._file.read1, _PIECE)):
+        while piece := await self._io_thread.call(partial(self._file.read1, _PIECE)):
             yield piece
 
     async def close(self) -> None:
         """Close the file; after a read that is under way, which may never end: so do not wait."""
-        is_read = self._aside.is_busy
-        closed = self._aside.call(self._file.close)
+        is_read = self._io_thread.is_busy
+        closed = self._io_thread.call(self._file.close)
         try:
             if not is_read:
                 await closed
         finally:
-            self._aside.end()
+            self._io_thread.end()
 
 
 class LineWriter:
@@ -104,7 +116,7 @@ class LineWriter:
     def __init__(self, file: io.FileIO, is_journal: bool = False) -> None:
         self._file = file
         self._is_journal = is_journal
-        self._aside = Aside("penstock-writer")
+        self._io_thread = IoThread("penstock-writer")
         self._waiting: list[tuple[bytes, asyncio.Future[None]]] = []
         self._is_writing = False
         self._error: BaseException | None = None
@@ -129,9 +141,9 @@ class LineWriter:
         try:
             with suppress(OSError):
                 await self.write(b"")
-            await self._aside.call(self._close)
+            await self._io_thread.call(self._close)
         finally:
-            self._aside.end()
+            self._io_thread.end()
 
     def _close(self) -> None:
         with self._file:
@@ -142,7 +154,7 @@ class LineWriter:
         batch, self._waiting = self._waiting, []
         data = b"".join(line for line, _ in batch)
         self._is_writing = True
-        call = self._aside.call(partial(self._write_all, data))
+        call = self._io_thread.call(partial(self._write_all, data))
         call.add_done_callback(partial(self._written, [future for _, future in batch]))
 
     def _written(self, futures: list[asyncio.Future[None]], call: asyncio.Future[None]) -> None:

@@ -7,7 +7,7 @@ import math
 import os
 import sys
 from collections.abc import Sequence
-from typing import Any, Literal, NoReturn, TextIO
+from typing import Any, NoReturn, TextIO
 
 import typer
 
@@ -15,11 +15,11 @@ from penstock._util.checks import shown
 from penstock._util.rates import parse_rate
 from penstock.cli.files import STANDARD
 from penstock.cli.problems import MalformedLineError
-from penstock.cli.records import read_header, read_object
+from penstock.cli.records import read_object
 from penstock.cli.run.credentials import Credentials, read_credentials
-from penstock.cli.run.requests import parse_base
-from penstock.cli.run.source import Form
+from penstock.cli.run.requests import TOKEN, parse_base
 from penstock.cli.run.template import Template
+from penstock.cli.run.tokens import Cost
 from penstock.cli.settings import read_settings
 from penstock.errors import PenstockError
 from penstock.telemetry import setup
@@ -47,6 +47,12 @@ def option(panel: str | None, name: str, metavar: str, text: str, **more: Any) -
     return typer.Option(
         name, metavar=metavar, help=text, rich_help_panel=panel, show_default=False, **more
     )
+
+
+def flowing(text: str) -> str:
+    """``text`` without the line breaks within its paragraphs, but for those that begin by \\b."""
+    parts = text.strip("\n").split("\n\n")
+    return "\n\n".join(part if part.startswith("\b") else " ".join(part.split()) for part in parts)
 
 
 def refuse(problem: str, code: int = USAGE) -> NoReturn:
@@ -89,6 +95,19 @@ def check_seconds(name: str, value: float) -> None:
         refuse(f"{name} must be more than 0 seconds, got {value:g}")
 
 
+def read_attempts(attempts: int | None, retry: int | None, default: int) -> int:
+    """Attempts at most: ``--attempts``, or one more than the older ``--retry``."""
+    if retry is not None:
+        if attempts is not None:
+            refuse("--attempts and --retry say the same: give --attempts")
+        check_at_least("--retry", retry, 0)
+        return retry + 1
+    if attempts is None:
+        return default
+    check_at_least("--attempts", attempts, 1)
+    return attempts
+
+
 def read_concurrency(text: str) -> tuple[int, bool]:
     """How many requests at once at most, and whether that is to be found out."""
     word, colon, number = text.partition(":")
@@ -101,19 +120,42 @@ def read_concurrency(text: str) -> tuple[int, bool]:
     return most, is_auto
 
 
-def read_rate(name: str, text: str | None) -> tuple[float, float] | None:
+def read_rate(name: str, text: str) -> tuple[float, float]:
     """So many in so many seconds."""
     try:
-        return None if text is None else parse_rate(text)
+        return parse_rate(text)
     except ValueError as error:
         refuse(f"{name}: {error}")
 
 
-def read_cost(cost: str | None, tokens: str | None) -> str | None:
+def read_names(name: str, text: str | None) -> tuple[str, ...]:
+    """Names of headers, with commas between them."""
+    names = tuple(each.strip() for each in (text or "").split(",") if each.strip())
+    for each in names:
+        if not TOKEN.fullmatch(each):
+            refuse(f"{name} must be names of headers such as x-request-id, got {shown(each)}")
+    return names
+
+
+def read_statuses(name: str, text: str | None) -> frozenset[int]:
+    """HTTP statuses of failures, with commas between them."""
+    found = set()
+    for each in (text or "").split(",") if text is not None else ():
+        status = int(each) if each.strip().isascii() and each.strip().isdigit() else 0
+        if not 300 <= status <= 599:
+            refuse(f"{name} must be statuses from 300 to 599 such as 409,423, got {shown(text)}")
+        found.add(status)
+    return frozenset(found)
+
+
+def read_cost(text: str | None, is_wanted: bool) -> Cost | None:
     """Where answers say what they cost, if anybody wants to know."""
-    if cost is not None and not all(cost.split(".")):
-        refuse(f"--cost must be a path such as {COST}, got {shown(cost)}")
-    return cost or (None if tokens is None else COST)
+    if text is None and not is_wanted:
+        return None
+    try:
+        return Cost.parse(text)
+    except ValueError:
+        refuse(f"--cost must be a path such as {COST}, or a sum of them, got {shown(text)}")
 
 
 def read_base(url: str | None) -> str | None:
@@ -130,11 +172,17 @@ def read_secrets(
     header: Sequence[str] | None,
     header_env: Sequence[str] | None,
     bearer_env: str | None,
+    param_env: Sequence[str] | None,
+    bearer_command: str | None,
     base: str | None,
 ) -> Credentials:
     """What each request carries."""
     try:
-        return read_credentials(header or (), header_env or (), bearer_env, base, os.environ)
+        return read_credentials(
+            *(header or (), header_env or (), bearer_env, base, os.environ),
+            param_env or (),
+            bearer_command,
+        )
     except ValueError as error:
         refuse(str(error))
 
@@ -157,30 +205,6 @@ def read_template(text: str | None, base: str | None) -> Template | None:
     if template.has_path and base is None:
         refuse("--template has a path, which needs --url")
     return template
-
-
-def read_form(
-    name: str,
-    kind: Literal["auto", "jsonl", "csv"],
-    template: Template | None,
-    base: str | None,
-    requests: io.BufferedReader,
-) -> Form:
-    """What the input is written in; of CSV it reads the names of the columns.
-
-    Raises:
-        OSError: the input cannot be read.
-    """
-    if kind == "jsonl" or (kind == "auto" and not name.lower().endswith(".csv")):
-        return Form(base, template)
-    if template is None:
-        refuse('CSV needs a --template for its rows, such as {"path": "/items/{sku}"}')
-    try:
-        columns, first_line = read_header(requests)
-        template.check_columns(columns)
-    except ValueError as error:
-        refuse(f"{'standard input' if name == STANDARD else name}: {error}")
-    return Form(base, template, columns, first_line)
 
 
 def set_up_telemetry(endpoint: str | None, service_name: str | None, default: str) -> None:

@@ -1,4 +1,4 @@
-"""What the input is made of: JSON objects, one a line, or the rows of a CSV file.
+"""What the input is made of: JSON objects, rows of a table, or URLs.
 
 Either way there is a cutter, which finds where a record ends, and a function that reads one.
 """
@@ -6,11 +6,13 @@ Either way there is a cutter, which finds where a record ends, and a function th
 from __future__ import annotations
 
 import csv
+import functools
 import io
 import json
 import math
 import re
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any, NoReturn, Protocol, TypeAlias
 
 from penstock.cli.lines import BOM, LONGEST_LINE, LineCutter
@@ -60,9 +62,13 @@ class JsonCutter:
 class CsvCutter:
     """One record a line, or more lines where a line break is within quotes."""
 
-    def __init__(self, on_blank: Callable[[], None], first_line: int = 1) -> None:
+    def __init__(
+        self, on_blank: Callable[[], None], first_line: int = 1, delimiter: str = ","
+    ) -> None:
         self._lines = LineCutter(first_line)
         self._on_blank = on_blank
+        self._delimiter = delimiter.encode()
+        self._blank = b' \t\r\n"' + self._delimiter
         self._begun: list[bytes] = []
         self._began_at = 0
         self._size = 0
@@ -83,7 +89,7 @@ class CsvCutter:
 
     def _add(self, number: int, line: bytes | None) -> Iterator[Numbered]:
         if not self._begun:
-            if line is not None and not line.strip():
+            if line is not None and not line.strip(self._blank):
                 self._on_blank()
                 return
             self._began_at = number
@@ -92,7 +98,9 @@ class CsvCutter:
         self._size += LONGEST_LINE + 1 if line is None else len(line) + 1
         self._is_too_long = self._is_too_long or self._size > LONGEST_LINE
         self._begun.append(b"" if self._is_too_long or line is None else line)
-        self._is_open = not self._is_too_long and ends_open(line or b"", self._is_open)
+        self._is_open = not self._is_too_long and ends_open(
+            line or b"", self._is_open, self._delimiter
+        )
         if not self._is_open:
             yield self._take()
 
@@ -108,10 +116,15 @@ _NEVER_CLOSED = "unexpected end of data"
 
 #: From within quotes to the one that ends them; from within a field to the next one.
 _CLOSING = re.compile(rb'[^"]*(?:""[^"]*)*"(?!")')
-_NEXT_FIELD = re.compile(rb"[^,\r]*[,\r]")
 
 
-def ends_open(line: bytes, is_open: bool) -> bool:
+@functools.cache
+def _next_field(delimiter: bytes) -> re.Pattern[bytes]:
+    either = re.escape(delimiter) + rb"\r"
+    return re.compile(rb"[^%b]*[%b]" % (either, either))
+
+
+def ends_open(line: bytes, is_open: bool, delimiter: bytes = b",") -> bool:
     """Whether a line ends within quotes; ``is_open``: whether it begins within them.
 
     (To have the module csv look at all lines of a row again for each would take time that grows
@@ -121,51 +134,91 @@ def ends_open(line: bytes, is_open: bool) -> bool:
     while True:
         if not is_open and line[at : at + 1] == b'"':
             is_open, at = True, at + 1
-        found = (_CLOSING if is_open else _NEXT_FIELD).match(line, at)
+        found = (_CLOSING if is_open else _next_field(delimiter)).match(line, at)
         if found is None:
             return is_open
         at = found.end()
         if is_open:
-            if line[at : at + 1] not in (b",", b"\r"):  # it ends here, or is no CSV
+            if line[at : at + 1] not in (delimiter, b"\r"):  # it ends here, or is no CSV
                 return False
             is_open, at = False, at + 1
 
 
-def read_header(file: io.BufferedReader) -> tuple[list[str], int]:
-    """Read the header row of a CSV file; also tell at which line the rest begins.
+@dataclass(frozen=True)
+class Header:
+    """The first row of a table: the names of its columns, and how it is written."""
+
+    columns: list[str]
+    delimiter: str
+    #: The line at which the rest begins, and the bytes before that.
+    next_line: int
+    size: int
+
+
+#: What may stand between columns, the likelier ones first.
+DELIMITERS = (",", ";", "\t", "|")
+_SEP = re.compile(rb"(?i)sep=(.)\r?\n")
+
+
+def read_header(file: io.BufferedReader, delimiter: str | None = None) -> Header:
+    """Read the header row of a table.
+
+    Args:
+        file: the table.
+        delimiter: what stands between columns; None: found out by that row.
 
     Raises:
         OSError: the file cannot be read.
         ValueError: it has no header, or one that is of no use.
     """
-    row, lines, is_open = bytearray(), 0, False
+    row, lines, size, is_open = bytearray(), 0, 0, False
     while line := file.readline(LONGEST_LINE):
         lines += 1
-        is_open = ends_open((line if row else line.removeprefix(BOM)).rstrip(b"\r\n"), is_open)
+        size += len(line)
+        if not row:
+            line = line.removeprefix(BOM)
+            named = _SEP.fullmatch(line)
+            if named is not None:  # Excel's own
+                delimiter = delimiter or named[1].decode("latin-1")
+                continue
+            if delimiter is None and line.strip():
+                delimiter = sniff_delimiter(line)
+        is_open = ends_open(line.rstrip(b"\r\n"), is_open, (delimiter or ",").encode())
         row += line
         if (row.strip() and not is_open) or len(row) > LONGEST_LINE:
             break
+    delimiter = delimiter or ","
     try:
-        columns = _cells(bytes(row).removeprefix(BOM).strip(b"\r\n"))
+        columns = [column.strip() for column in _cells(bytes(row).strip(b"\r\n"), delimiter)]
     except MalformedLineError as error:
         raise ValueError(
             f"its first line cannot be read as the names of columns: {error}"
         ) from None
-    if not any(columns):
+    while columns and not columns[-1]:  # the line ends with a delimiter
+        columns.pop()
+    if not columns:
         raise ValueError("its first line must have the names of the columns; it is empty")
     for number, column in enumerate(columns, 1):
-        if not column.strip():
+        if not column:
             raise ValueError(f"column {number} has no name in the first line")
         if column in columns[: number - 1]:
             raise ValueError(f"two columns have the name {quote(column)}")
-    return columns, lines + 1
+    return Header(columns, delimiter, lines + 1, size)
 
 
-def row_reader(columns: list[str]) -> Callable[[bytes], dict[str, Any]]:
+def sniff_delimiter(line: bytes) -> str:
+    """What stands between the columns of a header: whatever makes most of them."""
+    text = re.sub(r'"[^"]*"', "", line.decode("utf-8", "replace"))
+    return max(DELIMITERS, key=text.count)
+
+
+def row_reader(columns: list[str], delimiter: str = ",") -> Callable[[bytes], dict[str, Any]]:
     """What reads a row as the texts in its columns."""
 
     def read(row: bytes) -> dict[str, Any]:
-        cells = _cells(row)
+        cells = _cells(row, delimiter)
+        while len(cells) > len(columns) and not cells[-1].strip():
+            cells.pop()
         if len(cells) != len(columns):
             raise MalformedLineError(
                 f"has {len(cells)} fields, and the first line {len(columns)} columns: "
@@ -176,10 +229,16 @@ def row_reader(columns: list[str]) -> Callable[[bytes], dict[str, Any]]:
     return read
 
 
-def _cells(row: bytes) -> list[str]:
+def read_url(line: bytes) -> dict[str, Any]:
+    """Read a line of a list of URLs."""
+    return {"url": _decode(line).strip()}
+
+
+def _cells(row: bytes, delimiter: str) -> list[str]:
     text = _decode(row)
     try:
-        rows = list(csv.reader(io.StringIO(text, newline=""), strict=True))
+        reader = csv.reader(io.StringIO(text, newline=""), strict=True, delimiter=delimiter)
+        rows = list(reader)
     except csv.Error as error:
         if str(error) == _NEVER_CLOSED:
             raise MalformedLineError("not CSV: a quote is opened and never closed") from None
@@ -187,6 +246,90 @@ def _cells(row: bytes) -> list[str]:
     if len(rows) > 1:
         raise MalformedLineError("not CSV: a line break (CR) that is not within quotes")
     return rows[0] if rows else []
+
+
+class JsonValueCutter:
+    """Finds the values of a JSON array, or JSON objects one after the other, over any lines.
+
+    The number of a record is its place, from 1.
+
+    Args:
+        before: what stands before the first record, if it is there.
+    """
+
+    def __init__(self, before: re.Pattern[bytes] | None = None) -> None:
+        self._before = before
+        self._begun = bytearray()
+        self._depth = self._count = 0
+        self._in_string = self._is_escaped = self._is_too_long = self._is_over = False
+
+    def cut(self, piece: bytes) -> Iterator[Numbered]:
+        """Yield the values that end in ``piece``."""
+        if self._before is not None:
+            self._begun += piece
+            found = self._before.match(self._begun)
+            if found is None:
+                return
+            piece = bytes(self._begun[found.end() :])
+            self._begun.clear()
+            self._before = None
+        begin = 0
+        at = int(self._is_escaped and bool(piece))
+        self._is_escaped = self._is_escaped and not piece
+        while not self._is_over:
+            found = (_STRING_END if self._in_string else _STRUCTURE).search(piece, at)
+            if found is None:
+                self._add(piece[begin:])
+                return
+            at, mark = found.end(), found[0]
+            if self._in_string:
+                self._in_string = mark != b'"'
+                self._is_escaped = mark == b"\\"  # at the end of this piece
+            elif mark == b'"':
+                self._in_string = True
+            elif mark in b"{[":
+                self._depth += 1
+            elif mark in b"}]" and self._depth:
+                self._depth -= 1
+                if not self._depth:
+                    self._add(piece[begin:at])
+                    yield from self._take()
+                    begin = at
+            elif not self._depth:  # a comma between two values, or the end of the array
+                self._add(piece[begin : at - 1])
+                yield from self._take()
+                begin = at
+                self._is_over = mark == b"]"
+
+    def end(self) -> Iterator[Numbered]:
+        """Yield what is left, if it had no end."""
+        yield from self._take()
+
+    def _add(self, part: bytes) -> None:
+        if not self._begun:
+            part = part.lstrip()
+        if self._is_too_long or len(self._begun) + len(part) > LONGEST_LINE:
+            self._is_too_long = True
+            self._begun.clear()
+        else:
+            self._begun += part
+
+    def _take(self) -> Iterator[Numbered]:
+        record = None if self._is_too_long else bytes(self._begun).strip()
+        self._begun.clear()
+        self._is_too_long = False
+        if record or record is None:
+            self._count += 1
+            yield self._count, record
+
+
+_STRUCTURE = re.compile(rb'["{}\[\],]')
+_STRING_END = re.compile(rb'"|\\.|\\\Z', re.DOTALL)
+#: What may stand before anything.
+MARK = re.compile(rb"(?:\xef\xbb\xbf)?")
+#: What stands before the records of an array, and of an object that has one.
+ARRAY = re.compile(rb"(?:\xef\xbb\xbf)?\s*\[")
+WRAPPED = re.compile(rb'(?:\xef\xbb\xbf)?\s*\{\s*"requests"\s*:\s*\[')
 
 
 def read_json(line: bytes, **hooks: Any) -> Any:
@@ -214,7 +357,14 @@ def read_object(line: bytes) -> dict[str, Any]:
     Raises:
         MalformedLineError: it is none.
     """
-    value = read_json(line, parse_constant=_refuse_constant, parse_float=_finite)
+    try:
+        value = read_json(line, parse_constant=_refuse_constant, parse_float=_finite)
+    except MalformedLineError:
+        if not line.rstrip().endswith(b"},"):
+            raise
+        # Taken out of an array, comma and all.
+        line = line.rstrip()[:-1]
+        value = read_json(line, parse_constant=_refuse_constant, parse_float=_finite)
     if not isinstance(value, dict):
         raise MalformedLineError(f"must be an object, got {kind(value)}")
     return value

@@ -16,10 +16,10 @@ from typing import Any
 
 import pytest
 
-from penstock.cli.report.report import ReportError, Subject, check_report, write_report
-from penstock.cli.run.history import History, Moment
+from penstock.cli.report.report import ReportError, RunInfo, check_report, write_report
+from penstock.cli.run.history import History, Snapshot
 from penstock.cli.run.requests import Request
-from penstock.cli.run.results import RequestFailure, Result, Totals
+from penstock.cli.run.results import RequestFailure, RequestResult, Totals
 
 BEGAN = datetime(2026, 2, 3, 4, 5, 6, tzinfo=timezone.utc)
 EVIL = '<script>document.title = "owned"</script>'
@@ -32,7 +32,7 @@ def a_run(minutes: float = 2) -> tuple[Totals, History, float]:
     elapsed = minutes * 60
     for number in range(int(elapsed * 2)):
         at = number / 2
-        history.sample(at, Moment(8, number % 100, 100, 1.0 if 30 < at < 40 else 0.0))
+        history.sample(at, Snapshot(8, number % 100, 100, 1.0 if 30 < at < 40 else 0.0))
         history.started(at, at / 100, 1)
         if number % 5 == 0:
             history.ended(at, 0.2, "429")
@@ -40,7 +40,9 @@ def a_run(minutes: float = 2) -> tuple[Totals, History, float]:
         history.ended(at, 0.1 + number % 7 / 10, "404" if number % 50 == 1 else "200")
         history.spent(at, 30)
         failure = RequestFailure("http_404", "404 Not Found") if number % 50 == 1 else None
-        result = Result(f"id-{number}", number, 200, None, failure, 1, 0.1 + number % 97 / 50)
+        result = RequestResult(
+            f"id-{number}", number, 200, None, failure, 1, 0.1 + number % 97 / 50
+        )
         request = Request(number, result.id, "GET", "http://localhost:80/things", {}, None)
         history.finished(at, result, request)
         totals.add(result)
@@ -51,7 +53,7 @@ def a_run(minutes: float = 2) -> tuple[Totals, History, float]:
 
 def write(path: Path, run: tuple[Totals, History, float] | None = None, **fields: Any) -> str:
     totals, history, elapsed = a_run() if run is None else run
-    subject = Subject(**{"requests": "requests.jsonl", "began": BEGAN, **fields})
+    subject = RunInfo(**{"requests": "requests.jsonl", "began": BEGAN, **fields})
     write_report(str(path), subject, totals, history, elapsed, [("sent", "240 requests")])
     return path.read_text(encoding="utf-8")
 
@@ -149,10 +151,12 @@ def test_a_page_needs_nothing_but_itself_and_runs_nothing(drawn: Path) -> None:
 def test_what_users_and_servers_say_is_quoted_and_never_obeyed(tmp_path: Path) -> None:
     totals, history, elapsed = a_run()
     failure = RequestFailure("connection", EVIL_END)
-    result = Result(EVIL, 1, None, None, failure, 2, 999.0)
+    result = RequestResult(EVIL, 1, None, None, failure, 2, 999.0)
     request = Request(1, EVIL, EVIL_END, f"http://localhost/{EVIL}", {}, None)
     history.finished(60, result, request)
-    history.finished(61, Result("half \ud83d a smile", 2, 200, None, None, 1, 998.0), request)
+    history.finished(
+        61, RequestResult("half \ud83d a smile", 2, 200, None, None, 1, 998.0), request
+    )
     text = write(
         tmp_path / "report.html",
         (totals, history, elapsed),
@@ -172,7 +176,7 @@ def test_no_secret_of_a_url_is_in_it(tmp_path: Path) -> None:
     totals, history, elapsed = a_run()
     url = "https://user:s3cret@host/path?token=s3cret#s3cret"
     failure = RequestFailure("connection", f"no way to {url}")
-    result = Result("a", 1, None, None, failure, 2, 999.0)
+    result = RequestResult("a", 1, None, None, failure, 2, 999.0)
     history.finished(60, result, Request(1, "a", "GET", url, {"X-Key": "s3cret"}, b"s3cret"))
     text = write(tmp_path / "report.html", (totals, history, elapsed), url=url)
     assert "s3cret" not in text
@@ -190,8 +194,8 @@ def test_short_runs_can_be_drawn(tmp_path: Path, seconds: float) -> None:
     history, totals = History(), Totals()
     history.started(0.01, 0.0, 1)
     history.ended(0.02, 0.01, "200")
-    history.sample(0.02, Moment(1, 0, 1))
-    result = Result(1, 1, 200, None, None, 1, 0.01)
+    history.sample(0.02, Snapshot(1, 0, 1))
+    result = RequestResult(1, 1, 200, None, None, 1, 0.01)
     history.finished(0.02, result)
     totals.add(result)
     assert write(tmp_path / "report.html", (totals, history, seconds)).count("<svg") == 6
@@ -403,7 +407,7 @@ def test_the_report_of_a_real_run_in_a_real_browser(
 @pytest.mark.slow
 def test_what_is_quoted_is_shown_and_does_nothing(chromium: Any, tmp_path: Path) -> None:
     totals, history, elapsed = a_run()
-    result = Result(EVIL, 1, None, None, RequestFailure("connection", EVIL_END), 2, 999.0)
+    result = RequestResult(EVIL, 1, None, None, RequestFailure("connection", EVIL_END), 2, 999.0)
     history.finished(60, result, Request(1, EVIL, "GET", "http://localhost/", {}, None))
     write(tmp_path / "report.html", (totals, history, elapsed), settings=[(EVIL_END, EVIL)])
     visit = Visit(chromium, tmp_path / "report.html")
@@ -420,7 +424,7 @@ def wide_page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A report of long words."""
     run = a_run(0.2)
     request = Request(1, "x", "GET", "http://localhost/" + "y" * 500, {}, None)
-    run[1].finished(1, Result("x" * 500, 1, 200, None, None, 1, 9e5), request)
+    run[1].finished(1, RequestResult("x" * 500, 1, 200, None, None, 1, 9e5), request)
     path = tmp_path_factory.mktemp("wide") / "report.html"
     write(path, run, requests="z" * 200, url="http://localhost/" + "y" * 200)
     return path

@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from penstock.cli.run.history import History, Moment, public_url
+from penstock.cli.run.history import History, Snapshot, public_url
 from penstock.cli.run.requests import Request
-from penstock.cli.run.results import RequestFailure, Result
+from penstock.cli.run.results import RequestFailure, RequestResult
 
-MOMENT = Moment(concurrency=10, queued=50, capacity=100)
+MOMENT = Snapshot(concurrency=10, queued=50, capacity=100)
 
 
 def request(number: int = 1, url: str = "http://localhost/things") -> Request:
@@ -24,7 +24,7 @@ def serve(history: History, at: float, seconds: float, number: int = 1, **fields
     """A request that is served at once."""
     history.started(at, 0.5, 1)
     history.ended(at + seconds, seconds, "200")
-    result = Result(number, number, 200, attempts=1, seconds=seconds, **fields)
+    result = RequestResult(number, number, 200, attempts=1, seconds=seconds, **fields)
     history.finished(at + seconds, result, request(number))
 
 
@@ -35,7 +35,7 @@ def test_what_happened_is_where_it_happened() -> None:
             history.started(second + 0.1, 2.0, 1)
             history.ended(second + 0.2, 0.1, "429" if second == 9 else "200")
             history.sample(second + 0.2, MOMENT)
-    pieces = history.pieces(10, 10)
+    pieces = history.segments(10, 10)
     assert [(piece.begin, piece.end) for piece in pieces] == [(n, n + 1) for n in range(10)]
     assert [piece.of.started for piece in pieces] == list(range(10))
     assert [piece.of.answers["429"] for piece in pieces] == [0] * 9 + [9]
@@ -57,7 +57,9 @@ def test_a_night_takes_no_more_memory_than_an_hour() -> None:
         outcome = f"http_{dice.randint(400, 599)}"
         history.ended(at, dice.lognormvariate(-1, 1), outcome)
         failure = RequestFailure(outcome, "no " * 1000)
-        result = Result("x" * 10_000, step, None, None, failure, 1, dice.lognormvariate(-1, 1))
+        result = RequestResult(
+            "x" * 10_000, step, None, None, failure, 1, dice.lognormvariate(-1, 1)
+        )
         history.finished(at, result, request(step, "http://localhost/" + "y" * 10_000))
         if step % 10_000 == 9999:
             sizes.append(footprint(history))
@@ -100,7 +102,7 @@ def test_a_clock_that_leaps_ahead_or_back_breaks_nothing() -> None:
     serve(history, 2, 0.1)
     serve(history, -1, 0.1)
     assert history.total().finished == 4
-    pieces = history.pieces(10 * 86_400 + 0.1, 50)
+    pieces = history.segments(10 * 86_400 + 0.1, 50)
     assert len(pieces) <= 50
     assert sum(piece.of.finished for piece in pieces) == 4
 
@@ -111,7 +113,7 @@ def test_pieces_cover_the_run_without_gaps(until: float, at_most: int) -> None:
     history = History()
     for step in range(101):
         serve(history, until * step / 101, 0.0, step)
-    pieces = history.pieces(until, at_most)
+    pieces = history.segments(until, at_most)
     assert 1 <= len(pieces) <= at_most
     assert pieces[0].begin == 0
     assert pieces[-1].end == until
@@ -123,8 +125,8 @@ def test_pieces_cover_the_run_without_gaps(until: float, at_most: int) -> None:
 
 
 def test_without_anything_there_are_no_pieces() -> None:
-    assert History().pieces(0.0, 10) == []
-    assert History().pieces(5.0, 10) == []
+    assert History().segments(0.0, 10) == []
+    assert History().segments(5.0, 10) == []
     assert History().slowest == []
     assert History().pace(5.0) == 0
 
@@ -167,11 +169,11 @@ def test_failures_are_counted_by_kind_with_the_first_message() -> None:
     for number, (kind, message) in enumerate(
         [("http_404", "404 Not Found"), ("timeout", "no answer"), ("timeout", "another")]
     ):
-        result = Result(
+        result = RequestResult(
             number, number, failure=RequestFailure(kind, message), attempts=1, seconds=1
         )
         history.finished(number, result, request(number))
-    malformed = Result(4, 4, failure=RequestFailure("malformed", "not JSON"))
+    malformed = RequestResult(4, 4, failure=RequestFailure("malformed", "not JSON"))
     history.finished(4, malformed)
     assert history.failures == {"http_404": 1, "timeout": 2, "malformed": 1}
     assert history.messages["timeout"] == "no answer"
@@ -203,7 +205,7 @@ def test_a_long_message_does_not_hold_up_the_run() -> None:
 def test_it_keeps_no_secret_of_a_url() -> None:
     history = History()
     failure = RequestFailure("connection", "no way to https://user:hidden@host/?token=hidden")
-    result = Result(1, 1, failure=failure, attempts=1, seconds=1.0)
+    result = RequestResult(1, 1, failure=failure, attempts=1, seconds=1.0)
     history.finished(1, result, request(1, "https://user:hidden@host/path?token=hidden"))
     assert history.slowest[0].url == "https://host/path"
     assert "hidden" not in repr((history.slowest, history.messages))
@@ -227,6 +229,6 @@ def test_the_rate_that_is_drawn_never_exceeds_the_limit() -> None:
             history.started(float(second), 0, 1)
         for tick in range(10):
             history.sample(second + tick / 10, MOMENT)
-    for piece in history.pieces(30, 24):  # of 1.25 s, two bursts in some
+    for piece in history.segments(30, 24):  # of 1.25 s, two bursts in some
         assert 7.5 < (piece.of.rate.mean or 0) <= 8
         assert piece.of.rate.most <= 8

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from penstock.cli.run.ids import Seen, fingerprint, key
+from penstock.cli.run.ids import SeenIds, fingerprint, key
 
 
 def test_the_order_of_keys_does_not_matter_and_everything_else_does() -> None:
@@ -33,7 +33,7 @@ def test_half_a_character_can_be_an_id() -> None:
 
 
 def test_a_twin_names_its_line_and_whether_it_asks_for_the_same() -> None:
-    seen = Seen()
+    seen = SeenIds()
     content, other = fingerprint("a"), fingerprint("b")
     assert seen.earlier(7, key("x"), content) is None
     assert seen.earlier(8, key("y"), content) is None

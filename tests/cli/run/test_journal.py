@@ -23,7 +23,7 @@ import pytest
 from cli.conftest import ENVIRONMENT, LIMIT, Command, Server
 from penstock.cli.run.ids import key
 from penstock.cli.run.journal import NotAJournalError, scan
-from penstock.cli.run.results import RequestFailure, Result, to_json
+from penstock.cli.run.results import RequestFailure, RequestResult, to_json
 
 OUT = ("--out", "results.jsonl")
 API_SERVER = Path(__file__).parents[3] / "examples" / "api_server.py"
@@ -31,7 +31,9 @@ API_SERVER = Path(__file__).parents[3] / "examples" / "api_server.py"
 
 def line(number: int, status: int = 200) -> bytes:
     failure = None if status == 200 else RequestFailure(f"http_{status}", str(status))
-    return Result(f"r{number}", number, status, to_json({"n": number}), failure, 1, 0.1).to_line()
+    return RequestResult(
+        f"r{number}", number, status, to_json({"n": number}), failure, 1, 0.1
+    ).to_line()
 
 
 def items(count: int) -> list[dict[str, Any]]:
@@ -68,7 +70,7 @@ def test_a_broken_line_in_the_middle_is_an_error_that_names_it(broken: bytes) ->
 
 
 def test_an_answer_of_any_depth_is_read_again() -> None:
-    deep = Result('a"b', 1, 200, to_json(None), None, 1, 0.1).to_line()
+    deep = RequestResult('a"b', 1, 200, to_json(None), None, 1, 0.1).to_line()
     deep = deep.replace(b"null", b"[" * 100_000 + b"]" * 100_000)
     assert scan(io.BytesIO(deep + line(2))).succeeded == {key('a"b'), key("r2")}
 

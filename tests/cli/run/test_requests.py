@@ -9,7 +9,7 @@ import pytest
 
 from penstock.cli.problems import MalformedLineError
 from penstock.cli.records import read_object
-from penstock.cli.run.requests import Request, make_request, parse_base
+from penstock.cli.run.requests import Request, RequestMaker, parse_base
 
 BASE = "http://host/v1"
 NO_FULL_URL = (
@@ -20,7 +20,7 @@ NO_FULL_URL = (
 
 def parse(line: Any, base: str | None = BASE) -> Request:
     raw = line if isinstance(line, bytes) else json.dumps(line).encode()
-    return make_request(7, read_object(raw), base)
+    return RequestMaker(base).make(7, read_object(raw))
 
 
 def test_only_a_path_is_needed() -> None:
@@ -94,7 +94,7 @@ def test_half_a_character_in_a_body_stays_an_escape() -> None:
     assert parse(rb'{"path": "/", "json": "\ud800"}').content == rb'"\ud800"'
 
 
-ALLOWED = "id, method, path, url, params, json, headers"
+ALLOWED = "id, method, path, url, params, json, form, text, body_base64, multipart, headers"
 NO_PARAM = "must be text, a number, true, false, null or a list of these"
 MALFORMED: list[tuple[Any, str]] = [
     (b'{"path": }', "not JSON: Expecting value at column 10"),

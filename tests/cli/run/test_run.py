@@ -63,7 +63,7 @@ def test_each_request_arrives_as_its_line_says(penstock: Any, server: Any) -> No
         (44, 4, 201, {"path": "/elsewhere"}, 1),
     ]
     for result in penstock.results():
-        assert set(result) == {"id", "line", "status", "body", "attempts", "seconds"}
+        assert set(result) == {"id", "line", "status", "body", "attempts", "seconds", "asked"}
         assert 0 < result["seconds"] < 30
     everything = done.stdout + done.stderr + (penstock.folder / "results.jsonl").read_text()
     assert "secret" not in everything
@@ -179,12 +179,12 @@ def test_an_empty_file_is_done_at_once(
 
 @pytest.mark.usefixtures("no_thread_is_left")
 def test_of_many_malformed_lines_only_the_first_are_told(
-    penstock: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    penstock: Any, server: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(penstock.folder)
-    lines = penstock.lines(*({"id": number} for number in range(500)))
+    lines = penstock.lines({"url": server.url}, *({"id": number} for number in range(500)))
     assert run_command(["run", lines, *OUT, "--failures", "failures.jsonl"]) == 1
-    assert len(penstock.results()) == len(penstock.results("failures.jsonl")) == 500
+    assert len(penstock.results()) == len(penstock.results("failures.jsonl")) + 1 == 501
     told = capsys.readouterr().out
     assert told.count("has neither path nor url") == 10
     assert "failed       500 (malformed 500)" in told
@@ -227,7 +227,9 @@ def read_lines(path: Path, count: int) -> list[Any]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["SIGINT", "SIGTERM"]
+    ("number", "code"),
+    [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)],
+    ids=["SIGINT", "SIGTERM", "SIGHUP"],
 )
 @pytest.mark.parametrize("insisting", [False, True], ids=["once", "twice"])
 def test_an_interrupted_run_finishes_what_is_under_way_or_stops_at_once(

@@ -137,7 +137,11 @@ def test_objects_fill_a_template_too(penstock: Any, server: Any) -> None:
 @pytest.mark.parametrize(
     ("file", "template", "problem"),
     [
-        ("orders.csv", None, "CSV needs a --template for its rows"),
+        (
+            "orders.csv",
+            None,
+            "orders.csv: a table needs a --template that makes requests of its rows",
+        ),
         (
             "orders.csv",
             '{"path": "/{skew}"}',

@@ -26,39 +26,48 @@ _WHERE, _TLS, _MADE = "Server", "Credentials", "The queue, if it is not there ye
 Servers = Annotated[
     str,
     option(
-        *(_WHERE, "--nats", "URL", "Of the server; of several in a cluster with commas between."),
+        *(_WHERE, "--nats", "URL", "URL of the server; several of a cluster with commas between."),
         envvar="NATS_URL",
     ),
 ]
-Name = Annotated[str, option(_WHERE, "--queue", "NAME", "What the queue is called there.")]
+Name = Annotated[str, option(_WHERE, "--queue", "NAME", "Name of the queue on the server.")]
 Creds = Annotated[
-    str | None, option(_TLS, "--creds", "FILE", "Credentials as nsc writes them (JWT and seed).")
+    str | None, option(_TLS, "--creds", "FILE", "Credentials in the form of nsc (JWT and seed).")
 ]
 TlsCa = Annotated[
-    str | None, option(_TLS, "--tls-ca", "FILE", "Who signed the server's certificate.")
+    str | None, option(_TLS, "--tls-ca", "FILE", "Trust these certificates (PEM), no others.")
 ]
-TlsCert = Annotated[str | None, option(_TLS, "--tls-cert", "FILE", "Our own certificate.")]
-TlsKey = Annotated[str | None, option(_TLS, "--tls-key", "FILE", "And its key.")]
+TlsCert = Annotated[str | None, option(_TLS, "--tls-cert", "FILE", "Client certificate (PEM).")]
+TlsKey = Annotated[
+    str | None, option(_TLS, "--tls-key", "FILE", "Key of the client certificate (PEM).")
+]
 Maxsize = Annotated[
-    int | None, option(_MADE, "--maxsize", "N", "Items in it at most, in flight included (100).")
+    int | None,
+    option(_MADE, "--maxsize", "N", "Items in the queue at most, those in flight included (100)."),
 ]
 Replicas = Annotated[
-    int | None, option(_MADE, "--replicas", "N", "Servers of the cluster that keep them (1).")
+    int | None, option(_MADE, "--replicas", "N", "Servers of the cluster that keep each item (1).")
 ]
 AckWait = Annotated[
     float | None,
-    option(_MADE, "--ack-wait", "SECONDS", "Until a silent worker's item goes to another (30)."),
+    option(
+        _MADE,
+        "--ack-wait",
+        "SECONDS",
+        "Time until the item of a silent worker goes to another (30).",
+    ),
 ]
 Otlp = Annotated[
-    str | None, option(None, "--otlp", "ENDPOINT", "Send traces and metrics there (extra otel).")
+    str | None,
+    option(None, "--otlp", "ENDPOINT", "Send traces and metrics to a collector (extra otel)."),
 ]
 ServiceName = Annotated[
-    str | None, option(None, "--service-name", "NAME", "The name of this process in traces.")
+    str | None, option(None, "--service-name", "NAME", "Name of this process in traces.")
 ]
 
 
 @dataclass(frozen=True)
-class Place:
+class NatsTarget:
     """Where a queue is, and how to get in there."""
 
     servers: list[str] = field(repr=False)  # there may be passwords in them
@@ -66,14 +75,14 @@ class Place:
     options: dict[str, Any] = field(repr=False)
 
 
-def place(
+def nats_target(
     servers: str,
     name: str,
     creds: str | None,
     tls_ca: str | None,
     tls_cert: str | None,
     tls_key: str | None,
-) -> Place:
+) -> NatsTarget:
     """Check what the options of a command say of where the queue is."""
     options: dict[str, Any] = {}
     if creds is not None:
@@ -83,7 +92,7 @@ def place(
         refuse("--tls-key is the key of a certificate: give --tls-cert too")
     if tls_ca is not None or tls_cert is not None:
         options["tls"] = _tls(tls_ca, tls_cert, tls_key)
-    return Place([url.strip() for url in servers.split(",")], name, options)
+    return NatsTarget([url.strip() for url in servers.split(",")], name, options)
 
 
 def _tls(ca: str | None, cert: str | None, key: str | None) -> ssl.SSLContext:
@@ -111,7 +120,7 @@ def _check_readable(name: str, path: str) -> None:
 
 
 async def attach(
-    where: Place, *, may_make: bool = True, given: dict[str, Any] | None = None, **more: Any
+    where: NatsTarget, *, may_make: bool = True, given: dict[str, Any] | None = None, **more: Any
 ) -> NatsQueue[Any]:
     """A queue, started, with the settings that it has on the server.
 
@@ -149,7 +158,7 @@ async def attach(
     return queue
 
 
-def shared_limiter(where: Place, limits: list[Limit]) -> NatsLimiter:
+def shared_limiter(where: NatsTarget, limits: list[Limit]) -> NatsLimiter:
     """Limits for all workers of a queue, wherever they are."""
     try:
         from penstock.brokers.nats import NatsLimiter

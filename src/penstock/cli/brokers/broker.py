@@ -8,7 +8,10 @@ from penstock.cli.brokers import put, watch, worker
 
 
 def add_commands(app: typer.Typer) -> None:
-    """Add ``worker``, ``put`` and ``queue``."""
-    app.command("worker", help=worker.HELP, epilog=worker.EPILOG)(worker.worker)
-    app.command("put", help=put.HELP, epilog=put.EPILOG)(put.put)
-    app.command("queue", help=watch.HELP, epilog=watch.EPILOG)(watch.watch)
+    """Add ``put``, ``worker`` and ``queue``."""
+    for name, short, module, function in (
+        ("put", "Put the lines of a file into a queue on NATS.", put, put.put),
+        ("worker", "Call a function with each item of a queue on NATS.", worker, worker.worker),
+        ("queue", "Show a queue on NATS, and its dead letters.", watch, watch.watch),
+    ):
+        app.command(name, help=module.HELP, short_help=short, epilog=module.EPILOG)(function)

@@ -12,30 +12,34 @@ from typing import Annotated, Any
 
 import typer
 
-from penstock.cli.aside import Aside
 from penstock.cli.brokers import attach as common
 from penstock.cli.brokers.attach import BROKER, FILE, attach
 from penstock.cli.ctrl_c import on_signals
 from penstock.cli.display import say
 from penstock.cli.files import open_requests
+from penstock.cli.io_thread import IoThread
 from penstock.cli.lines import BOM, LONGEST_LINE, TOO_LONG
-from penstock.cli.options import refuse, set_up_telemetry
+from penstock.cli.options import flowing, refuse, set_up_telemetry
 from penstock.cli.problems import MalformedLineError
 from penstock.cli.records import read_json
 from penstock.errors import BrokerError, CodecError, QueueStateError, QueueUnknownError
 
-HELP = """
+HELP = flowing(
+    """
 Put each line of FILE (- is standard input), JSON of any kind, as an item into a queue on NATS, in
 their order, and wait for room where there is none. Blank lines are skipped. A line that is no JSON,
 or too large, is told with its number and refused, and the rest goes on.
 
 Interrupted, it says how many lines are dealt with; --skip goes on from there.
 """
-EPILOG = """
+)
+EPILOG = flowing(
+    """
 Exit codes: 0 every line was accepted; 1 some were refused, or there was no room within --timeout; 2
 wrong usage; 4 NATS cannot be reached, refuses, or did not say whether it has a line; 5 FILE cannot
 be read to its end; 130 Ctrl-C, 143 SIGTERM.
 """
+)
 
 
 def put(
@@ -46,7 +50,7 @@ def put(
         float,
         typer.Option(
             metavar="SECONDS",
-            help="How long each may wait for room (as long as it takes); then it stops.",
+            help="Time that a line may wait for room, before the command stops (no limit).",
             show_default=False,
         ),
     ] = math.inf,
@@ -62,7 +66,7 @@ def put(
     service_name: common.ServiceName = None,
 ) -> int:
     """Check everything, then carry it out."""
-    where = common.place(nats, queue, creds, tls_ca, tls_cert, tls_key)
+    where = common.nats_target(nats, queue, creds, tls_ca, tls_cert, tls_key)
     if not timeout >= 0:
         refuse(f"--timeout must be 0 seconds or more, got {timeout:g}")
     if skip < 0:
@@ -97,7 +101,7 @@ class Filling:
         self._lines = lines
         self._timeout = timeout
         self._skip = skip
-        self._aside = Aside("penstock-reader")
+        self._io_thread = IoThread("penstock-reader")
         self._accepted = self._refused = 0
         #: Lines from the first on of which it is known what became.
         self._settled = 0
@@ -107,11 +111,11 @@ class Filling:
     @property
     def is_reading(self) -> bool:
         """Whether the file is being read."""
-        return self._aside.is_busy
+        return self._io_thread.is_busy
 
     def close(self) -> None:
         """Put no more."""
-        self._aside.end()
+        self._io_thread.end()
 
     async def __call__(self) -> int:
         """Put them all, say what came of it, and return the exit code."""
@@ -176,7 +180,7 @@ class Filling:
 
     async def _next(self) -> bytes | None:
         """The next line; None at the end, and where a signal comes first."""
-        reading = self._aside.call(partial(_read_line, self._lines))
+        reading = self._io_thread.call(partial(_read_line, self._lines))
         either: list[asyncio.Future[Any]] = [reading, self._interrupted]
         await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
         if not reading.done():

@@ -19,21 +19,25 @@ from penstock.cli.brokers import attach as common
 from penstock.cli.brokers.attach import BROKER, attach
 from penstock.cli.ctrl_c import on_signals
 from penstock.cli.display import say
-from penstock.cli.options import refuse
+from penstock.cli.options import flowing, refuse
 from penstock.errors import BrokerError
 
 if TYPE_CHECKING:
     from penstock.brokers.nats import NatsDeadLetter, NatsProcess, NatsQueue, QueueInfo
 
-HELP = """
+HELP = flowing(
+    """
 Show what is in the queue NAME on NATS: on a terminal as a table that is renewed each second until
 Ctrl-C, elsewhere in one line. The server knows the size, what is in flight and the dead letters;
 the processes that have the queue open are asked for the rest, which they count since they began.
 """
-EPILOG = """
+)
+EPILOG = flowing(
+    """
 Exit codes: 0 done; 1 --redrive put back some and not all; 2 wrong usage; 4 NATS cannot be reached,
 refuses, or has no such queue; 143 SIGTERM.
 """
+)
 
 #: Seconds between two looks, and in which processes may answer.
 _PERIOD, _ANSWERS = 1.0, 0.5
@@ -63,7 +67,7 @@ def watch(
     tls_key: common.TlsKey = None,
 ) -> int:
     """Check everything, then look."""
-    where = common.place(nats, name, creds, tls_ca, tls_cert, tls_key)
+    where = common.nats_target(nats, name, creds, tls_ca, tls_cert, tls_key)
     if dead_letters is not None and dead_letters < 1:
         refuse(f"--dead-letters must be at least 1, got {dead_letters}")
     if not timeout >= 0:

@@ -20,21 +20,25 @@ from penstock.cli.brokers import attach as common
 from penstock.cli.brokers.attach import attach
 from penstock.cli.ctrl_c import on_signals
 from penstock.cli.display import say
-from penstock.cli.options import refuse, set_up_telemetry
+from penstock.cli.options import flowing, option, read_attempts, refuse, set_up_telemetry
 from penstock.limits import Limit, Limiter, RetryPolicy
 
-HELP = """
+HELP = flowing(
+    """
 Call MODULE:FUNCTION, async or plain, with each item of a queue on NATS, and tell the server that an
 item is done when the function has returned. The module is looked for in the current directory too.
-An item whose call raises is tried again up to --retry times, if that may help, and becomes a dead
-letter then (penstock queue NAME --dead-letters 10). An item may come twice.
+An item whose call raises is tried again, up to --attempts in all, if that may help, and becomes a
+dead letter then (penstock queue NAME --dead-letters 10). An item may come twice.
 
 The first SIGTERM or Ctrl-C: finish what is in hand, take no more. The second: hand it back at once.
 """
-EPILOG = """
+)
+EPILOG = flowing(
+    """
 Exit codes: 0 stopped, all that was in hand is done; 1 stopped, some was handed back for another
 worker; 2 wrong usage; 4 NATS cannot be reached or refuses.
 """
+)
 
 #: Seconds in which a shared rate may answer before the work begins.
 _GREETING = 3.0
@@ -44,21 +48,31 @@ def worker(
     function: Annotated[str, typer.Argument(metavar="MODULE:FUNCTION", show_default=False)],
     nats: common.Servers,
     queue: common.Name,
-    workers: Annotated[int, typer.Option(metavar="N", help="Calls at once.")] = 1,
-    retry: Annotated[int, typer.Option(metavar="N", help="Retries of each item at most.")] = 0,
+    workers: Annotated[int, typer.Option(metavar="N", help="Calls of the function at once.")] = 1,
+    attempts: Annotated[
+        int | None,
+        option(None, "--attempts", "N", "Attempts for each item at most (1)."),
+    ] = None,
+    retry: Annotated[
+        int | None,
+        option(None, "--retry", "N", "N more attempts after the first.", hidden=True),
+    ] = None,
     rate: Annotated[
-        str | None, typer.Option(metavar="N/TIME", help="Calls of this process at most: 500/min.")
+        str | None,
+        typer.Option(metavar="N/TIME", help="Calls of this process at most, as in 500/min."),
     ] = None,
     shared_rate: Annotated[
         str | None,
         typer.Option(metavar="N/TIME", help="Calls of all workers of this queue at most."),
     ] = None,
     max_deliveries: Annotated[
-        int, typer.Option(metavar="N", help="Handed out so often: a dead letter.")
+        int, typer.Option(metavar="N", help="Deliveries of an item, before it is a dead letter.")
     ] = 20,
     stop_timeout: Annotated[
         float | None,
-        typer.Option(metavar="SECONDS", help="To finish what is in hand (as long as it takes)."),
+        typer.Option(
+            metavar="SECONDS", help="Time to finish what is in hand at a stop (no limit)."
+        ),
     ] = None,
     maxsize: common.Maxsize = None,
     replicas: common.Replicas = None,
@@ -71,11 +85,10 @@ def worker(
     service_name: common.ServiceName = None,
 ) -> int:
     """Check everything, then work until a signal comes."""
-    where = common.place(nats, queue, creds, tls_ca, tls_cert, tls_key)
+    where = common.nats_target(nats, queue, creds, tls_ca, tls_cert, tls_key)
     if workers < 1:
         refuse(f"--workers must be at least 1, got {workers}")
-    if retry < 0:
-        refuse(f"--retry must be at least 0, got {retry}")
+    most = read_attempts(attempts, retry, 1)
     if stop_timeout is not None and not stop_timeout >= 0:
         refuse(f"--stop-timeout must be 0 seconds or more, got {stop_timeout:g}")
     if rate is not None and shared_rate is not None:
@@ -94,7 +107,7 @@ def worker(
                 given={"maxsize": maxsize, "replicas": replicas, "ack_wait": ack_wait},
                 max_deliveries=max_deliveries,
                 limits=limiter or own,
-                retry=RetryPolicy(retry + 1) if retry else None,
+                retry=RetryPolicy(most) if most > 1 else None,
             )
             if limiter is not None:
                 await _check_rates(limiter, attached)

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from html import escape
 from typing import TYPE_CHECKING, Any
 
-from penstock.cli.run.history import Piece
+from penstock.cli.run.history import Segment
 from penstock.cli.run.meter import duration, number
 
 if TYPE_CHECKING:
@@ -90,7 +90,7 @@ class Count:
     colour: str
 
 
-def draw_times(chart: TimeChart, pieces: Sequence[Piece]) -> str:
+def draw_times(chart: TimeChart, pieces: Sequence[Segment]) -> str:
     """The chart as SVG."""
     with _figure(_HEIGHT, is_in_line=True) as (figure, axes):
         _draw_held_up(axes, pieces)
@@ -149,7 +149,7 @@ def _figure(height: float, *, is_in_line: bool = False) -> Iterator[tuple[Figure
         yield figure, axes
 
 
-def _draw_series(axes: Axes, series: Series, pieces: Sequence[Piece], floor: list[float]) -> None:
+def _draw_series(axes: Axes, series: Series, pieces: Sequence[Segment], floor: list[float]) -> None:
     colour = COLOURS[series.colour]
     edges = [piece.begin for piece in pieces] + [pieces[-1].end]
     if series.kind in ("area", "bars"):
@@ -171,7 +171,7 @@ def _draw_series(axes: Axes, series: Series, pieces: Sequence[Piece], floor: lis
         axes.plot(times, values, color=colour, **look)
 
 
-def _draw_held_up(axes: Axes, pieces: Sequence[Piece]) -> None:
+def _draw_held_up(axes: Axes, pieces: Sequence[Segment]) -> None:
     """A strip along the top, as dark as the share of the time."""
     for piece in pieces:
         share = piece.of.held_up.mean
@@ -184,7 +184,7 @@ def _draw_held_up(axes: Axes, pieces: Sequence[Piece]) -> None:
             )
 
 
-def _panes(axes: Axes, chart: TimeChart, pieces: Sequence[Piece]) -> str:
+def _panes(axes: Axes, chart: TimeChart, pieces: Sequence[Segment]) -> str:
     """A pane over each piece, which nobody sees until it is pointed at; then it tells figures."""
     box = axes.get_position()
     left, width = box.x0 * _WIDTH, box.width * _WIDTH

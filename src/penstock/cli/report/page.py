@@ -11,7 +11,7 @@ from importlib.resources import files
 
 from penstock._version import __version__
 from penstock.cli.report.charts import Count, Series, TimeChart, draw_counts, draw_times
-from penstock.cli.run.history import History, Piece, public_url
+from penstock.cli.run.history import History, Segment, public_url
 from penstock.cli.run.meter import duration, number
 from penstock.cli.run.results import Totals
 from penstock.cli.run.sketch import RELATIVE_ERROR, Gauge
@@ -32,7 +32,7 @@ _MOST_PIECES, _MOST_KINDS = 48, 12
 
 
 @dataclass(frozen=True)
-class Subject:
+class RunInfo:
     """What was run, for the report: the file of the requests, where they went, and how."""
 
     requests: str
@@ -43,14 +43,14 @@ class Subject:
 
 
 def page(
-    subject: Subject,
+    subject: RunInfo,
     totals: Totals,
     history: History,
     elapsed: float,
-    bill: Sequence[tuple[str, str]],
+    summary: Sequence[tuple[str, str]],
 ) -> str:
     """Make the page. See :func:`penstock.cli.report.write_report` for the arguments."""
-    pieces = history.pieces(elapsed, _MOST_PIECES)
+    pieces = history.segments(elapsed, _MOST_PIECES)
     name = "standard input" if subject.requests == "-" else subject.requests
     began = f"{subject.began:%Y-%m-%d %H:%M:%S} UTC"
     where = "" if subject.url is None else f" to <bdi>{_text(public_url(subject.url))}</bdi>"
@@ -70,7 +70,7 @@ def page(
         _tiles(totals, history, elapsed),
         *_pictures(history, pieces),
         '<div class="columns">',
-        _section("The bill", _pairs(bill)),
+        _section("Summary", _pairs(summary)),
         "<div>",
         _errors(history),
         _section("Asked for", _pairs(subject.settings)) if subject.settings else "",
@@ -108,7 +108,7 @@ def _tiles(totals: Totals, history: History, elapsed: float) -> str:
 # -- pictures -------------------------------------------------------------------------------------
 
 
-def _pictures(history: History, pieces: Sequence[Piece]) -> Iterator[str]:
+def _pictures(history: History, pieces: Sequence[Segment]) -> Iterator[str]:
     if not pieces:
         yield "<p>Nothing was sent, so there is nothing to draw.</p>"
         return
@@ -132,7 +132,7 @@ def _errors(history: History) -> str:
     return _figure("Errors by kind", "attempts", "", alt, draw_counts("kinds", counts), table)
 
 
-def _charts(history: History, pieces: Sequence[Piece]) -> Iterator[TimeChart]:
+def _charts(history: History, pieces: Sequence[Segment]) -> Iterator[TimeChart]:
     def per_second(*counts: float) -> list[float]:
         return [count / piece.seconds for count, piece in zip(counts, pieces, strict=True)]
 
@@ -195,7 +195,7 @@ def _means(gauges: Iterator[Gauge]) -> list[float | None]:
     return [gauge.mean for gauge in gauges]
 
 
-def _time_figure(chart: TimeChart, pieces: Sequence[Piece]) -> str:
+def _time_figure(chart: TimeChart, pieces: Sequence[Segment]) -> str:
     keys = [f'<span class="{one.colour} {one.kind}">{one.name}</span>' for one in chart.series]
     if any(piece.of.held_up.total for piece in pieces):
         keys.append('<span class="warn held">held up</span>')

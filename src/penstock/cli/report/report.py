@@ -14,12 +14,12 @@ from contextlib import suppress
 from pathlib import Path
 
 from penstock.cli.files import STANDARD
-from penstock.cli.report.page import MARK, Subject, page
+from penstock.cli.report.page import MARK, RunInfo, page
 from penstock.cli.run.history import History
 from penstock.cli.run.results import Totals
 from penstock.errors import PenstockError
 
-__all__ = ["ReportError", "Subject", "check_report", "write_report"]
+__all__ = ["ReportError", "RunInfo", "check_report", "write_report"]
 
 
 class ReportError(PenstockError):
@@ -59,11 +59,11 @@ def check_report(name: str, *others: str) -> None:
 
 def write_report(
     name: str,
-    subject: Subject,
+    subject: RunInfo,
     totals: Totals,
     history: History,
     elapsed: float,
-    bill: Sequence[tuple[str, str]],
+    summary: Sequence[tuple[str, str]],
 ) -> None:
     """Draw what happened and write it to the file ``name``: all of it, or nothing.
 
@@ -72,13 +72,13 @@ def write_report(
         subject: what was run.
         totals, history: what came of it, and when.
         elapsed: seconds that it took.
-        bill: what it came to, as names and words.
+        summary: what it came to, as names and words.
 
     Raises:
         ReportError: it could not be drawn or written. What was there before still is.
     """
     try:
-        text = page(subject, totals, history, elapsed, bill)
+        text = page(subject, totals, history, elapsed, summary)
         # Half a character (a lone surrogate) has no UTF-8 form.
         _replace(Path(name).resolve(), text.encode("utf-8", "backslashreplace"))
     except Exception as error:  # the results are there, and shall not be held up by a picture

@@ -7,9 +7,17 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import TypeVar
 
-import httpx
+from yarl import URL
 
-from penstock.cli.run.requests import HEADER_VALUE, OUR_HEADERS, TOKEN, Request
+from penstock.cli.run.bearer import BearerCommand
+from penstock.cli.run.requests import (
+    HEADER_VALUE,
+    OUR_HEADERS,
+    TOKEN,
+    Request,
+    add_params,
+    may_be_secret,
+)
 
 T = TypeVar("T", bound=str)
 
@@ -20,12 +28,14 @@ HIDDEN = "***"
 
 
 class Credentials:
-    """Headers for the requests to one service.
+    """Headers and parameters for the requests to one service.
 
     Args:
         headers: names and values, which nobody is shown.
         secrets: those of the values that must not appear in an answer either.
         base: the service; None for whatever the lines say.
+        params: what the query of each URL gets.
+        bearer: what prints a token for each request.
     """
 
     def __init__(
@@ -33,29 +43,60 @@ class Credentials:
         headers: Mapping[str, str] | None = None,
         secrets: Sequence[str] = (),
         base: str | None = None,
+        params: Mapping[str, str] | None = None,
+        bearer: BearerCommand | None = None,
     ) -> None:
         self.headers = dict(headers or {})
-        self._origin = None if base is None else _origin(httpx.URL(base))
-        texts = (text for secret in secrets for text in (secret, json.dumps(secret)[1:-1]))
-        self._secrets = {text for text in texts if len(text) >= _SHORTEST_SECRET}
+        self.params = dict(params or {})
+        #: What gives the token of ``Authorization``, if no header does.
+        self.bearer = bearer
+        self._base = base
+        self._origin = None if base is None else origin_of(URL(base))
+        self._secrets: set[str] = set()
+        for secret in secrets:
+            self.hide(secret)
+
+    def hide(self, secret: str) -> None:
+        """``secret`` must not appear in an answer, as it is or as JSON has it."""
+        for text in (secret, json.dumps(secret)[1:-1]):
+            if len(text) >= _SHORTEST_SECRET:
+                self._secrets.add(text)
 
     def given_to(self, request: Request) -> dict[str, str]:
         """The headers that ``request`` gets: none if it goes elsewhere; its own come first."""
-        if not self.headers or not self._are_for(httpx.URL(request.url)):
+        if not self.headers or not self._are_for(request.url):
             return {}
         own = {name.lower() for name in request.headers}
         return {name: value for name, value in self.headers.items() if name.lower() not in own}
 
-    async def stay_at_home(self, request: httpx.Request) -> None:
-        """Take the headers out of a request that was redirected to another service.
+    async def bearer_for(self, request: Request) -> str | None:
+        """The token that ``request`` gets; None: none, or it has its own.
 
-        (httpx does so with ``Authorization`` only.)
+        Raises:
+            BearerError: there is none.
         """
-        home = request.extensions.get("penstock.origin")
-        if home is not None and _origin(request.url) != home:
-            for name, value in self.headers.items():
-                if request.headers.get(name) == value:
-                    del request.headers[name]
+        if self.bearer is None or not self._are_for(request.url):
+            return None
+        if any(name.lower() == "authorization" for name in request.headers):
+            return None
+        token = await self.bearer.token()
+        self.hide(token)
+        return token
+
+    def with_params(self, request: Request) -> str:
+        """The URL of ``request`` with the parameters that it gets: none if it goes elsewhere."""
+        if not self.params or not self._are_for(request.url):
+            return request.url
+        return add_params(request.url, self.params)
+
+    def strip_cross_origin(self, headers: Mapping[str, str]) -> dict[str, str]:
+        """``headers`` for another service than the one that they were meant for."""
+        ours = {name.lower() for name in self.headers}  # Authorization looks like a secret
+        return {
+            name: value
+            for name, value in headers.items()
+            if name.lower() not in ours and not may_be_secret(name)
+        }
 
     def redacted(self, text: T) -> T:
         """``text`` without the secrets, should a service send them back."""
@@ -64,17 +105,18 @@ class Credentials:
                 text = type(text)(text.replace(secret, HIDDEN))
         return text
 
-    def _are_for(self, url: httpx.URL) -> bool:
-        return self._origin is None or _origin(url) == self._origin
+    def _are_for(self, url: str) -> bool:
+        if self._origin is None:
+            return True
+        base = self._base or ""
+        if url.startswith(base) and url[len(base) : len(base) + 1] in ("", "/", "?"):
+            return True  # the quick way: it was appended to the base
+        return origin_of(URL(url)) == self._origin
 
 
-def origin_of(url: str) -> tuple[str, str, int | None]:
+def origin_of(url: URL) -> tuple[str, str | None, int | None]:
     """Scheme, host and port."""
-    return _origin(httpx.URL(url))
-
-
-def _origin(url: httpx.URL) -> tuple[str, str, int | None]:
-    return url.scheme, url.host, url.port or {"http": 80, "https": 443}.get(url.scheme)
+    return url.scheme, url.raw_host, url.port
 
 
 def read_credentials(
@@ -83,8 +125,10 @@ def read_credentials(
     bearer_env: str | None,
     base: str | None,
     environ: Mapping[str, str],
+    param_env: Sequence[str] = (),
+    bearer_command: str | None = None,
 ) -> Credentials:
-    """Read what ``--header``, ``--header-env`` and ``--bearer-env`` say.
+    """Read what ``--header``, ``--header-env``, ``--bearer-env`` and ``--param-env`` say.
 
     Raises:
         ValueError: it is wrong; no value of a header is in the message.
@@ -125,4 +169,15 @@ def read_credentials(
         add("--header-env", name, secret("--header-env", variable.strip()))
     if bearer_env is not None:
         add("--bearer-env", "Authorization", f"Bearer {secret('--bearer-env', bearer_env)}")
-    return Credentials(found, secrets, base)
+    params: dict[str, str] = {}
+    for param in param_env:
+        name, sign, variable = param.partition("=")
+        if not (sign and name.strip() and variable.strip()):
+            raise ValueError("--param-env must look like key=NAME, NAME being a variable")
+        if name.strip() in params:
+            raise ValueError(f"--param-env: {name.strip()} is given twice")
+        params[name.strip()] = secret("--param-env", variable.strip())
+    if bearer_command is not None and "authorization" in map(str.lower, found):
+        raise ValueError("--bearer-command and another Authorization were given: give one")
+    bearer = None if bearer_command is None else BearerCommand(bearer_command)
+    return Credentials(found, secrets, base, params, bearer)

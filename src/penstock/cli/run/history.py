@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, fields
 from penstock.cli.problems import RequestId
 from penstock.cli.run.meter import Meter
 from penstock.cli.run.requests import Request
-from penstock.cli.run.results import Result
+from penstock.cli.run.results import RequestFailure, RequestResult
 from penstock.cli.run.sketch import Gauge, Sketch
 
 #: Seconds of an interval at first, and how many there are at most: a run of 150 s has intervals of
@@ -36,7 +36,7 @@ def public_url(text: str) -> str:
 
 
 @dataclass(frozen=True)
-class Moment:
+class Snapshot:
     """How things stand at one moment."""
 
     #: Requests that may be under way at once.
@@ -46,6 +46,8 @@ class Moment:
     capacity: int = 0
     #: Seconds for which nothing starts, since the service said so.
     closed_for: float = 0.0
+    #: What the requests that wait are waiting for; "" if none waits, or nobody knows.
+    waits_for: str = ""
 
 
 @dataclass
@@ -88,7 +90,7 @@ class Interval:
 
 
 @dataclass(frozen=True)
-class Piece:
+class Segment:
     """An interval, and where it lies: seconds from the beginning of the run."""
 
     begin: float
@@ -131,12 +133,14 @@ class History:
     ) -> None:
         self.rate = Meter() if rate is None else Meter(*rate)
         self.tokens = None if tokens is None else Meter(*tokens)
-        self.now = Moment()
+        self.now = Snapshot()
         #: Attempts under way.
         self.in_use = 0
         #: Requests that failed for good by kind, and the first message of each.
         self.failures: Counter[str] = Counter()
         self.messages: dict[str, str] = {}
+        #: The id of the first failure of each kind.
+        self.examples: dict[str, RequestId] = {}
         self._width = _SHORTEST
         self._intervals: list[Interval] = []
         self._slow: list[tuple[float, int, Slow]] = []
@@ -168,7 +172,7 @@ class History:
         if self.tokens is not None:
             self.tokens.add(at, tokens)
 
-    def finished(self, at: float, result: Result, request: Request | None = None) -> None:
+    def finished(self, at: float, result: RequestResult, request: Request | None = None) -> None:
         """A line has its result. ``request``: what it was, unless it was malformed."""
         interval = self._interval(at)
         interval.finished += 1
@@ -177,7 +181,8 @@ class History:
             interval.failed += 1
             kind = _count(self.failures, result.failure.kind)
             if kind not in self.messages:
-                self.messages[kind] = _short(public_url(result.failure.message))
+                self.messages[kind] = _short(public_url(_told(result.failure)))
+                self.examples[kind] = result.id
         if request is None or not result.attempts:
             return
         if len(self._slow) == _MOST_SLOW and result.seconds <= self._slow[0][0]:
@@ -198,7 +203,7 @@ class History:
         else:
             heapq.heapreplace(self._slow, entry)
 
-    def sample(self, at: float, now: Moment) -> None:
+    def sample(self, at: float, now: Snapshot) -> None:
         """This is how things stand now. To be told at regular times."""
         self.now = now
         interval = self._interval(at)
@@ -230,7 +235,7 @@ class History:
         """All of the run as one interval."""
         return _merged(self._intervals)
 
-    def pieces(self, until: float, at_most: int) -> list[Piece]:
+    def segments(self, until: float, at_most: int) -> list[Segment]:
         """The run up to ``until`` in ``at_most`` pieces, of the same length but for the last."""
         if not self._intervals or until <= 0:
             return []
@@ -242,7 +247,7 @@ class History:
             starts.pop()
         ends = [*starts[1:], len(self._intervals)]
         return [
-            Piece(
+            Segment(
                 start * self._width,
                 end * self._width if end < len(self._intervals) else until,
                 _merged(self._intervals[start:end]),
@@ -276,6 +281,13 @@ def _count(counts: Counter[str], kind: str) -> str:
         kind = "other"
     counts[kind] += 1
     return kind
+
+
+def _told(failure: RequestFailure) -> str:
+    """What failed, and why in the words of the service."""
+    if not failure.reason or failure.reason in failure.message:
+        return failure.message
+    return f"{failure.message}: {failure.reason}"
 
 
 def _short(text: str) -> str:

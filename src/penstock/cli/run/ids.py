@@ -8,6 +8,8 @@ from typing import Any
 
 from penstock.cli.problems import RequestId
 
+_to_json = json.JSONEncoder(sort_keys=True).encode
+
 _CONTENT_BITS = 64
 
 
@@ -21,7 +23,7 @@ def fingerprint(*parts: Any) -> str:
     """
     digest = blake2b(digest_size=10)
     for part in parts:
-        digest.update(json.dumps(part, sort_keys=True).encode() + b"\n")
+        digest.update(_to_json(part).encode() + b"\n")
     return digest.hexdigest()
 
 
@@ -30,7 +32,7 @@ def key(*parts: RequestId | None) -> int:
     return int.from_bytes(blake2b(json.dumps(parts).encode(), digest_size=16).digest(), "big")
 
 
-class Seen:
+class SeenIds:
     """The ids of the lines that have been read: about 130 bytes each."""
 
     def __init__(self) -> None:

@@ -13,22 +13,37 @@ import os
 import re
 import stat
 import sys
+from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Protocol
 
 from filelock import FileLock, Timeout
 
 from penstock.cli.files import STANDARD, private
 from penstock.cli.problems import RequestId
 from penstock.cli.run.ids import key
-from penstock.cli.run.tokens import cost_of
+from penstock.cli.run.tokens import Cost
 from penstock.errors import PenstockError
 
 #: How each line begins. (Any other file is left alone.)
 _BEGIN = b'{"id": '
-_HEAD = re.compile(rb'\{"id": ("(?:[^"\\]|\\.)*"|-?[0-9]+), "line": .{1,60}?, "(body|error)": ')
+_HEAD = re.compile(
+    rb'\{"id": ("(?:[^"\\]|\\.)*"|-?[0-9]+), "line": .{1,60}?, '
+    rb'"(body|body_base64|body_file|error)": '
+)
+#: What a line has one of.
+_OUTCOMES = frozenset({"body", "body_base64", "body_file", "error"})
 #: The kind of a failure that no request was behind.
 MALFORMED = "malformed"
+
+
+class HasFileno(Protocol):
+    """An open file."""
+
+    def fileno(self) -> int:
+        """Its descriptor."""
+        ...
 
 
 class NotAJournalError(PenstockError):
@@ -36,27 +51,38 @@ class NotAJournalError(PenstockError):
 
 
 @dataclass
-class Earlier:
+class PreviousRuns:
     """What earlier runs have done: some 80 bytes for each request, whatever its answer was."""
 
     #: The keys of the ids.
     succeeded: set[int] = field(default_factory=set)
     #: The same, and where in the file the newest line of each begins.
     failed: dict[int, int] = field(default_factory=dict)
+    #: What was asked under each key, where the journal says so; see :func:`asked_number`.
+    asked: dict[int, int] = field(default_factory=dict)
     #: Of records that were no requests.
     malformed: dict[int, int] = field(default_factory=dict)
     #: What the answers cost, all together.
     tokens: float = 0.0
+    #: Attempts, all together.
+    calls: int = 0
     #: Where whole lines end, if something follows them that is none.
     torn_at: int | None = None
 
-    def note(self, entry: dict[str, Any], offset: int, cost: list[str] | None) -> None:
+    def note(self, entry: dict[str, Any], offset: int, cost: Cost | None) -> None:
         """Take in a line."""
         error = entry.get("error")
         if isinstance(error, dict) and error.get("kind") == MALFORMED:
             self.malformed[malformed_key(entry["id"], str(error.get("message")))] = offset
             return
         which = key(entry["id"])
+        number = asked_number(entry.get("asked"))
+        if number:
+            self.asked[which] = number
+        else:
+            self.asked.pop(which, None)
+        calls = entry.get("attempts")
+        self.calls += calls if isinstance(calls, int) else 0
         if error is None:
             self.failed.pop(which, None)
             self.succeeded.add(which)
@@ -64,10 +90,37 @@ class Earlier:
             self.succeeded.discard(which)
             self.failed[which] = offset
         if cost is not None:
-            self.tokens += cost_of(entry.get("body"), cost) or 0.0
+            self.tokens += cost.of(entry.get("body")) or 0.0
+
+    def has(self, which: int) -> bool:
+        """Whether there is an answer, or a failure, under the key of an id."""
+        return which in self.succeeded or which in self.failed
+
+    def is_changed(self, which: int, asked: str) -> bool:
+        """Whether something else was asked under the key of an id."""
+        before = self.asked.get(which)
+        return before is not None and before != asked_number(asked)
+
+    def is_elsewhere(self, which: int, asked: str) -> bool:
+        """Whether the same was asked, but of another base URL."""
+        before = self.asked.get(which, 0)
+        return before >> _MARK_BITS == asked_number(asked) >> _MARK_BITS
 
     def __bool__(self) -> bool:
         return bool(self.succeeded or self.failed or self.malformed)
+
+
+_ASKED = re.compile(r"([0-9a-f]{20})(?:-([0-9a-f]{8}))?")
+_MARK_BITS = 32
+
+
+def asked_number(text: Any) -> int:
+    """What a line of the journal says was asked, as a number: the base URL in its last 32 bits.
+
+    0: it says nothing of the kind.
+    """
+    found = _ASKED.fullmatch(text) if isinstance(text, str) else None
+    return 0 if found is None else int(found[1], 16) << _MARK_BITS | int(found[2] or "0", 16)
 
 
 def malformed_key(request_id: RequestId, problem: str) -> int:
@@ -75,7 +128,7 @@ def malformed_key(request_id: RequestId, problem: str) -> int:
     return key(request_id, problem)
 
 
-def scan(file: BinaryIO, cost: list[str] | None = None) -> Earlier:
+def scan(file: BinaryIO, cost: Cost | None = None) -> PreviousRuns:
     """Read a journal, a line at a time.
 
     Args:
@@ -85,22 +138,35 @@ def scan(file: BinaryIO, cost: list[str] | None = None) -> Earlier:
     Raises:
         NotAJournalError: a line is no result, and it is not the last one, torn.
     """
-    earlier = Earlier()
+    earlier = PreviousRuns()
+    for offset, entry in entries(file, earlier):
+        earlier.note(entry, offset, cost)
+    return earlier
+
+
+def entries(
+    file: BinaryIO, earlier: PreviousRuns | None = None
+) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Each line of a journal, and where it begins; ``earlier`` is told where a torn one does.
+
+    Raises:
+        NotAJournalError: a line is no result, and it is not the last one, torn.
+    """
     offset = 0
     for number, line in enumerate(file, 1):
         entry = _entry(line)
         if entry is None:
             is_last = not file.readline(1)
             if is_last and (number > 1 or _may_be_torn(line)):
-                earlier.torn_at = offset
-                break
+                if earlier is not None:
+                    earlier.torn_at = offset
+                return
             raise NotAJournalError(
                 f"line {number} is no result of penstock run"
                 + ("" if number == 1 else ": repair the file, or give another name")
             )
-        earlier.note(entry, offset, cost)
+        yield offset, entry
         offset += len(line)
-    return earlier
 
 
 def _entry(line: bytes) -> dict[str, Any] | None:
@@ -114,7 +180,7 @@ def _entry(line: bytes) -> dict[str, Any] | None:
         return {"id": json.loads(head[1]), head[2].decode(): {}} if head and is_whole else None
     except ValueError:
         return None
-    if not isinstance(entry, dict) or not ("body" in entry or "error" in entry):
+    if not isinstance(entry, dict) or _OUTCOMES.isdisjoint(entry):
         return None
     name = entry.get("id")
     return entry if isinstance(name, (str, int)) and not isinstance(name, bool) else None
@@ -131,14 +197,22 @@ class Results:
     file: io.FileIO
     #: Whether the same command can go on with it.
     is_journal: bool = False
-    earlier: Earlier = field(default_factory=Earlier)
+    earlier: PreviousRuns = field(default_factory=PreviousRuns)
     _lock: FileLock | None = None
+    #: Whether the file was made for this run.
+    is_new: bool = False
 
     def line_at(self, place: int) -> bytes:
         """The line of the journal that begins there."""
         with open(self.file.name, "rb") as journal:
             journal.seek(place)
             return journal.readline()
+
+    def remove_if_new(self) -> None:
+        """Remove the file, if it was made for this run, and nothing was written."""
+        with suppress(OSError):
+            if self.is_new and os.path.getsize(self.file.name) == 0:
+                os.unlink(self.file.name)
 
     def release(self) -> None:
         """Let others write to it. (If this process dies, that happens by itself.)"""
@@ -148,9 +222,9 @@ class Results:
 
 def open_results(
     name: str,
-    requests: io.BufferedReader,
+    requests: HasFileno,
     overwrite: bool = False,
-    cost: list[str] | None = None,
+    cost: Cost | None = None,
 ) -> Results:
     """Open what the results go to; ``-`` is standard output.
 
@@ -187,10 +261,10 @@ def open_results(
         if lock is not None:
             lock.release()
         raise
-    return Results(file, True, earlier, lock)
+    return Results(file, True, earlier, lock, there is None)
 
 
-def open_failures(name: str, *others: io.IOBase) -> io.FileIO:
+def open_failures(name: str, *others: HasFileno) -> io.FileIO:
     """Open what the failures go to, afresh; ``others`` are the files that it must not be.
 
     Raises:

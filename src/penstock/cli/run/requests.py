@@ -5,29 +5,40 @@ All that can be wrong is found here, before anything is sent.
 
 from __future__ import annotations
 
-import json
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
+from urllib.parse import quote_plus
 
-import httpx
+from yarl import URL
 
 from penstock.cli.problems import MalformedLineError, RequestId, harmless, kind, quote
+from penstock.cli.run.bodies import BODIES, Body, Multipart, make_body
 from penstock.cli.run.ids import fingerprint
 
 #: What a line may have.
-KEYS = ("id", "method", "path", "url", "params", "json", "headers")
+KEYS = ("id", "method", "path", "url", "params", *BODIES, "headers")
 
 #: These follow from the body; one that contradicts it breaks the connection.
 OUR_HEADERS = frozenset({"content-length", "transfer-encoding"})
 TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 HEADER_VALUE = re.compile(r"(?:[!-~]+(?:[ \t]+[!-~]+)*)?")
-#: A path that a URL has as it is. (To have httpx see to it takes longer than all the rest.)
+#: A path that a URL has as it is. (To parse it takes longer than all the rest.)
 _PLAIN_PATH = re.compile(r"(?:/[A-Za-z0-9_-][A-Za-z0-9_.~-]*)+")
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
+#: A user and password in a URL.
+_USER = re.compile(r"(?<=://)[^/?#]*@")
+#: A host in the form that is sent; a port that is too large; what no URL has.
+_HOST = re.compile(r"[A-Za-z0-9._~:%-]+")
+_PORT = re.compile(r"://[^/?#]*:([0-9]{5,9})(?=[/?#]|$)")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+#: Headers whose values are secrets, by their names.
+_SECRET = re.compile(r"(?i)auth|cookie|key|token|secret|password|signature")
 
 
-@dataclass(frozen=True)
+@dataclass
 class Request:
     """A request that is ready to be sent."""
 
@@ -36,9 +47,18 @@ class Request:
     method: str
     url: str
     headers: dict[str, str]
-    content: bytes | None
+    content: bytes | None = None
     #: The same for all requests that ask for the same, whatever their ids.
     asks_for: str = ""
+    #: What the journal keeps of ``asks_for``: nothing secret in it, and the base URL apart.
+    asked: str = ""
+    #: A body that is made of files, which are read when it is sent.
+    multipart: Multipart | None = None
+
+
+def base_mark(base: str) -> str:
+    """What the journal keeps of a base URL."""
+    return fingerprint(_USER.sub("", base))[:8]
 
 
 def parse_base(text: str) -> str:
@@ -47,45 +67,75 @@ def parse_base(text: str) -> str:
     Raises:
         ValueError: it is no such URL.
     """
-    url = _parse_url(text)
+    url = parse_url(text)
     if "?" in text or "#" in text:
         raise ValueError("must have no '?' and no '#': put parameters into the lines")
     return str(url).rstrip("/")
 
 
-def make_request(number: int, fields: dict[str, Any], base: str | None) -> Request:
-    """Make the request of line ``number``.
+class RequestMaker:
+    """Makes requests of the fields of lines.
 
-    Raises:
-        MalformedLineError: it is no request.
+    Args:
+        base: what paths are appended to; None: lines have full URLs.
+        folder: where the files of ``multipart`` are.
     """
-    given_id = _id(fields)
-    try:
-        return _make_request(number, given_id, fields, base)
-    except MalformedLineError as error:
-        error.id = given_id
-        raise
 
+    def __init__(self, base: str | None, folder: Path | None = None) -> None:
+        self._base = base
+        self._mark = "" if base is None else f"-{base_mark(base)}"
+        self._folder = folder
 
-def _make_request(
-    number: int, given_id: RequestId | None, fields: dict[str, Any], base: str | None
-) -> Request:
-    check_keys(fields)
-    headers = _headers(fields)
-    method, url = _method(fields), _url(fields, base)
-    names = sorted((name.lower(), value) for name, value in headers.items())
-    body = [fields["json"]] if "json" in fields else []
-    try:
-        content = json.dumps(*body, separators=(",", ":")).encode() if body else None
-        asks_for = fingerprint(method, url, names, *body)
-    except RecursionError:
-        raise MalformedLineError("json is nested too deeply") from None
-    if body:
-        _set_default(headers, "Content-Type", "application/json")
-    request_id = asks_for if given_id is None else given_id
-    if HEADER_VALUE.fullmatch(str(request_id)):
-        _set_default(headers, "X-Request-Id", str(request_id))
-    return Request(number, request_id, method, url, headers, content, asks_for)
+    def make(self, number: int, fields: dict[str, Any]) -> Request:
+        """Make the request of line ``number``.
+
+        Raises:
+            MalformedLineError: it is no request.
+        """
+        given_id = _id(fields)
+        try:
+            return self._make(number, given_id, fields)
+        except MalformedLineError as error:
+            error.id = given_id
+            raise
+
+    def _make(self, number: int, given_id: RequestId | None, fields: dict[str, Any]) -> Request:
+        check_keys(fields)
+        headers = _headers(fields)
+        method, url = _method(fields), _url(fields, self._base)
+        body = make_body(fields, self._folder)
+        asks_for, asked = self._fingerprints(given_id, method, url, headers, body)
+        if body.content_type:
+            _set_default(headers, "Content-Type", body.content_type)
+        request_id = asks_for if given_id is None else given_id
+        if HEADER_VALUE.fullmatch(str(request_id)):
+            _set_default(headers, "X-Request-Id", str(request_id))
+        return Request(
+            number, request_id, method, url, headers, body.content, asks_for, asked, body.multipart
+        )
+
+    def _fingerprints(
+        self,
+        given_id: RequestId | None,
+        method: str,
+        url: str,
+        headers: dict[str, str],
+        body: Body,
+    ) -> tuple[str, str]:
+        base = self._base
+        is_below = base is not None and url.startswith(base)
+        place = url[len(base or "") :] if is_below else _USER.sub("", url)
+        names = sorted((name.lower(), value) for name, value in headers.items())
+        public = [(name, value) for name, value in names if not may_be_secret(name)]
+        try:
+            asked = fingerprint(method, place, public, *body.parts)
+            if given_id is None or len(public) < len(names):
+                asks_for = fingerprint(method, url, names, *body.parts)
+            else:
+                asks_for = asked
+        except RecursionError:
+            raise MalformedLineError("json is nested too deeply") from None
+        return asks_for, asked + self._mark if is_below else asked
 
 
 def check_keys(fields: dict[str, Any]) -> None:
@@ -133,36 +183,77 @@ def _url(fields: dict[str, Any], base: str | None) -> str:
         if "params" not in fields and _PLAIN_PATH.fullmatch(fields[key]):
             return text
     try:
-        url = _parse_url(text)
+        url = parse_url(text)
     except ValueError as error:
         raise MalformedLineError(f"{key} {error}") from None
     params = _params(fields)
+    if not params:
+        return str(url)
     try:
-        # Not the argument params of httpx, which would replace what the URL has.
-        return str(url.copy_merge_params(params) if params else url)
+        return add_params(str(url), params)
     except UnicodeError:
         raise MalformedLineError("params have half a character in them") from None
-    except httpx.InvalidURL:  # all parts of it are good, so it is this
-        raise MalformedLineError("params are too long for a URL") from None
 
 
-def _parse_url(text: str) -> httpx.URL:
+def add_params(url: str, params: dict[str, Any]) -> str:
+    """``url`` with ``params`` added to what its query has.
+
+    Raises:
+        UnicodeError: there is half a character in them.
+    """
+    added = "&".join(f"{_encoded(name)}={_encoded(value)}" for name, value in pairs(params))
+    if not added:
+        return url
+    return f"{url}{'&' if '?' in url else '?'}{added}"
+
+
+def pairs(params: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """Names and texts; a list is one pair for each of its values."""
+    for name, value in params.items():
+        for one in value if isinstance(value, list) else [value]:
+            yield name, _text(one)
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, str):
+        return value
+    if value is None:
+        return ""
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _encoded(text: str) -> str:
+    return quote_plus(text, safe="")
+
+
+def parse_url(text: str) -> URL:
+    """``text`` as a URL that can be asked, in the form that is sent.
+
+    Raises:
+        ValueError: it is none; the value is not in the message.
+    """
     try:
-        url = httpx.URL(text)
-        host = url.host
-    except httpx.InvalidURL as error:
-        raise ValueError(f"is not a valid URL: {harmless(str(error))}") from None
+        text.encode()  # yarl leaves half a character out
+        url = URL(text).with_fragment(None)
+        host, port = url.raw_host, url.port
     except UnicodeEncodeError:
         raise ValueError("is not a valid URL: it has half a character in it") from None
     except UnicodeError:
         raise ValueError("is not a valid URL: no host can be called that") from None
+    except ValueError as error:
+        port_of = _PORT.search(text)
+        if port_of is not None:
+            raise ValueError(f"is not a valid URL: there is no port {port_of[1]}") from None
+        raise ValueError(f"is not a valid URL: {harmless(_USER.sub('', str(error)))}") from None
     if url.scheme not in ("http", "https") or not host:
         raise ValueError(
             "must be a full URL that starts with http:// or https://, "
             "for example https://api.example.com/v1"
         )
-    if url.port is not None and not 0 < url.port < 65536:
-        raise ValueError(f"is not a valid URL: there is no port {url.port}")
+    if port == 0:
+        raise ValueError("is not a valid URL: there is no port 0")
+    if not _HOST.fullmatch(host) or _CONTROL.search(text):
+        raise ValueError("is not a valid URL: it has a character that cannot be there")
     return url
 
 
@@ -196,6 +287,11 @@ def _headers(fields: dict[str, Any]) -> dict[str, str]:
                 f"headers: {name} must be printable ASCII without spaces at its ends"
             )
     return dict(headers)
+
+
+def may_be_secret(name: str) -> bool:
+    """Whether a header of this name has a secret, by its looks."""
+    return _SECRET.search(name) is not None
 
 
 def _set_default(headers: dict[str, str], name: str, value: str) -> None:

@@ -7,7 +7,9 @@ import math
 import re
 import time
 from array import array
+from base64 import b64encode
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, NewType
 
@@ -19,6 +21,10 @@ JsonText = NewType("JsonText", str)
 
 
 _CONTROLS = re.compile("[\x80-\x9f]")
+_PLAIN = re.compile(r"[ !#-\[\]-~]*")
+
+
+_encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False).encode
 
 
 def _escaped(found: re.Match[str]) -> str:
@@ -31,58 +37,82 @@ def to_json(value: Any) -> JsonText:
     Raises:
         ValueError, RecursionError: JSON has no such number; it is nested too deeply.
     """
-    text = json.dumps(value, ensure_ascii=False, allow_nan=False)
+    text = _encode(value)
     # JSON escapes only half of what a terminal obeys.
     return JsonText(text if text.isascii() else _CONTROLS.sub(_escaped, text))
 
 
 @dataclass(frozen=True)
 class RequestFailure:
-    """Why there is no good answer: a word to count by, a sentence, what the server sent."""
+    """Why there is no good answer: a word to count by, a sentence, and the service's own words."""
 
     kind: str
     message: str
-    body: JsonText | None = None
+    reason: str = ""
 
 
-@dataclass(frozen=True)
-class Result:
+@dataclass
+class RequestResult:
     """What became of one line."""
 
     id: RequestId
     line: int
     status: int | None = None
+    #: The body, where it is text; or its bytes, or the file that they were saved to.
     body: JsonText | None = None
     failure: RequestFailure | None = None
     attempts: int = 0
     seconds: float = 0.0
+    binary: bytes | None = None
+    body_file: str = ""
+    media_type: str = ""
+    #: Headers of the answer that were asked for.
+    headers: Mapping[str, str] = field(default_factory=dict)
+    #: What was asked for: see :class:`penstock.cli.run.requests.Request`.
+    asked: str = ""
 
     def to_line(self) -> bytes:
         """The line for the result file."""
-        fields = {
-            "id": to_json(self.id),
-            "line": to_json(self.line),
-            "status": to_json(self.status),
-        }
+        pieces = [f'{{"id": {_text(self.id)}, "line": {self.line}, "status": {self._status}']
         if self.failure is None:
-            fields["body"] = self.body or to_json(None)
+            pieces += self._body_fields(always=True)
         else:
-            error = {
-                "kind": to_json(self.failure.kind),
-                "message": to_json(self.failure.message),
-            }
-            if self.failure.body is not None:
-                error["body"] = self.failure.body
-            fields["error"] = _object(error)
-        fields["attempts"] = to_json(self.attempts)
-        fields["seconds"] = to_json(round(self.seconds, 6))
+            error = [f'"kind": {_text(self.failure.kind)}', f'"message": {self._message}']
+            error += self._body_fields(always=False)
+            pieces.append(f'"error": {{{", ".join(error)}}}')
+        if self.headers:
+            pieces.append(f'"headers": {to_json(dict(self.headers))}')
+        pieces.append(f'"attempts": {self.attempts}, "seconds": {round(self.seconds, 6)!r}')
+        if self.asked:
+            pieces.append(f'"asked": "{self.asked}"')
         # Half a character (a lone surrogate) has no UTF-8 form. With a backslash it is the JSON
         # escape that it came from.
-        return _object(fields).encode("utf-8", "backslashreplace") + b"\n"
+        return (", ".join(pieces) + "}\n").encode("utf-8", "backslashreplace")
+
+    def _body_fields(self, *, always: bool) -> list[str]:
+        if self.body_file:
+            return [f'"body_file": {_text(self.body_file)}']
+        if self.binary is not None:
+            return [f'"body_base64": "{b64encode(self.binary).decode()}"']
+        if self.body is None:
+            return ['"body": null'] if always else []
+        return [f'"body": {self.body}']
+
+    @property
+    def _status(self) -> str:
+        return "null" if self.status is None else str(self.status)
+
+    @property
+    def _message(self) -> str:
+        assert self.failure is not None
+        return _text(self.failure.message)
 
 
-def _object(fields: dict[str, JsonText]) -> JsonText:
-    return JsonText("{" + ", ".join(f'"{key}": {value}' for key, value in fields.items()) + "}")
+def _text(value: RequestId) -> str:
+    """An id or a text as JSON; the quick way for what needs no escape."""
+    if isinstance(value, str) and _PLAIN.fullmatch(value):
+        return f'"{value}"'
+    return to_json(value)
 
 
 @dataclass
@@ -95,6 +125,9 @@ class Totals:
     blank: int = 0
     #: Lines that ask for what an earlier line does.
     duplicates: int = 0
+    #: Lines whose id had an answer to something else: sent again, or kept.
+    changed: int = 0
+    kept: int = 0
     #: Lines that earlier runs have dealt with, well or badly.
     skipped: int = 0
     failed_earlier: int = 0
@@ -103,6 +136,8 @@ class Totals:
     succeeded: int = 0
     failed: Counter[str] = field(default_factory=Counter)
     retries: Counter[str] = field(default_factory=Counter)
+    #: Attempts that the service refused: too many requests.
+    refused: int = 0
     backpressure_waits: int = 0
     queue_peak: int = 0
     #: How often the server's answer held up all requests.
@@ -114,7 +149,7 @@ class Totals:
     latencies: array[float] = field(default_factory=lambda: array("d"))
     began: float = field(default_factory=time.monotonic)
 
-    def add(self, result: Result) -> None:
+    def add(self, result: RequestResult) -> None:
         """Count a result."""
         if result.attempts:
             self.calls += result.attempts

@@ -1,41 +1,17 @@
-"""The requests of an input, whatever its form, one after the other."""
+"""The requests of an input, whatever it is written in, one after the other."""
 
 from __future__ import annotations
 
-import io
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
 
-from penstock.cli.lines import TOO_LONG, Reader
+from penstock.cli.lines import TOO_LONG, Readable, Reader
 from penstock.cli.problems import MalformedLineError, RequestId
-from penstock.cli.records import CsvCutter, Cutter, JsonCutter, read_object, row_reader
 from penstock.cli.run.ids import fingerprint
-from penstock.cli.run.requests import Request, make_request
-from penstock.cli.run.template import Template
+from penstock.cli.run.input_format import InputFormat
+from penstock.cli.run.requests import Request, RequestMaker
 
-
-@dataclass(frozen=True)
-class Form:
-    """What the input is written in."""
-
-    base: str | None = None
-    template: Template | None = None
-    #: The columns of a CSV file, whose rows begin at ``first_line``; None for lines of JSON.
-    columns: list[str] | None = None
-    first_line: int = 1
-
-    def cutter(self, on_blank: Callable[[], None]) -> Cutter:
-        """What finds the records."""
-        if self.columns is None:
-            return JsonCutter(on_blank)
-        return CsvCutter(on_blank, self.first_line)
-
-    def reader(self) -> Callable[[bytes], dict[str, Any]]:
-        """What reads a record as the fields of a request."""
-        read = read_object if self.columns is None else row_reader(self.columns)
-        template = self.template
-        return read if template is None else lambda record: template.fill(read(record))
+_PIECE = 64 * 1024
 
 
 @dataclass(frozen=True)
@@ -47,14 +23,54 @@ class Malformed:
     problem: str
 
 
-class Source:
+class RecordReader:
+    """Makes requests of records."""
+
+    def __init__(self, form: InputFormat) -> None:
+        self._read = form.reader()
+        self._maker = RequestMaker(form.base, form.folder)
+
+    def made(self, number: int, record: bytes | None) -> Request | Malformed:
+        """The request of a record, or what is wrong with it."""
+        try:
+            if record is None:
+                raise MalformedLineError(TOO_LONG)
+            return self._maker.make(number, self._read(number, record))
+        except MalformedLineError as error:
+            given_id = error.id
+            if given_id is None:
+                given_id = fingerprint((record or b"").decode("utf-8", "backslashreplace"))
+            return Malformed(number, given_id, str(error))
+
+
+def records_now(file: Readable, form: InputFormat) -> Iterator[tuple[int, bytes | None]]:
+    """Find the records of what is left of a file, here and now; what is blank is left out.
+
+    Raises:
+        OSError: the file cannot be read to its end.
+    """
+    cutter = form.cutter(lambda: None)
+    while piece := file.read1(_PIECE):
+        yield from cutter.cut(piece)
+    yield from cutter.end()
+
+
+def read_now(file: Readable, form: InputFormat) -> Iterator[Request | Malformed]:
+    """Read the requests of what is left of a file, here and now.
+
+    Raises:
+        OSError: the file cannot be read to its end.
+    """
+    reader = RecordReader(form)
+    for number, record in records_now(file, form):
+        yield reader.made(number, record)
+
+
+class RequestSource:
     """Reads requests from a file as they are asked for."""
 
-    def __init__(
-        self, file: io.BufferedReader, form: Form, on_blank: Callable[[], None] = lambda: None
-    ) -> None:
-        self._form = form
-        self._read = form.reader()
+    def __init__(self, file: Readable, form: InputFormat, on_blank: Callable[[], None]) -> None:
+        self._records = RecordReader(form)
         self._cutter = form.cutter(on_blank)
         self._file = Reader(file)
         self.close = self._file.close
@@ -67,17 +83,6 @@ class Source:
         """
         async for piece in self._file:
             for number, record in self._cutter.cut(piece):
-                yield self._made(number, record)
+                yield self._records.made(number, record)
         for number, record in self._cutter.end():
-            yield self._made(number, record)
-
-    def _made(self, number: int, record: bytes | None) -> Request | Malformed:
-        try:
-            if record is None:
-                raise MalformedLineError(TOO_LONG)
-            return make_request(number, self._read(record), self._form.base)
-        except MalformedLineError as error:
-            given_id = error.id
-            if given_id is None:
-                given_id = fingerprint((record or b"").decode("utf-8", "backslashreplace"))
-            return Malformed(number, given_id, str(error))
+            yield self._records.made(number, record)

@@ -1,9 +1,10 @@
 """A request with gaps, which the fields of each record fill: ``{"path": "/items/{sku}"}``.
 
-``{name}`` in a string stands for a field, as text. In ``path`` and ``url`` it is percent-encoded,
-unless it is all that there is, or says ``{name:raw}``. ``{name:number}`` and ``{name:json}``,
-alone in their string, become a number, or whatever JSON the field has. ``{{`` and ``}}`` are
-braces.
+``{name}`` in a string stands for a field, as text, ``{user.name}`` for one inside of another,
+``{*:json}`` for the whole record, and ``{line}`` for its number. In ``path`` and ``url`` it is
+percent-encoded, unless it is all that there is, or says ``{name:raw}``; and it must not be empty.
+``{name:number}`` and ``{name:json}``, alone in their string, become a number, or whatever JSON the
+field has. ``{{`` and ``}}`` are braces.
 """
 
 from __future__ import annotations
@@ -20,6 +21,10 @@ from penstock.cli.problems import MalformedLineError, kind, listed, quote
 from penstock.cli.run.requests import check_keys
 
 Fields: TypeAlias = "dict[str, Any]"
+
+#: The name of the whole record; and the key of its number, which no record has.
+_ALL, _LINE = "*", "\0line"
+_MISSING: Any = object()
 
 _PART = re.compile(r"\{\{|\}\}|\{([^{}]+)\}|[{}]")
 _BRACES = {"{{": "{", "}}": "}"}
@@ -51,13 +56,21 @@ class _Gap:
             raise MalformedLineError(f"{quote(self.name)} must be a number, got {kind(value)}")
         return value
 
+    def is_null(self, fields: Fields) -> bool:
+        """Whether the field is there, and null."""
+        return self._value(fields) is None
+
     def _value(self, fields: Fields) -> Any:
-        try:
+        if self.name in fields:
             return fields[self.name]
-        except KeyError:
-            raise MalformedLineError(
-                f"has no {quote(self.name)}, which the template asks for"
-            ) from None
+        if self.name == _ALL:
+            return {name: value for name, value in fields.items() if name != _LINE}
+        value = fields.get(_LINE) if self.name == "line" else _MISSING
+        if value is _MISSING and "." in self.name:
+            value = _inner(fields, self.name.split("."))
+        if value is _MISSING:
+            raise MalformedLineError(f"has no {quote(self.name)}, which the template asks for")
+        return value
 
     def _parsed(self, text: str) -> Any:
         try:
@@ -68,6 +81,17 @@ class _Gap:
             wanted = "a number" if self.kind == "number" else "JSON"
             raise MalformedLineError(f"{quote(self.name)} must be {wanted}, got other text")
         return value
+
+
+def _inner(value: Any, path: list[str]) -> Any:
+    for name in path:
+        if isinstance(value, dict) and name in value:
+            value = value[name]
+        elif isinstance(value, list) and name.isdecimal() and int(name) < len(value):
+            value = value[int(name)]
+        else:
+            return _MISSING
+    return value
 
 
 class Template:
@@ -90,6 +114,7 @@ class Template:
         if ("path" in request) == ("url" in request):
             raise ValueError("must have either path or url")
         self._names: dict[str, None] = {}
+        self._where = "path" if "path" in request else "URL"
         try:
             self._fill = {
                 name: self._compiled(value, is_encoded=name in _ENCODED)
@@ -107,15 +132,16 @@ class Template:
             ValueError: the message names what is missing, and what there is.
         """
         for name in self._names:
-            if name not in columns:
+            if name not in columns and name not in (_ALL, "line"):
                 raise ValueError(f"there is no column {quote(name)}; there are {listed(columns)}")
 
-    def fill(self, fields: Fields) -> Fields:
-        """Make a request.
+    def fill(self, fields: Fields, line: int = 0) -> Fields:
+        """Make a request of the record in ``line``.
 
         Raises:
             MalformedLineError: a field is missing, or is not what it has to be.
         """
+        fields = {**fields, _LINE: line}
         try:
             return {name: fill(fields) for name, fill in self._fill.items()}
         except RecursionError:
@@ -136,7 +162,7 @@ class Template:
         parts = list(_parts(text))
         gaps = [part for part in parts if isinstance(part, _Gap)]
         self._names.update(dict.fromkeys(gap.name for gap in gaps))
-        if len(parts) == 1 and gaps:
+        if len(parts) == 1 and gaps and not is_encoded:
             return gaps[0].value
         for gap in gaps:
             if _KINDS.get(gap.kind):
@@ -145,8 +171,17 @@ class Template:
                     f'"{{{gap.name}:{gap.kind}}}"'
                 )
 
+        is_alone = len(parts) == 1
+
         def put_in(gap: _Gap, fields: Fields) -> str:
             value = gap.text(fields)
+            if is_encoded and (not value.strip() or gap.is_null(fields)):
+                raise MalformedLineError(
+                    f"{quote(gap.name)} is empty, and the {self._where} would be that of "
+                    "something else"
+                )
+            if is_alone:
+                return value
             return percent_encoded(value, safe="") if is_encoded and gap.kind != "raw" else value
 
         def fill(fields: Fields) -> str:
@@ -160,7 +195,11 @@ class Template:
 
         def fill_path(fields: Fields) -> str:
             path = fill(fields)
-            if _steps(path) != own_steps and not any(gap.kind == "raw" for gap in gaps):
+            if (
+                not is_alone
+                and _steps(path) != own_steps
+                and not any(gap.kind == "raw" for gap in gaps)
+            ):
                 raise MalformedLineError(
                     f"the fields make a '.' or '..' of a part of the path: {quote(path)}"
                 )

@@ -10,11 +10,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from urllib.parse import urlsplit
 
-import httpx
 from opentelemetry import propagate, trace
 from opentelemetry.trace import SpanKind, Status, StatusCode
 
 from penstock._version import __version__
+from penstock.cli.run.client import Response
 from penstock.cli.run.requests import Request
 from penstock.telemetry import names
 
@@ -29,10 +29,10 @@ class AttemptSpan:
         #: The request's headers, and those that let the server go on with the trace.
         self.headers = headers
 
-    def end(self, response: httpx.Response | None, kind: str) -> None:
+    def end(self, response: Response | None, kind: str) -> None:
         """``kind`` is empty for a success, else a word for the failure."""
         if response is not None:
-            self._span.set_attribute("http.response.status_code", response.status_code)
+            self._span.set_attribute("http.response.status_code", response.status)
         mark_failed(self._span, kind)
 
 

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import httpx
+from yarl import URL
 
+from penstock.cli.run.answers import Answer
 from penstock.cli.run.requests import Request
-from penstock.cli.run.results import Result
-from penstock.cli.run.sender import Answer
+from penstock.cli.run.results import RequestResult
 
 _UNAUTHORIZED = 401
 #: So many requests that get no answer, before any got one, stand for all.
 _ENOUGH = 10
 
 
-class Guard:
+class FailFast:
     """Looks at what becomes of requests.
 
     Args:
@@ -23,7 +23,7 @@ class Guard:
     def __init__(self, keep_going: bool) -> None:
         self._is_off = keep_going
         self._has_answer = keep_going
-        self._held: list[tuple[Result, Request]] = []
+        self._held: list[tuple[RequestResult, Request]] = []
 
     def refusal(self, request: Request, answer: Answer) -> str | None:
         """What to say when the service refuses all requests; None: it refuses this one at most.
@@ -32,8 +32,10 @@ class Guard:
         credit or quota.
         """
         failure = answer.failure
-        if self._is_off or failure is None:
+        if self._is_off or failure is None or not failure.is_permanent:
             return None
+        if answer.kind == "token":
+            return answer.message
         if "authorization" in map(str.lower, request.headers):
             return None  # it is that request's own fault
         said = f"{place(request)} answered {answer.message}"
@@ -43,13 +45,13 @@ class Guard:
             return f"{said}: it wants a valid token (--bearer-env, --header-env)"
         return None
 
-    def answered(self) -> list[tuple[Result, Request]]:
+    def answered(self) -> list[tuple[RequestResult, Request]]:
         """There is an answer, so somebody is there; return the results that were held back."""
         self._has_answer = True
         held, self._held = self._held, []
         return held
 
-    def holds_back(self, result: Result, request: Request) -> bool:
+    def holds_back(self, result: RequestResult, request: Request) -> bool:
         """Whether a result is to wait until it is known whether anybody is there."""
         if self._has_answer or result.failure is None:
             return False
@@ -70,5 +72,5 @@ class Guard:
 
 def place(request: Request) -> str:
     """Where a request goes, without what may be secret."""
-    url = httpx.URL(request.url)
-    return f"{url.scheme}://{url.host}" + ("" if url.port is None else f":{url.port}")
+    url = URL(request.url)
+    return str(url.origin())

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 T = TypeVar("T")
 
 
-class Aside:
+class IoThread:
     """Calls functions one after the other in a thread of its own, from the first one to the end.
 
     A daemon: unlike the threads of an executor, one that is stuck does not keep the program from

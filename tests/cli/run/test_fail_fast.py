@@ -64,7 +64,7 @@ def test_spent_credit_stops_the_run_and_quotes_the_service(penstock: Any, server
         f"penstock: {server.url} answered 429 Too Many Requests: You exceeded your quota. "
         "The same command again goes on from here.\n"
     )
-    assert 21 <= len(server.seen) <= 28
+    assert 21 <= len(server.seen) <= 20 + 4  # those that were at once
     assert len(penstock.results()) == 20
 
     server.answer = lambda seen: (200, {}, b"")
@@ -90,7 +90,7 @@ def test_nobody_there_is_told_once(penstock: Any, server: Any, count: int) -> No
     assert done.returncode == 4
     attempts = 2 * min(count, 10)
     assert done.stderr == (
-        f"penstock: no answer from {url} to {attempts} attempts: ConnectError: Connection refused. "
+        f"penstock: no answer from {url} to {attempts} attempts: Connection refused. "
         "The same command again goes on from here.\n"
     )
     assert penstock.results() == []

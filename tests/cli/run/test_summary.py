@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from penstock.cli.run.bill import bill, printed
 from penstock.cli.run.history import History
-from penstock.cli.run.results import RequestFailure, Result, Totals
+from penstock.cli.run.results import RequestFailure, RequestResult, Totals
+from penstock.cli.run.summary import printed, summary
 
 
 def test_a_bill_says_what_it_took() -> None:
@@ -14,12 +14,12 @@ def test_a_bill_says_what_it_took() -> None:
         for attempt in range(1, attempts + 1):
             history.started(1.0, 4.0 if attempt == 1 else 1.5, attempt)
         failure = RequestFailure(kind, "no") if kind else None
-        totals.add(Result(number, number, 200, None, failure, attempts, 0.5 + number))
+        totals.add(RequestResult(number, number, 200, None, failure, attempts, 0.5 + number))
     totals.retries["http_429"] += 2
     totals.held_up = 2
     totals.tokens = 12_345.0
     totals.backpressure_waits, totals.queue_peak = 1, 2
-    rows = bill(totals, history, 10.0, 5, "results.jsonl")
+    rows = summary(totals, history, 10.0, 5, "results.jsonl")
     assert printed(rows).splitlines() == [
         "sent         3 requests in 10.0 s, 5 calls",
         "succeeded    2",
@@ -36,6 +36,6 @@ def test_a_bill_says_what_it_took() -> None:
 
 
 def test_a_bill_of_nothing() -> None:
-    told = printed(bill(Totals(), History(), 0.0, 5, "-"))
+    told = printed(summary(Totals(), History(), 0.0, 5, "-"))
     assert "sent         0 requests in 0.0 s, 0 calls" in told
     assert "waiting      0 s for the first attempt, on average" in told
