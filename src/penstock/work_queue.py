@@ -11,6 +11,7 @@ from collections.abc import (
     AsyncIterable,
     Awaitable,
     Callable,
+    Collection,
     Iterable,
 )
 from contextlib import aclosing
@@ -197,6 +198,25 @@ class WorkQueue(Lifecycle, FromConfig, WorkQueueBase[T], Consumable[T]):
         if timeout is None:
             return await self.queue.put(item)
         return await self.queue.put(item, timeout=timeout)
+
+    async def put_many(self, items: Collection[T], timeout: float | None = None) -> int:
+        """Put ``items`` in their order; return how many were accepted, from the front.
+
+        Args:
+            items: a list or another collection. An iterator is refused: what it gave away and was
+                not accepted would be lost.
+            timeout: seconds to wait for room, all items together, as for :meth:`put`.
+
+        Raises:
+            QueueStateError, ValueError: as :meth:`put`, about the first item. If some were accepted
+                before, their number is returned, and the next call with the rest raises.
+            TypeError: ``items`` is no collection, or the queue is on a broker.
+
+        ``items[count:]`` were not accepted. If it is cancelled, what was accepted until then stays.
+        """
+        queue: Any = self._with("put_many", "put_many()")
+        count: int = await queue.put_many(items, timeout)
+        return count
 
     async def get(self, timeout: float | None = None) -> T:
         """Take the item that has waited longest. Call ``task_done()`` when it is done.
@@ -405,7 +425,8 @@ class WorkQueue(Lifecycle, FromConfig, WorkQueueBase[T], Consumable[T]):
         Returns:
             A future of the result, or of what the item failed with after its last attempt. The
             error handler does not hear of it. If it is cancelled while the item waits, the item
-            is skipped. If the queue stops first, the future raises ``QueueStateError``.
+            is skipped; :meth:`cancel` also ends a call that is under way. If the queue stops
+            first, the future raises ``QueueStateError``.
 
         Raises:
             QueueFullError: there was no room in time.

@@ -174,6 +174,7 @@ class QueueInThreads:
             maxsize, timeout, **rules
         )
         self._stage = stage
+        self._futures: dict[asyncio.Future[Any], Future[Any]] = {}
         #: Whether the tests' async worker functions are given to it as plain ones.
         self._plain = plain
 
@@ -189,6 +190,7 @@ class QueueInThreads:
     limits = _look("limits")
     dead_letters = _look("dead_letters")
     is_closed = _look("is_closed")
+    is_paused = _look("is_paused")
 
     def statistics(self) -> Any:
         return self.blocking.statistics()
@@ -217,7 +219,34 @@ class QueueInThreads:
         self.blocking.put_nowait(item, **options)  # allowed in an event loop
 
     async def submit(self, *args: Any, **kwargs: Any) -> asyncio.Future[Any]:
-        return asyncio.wrap_future(await in_thread(self.blocking.submit, *args, **kwargs))
+        future = await in_thread(self.blocking.submit, *args, **kwargs)
+        wrapped: asyncio.Future[Any] = asyncio.wrap_future(future)
+        self._futures[wrapped] = future
+        return wrapped
+
+    def cancel(self, future: Any) -> bool:
+        return self.blocking.cancel(self._futures.get(future, future))
+
+    async def put_many(self, *args: Any, **kwargs: Any) -> int:
+        count: int = await in_thread(self.blocking.put_many, *args, **kwargs)
+        return count
+
+    # Allowed in an event loop:
+
+    def pause(self) -> None:
+        self.blocking.pause()
+
+    def resume(self) -> None:
+        self.blocking.resume()
+
+    def clear(self) -> list[Any]:
+        return self.blocking.clear()
+
+    def remove(self, predicate: Any) -> list[Any]:
+        return self.blocking.remove(predicate)
+
+    def in_hand(self) -> list[Any]:
+        return self.blocking.in_hand()
 
     async def redrive(self, *args: Any, **kwargs: Any) -> int:
         count: int = await in_thread(self.blocking.redrive, *args, **kwargs)

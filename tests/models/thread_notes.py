@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any, NoReturn
 from unittest.mock import patch
 
-from penstock.sync.slots import LoopSlot, WorkerSlot
+from penstock.sync.slots import LoopSlot, ThreadSlot, WorkerSlot
 
 MOMENTS = (0.0, 0.0, 0.0005, 0.001, 0.003, 0.01)
 
@@ -96,6 +96,7 @@ def noting_holds() -> Iterator[None]:
     with (
         patch.object(WorkerSlot, "take", noting(WorkerSlot.take)),
         patch.object(LoopSlot, "take", noting(LoopSlot.take)),
+        patch.object(ThreadSlot, "take", noting(ThreadSlot.take)),
         patch.object(WorkerSlot, "close", close),
     ):
         yield
@@ -167,6 +168,8 @@ class Item:
     is_mapped: bool = False
     is_batched: bool = False
     is_told: bool = False
+    #: Whether somebody has removed it from the queue.
+    is_removed: bool = False
     #: In how many items its job is nested.
     depth: int = 0
 
@@ -184,8 +187,8 @@ class Item:
 
     @property
     def is_let_go(self) -> bool:
-        """Whether its job ended early: the item may end without a turn, or without another one."""
-        return self.is_mapped and not self.is_told
+        """Whether its job ended early, or somebody removed it: it may end without another turn."""
+        return self.is_removed or (self.is_mapped and not self.is_told)
 
     @property
     def unwanted(self) -> bool:

@@ -104,6 +104,9 @@ class Program:
         self.nesting = 0.0
         #: How many do so now.
         self.nests = 0
+        luck = random.Random(f"operator {seed}")
+        #: Threads that pause the queue, remove items, and look at what is in hand.
+        self.operators = luck.choice((0, 0, 0, 1, 2))
         #: When it was closed, and opened again, if one thread alone does that.
         self.closed: list[tuple[float, float]] = []
 
@@ -169,6 +172,7 @@ class Program:
         others = some("getter", getters, self.consume)
         others += some("joiner", rng.choice((0, 1, 2)), self.wait_for_all)
         others += some("sampler", 1, self.sample)
+        others += some("operator", self.operators, self.operate)
         threads = producers + masters + others
         rng.shuffle(threads)
         for thread in threads:
@@ -352,6 +356,55 @@ class Program:
                 assert count >= last[name], f"{name} fell from {last[name]} to {count}"
             last = metrics
             time.sleep(0.0005)
+
+    # -- an operator ----------------------------------------------------------------------------
+
+    def operate(self, rng: random.Random) -> None:
+        while not self.is_ending:
+            what = rng.choice(("pause", "pause", "remove", "look"))
+            if what == "pause":
+                self.pause(rng)
+            elif what == "remove":
+                self.remove(rng)
+            else:
+                self.look_at_what_is_in_hand(rng)
+            time.sleep(rng.choice(MOMENTS))
+
+    def pause(self, rng: random.Random) -> None:
+        queue: Any = self.queue
+        stops = queue.queue._stops
+        try:
+            queue.pause()
+        except QueueStateError as error:
+            self.note("pause:", error)
+            return
+        paused_at = time.monotonic()
+        self.note("paused")
+        time.sleep(rng.choice(MOMENTS))
+        until = time.monotonic()
+        was_paused = queue.is_paused and queue.queue._stops == stops and self.operators == 1
+        with suppress(QueueStateError):
+            queue.resume()
+        self.note("resumed")
+        if was_paused:
+            # What a worker was about to take when the pause began it may have taken.
+            taken = [
+                turn.item
+                for turn in self.turns[:]
+                if turn.hold is not None and paused_at < turn.hold.since and turn.began < until
+            ]
+            assert not taken, f"{taken} were taken in a pause"
+
+    def remove(self, rng: random.Random) -> None:
+        count = rng.choice((2, 5, 20))
+        for item in self.queue.remove(lambda item: item.number % count == 1):
+            item.is_removed = True
+            self.note("removed", item)
+
+    def look_at_what_is_in_hand(self, rng: random.Random) -> None:
+        held = self.queue.in_hand()
+        assert all(one.seconds >= 0 for one in held)
+        assert all(isinstance(one.item, Item) for one in held)
 
     # -- workers ------------------------------------------------------------------------------
 
@@ -733,7 +786,7 @@ class Program:
         if item.unwanted and all(turn.group.kind != "get" for turn in turns if turn.group):
             assert not turns, f"{item} ran although its future was cancelled"
             return
-        assert item.unwanted or turns, f"{item} was accepted and never ran"
+        assert item.unwanted or turns or item.is_removed, f"{item} was accepted and never ran"
         # A worker that lost the item may begin with it even after the one that has it then.
         sure = [t for t in turns if not (self.is_excused(t) or self.may_be_retried(t))]
         assert len(sure) <= 1, f"{item} ran {len(turns)} times"

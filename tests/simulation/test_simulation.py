@@ -70,6 +70,20 @@ def want_them_all_the_same(self: Any) -> None:
     """A map that was given up still has what nobody will read."""
 
 
+def resume_and_wake_nobody(self: Any, is_paused: bool) -> bool:
+    if is_paused and self.closed:
+        return False
+    self._set_paused(is_paused)
+    return True
+
+
+def end_no_pause(self: Any, *, drain: bool = True) -> None:
+    CLOSE(self, drain=False)
+
+
+CLOSE = Buffer.close
+
+
 def let_all_be_free(self: Any, job: Any) -> int:
     return 0 if job is None else 1000
 
@@ -95,6 +109,8 @@ def wake_for_the_standing_job(self: Any) -> None:
         (Buffer, "_grant", let_the_last_in_first, "queue"),
         (Buffer, "_clear_timeout_timer", leave_the_timer, "queue"),
         (Buffer, "_withdraw", keep_a_cancelled_put, "queue"),
+        (Buffer, "set_paused", resume_and_wake_nobody, "queue"),
+        (Buffer, "close", end_no_pause, "queue"),
         (Buffer, "requeue", lose_what_is_given_back, "rules"),
         (ResultStream, "cancel", want_them_all_the_same, "face"),
         (EntryStore, "_free", let_all_be_free, "jobs"),

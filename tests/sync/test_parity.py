@@ -205,6 +205,18 @@ async def submit(stage: Stage, queue: Any) -> None:
         stage.futures.append(future)
 
 
+async def in_hand(stage: Stage, queue: Any) -> None:
+    outcome = await stage._outcome(queue, "in_hand", (), {})
+    items = [one.item for one in outcome] if isinstance(outcome, list) else outcome.error
+    await stage.step(f"in_hand: {items}")
+
+
+async def pause_and_resume(stage: Stage, queue: Any) -> None:
+    await stage.do(queue, "pause")
+    await stage.start(queue, "put", "x", timeout=0)
+    await stage.do(queue, "resume")
+
+
 async def leave(stage: Stage, queue: Any, error: BaseException | None = None) -> None:
     kind = None if error is None else type(error)
     await stage.start(queue, "__aexit__", kind, error, None)
@@ -242,6 +254,7 @@ LOOKS = [
     "is_closed",
     "is_empty",
     "is_full",
+    "is_paused",
     "limits",
     "maxsize",
     "metrics",
@@ -261,17 +274,27 @@ CALLS: dict[str, list[Any]] = {
     "__aexit__": [leave, leave_by_an_error],
     "__aiter__": [lambda stage, queue: items(stage, queue, "__aiter__")],
     "batch_process": [calling("batch_process", ["x", "y"], ".work")],
+    "cancel": [calling("cancel", None)],
+    "clear": [calling("clear")],
     "close": [calling("close")],
     "get": [calling("get", timeout=0), calling("get")],
     "get_nowait": [calling("get_nowait")],
+    "in_hand": [in_hand],
     "items": [items],
     "join": [calling("join")],
     "map": [map_all],
+    "pause": [calling("pause")],
     "process": [calling("process", ".work", 2)],
     "processing": [processing],
     "put": [calling("put", "x", timeout=0), calling("put", "x", timeout=math.inf)],
     "put_nowait": [calling("put_nowait", "x"), calling("put_nowait", "x", deadline=1e6)],
+    "put_many": [
+        calling("put_many", ["x", "y", "z"], timeout=0),
+        calling("put_many", ["x", "y", "z"], timeout=math.inf),
+    ],
     "redrive": [calling("redrive")],
+    "remove": [calling("remove", "b".__eq__), calling("remove", {}.__getitem__)],
+    "resume": [calling("resume"), pause_and_resume],
     "start": [calling("start")],
     "stop": [calling("stop"), calling("stop", 0), calling("stop", drain=False)],
     "stop_on_signals": [stop_on_signals],
@@ -372,13 +395,16 @@ REFUSED: dict[str, dict[str, list[Any]]] = {
     },
     "from_config": {**_QUEUE, "config": [None, 5, {}]},
     "batch_process": {**_JOB, "error_handler": NOT_HANDLERS},
+    "cancel": {"future": [None, 5, asyncio.Future]},
     "get": {"timeout": NOT_SECONDS},
     "map": _JOB,
     "process": {**_WORK, "error_handler": NOT_HANDLERS},
     "processing": {"timeout": NOT_SECONDS},
     "put": _PUT,
+    "put_many": {"items": [*NOT_ITEMS, "text"], "timeout": NOT_SECONDS},
     "put_nowait": {"deadline": NOT_SECONDS},
     "redrive": {"timeout": NOT_SECONDS},
+    "remove": {"predicate": NOT_FUNCTIONS},
     "stop": {"timeout": NOT_SECONDS},
     "stop_on_signals": {"signals": [0, -5, "TERM", None], "timeout": NOT_SECONDS},
     "stop_workers": {"timeout": NOT_SECONDS},
@@ -395,6 +421,7 @@ NEEDED: dict[str, dict[str, Any]] = {
     "map": {"items": [], "worker_func": str},
     "process": {"worker_func": str},
     "put": {"item": 1},
+    "put_many": {"items": [1]},
     "put_nowait": {"item": 1},
     "submit": {"item": 1},
 }
@@ -1092,8 +1119,9 @@ def inside(call: Any) -> Script:
     return script
 
 
-#: Signals are for the main thread, which no worker of the blocking face is.
-NOT_INSIDE = {"__init__", "from_config", "stop_on_signals"}
+#: Signals are for the main thread, which no worker of the blocking face is. And what a task has not
+#: waited for yet is not in hand.
+NOT_INSIDE = {"__init__", "from_config", "stop_on_signals", "in_hand"}
 
 
 class TestInsideAWorkerFunction:

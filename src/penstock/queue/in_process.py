@@ -11,7 +11,7 @@ import logging
 import math
 from asyncio import _get_running_loop
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import AbstractContextManager, nullcontext
 from contextvars import Context
 from typing import TypeVar
@@ -24,10 +24,11 @@ from penstock.policies.item_state import Hold
 from penstock.policies.observer import ObservedPut, ObserverProvider
 from penstock.policies.policy import Policy
 from penstock.queue.base import CLOSED, NO_LIMIT, policy_statistics
+from penstock.queue.control import QueueControl
 from penstock.queue.counters import QueueCounters
 from penstock.queue.holder import Holder
 from penstock.queue.key_hold import KeyHold
-from penstock.queue.lifecycle import QueueLifecycle, is_cancelled
+from penstock.queue.lifecycle import is_cancelled
 from penstock.queue.limit_hold import LimitHold
 from penstock.queue.status import QueueStatistics, QueueStatus
 from penstock.queue.store import EntryBuffer, PutOutcome
@@ -43,7 +44,7 @@ T = TypeVar("T")
 _NOTHING = nullcontext()
 
 
-class InProcessQueue(QueueLifecycle[T]):
+class InProcessQueue(QueueControl[T]):
     """Coroutines run in the event loop of the workers, unless they say otherwise."""
 
     #: Seconds in which a worker that is woken has taken an item and begun, in all likelihood.
@@ -84,6 +85,7 @@ class InProcessQueue(QueueLifecycle[T]):
         assert isinstance(hold, Holder)
         if self._buffer.limits is not hold:
             hold.loop = self._buffer.limits.loop
+            hold.is_paused = self._buffer.limits.is_paused
             self._buffer.limits = hold
 
     def _limit_hold(self, limiter: Limiter) -> Hold:
@@ -133,6 +135,7 @@ class InProcessQueue(QueueLifecycle[T]):
             worker_count=self._pool.count,
             waiting_putters=buffer.putters,
             retrying=buffer.delayed,
+            is_paused=self.is_paused,
             **policy_statistics(self._policy, self._scope, self._pool.adaptive),
         )
 
@@ -206,6 +209,31 @@ class InProcessQueue(QueueLifecycle[T]):
             ticket.observed = put = self._observer.on_put()
             return await self._put_observed(put, ticket, item, timeout)
         return self._buffer.offer(item, ticket) or await self._wait_for_room(item, timeout, ticket)
+
+    async def _put_many(self, items: Collection[T], timeout: float | None) -> int:
+        """Put items, each as ``put`` does; return how many were accepted before the first not."""
+        checks.collection(items)
+        if _get_running_loop() is not self._open_in:
+            self._refuse("put")
+        ends_at = self._now() + (self._timeout if timeout is None else checks.seconds(timeout))
+        count = 0
+        try:
+            for item in items:
+                if _get_running_loop() is not self._open_in:  # it was stopped since the last one
+                    self._refuse("put")
+                if self._needs_slow_path():
+                    accepted = await self._put_slow(item, max(0.0, ends_at - self._now()))
+                else:
+                    accepted = self._buffer.offer(item) or await self._wait_for_room(
+                        item, max(0.0, ends_at - self._now())
+                    )
+                if not accepted:
+                    break
+                count += 1
+        except Exception:
+            if not count:  # else the next call meets it
+                raise
+        return count
 
     def _put_nowait(self, item: T, deadline: float | None) -> None:
         if not self._needs_slow_path() and deadline is None:

@@ -128,7 +128,7 @@ class QueueLifecycle(QueueBase[T]):
         self._check_loop("stop")
         self._check_not_worker("stop")
         if self._status is QueueStatus.PROCESSING:
-            self._close(QueueStatus.STOPPING)
+            self._close(QueueStatus.STOPPING, drain=drain)
         if not drain:
             nested = self._pool.nested_jobs
             self._pool.retire()
@@ -142,11 +142,11 @@ class QueueLifecycle(QueueBase[T]):
             self._end_stop()
         return not self._leftover
 
-    def _close(self, status: QueueStatus) -> None:
+    def _close(self, status: QueueStatus, *, drain: bool = True) -> None:
         self._open_in = self._takes_in = CLOSED
         self._stops += 1
         self._set_status(status)
-        self._buffer.close()
+        self._buffer.close(drain=drain)
 
     def _end_stop(self) -> None:
         """Finish a stop when all workers have ended. Each caller that waited for them calls it."""
@@ -398,6 +398,7 @@ class QueueLifecycle(QueueBase[T]):
         self._idle_timer = None
         waiting = self._buffer.unclaimed  # a map or a batch has workers of its own
         is_idle = not self._pool.has_standing and not self._is_taken_by_hand
+        is_idle &= not self._buffer.limits.is_paused  # resume() sets the timer again
         if waiting and is_idle and self._status is QueueStatus.PROCESSING:
             self._logger.warning(
                 "Queue %s has %d items and nobody takes any: start workers with process()",

@@ -218,6 +218,13 @@ class EntryStore(Generic[T]):
         self._count()
         return before - self.ready
 
+    def _take_back(self, entries: Iterable[Entry[T]]) -> list[Entry[T]]:
+        """:meth:`_remove`, and return those that were there, as they are now."""
+        numbers = {entry[0] for entry in entries}
+        there = [entry for entry in self.snapshot() if entry[0] in numbers]
+        self._remove(there)
+        return there
+
     def _remove_one(self, entry: Entry[T]) -> None:
         """Remove an entry of a :meth:`snapshot`, or one that is granted only."""
         if any(lane.remove_waiting(entry) for lane in self._all_lanes()):
@@ -234,7 +241,10 @@ class EntryStore(Generic[T]):
         self.room = self.maxsize - len(self._delayed_ids) - self._in_lanes
 
     def _look_what_is_special(self) -> None:
-        self._is_special = bool(self._requeued or self.lanes or self.limits.is_limited)
+        limits = self.limits
+        self._is_special = bool(
+            self._requeued or self.lanes or limits.is_limited or limits.is_paused
+        )
 
     def _append(self, entry: Entry[T]) -> None:
         """Add the entry of a put to the lane of its job."""
@@ -264,7 +274,11 @@ class EntryStore(Generic[T]):
             heappush(self._requeued, entry if job is self._owner else _without_job(entry))
         self._is_special = True
 
-    # -- limits -------------------------------------------------------------------------------
+    # -- pauses and limits --------------------------------------------------------------------
+
+    def _set_paused(self, is_paused: bool) -> None:
+        self.limits.is_paused = is_paused
+        self._look_what_is_special()
 
     def _hold(self) -> None:
         limits = self.limits
@@ -292,6 +306,8 @@ class EntryStore(Generic[T]):
 
     def _takeable(self, is_for_threads: bool | None = None) -> int:
         """How many entries workers may take (of one kind of workers, if it is given)."""
+        if self.limits.is_paused:
+            return 0
         count = 0
         for lane in self._all_lanes():
             job = self._job_of(lane)
@@ -492,6 +508,8 @@ class EntryBuffer(Protocol[T]):
     def is_drained(self) -> bool: ...
     def snapshot(self) -> list[Entry[T]]: ...
     def discard(self, entries: Iterable[Entry[T]]) -> int: ...
+    def take_back(self, entries: Iterable[Entry[T]]) -> list[Entry[T]]: ...
+    def set_paused(self, is_paused: bool) -> bool: ...
     def offer(
         self, item: T, ticket: Ticket | None = None, context: Context | None = None
     ) -> bool: ...
@@ -516,7 +534,7 @@ class EntryBuffer(Protocol[T]):
     def go_on(self) -> bool: ...
     def unpark(self, number: int) -> bool: ...
     def open(self) -> None: ...
-    def close(self) -> None: ...
+    def close(self, *, drain: bool = True) -> None: ...
     def end(self) -> list[Job[T]]: ...
     def forget_waiters(self) -> None: ...
     def open_lane(self, job: Job[T]) -> None: ...

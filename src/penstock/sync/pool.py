@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
+import time
 from asyncio import _get_running_loop
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import AbstractContextManager, suppress
@@ -90,6 +91,14 @@ class _ThreadWorker(_SlotWorker[T]):
 
     def has_been_cancelled(self) -> bool:
         return False  # nobody can cancel a thread
+
+    @property
+    def in_hand(self) -> Entry[T] | None:
+        return self.slot.entry if self.slot.has_one_in_hand else None
+
+    @property
+    def seconds_in_hand(self) -> float:
+        return max(0.0, time.monotonic() - self.slot.since)
 
     def cancel(self) -> None:
         """Reclaim its item and go on without it: a function in a thread cannot be cancelled."""
@@ -187,6 +196,17 @@ class ThreadWorkerPool(WorkerPool[T]):
                 self._have_ask(active)
         with suppress(RuntimeError):  # it is closed: there are no workers
             loop.call_soon_threadsafe(self.resize)
+
+    def cancel_item(self, worker: Worker[T], entry: Entry[T]) -> bool:
+        """Cancel a call in the loop; False for a worker that is a thread. For any thread."""
+        loop_thread = self.loop_thread
+        loop = None if loop_thread is None else loop_thread.loop
+        if isinstance(worker, _ThreadWorker) or worker.in_hand is not entry or loop is None:
+            return False
+        with suppress(RuntimeError):  # it is closed: there are no workers
+            loop.call_soon_threadsafe(worker.cancel_item, entry)
+            return True
+        return False
 
     def _no_takes(self) -> AbstractContextManager[object]:
         return self._buffer.lock

@@ -10,7 +10,7 @@ import time
 import warnings
 from asyncio import _get_running_loop
 from collections import deque
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Collection, Coroutine, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from typing import Any, NoReturn, TypeVar
 
@@ -116,6 +116,10 @@ class BlockingQueue(BlockingConsumable[T], InProcessQueue[T]):
         if self._open_in is CLOSED:
             self._refuse("put")
         self._put_nowait(item, deadline)
+
+    def put_many(self, items: Collection[T], timeout: float | None = None) -> int:
+        """Put items in their order; return how many were accepted, from the front."""
+        return run_to_completion(self._put_many(items, timeout))
 
     def redrive(self, timeout: float | None = None) -> int:
         """Put the items of ``dead_letters`` back, as if they were new."""
@@ -352,7 +356,7 @@ class BlockingQueue(BlockingConsumable[T], InProcessQueue[T]):
 
     def _stop_without_loop(self) -> None:
         """Stop at once; take back what the workers hold."""
-        self._close(QueueStatus.STOPPING)
+        self._close(QueueStatus.STOPPING, drain=False)
         self._pool.abandon()
         self._end_stop()
 
@@ -386,14 +390,18 @@ class BlockingQueue(BlockingConsumable[T], InProcessQueue[T]):
 
     # -- refusals -----------------------------------------------------------------------------
 
-    def _check_not_interrupted(self) -> None:
+    def _check_not_interrupted(self, what: str = "put or take") -> None:
         if self._buffer.is_interrupted():
             raise QueueStateError(
-                f"Cannot put or take here: a signal handler or a finaliser has interrupted queue "
+                f"Cannot {what} here: a signal handler or a finaliser has interrupted queue "
                 f"{self._name} itself in the middle of a change. Leave a note there, and do it "
                 "elsewhere",
                 current_state=self._status.value,
             )
+
+    def _check_control(self, what: str) -> None:
+        self._check_alive()
+        self._check_not_interrupted(what)
 
     def _check_loop(self, what: str) -> None:
         """Lifecycle calls are sent to the right loop; callers are checked before that."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from contextlib import suppress
+from time import monotonic
 from typing import Any, Generic, TypeVar
 
 from penstock.queue.counters import Field, QueueCounters
@@ -133,6 +134,8 @@ class WorkerSlot(Generic[T]):
         self.taken = 0
         self.entry: Entry[T] | None = None
         self.job: Job[T] | None = None
+        #: When it took that, where it is a thread.
+        self.since = 0.0
         #: Whether the entry was reclaimed: nothing counts that the worker does since.
         self.is_revoked = False
         #: Whether the worker asks the pool before it takes another entry.
@@ -269,6 +272,11 @@ class ThreadSlot(WorkerSlot[T]):
     """The slot of a worker that is a thread."""
 
     is_for_threads = True
+
+    def take(self) -> Entry[T] | None:
+        """The next entry, or None when there is none right now."""
+        self.since = monotonic()
+        return self._buffer.take(self)
 
     async def wait(self) -> bool:
         """Block until there may be an entry to take; False when none will ever come."""

@@ -6,7 +6,7 @@ import logging
 import math
 import signal
 import time
-from collections.abc import Awaitable, Callable, Generator, Iterable
+from collections.abc import Awaitable, Callable, Collection, Generator, Iterable
 from types import TracebackType
 from typing import Any, Literal, NoReturn, TypeVar, overload
 
@@ -211,6 +211,15 @@ class WorkQueue(FromConfig, WorkQueueBase[T], BlockingConsumable[T]):
         """
         self._blocking.put_nowait(item, deadline=deadline)
 
+    def put_many(self, items: Collection[T], timeout: float | None = None) -> int:
+        """Put ``items``, as :meth:`penstock.WorkQueue.put_many` does; return how many it accepted.
+
+        ``timeout`` is in seconds, all items together: as for :meth:`put`. After Ctrl-C, what was
+        accepted until then stays.
+        """
+        self._with("put_many", "put_many()")
+        return self._blocking.put_many(items, timeout)
+
     def get(self, timeout: float | None = None) -> T:
         """Take an item, as :meth:`penstock.BoundedQueue.get` does, in ``timeout`` seconds."""
         return self._blocking.get(timeout)
@@ -222,6 +231,12 @@ class WorkQueue(FromConfig, WorkQueueBase[T], BlockingConsumable[T]):
     def task_done(self) -> None:
         """An item is done: as :meth:`penstock.BoundedQueue.task_done`."""
         self._blocking.task_done()
+
+    def _call_with(self, method: str, *args: Any) -> Any:
+        self._with(method, f"{method}()")
+        if isinstance(self._blocking, BlockingQueue):
+            return getattr(self._blocking, method)(*args)
+        return self._blocking.call(method, *args)
 
     def _consumed(self) -> BlockingQueue[T]:
         queue: BlockingQueue[T] = self._consumed_by(BlockingQueue)
@@ -357,7 +372,8 @@ class WorkQueue(FromConfig, WorkQueueBase[T], BlockingConsumable[T]):
     ) -> Result:
         """Put an item; return a ``concurrent.futures.Future`` of its result.
 
-        That of an item that runs already cannot be cancelled. An exception is logged if nobody has
+        That of an item that runs already cannot be cancelled, but by :meth:`cancel` if the worker
+        function is ``async def``. An exception is logged if nobody has
         read it when the future is garbage-collected, or when the program ends. Otherwise as
         :meth:`penstock.WorkQueue.submit`.
         """

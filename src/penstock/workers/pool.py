@@ -113,6 +113,21 @@ class WorkerPool(Generic[T]):
         """Return a new count of the calls that wait for something."""
         return WaitingCalls(self._workers)
 
+    def in_hand(self) -> list[tuple[Worker[T], Entry[T]]]:
+        """The workers that have an entry in hand, and these entries. For any thread."""
+        return [
+            (worker, entry)
+            for worker in [*self._workers.values()]
+            if (entry := worker.in_hand) is not None
+        ]
+
+    def cancel_item(self, worker: Worker[T], entry: Entry[T]) -> bool:
+        """Cancel the call of ``worker`` on ``entry``: the item fails with ``CancelledError``.
+
+        False: the worker has it no longer, or cannot be cancelled.
+        """
+        return worker.cancel_item(entry)
+
     # -- jobs and their claims ------------------------------------------------------------------
 
     def make_job(
@@ -351,7 +366,8 @@ class WorkerPool(Generic[T]):
         with self._lock:
             active[worker] = None
         try:
-            worker.task = self._launch(worker, f"penstock-{self._name}-worker-{self._launched}")
+            worker.name = f"penstock-{self._name}-worker-{self._launched}"
+            worker.task = self._launch(worker, worker.name)
         except BaseException:  # no thread can be started
             self._take_out([worker])
             worker.leave()

@@ -10,7 +10,7 @@ from inspect import isawaitable
 from itertools import repeat
 from typing import Any, Generic, TypeVar
 
-from penstock._util.compat import CountingTask, cancel_requests, is_being_cancelled
+from penstock._util.compat import CountingTask, cancel_requests, is_being_cancelled, uncancel
 from penstock.workers.calls import FINISHED, AsyncCall
 from penstock.workers.inside import CURRENT_CALL
 from penstock.workers.item import Entry, Ticket, job_of
@@ -55,6 +55,7 @@ class Worker(Generic[T]):
     __slots__ = (
         "_cancelled_after",
         "_counters",
+        "_item_cancels",
         "_logger",
         "_may_go_on",
         "_source",
@@ -65,6 +66,8 @@ class Worker(Generic[T]):
         "entry",
         "handled_cancels",
         "must_ask",
+        "name",
+        "since",
         "standing",
         "task",
     )
@@ -94,6 +97,12 @@ class Worker(Generic[T]):
         self._cancelled_after = -1
         #: Requests to cancel the task that were meant for items, and are no reason to end.
         self.handled_cancels = 0
+        # How many of the requests to cancel the task came by :meth:`cancel_item`.
+        self._item_cancels = 0
+        #: What it is called: the name of its task or thread. The pool sets it.
+        self.name = ""
+        #: When it took the entry with which it is suspended, by the clock of its turn.
+        self.since = 0.0
         #: Stands for the call of its item, or of one before, to know code that runs inside of it.
         #: (Not the call itself: contexts keep it, for longer than the call may live.)
         self.call: object = None
@@ -192,7 +201,7 @@ class Worker(Generic[T]):
     # For an item that suspends in its first step. A generator, because each resumption climbs
     # through every level of ``await``.
     @types.coroutine
-    def _drive(  # noqa: PLR0915 - in one piece, for speed
+    def _drive(  # noqa: PLR0912, PLR0915 - in one piece, for speed
         self, entry: Entry[T], steps: Generator[Any, Any, Any], awaited: Any
     ) -> Generator[Any, Any, BaseException | None]:
         """Drive a suspended call to its end; return the error that it raised, or None.
@@ -203,6 +212,7 @@ class Worker(Generic[T]):
                 task is cancelled by somebody else, is an item that failed.)
             GeneratorExit: the event loop was closed, and the entry is requeued.
         """
+        self.since = self._source.turn.clock()
         self.entry = entry
         ticket = entry[3]
         job: Any = self.standing if ticket is None or ticket.job is None else ticket.job
@@ -241,7 +251,7 @@ class Worker(Generic[T]):
         if self.entry is not entry:
             raise asyncio.CancelledError("the pool abandoned this worker and took its item")
         if isinstance(error, asyncio.CancelledError):
-            is_asked_to = cancel_requests(task) > self.handled_cancels
+            is_asked_to = cancel_requests(task) > self.handled_cancels + self._item_cancels
             if self.cancelled or (is_asked_to and (not is_meant or self.is_loop_ending())):
                 self._requeue(entry)
                 try:
@@ -251,11 +261,44 @@ class Worker(Generic[T]):
             self.cancelled_by_others |= is_asked_to
         self.entry = None
         self._cancelled_after = -1
+        if self._item_cancels:
+            self._end_item_cancels()
         self.handled_cancels = cancel_requests(task)  # all so far were the item's own
         try:
             return error
         finally:
             error = None
+
+    @property
+    def in_hand(self) -> Entry[T] | None:
+        """The entry with which it is suspended, or None."""
+        return self.entry
+
+    @property
+    def seconds_in_hand(self) -> float:
+        """How long ago it took that."""
+        return max(0.0, self._source.turn.clock() - self.since)
+
+    def cancel_item(self, entry: Entry[T]) -> bool:
+        """Cancel the call on an entry in hand, which fails then; the worker goes on.
+
+        In the loop of the worker. False: the worker has the entry no longer.
+        """
+        if self.entry is not entry or self.task.done():
+            return False
+        if self.task is asyncio.current_task():  # at its next wait, if there is one
+            self.task.get_loop().call_soon(self.cancel_item, entry)
+            return True
+        self._item_cancels += 1
+        self.task.cancel()
+        return True
+
+    def _end_item_cancels(self) -> None:
+        # What its next items start, and ``asyncio.timeout``, ask the task how often it was asked.
+        task: Any = self.task
+        for _ in range(self._item_cancels):
+            uncancel(task)
+        self._item_cancels = 0
 
     def has_been_cancelled(self) -> bool:
         """Whether a cancellation of its task ended it, and not the end of all entries."""
