@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any, NoReturn
 from unittest.mock import patch
 
-from penstock.sync.slots import LoopSlot, ThreadSlot, WorkerSlot
+from penstock.sync.slots import LoopSlot, WorkerSlot
 
 MOMENTS = (0.0, 0.0, 0.0005, 0.001, 0.003, 0.01)
 
@@ -96,7 +96,6 @@ def noting_holds() -> Iterator[None]:
     with (
         patch.object(WorkerSlot, "take", noting(WorkerSlot.take)),
         patch.object(LoopSlot, "take", noting(LoopSlot.take)),
-        patch.object(ThreadSlot, "take", noting(ThreadSlot.take)),
         patch.object(WorkerSlot, "close", close),
     ):
         yield

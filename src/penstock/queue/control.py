@@ -23,7 +23,8 @@ class ItemInHand(Generic[T]):
     item: T
     #: The name of the task or thread that is the worker.
     worker: str
-    #: How many seconds ago the worker took the item.
+    #: How many seconds ago the worker took the item. (In ``penstock.sync``, of a plain function that
+    #: was under way before the first call of ``in_hand()``: since that call.)
     seconds: float
     _cancel: Callable[[], bool] = field(repr=False, compare=False)
 
@@ -185,7 +186,7 @@ class QueueControl(QueueLifecycle[T]):
             ticket = entry[3]
             if ticket is not None and ticket.future is future:
                 return self._pool.cancel_item(worker, entry)
-        return not future.done() and future.cancel() is True
+        return bool(not future.done() and future.cancel())
 
     def _check_control(self, what: str) -> None:
         """Refuse a call where it may not be made."""

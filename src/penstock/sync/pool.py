@@ -98,6 +98,7 @@ class _ThreadWorker(_SlotWorker[T]):
 
     @property
     def seconds_in_hand(self) -> float:
+        self.slot.note_time()
         return max(0.0, time.monotonic() - self.slot.since)
 
     def cancel(self) -> None:
@@ -149,6 +150,8 @@ class ThreadWorkerPool(WorkerPool[T]):
         self.threads: dict[int, _ThreadWorker[Any]] = {}
         #: Whether this is a forked child.
         self.is_inherited = False
+        # Whether threads note when they take an entry.
+        self._notes_time = False
 
     def worker_around(self) -> Caller | None:
         """The worker inside of whose item the caller's code runs, or None. For any thread."""
@@ -197,6 +200,14 @@ class ThreadWorkerPool(WorkerPool[T]):
         with suppress(RuntimeError):  # it is closed: there are no workers
             loop.call_soon_threadsafe(self.resize)
 
+    def in_hand(self) -> list[tuple[Worker[T], Entry[T]]]:
+        """The workers that have an entry in hand, and these entries. For any thread."""
+        self._notes_time = True
+        for worker in [*self._workers.values()]:
+            if isinstance(worker, _ThreadWorker):
+                worker.slot.note_time()
+        return super().in_hand()
+
     def cancel_item(self, worker: Worker[T], entry: Entry[T]) -> bool:
         """Cancel a call in the loop; False for a worker that is a thread. For any thread."""
         loop_thread = self.loop_thread
@@ -218,6 +229,8 @@ class ThreadWorkerPool(WorkerPool[T]):
     def _make_worker(self, standing: Job[T] | None, is_for_threads: bool) -> Worker[T]:
         if is_for_threads:
             slot = ThreadSlot(self._buffer, self._shared, standing)
+            if self._notes_time:
+                slot.note_time()
             return _ThreadWorker(slot, self._logger, self._may_go_on, self.loop_thread)
         slot_in_loop = LoopSlot(self._buffer, self._shared, standing)
         return _SlotWorker(slot_in_loop, self._logger, self._may_go_on, self.loop_thread)
