@@ -16,6 +16,7 @@ from typing import Any, Generic, Protocol, TypeVar
 from penstock.queue.holder import Holder
 from penstock.workers.item import Entry, Ticket, job_of
 from penstock.workers.job import Job
+from penstock.workers.turn import ENDLESS, LoopTurn
 
 T = TypeVar("T")
 
@@ -102,9 +103,15 @@ class EntryStore(Generic[T]):
     While it is *held*, workers find nothing to take: the next entry would have to wait for a limit.
     From the first time on until nothing is left it is *limited*: workers are woken one at a time,
     since the next entry may be held again. What is taken by hand is not concerned.
+
+    Nor do they find anything while their ``turn`` in the event loop is paused.
     """
 
-    def __init__(self, maxsize: int, entries: deque[Entry[T]]) -> None:
+    def __init__(
+        self, maxsize: int, entries: deque[Entry[T]], turn: LoopTurn = ENDLESS
+    ) -> None:
+        #: How long workers may go on without a wait.
+        self.turn = turn
         self.maxsize = maxsize
         self.closed = False
         #: The waiting entries of the standing job, in order. Others may look at its length only.
@@ -123,7 +130,8 @@ class EntryStore(Generic[T]):
         self.lanes: dict[Job[T], Lane[T]] = {}
         # How many entries wait in those.
         self._in_lanes = 0
-        # Whether a take must look at more than ``entries``: at lanes, or requeued entries.
+        # Whether a take must look at more than ``entries``: at lanes, at requeued entries, or at
+        # what holds it up.
         self._is_special = False
         #: What holds entries back, where there are limits.
         self.limits = Holder()
@@ -226,7 +234,10 @@ class EntryStore(Generic[T]):
             self._remove([entry])
 
     def _count(self) -> None:
-        """Set what is known about all lanes and delayed entries, after any of them has changed."""
+        """Set what is known about all lanes and delayed entries, after any of them has changed.
+
+        An entry that is delayed, or taken again, is counted without this: that comes more often.
+        """
         lanes, peak = self.lanes, self.peak
         self._in_lanes = sum(len(lane.waiting) for lane in lanes.values()) if lanes else 0
         self.main_peak = peak - self._in_lanes
@@ -234,7 +245,9 @@ class EntryStore(Generic[T]):
         self.room = self.maxsize - len(self._delayed_ids) - self._in_lanes
 
     def _look_what_is_special(self) -> None:
-        self._is_special = bool(self._requeued or self.lanes or self.limits.is_limited)
+        self._is_special = bool(
+            self._requeued or self.lanes or self.limits.is_limited or self.turn.is_paused
+        )
 
     def _append(self, entry: Entry[T]) -> None:
         """Add the entry of a put to the lane of its job."""
@@ -324,8 +337,13 @@ class EntryStore(Generic[T]):
         """Take the head of a lane."""
         if lane.requeued:
             entry = heappop(lane.requeued)
-            if self._delayed_ids:
-                self._end_delay(entry)
+            number = entry[0]
+            if number in self._delayed_ids:  # it takes up no room any more
+                self._delayed_ids.discard(number)
+                self.room += 1
+                if number in self.limits.handed_out:
+                    self.limits.handed_out.discard(number)
+                    self.limits.was_taken(entry[3].place)  # type: ignore[union-attr]
         else:
             entry = self._pop_waiting(lane.waiting)
             if lane is not self._main:
@@ -423,17 +441,7 @@ class EntryStore(Generic[T]):
         number = entry[0]
         heappush(self._delayed, (due, number, entry))
         self._delayed_ids.add(number)
-        self._count()
-
-    def _end_delay(self, entry: Entry[T]) -> None:
-        """The entry takes up no room any more."""
-        number = entry[0]
-        if number in self._delayed_ids:
-            self._delayed_ids.discard(number)
-            self._count()
-            if number in self.limits.handed_out:
-                self.limits.handed_out.discard(number)
-                self.limits.was_taken(entry[3].place)  # type: ignore[union-attr]
+        self.room -= 1
 
     def _promote_due(self, now: float) -> None:
         """Move the delayed entries that are due to the requeued ones."""
@@ -455,7 +463,7 @@ class EntryStore(Generic[T]):
             return
         self.limits.parked[number] = entry
         self._delayed_ids.add(number)
-        self._count()
+        self.room -= 1
         self.limits.was_parked(number, ticket.place)
 
     def _hand_out(self, number: int) -> bool:
