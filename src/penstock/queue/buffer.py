@@ -24,7 +24,9 @@ from heapq import heapify, heappop, heappush
 from typing import Any, TypeAlias, TypeVar
 
 from penstock._util.wait_queue import WaitQueue
-from penstock.queue.store import EntryStore, Lane, PutOutcome
+from penstock.queue.entry_buffer import PutOutcome
+from penstock.queue.lane import Lane
+from penstock.queue.store import EntryStore
 from penstock.workers.item import Entry, Ticket, job_of
 from penstock.workers.job import Job
 from penstock.workers.turn import LoopTurn
