@@ -9,7 +9,17 @@ author = "The penstock developers"
 project_copyright = "The penstock developers. Apache License 2.0"
 version = release = version_of("penstock")
 
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
+extensions = [
+    "myst_parser",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.napoleon",
+    "sphinx.ext.viewcode",
+    "sphinx_copybutton",
+]
+
+# Of what is shown as typed in a terminal, the button copies what is typed: no prompt, no output.
+copybutton_prompt_text = r"\$ |>>> |\.\.\. "
+copybutton_prompt_is_regexp = True
 
 html_theme = "furo"
 html_title = f"penstock {version}"

@@ -400,6 +400,7 @@ class TestInHand:
         queue: Any = make_queue()
         worker = Worker(held=True)
         await queue.start_workers(worker, 2)
+        assert queue.in_hand() == []
         await put_all(queue, "a", "b", "c")
         await until(lambda: len(worker.began) == 2)
         await asyncio.sleep(0.1)

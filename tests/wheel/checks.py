@@ -23,6 +23,7 @@ from penstock._version import __version__
 
 ROOT = Path(__file__).parents[2]
 BOUND = 900.0
+README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 #: What the code of each extra is for, and what it says without it.
 EXTRAS = {
@@ -227,6 +228,17 @@ def test_its_readme_is_rendered(built: Built) -> None:
     shown = markdown.render(told.description or "")
     assert shown is not None
     assert re.search(r"<h1[^>]*>penstock", shown)
+
+
+def test_its_readme_has_the_code_of_the_repository_and_no_link_that_leads_nowhere(
+    built: Built,
+) -> None:
+    told = metadata(built).description or ""
+    blocks = [re.findall(r"^```.*?^```", text, re.DOTALL | re.MULTILINE) for text in (README, told)]
+    assert blocks[0] == blocks[1]
+    shown = markdown.render(told) or ""
+    targets = re.findall(r'(?:href|src)="([^"]*)"', shown)
+    assert [target for target in targets if not target.startswith(("http", "#"))] == []
 
 
 # -- installed alone -------------------------------------------------------------------------------

@@ -23,8 +23,8 @@ class ItemInHand(Generic[T]):
     item: T
     #: The name of the task or thread that is the worker.
     worker: str
-    #: How many seconds ago the worker took the item. (In ``penstock.sync``, of a plain function that
-    #: was under way before the first call of ``in_hand()``: since that call.)
+    #: How many seconds ago the worker took the item. (In ``penstock.sync``, of a plain function
+    #: that was under way before the first call of ``in_hand()``: since that call.)
     seconds: float
     _cancel: Callable[[], bool] = field(repr=False, compare=False)
 
@@ -177,15 +177,16 @@ class QueueControl(QueueLifecycle[T]):
         is cancelled, and the future is done when the call has ended; as :meth:`ItemInHand.cancel`.
         """
         self._check_control("cancel an item")
-        if getattr(future, "_pool", None) is not self._pool:
+        pool, is_ours = self._pool, getattr(future, "_pool", None) is self._pool
+        if not is_ours:
             raise TypeError(
                 f"future must be one that submit() of queue {self._name} returned, "
                 f"got {checks.shown(future)}"
             )
-        for worker, entry in self._pool.in_hand():
+        for worker, entry in pool.in_hand():
             ticket = entry[3]
             if ticket is not None and ticket.future is future:
-                return self._pool.cancel_item(worker, entry)
+                return pool.cancel_item(worker, entry)
         return bool(not future.done() and future.cancel())
 
     def _check_control(self, what: str) -> None:

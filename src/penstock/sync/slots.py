@@ -15,7 +15,7 @@ from time import monotonic
 from typing import Any, Generic, TypeVar
 
 from penstock.queue.counters import Field, QueueCounters
-from penstock.queue.store import EntryBuffer
+from penstock.queue.entry_buffer import EntryBuffer
 from penstock.sync.buffer import JanusBuffer
 from penstock.sync.waiting import LoopWaiters
 from penstock.workers.item import Entry, job_of
@@ -277,7 +277,7 @@ class ThreadSlot(WorkerSlot[T]):
     is_for_threads = True
 
     def note_time(self) -> None:
-        """Note from now on when the worker takes an entry. (A look at the clock costs 2 % of it.)"""
+        """Note from now on when the worker takes an entry: to look at the clock takes time."""
         if not self.since:
             self.since = monotonic()
             self.take = self._take_and_note  # type: ignore[method-assign]

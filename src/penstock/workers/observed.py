@@ -24,12 +24,11 @@ class ObservedTicket(Ticket):
     #: Set by whoever makes the ticket.
     observed: ObservedItem
 
-    async def run(self, call: AsyncCall[Any], standing: Any, item: Any) -> None:
+    async def run(self, call: AsyncCall[Any], job: Any, item: Any) -> None:
         """Run the item as any ticket does, and observe the attempt."""
         if not self.claim():
             return
-        job, scope = self.job or standing, self.scope
-        call = self.call or (call if self.job is None else job.call)
+        call, scope = self.call or call, self.scope
         if scope is None:
             with self.observed.attempt():
                 result = await call(item)

@@ -216,9 +216,9 @@ class DeliveryTicket(Ticket):
         """The seconds until another attempt, or None: it failed; and the error that counts."""
         return self._inner.after(error)
 
-    async def run(self, call: AsyncCall[Any], standing: Any, item: Any) -> None:
+    async def run(self, call: AsyncCall[Any], job: Any, item: Any) -> None:
         """Make the call, and settle the item after it has returned."""
-        await self._inner.run(call, standing, item)
+        await self._inner.run(call, job, item)
         await self._hands.done(self.delivery)
 
     def on_failure(self, error: BaseException, item: Any) -> None:
