@@ -298,6 +298,26 @@ class QueueInThreads:
 
     start_workers = process
 
+    async def process_batches(
+        self, worker_func: Any, *, error_handler: Any = None, **options: Any
+    ) -> None:
+        if is_async(error_handler):
+            error_handler = self._stage.for_loop(error_handler)
+        func = self._for_workers(worker_func)
+        await in_thread(
+            self.blocking.process_batches, func, error_handler=error_handler, **options
+        )
+
+    async def map_batches(
+        self, worker_func: Any, items: Any, **options: Any
+    ) -> AsyncGenerator[Any, None]:
+        results = self.blocking.map_batches(self._for_workers(worker_func), items, **options)
+        try:
+            while (result := [await in_thread(next, results, _END)])[0] is not _END:
+                yield result.pop()
+        finally:
+            await in_thread(results.close)
+
     def _for_workers(self, func: Any) -> Any:
         if not is_async(func):
             return func

@@ -8,7 +8,7 @@ parameter ``telemetry``. (It is no public interface: it may change in any versio
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sized
+from collections.abc import Callable, Mapping, Sequence, Sized
 from contextlib import AbstractContextManager
 from contextvars import Context
 from types import TracebackType
@@ -81,6 +81,18 @@ class ObservedItem(Protocol):
             number: which attempt it is; the first is 1.
             limit_wait: seconds that it waited for limits. ``None``: there are no limits.
             context: the context of the item's put. ``None``: the current one.
+        """
+        ...
+
+    def batch_attempt(
+        self, items: Sequence[tuple[ObservedItem, Context]], number: int, count: int
+    ) -> AbstractContextManager[object]:
+        """The block of one call for several items, of which this is one.
+
+        Args:
+            items: those of them that are observed, each with the context of its put.
+            number: which attempt it is.
+            count: of how many items, observed or not.
         """
         ...
 

@@ -20,6 +20,7 @@ from penstock.policies.dead_letters import MAX_DEAD_LETTERS
 from penstock.policies.observer import ObserverProvider
 from penstock.policies.policy import Policy
 from penstock.queue.base import WARNING_INTERVAL
+from penstock.queue.batch_buffer import BatchBuffer
 from penstock.queue.buffer import Buffer
 from penstock.queue.counters import QueueCounters
 from penstock.queue.entry_buffer import EntryBuffer
@@ -122,6 +123,13 @@ class BoundedQueue(Lifecycle, Consumable[T], InProcessQueue[T]):
         self._entries = buffer.entries
         counters = QueueCounters(buffer)
         return buffer, counters, WorkerPool(buffer, counters, self._name, self._logger)
+
+    def _use_batches(self) -> None:
+        buffer: Any = self._buffer
+        if not isinstance(buffer, BatchBuffer):
+            buffer.__class__ = BatchBuffer
+            buffer.counters = self._counters
+            buffer._look_what_is_special()
 
     # -- putting ------------------------------------------------------------------------------
 

@@ -162,7 +162,7 @@ class Buffer(EntryStore[T], WaitQueue):
             self._unpark(1)
         return True
 
-    def _offer_to_lane(self, item: T, ticket: Ticket, context: Context | None) -> bool:
+    def _offer_to_lane(self, item: T, ticket: Ticket | None, context: Context | None) -> bool:
         """:meth:`offer`, where the entry may be one of several jobs."""
         lane = None
         if len(self.entries) >= self.room:

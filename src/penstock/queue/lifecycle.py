@@ -16,6 +16,7 @@ from penstock.queue.base import CLOSED, QueueBase, always
 from penstock.queue.counters import QueueCounters
 from penstock.queue.entry_buffer import EntryBuffer
 from penstock.queue.status import NotProcessedError, QueueStatus
+from penstock.workers.batch import Batching
 from penstock.workers.calls import ErrorHandler, WorkerFunc
 from penstock.workers.item import Ticket
 from penstock.workers.job import Job
@@ -66,9 +67,24 @@ class QueueLifecycle(QueueBase[T]):
         worker_func: WorkerFunc[T, Any],
         size: int | AdaptiveConcurrency,
         error_handler: ErrorHandler[T] | None,
+        batching: Batching | None = None,
     ) -> None:
         self._buffer.split()
-        await super()._start_workers(worker_func, size, error_handler)
+        if batching is not None:
+            self._use_batches()
+        await super()._start_workers(worker_func, size, error_handler, batching)
+        self._note_waiting()
+
+    def _use_batches(self) -> None:
+        """From now on the buffer knows batches."""
+        raise NotImplementedError
+
+    def _note_waiting(self) -> None:
+        """What waits may be of batches now."""
+        note: Callable[[], None] | None = getattr(self._buffer, "note_waiting", None)
+        if note is not None:
+            note()
+            self._buffer.wake()
 
     async def _without_workers(self) -> None:
         self._needs_slow_path = self._first_put

@@ -85,6 +85,7 @@ class ResultStream(Generic[T]):
                         future.add_done_callback(self._futures.put_nowait)
                     await self._turns.acquire()
         finally:
+            self._job.all_put()
             self._futures.put_nowait(None)
 
     def __aiter__(self) -> ResultStream[T]:

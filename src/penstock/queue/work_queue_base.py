@@ -14,6 +14,7 @@ from penstock.protocols import Queue
 from penstock.queue.control import ItemInHand
 from penstock.queue.in_process import InProcessQueue
 from penstock.queue.status import QueueStatistics, QueueStatus
+from penstock.workers.batch import Batching
 
 T = TypeVar("T")
 Q = TypeVar("Q")
@@ -310,6 +311,23 @@ class WorkQueueBase(Generic[T]):
         return self.queue
 
     # -- checks -------------------------------------------------------------------------------
+
+    def _batching(
+        self, max_size: Any, max_wait: Any, *, split: bool = True, needs_results: bool = False
+    ) -> Batching:
+        """How entries are taken together.
+
+        Raises:
+            TypeError, ValueError: for an argument that is not allowed; or a limit has a ``key``.
+        """
+        size = checks.positive_int(max_size, "max_size", "max_size must be at least 1")
+        wait = checks.seconds(max_wait, "max_wait")
+        policy = self._in_this_process("process_batches")._policy
+        if policy is not None and any(limit.key is not None for limit in policy.limits.limits):
+            raise ValueError(
+                "Batches are for limits without a key: the items of one call may have several"
+            )
+        return Batching(size, wait, split, needs_results)
 
     def _workers_wanted(self, num_workers: Any) -> int | AdaptiveConcurrency:
         limit = self.concurrency_limit

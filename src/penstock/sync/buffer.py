@@ -478,7 +478,11 @@ class JanusBuffer(EntryStore[T]):
             return
         if not self.lanes and not self.limits.is_limited:
             self._unpark(len(self._main))
-            return
+        else:
+            self._unpark_kinds()
+
+    def _unpark_kinds(self) -> None:
+        """Wake those who wait for what they can take, each kind by itself."""
         for kind in (BY_HAND, THREAD):
             count = self.available(kind)
             waiting = [event for event, one in self._waiters.items() if one == kind]

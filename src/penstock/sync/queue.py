@@ -26,12 +26,14 @@ from penstock.queue.base import CLOSED, WARNING_INTERVAL
 from penstock.queue.entry_buffer import EntryBuffer
 from penstock.queue.in_process import InProcessQueue
 from penstock.queue.status import NotProcessedError, QueueStatistics, QueueStatus, state_error
+from penstock.sync.batch_buffer import BatchJanusBuffer
 from penstock.sync.buffer import JanusBuffer
 from penstock.sync.futures import Result
 from penstock.sync.pool import ThreadWorkerPool, run_to_completion
 from penstock.sync.provider import LoopThreadProvider, refuse_to_wait
 from penstock.sync.slots import SharedCounters
 from penstock.sync.stream import BlockingConsumable
+from penstock.workers.batch import Batching
 from penstock.workers.calls import AsyncCall, ErrorHandler, WorkerFunc
 from penstock.workers.inside import Caller
 from penstock.workers.item import Entry
@@ -84,6 +86,16 @@ class BlockingQueue(BlockingConsumable[T], InProcessQueue[T]):
         counters = SharedCounters(buffer)
         buffer.holders = lambda: counters.slots
         return buffer, counters, ThreadWorkerPool(buffer, counters, self._name, self._logger)
+
+    def _use_batches(self) -> None:
+        with self._buffer.lock:
+            if not isinstance(self._buffer, BatchJanusBuffer):
+                self._buffer.__class__ = BatchJanusBuffer
+                self._buffer._look_what_is_special()
+
+    def _note_waiting(self) -> None:
+        with self._buffer.lock:
+            super()._note_waiting()
 
     @property
     def size(self) -> int:
@@ -220,13 +232,14 @@ class BlockingQueue(BlockingConsumable[T], InProcessQueue[T]):
         worker_func: WorkerFunc[T, Any],
         num_workers: int | AdaptiveConcurrency,
         error_handler: ErrorHandler[T] | None = None,
+        batching: Batching | None = None,
     ) -> None:
         """Start workers that call ``worker_func`` on each item; start the queue too, if need be."""
         size = self.check_workers(worker_func, num_workers, error_handler)
         self._check_alive()
         refuse_to_wait("process")  # but not in a worker: to replace the workers is no wait
         with self._acquire_thread() as thread:
-            thread.call(self._start_workers, worker_func, size, error_handler)
+            thread.call(self._start_workers, worker_func, size, error_handler, batching)
 
     def close(self) -> None:
         """Let nobody put any more; what was accepted is processed, or taken, and then it stops."""
@@ -253,8 +266,9 @@ class BlockingQueue(BlockingConsumable[T], InProcessQueue[T]):
         worker_func: WorkerFunc[T, Any],
         size: int | AdaptiveConcurrency,
         error_handler: ErrorHandler[T] | None,
+        batching: Batching | None = None,
     ) -> None:
-        await super()._start_workers(worker_func, size, error_handler)
+        await super()._start_workers(worker_func, size, error_handler, batching)
         self._keep_functions()  # the workers from before finish what they hold
         self._functions = self._pool.release_functions()
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from collections.abc import Sequence
 from contextlib import suppress
 from time import monotonic
 from typing import Any, Generic, TypeVar
@@ -18,6 +19,7 @@ from penstock.queue.counters import Field, QueueCounters
 from penstock.queue.entry_buffer import EntryBuffer
 from penstock.sync.buffer import JanusBuffer
 from penstock.sync.waiting import LoopWaiters
+from penstock.workers.batch import parts_of
 from penstock.workers.item import Entry, job_of
 from penstock.workers.job import Job
 from penstock.workers.turn import ENDLESS, LoopTurn
@@ -153,7 +155,7 @@ class WorkerSlot(Generic[T]):
         """Take back the entry of a worker that was cancelled."""
         with self._buffer.lock:
             if not self.is_revoked:  # else the entry was reclaimed already
-                self.taken -= 1
+                self.taken -= len(parts_of(entry))
                 self._buffer.release(self)
                 self._buffer.requeue_locked(entry)
 
@@ -163,10 +165,19 @@ class WorkerSlot(Generic[T]):
             if self.is_revoked:
                 return
             self._buffer.release(self)
-            if self._buffer.delay(entry, delay):
-                self.taken -= 1
-            else:
-                self.processed += 1
+            for part in parts_of(entry):
+                if self._buffer.delay(part, delay):
+                    self.taken -= 1
+                else:
+                    self.processed += 1
+
+    def give_back(self, entries: Sequence[Entry[T]]) -> None:
+        """Take back some of the entries of a batch, whose call goes on with the others."""
+        with self._buffer.lock:
+            if not self.is_revoked:
+                self.taken -= len(entries)
+                for entry in entries:
+                    self._buffer.requeue_locked(entry)
 
     async def pause(self) -> None:
         """Go on: a thread is in nobody's way."""
@@ -221,7 +232,8 @@ class WorkerSlot(Generic[T]):
             else:
                 self._buffer.wake_locked()
         if is_dropped:
-            self._counters.count_finished()
+            for _ in parts_of(entry):
+                self._counters.count_finished()
             return None
         return job_of(entry) or self.standing
 

@@ -161,6 +161,12 @@ class TracedItem:
         """The block of one attempt."""
         return TracedAttempt(self._observer, self._accepted_at, number, limit_wait, context)
 
+    def batch_attempt(
+        self, items: Sequence[tuple[Any, Context]], number: int, count: int
+    ) -> TracedBatchAttempt:
+        """The block of one call for several items."""
+        return TracedBatchAttempt(self._observer, items, number, count)
+
     def on_get(self) -> None:
         """Record how long the item waited: the caller of ``get`` reports nothing more."""
         self._observer.record_wait(_clock() - self._accepted_at)
@@ -353,6 +359,35 @@ class TracedAttempt:
                     attributes = {**attributes, names.ERROR_TYPE: names.error_type(error)}
                     observer.count_error(error, self._context)
                 settings.instruments.duration.record(took, attributes, self._context)
+
+
+class TracedBatchAttempt(TracedAttempt):
+    """One call for several items: one span, with a link to the put of each."""
+
+    __slots__ = ()
+
+    def __init__(
+        self,
+        observer: TelemetryObserver,
+        items: Sequence[tuple[TracedItem, Context]],
+        number: int,
+        count: int,
+    ) -> None:
+        # In no context of theirs. It records the wait of the first item.
+        super().__init__(observer, items[0][0]._accepted_at, number, None, Context())
+        try:
+            if self._context is not None:
+                for item, _ in items[1:]:
+                    observer.record_wait(self._since - item._accepted_at)
+            span = self._span
+            if span is not None and span.is_recording():
+                span.set_attribute(names.BATCH_SIZE, count)
+                for _, context in items:
+                    put = context.run(trace.get_current_span).get_span_context()
+                    if put.is_valid:
+                        span.add_link(put)
+        except Exception:
+            observer.settings.log_failure()
 
 
 def _outcome(accepted: bool, error: BaseException | None) -> str:

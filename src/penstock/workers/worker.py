@@ -11,6 +11,7 @@ from itertools import repeat
 from typing import Any, Generic, TypeVar
 
 from penstock._util.compat import CountingTask, cancel_requests, is_being_cancelled, uncancel
+from penstock.workers.batch import BatchFailed, parts_of
 from penstock.workers.calls import FINISHED, AsyncCall
 from penstock.workers.inside import CURRENT_CALL
 from penstock.workers.item import Entry, Ticket, job_of
@@ -366,7 +367,7 @@ class Worker(Generic[T]):
         if entry is None:
             return None
         if self._is_dropped(entry):
-            self._counters.processed += 1
+            self._counters.processed += len(parts_of(entry))
             self._counters.notify_if_done()
             return None
         self._source.requeue(entry)
@@ -394,6 +395,8 @@ class Worker(Generic[T]):
             The exception that is to end the program (KeyboardInterrupt, SystemExit), or None.
         """
         _, item, context, ticket = entry
+        if isinstance(error, BatchFailed):
+            return await self._report_batch(entry)
         job: Any = job_of(entry) or self.standing
         awaited_by_somebody = ticket is not None and (ticket.fail(error) or ticket.is_dropped)
         if job.can_end_program and isinstance(error, (KeyboardInterrupt, SystemExit)):
@@ -427,6 +430,27 @@ class Worker(Generic[T]):
             self._log("Error handler failed on an error of worker function %s", job, failure)
             failure = None  # or frame and exception would keep each other alive
         return None
+
+    async def _report_batch(self, entry: Entry[T]) -> BaseException | None:
+        """:meth:`_report` for each of the items of a batch that failed; count all but one."""
+        batch: Any = entry[3]
+        ending: BaseException | None = None
+        self._counters.errors += len(batch.failed) - 1
+        try:
+            while batch.failed:
+                one, error = batch.failed.pop(0)
+                ending = await self._report(one, error) or ending
+                del batch.entries[0]
+                if one[3] is not None:
+                    one[2].run(one[3].on_failure, error, one[1])
+                self._counters.processed += bool(batch.failed)
+        except BaseException:  # the worker is to end: the one that was told is requeued already
+            for rest, _ in batch.failed:
+                self._source.requeue(rest)
+            raise
+        finally:
+            del batch  # or frame and exceptions would keep each other alive
+        return ending
 
     def _log(self, message: str, job: Job[T], error: BaseException) -> None:
         try:
