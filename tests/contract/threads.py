@@ -304,9 +304,7 @@ class QueueInThreads:
         if is_async(error_handler):
             error_handler = self._stage.for_loop(error_handler)
         func = self._for_workers(worker_func)
-        await in_thread(
-            self.blocking.process_batches, func, error_handler=error_handler, **options
-        )
+        await in_thread(self.blocking.process_batches, func, error_handler=error_handler, **options)
 
     async def map_batches(
         self, worker_func: Any, items: Any, **options: Any

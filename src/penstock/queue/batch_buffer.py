@@ -30,6 +30,14 @@ class BatchStore(EntryStore[T]):
     the job has put all its items. Requeued entries have waited before, so they wait for no others.
     """
 
+    #: The jobs' ways to take entries for which a timer is set.
+    timed: dict[Batching, None]
+
+    def know_batches(self) -> None:
+        """Begin to be one of these."""
+        self.timed = {}
+        self._is_special = True
+
     def _look_what_is_special(self) -> None:
         self._is_special = True
 
@@ -67,6 +75,12 @@ class BatchStore(EntryStore[T]):
         """Have :meth:`_end_wait` called in ``delay`` seconds."""
         raise NotImplementedError
 
+    def _end_waits(self) -> None:
+        """No job waits for more entries any longer."""
+        for batching in [*self.timed]:
+            batching.end_wait()
+        self.timed.clear()
+
     def _end_wait(self, batching: Batching, since: float) -> bool:
         """The first entry has waited long enough, unless it was taken since."""
         if batching.since != since:
@@ -79,6 +93,17 @@ class BatchStore(EntryStore[T]):
         for lane in self._all_lanes():
             if len(lane):
                 self._note_put(lane)
+
+    # -- jobs ---------------------------------------------------------------------------------
+
+    def _close_lane(self, job: Job[T]) -> int:
+        if job.batching is not None:
+            job.batching.end_wait()
+        return super()._close_lane(job)
+
+    def _merge_lanes(self) -> list[Job[T]]:
+        self._end_waits()
+        return super()._merge_lanes()
 
     # -- putting ------------------------------------------------------------------------------
 
@@ -152,7 +177,7 @@ class BatchStore(EntryStore[T]):
         if lane.job is not None and lane.job.is_nested and not len(lane):
             self._grant_outside_bound(lane)
         if not len(lane):
-            batching.since = None
+            batching.end_wait()
         items = Batch([entry[1] for entry in entries])
         # In no context of theirs: each item has its own.
         return entries[0][0], items, Context(), BatchTicket(entries, job, batching)  # type: ignore[return-value]
@@ -168,29 +193,35 @@ class BatchBuffer(BatchStore[T], Buffer[T]):
     counters: Any
 
     def offer(self, item: T, ticket: Ticket | None = None, context: Context | None = None) -> bool:
+        """As any buffer; but a worker is woken only when there is a batch."""
         size = len(self.entries) + 1
         batching = None if self.standing is None else self.standing.batching
         if size > self.room or batching is None or (ticket is not None and ticket.job is not None):
             return self._offer_to_lane(item, ticket, context)
         self._last_number = number = self._last_number + 1
         self.entries.append((number, item, copy_context() if context is None else context, ticket))
-        if size > self.main_peak:
-            self.main_peak = size
-        # Most puts complete no batch.
-        if batching.since is None or not size % batching.max_size or size >= self.room:
-            if self._note_put(self._main):
-                self.wake()
+        self.main_peak = max(self.main_peak, size)
+        # Most puts are neither the first nor the last of a batch.
+        is_edge = batching.since is None or not size % batching.max_size or size >= self.room
+        if is_edge and self._note_put(self._main):
+            self.wake()
         return True
 
     def _call_after(self, delay: float, batching: Batching, since: float) -> None:
         assert self.loop is not None
-        self.loop.call_later(delay, self._on_wait_over, batching, since, context=Context())
+        self.timed[batching] = None
+        batching.timer = self.loop.call_later(
+            delay, self._on_wait_over, batching, since, context=Context()
+        )
 
     def _on_wait_over(self, batching: Batching, since: float) -> None:
+        batching.timer = None
+        self.timed.pop(batching, None)
         if self._end_wait(batching, since):
             self.wake()
 
     def take(self) -> Entry[T] | None:
+        """The next entry for a worker; it may stand for those of a batch."""
         limits = self.limits
         if self.turn.is_paused or limits.is_held or limits.is_paused:
             return None
@@ -202,6 +233,7 @@ class BatchBuffer(BatchStore[T], Buffer[T]):
         return self._taken(entry)
 
     def delay(self, entry: Entry[T], delay: float) -> None:
+        """As any buffer; of a batch, each entry by itself."""
         for part in parts_of(entry):
             super().delay(part, delay)
 
@@ -212,6 +244,7 @@ class BatchBuffer(BatchStore[T], Buffer[T]):
         self.wake()
 
     def wake(self) -> None:
+        """Wake tasks for the calls for which none is on its way."""
         if self._waiters and not self.limits.is_paused:
             self._unpark_kind(_BY_HAND, len(self._main))
             self._unpark_kind(0, self._takeable())

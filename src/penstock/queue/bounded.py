@@ -129,7 +129,7 @@ class BoundedQueue(Lifecycle, Consumable[T], InProcessQueue[T]):
         if not isinstance(buffer, BatchBuffer):
             buffer.__class__ = BatchBuffer
             buffer.counters = self._counters
-            buffer._look_what_is_special()
+            buffer.know_batches()
 
     # -- putting ------------------------------------------------------------------------------
 

@@ -20,6 +20,7 @@ class BatchJanusBuffer(BatchStore[T], JanusBuffer[T]):
     """The rules of ``penstock.queue.batch_buffer``, for any number of threads."""
 
     def available(self, kind: int) -> int:
+        """The number of calls for which a thread or task of a kind can take entries."""
         if kind == BY_HAND or self.limits.is_paused:
             return super().available(kind)
         count = self._takeable(kind == THREAD)
@@ -52,6 +53,7 @@ class BatchJanusBuffer(BatchStore[T], JanusBuffer[T]):
         return entry
 
     def wake_locked(self) -> None:
+        """Wake workers for what is available, for a caller that holds the lock."""
         if not self.limits.is_paused:
             self._unpark_kinds()
 

@@ -89,9 +89,10 @@ class BlockingQueue(BlockingConsumable[T], InProcessQueue[T]):
 
     def _use_batches(self) -> None:
         with self._buffer.lock:
-            if not isinstance(self._buffer, BatchJanusBuffer):
-                self._buffer.__class__ = BatchJanusBuffer
-                self._buffer._look_what_is_special()
+            buffer: Any = self._buffer
+            if not isinstance(buffer, BatchJanusBuffer):
+                buffer.__class__ = BatchJanusBuffer
+                buffer.know_batches()
 
     def _note_waiting(self) -> None:
         with self._buffer.lock:

@@ -39,8 +39,17 @@ class Batching:
     needs_results: bool = False
     #: When the first of the entries came that wait; minus infinity: long ago. None: none waits.
     since: float | None = None
+    #: What ends that wait, in an event loop.
+    timer: asyncio.TimerHandle | None = None
     #: Whether no more entries will come: the last batch need not wait for others.
     is_complete: bool = False
+
+    def end_wait(self) -> None:
+        """None of the entries waits any more."""
+        self.since = None
+        timer, self.timer = self.timer, None
+        if timer is not None:
+            timer.cancel()
 
 
 class BatchFailed(Exception):  # noqa: N818 - it says what to do; the items have the errors
@@ -85,8 +94,8 @@ class BatchTicket(Ticket, Generic[T]):
             entries = self._those_that_may_run()
             if entries:
                 await self._call(self, call, job, entries)
-        except (asyncio.CancelledError, GeneratorExit):
-            self._count()
+        except (asyncio.CancelledError, GeneratorExit, Postponed):
+            self._count()  # the others go back
             raise
         if self.failed:
             raise BatchFailed
@@ -118,7 +127,7 @@ class BatchTicket(Ticket, Generic[T]):
                 return entries[:fit]
         return entries
 
-    async def _call(
+    async def _call(  # noqa: PLR0912 - in one piece, since each case ends the call
         self, state: ItemState, call: AsyncCall[Any], job: Any, entries: Sequence[Entry[T]]
     ) -> None:
         items = Batch([entry[1] for entry in entries])
