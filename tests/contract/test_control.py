@@ -533,6 +533,21 @@ class TestCancel:
         assert worker.done == ["b"]
         assert worker.began == ["a", "b"]  # it was not tried again
 
+    async def test_an_item_that_waits_for_another_attempt(self, make_queue: MakeQueue) -> None:
+        worker = Worker()
+        worker.failures = [ConnectionError("once"), ConnectionError("once")]
+        queue: Any = make_queue(retry=every(1000))
+        await queue.process(worker)
+        futures = [await queue.submit(name) for name in "ab"]
+        await until(lambda: queue.statistics().retrying == 2)
+        assert queue.cancel(futures[0]) is True
+        with pytest.raises(asyncio.CancelledError):
+            await soon(futures[0])
+        assert queue.clear() == ["b"]
+        with pytest.raises(asyncio.CancelledError):
+            await soon(futures[1])
+        assert await soon(queue.stop()) is True
+
     async def test_a_future_of_something_else(self, make_queue: MakeQueue) -> None:
         queue: Any = make_queue()
         await queue.start()

@@ -200,12 +200,17 @@ class BatchBuffer(BatchStore[T], Buffer[T]):
             return self._offer_to_lane(item, ticket, context)
         self._last_number = number = self._last_number + 1
         self.entries.append((number, item, copy_context() if context is None else context, ticket))
-        self.main_peak = max(self.main_peak, size)
+        if size > self.main_peak:  # noqa: PLR1730 - a call would take longer
+            self.main_peak = size
         # Most puts are neither the first nor the last of a batch.
         is_edge = batching.since is None or not size % batching.max_size or size >= self.room
         if is_edge and self._note_put(self._main):
             self.wake()
         return True
+
+    def _pop_many(self, waiting: deque[Entry[T]], count: int) -> list[Entry[T]]:
+        popleft = waiting.popleft
+        return [popleft() for _ in range(count)]
 
     def _call_after(self, delay: float, batching: Batching, since: float) -> None:
         assert self.loop is not None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import partial
@@ -129,8 +130,9 @@ class QueueControl(QueueLifecycle[T]):
         removed = self._buffer.take_back(list(entries))  # it calls no function with its lock held
         items = [item for _, item, _, ticket in removed if not is_cancelled(ticket)]
         for _, _, _, ticket in removed:
-            if ticket is not None and ticket.future is not None:
-                ticket.future.cancel()
+            # That of a thread cannot be cancelled any more once an attempt has begun.
+            if ticket is not None and ticket.future is not None and not ticket.future.cancel():
+                ticket.fail(asyncio.CancelledError("the item was removed from the queue"))
         if self._status is QueueStatus.STOPPED:
             self._leftover = self._buffer.ready
         for _ in removed:
@@ -187,7 +189,13 @@ class QueueControl(QueueLifecycle[T]):
             ticket = entry[3]
             if ticket is not None and ticket.future is future:
                 return pool.cancel_item(worker, entry)
-        return bool(not future.done() and future.cancel())
+        if future.done():
+            return False
+        if future.cancel():
+            return True
+        # An attempt has begun, of which another follows.
+        waiting = self._unclaimed("cancel an item")
+        return bool(self._take_back(e for e in waiting if e[3] and e[3].future is future))
 
     def _check_control(self, what: str) -> None:
         """Refuse a call where it may not be made."""

@@ -217,16 +217,23 @@ class InProcessQueue(QueueControl[T]):
             self._refuse("put")
         ends_at = self._now() + (self._timeout if timeout is None else checks.seconds(timeout))
         count = 0
+        is_slow, offer = self._needs_slow_path(), self._buffer.offer
         try:
             for item in items:
+                if not is_slow and offer(item):
+                    count += 1
+                    continue
                 if _get_running_loop() is not self._open_in:  # it was stopped since the last one
                     self._refuse("put")
-                if self._needs_slow_path():
-                    accepted = await self._put_slow(item, max(0.0, ends_at - self._now()))
+                left = max(0.0, ends_at - self._now())
+                if is_slow:
+                    accepted = await self._put_slow(item, left)
                 else:
-                    accepted = self._buffer.offer(item) or await self._wait_for_room(
-                        item, max(0.0, ends_at - self._now())
-                    )
+                    accepted = await self._wait_for_room(item, left)
+                    if _get_running_loop() is self._open_in:
+                        is_slow = self._needs_slow_path()
+                    else:  # the next item meets that
+                        is_slow = True
                 if not accepted:
                     break
                 count += 1

@@ -157,6 +157,12 @@ class BatchTicket(Ticket, Generic[T]):
             for entry in entries:
                 self._fail(entry, error, state)
             return
+        if result is None:
+            for _, _, _, ticket in entries:
+                if ticket is not None:
+                    ticket.succeed(None)
+            self._settle(entries)
+            return
         settled = []
         for entry, outcome in zip(entries, outcomes, strict=True):
             if isinstance(outcome, BaseException):
