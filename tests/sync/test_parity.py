@@ -185,6 +185,11 @@ async def map_all(stage: Stage, queue: Any) -> None:
     await iterate(stage, await stage.do(queue, "map", stage.work, ["x", "y"]))
 
 
+async def map_batches(stage: Stage, queue: Any) -> None:
+    results = await stage.do(queue, "map_batches", stage.work_on_many, ["x", "y"], max_size=2)
+    await iterate(stage, results)
+
+
 async def items(stage: Stage, queue: Any, name: str = "items") -> None:
     iterator = await stage.do(queue, name)
     await iterate(stage, iterator)
@@ -283,8 +288,13 @@ CALLS: dict[str, list[Any]] = {
     "items": [items],
     "join": [calling("join")],
     "map": [map_all],
+    "map_batches": [map_batches],
     "pause": [calling("pause")],
     "process": [calling("process", ".work", 2)],
+    "process_batches": [
+        calling("process_batches", ".work_on_many", max_size=2, max_wait=0, num_workers=2),
+        calling("process_batches", ".work_on_many", max_size=2, max_wait=math.inf),
+    ],
     "processing": [processing],
     "put": [calling("put", "x", timeout=0), calling("put", "x", timeout=math.inf)],
     "put_nowait": [calling("put_nowait", "x"), calling("put_nowait", "x", deadline=1e6)],
@@ -375,6 +385,7 @@ NOT_LIMITS = [5, None, ["x"], penstock.Limit(1, per=1)]
 
 _WORK = {"worker_func": NOT_FUNCTIONS, "num_workers": NOT_COUNTS}
 _JOB = {"items": NOT_ITEMS, **_WORK}
+_BATCH = {"max_size": [None, *NOT_COUNTS], "max_wait": [None, *NOT_SECONDS]}
 _PUT = {"timeout": NOT_SECONDS, "deadline": NOT_SECONDS}
 _QUEUE = {"logger": NOT_LOGGERS, "name": NOT_NAMES, "limits": NOT_LIMITS, "telemetry": [5, "otel"]}
 
@@ -398,7 +409,9 @@ REFUSED: dict[str, dict[str, list[Any]]] = {
     "cancel": {"future": [None, 5, asyncio.Future]},
     "get": {"timeout": NOT_SECONDS},
     "map": _JOB,
+    "map_batches": {**_JOB, **_BATCH},
     "process": {**_WORK, "error_handler": NOT_HANDLERS},
+    "process_batches": {**_WORK, **_BATCH, "error_handler": NOT_HANDLERS},
     "processing": {"timeout": NOT_SECONDS},
     "put": _PUT,
     "put_many": {"items": [*NOT_ITEMS, "text"], "timeout": NOT_SECONDS},
@@ -412,14 +425,16 @@ REFUSED: dict[str, dict[str, list[Any]]] = {
 }
 
 #: Arguments that take anything.
-FREE = {"self", "cls", "item", "drain", "ordered", "return_exceptions", "progress"}
+FREE = {"self", "cls", "item", "drain", "ordered", "return_exceptions", "progress", "split"}
 
 #: What a call needs besides.
 NEEDED: dict[str, dict[str, Any]] = {
     "from_config": {"config": QueueConfig()},
     "batch_process": {"items": [], "worker_func": str},
     "map": {"items": [], "worker_func": str},
+    "map_batches": {"items": [], "worker_func": str, "max_size": 1},
     "process": {"worker_func": str},
+    "process_batches": {"worker_func": str, "max_size": 1, "max_wait": 0},
     "put": {"item": 1},
     "put_many": {"items": [1]},
     "put_nowait": {"item": 1},
