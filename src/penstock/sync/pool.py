@@ -24,7 +24,7 @@ from penstock.workers.inside import CURRENT_CALL, WORKER_THREADS, Caller
 from penstock.workers.item import Entry
 from penstock.workers.job import Job, JobFunctions, ThreadJob
 from penstock.workers.pool import WorkerPool
-from penstock.workers.worker import Worker
+from penstock.workers.worker import WatchedWorker, Worker
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -57,6 +57,9 @@ class _SlotWorker(Worker[T]):
         self.slot = slot
         self._loop_thread = loop_thread
 
+    def watch(self) -> None:
+        self._be_watched(_WatchedSlotWorker)
+
     def is_loop_ending(self) -> bool:
         # By its thread: where a queue has one worker, all tasks of the loop are being cancelled
         # when that one is.
@@ -84,6 +87,12 @@ class _SlotWorker(Worker[T]):
         return await super()._report(entry, error)
 
 
+class _WatchedSlotWorker(WatchedWorker[T], _SlotWorker[T]):
+    """The same, and somebody looks at its calls."""
+
+    __slots__ = ()
+
+
 class _ThreadWorker(_SlotWorker[T]):
     """A worker that is a thread. Its ``task`` is a future, done when the thread has left."""
 
@@ -96,9 +105,11 @@ class _ThreadWorker(_SlotWorker[T]):
     def in_hand(self) -> Entry[T] | None:
         return self.slot.entry if self.slot.has_one_in_hand else None
 
+    def watch(self) -> None:
+        self.slot.note_time()
+
     @property
     def seconds_in_hand(self) -> float:
-        self.slot.note_time()
         return max(0.0, time.monotonic() - self.slot.since)
 
     def cancel(self) -> None:
@@ -150,8 +161,6 @@ class ThreadWorkerPool(WorkerPool[T]):
         self.threads: dict[int, _ThreadWorker[Any]] = {}
         #: Whether this is a forked child.
         self.is_inherited = False
-        # Whether threads note when they take an entry.
-        self._notes_time = False
 
     def worker_around(self) -> Caller | None:
         """The worker inside of whose item the caller's code runs, or None. For any thread."""
@@ -200,14 +209,6 @@ class ThreadWorkerPool(WorkerPool[T]):
         with suppress(RuntimeError):  # it is closed: there are no workers
             loop.call_soon_threadsafe(self.resize)
 
-    def in_hand(self) -> list[tuple[Worker[T], Entry[T]]]:
-        """The workers that have an entry in hand, and these entries. For any thread."""
-        self._notes_time = True
-        for worker in [*self._workers.values()]:
-            if isinstance(worker, _ThreadWorker):
-                worker.slot.note_time()
-        return super().in_hand()
-
     def cancel_item(self, worker: Worker[T], entry: Entry[T]) -> bool:
         """Cancel a call in the loop; False for a worker that is a thread. For any thread."""
         loop_thread = self.loop_thread
@@ -229,8 +230,6 @@ class ThreadWorkerPool(WorkerPool[T]):
     def _make_worker(self, standing: Job[T] | None, is_for_threads: bool) -> Worker[T]:
         if is_for_threads:
             slot = ThreadSlot(self._buffer, self._shared, standing)
-            if self._notes_time:
-                slot.note_time()
             return _ThreadWorker(slot, self._logger, self._may_go_on, self.loop_thread)
         slot_in_loop = LoopSlot(self._buffer, self._shared, standing)
         return _SlotWorker(slot_in_loop, self._logger, self._may_go_on, self.loop_thread)

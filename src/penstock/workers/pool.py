@@ -61,6 +61,8 @@ class WorkerPool(Generic[T]):
         # How many workers wait, inside an item, for an item of the standing job.
         self._extra = 0
         self._launched = 0
+        # Whether somebody has asked what workers have in hand.
+        self._is_watched = False
 
     @property
     def count(self) -> int:
@@ -115,6 +117,10 @@ class WorkerPool(Generic[T]):
 
     def in_hand(self) -> list[tuple[Worker[T], Entry[T]]]:
         """The workers that have an entry in hand, and these entries. For any thread."""
+        if not self._is_watched:
+            self._is_watched = True
+            for worker in [*self._workers.values()]:
+                worker.watch()
         return [
             (worker, entry)
             for worker in [*self._workers.values()]
@@ -362,6 +368,8 @@ class WorkerPool(Generic[T]):
             standing.add_worker()
         self._launched += 1
         worker = self._make_worker(standing, is_for_threads)
+        if self._is_watched:
+            worker.watch()
         active = self._active[is_for_threads]
         with self._lock:
             active[worker] = None

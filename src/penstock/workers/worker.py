@@ -98,11 +98,13 @@ class Worker(Generic[T]):
         self._cancelled_after = -1
         #: Requests to cancel the task that were meant for items, and are no reason to end.
         self.handled_cancels = 0
-        # How many of the requests to cancel the task came by :meth:`cancel_item`.
+        # How many of the requests to cancel the task came by :meth:`cancel_item`, if it is watched.
+        # Below 0: it was not yet when it took its entry.
         self._item_cancels = 0
         #: What it is called: the name of its task or thread. The pool sets it.
         self.name = ""
-        #: When it took the entry with which it is suspended, by the clock of its turn.
+        #: When it took the entry with which it is suspended, by the clock of its turn, if it is
+        #: watched.
         self.since = 0.0
         #: Stands for the call of its item, or of one before, to know code that runs inside of it.
         #: (Not the call itself: contexts keep it, for longer than the call may live.)
@@ -209,7 +211,7 @@ class Worker(Generic[T]):
     # For an item that suspends in its first step. A generator, because each resumption climbs
     # through every level of ``await``.
     @types.coroutine
-    def _drive(  # noqa: PLR0912, PLR0915 - in one piece, for speed
+    def _drive(  # noqa: PLR0915 - in one piece, for speed
         self, entry: Entry[T], steps: Generator[Any, Any, Any], awaited: Any
     ) -> Generator[Any, Any, BaseException | None]:
         """Drive a suspended call to its end; return the error that it raised, or None.
@@ -220,7 +222,6 @@ class Worker(Generic[T]):
                 task is cancelled by somebody else, is an item that failed.)
             GeneratorExit: the event loop was closed, and the entry is requeued.
         """
-        self.since = self._source.turn.clock()
         self.entry = entry
         ticket = entry[3]
         job: Any = self.standing if ticket is None or ticket.job is None else ticket.job
@@ -259,7 +260,8 @@ class Worker(Generic[T]):
         if self.entry is not entry:
             raise asyncio.CancelledError("the pool abandoned this worker and took its item")
         if isinstance(error, asyncio.CancelledError):
-            is_asked_to = cancel_requests(task) > self.handled_cancels + self._item_cancels
+            handled = self.handled_cancels + max(0, self._item_cancels)
+            is_asked_to = cancel_requests(task) > handled
             if self.cancelled or (is_asked_to and (not is_meant or self.is_loop_ending())):
                 self._requeue(entry)
                 try:
@@ -269,8 +271,6 @@ class Worker(Generic[T]):
             self.cancelled_by_others |= is_asked_to
         self.entry = None
         self._cancelled_after = -1
-        if self._item_cancels:
-            self._end_item_cancels()
         self.handled_cancels = cancel_requests(task)  # all so far were the item's own
         try:
             return error
@@ -284,29 +284,33 @@ class Worker(Generic[T]):
 
     @property
     def seconds_in_hand(self) -> float:
-        """How long ago it took that."""
+        """How long ago it took that, or since when it is watched."""
         return max(0.0, self._source.turn.clock() - self.since)
+
+    def watch(self) -> None:
+        """Note from now on when it takes an entry, and let calls be cancelled one by one."""
+        self._be_watched(WatchedWorker)
+
+    def _be_watched(self, watched: type[Worker[T]]) -> None:
+        me: Any = self
+        me.__class__ = watched  # so that the others do not pay for this
+        if self.entry is not None:
+            self.since, self._item_cancels = self._source.turn.clock(), -1
 
     def cancel_item(self, entry: Entry[T]) -> bool:
         """Cancel the call on an entry in hand, which fails then; the worker goes on.
 
-        In the loop of the worker. False: the worker has the entry no longer.
+        In the loop of the worker, which is watched. False: it has the entry no longer.
         """
         if self.entry is not entry or self.task.done():
             return False
         if self.task is asyncio.current_task():  # at its next wait, if there is one
             self.task.get_loop().call_soon(self.cancel_item, entry)
             return True
-        self._item_cancels += 1
+        if self._item_cancels >= 0:  # else another worker takes its place
+            self._item_cancels += 1
         self.task.cancel()
         return True
-
-    def _end_item_cancels(self) -> None:
-        # What its next items start, and ``asyncio.timeout``, ask the task how often it was asked.
-        task: Any = self.task
-        for _ in range(self._item_cancels):
-            uncancel(task)
-        self._item_cancels = 0
 
     def has_been_cancelled(self) -> bool:
         """Whether a cancellation of its task ended it, and not the end of all entries."""
@@ -462,3 +466,32 @@ class Worker(Generic[T]):
             self.task.get_loop().call_exception_handler(
                 {"message": "penstock could not log an error", "exception": failure}
             )
+
+
+class WatchedWorker(Worker[T]):
+    """A worker whose calls somebody looks at: it notes when each began, and each can be cancelled.
+
+    A worker becomes one, by its class, when somebody has asked what is in hand.
+    """
+
+    __slots__ = ()
+
+    def watch(self) -> None:
+        """It is watched."""
+
+    @types.coroutine
+    def _drive(
+        self, entry: Entry[T], steps: Generator[Any, Any, Any], awaited: Any
+    ) -> Generator[Any, Any, BaseException | None]:
+        self.since, self._item_cancels = self._source.turn.clock(), 0
+        drive: Any = super()._drive(entry, steps, awaited)
+        task: Any = self.task
+        try:
+            return (yield from drive)  # type: ignore[no-any-return]
+        finally:
+            if self._item_cancels > 0:
+                # What its next items start, and ``asyncio.timeout``, ask the task for this number.
+                for _ in range(self._item_cancels):
+                    uncancel(task)
+                self.handled_cancels = cancel_requests(task)
+            self._item_cancels = 0
