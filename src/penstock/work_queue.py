@@ -573,7 +573,7 @@ class WorkQueue(Lifecycle, FromConfig, WorkQueueBase[T], Consumable[T]):
         max_wait: float = 0,
         num_workers: int | AdaptiveConcurrency | None = None,
         ordered: bool = True,
-        return_exceptions: bool = False,
+        return_exceptions: Literal[False] = False,
         split: bool = True,
     ) -> AsyncGenerator[R, None]: ...
     @overload
@@ -586,9 +586,35 @@ class WorkQueue(Lifecycle, FromConfig, WorkQueueBase[T], Consumable[T]):
         max_wait: float = 0,
         num_workers: int | AdaptiveConcurrency | None = None,
         ordered: bool = True,
-        return_exceptions: bool = False,
+        return_exceptions: Literal[False] = False,
         split: bool = True,
     ) -> AsyncGenerator[R, None]: ...
+    @overload
+    def map_batches(
+        self,
+        worker_func: Callable[[list[T]], Awaitable[Sequence[R]]],
+        items: Iterable[T] | AsyncIterable[T],
+        *,
+        max_size: int,
+        max_wait: float = 0,
+        num_workers: int | AdaptiveConcurrency | None = None,
+        ordered: bool = True,
+        return_exceptions: bool,
+        split: bool = True,
+    ) -> AsyncGenerator[R | BaseException, None]: ...
+    @overload
+    def map_batches(
+        self,
+        worker_func: Callable[[list[T]], Sequence[R]],
+        items: Iterable[T] | AsyncIterable[T],
+        *,
+        max_size: int,
+        max_wait: float = 0,
+        num_workers: int | AdaptiveConcurrency | None = None,
+        ordered: bool = True,
+        return_exceptions: bool,
+        split: bool = True,
+    ) -> AsyncGenerator[R | BaseException, None]: ...
     def map_batches(
         self,
         worker_func: Callable[[list[T]], Any],

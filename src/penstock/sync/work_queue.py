@@ -487,7 +487,7 @@ class WorkQueue(FromConfig, WorkQueueBase[T], BlockingConsumable[T]):
         max_wait: float = 0,
         num_workers: int | AdaptiveConcurrency | None = None,
         ordered: bool = True,
-        return_exceptions: bool = False,
+        return_exceptions: Literal[False] = False,
         split: bool = True,
     ) -> Generator[R, None, None]: ...
     @overload
@@ -500,9 +500,35 @@ class WorkQueue(FromConfig, WorkQueueBase[T], BlockingConsumable[T]):
         max_wait: float = 0,
         num_workers: int | AdaptiveConcurrency | None = None,
         ordered: bool = True,
-        return_exceptions: bool = False,
+        return_exceptions: Literal[False] = False,
         split: bool = True,
     ) -> Generator[R, None, None]: ...
+    @overload
+    def map_batches(
+        self,
+        worker_func: Callable[[list[T]], Awaitable[Sequence[R]]],
+        items: Iterable[T],
+        *,
+        max_size: int,
+        max_wait: float = 0,
+        num_workers: int | AdaptiveConcurrency | None = None,
+        ordered: bool = True,
+        return_exceptions: bool,
+        split: bool = True,
+    ) -> Generator[R | BaseException, None, None]: ...
+    @overload
+    def map_batches(
+        self,
+        worker_func: Callable[[list[T]], Sequence[R]],
+        items: Iterable[T],
+        *,
+        max_size: int,
+        max_wait: float = 0,
+        num_workers: int | AdaptiveConcurrency | None = None,
+        ordered: bool = True,
+        return_exceptions: bool,
+        split: bool = True,
+    ) -> Generator[R | BaseException, None, None]: ...
     def map_batches(
         self,
         worker_func: Callable[[list[T]], Any],
