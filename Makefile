@@ -57,15 +57,15 @@ coverage: $(VENV)/.test-servers nats-server  ## Run both kinds of tests, with co
 nats-server: $(VENV)/.test  ## Build nats-server in .cache, where there is Go (the first time 2 min)
 	$(if $(shell command -v go),PYTHONPATH=tests $(BIN)/python -m brokers.build,@echo "no Go: tests of clusters are left out")
 
-# Needs Go and Debian's prometheus. Builds the collector and Jaeger in .cache the first time.
+# Needs Go, npm and Debian's prometheus. Builds the collector and Jaeger in .cache the first time.
 e2e: e2e-build  ## Send telemetry through the real collector, Jaeger and Prometheus (5 min; the first time 20)
 	$(BIN)/python -m pytest -q -s --no-header tests/e2e/checks*.py
 
 e2e-build: $(VENV)/.test-servers
 	PYTHONPATH=tests $(BIN)/python -m e2e.build
 
-e2e-prometheus: $(VENV)/.test-servers  ## The part of e2e that needs Debian's prometheus alone (30 s)
-	$(BIN)/python -m pytest -q tests/e2e/checks_prometheus.py tests/e2e/checks_rules.py
+e2e-prometheus: $(VENV)/.test-servers  ## The part of e2e that needs Debian's prometheus alone (4 min)
+	$(BIN)/python -m pytest -q tests/e2e/checks_prometheus.py tests/e2e/checks_rules.py tests/e2e/checks_alerts.py
 
 test-brokers: $(VENV)/.test-servers nats-server  ## Run all tests of brokers, those that take minutes too (10 min)
 	$(BIN)/python -m pytest -q tests/brokers tests/contract -m 'slow or long or not slow'

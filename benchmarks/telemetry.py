@@ -80,7 +80,9 @@ def bare_price(providers: Providers, items: int) -> float:
         "penstock.queue.capacity": 1,
         "penstock.wait_time": 0.1,
         "penstock.worker.id": "worker",
+        "penstock.outcome": "ok",
     }
+    by_cause = {**name, "penstock.wait.cause": "worker"}
     begin = process_time()
     for _ in range(items):
         put = tracer.start_span("put default", kind=SpanKind.PRODUCER, attributes=put_start)
@@ -94,11 +96,11 @@ def bare_price(providers: Providers, items: int) -> float:
             process_start,
             (Link(put.get_span_context()),),
         )
+        context = trace.set_span_in_context(attempt)
+        waits.record(0.1, by_cause, context)
+        durations.record(0.1, name, context)
         if attempt.is_recording():
             attempt.set_attributes(process_end)
-        context = trace.set_span_in_context(attempt)
-        waits.record(0.1, name, context)
-        durations.record(0.1, name, context)
         attempt.end()
     return process_time() - begin
 

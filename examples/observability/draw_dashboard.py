@@ -9,6 +9,7 @@ titles, and under each title the question that the panel answers.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import textwrap
 import time
@@ -27,7 +28,7 @@ DASHBOARD = Path(__file__).parent / "grafana" / "dashboards" / "penstock-queues.
 UNITS = {"percentunit": PercentFormatter(1), "s": EngFormatter("s")}
 #: Inches.
 WIDTH = 18
-COLOURS = mpl.colormaps["tab10"].colors  # type: ignore[attr-defined]
+COLOURS = mpl.colormaps["tab20"].colors  # type: ignore[attr-defined]
 
 
 class Prometheus:
@@ -77,10 +78,13 @@ def draw(dashboard: dict[str, Any], data: Prometheus) -> Figure:
         box = (x + 0.037, y + 0.035, width - 0.08, height - 0.1)
         axes = figure.add_axes(box)
         axes.set_xlim(0, data.minutes)
-        axes.set_title(panel["title"], loc="left", fontsize=13, fontweight="bold", pad=26)
         question = panel["description"].partition("?")[0] + "?"
-        lines = "\n".join(textwrap.wrap(question, round(place["w"] * 8)))
-        axes.annotate(lines, (0, 1), (0, 5), "axes fraction", "offset points", color="0.35")
+        lines = textwrap.wrap(question, round(place["w"] * 8))
+        pad = 12 + 14 * len(lines)
+        axes.set_title(panel["title"], loc="left", fontsize=13, fontweight="bold", pad=pad)
+        axes.annotate(
+            "\n".join(lines), (0, 1), (0, 5), "axes fraction", "offset points", color="0.35"
+        )
         draw_panel(axes, panel, data)
     figure.text(0.995, 0.003, "minutes", ha="right", color="0.35")
     return figure
@@ -92,7 +96,7 @@ def draw_panel(axes: Axes, panel: dict[str, Any], data: Prometheus) -> None:
     axes.grid(alpha=0.3)
     _unit(axes, settings["defaults"]["unit"])
     used = [axes]
-    colours = iter(COLOURS)
+    colours = itertools.cycle(COLOURS)
     for target in panel["targets"]:
         special = _special(settings["overrides"], target["refId"])
         if special.get("custom.axisPlacement") == "right":
@@ -103,6 +107,7 @@ def draw_panel(axes: Axes, panel: dict[str, Any], data: Prometheus) -> None:
             legend = target["legendFormat"]
             for name, value in labels.items():
                 legend = legend.replace(f"{{{{{name}}}}}", value)
+            legend = legend.removeprefix(f"{labels.get('job')} ")
             used[-1].plot(minutes, values, style, color=next(colours), label=legend, linewidth=1.8)
         if target["exemplar"]:
             minutes, values = data.exemplars(target["expr"])
@@ -114,7 +119,9 @@ def draw_panel(axes: Axes, panel: dict[str, Any], data: Prometheus) -> None:
         each.set_ylim(bottom=0)
     lines = [line for each in used for line in each.get_lines()]
     named = [line for line in lines if not str(line.get_label()).startswith("_")]
-    axes.legend(handles=named, fontsize=9, loc="best", framealpha=0.7)
+    # With a dozen queues the names take less room in two columns.
+    columns = 2 if len(named) > 8 else 1
+    axes.legend(handles=named, fontsize=7, loc="best", framealpha=0.7, ncols=columns)
 
 
 def _special(overrides: list[dict[str, Any]], ref: str) -> dict[str, Any]:

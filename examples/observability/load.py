@@ -97,11 +97,12 @@ def main() -> None:
     parser.add_argument("--otlp", help="where to send traces and metrics; nowhere by default")
     parser.add_argument("--seconds", type=float, default=180, help="how long (180)")
     parser.add_argument("--seed", type=int, default=1, help="the same luck each time (1)")
+    parser.add_argument("--console", action="store_true", help="show them here, without a server")
     arguments = parser.parse_args()
     # It is refused a lot, on purpose.
     logging.getLogger("penstock").setLevel(logging.ERROR)
-    if arguments.otlp:
-        setup("shop", arguments.otlp)
+    if arguments.otlp or arguments.console:
+        setup("shop", arguments.otlp, console=arguments.console)
     for what, count in asyncio.run(Shop(arguments.seed).run(arguments.seconds)).items():
         print(f"{what}: {count}")
 

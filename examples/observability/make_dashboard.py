@@ -54,6 +54,8 @@ CHOSEN = '{job=~"$job", penstock_queue_name=~"$queue"}'
 #: Instances of a service are added up; services that call their queues the same are not.
 BY = "job, penstock_queue_name"
 QUEUE = "{{job}} {{penstock_queue_name}}"
+#: The collector adds the unit to this name, and the exporter of the SDK does not.
+UTILIZATION = CHOSEN.replace("{", '{__name__=~"penstock_limit_utilization(_ratio)?", ')
 
 
 def rate(metric: str, chosen: str = CHOSEN) -> str:
@@ -103,9 +105,35 @@ def panel(title: str, question: str, unit: str, width: int) -> Panel:
             .display_mode(LegendDisplayMode.TABLE)
             .placement(LegendPlacement.BOTTOM)
             .show_legend(True)
-            .calcs(["lastNotNull", "max"])
+            .calcs(["lastNotNull"])
         )
         .tooltip(VizTooltipOptions().mode(TooltipDisplayMode.MULTI).sort(SortOrder.DESCENDING))
+    )
+
+
+def top(expression: str, count: int = 12) -> str:
+    """The largest series only: with a dozen queues more than that cannot be read."""
+    return f"topk({count}, {expression})"
+
+
+def drawn_dashed() -> list[DynamicConfigValue]:
+    """Settings of the second of two kinds of lines."""
+    return [
+        DynamicConfigValue(id_val="custom.lineStyle", value={"fill": "dash", "dash": [8, 8]}),
+        DynamicConfigValue(id_val="custom.fillOpacity", value=0),
+    ]
+
+
+def oldest() -> Panel:
+    """Since when something is stuck."""
+    return panel(
+        "Oldest item that waits",
+        "What is stuck, and since when? A line that goes up with the clock is a queue from which"
+        " nothing is taken.",
+        "s",
+        8,
+    ).with_target(
+        query("A", top(f"max by ({BY}) (penstock_queue_oldest_item_age_seconds{CHOSEN})"), QUEUE)
     )
 
 
@@ -113,12 +141,15 @@ def saturation() -> Panel:
     """Size against capacity."""
     return (
         panel("Saturation", "How full are the queues? 100 % is full: puts wait or are refused."
-              " Of several instances the fullest counts.", "percentunit", 12)
+              " Of several instances the fullest counts.", "percentunit", 8)
         .max(1)
         .with_target(
             query(
                 "A",
-                f"max by ({BY}) (penstock_queue_size{CHOSEN} / penstock_queue_capacity{CHOSEN})",
+                top(
+                    f"max by ({BY}) (sum by (instance, {BY}) (penstock_queue_size{CHOSEN})"
+                    f" / (sum by (instance, {BY}) (penstock_queue_capacity{CHOSEN}) > 0))"
+                ),
                 QUEUE,
             )
         )
@@ -131,18 +162,192 @@ def saturation() -> Panel:
     )  # fmt: skip
 
 
-def puts() -> Panel:
-    """Puts by their outcomes."""
+def until_done() -> Panel:
+    """How long the backlog takes."""
     return panel(
-        "Accepted and refused per second",
-        "How much is offered, and are producers turned away? full: refused for want of room;"
-        " cancelled: given up while waiting; stopped: the queue stopped meanwhile.",
-        "ops",
-        12,
+        "Time until done",
+        "How long until all is done that waits now, at the pace of this moment? No line: nothing"
+        " is done at all.",
+        "s",
+        8,
     ).with_target(
         query(
             "A",
-            summed(rate("penstock_put_items_total"), "penstock_put_outcome"),
+            top(
+                f"{summed(f'penstock_queue_size{CHOSEN}')}"
+                f" / ({summed(rate('penstock_process_items_total'))} > 0)"
+            ),
+            QUEUE,
+        )
+    )
+
+
+def causes() -> Panel:
+    """What items wait for."""
+    return panel(
+        "Why items wait",
+        "What do items wait for before they start? How many wait at a time, on average, for a"
+        " worker (more of them would help), for a limit or a gate (they would not), or for another"
+        " attempt (the service fails).",
+        "short",
+        8,
+    ).with_target(
+        # Seconds waited in a second: as many as wait at a time.
+        query(
+            "A",
+            top(
+                f"{summed(rate('penstock_item_wait_time_seconds_sum'), 'penstock_wait_cause')} > 0"
+            ),
+            f"{QUEUE}: {{{{penstock_wait_cause}}}}",
+        )
+    )
+
+
+def workers() -> Panel:
+    """What the workers of each queue do."""
+    return (
+        panel(
+            "What workers do",
+            "Which share of the workers is busy, and which share waits for a limit (dashed)? All"
+            " busy: they are the bottleneck, or they hang. Neither: there is nothing to do.",
+            "percentunit",
+            8,
+        )
+        .max(1)
+        .with_target(query("A", top(share_of_workers("busy")), f"{QUEUE}: busy"))
+        .with_target(query("B", top(f"{share_of_workers('limited')} > 0"), f"{QUEUE}: limited"))
+        .override_by_query("B", drawn_dashed())
+    )
+
+
+def share_of_workers(state: str) -> str:
+    """The share of the workers that is in this state."""
+    chosen = CHOSEN.replace("}", f', penstock_worker_state="{state}"}}')
+    workers = summed(f"penstock_worker_count{chosen}")
+    return f"{workers} / ({summed(f'penstock_worker_count{CHOSEN}')} > 0)"
+
+
+def limits() -> Panel:
+    """The limits that bind, the gate and the breaker."""
+    return (
+        panel(
+            "Limits, gate and breaker",
+            "What holds everything back? The share of each limit that is used, by its name; the"
+            " share of the time that the gate was closed because a service asked for a pause; and"
+            " circuit breakers that are open (dashed).",
+            "percentunit",
+            8,
+        )
+        .with_target(
+            query(
+                "A",
+                top(f"max by ({BY}, penstock_limit_name) ({UTILIZATION})"),
+                f"{QUEUE}: {{{{penstock_limit_name}}}}",
+            )
+        )
+        .with_target(
+            query(
+                "B",
+                top(f"{summed(rate('penstock_gate_closed_time_seconds_total'))} > 0"),
+                f"{QUEUE}: gate closed",
+            )
+        )
+        .with_target(query("C", top(f"{breakers_open()} > 0"), f"{QUEUE}: breaker open"))
+        .override_by_query("C", drawn_dashed())
+    )
+
+
+def breakers_open() -> str:
+    """How many breakers are open."""
+    chosen = CHOSEN.replace("}", ', penstock_breaker_state="open"}')
+    return summed(f"penstock_breaker_state{chosen}")
+
+
+def failures() -> Panel:
+    """Items that did not succeed."""
+    chosen = CHOSEN.replace("}", ', penstock_process_outcome!="ok"}')
+    return panel(
+        "Items that fail",
+        "Which items fail for good, how many in a second? By item, and not by attempt: failed;"
+        " dead_letter: kept for redrive(); deadline: too late; cancelled.",
+        "ops",
+        8,
+    ).with_target(
+        query(
+            "A",
+            top(
+                summed(rate("penstock_process_items_total", chosen), "penstock_process_outcome")
+                + " > 0"
+            ),
+            f"{QUEUE}: {{{{penstock_process_outcome}}}}",
+        )
+    )
+
+
+def errors() -> Panel:
+    """Failures of worker functions."""
+    return panel(
+        "Errors by type",
+        "What do worker functions and error handlers raise, how often in a second? By attempt.",
+        "ops",
+        8,
+    ).with_target(
+        query(
+            "A",
+            top(summed(rate("penstock_worker_errors_total"), "error_type")),
+            f"{QUEUE}: {{{{error_type}}}}",
+        )
+    )
+
+
+def retries() -> Panel:
+    """Attempts that are repeated, and items that are given up."""
+    return (
+        panel(
+            "Retries and dead letters",
+            "What is tried again, how often in a second, and how many items are given up and kept"
+            " (right axis)? A retry costs a call and a wait; a dead letter is an item for"
+            " redrive().",
+            "ops",
+            8,
+        )
+        .with_target(
+            query(
+                "A",
+                top(summed(rate("penstock_item_retries_total"), "error_type")),
+                f"{QUEUE}: {{{{error_type}}}} tried again",
+            )
+        )
+        .with_target(
+            query(
+                "B",
+                top(f"{summed(f'penstock_dead_letter_items{CHOSEN}')} > 0"),
+                f"{QUEUE}: dead letters",
+            )
+        )
+        .override_by_query(
+            "B",
+            [
+                DynamicConfigValue(id_val="unit", value="short"),
+                DynamicConfigValue(id_val="custom.axisPlacement", value="right"),
+                *drawn_dashed(),
+            ],
+        )
+    )
+
+
+def puts() -> Panel:
+    """Puts by their outcomes."""
+    return panel(
+        "Puts per second",
+        "How much is offered, and are producers turned away? full: refused for want of room;"
+        " cancelled: given up while waiting; stopped: the queue stopped meanwhile.",
+        "ops",
+        8,
+    ).with_target(
+        query(
+            "A",
+            top(f"{summed(rate('penstock_put_items_total'), 'penstock_put_outcome')} > 0"),
             f"{QUEUE}: {{{{penstock_put_outcome}}}}",
         )
     )
@@ -159,17 +364,16 @@ def backpressure() -> Panel:
             8,
         )
         .with_target(
-            # Seconds waited in a second: as many as wait at a time.
             query(
                 "A",
-                summed(rate("penstock_backpressure_wait_time_seconds_sum")),
+                top(f"{summed(rate('penstock_backpressure_wait_time_seconds_sum'))} > 0"),
                 f"{QUEUE}: waiting",
             )
         )
         .with_target(
             query(
                 "B",
-                quantile(0.95, "penstock_backpressure_wait_time_seconds"),
+                top(quantile(0.95, "penstock_backpressure_wait_time_seconds")),
                 f"{QUEUE}: p95",
                 exemplars=True,
             )
@@ -179,117 +383,20 @@ def backpressure() -> Panel:
             [
                 DynamicConfigValue(id_val="unit", value="s"),
                 DynamicConfigValue(id_val="custom.axisPlacement", value="right"),
-                DynamicConfigValue(
-                    id_val="custom.lineStyle", value={"fill": "dash", "dash": [8, 8]}
-                ),
-                DynamicConfigValue(id_val="custom.fillOpacity", value=0),
+                *drawn_dashed(),
             ],
         )
     )
 
 
 def percentiles(title: str, question: str, histogram: str) -> Panel:
-    """The median and two higher percentiles, with exemplars: dots that lead to traces."""
-    made = panel(title, question, "s", 8)
-    for ref, share, legend in (("A", 0.5, "p50"), ("B", 0.95, "p95"), ("C", 0.99, "p99")):
-        # All three would show the same exemplars.
-        shown = share == 0.99
-        made.with_target(
-            query(ref, quantile(share, histogram), f"{QUEUE}: {legend}", exemplars=shown)
-        )
-    return made
-
-
-def errors() -> Panel:
-    """Failures of worker functions."""
-    return panel(
-        "Errors by type",
-        "What do worker functions and error handlers raise, how often in a second?",
-        "ops",
-        12,
-    ).with_target(
-        query(
-            "A",
-            summed(rate("penstock_worker_errors_total"), "error_type"),
-            f"{QUEUE}: {{{{error_type}}}}",
-        )
-    )
-
-
-def workers() -> Panel:
-    """Items in hand, and the hands there are."""
+    """The median and a high percentile, with exemplars: dots that lead to traces."""
     return (
-        panel(
-            "In flight against workers",
-            "Are the workers busy? Where the two meet, all of them are: more of them would help,"
-            " unless what they call is the bottleneck. Far apart while the queue is full: something"
-            " else holds them back.",
-            "short",
-            12,
-        )
-        .with_target(query("A", summed(f"penstock_item_inflight{CHOSEN}"), f"{QUEUE}: in flight"))
-        .with_target(query("B", summed(f"penstock_worker_count{CHOSEN}"), f"{QUEUE}: workers"))
-        .override_by_query(
-            "B",
-            [
-                DynamicConfigValue(
-                    id_val="custom.lineStyle", value={"fill": "dash", "dash": [8, 8]}
-                ),
-                DynamicConfigValue(id_val="custom.fillOpacity", value=0),
-            ],
-        )
-    )
-
-
-def retries() -> Panel:
-    """Attempts that are repeated, and items that are given up."""
-    return (
-        panel(
-            "Retries and dead letters",
-            "What is tried again, and what is given up for good? A retry costs a call and a wait;"
-            " a dead letter is an item for redrive().",
-            "ops",
-            8,
-        )
-        .with_target(
-            query(
-                "A",
-                summed(rate("penstock_item_retries_total"), "error_type"),
-                f"{QUEUE}: {{{{error_type}}}} tried again",
-            )
-        )
-        .with_target(
-            query(
-                "B",
-                summed(rate("penstock_item_dead_letters_total"), "error_type"),
-                f"{QUEUE}: {{{{error_type}}}} given up",
-            )
-        )
-    )
-
-
-def adaptation() -> Panel:
-    """What the service's answers made of the pace."""
-    return (
-        panel(
-            "Concurrency, gate and breaker",
-            "What do the service's answers make of the pace? The limit of adaptive concurrency; how"
-            " often a minute the service closed the gate for all; the circuit breaker: 0 closed,"
-            " 1 half-open, 2 open.",
-            "short",
-            8,
-        )
-        .with_target(query("A", summed(f"penstock_concurrency_limit{CHOSEN}"), f"{QUEUE}: at once"))
-        .with_target(
-            query(
-                "B",
-                f"60 * {summed(rate('penstock_limit_gate_closures_total'))}",
-                f"{QUEUE}: gate closed, per minute",
-            )
-        )
-        .with_target(
-            query("C", f"max by ({BY}) (penstock_breaker_state{CHOSEN})", f"{QUEUE}: breaker")
-        )
+        panel(title, question, "s", 8)
+        # Both would show the same exemplars.
+        .with_target(query("A", top(quantile(0.95, histogram)), f"{QUEUE}: p95", exemplars=True))
+        .with_target(query("B", top(quantile(0.5, histogram)), f"{QUEUE}: p50"))
+        .override_by_query("B", drawn_dashed())
     )
 
 
@@ -309,33 +416,25 @@ def variable(name: str, label: str, values: str) -> QueryVariable:
 
 
 def panels() -> list[Panel]:
-    """From left to right, from top to bottom."""
+    """From left to right, from top to bottom: what is stuck, why, what fails, how fast it is."""
     return [
+        oldest(),
         saturation(),
+        until_done(),
+        causes(),
+        workers(),
+        limits(),
+        failures(),
+        errors(),
+        retries(),
         puts(),
         backpressure(),
-        percentiles(
-            "Wait time",
-            "How long do items wait before a worker takes them? Dots are single items: each leads"
-            " to its trace.",
-            "penstock_item_wait_time_seconds",
-        ),
         percentiles(
             "Processing time",
             "How long does a call of the worker function take? Failed calls count too. Dots are"
             " single items: each leads to its trace.",
             "penstock_process_duration_seconds",
         ),
-        errors(),
-        workers(),
-        percentiles(
-            "Waiting for limits",
-            "How long do items that a worker has in hand wait for rate limits? What is held back"
-            " here cannot be answered 429. Dots are single items: each leads to its trace.",
-            "penstock_limit_wait_time_seconds",
-        ),
-        retries(),
-        adaptation(),
     ]
 
 
@@ -373,7 +472,11 @@ def dashboard() -> Dashboard:
 
 def as_json() -> str:
     """The dashboard as Grafana reads it, the same each time."""
-    return json.dumps(dashboard().build(), cls=JSONEncoder, indent=2, sort_keys=True) + "\n"
+    made = json.loads(json.dumps(dashboard().build(), cls=JSONEncoder))
+    for each in made["templating"]["list"]:
+        for name in ("auto", "auto_count", "auto_min"):  # of choices of an interval only
+            each.pop(name, None)
+    return json.dumps(made, indent=2, sort_keys=True) + "\n"
 
 
 if __name__ == "__main__":

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from contextvars import Context, ContextVar, copy_context
 from types import TracebackType
 from typing import Any
@@ -19,7 +19,7 @@ from helpers.retries import every
 from helpers.tasks import until
 from penstock import Limit
 from penstock._util.compat import Self
-from penstock.policies.observer import ObserverProvider
+from penstock.policies.observer import ObserverProvider, Origin
 
 pytestmark = pytest.mark.parametrize("kind", WORK_QUEUES, indirect=True)
 
@@ -28,6 +28,9 @@ PUT_BY: ContextVar[str] = ContextVar("PUT_BY")
 
 class Notes:
     """Notes what it is told. It makes itself, so it is what ``telemetry`` takes as well."""
+
+    record_exceptions = True
+    verbose_errors = False
 
     def __init__(self, *, enabled: bool = True) -> None:
         self.enabled = enabled
@@ -50,7 +53,7 @@ class Notes:
     def watch_queue(self, queue: Any, totals: Callable[[], Any], waiting: Any) -> None:
         self.watched, self.read_totals, self.waiting = queue, totals, waiting
 
-    def on_put(self) -> NotedPut:
+    def on_put(self, origin: Origin | None = None) -> NotedPut:
         return NotedPut(self)
 
     def on_item(self, age: float = 0.0) -> NotedItem:
@@ -70,24 +73,59 @@ class NotedItem:
     def __init__(self, notes: Notes) -> None:
         self.notes = notes
 
-    @contextmanager
     def attempt(
-        self, number: int = 1, *, limit_wait: float | None = None, context: Context | None = None
-    ) -> Iterator[None]:
+        self,
+        number: int = 1,
+        *,
+        limit_wait: float | None = None,
+        context: Context | None = None,
+        is_call: bool = True,
+    ) -> NotedAttempt:
         waited = "no limits" if limit_wait is None else "limits"
         put_by = PUT_BY.get() if context is None else context[PUT_BY]
-        try:
-            yield
-        except BaseException as error:
-            self.notes.heard.append((number, waited, put_by, str(error)))
-            raise
-        self.notes.heard.append((number, waited, put_by, None))
+        return NotedAttempt(self.notes, (number, waited, put_by))
+
+    def wait(self) -> AbstractContextManager[object]:
+        return nullcontext()
+
+    def age(self) -> float:
+        return 0.0
+
+    def origin(self) -> Origin | None:
+        return None
 
     def on_get(self) -> None:
         self.notes.heard.append("get")
 
+    def on_skipped(self) -> None:
+        self.notes.heard.append("skipped")
+
     def on_handler_error(self, error: BaseException) -> None:
         self.notes.heard.append(("handler", str(error)))
+
+
+class NotedAttempt:
+    def __init__(self, notes: Notes, about: tuple[Any, ...]) -> None:
+        self.notes = notes
+        self.about = about
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.notes.heard.append((*self.about, None if exc is None else str(exc)))
+
+    def stop_clock(self) -> None:
+        pass
+
+    def fail(self, error: BaseException, outcome: str, delay: float | None = None) -> None:
+        assert (outcome == "retry") == (delay is not None)
+        self.notes.heard.append((*self.about, str(error), outcome))
 
 
 class NotedPut(NotedItem):
@@ -142,11 +180,11 @@ async def test_it_hears_of_each_attempt_and_what_became_of_it(
     assert notes.puts == ["True"]
     assert notes.heard == [
         ("limit", "ten"),
-        (1, "limits", "the observed put", "an item"),
         ("retry", "an item"),
+        (1, "limits", "the observed put", "an item", "retry"),
         ("limit", "ten"),
-        (2, "limits", "the observed put", "an item"),
         ("dead letter", "an item"),
+        (2, "limits", "the observed put", "an item", "dead_letter"),
     ]
 
 
@@ -169,8 +207,8 @@ async def test_it_hears_of_a_success_and_of_an_error_handler_that_raises(
         await queue.join()
     assert notes.heard == [
         (1, "no limits", "the observed put", None),
-        (1, "no limits", "the observed put", "bad"),
         ("handler", "no handler"),
+        (1, "no limits", "the observed put", "bad", "failed"),
     ]
 
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import subprocess
+from typing import Any
 
 import pytest
 
 from e2e import build
 from e2e.conftest import Outcome, Servers
 from e2e.jaeger import Span
+from e2e.program import SERVICE
 from e2e.servers import get
 from observability import shipped
 from processes import wait_for
@@ -51,6 +53,12 @@ def test_jaeger_draws_processing_below_the_put(servers: Servers, outcome: Outcom
     assert (first["traceID"], first["spanID"]) == (trace_id, spans["put orders"]["spanID"])
 
 
+def test_jaeger_has_no_doubts_about_the_times(servers: Servers, outcome: Outcome) -> None:
+    for trace_id in list(outcome.traces.by_trace)[:20]:
+        for span in servers.jaeger.as_drawn(trace_id):
+            assert not span["warnings"], span
+
+
 def test_with_relation_link_processing_is_a_trace_of_its_own(outcome: Outcome) -> None:
     done = outcome.traces.named("process mails")
     assert [span for span in done if span.failed]
@@ -79,8 +87,7 @@ def test_no_error_is_lost_by_sampling(outcome: Outcome) -> None:
     for span in failed:
         assert span.message == "card declined"
         assert span.attributes["error.type"] == "ValueError"
-        (event,) = span.events
-        assert event["name"] == "exception"
+        (event,) = [each for each in span.events if each["name"] == "exception"]
         assert event["exception.type"] == "ValueError"
         assert event["exception.message"] == "card declined"
         assert "in fulfil" in event["exception.stacktrace"]
@@ -92,7 +99,8 @@ def test_success_is_not_marked(outcome: Outcome) -> None:
     for span in good:
         assert span.status == 0
         assert "error.type" not in span.attributes
-        assert not span.events
+        assert span.attributes["penstock.outcome"] == "ok"
+        assert {event["name"] for event in span.events} <= {"waited for a worker"}
 
 
 def test_nothing_slow_is_lost_by_sampling(outcome: Outcome) -> None:
@@ -149,8 +157,9 @@ ORDERS = 'job="shop", instance="shop-1", penstock_queue_name="orders"'
             'penstock_backpressure_wait_time_seconds_count{%s, penstock_put_outcome="accepted"}',
             "waited",
         ),
-        ("penstock_item_wait_time_seconds_count{%s}", "accepted"),
-        ("penstock_process_items_total{%s}", "processed"),
+        ('penstock_item_wait_time_seconds_count{%s, penstock_wait_cause="worker"}', "accepted"),
+        ("sum(penstock_process_items_total{%s})", "processed"),
+        ('penstock_process_items_total{%s, penstock_process_outcome="failed"}', "failing"),
         ("sum(penstock_process_duration_seconds_count{%s})", "processed"),
         ('penstock_process_duration_seconds_count{%s, error_type="ValueError"}', "failing"),
         ('penstock_worker_errors_total{%s, error_type="ValueError"}', "failing"),
@@ -192,8 +201,25 @@ def test_span_metrics_count_every_span_not_just_those_kept(
     assert count("calls_total", 'status_code="STATUS_CODE_ERROR"') == outcome.happened["failing"]
     assert count("calls_total", 'error_type="ValueError"') == outcome.happened["failing"]
     assert count("calls_total", 'penstock_queue_name="orders"') == outcome.happened["processed"]
-    in_a_second = count("duration_seconds_bucket", 'le="1.0"')
-    assert count("duration_seconds_count") - in_a_second == outcome.happened["slow"]
+    in_a_second = count("duration_milliseconds_bucket", 'le="1000.0"')
+    assert count("duration_milliseconds_count") - in_a_second == outcome.happened["slow"]
+
+
+def test_jaegers_monitor_page_has_calls_errors_and_latencies(
+    servers: Servers, outcome: Outcome
+) -> None:
+    """Of what was done in the last minutes. Most orders take 20 ms."""
+
+    def values(what: str, **more: Any) -> list[float]:
+        found = servers.jaeger.metrics(what, SERVICE, "consumer", **more)
+        return [value for value in found if value == value]
+
+    calls = wait_for("Jaeger to have metrics", lambda: values("calls"))
+    assert calls
+    assert max(calls) > 0
+    assert max(values("errors")) > 0
+    # Its unit is the millisecond.
+    assert 20 <= max(values("latencies", quantile=0.5)) < 1000 * outcome.happened["slow"]
 
 
 def test_the_service_graph_pairs_puts_with_their_processing(
@@ -217,7 +243,7 @@ def test_the_service_graph_pairs_puts_with_their_processing(
         "penstock_process_duration_seconds_bucket",
         "penstock_item_wait_time_seconds_bucket",
         "penstock_backpressure_wait_time_seconds_bucket",
-        "traces_span_metrics_duration_seconds_bucket",
+        "traces_span_metrics_duration_milliseconds_bucket",
     ],
 )
 def test_exemplars_lead_to_traces(servers: Servers, outcome: Outcome, histogram: str) -> None:

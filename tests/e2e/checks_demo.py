@@ -81,7 +81,8 @@ def test_prometheus_has_what_was_done(
     queue = 'penstock_queue_name="requests"'
     accepted = f'{queue}, penstock_put_outcome="accepted"'
     assert count("penstock_put_items_total", accepted) == REQUESTS
-    assert count("penstock_process_items_total", queue) == REQUESTS
+    succeeded = f'{queue}, penstock_process_outcome="ok"'
+    assert count("penstock_process_items_total", succeeded) == REQUESTS
     calls, failures = sum(answered.values()), sum(answered.values()) - REQUESTS
     assert count("penstock_process_duration_seconds_count", queue) == calls
     assert count("penstock_process_duration_seconds_count", f'{queue}, error_type!=""') == failures

@@ -50,11 +50,16 @@ class Outcome(NamedTuple):
     traces: Traces
 
 
-def _command(name: str) -> str:
+def _command(name: str, package: str = "prometheus") -> str:
     path = shutil.which(name)
     if path is None:
-        pytest.fail(f"{name} is missing (Debian: apt-get install prometheus)")
+        pytest.fail(f"{name} is missing (Debian: apt-get install {package})")
     return path
+
+
+@pytest.fixture(scope="session")
+def npm() -> str:
+    return _command("npm", "npm")
 
 
 @pytest.fixture(scope="session")
@@ -81,6 +86,7 @@ def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
     kinds = {
         "JAEGER": ("QUERY", "QUERY_GRPC", "OTLP"),
         "OTELCOL": ("GRPC", "HTTP", "HEALTH", "PROMETHEUS", "METRICS"),
+        "PROMETHEUS": ("HTTP",),
     }
     with ExitStack() as cleanup:
         start = cleanup.enter_context
@@ -108,7 +114,8 @@ def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
                 [str(programs.jaeger), f"--config={shipped.FOLDER / 'jaeger.yaml'}"],
                 folder / "jaeger.log",
                 f"{jaeger_url}/api/services",
-                environment=ports,
+                environment=ports
+                | {"JAEGER_PROMETHEUS_URL": f"http://{at['PROMETHEUS_HTTP_PORT']}"},
             )
         )
         accept(programs.collector)
@@ -124,7 +131,7 @@ def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
             otlp=f"http://{at['OTELCOL_GRPC_PORT']}",
             health=health,
             log=folder / "collector.log",
-            prometheus=start(prometheus(folder, targets)),
+            prometheus=start(prometheus(folder, targets, port=int(ports["PROMETHEUS_HTTP_PORT"]))),
             jaeger=Jaeger(jaeger_url),
             tempo=tempo,
         )

@@ -59,6 +59,9 @@ async def charge(number: int) -> None:
         raise ConnectionError("no route to host")
 
 
+charges_breaker = penstock.CircuitBreaker(failure_share=1)
+
+
 def charges_queue() -> penstock.WorkQueue[int]:
     """For the metrics alone: its spans would be counted with the others."""
     return penstock.WorkQueue[int](
@@ -68,13 +71,17 @@ def charges_queue() -> penstock.WorkQueue[int]:
         telemetry=Telemetry(spans="none"),
         limits=[penstock.Limit(20, per=1, name="charges")],
         retry=penstock.RetryPolicy(attempts=2, backoff=penstock.Backoff(0.01)),
-        breaker=penstock.CircuitBreaker(failure_share=1),
+        breaker=charges_breaker,
     )
 
 
 async def keep_charging(queue: penstock.WorkQueue[int]) -> None:
     for number in itertools.count():
         await queue.put(number, timeout=math.inf)
+        if number == 20:  # the service asks for a pause, and it fails a little later
+            queue.limits.close_for(2)
+        elif number == 60:
+            charges_breaker.open(2)
 
 
 async def take_order(queue: penstock.WorkQueue[Order], order: Order, timeout: float) -> bool:

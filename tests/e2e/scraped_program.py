@@ -1,4 +1,4 @@
-"""A program with two queues, for Prometheus to scrape: one overloaded, one left by its workers.
+"""A program for Prometheus to scrape: a queue that is overloaded, one left by its workers, others.
 
 Prints the port that it listens on. A line on its standard input takes the workers away from the
 queue "abandoned"; the end of its input ends the program.
@@ -11,6 +11,7 @@ import itertools
 import logging
 import sys
 
+from alert_programs import breaker, dead_letters, gate
 from opentelemetry import metrics
 from opentelemetry.exporter.prometheus import PrometheusMetricReader
 from opentelemetry.sdk.metrics import MeterProvider
@@ -58,13 +59,18 @@ async def main() -> None:
         await limited.process(work, error_handler=lambda error, item: None)
         producers = [asyncio.create_task(produce(overloaded)) for _ in range(3)]
         producers.append(asyncio.create_task(produce(limited)))
+        begins = asyncio.Event()
+        others = [asyncio.create_task(each(begins)) for each in (breaker, dead_letters, gate)]
+        await asyncio.sleep(0.5)
+        begins.set()
         await next_line()
         await abandoned.queue.stop_workers()
         for number in range(3):
             await abandoned.put(number)
         await next_line()
-        for producer in producers:
-            producer.cancel()
+        for task in (*producers, *others):
+            task.cancel()
+        await asyncio.wait(others, timeout=5)
         await overloaded.stop(drain=False)
         await abandoned.stop(drain=False)
         await limited.stop(timeout=0, drain=False)

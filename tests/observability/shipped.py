@@ -70,3 +70,15 @@ def collector_version() -> str:
     found = re.search(r"Collector Contrib (\d+\.\d+\.\d+)", first)
     assert found, f"the first line of {COLLECTOR.name} names no version: {first}"
     return found[1]
+
+
+def sped_up(text: str, faster: int) -> str:
+    """The text of rules with all times in them divided by ``faster``."""
+    seconds = {"s": 1, "m": 60, "h": 3600}
+
+    def shorter(match: re.Match[str]) -> str:
+        return f"{int(match[1]) * seconds[match[2]] // faster}s"
+
+    # Ranges, offsets and "for"; and the one age that is compared with seconds.
+    text = re.sub(r"(?<=[\[ ])(\d+)([smh])(?=[\])]|$)", shorter, text, flags=re.MULTILINE)
+    return text.replace("15 * 60", f"15 * 60 / {faster}")

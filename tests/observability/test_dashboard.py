@@ -44,11 +44,17 @@ def test_each_panel_has_a_number_and_a_place_of_its_own() -> None:
 def test_queries_heed_the_choices_at_the_top() -> None:
     for panel in shipped.dashboard()["panels"]:
         for target in panel["targets"]:
-            metrics = re.findall(r"penstock_\w+(?=\{)", target["expr"])
+            metrics = re.findall(r"penstock_\w+(?=\{|\(_ratio)", target["expr"])
             assert metrics
             assert target["expr"].count('job=~"$job", penstock_queue_name=~"$queue"') == len(
                 metrics
             )
+
+
+def test_no_query_draws_more_lines_than_can_be_read() -> None:
+    for panel in shipped.dashboard()["panels"]:
+        for target in panel["targets"]:
+            assert target["expr"].startswith("topk(12, "), panel["title"]
 
 
 def test_percentiles_show_exemplars_once() -> None:
@@ -65,8 +71,19 @@ def test_metrics_are_named_as_prometheus_names_those_of_the_library() -> None:
         value.replace(".", "_") for name, value in vars(names).items() if name.endswith("_METRIC")
     }
     text = shipped.DASHBOARD.read_text(encoding="utf-8") + shipped.RULES.read_text(encoding="utf-8")
-    labels = {names.QUEUE_NAME.replace(".", "_"), names.PUT_OUTCOME.replace(".", "_")}
+    labels = {
+        name.replace(".", "_")
+        for name in (
+            names.QUEUE_NAME,
+            names.PUT_OUTCOME,
+            names.PROCESS_OUTCOME,
+            names.WAIT_CAUSE,
+            names.WORKER_STATE,
+            names.LIMIT_NAME,
+        )
+    }
     used = set(re.findall(r"\bpenstock_(?!queue:)\w+", text)) - labels
     assert len(used) > 8
     for metric in used:
-        assert re.sub(r"(_total|_seconds(_bucket|_sum|_count))$", "", metric) in stems, metric
+        end = r"(_ratio|(_seconds)?_total|_seconds(_bucket|_sum|_count)?)$"
+        assert re.sub(end, "", metric) in stems, metric

@@ -130,10 +130,10 @@ def test_metrics_carry_the_same_names(recorded: Recorded, work: Any) -> None:
         queue.put("refused", timeout=0)
         now = recorded.metrics()
         name = {"penstock.queue.name": "calls"}
-        assert now["penstock.queue.size"] == [(name, 2)]
+        assert ({**name, "penstock.item.state": "ready"}, 2) in now["penstock.queue.size"]
         assert now["penstock.queue.capacity"] == [(name, 2)]
-        assert now["penstock.item.inflight"] == [(name, 1)]
-        assert now["penstock.worker.count"] == [(name, 1)]
+        assert ({**name, "penstock.worker.state": "busy"}, 1) in now["penstock.worker.count"]
+        assert ({**name, "penstock.worker.state": "idle"}, 0) in now["penstock.worker.count"]
         assert now["penstock.backpressure.events"] == [(name, 1)]
         assert ({**name, "penstock.put.outcome": "accepted"}, 3) in now["penstock.put.items"]
         held.may_go_on.set()
@@ -142,7 +142,8 @@ def test_metrics_carry_the_same_names(recorded: Recorded, work: Any) -> None:
         queue.put("bad")
         queue.join(BOUND)
         now = recorded.metrics()
-        assert now["penstock.process.items"] == [(name, 4)]
+        assert ({**name, "penstock.process.outcome": "ok"}, 3) in now["penstock.process.items"]
+        assert ({**name, "penstock.process.outcome": "failed"}, 1) in now["penstock.process.items"]
         assert now["penstock.worker.errors"] == [({**name, "error.type": "KeyError"}, 1)]
         assert sum(count for _, count in now["penstock.process.duration"]) == 4
         assert sum(count for _, count in now["penstock.item.wait_time"]) == 4

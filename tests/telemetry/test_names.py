@@ -64,10 +64,10 @@ def test_no_two_metrics_and_no_two_attributes_share_a_name() -> None:
     assert len(others) == len(set(others))
 
 
-def test_buckets_go_from_a_tenth_of_a_millisecond_to_ten_seconds() -> None:
-    buckets = names.SECONDS_BUCKETS
-    assert (buckets[0], buckets[-1]) == (0.0001, 10)
-    assert list(buckets) == sorted(set(buckets))
+def test_buckets_go_from_a_millisecond_to_ten_seconds_or_to_an_hour() -> None:
+    for buckets, longest in ((names.CALL_BUCKETS, 10), (names.WAIT_BUCKETS, 3600)):
+        assert (buckets[0], buckets[-1]) == (0.001, longest)
+        assert list(buckets) == sorted(set(buckets))
 
 
 def test_the_schema_url_names_a_version_of_the_conventions() -> None:

@@ -22,9 +22,9 @@ from helpers.handlers import ignore
 from helpers.retries import every
 from penstock import (
     AdaptiveConcurrency,
+    Budget,
     CircuitBreaker,
     Limit,
-    Limiter,
     RateLimitError,
     WorkQueue,
 )
@@ -74,7 +74,7 @@ async def test_each_attempt_has_a_span_with_its_number(recorder: Recorder) -> No
     error, unset = StatusCode.ERROR, StatusCode.UNSET
     assert [span.status.status_code for span in spans] == [error, error, unset]
     assert [attributes(span).get("error.type") for span in spans] == [CONNECTION_ERROR] * 2 + [None]
-    assert [attributes(span)["penstock.wait_time"] for span in spans] == [0, 10, 20]
+    assert [attributes(span)["penstock.wait_time"] for span in spans] == [0, 10, 10]
 
 
 async def test_samplers_see_the_number_of_the_attempt() -> None:
@@ -117,7 +117,7 @@ async def test_a_span_tells_how_long_its_item_waited_for_limits(recorder: Record
             await queue.put(item)
         await queue.join()
     spans = recorder.spans("process q")
-    assert [attributes(span)["penstock.limit.wait_time"] for span in spans] == [0, 9, 9]
+    assert [attributes(span)["penstock.limit.wait_time"] for span in spans] == [0, 9, 19]
 
 
 async def test_without_limits_it_tells_nothing_of_them(recorder: Recorder) -> None:
@@ -144,16 +144,86 @@ async def test_the_wait_for_limits_is_a_distribution(recorder: Recorder) -> None
     (point,) = metric.data.data_points
     assert point.attributes == {"penstock.queue.name": "q", "penstock.limit.name": "requests"}
     assert (point.count, point.sum) == (3, 18)
-    assert (point.explicit_bounds[0], point.explicit_bounds[-1]) == (0.0001, 10)
+    assert (point.explicit_bounds[0], point.explicit_bounds[-1]) == (0.001, 3600)
 
 
-async def test_several_limits_are_waited_for_as_one(recorder: Recorder) -> None:
-    limiter = Limiter([Limit(1, 10), Limit(5, 20)], name="service")
-    async with queue_of(recorder, limits=limiter) as queue:
+async def test_the_limit_that_has_least_left_is_the_one_that_is_named(recorder: Recorder) -> None:
+    limits = [Limit(9, 10, name="many"), Limit(2, 10, name="few")]
+    async with queue_of(recorder, limits=limits) as queue:
         await queue.process(fine)
-        await queue.put("item")
+        for item in range(4):
+            await queue.put(item)
         await queue.join()
-    assert recorder.values("penstock.limit.wait_time") == {("q", "service"): (1, 0)}
+    waits = recorder.values("penstock.limit.wait_time")
+    assert waits["q", "few"] == (1, 8)
+    assert waits["q", "many"] == (3, 0)  # under the first, where there was nothing to wait for
+
+
+async def test_the_share_of_each_limit_that_is_used(recorder: Recorder) -> None:
+    limits = [Limit(8, 10, name="many"), Limit(2, 10, name="few")]
+    async with queue_of(recorder, limits=limits) as queue, queue_of(recorder, limits=["2/s"]):
+        assert recorder.values("penstock.limit.utilization")["q", "few"] == 0
+        await queue.process(fine)
+        await queue.put(1)
+        await queue.join()
+        assert recorder.values("penstock.limit.utilization") == {
+            ("q", "many"): 0.125,
+            ("q", "few"): 0.5,
+            ("q", "2 per 1 s"): 0,
+        }
+
+
+async def test_each_wait_is_told_by_its_cause(recorder: Recorder) -> None:
+    limits = [Limit(1, 10, name="requests")]
+    async with queue_of(recorder, limits=limits, retry=every(3)) as queue:
+        await queue.put("a")
+        await asyncio.sleep(2)
+        await queue.process(failing(1))
+        await queue.join()
+    # 2 s until there was a worker; then 3 s until it was due again, and 7 more by the limit.
+    assert recorder.values("penstock.item.wait_time") == {
+        ("q", "worker"): (2, 2),
+        ("q", "limit"): (2, 7),
+        ("q", "retry"): (1, 3),
+    }
+
+
+async def test_the_workers_that_wait_for_a_limit_are_told_apart(recorder: Recorder) -> None:
+    async with queue_of(recorder, limits=[Limit(1, 10)]) as queue:
+        await queue.process(fine, 3)
+        for item in range(3):
+            await queue.put(item)
+        await asyncio.sleep(5)
+        assert recorder.values("penstock.worker.count") == {
+            ("q", "busy"): 0,
+            ("q", "limited"): 2,  # as many as there are items for
+            ("q", "idle"): 1,
+        }
+        await queue.join()
+        assert recorder.values("penstock.worker.count")["q", "idle"] == 3
+
+
+async def test_a_worker_that_waits_with_its_item_is_told_apart_too(recorder: Recorder) -> None:
+    limits: list[Any] = [Limit(1, 10), Budget(99, cost=lambda item: 1, name="tokens")]
+    async with queue_of(recorder, limits=limits) as queue:
+        await queue.process(fine, 2)
+        for item in range(3):
+            await queue.put(item)
+        await asyncio.sleep(5)
+        workers = recorder.values("penstock.worker.count")
+        assert (workers["q", "busy"], workers["q", "limited"]) == (0, 2)
+        await queue.join()
+
+
+async def test_a_call_that_was_not_made_has_no_duration(recorder: Recorder) -> None:
+    async with queue_of(recorder, limits=[Limit(1, 10)], retry=every(1)) as queue:
+        await queue.process(fine, 1, ignore)
+        await queue.put("a")
+        await queue.put("late", deadline=5)
+        await queue.join()
+    assert recorder.values("penstock.process.duration") == {("q",): (1, 1)}
+    items = recorder.values("penstock.process.items")
+    assert (items["q", "ok"], items["q", "deadline"]) == (1, 1)
 
 
 async def test_the_wait_for_the_limit_of_a_key_is_told_too(recorder: Recorder) -> None:
@@ -180,18 +250,19 @@ async def test_retries_and_dead_letters_are_counted_by_their_error(recorder: Rec
             ("q", CONNECTION_ERROR): 4,
             ("q", RATE_LIMIT): 1,
         }
-        assert recorder.values("penstock.item.dead_letters") == {("q", CONNECTION_ERROR): 2}
+        assert recorder.values("penstock.dead_letter.items") == {("q",): 2}
         assert recorder.values("penstock.worker.errors") == {
             ("q", CONNECTION_ERROR): 6,  # each attempt is one call that failed
             ("q", RATE_LIMIT): 1,
         }
-        assert recorder.values("penstock.process.items") == {("q",): 3}
-    units = {"penstock.item.retries": "{retry}", "penstock.item.dead_letters": "{item}"}
-    for name, unit in units.items():
-        metric = recorder.metrics()[name]
-        assert isinstance(metric.data, Sum)
-        assert metric.data.is_monotonic
-        assert metric.unit == unit
+        items = recorder.values("penstock.process.items")
+        assert (items["q", "ok"], items["q", "dead_letter"], items["q", "failed"]) == (1, 2, 0)
+    metric = recorder.metrics()["penstock.item.retries"]
+    assert isinstance(metric.data, Sum)
+    assert metric.data.is_monotonic
+    assert metric.unit == "{retry}"
+    # They are kept, though the queue is stopped.
+    assert recorder.values("penstock.dead_letter.items") == {("q",): 2}
 
 
 async def test_the_failure_of_a_submitted_item_is_no_dead_letter(recorder: Recorder) -> None:
@@ -200,25 +271,23 @@ async def test_the_failure_of_a_submitted_item_is_no_dead_letter(recorder: Recor
         future = await queue.submit("a")
         await asyncio.wait([future])
         assert isinstance(future.exception(), ConnectionError)
-    assert "penstock.item.dead_letters" not in recorder.metrics()
+    assert recorder.values("penstock.dead_letter.items") == {("q",): 0}
+    assert recorder.values("penstock.process.items")["q", "failed"] == 1
     assert recorder.values("penstock.item.retries") == {("q", CONNECTION_ERROR): 2}
 
 
-async def test_items_that_wait_for_another_attempt(recorder: Recorder) -> None:
+async def test_items_that_wait_for_another_attempt_take_up_room(recorder: Recorder) -> None:
     async with queue_of(recorder, retry=every(10)) as queue:
-        assert recorder.values("penstock.item.retrying") == {("q",): 0}
         await queue.process(failing(1))
         await queue.put("a")
         await queue.put("b")
         await asyncio.sleep(5)
-        assert recorder.values("penstock.item.retrying") == {("q",): 2}
-        assert recorder.values("penstock.item.inflight") == {("q",): 0}
+        await queue.stop_workers()
+        await queue.put("c")
+        assert recorder.values("penstock.queue.size") == {("q", "ready"): 1, ("q", "delayed"): 2}
+        await queue.process(fine)
         await queue.join()
-        assert recorder.values("penstock.item.retrying") == {("q",): 0}
-    metric = recorder.metrics()["penstock.item.retrying"]
-    assert isinstance(metric.data, Sum)
-    assert not metric.data.is_monotonic
-    assert metric.unit == "{item}"
+        assert recorder.values("penstock.queue.size") == {("q", "ready"): 0, ("q", "delayed"): 0}
 
 
 async def test_the_concurrency_that_was_found_out(recorder: Recorder) -> None:
@@ -237,38 +306,51 @@ async def test_the_concurrency_that_was_found_out(recorder: Recorder) -> None:
         assert recorder.values("penstock.concurrency.limit") == {}
 
 
-async def test_closures_of_the_gate(recorder: Recorder) -> None:
+async def test_how_long_the_gate_was_closed(recorder: Recorder) -> None:
     queue = queue_of(recorder, limits=[Limit(1000, 1)])
     await queue.start()
-    assert recorder.values("penstock.limit.gate.closures") == {("q",): 0}
-    queue.limits.observe({"Retry-After": "5"})
+    assert recorder.values("penstock.gate.closed_time") == {("q",): 0}
+    queue.limits.close_for(5)
+    await asyncio.sleep(2)
+    assert recorder.values("penstock.gate.closed_time") == {("q",): 2}
+    queue.limits.close_for(4)  # a second more
     await asyncio.sleep(10)
-    queue.limits.observe({"Retry-After": "5"})
-    assert recorder.values("penstock.limit.gate.closures") == {("q",): 2}
-    metric = recorder.metrics()["penstock.limit.gate.closures"]
+    assert recorder.values("penstock.gate.closed_time") == {("q",): 6}
+    queue.limits.close_for(5)
+    await asyncio.sleep(10)
+    metric = recorder.metrics()["penstock.gate.closed_time"]
     assert isinstance(metric.data, Sum)
     assert metric.data.is_monotonic
-    assert metric.unit == "{closure}"
+    assert metric.unit == "s"
+    # It is the time of the queue: another one that shares the limiter begins with nothing.
+    other = queue_of(recorder, "other", limits=queue.limits)
     await queue.stop()
     del queue
     gc.collect()
-    assert recorder.values("penstock.limit.gate.closures") == {("q",): 2}
+    assert recorder.values("penstock.gate.closed_time") == {("q",): 11, ("other",): 0}
+    assert other.is_empty
 
 
-async def test_the_state_of_the_breaker(recorder: Recorder) -> None:
+async def test_the_state_of_each_breaker(recorder: Recorder) -> None:
+    def states() -> dict[str, int]:
+        found = recorder.values("penstock.breaker.state")
+        return {state: count for (_, state), count in found.items()}
+
     breaker = CircuitBreaker(window=1, open_for=30)
     async with queue_of(recorder, breaker=breaker) as queue:
-        assert recorder.values("penstock.breaker.state") == {("q",): 0}
+        assert states() == {"closed": 1, "half_open": 0, "open": 0}
         await queue.process(failing(1), 1, ignore)
         await queue.put("a")
         await queue.join()
-        assert recorder.values("penstock.breaker.state") == {("q",): 2}
+        assert states() == {"closed": 0, "half_open": 0, "open": 1}
+        async with queue_of(recorder, breaker=CircuitBreaker()):
+            assert states() == {"closed": 1, "half_open": 0, "open": 1}
         await asyncio.sleep(31)
-        assert recorder.values("penstock.breaker.state") == {("q",): 1}
+        assert states() == {"closed": 0, "half_open": 1, "open": 0}
         await queue.put("a")
         await queue.join()
-        assert recorder.values("penstock.breaker.state") == {("q",): 0}
-    assert recorder.metrics()["penstock.breaker.state"].unit == "1"
+        assert states() == {"closed": 1, "half_open": 0, "open": 0}
+        assert recorder.metrics()["penstock.breaker.state"].unit == "{breaker}"
 
 
 async def test_what_a_queue_does_not_have_it_does_not_tell(recorder: Recorder) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 from typing import Any
 
@@ -122,56 +123,187 @@ def test_the_protocol_is_the_argument_or_the_variable_or_what_the_port_tells(
     assert _choose_protocol(protocol, endpoint) == chosen
 
 
-def test_a_program_without_its_collector_works_and_ends() -> None:
+@pytest.mark.parametrize("protocol", ["grpc", "http/protobuf"])
+def test_a_program_without_its_collector_works_and_says_so_in_one_line(protocol: str) -> None:
     with socket.socket() as nobody:  # bound, but it does not listen
         nobody.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{nobody.getsockname()[1]}"
         done = run(
             "-c",
             f"{PROGRAM}\npenstock.telemetry.setup('pump')\nasyncio.run(main())\n"
             "print(queue.metrics['processed'])",
-            env={
-                "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{nobody.getsockname()[1]}",
-                "OTEL_EXPORTER_OTLP_TIMEOUT": "1",
-            },
+            env={"OTEL_EXPORTER_OTLP_ENDPOINT": url, "OTEL_EXPORTER_OTLP_PROTOCOL": protocol},
         )
     assert (done.returncode, done.stdout) == (0, "1\n")
-    assert "Traceback" not in done.stderr
+    (line,) = done.stderr.splitlines()
+    assert line.startswith(f"Telemetry does not arrive at {url}: ")
 
 
-# -- errors -----------------------------------------------------------------------------------
+def test_each_signal_has_its_own_endpoint_and_protocol() -> None:
+    with Receiver("grpc") as spans, Receiver("http/protobuf") as metrics:
+        script(
+            f"{PROGRAM}\npenstock.telemetry.setup('pump')\nasyncio.run(main())",
+            env={
+                "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": spans.endpoint,
+                "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT": f"{metrics.endpoint}/v1/metrics",
+                "OTEL_EXPORTER_OTLP_METRICS_PROTOCOL": "http/protobuf",
+            },
+        )
+        assert sorted(span.data.name for span in spans.spans) == ["process q", "put q"]
+        assert "penstock.process.items" in metrics.metrics
+        assert (metrics.spans, spans.metrics) == ([], {})
 
 
-def test_a_second_call_is_an_error_and_the_first_one_counts() -> None:
+@pytest.mark.parametrize(
+    ("variables", "has_spans", "has_metrics"),
+    [
+        ({"OTEL_TRACES_EXPORTER": "none"}, False, True),
+        ({"OTEL_METRICS_EXPORTER": "none"}, True, False),
+        ({"OTEL_TRACES_EXPORTER": "otlp", "OTEL_METRICS_EXPORTER": "otlp"}, True, True),
+        ({"OTEL_SDK_DISABLED": "true"}, False, False),
+    ],
+)
+def test_the_variables_turn_signals_off(
+    variables: dict[str, str], has_spans: bool, has_metrics: bool
+) -> None:
+    with Receiver() as receiver:
+        script(
+            f"{PROGRAM}\nhandle = penstock.telemetry.setup('pump')\nasyncio.run(main())\n"
+            "assert handle.flush() and handle.shutdown()",
+            env={"OTEL_EXPORTER_OTLP_ENDPOINT": receiver.endpoint, **variables},
+        )
+        assert bool(receiver.spans) == has_spans
+        assert bool(receiver.metrics) == has_metrics
+
+
+def test_the_console_needs_no_server() -> None:
+    done = run("-c", f"{PROGRAM}\npenstock.telemetry.setup(console=True)\nasyncio.run(main())")
+    assert (done.returncode, done.stdout) == (0, "")
+    lines = done.stderr.splitlines()
+    spans = [line.split() for line in lines if "  trace " in line]
+    assert [(words[1], words[2], words[5]) for words in spans] == [
+        ("put", "q", "accepted"),
+        ("process", "q", "ok"),
+    ]
+    assert len({words[-1] for words in spans}) == 1  # one trace
+    assert "penstock.process.items  name=q, outcome=ok  1" in lines
+
+
+def test_the_console_of_the_environment_is_that_of_the_sdk() -> None:
+    out = script(
+        f"{PROGRAM}\npenstock.telemetry.setup('pump')\nasyncio.run(main())",
+        env={"OTEL_TRACES_EXPORTER": "console", "OTEL_METRICS_EXPORTER": "none"},
+    )
+    assert '"name": "process q"' in out
+
+
+def test_an_exporter_that_is_not_there_is_named() -> None:
+    done = run(
+        "-c", "import penstock.telemetry as t; t.setup()", env={"OTEL_TRACES_EXPORTER": "pigeon"}
+    )
+    assert "OTEL_TRACES_EXPORTER must be otlp, console, none" in done.stderr
+    assert "'pigeon'" in done.stderr
+
+
+# -- what is set up already -------------------------------------------------------------------
+
+
+def test_a_second_call_changes_nothing() -> None:
+    """A cell of a notebook that is run twice, say."""
     with Receiver() as one, Receiver() as other:
-        out = script(
+        script(
             f"{PROGRAM}\n"
-            f"penstock.telemetry.setup('one', {one.endpoint!r})\n"
-            "try:\n"
-            f"    penstock.telemetry.setup('other', {other.endpoint!r})\n"
-            "except RuntimeError as error:\n"
-            "    print(error)\n"
+            f"handle = penstock.telemetry.setup('one', {one.endpoint!r})\n"
+            f"assert penstock.telemetry.setup('other', {other.endpoint!r}) is handle\n"
             "asyncio.run(main())"
         )
-        assert "call penstock.telemetry.setup() once" in out
         assert {span.resource["service.name"] for span in one.spans} == {"one"}
         assert other.spans == []
 
 
-def test_in_a_program_that_set_providers_itself_it_is_an_error() -> None:
-    out = script(
-        "import penstock.telemetry\n"
-        "from opentelemetry import metrics, trace\n"
-        "from opentelemetry.sdk.metrics import MeterProvider\n"
-        "from opentelemetry.sdk.trace import TracerProvider\n"
-        "metrics.set_meter_provider(MeterProvider())\n"
-        "for step in (lambda: trace.set_tracer_provider(TracerProvider()), bool):\n"
-        "    try:\n"
-        "        penstock.telemetry.setup()\n"
-        "    except RuntimeError as error:\n"
-        "        print(error)\n"
-        "    step()"
+JOINED = """
+import logging
+from opentelemetry import metrics, trace
+from opentelemetry.sdk.trace import TracerProvider
+from telemetry.recorder import Recorder
+
+recorder = Recorder()
+logging.basicConfig(format="%(name)s %(levelname)s %(message)s", level=logging.INFO)
+logging.getLogger("penstock").addFilter(lambda record: "Queue" not in record.getMessage())
+"""
+
+
+def test_providers_that_are_set_are_used() -> None:
+    """By opentelemetry-instrument, or another library; with a line in the log."""
+    done = run(
+        "-c",
+        f"{PROGRAM}{JOINED}\n"
+        "trace.set_tracer_provider(recorder.tracer_provider)\n"
+        "metrics.set_meter_provider(recorder.meter_provider)\n"
+        "handle = penstock.telemetry.setup('pump')\n"
+        "asyncio.run(main())\n"
+        "assert handle.flush() and handle.shutdown()\n"
+        "print(recorder.names())",
     )
-    assert out.count("not at all in a program that sets its own providers") == 2
+    assert done.stdout == "['process q', 'put q']\n"
+    assert done.stderr == "penstock INFO OpenTelemetry is set up already: penstock uses that\n"
+
+
+def test_only_the_provider_that_is_missing_is_set() -> None:
+    with Receiver() as receiver:
+        done = run(
+            "-c",
+            f"{PROGRAM}{JOINED}\n"
+            "trace.set_tracer_provider(recorder.tracer_provider)\n"
+            f"penstock.telemetry.setup('pump', {receiver.endpoint!r})\n"
+            "asyncio.run(main())\n"
+            "print(recorder.names())",
+        )
+        assert done.stdout == "['process q', 'put q']\n"
+        assert "set up already, but for metrics: penstock uses that" in done.stderr
+        assert receiver.spans == []
+        assert "penstock.process.items" in receiver.metrics
+
+
+# -- processes --------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
+def test_each_process_is_an_instance_of_its_own() -> None:
+    with Receiver("http/protobuf") as receiver:
+        script(
+            f"{PROGRAM}\nimport os\n"
+            f"handle = penstock.telemetry.setup('pump', {receiver.endpoint!r},"
+            " protocol='http/protobuf')\n"
+            "child = os.fork()\n"
+            "asyncio.run(main())\n"
+            "assert handle.flush()\n"
+            "if not child:\n"
+            "    os._exit(0)\n"
+            "assert os.waitpid(child, 0)[1] == 0"
+        )
+        instances = [span.resource["service.instance.id"] for span in receiver.spans]
+    assert len(instances) == 4
+    assert len(set(instances)) == 2
+
+
+def test_what_there_is_can_be_sent_before_the_end() -> None:
+    with Receiver() as receiver:
+        child = start(
+            "-c",
+            f"{PROGRAM}\nhandle = penstock.telemetry.setup('pump', {receiver.endpoint!r})\n"
+            "asyncio.run(main())\nprint(handle.flush(60))\ninput()",
+        )
+        try:
+            assert child.stdout is not None
+            assert child.stdout.readline() == "True\n"
+            assert sorted(span.data.name for span in receiver.spans) == ["process q", "put q"]
+        finally:
+            _, err = child.communicate("\n", timeout=LIMIT)
+        assert (child.returncode, err) == (0, "")
+
+
+# -- errors -----------------------------------------------------------------------------------
 
 
 WITHOUT_THE_EXTRA = """
@@ -218,6 +350,7 @@ def test_without_the_extra_it_says_what_to_install_and_queues_work() -> None:
         ({"endpoint": "http://"}, ValueError),
         ({"endpoint": "http://localhost:port"}, ValueError),
         ({"endpoint": 4317}, TypeError),
+        ({"console": 1}, TypeError),
         ({"protocol": "http/json"}, ValueError),
         ({"protocol": ""}, ValueError),
         ({"protocol": "GRPC"}, ValueError),

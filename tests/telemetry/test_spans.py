@@ -90,15 +90,22 @@ async def test_an_item_has_a_span_for_its_put_and_one_for_its_attempt(recorder: 
         "penstock.queue.capacity": 7,
         "penstock.wait_time": pytest.approx(0.5),
         "penstock.worker.id": "penstock-q-worker-1",
+        "penstock.outcome": "ok",
     }
     assert parent_id(put) is None
     assert parent_id(process) == span_id(put)
     assert trace_id(process) == trace_id(put)
     assert links(process) == [span_id(put)]
     assert links(put) == []
+    assert put.events == ()
+    (waited,) = process.events
+    assert waited.name == "waited for a worker"
+    assert dict(waited.attributes or {}) == {
+        "penstock.wait.cause": "worker",
+        "penstock.wait_time": pytest.approx(0.5),
+    }
     for span in (put, process):
         assert span.status.status_code is UNSET
-        assert span.events == ()
 
 
 async def test_spans_tell_which_library_and_which_conventions_they_are_of(
@@ -239,9 +246,10 @@ async def test_a_put_that_is_refused_is_full_and_no_error(
     assert outcome(put) == outcome(wait) == "full"
     assert attributes(wait)["penstock.wait_time"] == pytest.approx(timeout)
     assert parent_id(wait) == span_id(put)
+    assert [event.name for event in put.events] == ["refused: the queue is full"]
+    assert wait.events == ()
     for span in (put, wait):
         assert span.status.status_code is UNSET
-        assert span.events == ()
         assert "error.type" not in attributes(span)
 
 
@@ -347,7 +355,8 @@ async def test_an_attempt_that_is_cancelled_is_no_error(recorder: Recorder, how:
     await getattr(queue, how)(timeout=1)
     span = recorder.span("process q")
     assert span.status.status_code is UNSET
-    assert span.events == ()
+    assert attributes(span)["penstock.outcome"] == "cancelled"
+    assert [event.name for event in span.events] == ["cancelled"]
     assert "error.type" not in attributes(span)
     assert queue.unprocessed == [60]
     await queue.stop(timeout=0, drain=False)
@@ -432,7 +441,7 @@ async def test_a_processing_block_that_is_cancelled_is_none(recorder: Recorder) 
     await queue.stop()
     span = recorder.span("process q")
     assert span.status.status_code is UNSET
-    assert span.events == ()
+    assert [event.name for event in span.events] == ["cancelled"]
     assert queue.unprocessed == [60]
 
 

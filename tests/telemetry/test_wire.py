@@ -13,7 +13,7 @@ import pytest
 from opentelemetry.proto.metrics.v1.metrics_pb2 import AggregationTemporality
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 
-from penstock.telemetry.names import SCHEMA_URL, SECONDS_BUCKETS
+from penstock.telemetry.names import CALL_BUCKETS, SCHEMA_URL, WAIT_BUCKETS
 from telemetry.receiver import LIMIT, Received, Receiver, plain, start
 
 HERE = Path(__file__).parent
@@ -115,7 +115,8 @@ def test_the_attempt_that_failed_and_no_other_is_an_error(thumbnails: Sent) -> N
     assert failed.data.status.code == Status.STATUS_CODE_ERROR
     assert failed.data.status.message == "13 is not a picture"
     assert failed.attributes["error.type"] == "ValueError"
-    (event,) = failed.data.events
+    event = failed.data.events[-1]
+    assert failed.attributes["penstock.outcome"] == "failed"
     assert event.name == "exception"
     assert plain(event.attributes)["exception.type"] == "ValueError"
 
@@ -174,12 +175,18 @@ def test_counters_arrive_as_cumulative_sums(thumbnails: Sent) -> None:
 
 
 def test_levels_arrive_as_sums_that_may_go_down(thumbnails: Sent) -> None:
-    for name, value in {"queue.capacity": 3, "queue.size": 0, "item.inflight": 0}.items():
+    states = {
+        "queue.capacity": {None},
+        "queue.size": {"ready", "delayed"},
+        "worker.count": {"busy", "limited", "idle"},
+    }
+    for name, expected in states.items():
         metric = thumbnails.metrics[f"penstock.{name}"].data
         assert not metric.sum.is_monotonic
-        (point,) = metric.sum.data_points
-        assert point.as_int == value, name
-        assert plain(point.attributes) == {"penstock.queue.name": "thumbnails"}
+        attributes = [plain(point.attributes) for point in metric.sum.data_points]
+        assert {each.pop("penstock.queue.name") for each in attributes} == {"thumbnails"}
+        assert {next(iter(each.values()), None) for each in attributes} == expected
+        assert {point.as_int for point in metric.sum.data_points} == {0}, name  # it is stopped
 
 
 @pytest.mark.parametrize(
@@ -196,8 +203,9 @@ def test_histograms_arrive_with_their_buckets_and_an_exemplar_of_a_trace(
 ) -> None:
     received = sent[service].metrics[metric].data
     assert received.unit == "s"
+    buckets = CALL_BUCKETS if metric == "penstock.process.duration" else WAIT_BUCKETS
     for point in received.histogram.data_points:
-        assert tuple(point.explicit_bounds) == SECONDS_BUCKETS
+        assert tuple(point.explicit_bounds) == buckets
         assert sum(point.bucket_counts) == point.count > 0
         assert point.exemplars
         for exemplar in point.exemplars:

@@ -6,8 +6,8 @@ import asyncio
 import inspect
 import time
 from asyncio import _get_running_loop
-from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Generator
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Generator, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from functools import wraps
 from types import FunctionType
 from typing import Any, NoReturn, Protocol
@@ -24,6 +24,7 @@ from penstock.policies.item_state import (
     ObservedState,
     PolicyScope,
 )
+from penstock.policies.observer import RETRY, ObservedAttempt, ObservedItem, outcome_of
 
 _GENERATOR = inspect.CO_GENERATOR | inspect.CO_ASYNC_GENERATOR
 
@@ -57,6 +58,8 @@ class PolicyCall:
         self._state = ObservedState(scope) if is_observed else ItemState(scope)
         policy.prepare(self._state, item, None)
         self._observed = scope.observer.on_item() if is_observed else None
+        # The attempt that failed, until it is known what becomes of the call.
+        self._failed_attempt: ObservedAttempt | None = None
 
     def start(self) -> Any:
         """What the call is for its caller: a coroutine of an async function, or else the result."""
@@ -80,8 +83,10 @@ class PolicyCall:
                 try:
                     if self._observed is None:
                         return await policy.run(state, call, item)
+                    self._check_refusal()
                     if not policy.admit(state, item):
-                        await policy.wait(state, item)
+                        with self._observed.wait():
+                            await policy.wait(state, item)
                     with self._attempt_observed():
                         return await policy.run(state, call, item)
                 except Exception as error:
@@ -111,6 +116,7 @@ class PolicyCall:
 
     def _attempt(self) -> Any:
         policy, state, item = self._policy, self._state, self._item
+        self._check_refusal()
         if not policy.admit(state, item):
             if blocks_loop():
                 self._admit_without_waiting()
@@ -152,21 +158,45 @@ class PolicyCall:
 
     # -- both -----------------------------------------------------------------------------------
 
+    def _check_refusal(self) -> None:
+        """Raise why there is no other attempt, if that was known after the last one."""
+        if self._state.refusal is not None:
+            raise self._state.refusal
+
     def _attempt_observed(self) -> AbstractContextManager[object]:
+        return nullcontext() if self._observed is None else self._observed_block(self._observed)
+
+    @contextmanager
+    def _observed_block(self, observed: ObservedItem) -> Iterator[None]:
+        """The block of an attempt; of one that failed, ``_after`` tells what became of it."""
         state = self._state
-        if self._observed is None:
-            return nullcontext()
-        return self._observed.attempt(state.attempts + 1, limit_wait=state.waited)
+        attempt = observed.attempt(
+            state.attempts + 1, limit_wait=state.waited, is_call=state.refusal is None
+        )
+        with ExitStack() as stack:
+            stack.enter_context(attempt)
+            try:
+                yield
+            except Exception:
+                attempt.stop_clock()
+                self._failed_attempt = attempt
+                stack.pop_all()
+                raise
 
     def _after(self, error: Exception) -> float | None:
         """Seconds until another attempt; None: ``error`` is final."""
+        delay: float | None = None
         try:
             delay = self._policy.after(self._state, error)
         except BaseException as broken:
             note_attempts(broken, self._state.attempts)
             raise
+        finally:
+            attempt, self._failed_attempt = self._failed_attempt, None
+            if attempt is not None:
+                attempt.fail(error, outcome_of(error) if delay is None else RETRY, delay)
         if delay is None:
-            note_attempts(error, self._state.attempts)
+            note_attempts(error, self._state.attempts, self._state.why)
         return delay
 
 

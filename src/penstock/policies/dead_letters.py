@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
 from penstock._util import checks
+from penstock.policies.observer import Origin
 
 T = TypeVar("T")
 
@@ -23,6 +24,13 @@ class DeadLetter(Generic[T]):
     error: BaseException
     #: Calls of the worker function that were made; 0 if it was not to start at all.
     attempts: int
+    #: Where telemetry has its last attempt; None where it was not observed.
+    origin: Origin | None = field(default=None, repr=False, compare=False)
+
+    @property
+    def trace_id(self) -> str | None:
+        """The trace of its last attempt, in hexadecimal, as Jaeger and Grafana find it."""
+        return None if self.origin is None else self.origin.trace_id
 
 
 def check_max_dead_letters(value: Any) -> int:

@@ -18,7 +18,7 @@ from penstock.limits.adaptive import AdaptiveConcurrency
 from penstock.limits.rate.limiter import Limiter
 from penstock.policies.calling import check_timeout
 from penstock.policies.item_state import Hold, PolicyScope
-from penstock.policies.observer import ObserverProvider, ReadTotals, observer_of
+from penstock.policies.observer import ObserverProvider, QueueReadings, ReadTotals, observer_of
 from penstock.policies.policy import Policy
 from penstock.queue.status import QueueStatus, state_error
 from penstock.workers.batch import Batching
@@ -75,6 +75,13 @@ class QueueBase(Generic[T]):
         # Asked at every put.
         self._needs_slow_path = self._observer.is_enabled
 
+    def _log_failures(self) -> None:
+        """Have failures logged as the observer wants it."""
+        self._pool.failures.configure(
+            is_verbose=self._observer.verbose_errors,
+            shows_exceptions=self._observer.record_exceptions,
+        )
+
     def _use(self, policy: Policy, max_dead_letters: int) -> None:
         """Run all items under ``policy`` from now on, unless there is a policy already."""
         scope = PolicyScope(
@@ -82,15 +89,15 @@ class QueueBase(Generic[T]):
             self._observer,
             max_dead_letters=0 if policy.retry is None else max_dead_letters,
             postpones=True,
-            hold=self._limit_hold(policy.limits),
+            hold=self._limit_hold(policy),
         )
         with _policy_lock:  # any thread may be the first to ask for one
             if self._scope is None:
-                self._counters.closures = lambda: policy.limits._closures
+                self._counters.gate_closed = policy.limits._gate_closed_from_now()
                 self._scope = scope
                 self._needs_slow_path = always
 
-    def _limit_hold(self, limiter: Limiter) -> Hold | None:
+    def _limit_hold(self, policy: Policy) -> Hold | None:
         """How the queue waits for limits; None: workers do that, each with its item in hand."""
         return None
 
@@ -170,6 +177,10 @@ class QueueBase(Generic[T]):
 
     def statistics(self) -> Any:
         """Everything that can be counted about the queue, at this instant."""
+        raise NotImplementedError
+
+    def readings(self) -> QueueReadings:
+        """What telemetry reads of the queue beside its statistics."""
         raise NotImplementedError
 
     def _log_full(self) -> None:
@@ -320,6 +331,11 @@ class QueueBase(Generic[T]):
 def always() -> bool:
     """Return True: every put is slow."""
     return True
+
+
+def utilization_of(policy: Policy | None) -> dict[str, float]:
+    """The share of each limit that is used, by its name."""
+    return {} if policy is None or not policy.limits.limits else policy.limits.utilization()
 
 
 def policy_statistics(

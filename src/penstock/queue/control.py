@@ -10,6 +10,7 @@ from typing import Any, Generic, TypeVar
 
 from penstock._util import checks
 from penstock.errors import QueueClosedError
+from penstock.policies.observer import CANCELLED
 from penstock.queue.lifecycle import QueueLifecycle, is_cancelled
 from penstock.queue.status import QueueStatus, state_error
 from penstock.workers.item import Entry, job_of
@@ -136,6 +137,7 @@ class QueueControl(QueueLifecycle[T]):
         if self._status is QueueStatus.STOPPED:
             self._leftover = self._buffer.ready
         for _ in removed:
+            self._counters.add_failure(CANCELLED)
             self._counters.count_finished()
         return items
 

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable
 from typing import Any, Literal
 
+from penstock.policies.observer import FAILURES, processed_totals
 from penstock.queue.entry_buffer import EntryBuffer
 
 Field = Literal["full", "cancelled", "stopped", "put_waits", "processed", "errors"]
@@ -26,8 +27,10 @@ class QueueCounters:
         self.errors = 0
         #: Items that were taken with ``get`` and are not done.
         self.checked_out = 0
-        #: Returns how often the gate of the limits was closed.
-        self.closures: Callable[[], int] = int
+        #: Items that did not succeed, by outcome.
+        self.failures = dict.fromkeys(FAILURES, 0)
+        #: Returns for how many seconds the gate of the limits was closed.
+        self.gate_closed: Callable[[], float] = float
         #: The futures of those who wait in ``join()``.
         self.joiners: dict[asyncio.Future[bool], None] = {}
 
@@ -71,15 +74,20 @@ class QueueCounters:
         processed = self.all_processed
         return self.accepted - processed
 
-    def totals(self) -> dict[str, int]:
-        """The counters that only grow, for telemetry: puts by their outcome, and two more."""
+    def add_failure(self, outcome: str) -> None:
+        """Count an item that did not succeed, before it is counted as done."""
+        self.failures[outcome] += 1
+
+    def totals(self) -> dict[str, float]:
+        """The counters that only grow, for telemetry: puts and items by outcome, and the gate."""
+        processed = self.all_processed
         return {
             "accepted": self.accepted,
             "full": self.full,
             "cancelled": self.cancelled,
             "stopped": self.stopped,
-            "processed": self.all_processed,
-            "closures": self.closures(),
+            **processed_totals(processed, self.failures),
+            "gate_closed": self.gate_closed(),
         }
 
     # -- joining ------------------------------------------------------------------------------

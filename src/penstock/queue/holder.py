@@ -20,6 +20,8 @@ class Holder:
         self.is_held = self.is_limited = False
         #: Whether nobody finds anything: the queue is paused.
         self.is_paused = False
+        #: Since when it is limited, and when it was held last, by ``now()``.
+        self.limited_since = self.held_at = 0.0
         #: The parked entries, by number, and the numbers of those that were parked and are to be
         #: taken next. All these numbers count as those of delayed entries.
         self.parked: dict[int, Entry[Any]] = {}

@@ -18,12 +18,18 @@ from typing import TypeVar
 
 from penstock._util import checks
 from penstock.errors import QueueClosedError, QueueEmptyError, QueueStateError
-from penstock.limits.rate.limiter import Limiter
 from penstock.policies.dead_letters import DeadLetter, check_max_dead_letters
 from penstock.policies.item_state import Hold
-from penstock.policies.observer import ObservedPut, ObserverProvider
+from penstock.policies.observer import (
+    CANCELLED,
+    ObservedPut,
+    ObserverProvider,
+    Origin,
+    QueueReadings,
+    outcome_of,
+)
 from penstock.policies.policy import Policy
-from penstock.queue.base import CLOSED, NO_LIMIT, policy_statistics
+from penstock.queue.base import CLOSED, NO_LIMIT, policy_statistics, utilization_of
 from penstock.queue.control import QueueControl
 from penstock.queue.counters import QueueCounters
 from penstock.queue.entry_buffer import EntryBuffer, PutOutcome
@@ -63,6 +69,7 @@ class InProcessQueue(QueueControl[T]):
         super().__init__(maxsize, timeout, logger, name)
         self._buffer, self._counters, self._pool = self._make_parts()
         self._observe(telemetry, self._counters.totals, self._buffer)
+        self._log_failures()
         max_dead_letters = check_max_dead_letters(max_dead_letters)
         if policy is not None:
             if not isinstance(policy, Policy):
@@ -88,10 +95,9 @@ class InProcessQueue(QueueControl[T]):
             hold.is_paused = self._buffer.limits.is_paused
             self._buffer.limits = hold
 
-    def _limit_hold(self, limiter: Limiter) -> Hold:
-        if any(limit.key is not None for limit in limiter.limits):
-            return KeyHold(limiter, self._buffer, self._grace)
-        return LimitHold(limiter, self._buffer, self._grace)
+    def _limit_hold(self, policy: Policy) -> Hold:
+        kind = KeyHold if policy._has_gate_keys else LimitHold
+        return kind(policy.limits, self._buffer, self._grace)
 
     def _make_parts(self) -> tuple[EntryBuffer[T], QueueCounters, WorkerPool[T]]:
         """Make the buffer, the counters and the worker pool."""
@@ -139,6 +145,20 @@ class InProcessQueue(QueueControl[T]):
             **policy_statistics(self._policy, self._scope, self._pool.adaptive),
         )
 
+    def readings(self) -> QueueReadings:
+        """What telemetry reads of the queue beside its statistics."""
+        buffer, limits = self._buffer, self._buffer.limits
+        oldest, held_up = buffer.oldest, 0
+        if limits.is_held or limits.parked:
+            held_up = buffer.ready if limits.is_held else len(limits.parked)
+            held_up = min(held_up, max(0, self._pool.count - self.statistics().inflight))
+        return QueueReadings(
+            oldest=getattr(None if oldest is None else oldest[3], "observed", None),
+            held_workers=held_up,
+            checked_out=self._counters.checked_out,
+            utilization=utilization_of(self._policy),
+        )
+
     @property
     def dead_letters(self) -> list[DeadLetter[T]]:
         """The items that failed for good, with retries configured; the oldest first.
@@ -160,7 +180,8 @@ class InProcessQueue(QueueControl[T]):
                 break
             accepted = is_hopeless = False
             try:
-                accepted = await self._put_slow(letter.item, limit)
+                ticket = self._new_ticket(letter.item, None)
+                accepted = await self._put_with(ticket, letter.item, limit, letter.origin)
             except (ValueError, TypeError) as error:  # no limit can ever let it pass: the next one
                 is_hopeless = True
                 self._logger.warning("Queue %s cannot take up %r: %s", self._name, letter, error)
@@ -203,10 +224,12 @@ class InProcessQueue(QueueControl[T]):
             scope.policy.prepare(ticket, item, deadline)
         return ticket
 
-    async def _put_with(self, ticket: Ticket, item: T, timeout: float) -> bool:
-        """Put an item that has this ticket."""
+    async def _put_with(
+        self, ticket: Ticket, item: T, timeout: float, origin: Origin | None = None
+    ) -> bool:
+        """Put an item that has this ticket; ``origin``: where a dead letter comes from."""
         if isinstance(ticket, ObservedTicket):
-            ticket.observed = put = self._observer.on_put()
+            ticket.observed = put = self._observer.on_put(origin)
             return await self._put_observed(put, ticket, item, timeout)
         return self._buffer.offer(item, ticket) or await self._wait_for_room(item, timeout, ticket)
 
@@ -382,6 +405,7 @@ class InProcessQueue(QueueControl[T]):
             return
         if error is not None:
             self._counters.add("errors")
+            self._counters.add_failure(outcome_of(error))
         if ticket is not None:
             ticket.succeed(None) if error is None else ticket.fail(error)
         self._counters.count_finished()
@@ -451,6 +475,7 @@ class InProcessQueue(QueueControl[T]):
             self._refuse("get")
         while (entry := self._buffer.take_by_hand()) is not None:
             if is_cancelled(entry[3]):
+                self._counters.add_failure(CANCELLED)
                 self._counters.count_finished()
                 continue
             self._is_taken_by_hand = True

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from heapq import heapify, heappop, heappush
 from typing import Any, Generic, TypeVar
 
+from penstock._util.clock import now
 from penstock.queue.holder import Holder
 from penstock.queue.lane import Lane, number_of
 from penstock.workers.item import Entry, Ticket, job_of
@@ -123,6 +124,19 @@ class EntryStore(Generic[T]):
         """Whether there are entries that cannot be taken yet."""
         return bool(self._delayed or self.limits.parked)
 
+    @property
+    def oldest(self) -> Entry[T] | None:
+        """The entry that was put first of those that may start. From any thread."""
+        oldest: Entry[T] | None = None
+        for lane in self._all_lanes():
+            try:
+                head = lane.head
+            except IndexError:  # it was taken between two looks
+                continue
+            if head is not None and (oldest is None or head[0] < oldest[0]):
+                oldest = head
+        return oldest
+
     def _all_delayed(self) -> list[Entry[T]]:
         return [*(entry for _, _, entry in list(self._delayed)), *list(self.limits.parked.values())]
 
@@ -231,6 +245,9 @@ class EntryStore(Generic[T]):
 
     def _hold(self) -> None:
         limits = self.limits
+        limits.held_at = now()
+        if not limits.is_limited:
+            limits.limited_since = limits.held_at
         limits.is_held = limits.is_limited = self._is_special = True
 
     def _end_limited(self) -> None:

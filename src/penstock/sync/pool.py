@@ -20,6 +20,7 @@ from penstock.limits.adaptive import AdaptiveConcurrency
 from penstock.sync.buffer import JanusBuffer
 from penstock.sync.slots import LoopSlot, SharedCounters, ThreadSlot, WorkerSlot
 from penstock.workers.calls import AsyncCall, ErrorHandler, WorkerFunc, instead_of
+from penstock.workers.failure_log import FailureLog
 from penstock.workers.inside import CURRENT_CALL, WORKER_THREADS, Caller
 from penstock.workers.item import Entry
 from penstock.workers.job import Job, JobFunctions, ThreadJob
@@ -49,11 +50,11 @@ class _SlotWorker(Worker[T]):
     def __init__(
         self,
         slot: WorkerSlot[T],
-        logger: logging.Logger,
+        failures: FailureLog,
         may_go_on: Callable[[Worker[T]], bool],
         loop_thread: LoopThread | None,
     ) -> None:
-        super().__init__(slot, slot, slot.standing, logger, may_go_on)  # type: ignore[arg-type]
+        super().__init__(slot, slot, slot.standing, failures, may_go_on)  # type: ignore[arg-type]
         self.slot = slot
         self._loop_thread = loop_thread
 
@@ -230,9 +231,9 @@ class ThreadWorkerPool(WorkerPool[T]):
     def _make_worker(self, standing: Job[T] | None, is_for_threads: bool) -> Worker[T]:
         if is_for_threads:
             slot = ThreadSlot(self._buffer, self._shared, standing)
-            return _ThreadWorker(slot, self._logger, self._may_go_on, self.loop_thread)
+            return _ThreadWorker(slot, self.failures, self._may_go_on, self.loop_thread)
         slot_in_loop = LoopSlot(self._buffer, self._shared, standing)
-        return _SlotWorker(slot_in_loop, self._logger, self._may_go_on, self.loop_thread)
+        return _SlotWorker(slot_in_loop, self.failures, self._may_go_on, self.loop_thread)
 
     def _launch(self, worker: Worker[T], name: str) -> asyncio.Future[None]:
         if not isinstance(worker, _ThreadWorker):

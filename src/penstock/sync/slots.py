@@ -15,6 +15,7 @@ from contextlib import suppress
 from time import monotonic
 from typing import Any, Generic, TypeVar
 
+from penstock.policies.observer import CANCELLED
 from penstock.queue.counters import Field, QueueCounters
 from penstock.queue.entry_buffer import EntryBuffer
 from penstock.sync.buffer import JanusBuffer
@@ -60,6 +61,11 @@ class SharedCounters(QueueCounters):
         """Add one to the count of ``field``."""
         with self._lock:
             super().add(field)
+
+    def add_failure(self, outcome: str) -> None:
+        """Count an item that did not succeed."""
+        with self._lock:
+            super().add_failure(outcome)
 
     def get_started(self) -> None:
         """A caller of ``get`` takes an item."""
@@ -143,6 +149,11 @@ class WorkerSlot(Generic[T]):
         #: Whether the worker asks the pool before it takes another entry.
         self.must_ask = False
         counters.register(self)
+
+    def add_failure(self, outcome: str) -> None:
+        """Count an item that did not succeed."""
+        if not self.is_revoked:
+            self._counters.add_failure(outcome)
 
     def take(self) -> Entry[T] | None:
         """The next entry, or None when there is none right now."""
@@ -233,6 +244,7 @@ class WorkerSlot(Generic[T]):
                 self._buffer.wake_locked()
         if is_dropped:
             for _ in parts_of(entry):
+                self._counters.add_failure(CANCELLED)
                 self._counters.count_finished()
             return None
         return job_of(entry) or self.standing

@@ -6,128 +6,135 @@ thread of its own. Only histograms are recorded item by item.
 
 from __future__ import annotations
 
-import logging
-import sys
 import threading
 import time
-import weakref
-from collections import Counter, deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import Any
 
 from opentelemetry.metrics import CallbackOptions, Histogram, Meter, Observation
 
-from penstock._util.hooks import ForkSafeLock
+from penstock.policies import observer as core
 from penstock.policies.observer import ObservedQueue, ReadTotals
 from penstock.telemetry import names
-
-_logger = logging.getLogger("penstock")
+from penstock.telemetry.registry import QueueSnapshot, Registration, Registry
 
 #: Seconds after which a snapshot is not used any more: its collection was given up. It is the time
 #: that an SDK gives to a whole export.
 _SNAPSHOT_LIFETIME = 30.0
 
-
-class _QueueRecord:
-    """What the instruments know of one queue.
-
-    It keeps alive neither the queue nor the items that wait there. (An item may refer to the queue:
-    one that is a call of a method of the queue does.)
-    """
-
-    __slots__ = ("__weakref__", "_registration", "_totals", "name", "queue")
-
-    def __init__(self, queue: ObservedQueue, registration: Registration) -> None:
-        self.name = queue.name
-        self.queue = weakref.ref(queue)
-        self._registration = weakref.ref(registration)
-        self._totals: Counter[str] = Counter()
-
-    def read_statistics(self) -> Any:
-        """The statistics of one instant, or None when the queue is gone.
-
-        The loop goes on in its thread while this thread reads. So the statistics are read until
-        they are the same twice: what was the same twice was true at one instant.
-        """
-        queue = self.queue()
-        if queue is None:
-            return None
-        latest = queue.statistics()
-        for _ in range(10):
-            before, latest = latest, queue.statistics()
-            if latest == before:
-                break
-        return latest
-
-    def read_totals(self) -> Counter[str]:
-        """The totals, never less than they were. Of a queue that is gone: its last ones."""
-        registration = self._registration()
-        if registration is not None:
-            self.update_totals(registration.read_totals())
-        return self._totals
-
-    def update_totals(self, totals: Mapping[str, int]) -> None:
-        """Remember the totals; where the loop changed them during the reading, the greater ones."""
-        self._totals = self._totals | Counter(totals)
+#: Levels of one queue: the values of attributes beside its name, and each level.
+_Levels = Iterator[tuple[tuple[str, ...], float]]
 
 
-class Registration:
-    """Held by a queue. When both are garbage-collected, its last totals go to the instruments."""
-
-    __slots__ = ("__weakref__", "_dead", "read_totals", "record")
-
-    def __init__(
-        self, queue: ObservedQueue, read_totals: ReadTotals, dead: deque[_QueueRecord]
-    ) -> None:
-        self.read_totals = read_totals
-        self.record = _QueueRecord(queue, self)
-        self._dead = dead
-
-    # Not the callback of a weak reference: it could not read the totals of a queue that is gone.
-    # It may run in the middle of any code, so it takes no lock. At the end of the interpreter
-    # nobody reads the totals, and this module may be empty already: so ``is_ending`` is bound here.
-    def __del__(self, is_ending: Callable[[], bool] = sys.is_finalizing) -> None:
-        if is_ending():
-            return
-        self.record.update_totals(self.read_totals())
-        self._dead.append(self.record)
+def _size(queue: QueueSnapshot) -> _Levels:
+    now, ready = queue.statistics, queue.readings.ready
+    yield (names.READY,), now.size if ready is None else ready
+    yield (names.DELAYED,), now.retrying
 
 
-_ReadLevel = Callable[[Any], int | None]
-
-#: The values of penstock.breaker.state; a queue without a breaker has none.
-_BREAKER_STATES = {"closed": 0, "half_open": 1, "open": 2}
+def _capacity(queue: QueueSnapshot) -> _Levels:
+    yield (), queue.statistics.maxsize
 
 
-def _breaker_state(statistics: Any) -> int | None:
-    state = statistics.breaker_state
-    return None if state is None else _BREAKER_STATES[state]
+def _workers(queue: QueueSnapshot) -> _Levels:
+    now, readings = queue.statistics, queue.readings
+    in_hand = max(0, now.inflight - readings.checked_out)
+    limited = min(now.worker_count, queue.waiting + readings.held_workers)
+    busy = max(0, in_hand - queue.waiting)
+    yield (names.BUSY,), busy
+    yield (names.LIMITED,), limited
+    yield (names.IDLE,), max(0, now.worker_count - busy - limited)
 
 
-#: The name, unit and description of each metric that may go up and down, and what reads it from the
-#: statistics of a queue. A None is not exported.
-_LEVELS: tuple[tuple[str, str, str, _ReadLevel], ...] = (
-    (names.SIZE_METRIC, "{item}", "Items that wait.", lambda now: now.size),
-    (names.CAPACITY_METRIC, "{item}", "The most items that may wait.", lambda now: now.maxsize),
-    (names.INFLIGHT_METRIC, "{item}", "Items in hand.", lambda now: now.inflight),
-    (names.WORKER_COUNT_METRIC, "{worker}", "Workers at work.", lambda now: now.worker_count),
+def _breaker(queue: QueueSnapshot) -> _Levels:
+    if queue.statistics.breaker_state is not None:
+        for state in names.BREAKER_STATES:
+            yield (state,), int(state == queue.statistics.breaker_state)
+
+
+def _concurrency(queue: QueueSnapshot) -> _Levels:
+    if queue.statistics.concurrency_limit is not None:
+        yield (), queue.statistics.concurrency_limit
+
+
+def _dead_letters(queue: QueueSnapshot) -> _Levels:
+    yield (), queue.statistics.dead_letters
+
+
+def _oldest_age(queue: QueueSnapshot) -> _Levels:
+    oldest = queue.readings.oldest
+    if not (queue.readings.ready or queue.statistics.size):
+        yield (), 0.0
+    elif oldest is not None:
+        yield (), oldest.age()
+
+
+def _utilization(queue: QueueSnapshot) -> _Levels:
+    for limit, share in queue.readings.utilization.items():
+        yield (limit,), share
+
+
+#: Of each metric that may go up and down: its name, unit, description, attribute beside the name of
+#: the queue, what reads it, and whether stopped queues count. Those of one name add up.
+_LEVELS: tuple[tuple[str, str, str, str | None, Callable[[QueueSnapshot], _Levels], bool], ...] = (
     (
-        names.RETRYING_METRIC,
+        names.SIZE_METRIC,
         "{item}",
-        "Items that wait for another attempt, or for a limit of their key.",
-        lambda now: now.retrying,
+        "Items that take up room: ready, or delayed until another attempt or by a limit's key.",
+        names.ITEM_STATE,
+        _size,
+        False,
+    ),
+    (names.CAPACITY_METRIC, "{item}", "The most items that may wait.", None, _capacity, False),
+    (
+        names.WORKER_COUNT_METRIC,
+        "{worker}",
+        "Workers: busy with an item, waiting for a limit, or idle.",
+        names.WORKER_STATE,
+        _workers,
+        False,
+    ),
+    (
+        names.DEAD_LETTERS_METRIC,
+        "{item}",
+        "Items that failed for good and are kept as dead letters.",
+        None,
+        _dead_letters,
+        True,
+    ),
+    (
+        names.BREAKER_STATE_METRIC,
+        "{breaker}",
+        "Circuit breakers, 1 in the state that each is in and 0 in the others.",
+        names.BREAKER_STATE,
+        _breaker,
+        False,
     ),
     (
         names.CONCURRENCY_LIMIT_METRIC,
         "{call}",
         "Calls that may be under way, where that is found out.",
-        lambda now: now.concurrency_limit,
+        None,
+        _concurrency,
+        False,
+    ),
+)
+
+#: The same of gauges, where the largest of one name counts.
+_GAUGES: tuple[tuple[str, str, str, str | None, Callable[[QueueSnapshot], _Levels]], ...] = (
+    (
+        names.OLDEST_AGE_METRIC,
+        "s",
+        "How long the oldest of those items waits that may start.",
+        None,
+        _oldest_age,
     ),
     (
-        names.BREAKER_STATE_METRIC,
+        names.LIMIT_UTILIZATION_METRIC,
         "1",
-        "What the circuit breaker does: 0 closed, 1 half-open, 2 open.",
-        _breaker_state,
+        "The share of each limit that is used.",
+        names.LIMIT_NAME,
+        _utilization,
     ),
 )
 
@@ -135,11 +142,8 @@ _LEVELS: tuple[tuple[str, str, str, _ReadLevel], ...] = (
 class _Snapshot:
     """The counts of all queues, read once for one collection."""
 
-    def __init__(self, statistics: list[tuple[str, Any]], totals: dict[str, Counter[str]]) -> None:
-        #: The name of each living queue, and its statistics.
-        self.statistics = statistics
-        #: By name, the totals of all queues of that name, living or gone.
-        self.totals = totals
+    def __init__(self, registry: Registry) -> None:
+        self.queues, self.totals = registry.read()
         #: The metrics that were exported from this snapshot.
         self.exported: set[str] = set()
         self.taken_at = time.monotonic()
@@ -149,102 +153,98 @@ class Instruments:
     """Everything that penstock measures on one meter, made once for it."""
 
     def __init__(self, meter: Meter) -> None:
-        def histogram(name: str, description: str) -> Histogram:
+        self._registry = Registry()
+        # The snapshot of the collection that goes on in each thread.
+        self._collection = threading.local()
+        self._make_recorded(meter)
+        self._make_observed(meter)
+
+    def _make_recorded(self, meter: Meter) -> None:
+        def histogram(name: str, description: str, buckets: tuple[float, ...]) -> Histogram:
             return meter.create_histogram(
                 name,
                 unit="s",
                 description=description,
-                explicit_bucket_boundaries_advisory=names.SECONDS_BUCKETS,
+                explicit_bucket_boundaries_advisory=buckets,
             )
 
         self.backpressure_wait = histogram(
-            names.BACKPRESSURE_WAIT_METRIC, "How long puts waited for room."
+            names.BACKPRESSURE_WAIT_METRIC, "How long puts waited for room.", names.WAIT_BUCKETS
         )
         self.item_wait = histogram(
-            names.ITEM_WAIT_METRIC, "How long items waited before a worker took them."
+            names.ITEM_WAIT_METRIC,
+            "How long items waited before an attempt, by what they waited for.",
+            names.WAIT_BUCKETS,
         )
         self.duration = histogram(
-            names.DURATION_METRIC, "How long a call of the worker function took."
+            names.DURATION_METRIC,
+            "How long a call of the worker function took.",
+            names.CALL_BUCKETS,
+        )
+        self.limit_wait = histogram(
+            names.LIMIT_WAIT_METRIC,
+            "How long items waited for limits, by the limit that had least left.",
+            names.WAIT_BUCKETS,
         )
         self.worker_errors = meter.create_counter(
             names.WORKER_ERRORS_METRIC,
             unit="{error}",
             description="Failures of worker functions and error handlers.",
         )
-        self.limit_wait = histogram(
-            names.LIMIT_WAIT_METRIC, "How long items waited for rate limits."
-        )
         self.retries = meter.create_counter(
             names.RETRIES_METRIC,
             unit="{retry}",
             description="Attempts that failed and are followed by another.",
         )
-        self.dead_letters = meter.create_counter(
-            names.DEAD_LETTERS_METRIC,
-            unit="{item}",
-            description="Items that failed for good and were kept as dead letters.",
-        )
-        for name, unit, description, read_level in _LEVELS:
-            meter.create_observable_up_down_counter(
-                name, [self._callback(name, self._observe_level, read_level)], unit, description
-            )
-        meter.create_observable_counter(
-            names.PUT_ITEMS_METRIC,
-            [self._callback(names.PUT_ITEMS_METRIC, self._observe_puts)],
-            "{item}",
-            "Items offered to the queue, by what became of the put.",
-        )
-        for name, unit, description, key in (
+
+    def _make_observed(self, meter: Meter) -> None:
+        for name, unit, description, attribute, read, counts_stopped in _LEVELS:
+            observe = self._callback(name, _sums, attribute, read, counts_stopped)
+            meter.create_observable_up_down_counter(name, [observe], unit, description)
+        for name, unit, description, attribute, read in _GAUGES:
+            observe = self._callback(name, _largest, attribute, read)
+            meter.create_observable_gauge(name, [observe], unit, description)
+        for name, unit, description, attribute, keys in (
             (
-                names.BACKPRESSURE_EVENTS_METRIC,
-                "{event}",
-                "Puts that were refused because the queue was full.",
-                names.FULL,
+                names.PUT_ITEMS_METRIC,
+                "{item}",
+                "Items offered to the queue, by what became of the put.",
+                names.PUT_OUTCOME,
+                {outcome: outcome for outcome in (*names.OUTCOMES, *names.RARE_OUTCOMES)},
             ),
             (
                 names.PROCESS_ITEMS_METRIC,
                 "{item}",
-                "Items that are done, well or badly.",
-                names.PROCESSED,
+                "Items that are done, by what became of each.",
+                names.PROCESS_OUTCOME,
+                {f"{names.PROCESSED}.{end}": end for end in (core.OK, *core.FAILURES)},
             ),
             (
-                names.GATE_CLOSURES_METRIC,
-                "{closure}",
-                "Times that the service's answer closed the gate for all workers.",
-                names.CLOSURES,
+                names.BACKPRESSURE_EVENTS_METRIC,
+                "{event}",
+                "Puts that were refused because the queue was full.",
+                None,
+                {names.FULL: ""},
+            ),
+            (
+                names.GATE_CLOSED_METRIC,
+                "s",
+                "For how long the gate was closed, since a service asked for a pause.",
+                None,
+                {names.GATE_CLOSED: ""},
             ),
         ):
-            meter.create_observable_counter(
-                name, [self._callback(name, self._observe_total, key)], unit, description
-            )
-        self._records: set[_QueueRecord] = set()
-        # The totals of queues that are gone, by name. A sum over the living queues alone would go
-        # down when one of them dies, and begin at zero with the next queue of that name.
-        self._dead_totals: dict[str, Counter[str]] = {}
-        self._dead: deque[_QueueRecord] = deque()
-        # The names of queues that died since the last snapshot. That name is exported once more:
-        # otherwise a queue that is gone before the last export would take its last counts along.
-        self._names_of_dead: set[str] = set()
-        # The snapshot of the collection that goes on in each thread.
-        self._collection = threading.local()
-        # Re-entrant: the garbage collector may run any code, in the middle of any line below.
-        self._lock = ForkSafeLock(threading.RLock)
-        self._is_failure_logged = False
+            observe = self._callback(name, _totals, attribute, keys)
+            meter.create_observable_counter(name, [observe], unit, description)
 
-    def register(self, queue: ObservedQueue, read_totals: ReadTotals) -> Registration:
-        """Export this queue until it is garbage-collected; the queue must hold the registration."""
-        registration = Registration(queue, read_totals, self._dead)
-        with self._lock:
-            self._remove_dead()
-            self._records.add(registration.record)
-        return registration
+    def register(
+        self, queue: ObservedQueue, read_totals: ReadTotals, waiting: Collection[object] = ()
+    ) -> Registration:
+        """Export this queue until it is garbage-collected; the queue must hold the registration.
 
-    def _remove_dead(self) -> None:
-        while self._dead:
-            record = self._dead.popleft()
-            self._records.discard(record)
-            self._dead_totals.setdefault(record.name, Counter()).update(record.read_totals())
-            self._names_of_dead.add(record.name)
+        ``waiting``: the items with which workers wait for limits.
+        """
+        return self._registry.add(queue, read_totals, waiting)
 
     def _callback(
         self, metric: str, observe: Callable[..., Iterable[Observation]], *args: Any
@@ -253,17 +253,10 @@ class Instruments:
             try:
                 return list(observe(self._snapshot_for(metric), *args))
             except Exception:
-                self._log_failure()
+                self._registry.log_failure()
                 return []
 
         return callback
-
-    def _log_failure(self) -> None:
-        if not self._is_failure_logged:
-            self._is_failure_logged = True
-            _logger.error("Metrics of queues cannot be read", exc_info=True)
-
-    # -- one snapshot for each collection -------------------------------------------------------
 
     def _snapshot_for(self, metric: str) -> _Snapshot:
         """The snapshot of the collection that ``metric`` is being read for.
@@ -278,48 +271,54 @@ class Instruments:
             or metric in snapshot.exported
             or time.monotonic() - snapshot.taken_at > _SNAPSHOT_LIFETIME
         ):
-            snapshot = self._collection.snapshot = self._take_snapshot()
+            snapshot = self._collection.snapshot = _Snapshot(self._registry)
         snapshot.exported.add(metric)
         return snapshot
 
-    def _take_snapshot(self) -> _Snapshot:
-        with self._lock:
-            records = list(self._records)
-        statistics = []
-        for record in records:
-            try:
-                read = record.read_statistics()
-            except Exception:  # of one queue; the others are exported
-                self._log_failure()
-                continue
-            if read is not None:
-                statistics.append((record.name, read))
-        with self._lock:
-            self._remove_dead()
-            living = {record.name for record in self._records if record.queue() is not None}
-            exported = living | self._names_of_dead
-            self._names_of_dead.clear()
-            totals = {name: Counter(self._dead_totals.get(name)) for name in exported}
-            for record in self._records:
-                if record.name in totals:
-                    totals[record.name].update(record.read_totals())
-        return _Snapshot(statistics, totals)
 
-    def _observe_level(self, snapshot: _Snapshot, read_level: _ReadLevel) -> Iterable[Observation]:
-        sums: Counter[str] = Counter()
-        for name, statistics in snapshot.statistics:
-            level = read_level(statistics)
-            if level is not None:
-                sums[name] += level
-        return [Observation(total, {names.QUEUE_NAME: name}) for name, total in sums.items()]
+def _sums(
+    snapshot: _Snapshot,
+    attribute: str | None,
+    read: Callable[[QueueSnapshot], _Levels],
+    counts_stopped: bool,
+) -> Iterable[Observation]:
+    levels: dict[tuple[str, ...], float] = {}
+    for queue in snapshot.queues:
+        counts = counts_stopped or not queue.is_stopped
+        for values, level in read(queue):
+            key = (queue.name, *values)
+            levels[key] = levels.get(key, 0) + (level if counts else 0)
+    return _observations(levels, attribute)
 
-    def _observe_total(self, snapshot: _Snapshot, key: str) -> Iterable[Observation]:
-        for name, totals in snapshot.totals.items():
-            yield Observation(totals[key], {names.QUEUE_NAME: name})
 
-    def _observe_puts(self, snapshot: _Snapshot) -> Iterable[Observation]:
-        for name, totals in snapshot.totals.items():
-            rare = [outcome for outcome in names.RARE_OUTCOMES if totals[outcome]]
-            for outcome in (*names.OUTCOMES, *rare):
-                attributes = {names.QUEUE_NAME: name, names.PUT_OUTCOME: outcome}
-                yield Observation(totals[outcome], attributes)
+def _largest(
+    snapshot: _Snapshot, attribute: str | None, read: Callable[[QueueSnapshot], _Levels]
+) -> Iterable[Observation]:
+    levels: dict[tuple[str, ...], float] = {}
+    for queue in snapshot.queues:
+        for values, level in read(queue):
+            key = (queue.name, *values)
+            levels[key] = max(levels.get(key, 0.0), 0.0 if queue.is_stopped else level)
+    return _observations(levels, attribute)
+
+
+def _totals(
+    snapshot: _Snapshot, attribute: str | None, keys: dict[str, str]
+) -> Iterable[Observation]:
+    totals = {
+        (name, *([value] if attribute else [])): counted[key]
+        for name, counted in snapshot.totals.items()
+        for key, value in keys.items()
+        if key in counted
+    }
+    return _observations(totals, attribute)
+
+
+def _observations(
+    values: dict[tuple[str, ...], float], attribute: str | None
+) -> Iterable[Observation]:
+    for (name, *rest), value in values.items():
+        attributes = {names.QUEUE_NAME: name}
+        if attribute is not None:
+            attributes[attribute] = rest[0]
+        yield Observation(value, attributes)

@@ -30,6 +30,9 @@ BATCH_SIZE: Final = "penstock.batch.size"
 PUT_OUTCOME: Final = "penstock.put.outcome"
 LIMIT_WAIT_TIME: Final = "penstock.limit.wait_time"
 LIMIT_NAME: Final = "penstock.limit.name"
+#: What became of an attempt; the values are those of ``policies/observer.py``.
+OUTCOME: Final = "penstock.outcome"
+RETRY_DELAY: Final = "penstock.retry.delay"
 ERROR_TYPE: Final = "error.type"
 
 # Values of penstock.put.outcome.
@@ -40,16 +43,33 @@ STOPPED: Final = "stopped"
 #: Only of queues on a broker: it refused, though there was room; its answer never came.
 FAILED: Final = "failed"
 UNKNOWN: Final = "unknown"
-# The other keys of a queue's totals.
+# The other keys of a queue's totals: items that are done by outcome, and seconds.
 PROCESSED: Final = "processed"
-CLOSURES: Final = "closures"
+GATE_CLOSED: Final = "gate_closed"
 OUTCOMES: Final = (ACCEPTED, FULL, CANCELLED, STOPPED)
-#: Exported only where there are any.
+#: Exported only where a queue counts them.
 RARE_OUTCOMES: Final = (FAILED, UNKNOWN)
+
+# Attributes of metrics, beside the name of the queue, and their values.
+ITEM_STATE: Final = "penstock.item.state"
+READY: Final = "ready"
+DELAYED: Final = "delayed"
+WAIT_CAUSE: Final = "penstock.wait.cause"
+FOR_WORKER: Final = "worker"
+FOR_LIMIT: Final = "limit"
+FOR_RETRY: Final = "retry"
+PROCESS_OUTCOME: Final = "penstock.process.outcome"
+WORKER_STATE: Final = "penstock.worker.state"
+BUSY: Final = "busy"
+LIMITED: Final = "limited"
+IDLE: Final = "idle"
+BREAKER_STATE: Final = "penstock.breaker.state"
+BREAKER_STATES: Final = ("closed", "half_open", "open")
 
 # Metrics.
 SIZE_METRIC: Final = "penstock.queue.size"
 CAPACITY_METRIC: Final = "penstock.queue.capacity"
+OLDEST_AGE_METRIC: Final = "penstock.queue.oldest_item.age"
 PUT_ITEMS_METRIC: Final = "penstock.put.items"
 BACKPRESSURE_EVENTS_METRIC: Final = "penstock.backpressure.events"
 BACKPRESSURE_WAIT_METRIC: Final = "penstock.backpressure.wait_time"
@@ -57,20 +77,23 @@ ITEM_WAIT_METRIC: Final = "penstock.item.wait_time"
 DURATION_METRIC: Final = "penstock.process.duration"
 PROCESS_ITEMS_METRIC: Final = "penstock.process.items"
 WORKER_ERRORS_METRIC: Final = "penstock.worker.errors"
-INFLIGHT_METRIC: Final = "penstock.item.inflight"
 WORKER_COUNT_METRIC: Final = "penstock.worker.count"
 RETRIES_METRIC: Final = "penstock.item.retries"
-RETRYING_METRIC: Final = "penstock.item.retrying"
-DEAD_LETTERS_METRIC: Final = "penstock.item.dead_letters"
+DEAD_LETTERS_METRIC: Final = "penstock.dead_letter.items"
+LIMIT_UTILIZATION_METRIC: Final = "penstock.limit.utilization"
 LIMIT_WAIT_METRIC: Final = "penstock.limit.wait_time"
-GATE_CLOSURES_METRIC: Final = "penstock.limit.gate.closures"
-CONCURRENCY_LIMIT_METRIC: Final = "penstock.concurrency.limit"
+GATE_CLOSED_METRIC: Final = "penstock.gate.closed_time"
 BREAKER_STATE_METRIC: Final = "penstock.breaker.state"
+CONCURRENCY_LIMIT_METRIC: Final = "penstock.concurrency.limit"
 
-#: The buckets that the histograms advise, in seconds.
-SECONDS_BUCKETS: Final = (
-    0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5,
-    5.0, 10.0,
+#: The buckets that histograms advise, in seconds: of calls, and of waits, which behind a limit may
+#: be minutes.
+CALL_BUCKETS: Final = (
+    0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
+)  # fmt: skip
+WAIT_BUCKETS: Final = (
+    0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0,
+    300.0, 900.0, 3600.0,
 )  # fmt: skip
 
 

@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+import logging
 import os
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Literal
+import uuid
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
 from urllib.parse import urlsplit
 
 import opentelemetry.metrics._internal as _metrics
+from opentelemetry import metrics, trace
 from opentelemetry import trace as _trace
 
 from penstock._util import checks
-
-if TYPE_CHECKING:  # of the extra
-    from opentelemetry.sdk.metrics.export import MetricExporter
-    from opentelemetry.sdk.trace.export import SpanExporter
+from penstock.telemetry.handle import TelemetryHandle
 
 Protocol = Literal["grpc", "http/protobuf"]
+Signal = Literal["traces", "metrics"]
 
-_is_done = False
+_logger = logging.getLogger("penstock")
+
+# What the first call of setup() returned.
+_handles: list[TelemetryHandle] = []
 
 # The API has no cheap way to ask whether an SDK was set up: a span of its no-op tracer costs as
 # much as a whole put, and ``get_tracer_provider()`` reads the environment each time. So these are
@@ -41,70 +45,152 @@ def setup(
     service_name: str | None = None,
     endpoint: str | None = None,
     *,
+    console: bool = False,
     protocol: Protocol | None = None,
     headers: Mapping[str, str] | None = None,
     resource_attributes: Mapping[str, Any] | None = None,
-) -> None:
-    """Send the traces and metrics of this program to an OTLP receiver.
+) -> TelemetryHandle:
+    """Send the traces and metrics of this program to an OTLP receiver, or show them.
 
     Args:
         service_name: the name of the program in Jaeger and Grafana. ``None``: the variable
             ``OTEL_SERVICE_NAME``.
         endpoint: the URL of a collector or of Jaeger, ``http://localhost:4317`` for example.
             ``None``: the variable ``OTEL_EXPORTER_OTLP_ENDPOINT``, or else OpenTelemetry's default.
+        console: write a line for each span to ``stderr``, and the metrics at the end: it needs no
+            server. They are sent as well only where ``endpoint`` or a variable says where to.
         protocol: ``"grpc"``, usually on port 4317, or ``"http/protobuf"``, usually on 4318.
-            ``None``: the variable ``OTEL_EXPORTER_OTLP_PROTOCOL``, or else what the endpoint's port
-            says, or else gRPC.
+            ``None``: the variable ``OTEL_EXPORTER_OTLP_PROTOCOL``, or that of the signal, or else
+            what the endpoint's port says, or else gRPC.
         headers: sent with every export, for example with a token.
         resource_attributes: other attributes of the program, for example
             ``{"deployment.environment.name": "test"}``; added to ``OTEL_RESOURCE_ATTRIBUTES``.
 
-    Raises:
-        RuntimeError: it was called before, or something else has set global providers: then
-            telemetry goes there already.
-        ImportError: without the extra: ``pip install 'penstock[otel]'``.
-        ValueError, TypeError: for an argument that is not allowed.
+    Returns:
+        A handle: ``flush()`` sends what there is, before a process is frozen for example, and
+        ``shutdown()`` ends it.
 
-    Opt-in, and for programs: it sets the global providers, which a library should never do. Other
-    standard ``OTEL_*`` variables (sampler, batch sizes, export interval) are respected. Spans and
-    metrics that have not been sent yet are sent when the interpreter exits.
+    Raises:
+        ImportError: without the extra: ``pip install 'penstock[otel]'``.
+        ValueError, TypeError: for an argument, or a variable, that is not allowed.
+
+    Opt-in, and for programs: it sets the global providers, which a library should never do. What is
+    set up already is used, with a line in the log: by a call before (in a notebook cell that is run
+    twice), by ``opentelemetry-instrument``, by another library. Each process has its own
+    ``service.instance.id``.
+
+    The standard ``OTEL_*`` variables count: ``OTEL_SDK_DISABLED``, ``OTEL_TRACES_EXPORTER`` and
+    ``OTEL_METRICS_EXPORTER`` (``otlp``, ``console``, ``none``, or one that is installed), endpoints
+    and protocols of a signal, sampler, batch sizes, export interval.
+
+    What was not sent yet is sent when the interpreter exits. If nobody answers, that takes two
+    seconds at most, and one line in the log says which URL it is.
     """
-    global _is_done  # noqa: PLW0603 - the global providers can be set only once
     if service_name is not None:
         checks.label(service_name, "service_name")
     _check_endpoint(endpoint)
-    chosen = _choose_protocol(protocol, endpoint)
-    if _is_done or has_global_provider():
-        raise RuntimeError(
-            "OpenTelemetry is set up already; call penstock.telemetry.setup() once, or not at all "
-            "in a program that sets its own providers"
+    if not isinstance(console, bool):
+        raise TypeError(f"console must be a bool, got {checks.shown(console)}")
+    if protocol is not None:
+        _check_protocol(protocol, "protocol")
+    if os.environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true":
+        return TelemetryHandle()
+    if _handles:
+        _logger.info("OpenTelemetry is set up already: this call of setup() changes nothing")
+        return _handles[0]
+    missing: list[Signal] = []
+    if _trace._TRACER_PROVIDER is None:
+        missing.append("traces")
+    if _metrics._METER_PROVIDER is None:
+        missing.append("metrics")
+    if len(missing) < 2:
+        _logger.info(
+            "OpenTelemetry is set up already%s: penstock uses that",
+            f", but for {missing[0]}" if missing else "",
         )
-    try:
-        from opentelemetry import metrics, trace
-        from opentelemetry.sdk.metrics import MeterProvider
-        from opentelemetry.sdk.metrics.export import PeriodicExportingMetricReader
-        from opentelemetry.sdk.resources import SERVICE_NAME, Resource
-        from opentelemetry.sdk.trace import TracerProvider
-        from opentelemetry.sdk.trace.export import BatchSpanProcessor
+    handle = TelemetryHandle()
+    if missing:
+        attributes = dict(resource_attributes or {})
+        if service_name is not None:
+            attributes["service.name"] = service_name
+        exporters: dict[Signal, list[str]] = {
+            each: _exporter_names(each, endpoint, console) for each in missing
+        }
+        try:
+            _set_providers(handle, exporters, attributes, endpoint, protocol, headers)
+        except ImportError as error:
+            raise ImportError(
+                "penstock.telemetry.setup() needs the OpenTelemetry SDK: "
+                f"pip install 'penstock[otel]' ({error})"
+            ) from None
+    handle.add_providers(trace.get_tracer_provider(), metrics.get_meter_provider())
+    _handles.append(handle)
+    return handle
 
-        span_exporter, metric_exporter = _exporters(chosen, endpoint, headers)
-    except ImportError as error:
-        raise ImportError(
-            "penstock.telemetry.setup() needs the OpenTelemetry SDK: "
-            f"pip install 'penstock[otel]' ({error})"
-        ) from None
-    attributes = dict(resource_attributes or {})
-    if service_name is not None:
-        attributes[SERVICE_NAME] = service_name
+
+def _set_providers(
+    handle: TelemetryHandle,
+    exporters: Mapping[Signal, list[str]],
+    attributes: dict[str, Any],
+    endpoint: str | None,
+    protocol: str | None,
+    headers: Mapping[str, str] | None,
+) -> None:
+    """Set the providers of these signals."""
+    from opentelemetry.sdk.resources import Resource
+
+    from penstock.telemetry import exporting
+
+    def make(signal: Signal, name: str) -> Callable[[], Any]:
+        if name != "otlp":
+            return lambda: exporting.make_other(signal, name)
+        kind = _choose_protocol(protocol, endpoint, signal)
+        handle.unsent.add_url(_url_of(signal, endpoint, kind))
+        return lambda: exporting.make_otlp(signal, kind, endpoint, headers)
+
+    given = os.environ.get("OTEL_RESOURCE_ATTRIBUTES", "")
+    if "service.instance.id" not in attributes and "service.instance.id=" not in given:
+        attributes["service.instance.id"] = str(uuid.uuid4())
+    made = {signal: [make(signal, name)() for name in names] for signal, names in exporters.items()}
     resource = Resource.create(attributes)
-    tracer_provider = TracerProvider(resource=resource)
-    tracer_provider.add_span_processor(BatchSpanProcessor(span_exporter))
-    meter_provider = MeterProvider(
-        [PeriodicExportingMetricReader(metric_exporter)], resource=resource
+    if made.get("traces"):
+        trace.set_tracer_provider(exporting.tracer_provider(resource, made["traces"]))
+    if made.get("metrics"):
+        metrics.set_meter_provider(exporting.meter_provider(resource, made["metrics"]))
+    handle.own(resource, [exporter for each in made.values() for exporter in each])
+
+
+def _exporter_names(signal: Signal, endpoint: str | None, console: bool) -> list[str]:
+    """What the signal goes to: names as in ``OTEL_TRACES_EXPORTER``, and ``"lines"``."""
+    variable = f"OTEL_{signal.upper()}_EXPORTER"
+    told = [each.strip() for each in os.environ.get(variable, "").split(",") if each.strip()]
+    if "none" in told:
+        return ["lines"] if console else []
+    if console:
+        prefix = "OTEL_EXPORTER_OTLP_"
+        urls = (
+            endpoint,
+            *map(os.environ.get, (f"{prefix}ENDPOINT", _variable(signal, "ENDPOINT"))),
+        )
+        told = told or (["otlp"] if any(urls) else [])
+        return ["lines", *(each for each in told if each != "console")]
+    return told or ["otlp"]
+
+
+def _variable(signal: str, name: str) -> str:
+    return f"OTEL_EXPORTER_OTLP_{signal.upper()}_{name}"
+
+
+def _url_of(signal: Signal, endpoint: str | None, protocol: str) -> str:
+    """Where the signal is sent to, for people."""
+    default = "http://localhost:4317" if protocol == "grpc" else "http://localhost:4318"
+    url = (
+        endpoint
+        or os.environ.get(_variable(signal, "ENDPOINT"))
+        or os.environ.get("OTEL_EXPORTER_OTLP_ENDPOINT")
+        or default
     )
-    trace.set_tracer_provider(tracer_provider)
-    metrics.set_meter_provider(meter_provider)
-    _is_done = True
+    return url.rpartition("@")[2] if "@" in url else url  # never a password
 
 
 def _check_endpoint(endpoint: str | None) -> None:
@@ -127,37 +213,20 @@ def _is_url(text: str) -> bool:
         return False
 
 
-def _choose_protocol(protocol: str | None, endpoint: str | None) -> str:
-    name, chosen = "protocol", protocol
-    if chosen is None:  # to OpenTelemetry an empty variable is one that is not set
-        name = "OTEL_EXPORTER_OTLP_PROTOCOL"
-        chosen = os.environ.get(name) or None
-    if chosen is None:
-        url = endpoint or os.environ.get("OTEL_EXPORTER_OTLP_ENDPOINT", "")
-        return "http/protobuf" if urlsplit(url).port == 4318 else "grpc"
-    if chosen not in ("grpc", "http/protobuf"):
-        raise ValueError(f'{name} must be "grpc" or "http/protobuf", got {checks.shown(chosen)}')
-    return chosen
+def _choose_protocol(protocol: str | None, endpoint: str | None, signal: Signal = "traces") -> str:
+    if protocol is not None:
+        return _check_protocol(protocol, "protocol")
+    # To OpenTelemetry an empty variable is one that is not set.
+    for name in (_variable(signal, "PROTOCOL"), "OTEL_EXPORTER_OTLP_PROTOCOL"):
+        told = os.environ.get(name, "").strip()
+        if told:
+            return _check_protocol(told, name)
+    url = endpoint or os.environ.get(_variable(signal, "ENDPOINT"))
+    url = url or os.environ.get("OTEL_EXPORTER_OTLP_ENDPOINT", "")
+    return "http/protobuf" if urlsplit(url).port == 4318 else "grpc"
 
 
-def _exporters(
-    protocol: str, endpoint: str | None, headers: Mapping[str, str] | None
-) -> tuple[SpanExporter, MetricExporter]:
-    # gRPC allows names of headers in lower case only; to HTTP the case does not matter.
-    extra = None if headers is None else {name.lower(): value for name, value in headers.items()}
-    if protocol == "grpc":
-        from opentelemetry.exporter.otlp.proto.grpc.metric_exporter import OTLPMetricExporter
-        from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
-
-        return (
-            OTLPSpanExporter(endpoint=endpoint, headers=extra),
-            OTLPMetricExporter(endpoint=endpoint, headers=extra),
-        )
-    from opentelemetry.exporter.otlp.proto.http import metric_exporter, trace_exporter
-
-    # The HTTP exporters add no path to an endpoint that is passed in.
-    base = None if endpoint is None else endpoint.rstrip("/")
-    return (
-        trace_exporter.OTLPSpanExporter(endpoint=base and f"{base}/v1/traces", headers=extra),
-        metric_exporter.OTLPMetricExporter(endpoint=base and f"{base}/v1/metrics", headers=extra),
-    )
+def _check_protocol(protocol: str, name: str) -> str:
+    if protocol not in ("grpc", "http/protobuf"):
+        raise ValueError(f'{name} must be "grpc" or "http/protobuf", got {checks.shown(protocol)}')
+    return protocol

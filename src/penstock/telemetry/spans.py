@@ -9,134 +9,42 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Mapping, Sequence, Sized
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from contextvars import Context, Token, copy_context
 from types import TracebackType
 from typing import Any
 
 from opentelemetry import context as otel_context
 from opentelemetry import trace
-from opentelemetry.metrics import Counter, Histogram
-from opentelemetry.trace import INVALID_SPAN, Link, Span, SpanKind
+from opentelemetry.trace import INVALID_SPAN, Link, Span, SpanContext, SpanKind
 
 from penstock._util.compat import Self
 from penstock.errors import QueueError, QueueStateError, QueueUnknownError
-from penstock.policies.observer import ObservedQueue, ReadTotals
+from penstock.policies.observer import CANCELLED, OK, RETRY, Origin, outcome_of
 from penstock.telemetry import names
-from penstock.telemetry.metrics import Registration
-from penstock.telemetry.settings import TelemetrySettings
+from penstock.telemetry.recording import Recording
 
 # In seconds, for durations and waits; a module variable so that a test can replace it.
 _clock = time.perf_counter
 
+#: Seconds from which on a wait is an event of its span.
+_SHOWN_WAIT = 0.1
 
-class TelemetryObserver:
+
+class TelemetryObserver(Recording):
     """Makes spans and metrics of what becomes of the items of one queue or policy.
 
     It is an ``Observer``; the core calls it if ``is_enabled()``.
     """
 
-    def __init__(self, settings: TelemetrySettings, name: str) -> None:
-        self.settings = settings
-        #: Whether spans and metrics go anywhere.
-        self.is_enabled = settings.is_enabled
-        self.attributes = about = {names.QUEUE_NAME: name}
-        self.put_name = f"{names.PUT} {name}"
-        self.put_attributes = {**about, names.OPERATION: names.PUT}
-        self.wait_name = f"{names.BACKPRESSURE} {name}"
-        self.wait_attributes = {**about, names.OPERATION: names.BACKPRESSURE}
-        self.process_name = f"{names.PROCESS} {name}"
-        self.process_attributes = {**about, names.OPERATION: names.PROCESS, names.ATTEMPT: 1}
-        # A policy has no queue.
-        self._capacity: int | None = None
-        self._waiting: Sized = ()
-        self._registration: Registration | None = None
-
-    def watch_queue(self, queue: ObservedQueue, totals: ReadTotals, waiting: Sized) -> None:
-        """Export the counts of the queue until it is garbage-collected."""
-        self._capacity = queue.maxsize
-        self._waiting = waiting
-        # Garbage-collected with this object, and so with the queue.
-        self._registration = self.settings.instruments.register(queue, totals)
-
-    def on_put(self) -> TracedPut:
+    def on_put(self, origin: Origin | None = None) -> TracedPut:
         """A put begins: the span of it, if there is to be one, and the block of it."""
-        return TracedPut(self)
+        return TracedPut(self, origin)
 
     def on_item(self, age: float = 0.0) -> TracedItem:
         """An item that was put ``age`` seconds ago, somewhere else."""
         return TracedItem(self, age)
-
-    def size_attributes(self) -> dict[str, int]:
-        """The attributes that say how full the queue is, if there is a queue."""
-        if self._capacity is None:
-            return {}
-        return {names.QUEUE_SIZE: len(self._waiting), names.QUEUE_CAPACITY: self._capacity}
-
-    def on_retry(self, error: BaseException) -> None:
-        """Count an attempt that failed and will be followed by another."""
-        self._count_unless_suppressed(self.settings.instruments.retries, error)
-
-    def on_dead_letter(self, error: BaseException) -> None:
-        """Count an item that became a dead letter."""
-        self._count_unless_suppressed(self.settings.instruments.dead_letters, error)
-
-    def _count_unless_suppressed(self, counter: Counter, error: BaseException) -> None:
-        if self.is_enabled() and not self.settings.is_suppressed():
-            self._count(counter, error)
-
-    def count_error(
-        self, error: BaseException, context: otel_context.Context | None = None
-    ) -> None:
-        """Count a failure of a worker function or of an error handler.
-
-        ``context`` has the span of the attempt; ``None``: the current context.
-        """
-        self._count(self.settings.instruments.worker_errors, error, context)
-
-    def _count(
-        self, counter: Counter, error: BaseException, context: otel_context.Context | None = None
-    ) -> None:
-        try:
-            attributes = {**self.attributes, names.ERROR_TYPE: names.error_type(error)}
-            counter.add(1, attributes, context)
-        except Exception:
-            self.settings.log_failure()
-
-    def on_limit_wait(self, name: str, seconds: float) -> None:
-        """Record the seconds that an item waited for the limit called ``name``."""
-        if self.is_enabled() and not self.settings.is_suppressed():
-            attributes = {**self.attributes, names.LIMIT_NAME: name}
-            self._record(self.settings.instruments.limit_wait, seconds, attributes)
-
-    def record_wait(self, seconds: float) -> None:
-        """Record the seconds that an item waited until it was taken."""
-        self._record(self.settings.instruments.item_wait, seconds, self.attributes)
-
-    def _record(self, histogram: Histogram, seconds: float, attributes: dict[str, str]) -> None:
-        try:
-            histogram.record(seconds, attributes)
-        except Exception:
-            self.settings.log_failure()
-
-    def start_span(
-        self,
-        name: str,
-        kind: SpanKind,
-        attributes: Mapping[str, Any],
-        *,
-        context: otel_context.Context | None = None,
-        links: Sequence[Link] = (),
-        start_time: int | None = None,
-    ) -> Span | None:
-        """A new span, or None if the SDK failed to make one."""
-        try:
-            return self.settings.tracer.start_span(
-                name, context, kind, attributes, links, start_time
-            )
-        except Exception:
-            self.settings.log_failure()
-            return None
 
 
 class TracedItem:
@@ -145,11 +53,16 @@ class TracedItem:
     ``age``: seconds since the item was accepted.
     """
 
-    __slots__ = ("_accepted_at", "_observer")
+    __slots__ = ("_accepted_at", "_delay", "_observer", "_waits_since", "last_span", "put_span")
 
-    def __init__(self, observer: TelemetryObserver, age: float = 0.0) -> None:
+    def __init__(self, observer: Recording, age: float = 0.0) -> None:
         self._observer = observer
-        self._accepted_at = _clock() - age
+        self._accepted_at = self._waits_since = _clock() - age
+        # Seconds from then on until its next attempt is due. None: nobody knows.
+        self._delay: float | None = None
+        #: The span of the last attempt; and that of its put, where it was put here.
+        self.last_span: Span | None = None
+        self.put_span: Span | None = None
 
     def attempt(
         self,
@@ -157,9 +70,50 @@ class TracedItem:
         *,
         limit_wait: float | None = None,
         context: Context | None = None,
+        is_call: bool = True,
     ) -> TracedAttempt:
         """The block of one attempt."""
-        return TracedAttempt(self._observer, self._accepted_at, number, limit_wait, context)
+        return TracedAttempt(self, self._observer, number, limit_wait, context, is_call)
+
+    def age(self) -> float:
+        """Seconds since the item was accepted."""
+        return max(0.0, _clock() - self._accepted_at)
+
+    @contextmanager
+    def wait(self) -> Iterator[None]:
+        """The block in which a worker waits with the item until it may start."""
+        waiting = self._observer.waiting
+        waiting.add(self)
+        try:
+            yield
+        finally:
+            waiting.discard(self)
+
+    def waits_until(self, now: float, number: int, limit_wait: float | None) -> dict[str, float]:
+        """The seconds that it waited for the attempt which begins now, by cause."""
+        rest = total = max(0.0, now - self._waits_since)
+        if limit_wait is None and number == 1:  # of most items
+            return {names.FOR_WORKER: rest}
+        waits: dict[str, float] = {}
+        if limit_wait is not None:
+            waits[names.FOR_LIMIT] = limited = min(limit_wait, total)
+            rest -= limited
+        if number > 1:
+            waits[names.FOR_RETRY] = delay = rest if self._delay is None else min(self._delay, rest)
+            rest -= delay
+        waits[names.FOR_WORKER] = rest
+        return waits
+
+    def retry_in(self, delay: float) -> None:
+        """An attempt failed, and another one will be made."""
+        self._waits_since, self._delay = _clock(), delay
+
+    def origin(self) -> Origin | None:
+        """Where to find what became of it so far."""
+        about = None if self.last_span is None else self.last_span.get_span_context()
+        if about is None or not about.is_valid:
+            return None
+        return Origin(trace.format_trace_id(about.trace_id), about)
 
     def batch_attempt(
         self, items: Sequence[tuple[Any, Context]], number: int, count: int
@@ -169,7 +123,11 @@ class TracedItem:
 
     def on_get(self) -> None:
         """Record how long the item waited: the caller of ``get`` reports nothing more."""
-        self._observer.record_wait(_clock() - self._accepted_at)
+        self._observer.record_wait(names.FOR_WORKER, _clock() - self._waits_since, None)
+
+    def on_skipped(self) -> None:
+        """Count the item among those that were cancelled."""
+        self._observer.count_skipped()
 
     def on_handler_error(self, error: BaseException) -> None:
         """Count the error among the failures of worker functions."""
@@ -180,29 +138,36 @@ class TracedPut(TracedItem):
     """An item that is put here: a context manager around its put, from its call to its outcome.
 
     The span of the put is the current one in ``context``, in which the item is to run.
+    ``origin``: where the item comes from, if it was a dead letter.
     """
 
-    __slots__ = ("_span", "_waits_since", "accepted", "context")
+    __slots__ = ("_full_since", "accepted", "context")
 
-    def __init__(self, observer: TelemetryObserver) -> None:
+    def __init__(self, observer: Recording, origin: Origin | None = None) -> None:
         # Not by super(): one is made for every put that is observed.
         self._observer = observer
-        self._accepted_at = _clock()
-        self._span: Span | None = None
-        self._waits_since: tuple[int, float] | None = None
+        self._accepted_at = self._waits_since = _clock()
+        self._delay = self.last_span = None
+        self._full_since: tuple[int, float] | None = None
         self.accepted = False
         parent = otel_context.get_current()
+        span: Span | None = None
         if observer.settings.wants_put_span(parent):
-            self._span = observer.start_span(
-                observer.put_name, SpanKind.PRODUCER, observer.put_attributes, context=parent
+            span = observer.start_span(
+                observer.put_name,
+                SpanKind.PRODUCER,
+                observer.put_attributes,
+                context=parent,
+                links=() if origin is None else _links(origin.link),
             )
+        self.put_span = span
         self.context: Context = copy_context()
-        if self._span is not None:
-            self.context.run(otel_context.attach, trace.set_span_in_context(self._span, parent))
+        if span is not None:
+            self.context.run(otel_context.attach, trace.set_span_in_context(span, parent))
 
     def on_full(self) -> None:
         """There is no room: from now on the put waits, which is backpressure."""
-        self._waits_since = (time.time_ns(), _clock())
+        self._full_since = (time.time_ns(), _clock())
 
     def __enter__(self) -> Self:
         return self
@@ -213,26 +178,29 @@ class TracedPut(TracedItem):
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        if self._waits_since is not None and self.accepted:
-            self._accepted_at = _clock()  # until now its put waited, from now on the item waits
+        if self._full_since is not None and self.accepted:
+            # Until now its put waited, from now on the item waits.
+            self._accepted_at = self._waits_since = _clock()
         try:
-            self._end(_outcome(self.accepted, exc), exc)
+            self._end(_put_outcome(self.accepted, exc), exc)
         except Exception:
             self._observer.settings.log_failure()
 
     def _end(self, outcome: str, error: BaseException | None) -> None:
-        observer, span = self._observer, self._span
+        observer, span = self._observer, self.put_span
         try:
             if span is not None and span.is_recording():
                 span.set_attributes({**observer.size_attributes(), names.PUT_OUTCOME: outcome})
-            if self._waits_since is not None:
-                self._report_backpressure(*self._waits_since, outcome)
+                if outcome == names.FULL:  # no error, but it is to be seen at a glance
+                    span.add_event("refused: the queue is full")
+            if self._full_since is not None:
+                self._report_backpressure(*self._full_since, outcome)
         finally:
             if span is not None:
                 observer.settings.end_span(span, None if outcome == names.CANCELLED else error)
 
     def _report_backpressure(self, start_time: int, since: float, outcome: str) -> None:
-        observer, span = self._observer, self._span
+        observer, span = self._observer, self.put_span
         waited = _clock() - since
         context = None if span is None else trace.set_span_in_context(span)
         if span is not None and span.is_recording():
@@ -259,21 +227,39 @@ class TracedAttempt:
     ``context`` is that of the item's put, or None when it is the current one.
     """
 
-    __slots__ = ("_context", "_observer", "_since", "_span", "_token")
+    __slots__ = (
+        "_context",
+        "_ended_at",
+        "_is_call",
+        "_item",
+        "_late_attributes",
+        "_observer",
+        "_since",
+        "_span",
+        "_token",
+        "_took",
+    )
 
     def __init__(
         self,
-        observer: TelemetryObserver,
-        accepted_at: float,
+        item: TracedItem,
+        observer: Recording,
         number: int,
         limit_wait: float | None,
         context: Context | None,
+        is_call: bool,
     ) -> None:
+        self._item = item
         self._observer = observer
+        self._is_call = is_call
         self._token: Token[otel_context.Context] | None = None
         self._span: Span | None = None
         self._context: otel_context.Context | None = None
         self._since = _clock()
+        # When the call raised an error, in nanoseconds; and how long it took.
+        self._ended_at: int | None = None
+        self._took: float | None = None
+        self._late_attributes: dict[str, Any] | None = None
         settings = observer.settings
         try:
             parent = (
@@ -284,23 +270,25 @@ class TracedAttempt:
             if settings.is_suppressed(parent):
                 return
             self._context = parent
+            waits = item.waits_until(self._since, number, limit_wait)
             if settings.wants_process_span(parent):
-                self._start_span(parent, self._since - accepted_at, number, limit_wait)
-            settings.instruments.item_wait.record(
-                self._since - accepted_at, observer.attributes, self._context
-            )
+                put_span = item.put_span if context is None else None
+                if put_span is None:
+                    put_span = trace.get_current_span(parent)
+                self._start_span(parent, put_span.get_span_context(), number, waits)
+            for cause, seconds in waits.items():
+                observer.record_wait(cause, seconds, self._context)
         except Exception:
             settings.log_failure()
 
     def _start_span(
         self,
         parent: otel_context.Context,
-        waited: float,
+        put_context: SpanContext,
         number: int,
-        limit_wait: float | None,
+        waits: dict[str, float],
     ) -> None:
         observer = self._observer
-        put_context = trace.get_current_span(parent).get_span_context()
         if observer.settings.relation == "link":  # a new trace, but the same baggage
             parent = trace.set_span_in_context(INVALID_SPAN, parent)
         attributes: dict[str, Any] = observer.process_attributes
@@ -316,12 +304,21 @@ class TracedAttempt:
         if span is None:
             return
         self._span = span
+        self._item.last_span = span
         self._context = trace.set_span_in_context(span, parent)
         if span.is_recording():
-            size = observer.size_attributes()
-            span.set_attributes({**size, names.WAIT_TIME: waited, names.WORKER_ID: _worker_id()})
-            if limit_wait is not None:
-                span.set_attribute(names.LIMIT_WAIT_TIME, limit_wait)
+            # Set at the end, together with the outcome: one call costs less than two.
+            self._late_attributes = late = {
+                **observer.size_attributes(),
+                names.WAIT_TIME: sum(waits.values()),
+                names.WORKER_ID: _worker_id(),
+            }
+            if names.FOR_LIMIT in waits:
+                late[names.LIMIT_WAIT_TIME] = waits[names.FOR_LIMIT]
+            for cause, seconds in waits.items():
+                if seconds >= _SHOWN_WAIT:
+                    about: dict[str, Any] = {names.WAIT_CAUSE: cause, names.WAIT_TIME: seconds}
+                    span.add_event(f"waited for a {cause}", about)
 
     def __enter__(self) -> Self:
         if self._span is not None and self._context is not None:
@@ -334,31 +331,70 @@ class TracedAttempt:
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        if exc is None:
+            self._succeeded()
+        else:
+            self._leave(exc, outcome_of(exc), None)
+
+    def _succeeded(self) -> None:
+        # As ``_leave``, and quicker: of most attempts.
+        observer, span, took = self._observer, self._span, _clock() - self._since
         if self._token is not None:
             otel_context.detach(self._token)
+            self._token = None
+        if span is not None:
+            try:
+                if self._late_attributes is not None:
+                    self._late_attributes[names.OUTCOME] = OK
+                    span.set_attributes(self._late_attributes)
+                span.end()
+            except Exception:
+                observer.settings.log_failure()
+        if self._context is not None and self._is_call:
+            observer.record_duration(took, None, self._context)
+
+    def stop_clock(self) -> None:
+        """The call is over; what becomes of the item will be told before long."""
+        self._took = _clock() - self._since
+        self._ended_at = time.time_ns()
+
+    def fail(self, error: BaseException, outcome: str, delay: float | None = None) -> None:
+        """It ended with ``error``; another attempt follows in ``delay`` seconds, or none."""
+        if delay is not None:
+            self._item.retry_in(delay)
+        self._leave(error, outcome, delay)
+
+    def _leave(self, error: BaseException | None, outcome: str, delay: float | None) -> None:
+        token, self._token = self._token, None
+        if token is not None:
+            otel_context.detach(token)
         try:
-            self._end(exc)
+            self._end(error, outcome, delay)
         except Exception:
             self._observer.settings.log_failure()
 
-    def _end(self, error: BaseException | None) -> None:
+    def _end(self, error: BaseException | None, outcome: str, delay: float | None) -> None:
         observer, span = self._observer, self._span
-        settings = observer.settings
+        took = _clock() - self._since if self._took is None else self._took
         # A cancelled attempt neither succeeded nor failed.
-        was_cancelled = error is not None and isinstance(
-            error, (asyncio.CancelledError, GeneratorExit)
-        )
-        took = _clock() - self._since
+        is_cancelled = outcome == CANCELLED
         try:
             if span is not None:
-                settings.end_span(span, None if was_cancelled else error)
+                if self._late_attributes is not None:
+                    self._late_attributes[names.OUTCOME] = outcome
+                    span.set_attributes(self._late_attributes)
+                    if is_cancelled:
+                        span.add_event("cancelled", timestamp=self._ended_at)
+                    elif outcome == RETRY and delay is not None:
+                        name = f"retry in {delay:.3g} s"
+                        span.add_event(name, {names.RETRY_DELAY: delay}, self._ended_at)
+                observer.settings.end_span(span, None if is_cancelled else error, self._ended_at)
         finally:
-            if self._context is not None and not was_cancelled:
-                attributes = observer.attributes
+            if self._context is not None and not is_cancelled:
                 if error is not None:
-                    attributes = {**attributes, names.ERROR_TYPE: names.error_type(error)}
                     observer.count_error(error, self._context)
-                settings.instruments.duration.record(took, attributes, self._context)
+                if self._is_call:
+                    observer.record_duration(took, error, self._context)
 
 
 class TracedBatchAttempt(TracedAttempt):
@@ -368,29 +404,35 @@ class TracedBatchAttempt(TracedAttempt):
 
     def __init__(
         self,
-        observer: TelemetryObserver,
+        observer: Recording,
         items: Sequence[tuple[TracedItem, Context]],
         number: int,
         count: int,
     ) -> None:
         # In no context of theirs. It records the wait of the first item.
-        super().__init__(observer, items[0][0]._accepted_at, number, None, Context())
+        super().__init__(items[0][0], observer, number, None, Context(), True)
         try:
             if self._context is not None:
                 for item, _ in items[1:]:
-                    observer.record_wait(self._since - item._accepted_at)
+                    for cause, seconds in item.waits_until(self._since, number, None).items():
+                        observer.record_wait(cause, seconds, self._context)
             span = self._span
             if span is not None and span.is_recording():
                 span.set_attribute(names.BATCH_SIZE, count)
-                for _, context in items:
-                    put = context.run(trace.get_current_span).get_span_context()
-                    if put.is_valid:
-                        span.add_link(put)
+                for item, context in items:
+                    put = item.put_span or context.run(trace.get_current_span)
+                    about = put.get_span_context()
+                    if about.is_valid:
+                        span.add_link(about)
         except Exception:
             observer.settings.log_failure()
 
 
-def _outcome(accepted: bool, error: BaseException | None) -> str:
+def _links(span: Any) -> tuple[Link, ...]:
+    return (Link(span),) if span.is_valid else ()
+
+
+def _put_outcome(accepted: bool, error: BaseException | None) -> str:
     if error is None:
         return names.ACCEPTED if accepted else names.FULL
     if isinstance(error, QueueStateError):

@@ -18,7 +18,11 @@ class Telemetry(TelemetrySettings):
             its child, in the same trace. ``"link"``: it begins a trace of its own. It is linked to
             the put in both cases.
         record_exceptions: whether the message and the stack of an exception of a worker function
-            are recorded. With False only its type is: for messages that may hold secrets.
+            are recorded and logged. With False only its type is: for messages that may hold
+            secrets.
+        verbose_errors: whether each failure of a worker function that nobody handles is logged with
+            its traceback. With False that is the first of a kind, by function, type and place;
+            those that follow are one line a second with their number.
 
     Raises:
         ValueError, TypeError: for an argument that is not allowed.

@@ -15,8 +15,10 @@ from penstock._util.clock import now
 from penstock.limits.deadline import is_hopeless
 from penstock.limits.failures import Failure, failure_of, worth_retrying
 from penstock.limits.rate.limiter import Limiter
-from penstock.policies.admission import Postponed, _too_late
+from penstock.policies.admission import _too_late
+from penstock.policies.holding import Postponed
 from penstock.policies.item_state import ItemState, PolicyScope
+from penstock.policies.observer import CANCELLED, FAILED
 from penstock.workers.calls import AsyncCall
 from penstock.workers.item import Entry, Ticket
 from penstock.workers.job import Job
@@ -64,7 +66,7 @@ class BatchTicket(Ticket, Generic[T]):
     apart again (:func:`parts_of`).
     """
 
-    __slots__ = ("batching", "counters", "done", "entries", "failed", "source")
+    __slots__ = ("batching", "counters", "done", "entries", "failed", "outcome", "source")
 
     def __init__(self, entries: list[Entry[T]], job: Job[T], batching: Batching) -> None:
         scopes = [ticket.scope for _, _, _, ticket in entries if ticket is not None]
@@ -77,6 +79,8 @@ class BatchTicket(Ticket, Generic[T]):
         self.done = 0
         #: Those that failed, each with its error.
         self.failed: list[tuple[Entry[T], BaseException]] = []
+        #: What became of the last of them.
+        self.outcome = FAILED
         #: Where the worker gets its entries, and what it counts by. Set by whoever hands it out.
         self.source: Any = None
         self.counters: Any = None
@@ -111,6 +115,9 @@ class BatchTicket(Ticket, Generic[T]):
             if ticket is None:
                 entries.append(entry)
             elif not ticket.claim():
+                self.counters.add_failure(CANCELLED)
+                if isinstance(ticket, ObservedTicket):
+                    ticket.observed.on_skipped()
                 cancelled.append(entry)
             elif ticket.deadline_at is not None and is_hopeless(ticket.deadline_at, moment):
                 ticket.refusal = _too_late()
@@ -279,8 +286,9 @@ class BatchTicket(Ticket, Generic[T]):
         self.entries = [entry for entry, _ in final]
         return (None if final else 0.0), BatchFailed()
 
-    def on_failure(self, error: BaseException, item: Any) -> None:
-        """Each item is told by itself."""
+    def on_failure(self, error: BaseException, item: Any) -> str:
+        """Each item is told by itself, and all but the last were counted."""
+        return self.outcome
 
     def fail(self, error: BaseException) -> bool:
         """As :meth:`on_failure`."""

@@ -15,6 +15,7 @@ from penstock.errors import QueueStateError
 from penstock.limits.retry import note_attempts
 from penstock.policies.dead_letters import DeadLetter
 from penstock.policies.item_state import ItemState
+from penstock.policies.observer import CANCELLED, Origin, outcome_of
 from penstock.workers.calls import AsyncCall
 from penstock.workers.job import Job
 
@@ -94,21 +95,38 @@ class Ticket(ItemState):
         except BaseException as broken:  # noqa: BLE001 - the item fails with that
             error, delay = broken, None
         if delay is None:
-            note_attempts(error, self._attempts_made(error))
+            note_attempts(error, self._attempts_made(error), self.why)
+            if job is not None and self.failures is not None:
+                job.outage_error = job.outage_error or self.failures.outage_error
         return delay, error
 
-    def on_failure(self, error: BaseException, item: Any) -> None:
-        """The item failed for good, and its error was told: it may become a dead letter."""
+    def on_failure(self, error: BaseException, item: Any) -> str:
+        """The item failed for good, and its error was told: it may become a dead letter.
+
+        Returns:
+            What became of it.
+        """
         if self.is_dropped:
-            return
+            self.end(error, CANCELLED)
+            return CANCELLED
         scope, is_dead_letter = self.scope, False
         if scope is not None and self.future is None and not self.is_revoked:
-            letter = DeadLetter(item, error, self._attempts_made(error))
+            letter = DeadLetter(item, error, self._attempts_made(error), self.origin())
             is_dead_letter = scope.dead_letters.add(letter)
             if is_dead_letter and self.is_observed:
                 scope.observer.on_dead_letter(error)
         if self.job is not None:
             self.job.add_failure(error, is_dead_letter=is_dead_letter)
+        outcome = outcome_of(error, is_kept=is_dead_letter)
+        self.end(error, outcome)
+        return outcome
+
+    def origin(self) -> Origin | None:
+        """Where an observer has what became of the item so far."""
+        return None
+
+    def end(self, error: BaseException, outcome: str) -> None:
+        """The item failed for good, with this outcome. For observers."""
 
     def _attempts_made(self, error: BaseException) -> int:
         # One that was cancelled did not count, for it might have been the worker that was.
@@ -118,6 +136,8 @@ class Ticket(ItemState):
         """Return a copy for the next worker that takes the item, and revoke this one."""
         new = copy(self)
         new.permit = None  # the other worker's
+        if self.failures is not None:  # the other worker's call may still end
+            new.take_failures(copy(self.failures))
         # In this order: an item without a future that is not revoked is kept when it fails.
         self.is_revoked = True
         self.future = None

@@ -17,6 +17,7 @@ from typing import Any, Generic, TypeVar
 
 from penstock.limits.adaptive import AdaptiveConcurrency
 from penstock.workers.calls import ErrorHandler, WorkerFunc
+from penstock.workers.failure_log import FailureLog
 from penstock.workers.inside import Caller, WaitingCalls, worker_around
 from penstock.workers.item import Entry
 from penstock.workers.job import Job
@@ -48,6 +49,8 @@ class WorkerPool(Generic[T]):
         self._counters = counters
         self._name = name
         self._logger = logger
+        #: Where failures are logged that nobody handles.
+        self.failures = FailureLog(logger)
         # The jobs that claim workers.
         self._jobs: dict[Job[T], None] = {}
         # The workers that take entries; by kind: tasks, and threads.
@@ -389,7 +392,7 @@ class WorkerPool(Generic[T]):
         is_for_threads: bool,
     ) -> Worker[T]:
         source: Any = self._source  # where all workers share it, it is theirs too
-        return Worker(source, self._counters, standing, self._logger, self._may_go_on)
+        return Worker(source, self._counters, standing, self.failures, self._may_go_on)
 
     def _launch(self, worker: Worker[T], name: str) -> asyncio.Future[None]:
         """Start the worker; return the future that is done when it has ended."""
@@ -492,6 +495,8 @@ class WorkerPool(Generic[T]):
         if worker is None:
             return
         worker.leave()
+        if not self._workers:
+            self.failures.flush()
         for remaining, exited in [*self._exit_waiters]:
             remaining.discard(task)
             if not remaining:

@@ -65,5 +65,8 @@ class Counters(Protocol):
     #: The futures of those who wait in ``join()``.
     joiners: dict[Any, None]
 
+    def add_failure(self, outcome: str) -> None:
+        """Count an item that did not succeed, by its outcome. It will be done in a moment."""
+
     def notify_if_done(self) -> None:
         """Complete the joiners if all items are done. Workers call it after each item."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import types
 from collections.abc import Callable, Generator
 from inspect import isawaitable
@@ -11,8 +10,10 @@ from itertools import repeat
 from typing import Any, Generic, TypeVar
 
 from penstock._util.compat import CountingTask, cancel_requests, is_being_cancelled, uncancel
+from penstock.policies.observer import CANCELLED, outcome_of
 from penstock.workers.batch import BatchFailed, parts_of
 from penstock.workers.calls import FINISHED, AsyncCall
+from penstock.workers.failure_log import FailureLog
 from penstock.workers.inside import CURRENT_CALL
 from penstock.workers.item import Entry, Ticket, job_of
 from penstock.workers.job import Job
@@ -56,8 +57,8 @@ class Worker(Generic[T]):
     __slots__ = (
         "_cancelled_after",
         "_counters",
+        "_failures",
         "_item_cancels",
-        "_logger",
         "_may_go_on",
         "_source",
         "_ticket",
@@ -78,13 +79,13 @@ class Worker(Generic[T]):
         source: Source[T],
         counters: Counters,
         standing: Job[T] | None,
-        logger: logging.Logger,
+        failures: FailureLog,
         may_go_on: Callable[[Worker[T]], bool],
     ) -> None:
         self._source = source
         self._counters = counters
         self.standing = standing
-        self._logger = logger
+        self._failures = failures
         self._may_go_on = may_go_on
         #: Whether it asks the pool before its next entry: the number of workers has changed.
         self.must_ask = False
@@ -181,8 +182,11 @@ class Worker(Generic[T]):
                         error = await self._report(entry, failure)
                         if error is None and self.cancelled_by_others:
                             error = asyncio.CancelledError()  # the pool starts another worker
-                        if ticket is not None:
-                            context.run(ticket.on_failure, failure, item)
+                        counters.add_failure(
+                            outcome_of(failure)
+                            if ticket is None
+                            else context.run(ticket.on_failure, failure, item)
+                        )
                         failure = None  # type: ignore[assignment] # or both keep each other alive
                     counters.processed += 1
                     if ticket is not None and ticket.job is not None:
@@ -330,7 +334,7 @@ class Worker(Generic[T]):
             self._warn_of_thread(job)
 
     def _warn_of_thread(self, job: Job[T]) -> None:
-        self._logger.warning(
+        self._failures.logger.warning(
             "Worker function %s was cancelled but may still be running in its thread", job.label
         )
 
@@ -371,7 +375,9 @@ class Worker(Generic[T]):
         if entry is None:
             return None
         if self._is_dropped(entry):
-            self._counters.processed += len(parts_of(entry))
+            for _ in parts_of(entry):
+                self._counters.add_failure(CANCELLED)
+                self._counters.processed += 1
             self._counters.notify_if_done()
             return None
         self._source.requeue(entry)
@@ -383,7 +389,7 @@ class Worker(Generic[T]):
         if job is not None and job.is_threaded:
             self._warn_of_thread(job)
         elif job is not None:
-            self._logger.error(
+            self._failures.logger.error(
                 "Worker function %s ignored its cancellation and may still be running", job.label
             )
 
@@ -409,7 +415,7 @@ class Worker(Generic[T]):
             return None
         handler: Any = job.error_handler
         if handler is None:
-            self._log("Worker function %s failed", job, error)
+            context.run(self._log, "Worker function %s failed", job, error)
             return None
         failure: BaseException | None = None
         steps: Any = None
@@ -431,7 +437,9 @@ class Worker(Generic[T]):
         if failure is not None:
             if ticket is not None:
                 ticket.handler_failed(failure)
-            self._log("Error handler failed on an error of worker function %s", job, failure)
+            context.run(
+                self._log, "Error handler failed on an error of worker function %s", job, failure
+            )
             failure = None  # or frame and exception would keep each other alive
         return None
 
@@ -445,9 +453,14 @@ class Worker(Generic[T]):
                 one, error = batch.failed.pop(0)
                 ending = await self._report(one, error) or ending
                 del batch.entries[0]
-                if one[3] is not None:
-                    one[2].run(one[3].on_failure, error, one[1])
-                self._counters.processed += bool(batch.failed)
+                batch.outcome = (
+                    outcome_of(error)
+                    if one[3] is None
+                    else one[2].run(one[3].on_failure, error, one[1])
+                )
+                if batch.failed:  # the last one is counted by the worker
+                    self._counters.add_failure(batch.outcome)
+                    self._counters.processed += 1
         except BaseException:  # the worker is to end: the one that was told is requeued already
             for rest, _ in batch.failed:
                 self._source.requeue(rest)
@@ -458,9 +471,7 @@ class Worker(Generic[T]):
 
     def _log(self, message: str, job: Job[T], error: BaseException) -> None:
         try:
-            self._logger.exception(  # noqa: LOG004 - the exception is at hand, not under way
-                message, job.label, exc_info=error
-            )
+            self._failures.add(message, job.label, error, self.task.get_loop())
         except Exception as failure:
             # A logger that raises must not end the worker. asyncio tells the user.
             self.task.get_loop().call_exception_handler(

@@ -9,7 +9,7 @@ from itertools import count, islice, takewhile
 
 from penstock.limits.rate.gate import Gate
 from penstock.limits.rate.sliding_log import Record
-from penstock.limits.rate.window import Demand, LimitWindow, Waiter, WaiterGroup, is_spent
+from penstock.limits.rate.window import Demand, Keyed, LimitWindow, Waiter, WaiterGroup, is_spent
 
 
 class Scheduler:
@@ -21,15 +21,21 @@ class Scheduler:
     windows may pass: so a busy key does not hold up another.
 
     After each change, the user of this class calls :meth:`grant`.
+
+    Args:
+        gate: which all have to pass.
+        keyed: where to keep the waiters that have a key.
     """
 
-    def __init__(self, gate: Gate) -> None:
+    def __init__(self, gate: Gate, keyed: Keyed | None = None) -> None:
         self.gate = gate
         #: How many waiters there are.
         self.waiting = 0
         # Those of them that stand for more than one call.
         self._several: dict[Waiter, None] = {}
         self._groups: dict[tuple[LimitWindow, ...], WaiterGroup] = {}
+        # Those that have a key, by that.
+        self._keyed: Keyed = {} if keyed is None else keyed
         self._ages = count()
         #: Groups whose heads are to be checked now, as a heap by the age of the head.
         self._to_check: list[tuple[int, WaiterGroup]] = []
@@ -46,7 +52,7 @@ class Scheduler:
         """Start a call that does not wait yet, if it :meth:`can_start`."""
         if not self.can_start(now, demand):
             return None
-        if self.gate.spreads:
+        if self.gate.is_active:
             self.gate.passed(now, self.calls)
         return [window.log.record(now, cost) for window, cost in demand]
 
@@ -87,6 +93,8 @@ class Scheduler:
                 window.groups += 1
         waiter.group = group
         group.waiters[waiter] = None
+        if waiter.gate_key is not None:
+            self._keyed.setdefault(waiter.gate_key, {})[waiter] = None
         self.waiting += 1
         if waiter.is_for_several:
             self._several[waiter] = None
@@ -104,6 +112,15 @@ class Scheduler:
             if window.log.is_late(record, now):
                 return True
         return False
+
+    def close_gate(self, gate: LimitWindow) -> None:
+        """Let the waiters with the key of ``gate``, which is new, wait for that too."""
+        for waiter in sorted(self._keyed.get(gate.key, ()), key=_age):
+            self.remove(waiter)
+            waiter.demand = (*waiter.demand, (gate, 1))
+            group = self._join(waiter)
+            if len(group.waiters) == 1:
+                self._check_soon(group)
 
     def oldest(self, count: int) -> list[Waiter]:
         """At most ``count`` waiters, oldest first."""
@@ -201,7 +218,8 @@ class Scheduler:
                 if waiter.error is None:
                     demand = waiter.demand
                     waiter.records = tuple([window.log.reserve(cost) for window, cost in demand])
-                    self.gate.passed(now, self.calls + waiter.calls - 1)
+                    if self.gate.is_active:
+                        self.gate.passed(now, self.calls + waiter.calls - 1)
                 granted.append(waiter)
                 self._head_removed(group)
             for window in group.windows:
@@ -292,6 +310,11 @@ class Scheduler:
     def _remove(self, waiter: Waiter, group: WaiterGroup) -> None:
         del group.waiters[waiter]
         waiter.group = None
+        if waiter.gate_key is not None:
+            keyed = self._keyed[waiter.gate_key]
+            del keyed[waiter]
+            if not keyed:
+                del self._keyed[waiter.gate_key]
         self.waiting -= 1
         if waiter.is_for_several:
             del self._several[waiter]

@@ -31,7 +31,7 @@ from penstock.brokers.nats.queue.putter import Putter
 from penstock.brokers.nats.queue.roll_call import RollCall
 from penstock.brokers.nats.queue.watch import Watch
 from penstock.errors import QueueEmptyError, QueueStateError
-from penstock.policies.observer import ObserverProvider
+from penstock.policies.observer import DEAD_LETTER, ObserverProvider
 from penstock.policies.policy import Policy
 from penstock.queue.base import CLOSED, WARNING_INTERVAL, QueueBase
 from penstock.queue.status import QueueStatus, state_error
@@ -113,6 +113,7 @@ class NatsCore(QueueBase[T]):
         wire.on_reconnect = self._feed.reconnected
         self._loans: Loans[T] = Loans()
         self._pool = WorkerPool(self._feed, self._counters, name, self._logger)
+        self._log_failures()
         self._watch = Watch(engine, self._level, self._feed, self._putter.room, self._logger)
         self._roll_call = RollCall(wire, engine.roll_subject, self._own_part)
 
@@ -188,6 +189,7 @@ class NatsCore(QueueBase[T]):
     def _turn_down(self, delivery: Delivery, error: Exception) -> None:
         """No worker can have this, so no error handler will hear of it."""
         self._counters.errors += 1
+        self._counters.add_failure(DEAD_LETTER)
         self._counters.processed += 1
         self._logger.error("Queue %s: an item becomes a dead letter: %s", self._name, error)
         self._bury(delivery, error)

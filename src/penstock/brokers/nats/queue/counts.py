@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from penstock.errors import QueueError, QueueUnknownError
+from penstock.policies.observer import FAILURES, processed_totals
 from penstock.telemetry import names
 
 
@@ -56,8 +57,10 @@ class Counts:
         self.peak = 0
         #: Nobody: whether all items are done only the server knows.
         self.joiners: dict[Any, None] = {}
-        #: Tells how often the gate of the limits was closed.
-        self.closures: Callable[[], int] = int
+        #: Items that did not succeed, by outcome.
+        self.failures = dict.fromkeys(FAILURES, 0)
+        #: Tells for how many seconds the gate of the limits was closed.
+        self.gate_closed: Callable[[], float] = float
 
     @property
     def all_processed(self) -> int:
@@ -71,6 +74,10 @@ class Counts:
 
     def notify_if_done(self) -> None:
         """Nobody waits here."""
+
+    def add_failure(self, outcome: str) -> None:
+        """One item did not succeed, and will be done in a moment."""
+        self.failures[outcome] += 1
 
     def accept(self) -> None:
         """One more item is in."""
@@ -87,7 +94,7 @@ class Counts:
         else:
             self.cancelled += 1
 
-    def totals(self) -> dict[str, int]:
+    def totals(self) -> dict[str, float]:
         """What only grows, for telemetry; the names are its."""
         return {
             names.ACCEPTED: self.accepted,
@@ -96,6 +103,6 @@ class Counts:
             names.STOPPED: self.stopped,
             names.FAILED: self.failed,
             names.UNKNOWN: self.unknown,
-            names.PROCESSED: self.processed,
-            names.CLOSURES: self.closures(),
+            **processed_totals(self.processed, self.failures),
+            names.GATE_CLOSED: self.gate_closed(),
         }

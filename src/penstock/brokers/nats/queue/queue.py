@@ -24,9 +24,9 @@ from penstock.limits.rate.limit import Limit
 from penstock.limits.rate.limiter import Limiter
 from penstock.limits.retry import RetryPolicy
 from penstock.policies.dead_letters import MAX_DEAD_LETTERS, check_max_dead_letters
-from penstock.policies.observer import ObserverProvider
+from penstock.policies.observer import ObserverProvider, QueueReadings
 from penstock.policies.policy import Policy, policy_of
-from penstock.queue.base import NO_LIMIT, policy_statistics
+from penstock.queue.base import NO_LIMIT, policy_statistics, utilization_of
 from penstock.queue.status import QueueStatistics
 from penstock.workers.calls import ErrorHandler, WorkerFunc
 
@@ -67,7 +67,9 @@ class NatsQueue(Lifecycle, NatsCore[T]):
         limits, retry, breaker, deadline, attempt_timeout, policy: as for
             :class:`penstock.WorkQueue`, for the workers of this process. A retry waits on the
             server, for whichever machine; ``attempts`` counts the deliveries on all, those that a
-            stop or a death ended included. With a deadline the clocks of the machines should agree.
+            stop or a death ended included. What a service refused as too many requests, and what is
+            held while it is away, waits in this process, at most 100 items beside those in hand.
+            With a deadline the clocks of the machines should agree.
         max_dead_letters: how many items that failed for good are kept; when they are as many, what
             fails stays in the queue. 0: they are dropped.
         telemetry: as for :class:`penstock.BoundedQueue`. The trace of a put goes with its item to
@@ -117,7 +119,7 @@ class NatsQueue(Lifecycle, NatsCore[T]):
             "deadline": deadline,
             "attempt_timeout": attempt_timeout,
         }
-        policy = policy_of(policy, parts) or Policy()
+        policy = policy_of(policy, parts, name) or Policy()
         max_dead_letters = check_max_dead_letters(max_dead_letters)
         urls = check_servers(servers)
         _check_figures(replicas, ack_wait, max_deliveries, max_item_size, policy.retry)
@@ -186,6 +188,11 @@ class NatsQueue(Lifecycle, NatsCore[T]):
             retrying=put_off,
             **figures,
         )
+
+    def readings(self) -> QueueReadings:
+        """What telemetry reads of the queue beside its statistics. Ages only the server knows."""
+        ready = max(0, len(self._level) - self._feed.put_off)
+        return QueueReadings(ready=ready, utilization=utilization_of(self._policy))
 
     async def info(self) -> QueueInfo:
         """The queue as the server sees it now, over all machines.
