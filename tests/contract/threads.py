@@ -17,7 +17,7 @@ from contextvars import ContextVar
 from inspect import iscoroutinefunction
 from queue import SimpleQueue
 from types import TracebackType
-from typing import Any
+from typing import Any, cast
 
 import penstock.sync
 from contract.helpers import MakeQueue
@@ -174,7 +174,6 @@ class QueueInThreads:
             maxsize, timeout, **rules
         )
         self._stage = stage
-        self._futures: dict[asyncio.Future[Any], Future[Any]] = {}
         #: Whether the tests' async worker functions are given to it as plain ones.
         self._plain = plain
 
@@ -220,12 +219,12 @@ class QueueInThreads:
 
     async def submit(self, *args: Any, **kwargs: Any) -> asyncio.Future[Any]:
         future = await in_thread(self.blocking.submit, *args, **kwargs)
-        wrapped: asyncio.Future[Any] = asyncio.wrap_future(future)
-        self._futures[wrapped] = future
-        return wrapped
+        wrapped: Any = asyncio.wrap_future(future)
+        wrapped.of_a_thread = future
+        return cast("asyncio.Future[Any]", wrapped)
 
     def cancel(self, future: Any) -> bool:
-        return self.blocking.cancel(self._futures.get(future, future))
+        return self.blocking.cancel(getattr(future, "of_a_thread", future))
 
     async def put_many(self, *args: Any, **kwargs: Any) -> int:
         count: int = await in_thread(self.blocking.put_many, *args, **kwargs)
