@@ -299,7 +299,7 @@ CALLS: dict[str, list[Any]] = {
     "put": [calling("put", "x", timeout=0), calling("put", "x", timeout=math.inf)],
     "put_nowait": [calling("put_nowait", "x"), calling("put_nowait", "x", deadline=1e6)],
     "put_many": [
-        calling("put_many", ["x", "y", "z"], timeout=0),
+        calling("put_many", ["x", "y"], timeout=0),
         calling("put_many", ["x", "y", "z"], timeout=math.inf),
     ],
     "redrive": [calling("redrive")],
