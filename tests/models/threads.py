@@ -867,6 +867,8 @@ class Program:
         for turn in failed:
             if turn.group is None or not turn.group.has_handler or self.is_excused(turn):
                 continue
+            if turn.item.is_removed:  # while it waited for its next attempt
+                continue
             if turn.item.future is None and not turn.item.is_mapped:
                 is_handled = any(is_same(turn.error, error) for error in handled)
                 assert is_handled, f"nobody heard of the failure of {turn.item}"
