@@ -28,7 +28,10 @@ PROGRAMS = {
     "brokers": "brokers",
     "limits": "limits",
     "policy": "calls without a queue",
+    "http": "HTTP clients",
     "rate_limited_server": "a rate-limited server",
+    "outage": "a server that is away",
+    "first_contact": "first contact",
     "growth": "growth",
 }
 #: Seconds after which a program is taken for one that hangs, and killed.

@@ -17,7 +17,7 @@ from llm_batch import MARGIN, MINUTE, REQUESTS, TOKENS, server
 from openai import AsyncOpenAI, OpenAI
 
 from penstock import Limit, RetryPolicy
-from penstock.httpx2 import QueueTransport, SyncQueueTransport
+from penstock.httpx2 import PolicyTransport, SyncPolicyTransport
 
 MODEL = "gauge-1"
 
@@ -47,12 +47,17 @@ def limits() -> list[Limit]:
 
 async def ask_many(url: str) -> None:
     """Ask 60 questions at once, and one whose answer comes word by word."""
-    transport = QueueTransport(limits(), retry=RetryPolicy(attempts=5), concurrency=20)
+    transport = PolicyTransport(
+        limits(),
+        retry=RetryPolicy(attempts=5),
+        retry_unsafe=True,  # as the SDK, which asks again after a timeout or a broken connection
+        concurrency=20,
+    )
     http = httpx2.AsyncClient(
         transport=transport, timeout=30, trust_env=False, event_hooks={"response": [settle]}
     )
-    # max_retries=0: what is worth it, the transport tries again, and it knows when.
-    async with AsyncOpenAI(base_url=url, api_key="-", http_client=http, max_retries=0) as client:
+    # The SDK's own retries stay: it alone sees a body that breaks off.
+    async with AsyncOpenAI(base_url=url, api_key="-", http_client=http) as client:
 
         async def ask(number: int) -> str:
             completion = await client.chat.completions.create(
@@ -73,14 +78,15 @@ async def ask_many(url: str) -> None:
         words = [chunk.choices[0].delta.content async for chunk in stream if chunk.choices]
         print(f"word by word     {''.join(word or '' for word in words)}")
         print(f"told to wait     {transport.limits.statistics().closures} times")
-        print(f"the queue says   {transport.queue.metrics}")
+        statistics = transport.statistics()
+        print(f"sent             {statistics.starts}, {statistics.retries} of them again")
 
 
 def ask_from_a_script(url: str) -> None:
     """The same without asyncio."""
-    transport = SyncQueueTransport(limits(), retry=RetryPolicy(attempts=5))
+    transport = SyncPolicyTransport(limits(), retry=RetryPolicy(attempts=5), retry_unsafe=True)
     http = httpx2.Client(transport=transport, timeout=30, trust_env=False)
-    with OpenAI(base_url=url, api_key="-", http_client=http, max_retries=0) as client:
+    with OpenAI(base_url=url, api_key="-", http_client=http) as client:
         completion = client.chat.completions.create(
             model=MODEL,
             messages=[{"role": "user", "content": "What does a sluice do?"}],

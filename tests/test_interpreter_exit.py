@@ -37,7 +37,7 @@ PROGRAMS = {
     """,
     "a transport that was not closed": """
         service = httpx.MockTransport(lambda request: httpx.Response(204))
-        transport = penstock.httpx.QueueTransport(transport=service)
+        transport = penstock.httpx.PolicyTransport(transport=service)
         client = httpx.AsyncClient(transport=transport)
         asyncio.run(client.get("http://example.com"))
         return transport
@@ -47,7 +47,7 @@ PROGRAMS = {
             def __iter__(self):
                 yield b"text"
         service = httpx.MockTransport(lambda request: httpx.Response(200, stream=Text()))
-        transport = penstock.httpx.SyncQueueTransport(transport=service)
+        transport = penstock.httpx.SyncPolicyTransport(transport=service)
         return transport.handle_request(httpx.Request("GET", "http://example.com")).stream
     """,
 }

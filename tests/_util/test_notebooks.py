@@ -339,7 +339,7 @@ with limiter:
         pytest.importorskip("httpx")
         outcome = kernel.run("""
 import http.server, httpx
-from penstock.httpx import SyncQueueTransport
+from penstock.httpx import SyncPolicyTransport
 
 class Handler(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
@@ -354,7 +354,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
 server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
 threading.Thread(target=server.serve_forever).start()
 try:
-    with httpx.Client(transport=SyncQueueTransport(), trust_env=False) as client:
+    with httpx.Client(transport=SyncPolicyTransport(), trust_env=False) as client:
         print(client.get(f"http://127.0.0.1:{server.server_port}/").text)
 finally:
     server.shutdown()

@@ -11,6 +11,7 @@ import pytest
 from clients.calls import CALLS, by_anthropic, by_google_genai, by_openai, by_stripe
 from helpers.http_server import Answer, Server
 from penstock import Policy, RetryPolicy
+from penstock.limits.connections import is_unsent
 from penstock.limits.failures import Failure, failure_of
 from processes import HeldPort
 
@@ -72,8 +73,9 @@ def test_a_mistake_in_the_request(client: str, server: Server) -> None:
 @pytest.mark.parametrize("client", CALLS)
 def test_nobody_is_there(client: str, server: Server) -> None:
     with HeldPort() as port:
-        failure = failure_of(error_of(CALLS[client], f"http://127.0.0.1:{port.number}"))
-    assert failure == Failure(is_transient=True)
+        error = error_of(CALLS[client], f"http://127.0.0.1:{port.number}")
+    assert failure_of(error) == Failure(is_transient=True)
+    assert is_unsent(error)
 
 
 @pytest.mark.parametrize(

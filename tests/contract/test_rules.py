@@ -808,3 +808,53 @@ class TestBreaker:
         assert await queue.stop(timeout=0) is False
         assert queue.unprocessed == ["a", "b", "c"]
         assert service.items == ["a"]
+
+
+class TestTheGateOfAKey:
+    """Which service an item is for, ``gate_key`` says, or the key of a limit."""
+
+    RULES: tuple[Any, ...] = (
+        lambda: Policy(gate_key=lambda item: item[0], retry=RetryPolicy(5)),
+        lambda: Policy(limits=[Limit(1000, 1, key=lambda item: item[0])], retry=RetryPolicy(5)),
+    )
+
+    @pytest.mark.parametrize("rules", RULES, ids=["gate_key", "key"])
+    async def test_holds_up_its_items_and_no_others(
+        self, queue_of: QueueOf, rules: Callable[[], Policy]
+    ) -> None:
+        service = Service({"a0": 1}, error=lambda: RateLimitError(retry_after=500))
+        policy = rules()
+        queue = queue_of(policy=policy)
+        await queue.process(service, 1)
+        await queue.put("a0")
+        await until(lambda: policy.limits.closed_for("a"))
+        await put_all(queue, "a1", "b1", "a2", "b2", "c1")
+        await until(lambda: len(service.items) == 4)
+        await a_while()
+        assert service.items == ["a0", "b1", "b2", "c1"]
+        assert queue.statistics().inflight == 0
+        assert await queue.stop(drain=False) is False
+        assert sorted(queue.unprocessed) == ["a0", "a1", "a2"]
+        assert policy.statistics().gate_closures == 1
+
+    async def test_opens_by_itself(self, queue_of: QueueOf) -> None:
+        service = Service({"a0": 1}, error=lambda: RateLimitError(retry_after=0.2))
+        policy = self.RULES[0]()
+        async with queue_of(policy=policy) as queue:
+            await queue.process(service, 2)
+            await queue.put("a0")
+            await until(lambda: policy.statistics().retries)
+            closed_at = now()
+            await put_all(queue, "a1", "a2")
+            await soon(queue.join())
+        assert sorted(service.items) == ["a0", "a0", "a1", "a2"]
+        assert now() - closed_at >= 0.1
+
+    async def test_an_item_whose_key_cannot_be_told_is_refused_at_the_put(
+        self, queue_of: QueueOf
+    ) -> None:
+        async with queue_of(policy=Policy(gate_key=lambda item: item.host)) as queue:
+            for how in ("put", "put_nowait"):
+                with pytest.raises(ValueError, match="gate_key function raised for a str"):
+                    await offer(queue, how, "a")
+            assert queue.statistics().size == 0

@@ -85,13 +85,15 @@ class Server(ThreadingHTTPServer):
     """Listens on the loopback interface."""
 
     daemon_threads = True
-    request_queue_size = 128  # or connections that come at once are a second late
+    request_queue_size = 512  # or connections that come at once are a second late
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
         self.url = f"http://127.0.0.1:{self.server_address[1]}"
         self.answer: Callable[[Seen], Answer | None] = lambda seen: Answer()
         self.seen: list[Seen] = []
+        #: Whether it closes each connection after an answer, without having said so.
+        self.hangs_up = False
         self.inflight = self.most_inflight = 0
         self.news = threading.Condition()
 
@@ -150,6 +152,7 @@ class _Handler(BaseHTTPRequestHandler):
                 self.close_connection = True
             else:
                 self._send(answer, over)
+                self.close_connection = self.close_connection or server.hangs_up
         finally:
             over()
 
@@ -176,7 +179,7 @@ class _Handler(BaseHTTPRequestHandler):
         over()
         self.wfile.write(b"0\r\n\r\n")
 
-    do_GET = do_POST = do_PUT = handle_any  # noqa: N815
+    do_GET = do_POST = do_PUT = do_PATCH = handle_any  # noqa: N815
 
     def log_message(self, format: str, *args: object) -> None:
         pass

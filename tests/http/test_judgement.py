@@ -21,7 +21,7 @@ UNSAFE = ["POST", "PATCH"]
         ("ReadError", True, False),
         ("WriteError", True, False),
         ("RemoteProtocolError", True, False),
-        ("ProxyError", True, False),
+        ("ProxyError", True, True),
         ("LocalProtocolError", False, False),
         ("UnsupportedProtocol", False, False),
     ],

@@ -77,7 +77,7 @@ class Callers:
         self.service = Service(library, rng)
         self.left: dict[str, float] = {}
         policy = RetryPolicy(3, budget=None, on=lambda error: rng.random() < 0.8)
-        self.transport = ours.QueueTransport(
+        self.transport = ours.PolicyTransport(
             [Limit(MAX, per=PER)],
             retry=policy,
             concurrency=CONCURRENCY,
@@ -143,4 +143,4 @@ async def test_a_random_schedule(library: Any, ours: Any, seed: int) -> None:
         assert at <= callers.left[path], "it was sent after its caller was gone"
     attempts = Counter(path for path, _ in service.sent if path != "/last")
     assert max(attempts.values()) <= 3
-    assert callers.transport.queue.statistics().inflight == 0
+    assert callers.transport.statistics().under_way == 0

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gzip
-import math
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -26,6 +25,7 @@ from penstock import (
     RetryPolicy,
 )
 from penstock.limits import Backoff
+from penstock.policies import outages
 
 pytestmark = pytest.mark.real_time
 
@@ -46,7 +46,7 @@ def client(library: Any, ours: Any, server: Server) -> Callable[..., Any]:
             base_url=server.url,
             timeout=BOUND,
             event_hooks=event_hooks,
-            transport=ours.QueueTransport(limits, **options),
+            transport=ours.PolicyTransport(limits, **options),
         )
 
     return make
@@ -114,7 +114,7 @@ async def test_several_transports_share_a_limiter(library: Any, ours: Any, serve
     async with contextlib.AsyncExitStack() as stack:
         clients = [
             await stack.enter_async_context(
-                library.AsyncClient(transport=ours.QueueTransport(limiter), base_url=server.url)
+                library.AsyncClient(transport=ours.PolicyTransport(limiter), base_url=server.url)
             )
             for _ in range(2)
         ]
@@ -144,7 +144,7 @@ async def test_a_redirect_is_a_request_of_its_own(client: Any, server: Server) -
 async def test_a_failure_is_tried_again(client: Any, server: Server, status: int) -> None:
     server.answer = lambda seen: Answer(status if seen.number < 3 else 200)
     async with client(retry=quick(3)) as http:
-        answer = await http.post("/", json={"a": 1})
+        answer = await http.put("/", json={"a": 1})
     assert answer.status_code == 200
     assert [seen.body for seen in server.seen] == [server.seen[0].body] * 3
 
@@ -207,7 +207,7 @@ async def test_connections_of_failures_are_used_again(
         if name.endswith("connect_tcp.complete"):
             opened.append(name)
 
-    transport = ours.QueueTransport(retry=quick(5))
+    transport = ours.PolicyTransport(retry=quick(5))
     async with library.AsyncClient(transport=transport, base_url=server.url) as http:
         assert (await http.get("/", extensions={"trace": trace})).status_code == 200
     assert len(server.seen) == 5
@@ -243,7 +243,7 @@ async def test_a_request_that_found_no_server_is_sent_again_whatever_it_is(
                 raise failure
             return await super().handle_async_request(request)
 
-    transport = ours.QueueTransport(retry=quick(3), transport=Unreachable())
+    transport = ours.PolicyTransport(retry=quick(3), transport=Unreachable())
     async with library.AsyncClient(transport=transport, base_url=server.url) as http:
         assert (await http.post("/", json={})).status_code == 200
     assert len(server.seen) == 1
@@ -294,7 +294,7 @@ async def test_a_wait_that_is_no_refusal_holds_up_nobody(
     library: Any, ours: Any, server: Server
 ) -> None:
     server.answer = lambda seen: Answer(202, {"Retry-After": "60"})
-    transport = ours.QueueTransport()
+    transport = ours.PolicyTransport()
     async with library.AsyncClient(transport=transport, base_url=server.url) as http:
         assert (await http.get("/")).status_code == 202
         assert transport.limits.statistics().closures == 0
@@ -432,7 +432,7 @@ async def test_adaptive_concurrency_finds_what_the_server_takes(
 ) -> None:
     def answer(seen: Seen) -> Answer:
         # Not what has arrived by now, which may be any part of what is on its way.
-        is_surplus = http._transport.queue.statistics().inflight > 4
+        is_surplus = http._transport.statistics().under_way > 4
         threading.Event().wait(0.01)
         return Answer(429 if is_surplus else 200)
 
@@ -494,39 +494,63 @@ async def test_a_request_that_is_cancelled_between_attempts_is_not_sent_again(
     async with client(limit, retry=quick(3)) as http:
         call = asyncio.create_task(http.get("/"))
         await came(server, 1)
-        await until(lambda: http._transport.queue.statistics().retries)
+        await until(lambda: http._transport.statistics().retries)
         call.cancel()
         await asyncio.wait([call])
         limit.change(max=100)
-        await until(lambda: not http._transport.queue.statistics().unfinished)
+        assert http._transport.statistics().under_way == 0
+        await settles()
     assert len(server.seen) == 1
 
 
 # -- what is refused --------------------------------------------------------------------------
 
 
-async def test_when_as_many_wait_as_may_others_wait_for_room(client: Any, server: Server) -> None:
-    async with client(maxsize=2, concurrency=2) as http:
-        await asyncio.gather(*(http.get("/") for _ in range(30)))
-        assert http._transport.queue.statistics().peak_size == 2
-    assert len(server.seen) == 30
-
-
-async def test_without_room_in_time_a_request_is_refused(
+async def test_when_as_many_wait_as_may_one_more_is_refused(
     library: Any, ours: Any, client: Any, server: Server, held: Held
 ) -> None:
-    async with client(maxsize=1, concurrency=1, timeout=0) as http:
+    async with client(maxsize=1, concurrency=1) as http:
         async with http.stream("GET", "/stream"):
             waiting = asyncio.create_task(http.get("/waiting"))
-            await until(lambda: http._transport.queue.is_full)
-            with pytest.raises(library.PoolTimeout, match="1 of 1 places are taken") as caught:
+            await until(lambda: http._transport.statistics().waiting_for_slots)
+            with pytest.raises(library.PoolTimeout, match="1 of 1 requests wait") as caught:
                 await http.get("/refused")
             held.may_go_on.set()
         await waiting
+        assert (await http.get("/next")).status_code == 200
     assert isinstance(caught.value, (ours.QueueFullError, penstock.QueueFullError))
     assert (caught.value.queue_size, caught.value.queue_capacity) == (1, 1)
     assert caught.value.request.url.path == "/refused"
-    assert "/refused" not in server.paths()
+    assert server.paths() == ["/stream", "/waiting", "/next"]
+
+
+async def test_what_waits_for_a_limit_takes_up_room_too(
+    library: Any, client: Any, server: Server
+) -> None:
+    limit = Limit(1, per=3600)
+    async with client(limit, maxsize=2) as http:
+        await http.get("/")
+        waiting = [asyncio.create_task(http.get("/")) for _ in range(2)]
+        await settles()
+        with pytest.raises(library.PoolTimeout, match="2 of 2 requests wait"):
+            await http.get("/refused")
+        limit.change(max=10)
+        await asyncio.gather(*waiting)
+        await http.get("/")
+    assert len(server.seen) == 4
+
+
+async def test_without_a_slot_in_time_a_request_is_refused(
+    library: Any, ours: Any, client: Any, server: Server, held: Held
+) -> None:
+    async with client(concurrency=1, timeout=0) as http:
+        async with http.stream("GET", "/stream"):
+            with pytest.raises(library.PoolTimeout, match="1 requests under way") as caught:
+                await http.get("/refused")
+            held.may_go_on.set()
+        assert (await http.get("/next")).status_code == 200
+    assert isinstance(caught.value, (ours.QueueFullError, penstock.QueueFullError))
+    assert server.paths() == ["/stream", "/next"]
 
 
 async def sent_in_time(http: Any, path: str) -> Any:
@@ -561,10 +585,10 @@ async def test_a_deadline_that_a_limit_rules_out_is_told_at_once(
     assert len(server.seen) == 1
 
 
-async def test_a_deadline_bounds_the_wait_for_room_too(
+async def test_a_deadline_bounds_the_wait_for_a_slot_too(
     ours: Any, client: Any, server: Server, held: Held
 ) -> None:
-    async with client(concurrency=1, maxsize=1, deadline=0.2) as http:
+    async with client(concurrency=1, deadline=0.2) as http:
         stream = await sent_in_time(http, "/stream")
         late = await asyncio.gather(*(http.get("/late") for _ in range(3)), return_exceptions=True)
         held.may_go_on.set()
@@ -628,7 +652,7 @@ async def test_closing_ends_what_waits_and_breaks_off_what_is_in_flight(
     await settles()
     await asyncio.wait_for(http.aclose(), BOUND)
     for call in waiting:
-        with pytest.raises(QueueStateError, match="the QueueTransport http is closed"):
+        with pytest.raises(QueueStateError, match="the PolicyTransport http is closed"):
             await call
     with pytest.raises((library.ReadError, library.RemoteProtocolError, library.StreamClosed)):
         await stream.aread()
@@ -638,11 +662,11 @@ async def test_closing_ends_what_waits_and_breaks_off_what_is_in_flight(
 
 
 async def test_a_closed_transport_says_so(library: Any, ours: Any, server: Server) -> None:
-    transport = ours.QueueTransport(name="prices")
+    transport = ours.PolicyTransport(name="prices")
     async with library.AsyncClient(transport=transport, base_url=server.url) as http:
         await http.get("/")
     await transport.aclose()  # again does nothing
-    with pytest.raises(QueueStateError, match="the QueueTransport prices is closed"):
+    with pytest.raises(QueueStateError, match="the PolicyTransport prices is closed"):
         await transport.handle_async_request(library.Request("GET", server.url))
 
 
@@ -652,48 +676,80 @@ async def test_one_that_was_never_used_can_be_closed(client: Any) -> None:
         pass
 
 
-def test_it_belongs_to_the_event_loop_of_its_first_request(client: Any, server: Server) -> None:
-    http = client()
-    first = asyncio.new_event_loop()
-    try:
-        first.run_until_complete(http.get("/"))
-        with pytest.raises(QueueStateError, match=r"belongs to another event loop.*share a"):
-            asyncio.run(http.get("/"))
-        first.run_until_complete(http.aclose())
-    finally:
-        first.close()
+def test_one_transport_serves_several_event_loops(library: Any, ours: Any) -> None:
+    inner = library.MockTransport(lambda request: library.Response(200))
+    transport = ours.PolicyTransport([Limit(2, per=3600)], transport=inner, deadline=0.1)
 
+    async def main() -> list[Any]:
+        http = library.AsyncClient(transport=transport, base_url="http://nowhere")
+        return await asyncio.gather(*(http.get("/") for _ in range(2)), return_exceptions=True)
 
-async def test_one_that_is_forgotten_ends_its_queue(
-    library: Any, ours: Any, server: Server
-) -> None:
-    transport = ours.QueueTransport()
-    inner, queue = transport._inner, transport.queue
-    async with inner:
-        answer = await transport.handle_async_request(library.Request("GET", server.url))
-        await answer.aread()
-        gone = [transport, answer]
-        del transport, answer
-        with pytest.warns(ResourceWarning, match="was not closed"):
-            forget(gone)
-        await until(lambda: queue.status is penstock.QueueStatus.STOPPED)
+    answers = [*asyncio.run(main()), *asyncio.run(main())]
+    assert [getattr(answer, "status_code", type(answer)) for answer in answers] == [
+        200,
+        200,
+        ours.DeadlineExceededError,
+        ours.DeadlineExceededError,
+    ]
 
 
 async def test_any_transport_can_do_the_sending(library: Any, ours: Any) -> None:
     async def handle(request: Any) -> Any:
         return library.Response(200, json={"path": request.url.path})
 
-    transport = ours.QueueTransport([Limit(100, per=1)], transport=library.MockTransport(handle))
+    transport = ours.PolicyTransport([Limit(100, per=1)], transport=library.MockTransport(handle))
     async with library.AsyncClient(transport=transport, base_url="http://nowhere") as http:
         answers = await asyncio.gather(*(http.get(f"/{number}") for number in range(3)))
     assert [answer.json()["path"] for answer in answers] == ["/0", "/1", "/2"]
 
 
-async def test_the_queue_tells_how_it_does(client: Any, server: Server) -> None:
+async def test_it_tells_how_it_does(client: Any, server: Server) -> None:
     server.answer = lambda seen: Answer(500 if seen.number == 1 else 200)
-    async with client(retry=quick(2), timeout=math.inf, name="prices") as http:
+    async with client(retry=quick(2), name="prices", concurrency=7) as http:
         await http.get("/")
-        queue = http._transport.queue
-        await until(lambda: queue.metrics["processed"] == 1)
-        assert queue.metrics["errors"] == 0
-        assert (queue.name, queue.statistics().retries) == ("prices", 1)
+        statistics = http._transport.statistics()
+    assert (statistics.name, statistics.starts) == ("prices", 2)
+    assert (statistics.failures, statistics.retries) == (1, 1)
+    assert (statistics.concurrency_limit, statistics.under_way) == (7, 0)
+
+
+class OnlyOnce:
+    """Answers once, and finds nobody from then on."""
+
+    def __init__(self, library: Any) -> None:
+        self.library = library
+        self.calls = 0
+
+    def __call__(self, request: Any) -> Any:
+        self.calls += 1
+        if self.calls == 1:
+            return self.library.Response(200)
+        raise self.library.ConnectError("nobody there", request=request)
+
+
+async def test_with_hold_the_last_failure_waits_for_the_verdict_and_sends_nothing(
+    library: Any, ours: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(outages, "_VERDICT", 0.1)
+    service, retry = OnlyOnce(library), RetryPolicy(2, hold=True)
+    transport = library.MockTransport(service)
+    async with library.AsyncClient(
+        transport=ours.PolicyTransport(retry=retry, transport=transport)
+    ) as client:
+        await client.get("http://service/")
+        with pytest.raises(library.ConnectError):
+            await client.get("http://service/")
+    assert service.calls == 3
+
+
+def test_nor_does_it_in_threads(library: Any, ours: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(outages, "_VERDICT", 0.1)
+    service, retry = OnlyOnce(library), RetryPolicy(2, hold=True)
+    transport = library.MockTransport(service)
+    with library.Client(
+        transport=ours.SyncPolicyTransport(retry=retry, transport=transport)
+    ) as client:
+        client.get("http://service/")
+        with pytest.raises(library.ConnectError):
+            client.get("http://service/")
+    assert service.calls == 3

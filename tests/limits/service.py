@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from penstock import AdaptiveConcurrency, Limit, RateLimitError, RetryPolicy, WorkQueue
+from penstock.limits import retry
 from penstock.testing import VirtualTimeLoop
 
 
@@ -201,6 +202,12 @@ class Service:
         self._connections += 1
 
 
+def seed_all(seed: int) -> None:
+    """Draw the same in all that follows: the gaps of gates, and the waits before retries."""
+    random.seed(seed)
+    retry._default_rng.seed(seed)
+
+
 def do(
     rule: Rule,
     limits: Callable[[], list[Limit]],
@@ -215,7 +222,7 @@ def do(
     service = Service(rule, random.Random(seed), **settings)
 
     async def main() -> tuple[float, WorkQueue[int]]:
-        random.seed(seed)
+        seed_all(seed)
         queue = WorkQueue[int](
             concurrency_limit=workers, limits=limits(), retry=RetryPolicy(attempts=attempts)
         )

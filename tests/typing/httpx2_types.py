@@ -9,7 +9,7 @@ from typing_extensions import assert_type
 import penstock.httpx
 import penstock.httpx2
 from penstock import Limit, Limiter, RetryPolicy
-from penstock.httpx2 import QueueTransport, SyncQueueTransport
+from penstock.httpx2 import PolicyTransport, SyncPolicyTransport
 
 
 def cost(request: httpx2.Request) -> float:
@@ -25,7 +25,7 @@ def is_conflict_of_httpx(response: httpx.Response) -> bool:
 
 
 async def tasks() -> None:
-    transport = QueueTransport(
+    transport = PolicyTransport(
         [Limit(5, per=1, cost=cost)],
         retry=RetryPolicy(on=penstock.httpx2.worth_retrying),
         transport=httpx2.AsyncHTTPTransport(http2=True),
@@ -40,7 +40,7 @@ async def tasks() -> None:
 
 
 def threads() -> None:
-    transport = SyncQueueTransport(Limiter([]), transport=httpx2.HTTPTransport(), timeout=1)
+    transport = SyncPolicyTransport(Limiter([]), transport=httpx2.HTTPTransport(), timeout=1)
     client = httpx2.Client(transport=transport)
     assert_type(client.get("http://nowhere"), httpx2.Response)
     try:
@@ -50,7 +50,7 @@ def threads() -> None:
 
 
 def wrong_uses() -> None:
-    QueueTransport(transport=httpx.AsyncHTTPTransport())  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
-    QueueTransport(is_failure=is_conflict_of_httpx)  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
-    httpx2.AsyncClient(transport=penstock.httpx.QueueTransport())  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
-    httpx2.AsyncClient(transport=SyncQueueTransport())  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
+    PolicyTransport(transport=httpx.AsyncHTTPTransport())  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
+    PolicyTransport(is_failure=is_conflict_of_httpx)  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
+    httpx2.AsyncClient(transport=penstock.httpx.PolicyTransport())  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
+    httpx2.AsyncClient(transport=SyncPolicyTransport())  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]

@@ -7,7 +7,7 @@ from typing_extensions import assert_type
 
 import penstock.httpx
 from penstock import AdaptiveConcurrency, Limit, Limiter, RetryPolicy
-from penstock.httpx import QueueTransport, SyncQueueTransport
+from penstock.httpx import PolicyTransport, SyncPolicyTransport
 
 
 def cost(request: httpx.Request) -> float:
@@ -23,7 +23,7 @@ def is_request(request: httpx.Request) -> bool:
 
 
 async def tasks() -> None:
-    transport = QueueTransport(
+    transport = PolicyTransport(
         [Limit(5, per=1, cost=cost)],
         retry=RetryPolicy(on=penstock.httpx.worth_retrying),
         concurrency=AdaptiveConcurrency(1, 50),
@@ -38,13 +38,13 @@ async def tasks() -> None:
     )
     base: httpx.AsyncBaseTransport = transport
     del base
-    QueueTransport(transport=httpx.HTTPTransport())  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
-    QueueTransport(is_failure=is_request)  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
-    QueueTransport(limits=Limit(5, per=1))  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
+    PolicyTransport(transport=httpx.HTTPTransport())  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
+    PolicyTransport(is_failure=is_request)  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
+    PolicyTransport(limits=Limit(5, per=1))  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
 
 
 def threads() -> None:
-    transport = SyncQueueTransport(Limiter([]), transport=httpx.HTTPTransport(), timeout=1)
+    transport = SyncPolicyTransport(Limiter([]), transport=httpx.HTTPTransport(), timeout=1)
     with httpx.Client(transport=transport) as client:
         assert_type(client.get("http://nowhere"), httpx.Response)
     httpx.AsyncClient(transport=transport)  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]

@@ -27,8 +27,10 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 #: What the code of each extra is for, and what it says without it.
 EXTRAS = {
-    "httpx": "import penstock.httpx; penstock.httpx.QueueTransport()",
-    "httpx2": "import penstock.httpx2; penstock.httpx2.QueueTransport()",
+    "aiohttp": "import penstock.aiohttp; penstock.aiohttp.PolicyMiddleware()",
+    "httpx": "import penstock.httpx; penstock.httpx.PolicyTransport()",
+    "httpx2": "import penstock.httpx2; penstock.httpx2.PolicyTransport()",
+    "requests": "import penstock.requests; penstock.requests.PolicyAdapter()",
     "msgpack": "from penstock.brokers.codecs import MsgpackCodec; MsgpackCodec()",
     "nats": """
 from penstock.brokers.nats import NatsQueue

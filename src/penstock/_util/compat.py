@@ -47,9 +47,10 @@ else:
     class timeout_after:  # noqa: N801 - named as the function that it stands for
         """The part of ``asyncio.timeout`` that is needed here."""
 
-        def __init__(self, delay: float) -> None:
+        def __init__(self, delay: float | None) -> None:
             self._delay = delay
             self._is_over = False
+            self._timer: asyncio.TimerHandle | None = None
 
         def expired(self) -> bool:
             """Whether the time was over before the block was."""
@@ -59,9 +60,15 @@ else:
             task = asyncio.current_task()
             assert task is not None
             self._task = task
-            loop = asyncio.get_running_loop()
-            self._timer = loop.call_later(self._delay, self._cancel)
+            if self._delay is not None:
+                self.reschedule(asyncio.get_running_loop().time() + self._delay)
             return self
+
+        def reschedule(self, when: float) -> None:
+            """Let the time be over at ``when``, by the clock of the event loop."""
+            if self._timer is not None:
+                self._timer.cancel()
+            self._timer = asyncio.get_running_loop().call_at(when, self._cancel)
 
         def _cancel(self) -> None:
             self._is_over = True
@@ -73,7 +80,8 @@ else:
             error: BaseException | None,
             traceback: TracebackType | None,
         ) -> None:
-            self._timer.cancel()
+            if self._timer is not None:
+                self._timer.cancel()
             if self._is_over and kind is asyncio.CancelledError:
                 raise TimeoutError from error
 

@@ -1,5 +1,6 @@
-"""What the transports for httpx and for httpx2 have in common. Imports neither.
+"""What the four HTTP clients have in common: the way of one request through a policy.
 
-The two packages have the same classes under the same names, and each knows only its own; so
-:mod:`penstock.httpx` and :mod:`penstock.httpx2` hand over theirs.
+It goes in the caller's own task or thread: admit, take a slot, send, judge, wait, again. Imports no
+client: each of :mod:`penstock.httpx`, :mod:`penstock.httpx2`, :mod:`penstock.aiohttp` and
+:mod:`penstock.requests` says what is particular to its own, as a ``HttpClient``.
 """

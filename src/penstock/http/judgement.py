@@ -1,87 +1,73 @@
-"""Which answers are failures, and which failures are worth another attempt."""
+"""Which answers are failures, and which requests may be sent again."""
 
 from __future__ import annotations
 
-from contextlib import suppress
-from dataclasses import replace
-from functools import partial
+import time
 from typing import Any
 
-from penstock.limits import RetryPolicy, failures
-from penstock.limits.failures import as_predicate, failure_of_answer, may_pass
+from penstock.limits.connections import is_unsent
+from penstock.limits.failures import Failure, failure_of_answer, may_pass
+from penstock.limits.rate.headers import parse
 
-#: Sending them twice does what sending them once does (RFC 9110, section 9.2.2).
+#: Sending them twice does what sending them once does (RFC 9110, section 9.2.2; QUERY is a draft).
 _IDEMPOTENT = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE", "QUERY"})
+#: The service says that it did nothing, or (408) that it did not get the whole request (RFC 9110,
+#: section 15.5.9). A 409 is a failure only where the service wants another attempt.
+_NOT_DONE = frozenset({408, 409, 425, 429, 503})
 
 
-def is_failure(response: Any) -> bool:
+def is_failure(status: int, headers: Any) -> bool:
     """Whether the answer says so: 408, 425, 429, or 500 and above.
 
     Below 500 also where the service wants the request to be sent again (``x-should-retry: true``),
     and a 403 that is about a rate: with ``Retry-After``, or with nothing remaining.
     """
-    status = response.status_code
     if status < 400:
         return False
     if status >= 500 or may_pass(status):
         return True
-    return not failure_of_answer(status, response.headers).is_permanent
+    return not failure_of_answer(status, headers).is_permanent
 
 
-def worth_retrying(library: Any, error: Exception) -> bool:
-    """Whether a request that failed with ``error`` is sent again unless a policy says otherwise."""
-    if isinstance(error, library.HTTPStatusError):
-        return _is_answer_worth_retrying(error)
-    if isinstance(error, (library.UnsupportedProtocol, library.LocalProtocolError)):
-        return False  # it will not be any better next time
-    if isinstance(error, (library.ConnectError, library.ConnectTimeout, library.PoolTimeout)):
-        return True  # it cannot have reached the server
-    return isinstance(error, library.TransportError) and _may_be_doubled(error)
+def may_concern_limits(names: list[Any]) -> bool:
+    """Whether headers of these names, bytes or str, may say something about limits.
+
+    Most responses have none that does, and so need not be read.
+    """
+    joined = (b" " if isinstance(names[0], bytes) else " ").join(names).lower() if names else ""
+    if isinstance(joined, bytes):
+        return b"limit" in joined or b"retry" in joined
+    return "limit" in joined or "retry" in joined
 
 
-def _is_answer_worth_retrying(error: Exception) -> bool:
-    """Whether an answer that was found to be a failure may be another one next time."""
-    failure = failures.failure_of(error)
-    if not failure.is_permanent:
-        return True
+def is_idempotent(method: str, headers: Any) -> bool:
+    """Whether a request may be sent twice: by its method, or by its ``Idempotency-Key``."""
+    return method.upper() in _IDEMPOTENT or bool(headers.get("idempotency-key"))
+
+
+def corrected(failure: Failure) -> Failure:
+    """What an answer says that is a failure only because a user takes it for one: it may pass."""
     status = failure.status or 0
-    # What is none by its status is one because an ``is_failure`` of the user's said so.
-    return not failure.is_quota_spent and status < 500 and not may_pass(status)
+    is_known = status >= 500 or may_pass(status) or failure.is_quota_spent
+    if is_known or not failure.is_permanent:
+        return failure
+    return Failure(status, is_transient=True, retry_after=failure.retry_after)
 
 
-def _may_be_doubled(error: Any) -> bool:
-    request = error.request
-    return request.method in _IDEMPOTENT or "idempotency-key" in request.headers
+def may_be_repeated(
+    error: BaseException, failure: Failure, *, is_safe: bool, answer: Any = None
+) -> bool:
+    """Whether a request that failed with ``error`` may be sent again.
 
-
-def policy(library: Any, retry: RetryPolicy | None) -> RetryPolicy | None:
-    """``retry``, with this judgement unless it has its own, and only where the body is at hand."""
-    if retry is None or retry.attempts == 1:
-        return None
-    is_left_to_us = retry.on is failures.worth_retrying
-    judge = partial(worth_retrying, library) if is_left_to_us else as_predicate(retry.on, "on")
-
-    def on(error: Exception) -> bool:
-        request = getattr(error, "request", None)
-        return isinstance(getattr(request, "stream", None), library.ByteStream) and judge(error)
-
-    return replace(retry, on=on)
-
-
-def of_request(library: Any, error: Exception, request: Any) -> Exception:
-    """``error``, which says what it is an error of; in the form that telemetry may see."""
-    with suppress(AttributeError, TypeError):  # it takes no attributes
-        error.request = request  # type: ignore[attr-defined] # as the clients do later
-    if isinstance(error, library.LocalProtocolError):  # its text may hold a header's value
-        blank: Exception = library.LocalProtocolError("it cannot be sent", request=request)
-        return blank
-    return error
-
-
-def status_error(library: Any, request: Any, response: Any, retry_after: float) -> Exception:
-    """What the queue gets to know of a response that is a failure; no URL is in it."""
-    text = f"{response.status_code} {response.reason_phrase}".rstrip()
-    error: Any = library.HTTPStatusError(text, request=request, response=response)
-    error.retry_after = retry_after or None
-    result: Exception = error
-    return result
+    ``is_safe``: whether sending it twice does no harm. ``answer``: the headers of the answer that
+    was a failure; None: there was no answer.
+    """
+    if failure.is_permanent:
+        return False
+    if failure.status is None and not failure.is_throttle:
+        if not failure.is_transient:
+            return False  # it has nothing to do with the service
+        return is_safe or is_unsent(error)
+    if is_safe or failure.is_throttle or failure.status in _NOT_DONE:
+        return True
+    return answer is not None and parse(answer, time.time(), failure.status).should_retry is True

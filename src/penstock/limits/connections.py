@@ -9,6 +9,8 @@ import ssl
 from functools import lru_cache
 from typing import Any
 
+from penstock.limits.error_response import unwrapped
+
 #: Errors of Python's own.
 _BROKEN = (
     ConnectionError,
@@ -57,6 +59,37 @@ _CLASSES = frozenset(
 )
 
 
+#: Those of them that are raised before anything is sent: while a connection is made, or waited for.
+_UNSENT_CLASSES = frozenset(
+    {
+        "aiohttp.ClientConnectorError",
+        "aiohttp.ConnectionTimeoutError",
+        "botocore.ConnectTimeoutError",
+        "botocore.EndpointConnectionError",
+        "botocore.ProxyConnectionError",
+        "httpx.ConnectError",
+        "httpx.ConnectTimeout",
+        "httpx.PoolTimeout",
+        "httpx.ProxyError",
+        "httpx2.ConnectError",
+        "httpx2.ConnectTimeout",
+        "httpx2.PoolTimeout",
+        "httpx2.ProxyError",
+        "requests.ConnectTimeout",
+        "urllib3.ConnectTimeoutError",
+        "urllib3.NewConnectionError",
+        "urllib3.ProxyError",
+    }
+)
+#: Errors of Python's own, and of the system, that come of making a connection alone. (A timeout may
+#: be one of reading.)
+_UNSENT = (ConnectionRefusedError, socket.gaierror)
+_UNSENT_ERRNOS = _ERRNOS - {errno.ENETRESET, errno.ETIMEDOUT}
+
+#: How many errors are looked at that are inside of each other.
+_DEEPEST = 8
+
+
 def is_broken(error: BaseException) -> bool:
     """Whether ``error`` says that the service could not be reached, or did not answer in time."""
     if _is_broken_by_system(error):
@@ -64,18 +97,53 @@ def is_broken(error: BaseException) -> bool:
     reason = getattr(error, "reason", None) if isinstance(error, OSError) else None
     if isinstance(reason, OSError):  # urllib's URLError
         return _is_broken_by_system(reason)
+    return _is_of_client(error, _CLASSES)
+
+
+def is_unsent(error: BaseException) -> bool:
+    """Whether it is certain that nothing was sent to the service: there was no connection.
+
+    Then a call can be repeated that must not be made twice. A client's error counts if what it was
+    made of does: its cause, or the reason that urllib3 and urllib keep in it.
+    """
+    error = unwrapped(error)
+    current: BaseException | None = error if is_broken(error) else None
+    for _ in range(_DEEPEST):
+        if current is None:
+            break
+        if isinstance(current, _UNSENT) or _is_of_client(current, _UNSENT_CLASSES):
+            return True
+        if isinstance(current, OSError) and current.errno in _UNSENT_ERRNOS:
+            return True
+        current = _made_of(current)
+    return False
+
+
+def _made_of(error: BaseException) -> BaseException | None:
+    """The error inside of another one, if there is one."""
+    try:
+        inside = (
+            getattr(error, "reason", None),  # URLError, MaxRetryError
+            *error.args[:1],  # requests' ConnectionError
+            error.__cause__,
+        )
+    except Exception:  # noqa: BLE001 - a property may raise anything
+        return None
+    return next((each for each in inside if isinstance(each, BaseException)), None)
+
+
+def _is_of_client(error: BaseException, names: frozenset[str]) -> bool:
     try:
         kind: Any = type(error)
-        return _is_of_client(kind)
+        return not names.isdisjoint(_names_of(kind))
     except TypeError:  # a class that cannot be hashed
         return False
 
 
 @lru_cache(maxsize=256)
-def _is_of_client(kind: type[BaseException]) -> bool:
-    return any(
-        f"{cls.__module__.partition('.')[0]}.{cls.__name__}" in _CLASSES for cls in kind.__mro__
-    )
+def _names_of(kind: type[BaseException]) -> frozenset[str]:
+    """By package and class, those of its bases too."""
+    return frozenset(f"{cls.__module__.partition('.')[0]}.{cls.__name__}" for cls in kind.__mro__)
 
 
 def _is_broken_by_system(error: BaseException) -> bool:

@@ -20,23 +20,16 @@ from penstock.limits.breaker import CircuitBreaker
 from penstock.limits.deadline import ServiceTime, is_hopeless
 from penstock.limits.failures import failure_of
 from penstock.limits.rate.limiter import Limiter, UnusableLimiterError
-from penstock.limits.rate.permit import Permit, permit_of, starts_under_way
+from penstock.limits.rate.permit import Permit, key_of, permit_of, starts_under_way
 from penstock.limits.retry import RetryPolicy
 from penstock.policies.capacity import CapacityLimiter
 from penstock.policies.classify import Classify
+from penstock.policies.gate_keys import GateKey, gate_key_of
+from penstock.policies.holding import SHORTEST, Holding, Postponed
 from penstock.policies.item_state import ItemAttempt, ItemState
 
-#: The least seconds for which an item is put back that cannot start yet; and the most, where it
-#: waits for a limit.
-_SHORTEST, _LONGEST = 0.001, 1.0
-
-
-class Postponed(Exception):  # noqa: N818 - it says what becomes of the item; nothing went wrong
-    """The item may not start yet. Is never seen outside of a queue or a call."""
-
-    def __init__(self, delay: float) -> None:
-        super().__init__(delay)
-        self.delay = delay
+#: The most seconds for which an item is put back that waits for a limit.
+_LONGEST = 1.0
 
 
 class NoRoom(Postponed):
@@ -46,7 +39,7 @@ class NoRoom(Postponed):
         super().__init__(-1.0)
 
 
-class Admission:
+class Admission(Holding):
     """Settings that are checked already, and the first of three steps: lets items start."""
 
     def __init__(
@@ -58,7 +51,11 @@ class Admission:
         attempt_timeout: float | None,
         concurrency: int | AdaptiveConcurrency | None,
         own_classify: Classify | None,
+        own_gate_key: GateKey | None,
+        max_retry_after: float,
     ) -> None:
+        #: What it is called in the log.
+        self.name = "policy"
         #: What every call asks before it starts. There is one also where no limits were given: a
         #: service can close its gate.
         self.limits = limits
@@ -67,7 +64,9 @@ class Admission:
         self.deadline = deadline
         self.attempt_timeout = attempt_timeout
         self.concurrency = concurrency
+        self.max_retry_after = max_retry_after
         self._own_classify = own_classify
+        self._own_gate_key = own_gate_key
         self._adaptive: AdaptiveConcurrency | None = None
         self._slots: CapacityLimiter | None = None
         if isinstance(concurrency, AdaptiveConcurrency):
@@ -77,7 +76,7 @@ class Admission:
             self._slots = CapacityLimiter(lambda: concurrency)
         # Which steps there are is decided here, once: an item pays for no others.
         self._budget = None if retry is None else retry.budget
-        self._has_checks = breaker is not None or self._slots is not None
+        self._has_steps = breaker is not None or self._slots is not None
         self._measures = (
             breaker is not None
             or self._adaptive is not None
@@ -86,11 +85,14 @@ class Admission:
         )
         limited = limits.limits
         self._has_budget = limits._has_budget
-        self._is_keyed = any(limit.key is not None for limit in limited)
+        #: Whether items with other keys go on while one has to wait.
+        self._has_gate_keys = own_gate_key is not None or any(each.key for each in limited)
         self._limit_name = (
             None if not limited else limited[0].name if len(limited) == 1 else limits.name
         )
         self._failures = self._retries = 0
+        #: When the log may be told of a retry again, by the kind of its error and the level.
+        self._quiet_until: dict[tuple[type, int], float] = {}
         self._service = ServiceTime()
         self._after_fork_in_child()
         tell_forked_child(self)
@@ -98,6 +100,7 @@ class Admission:
     def _after_fork_in_child(self) -> None:
         # Re-entrant: a task that is destroyed may end its call wherever Python collects garbage.
         self._lock = threading.RLock()
+        self._begin_outages()
 
     # -- may it start -------------------------------------------------------------------------
 
@@ -105,10 +108,15 @@ class Admission:
         """A new item, which is to be done in ``deadline`` seconds, or in those of the policy.
 
         Raises:
-            ValueError, TypeError: the limits can never let it pass.
+            ValueError, TypeError: the limits can never let it pass; or a function of the user's
+                raised, or returned something that is not allowed.
         """
-        if self.limits._fixed_demand is None:
-            self.limits.check(item)
+        if self.limits._fixed_demand is None or self._has_gate_keys:
+            charges = self.limits._checked(item)
+            if self._own_gate_key is not None:
+                state.gate_key = gate_key_of(self._own_gate_key, item)
+            elif self._has_gate_keys:
+                state.gate_key = key_of(charges)
         if deadline is None:
             deadline = self.deadline
         if deadline is not None:
@@ -148,7 +156,7 @@ class Admission:
                     state.refusal = _too_late()
                     return
             permit = self._permit_outside(state, item) or await self.limits.acquire(
-                item, finishes=True
+                item, True, state.gate_key
             )
             self._confirm(attempt, permit, began)
         except BaseException as error:  # noqa: BLE001 - raised again unless it is a refusal
@@ -170,22 +178,40 @@ class Admission:
                     state.refusal = _too_late()
                     return
             permit = self._permit_outside(state, item) or self.limits.acquire_blocking(
-                item, is_wanted=is_wanted, finishes=True
+                item,
+                _left(state, began),
+                is_wanted=is_wanted,
+                finishes=True,
+                gate_key=state.gate_key,
             )
             self._confirm(attempt, permit, began)
+        except TimeoutError as error:
+            self._was_not_admitted(attempt, error if state.deadline_at is None else _too_late())
         except BaseException as error:  # noqa: BLE001 - raised again unless it is a refusal
             self._was_not_admitted(attempt, error)
+
+    def withdraw(self, state: ItemState) -> None:
+        """An item that was admitted does not start yet: it has used nothing up."""
+        if state.permit is not None:
+            call = state.permit.call
+            self._withdraw(call if isinstance(call, ItemAttempt) else ItemAttempt(state))
 
     def _is_refused(self, state: ItemState, item: Any, moment: float) -> bool:
         """Whether it makes no sense to wait: then the state has the reason."""
         if state.deadline_at is not None:
             hold = state.scope.hold
             is_reserved = hold is not None and hold.is_reserved_for(state)
-            wait = 0.0 if is_reserved else self.limits.wait_time(item)
+            wait = 0.0
+            if not is_reserved:
+                wait = self.limits.wait_time(item, gate_key=state.gate_key)
             # Infinity: not before something happens, and that may be at once.
             if wait < math.inf and is_hopeless(state.deadline_at, moment + wait):
                 state.refusal = _too_late()
+                if state.failures is not None:  # it was held, perhaps
+                    state.refusal.__cause__ = state.failures.error
                 return True
+        if self._check_outage(state, starts=False):
+            return True
         if self.breaker is not None:
             try:
                 self.breaker.check(moment)
@@ -219,18 +245,19 @@ class Admission:
 
     def _permit_of_key(self, state: ItemState, item: Any) -> Permit | None:
         """A permit, where items with other keys must not wait for this one; else None."""
-        if not (self._is_keyed and state.scope.postpones):
+        if not (self._has_gate_keys and state.scope.postpones):
             return None
-        permit = self.limits.try_acquire(item, finishes=True)
+        key = state.gate_key
+        permit = self.limits.try_acquire(item, finishes=True, gate_key=key)
         if permit is not None:
             return permit
         if state.waits_since is None:
             state.waits_since = now()
-        wait = self.limits.wait_time(item)
+        wait = self.limits.wait_time(item, gate_key=key)
         if wait == math.inf:  # not before something happens, at once or after a call's end
             wait = now() - state.waits_since
         # It looks again before long: limits change, and costs are settled.
-        raise Postponed(min(max(_SHORTEST, wait), _LONGEST))
+        raise Postponed(min(max(SHORTEST, wait), _LONGEST))
 
     def _confirm(self, attempt: ItemAttempt, permit: Permit, began: float) -> None:
         """It has all that it waited for: may it start indeed?"""
@@ -249,8 +276,13 @@ class Admission:
                 attempt.breaker_permit = self.breaker.allow(moment)
             except CircuitBreakerOpenError as refused:
                 error = refused
+        if self.limits._is_gated:
+            attempt.passed_at = permit.at
+            self.limits._standstills.tell()
         if state.is_revoked:  # a thread waited for this, and its item was taken from it meanwhile
             raise asyncio.CancelledError("somebody else has the item now")
+        if error is None and self._check_outage(state, starts=True):
+            error = state.refusal
         if error is not None:
             self._withdraw(attempt)
             if isinstance(error, CircuitBreakerOpenError):
@@ -266,7 +298,7 @@ class Admission:
         if self.retry is None:
             state.refusal = error
             return
-        pause = max(_SHORTEST, failure_of(error).retry_after)
+        pause = max(SHORTEST, failure_of(error).retry_after)
         if state.deadline_at is None or not is_hopeless(state.deadline_at, now() + pause):
             raise Postponed(pause)
         state.refusal = _too_late()

@@ -8,9 +8,9 @@ item is data, in an ``ItemState``.
 from __future__ import annotations
 
 import asyncio
-import math
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 from penstock._util.clock import now
@@ -20,12 +20,12 @@ from penstock.limits.adaptive import AdaptiveConcurrency
 from penstock.limits.failures import Failure, failure_of
 from penstock.limits.rate.permit import Permit, permit_of, starts_under_way, still_under_way
 from penstock.limits.rate.sliding_log import Record
-from penstock.policies.admission import Admission, Postponed
 from penstock.policies.classify import classify
 from penstock.policies.item_state import ItemAttempt, ItemState, NotBegun
+from penstock.policies.retrying import Retrying
 
 
-class PolicyEngine(Admission):
+class PolicyEngine(Retrying):
     """Runs items under settings that are checked already; :class:`penstock.Policy` has the checks.
 
     The methods may be called from any thread.
@@ -113,18 +113,24 @@ class PolicyEngine(Admission):
         attempt = start.call
         if attempt is state:
             if self._budget is not None and not self._budget.is_full:
-                self._budget.succeeded(state.failure)
+                self._budget.succeeded(state.paid_failure)
+            if self._hears_success:
+                self._hear_success(state, start)
         elif not attempt.has_responded:
-            self._tell_success(attempt)
+            self._tell_success(attempt, start)
         start.call = None
         if attempt is not state or self._has_budget:
             self._release(start, attempt)
 
-    def _tell_success(self, attempt: ItemAttempt) -> None:
+    def _tell_success(self, attempt: ItemAttempt, start: Permit | Record | None = None) -> None:
+        if self._hears_success:
+            self._hear_success(attempt.state, start)
         if self._budget is not None and not self._budget.is_full:
-            self._budget.succeeded(attempt.state.failure)
+            self._budget.succeeded(attempt.state.paid_failure)
         if attempt.called_at is not None:
             self._tell(attempt, None, None)
+        if attempt.passed_at is not None and self.limits._is_gated:
+            self.limits._succeeded(attempt.passed_at, attempt.state.gate_key)
 
     def _failed(self, state: ItemState, start: Permit | Record, error: BaseException) -> None:
         """The call raised ``error``."""
@@ -137,10 +143,15 @@ class PolicyEngine(Admission):
             else:
                 with self._lock:
                     self._failures += 1
-                own = self._own_classify
-                failure = state.failure = failure_of(error) if own is None else classify(error, own)
-                if counts and failure.is_throttle and not failure.is_concurrency:
-                    self.limits.refused(failure.retry_after, permit=permit_of(start, self.limits))
+                own, last = self._own_classify, state.failure
+                failure = failure_of(error) if own is None else classify(error, own)
+                state.failure = failure
+                if counts and failure.is_throttle and self._closes_gate(attempt, failure):
+                    self._refused(state, permit_of(start, self.limits), error, last)
+                if self._is_too_long(failure):
+                    state.failure = failure = self._too_long(failure, error)
+            if self._outages is not None:
+                self._hear_failure(state, start, error, failure if counts else None)
             if counts and attempt is not state and attempt.called_at is not None:
                 self._tell(attempt, error, failure)
         except Exception as broken:  # a function of the user's: the item fails with that
@@ -150,6 +161,42 @@ class PolicyEngine(Admission):
             start.call = None
             if attempt is not state or self._has_budget:
                 self._release(start, attempt)
+
+    def _closes_gate(self, attempt: ItemState | ItemAttempt, failure: Failure) -> bool:
+        """Whether a refusal is a reason to let no call start for a while."""
+        if failure.is_concurrency or failure.is_permanent:
+            return False
+        if failure.retry_after or isinstance(attempt, ItemState):
+            return True
+        # It may be about how many calls are under way: who adapts that answers it, while it can.
+        return not any(one.limit > one.min for one, _ in self._adapting(attempt))
+
+    def _refused(
+        self, state: ItemState, permit: Permit, error: BaseException, last: Failure | None
+    ) -> None:
+        """The service said "too many requests": the gate closes. ``last``: what the attempt before
+        this one ended with."""
+        failure = state.failure
+        assert failure is not None
+        status = "" if failure.status is None else f", HTTP {failure.status}"
+        reason = f": {failure.reason}" if failure.reason else ""
+        self.limits._refused(
+            min(failure.retry_after, self.max_retry_after),
+            permit,
+            state.gate_key,
+            item=state,
+            is_again=last is not None and last.is_throttle,
+            why=f" ({type(error).__name__}{status}{reason})",
+        )
+
+    def _too_long(self, failure: Failure, error: BaseException) -> Failure:
+        """What an error says that asks for a longer wait than is allowed: not to try again."""
+        add_note(
+            error,
+            f"penstock: not tried again, the service asks to wait {failure.retry_after:g} s, and "
+            f"max_retry_after is {self.max_retry_after:g}",
+        )
+        return replace(failure, is_permanent=True, is_transient=False)
 
     def responded(self, attempt: ItemAttempt) -> None:
         """The call under way has succeeded by now, though it goes on."""
@@ -214,45 +261,6 @@ class PolicyEngine(Admission):
             if attempt.breaker_permit is not None and self.breaker is not None:  # nothing was told
                 self.breaker.cancelled(attempt.breaker_permit)
             self._leave_slot(attempt)
-
-    # -- is it tried again --------------------------------------------------------------------
-
-    def after(self, state: ItemState, error: BaseException) -> float | None:
-        """Seconds until another attempt after one that ended with ``error``; None: it failed.
-
-        Raises:
-            BaseException: what a function of the retry policy raised: the item fails with that.
-        """
-        state.is_postponed = isinstance(error, Postponed)
-        if isinstance(error, Postponed):
-            return error.delay
-        refusal, state.refusal = state.refusal, None
-        if self.retry is None or error is refusal or not isinstance(error, Exception):
-            return None
-        elapsed, left = 0.0, math.inf
-        if self._measures:  # or nobody asks
-            moment = now()
-            elapsed = moment - state.began_at
-            if state.deadline_at is not None:
-                left = state.deadline_at - moment
-        try:
-            delay = self.retry.next_wait(
-                state.attempts,
-                error,
-                elapsed=elapsed,
-                at_most=left,
-                failure=state.failure,
-            )
-        except StopIteration:  # a backoff that takes its waits from an iterator: no more
-            add_note(error, "penstock: not tried again, the retry policy raised StopIteration")
-            return None
-        if delay is not None:
-            with self._lock:
-                self._retries += 1
-                state.scope.retries += 1
-            if state.is_observed:
-                state.scope.observer.on_retry(error)
-        return delay
 
 
 def responded() -> None:

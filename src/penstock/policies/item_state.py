@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Hashable, Sequence
 from typing import Any, ClassVar, Protocol
 
 from penstock.limits.adaptive import AdaptiveConcurrency
@@ -14,6 +14,7 @@ from penstock.limits.rate.permit import Permit
 from penstock.limits.rate.sliding_log import Record
 from penstock.policies.dead_letters import DeadLetters
 from penstock.policies.observer import Observer
+from penstock.policies.outage import ItemFailures
 
 
 class ItemRunner(Protocol):
@@ -114,6 +115,10 @@ class ItemState:
     """What one item has been through under a policy. One thread at a time has the item."""
 
     __slots__ = (
+        "_closing",
+        "_failures",
+        "_gate_key",
+        "_why",
         "attempts",
         "began_at",
         "call",
@@ -147,7 +152,7 @@ class ItemState:
         self.permit: Permit | Record | None = None
         #: Why it may not start, ever.
         self.refusal: Exception | None = None
-        #: Whether it was put back, since it could not start yet.
+        #: Whether it was put back without an attempt that counts.
         self.is_postponed = False
         #: Seconds that the last attempt waited for limits, if there are any; and since when it
         #: waits for that of its key.
@@ -168,6 +173,66 @@ class ItemState:
     def limiter(self) -> Any:
         """What lets its calls start. (Its permit is made of it on demand.)"""
         return self.scope.policy.limits
+
+    @property
+    def policy(self) -> Any:
+        """What it runs under."""
+        return self.scope.policy
+
+    @property
+    def gate_key(self) -> Hashable:
+        """The key of the service that it is for; None: its policy has no such keys."""
+        # Not set for each item, as hardly any has one.
+        return getattr(self, "_gate_key", None)
+
+    @gate_key.setter
+    def gate_key(self, key: Hashable) -> None:
+        self._gate_key = key
+
+    @property
+    def closing(self) -> int:
+        """The number of the closing of its gate that its refusal caused last; 0: none."""
+        return getattr(self, "_closing", 0)
+
+    @closing.setter
+    def closing(self, number: int) -> None:
+        self._closing = number
+
+    @property
+    def failures(self) -> ItemFailures | None:
+        """How its calls have failed, as far as outages and throttles go; None: they have not."""
+        return getattr(self, "_failures", None)
+
+    def own_failures(self) -> ItemFailures:
+        """The same, made if need be."""
+        failures = getattr(self, "_failures", None)
+        if failures is None:
+            failures = self._failures = ItemFailures()
+        return failures
+
+    def take_failures(self, failures: ItemFailures) -> None:
+        """They are those of the same item, which was here before."""
+        self._failures = failures
+
+    @property
+    def why(self) -> str:
+        """Why it is not tried again, if it has failed for good."""
+        return getattr(self, "_why", "")
+
+    @why.setter
+    def why(self, why: str) -> None:
+        self._why = why
+
+    @property
+    def paid_failure(self) -> Failure | None:
+        """The failure after which a budget has paid for another attempt; None: it has not."""
+        failures = self.failures
+        return self.failure if failures is None or failures.is_paid else None
+
+    @property
+    def is_queued(self) -> bool:
+        """Whether nobody waits for it in particular: it is of ``put``, or of a map or a batch."""
+        return self.scope.postpones and (self.future is None or self.job is not None)
 
     @property
     def is_awaited(self) -> bool:
@@ -192,7 +257,15 @@ class ItemAttempt:
     another one makes the next.
     """
 
-    __slots__ = ("adaptive", "breaker_permit", "called_at", "has_responded", "has_slot", "state")
+    __slots__ = (
+        "adaptive",
+        "breaker_permit",
+        "called_at",
+        "has_responded",
+        "has_slot",
+        "passed_at",
+        "state",
+    )
 
     def __init__(self, state: ItemState) -> None:
         self.state = state
@@ -200,6 +273,8 @@ class ItemAttempt:
         self.has_slot = False
         #: What it got from the breaker.
         self.breaker_permit: int | None = None
+        #: When it passed the gate, where that was closed not long before.
+        self.passed_at: float | None = None
         #: When its call began, if its time is taken.
         self.called_at: float | None = None
         #: Who is told how it went, beside those of the policy.
@@ -211,3 +286,13 @@ class ItemAttempt:
     def limiter(self) -> Any:
         """What lets its call start."""
         return self.state.limiter
+
+    @property
+    def policy(self) -> Any:
+        """What it runs under."""
+        return self.state.policy
+
+    @property
+    def gate_key(self) -> Hashable:
+        """The key of the service that it is for."""
+        return self.state.gate_key

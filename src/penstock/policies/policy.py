@@ -16,6 +16,7 @@ from penstock.limits.retry import RetryPolicy
 from penstock.policies.calling import PolicyCall, check_func, decorated
 from penstock.policies.classify import Classify
 from penstock.policies.engine import PolicyEngine
+from penstock.policies.gate_keys import GateKey
 from penstock.policies.item_state import PolicyScope
 from penstock.policies.observer import ObserverProvider, observer_of
 
@@ -39,11 +40,16 @@ class PolicyStatistics:
     concurrency_limit: int | None
     under_way: int
     waiting_for_slots: int
-    #: How often the gate was closed by the service; seconds until it opens, 0 when it is open.
+    #: How often the gate was closed by the service, where each key has a gate any of them; seconds
+    #: until the last of them opens, 0 when all are open.
     gate_closures: int
     gate_closed_for: float
     #: ``"closed"``, ``"open"`` or ``"half_open"``; ``None`` without a breaker.
     breaker_state: str | None
+    #: With ``retry``: how often a service went away; seconds for which it has been away, 0 when it
+    #: is there as far as is known. Of several services, that which has been away for longest.
+    outages: int
+    outage_for: float
 
 
 class Policy(PolicyEngine):
@@ -73,6 +79,14 @@ class Policy(PolicyEngine):
         classify: what an exception says, asked once for each attempt that failed, before penstock
             looks at it: a function from the exception to a :class:`penstock.Failure`, or to None
             where it does not know it. What it raises is what the attempt failed with.
+        gate_key: which service, or which of its users, an item is for, where one policy serves
+            several: a function from the item to a key, which must be hashable. When a service says
+            "too many requests", only the items with its key wait. What it raises, the put or the
+            call raises, as a ``ValueError``. ``None``: the keys of ``limits``, where any has
+            ``key=``; or else all items wait.
+        max_retry_after: the longest time that a service may have a call wait for, in seconds, above
+            0. What it refuses for longer is not tried again, and fails with a note that says
+            how long it was. ``math.inf``: any time is waited for.
         name: what to call it in telemetry; "policy" unless given.
         telemetry: where the spans and metrics of calls go that are made without a queue; by default
             OpenTelemetry's global providers.
@@ -95,6 +109,8 @@ class Policy(PolicyEngine):
         attempt_timeout: float | None = None,
         concurrency: int | AdaptiveConcurrency | None = None,
         classify: Classify | None = None,
+        gate_key: GateKey | None = None,
+        max_retry_after: float = 900,
         name: str | None = None,
         telemetry: ObserverProvider | None = None,
     ) -> None:
@@ -107,16 +123,28 @@ class Policy(PolicyEngine):
                 concurrency, "concurrency", "concurrency must be at least 1"
             )
         checks.optional_function(classify, "classify", "error")
+        checks.optional_function(gate_key, "gate_key", "item")
+        longest = checks.seconds(max_retry_after, "max_retry_after")
+        if not longest:
+            raise ValueError("max_retry_after must be above 0, got 0")
+        is_own = not isinstance(limits, Limiter)
+        if not isinstance(limits, Limiter):
+            limits = Limiter(limits)
+            limits.max_retry_after = longest
         super().__init__(
-            limits if isinstance(limits, Limiter) else Limiter(limits),
+            limits,
             _checked(retry, RetryPolicy, "retry"),
             _checked(breaker, CircuitBreaker, "breaker"),
             None if deadline is None else checks.seconds(deadline, "deadline"),
             attempt_timeout,
             concurrency,
             classify,
+            gate_key,
+            longest,
         )
         self.name = "policy" if name is None else checks.label(name, "name")
+        if is_own:
+            limits._standstills.whose = f"of the policy {checks.shown(self.name)}"
         self._telemetry = telemetry
         # Of calls without a queue; made by the first of them, unless telemetry was given.
         self._scope: PolicyScope | None = None
@@ -149,8 +177,8 @@ class Policy(PolicyEngine):
         Args:
             func: an async function: await what this method returns. A plain function: it blocks the
                 calling thread until the call is done, and returns the result. Where a plain
-                function returns an awaitable in an event loop, await that. ``cost`` and ``key`` of
-                limits get the first positional argument, or None where there is none.
+                function returns an awaitable in an event loop, await that. ``cost``, ``key``
+                and ``gate_key`` get the first positional argument, or None where there is none.
 
         Raises:
             Exception: what the last attempt raised; or that of a function of the policy.
@@ -171,7 +199,7 @@ class Policy(PolicyEngine):
     def __call__(self, func: Callable[P, R]) -> Callable[P, R]:
         """``@policy``: each call of the function is a :meth:`call`.
 
-        ``cost`` and ``key`` of limits get the first argument; of a method the first after ``self``.
+        ``cost``, ``key`` and ``gate_key`` get the first argument; of a method that after ``self``.
 
         Raises:
             TypeError: as :meth:`call`.
@@ -198,6 +226,8 @@ class Policy(PolicyEngine):
             gate_closures=limits.closures,
             gate_closed_for=limits.closed_for,
             breaker_state=self.breaker_state,
+            outages=0 if self._outages is None else self._outages.begun,
+            outage_for=self._outage_for(),
         )
 
     def _own_scope(self) -> PolicyScope:
@@ -227,17 +257,18 @@ def _checked(value: Any, kind: type, name: str) -> Any:
     return value
 
 
-def policy_of(policy: Any, parts: dict[str, Any]) -> Policy | None:
+def policy_of(policy: Any, parts: dict[str, Any], name: str | None = None) -> Policy | None:
     """The policy that a user gave, or one of the ``parts`` that were; None where that is nothing.
 
-    ``parts`` are arguments of :class:`Policy`: None, or an empty tuple, is not given.
+    ``parts`` are arguments of :class:`Policy`: None, or an empty tuple, is not given. ``name``:
+    that of the queue, which a policy that is made gets too.
 
     Raises:
         TypeError, ValueError: for what is not allowed; or both were given.
     """
     given = [name for name, value in parts.items() if value is not None and value != ()]
     if policy is None:
-        made = Policy(**parts)  # which checks them
+        made = Policy(**parts, name="default" if name is None else name)  # which checks them
         is_nothing = not made.limits.limits and made.limits is not parts["limits"]
         return None if is_nothing and set(given) <= {"limits"} else made
     if not isinstance(policy, Policy):

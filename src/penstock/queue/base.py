@@ -82,7 +82,7 @@ class QueueBase(Generic[T]):
             self._observer,
             max_dead_letters=0 if policy.retry is None else max_dead_letters,
             postpones=True,
-            hold=self._limit_hold(policy.limits),
+            hold=self._limit_hold(policy),
         )
         with _policy_lock:  # any thread may be the first to ask for one
             if self._scope is None:
@@ -90,7 +90,7 @@ class QueueBase(Generic[T]):
                 self._scope = scope
                 self._needs_slow_path = always
 
-    def _limit_hold(self, limiter: Limiter) -> Hold | None:
+    def _limit_hold(self, policy: Policy) -> Hold | None:
         """How the queue waits for limits; None: workers do that, each with its item in hand."""
         return None
 

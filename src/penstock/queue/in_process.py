@@ -18,7 +18,6 @@ from typing import TypeVar
 
 from penstock._util import checks
 from penstock.errors import QueueClosedError, QueueEmptyError, QueueStateError
-from penstock.limits.rate.limiter import Limiter
 from penstock.policies.dead_letters import DeadLetter, check_max_dead_letters
 from penstock.policies.item_state import Hold
 from penstock.policies.observer import ObservedPut, ObserverProvider
@@ -88,10 +87,9 @@ class InProcessQueue(QueueControl[T]):
             hold.is_paused = self._buffer.limits.is_paused
             self._buffer.limits = hold
 
-    def _limit_hold(self, limiter: Limiter) -> Hold:
-        if any(limit.key is not None for limit in limiter.limits):
-            return KeyHold(limiter, self._buffer, self._grace)
-        return LimitHold(limiter, self._buffer, self._grace)
+    def _limit_hold(self, policy: Policy) -> Hold:
+        kind = KeyHold if policy._has_gate_keys else LimitHold
+        return kind(policy.limits, self._buffer, self._grace)
 
     def _make_parts(self) -> tuple[EntryBuffer[T], QueueCounters, WorkerPool[T]]:
         """Make the buffer, the counters and the worker pool."""

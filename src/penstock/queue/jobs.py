@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
-from penstock.errors import BatchError
+from penstock.errors import BatchError, OutageError
 from penstock.queue.bounded import BoundedQueue
 from penstock.workers.batch import Batching
 from penstock.workers.calls import ErrorHandler, WorkerFunc
@@ -53,6 +53,21 @@ class BatchResult:
             raise BatchError(
                 f"{self.failed} of {self.processed} items failed{about}", result=self
             ) from first
+
+
+def check_outage(job: Job[Any], error: BaseException | None = None) -> None:
+    """Do nothing if the service of the job's items is there.
+
+    Raises:
+        OutageError: it has been away for too long. ``error`` is its cause, or else the first error
+            of the job.
+    """
+    if job.outage_error is not None:
+        result = BatchResult.of(job)
+        raise OutageError(
+            f"{job.outage_error}: {result.failed} items have failed, and no more were read",
+            result=result,
+        ) from (error or next(iter(result.errors), None))
 
 
 class RunningJob(Generic[T]):
@@ -110,6 +125,11 @@ class RunningJob(Generic[T]):
         if self.job.batching is not None:
             self.job.batching.is_complete = True
             self._queue._buffer.wake()
+
+    @property
+    def is_given_up(self) -> bool:
+        """Whether no more items are to be read: their service has been away for too long."""
+        return self.job.outage_error is not None
 
     async def join(self) -> None:
         """Wait until the items that were put are done.

@@ -22,8 +22,8 @@ from penstock.policies.item_state import ItemState
 from penstock.queue.holder import Holder
 from penstock.queue.limit_hold import call_after
 
-#: The job of an item, and the limits of which the item takes something: their places, each with
-#: its key.
+#: The job of an item, the key of its gate, and the limits of which the item takes something: their
+#: places, each with its key.
 Keys: TypeAlias = "tuple[Any, ...]"
 
 
@@ -48,12 +48,13 @@ class ParkingBuffer(Protocol):
 class _Place:
     """Where an item waits, and for what."""
 
-    __slots__ = ("charges", "deadline_at", "keys", "number")
+    __slots__ = ("charges", "deadline_at", "gate_key", "keys", "number")
 
-    def __init__(self, keys: Keys, charges: list[Charge], deadline_at: float | None) -> None:
+    def __init__(self, keys: Keys, charges: list[Charge], state: ItemState) -> None:
         self.keys = keys
         self.charges = charges
-        self.deadline_at = deadline_at
+        self.gate_key = state.gate_key
+        self.deadline_at = state.deadline_at
         #: That of the entry.
         self.number = 0
 
@@ -122,15 +123,15 @@ class KeyHold(Holder):
         permit: Any = None
         if place is None:
             charges = self._limiter._charges(item)
-            keys = _keys_of(charges, state.job)
+            keys = _keys_of(charges, state)
             if keys not in self._lines:  # or it is not the first of those that wait
-                permit = self._limiter._start_or_wait(charges, None)
+                permit = self._limiter._start_or_wait(charges, None, state.gate_key)
             if permit is None:
-                state.place = _Place(keys, charges, state.deadline_at)
+                state.place = _Place(keys, charges, state)
         else:
             permit = self._start_granted(place)
             if permit is None:
-                permit = self._limiter._start_or_wait(place.charges, None)
+                permit = self._limiter._start_or_wait(place.charges, None, place.gate_key)
             if permit is not None:
                 state.place = None
                 self._left(place)
@@ -285,7 +286,7 @@ class KeyHold(Holder):
             )
 
         try:
-            line.waiter = self._limiter._wait_for(place.charges, make)
+            line.waiter = self._limiter._wait_for(place.charges, make, place.gate_key)
         except Exception:  # noqa: BLE001 - its worker finds that out, and tells
             line.waiter = None
         if line.waiter is None:
@@ -361,7 +362,11 @@ class KeyHold(Holder):
         self._set_timer()
 
 
-def _keys_of(charges: list[Charge], job: Any) -> Keys:
+def _keys_of(charges: list[Charge], state: ItemState) -> Keys:
     # The job too: one that has as many items in hand as it may must not hold up those of others,
     # which its own items may be waiting for.
-    return (job, *[(place, key) for place, (_, key, cost) in enumerate(charges) if cost])
+    return (
+        state.job,
+        state.gate_key,
+        *[(place, key) for place, (_, key, cost) in enumerate(charges) if cost],
+    )

@@ -44,7 +44,7 @@ class WorkQueueBase(Generic[T]):
         self.concurrency_limit = concurrency_limit
         if queue is None:
             parts = {name: settings.pop(name) for name in _OF_POLICY}
-            settings["policy"] = policy = policy_of(settings["policy"], parts)
+            settings["policy"] = policy = policy_of(settings["policy"], parts, settings["name"])
             self._retries = policy is not None and policy.retry is not None
             return True
         self._retries = False
@@ -323,7 +323,7 @@ class WorkQueueBase(Generic[T]):
         size = checks.positive_int(max_size, "max_size", "max_size must be at least 1")
         wait = checks.seconds(max_wait, "max_wait")
         policy = self._in_this_process("process_batches")._policy
-        if policy is not None and any(limit.key is not None for limit in policy.limits.limits):
+        if policy is not None and policy._has_gate_keys:
             raise ValueError(
                 "Batches are for limits without a key: the items of one call may have several"
             )

@@ -15,7 +15,8 @@ from penstock._util.clock import now
 from penstock.limits.deadline import is_hopeless
 from penstock.limits.failures import Failure, failure_of, worth_retrying
 from penstock.limits.rate.limiter import Limiter
-from penstock.policies.admission import Postponed, _too_late
+from penstock.policies.admission import _too_late
+from penstock.policies.holding import Postponed
 from penstock.policies.item_state import ItemState, PolicyScope
 from penstock.workers.calls import AsyncCall
 from penstock.workers.item import Entry, Ticket

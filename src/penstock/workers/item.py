@@ -94,7 +94,9 @@ class Ticket(ItemState):
         except BaseException as broken:  # noqa: BLE001 - the item fails with that
             error, delay = broken, None
         if delay is None:
-            note_attempts(error, self._attempts_made(error))
+            note_attempts(error, self._attempts_made(error), self.why)
+            if job is not None and self.failures is not None:
+                job.outage_error = job.outage_error or self.failures.outage_error
         return delay, error
 
     def on_failure(self, error: BaseException, item: Any) -> None:
@@ -118,6 +120,8 @@ class Ticket(ItemState):
         """Return a copy for the next worker that takes the item, and revoke this one."""
         new = copy(self)
         new.permit = None  # the other worker's
+        if self.failures is not None:  # the other worker's call may still end
+            new.take_failures(copy(self.failures))
         # In this order: an item without a future that is not revoked is kept when it fails.
         self.is_revoked = True
         self.future = None

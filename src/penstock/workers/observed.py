@@ -34,6 +34,8 @@ class ObservedTicket(Ticket):
                 result = await call(item)
         else:
             policy = scope.policy
+            if self.refusal is not None:  # its last attempt was told, and there is no other
+                raise self.refusal
             if not policy.admit(self, item):
                 await policy.wait(self, item)
             with self.observed.attempt(self.attempts + 1, limit_wait=self.waited):

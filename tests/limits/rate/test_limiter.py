@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from helpers.tasks import now, settle
 from penstock.limits.rate.limit import Limit
 from penstock.limits.rate.limiter import Limiter
+from penstock.policies.policy import Policy
 from penstock.testing import VirtualTimeLoop, run
 
 
@@ -467,9 +468,25 @@ async def test_a_quota_of_a_month_closes_no_gate_after_a_success_and_the_log_say
     assert len(caplog.records) == 2
     limiter.observe({"x-ratelimit-remaining-tokens": "0", "x-ratelimit-reset-tokens": "15m"}, 200)
     assert limiter.statistics().closed_for == 900
+    assert "No call of the limiter 'default' starts for 900.0 s: a service said so" in caplog.text
+
+
+async def test_headers_close_the_gate_for_no_longer_than_is_allowed() -> None:
+    limiter = Limiter([Limit(100, 1)])
     limiter.observe(MONTH, 429)
-    assert limiter.statistics().closed_for > 900
-    assert len(caplog.records) == 2
+    assert limiter.statistics().closed_for == 900
+    limiter.max_retry_after = 2000
+    limiter.observe(MONTH, 429)
+    assert limiter.statistics().closed_for == 2000
+    policy = Policy(max_retry_after=30)
+
+    async def call(status: int) -> None:
+        policy.limits.observe(MONTH, status)
+
+    await policy.call(call, 200)
+    assert policy.statistics().gate_closed_for == 0
+    await policy.call(call, 429)
+    assert policy.statistics().gate_closed_for == 30
 
 
 @pytest.mark.parametrize("wrong", [object(), 5, "text", [1, 2], None, [("a",)], {1: 2}])

@@ -11,6 +11,7 @@ import time
 import warnings
 from collections import deque
 from collections.abc import Callable, Hashable, Iterable, Mapping
+from contextvars import Context
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -18,12 +19,14 @@ from penstock._util import checks
 from penstock._util.hooks import tell_forked_child
 from penstock.limits.rate.budget import Budget
 from penstock.limits.rate.exact import Exact
-from penstock.limits.rate.gate import Gate
+from penstock.limits.rate.gate import Closures, Gate
+from penstock.limits.rate.gates import KeyedGates
 from penstock.limits.rate.learning import RefusalLearner
 from penstock.limits.rate.limit import Limit
 from penstock.limits.rate.permit import Permit
 from penstock.limits.rate.scheduler import Scheduler
 from penstock.limits.rate.sliding_log import SlidingLog
+from penstock.limits.rate.standstill import Standstills
 from penstock.limits.rate.waiters import LoopTimer, LoopWaiter, ThreadWaiter, Wakeups
 
 #: All keys of a limit.
@@ -47,9 +50,10 @@ class LimiterStatistics:
     waiting: int
     #: Calls that were let through.
     grants: int
-    #: How often the gate went from open to closed.
+    #: How often the gate went from open to closed; where each key has a gate, all of them.
     closures: int
-    #: Seconds until the gate opens; 0 when it is open.
+    #: Seconds until the gate opens, 0 when it is open; where each key has one, until the last of
+    #: them opens.
     closed_for: float
     #: Header fields given to ``observe`` that made no sense.
     ignored_headers: int
@@ -79,7 +83,9 @@ class LimiterBase:
     #: The class of the logs in which starts are counted.
     log_type: ClassVar[type[SlidingLog]] = SlidingLog
 
-    def __init__(self, limits: Iterable[Limit | str], rng: random.Random | None) -> None:
+    def __init__(
+        self, limits: Iterable[Limit | str], rng: random.Random | None, name: str | None
+    ) -> None:
         if isinstance(limits, (Limit, str)):
             given = checks.shown(limits)
             raise TypeError(
@@ -101,14 +107,23 @@ class LimiterBase:
         #: Permits of calls that are over. May be appended to without the lock.
         self._finished: deque[Permit] = deque()
         self._lock = threading.Lock()
-        self._gate = Gate(rng)
-        self._scheduler = Scheduler(self._gate)
+        closures = Closures()
+        self._gate = Gate(rng, closures)
+        self._gates = KeyedGates(rng, closures)
+        #: Whether any gate is closed, or was lately.
+        self._is_gated = False
+        #: What it is called in telemetry and in the log.
+        self.name = "default" if name is None else checks.label(name, "name")
+        self._standstills = Standstills(f"of the limiter {checks.shown(self.name)}")
+        self._scheduler = Scheduler(self._gate, self._gates.waiters)
         self._learner = RefusalLearner()
         self._wakeups = Wakeups()
         self._clock: Callable[[], float] = time.monotonic
         self._clock_of: asyncio.AbstractEventLoop | None = None
         self._clock_was_read = False
         self._grants = 0
+        #: From when on calls are counted, by this clock, and how many there were before.
+        self._counts_from = -math.inf, 0
         self._ignored_headers = 0
         self._tells_again_at = -math.inf  # of a long wait
         tell_forked_child(self)
@@ -130,7 +145,7 @@ class LimiterBase:
 
     @property
     def _closures(self) -> int:
-        """How often the gate went from open to closed. Takes no lock: finalisers may read it."""
+        """How often a gate went from open to closed. Takes no lock: finalisers may read it."""
         return self._gate.closures
 
     def remaining(self, item: Any = None) -> dict[str, float]:
@@ -183,10 +198,32 @@ class LimiterBase:
                 waiting=self._scheduler.calls,
                 grants=self._grants,
                 closures=self._closures,
-                closed_for=self._gate.closed_for(self._now(running_loop())),
+                closed_for=self._closed_for(self._now(running_loop())),
                 ignored_headers=self._ignored_headers,
                 learned_rates=self._learner.learned_rates(),
             )
+
+    def _closed_for(self, now: float) -> float:
+        """Seconds until the last gate that is closed opens."""
+        waits = [log.gate.closed_for(now) for log in self._gates.logs.values()]
+        return max([self._gate.closed_for(now), *waits])
+
+    # -- gates ------------------------------------------------------------------------------------
+
+    def _gate_of(self, key: Hashable, now: float) -> tuple[Gate, int]:
+        """The gate of a key, which is made if needed, or that for all; and how many wait for it."""
+        if key is None:
+            return self._gate, self._scheduler.calls
+        log, is_new = self._gates.make(key, now)
+        window = self._gates.window_of(key)
+        if is_new and window is not None:
+            self._scheduler.close_gate(window)
+        return log.gate, log.waiting
+
+    def _was_closed(self, gate: Gate, key: Hashable, waiting: int, why: str) -> None:
+        """A gate was closed, or stays so for longer: the log may have to say so."""
+        self._is_gated = True
+        self._standstills.note(gate, key, waiting, why)
 
     # -- the clock --------------------------------------------------------------------------------
 
@@ -198,15 +235,19 @@ class LimiterBase:
             if clock != self._clock:
                 self._clock = clock
                 if self._clock_was_read:
+                    self._clock_was_read = False
                     self._forget_times()
         elif running is None and self._clock_of is not None and self._clock_of.is_closed():
             self._clock_of, self._clock = None, time.monotonic
-        self._clock_was_read = True
+        if not self._clock_was_read:
+            self._clock_was_read = True
+            self._counts_from = self._clock(), self._grants
         return self._clock()
 
     def _forget_times(self) -> None:
         """Forget all times, because the clock is another one."""
         self._gate.reopen()
+        self._gates.clear()
         self._learner.forget()
         for limit in self.limits:
             limit._state.clear()
@@ -217,8 +258,12 @@ class LimiterBase:
         inherited = (self._scheduler, self._wakeups)
         self._lock = threading.Lock()
         self._clock_of, self._clock = None, time.monotonic
+        self._clock_was_read = False
         self._gate.reopen()
-        self._scheduler = Scheduler(self._gate)
+        self._gates.reset()
+        self._is_gated = False
+        self._standstills.forget()
+        self._scheduler = Scheduler(self._gate, self._gates.waiters)
         self._learner = RefusalLearner()
         self._wakeups = Wakeups()
         self._finished.clear()
@@ -229,7 +274,8 @@ class LimiterBase:
 
     # -- who waits --------------------------------------------------------------------------------
 
-    def _add_waiter(self, waiter: LoopWaiter | ThreadWaiter) -> None:
+    def _add_waiter(self, waiter: LoopWaiter | ThreadWaiter, gate_key: Hashable = None) -> None:
+        waiter.gate_key = gate_key
         self._wakeups.add(waiter, self._on_timer)
         self._scheduler.add(waiter)
 
@@ -264,6 +310,8 @@ class LimiterBase:
             self._wakeups.remove(waiter, running)
         if self._scheduler.waiting:
             self._dispatch(now, running)
+        if self._standstills and running is not None:
+            running.call_soon(self._standstills.tell, context=Context())
 
     def _remove_waiter(self, waiter: LoopWaiter | ThreadWaiter) -> None:
         """Let ``waiter`` neither wait nor start, and free what is reserved for it."""

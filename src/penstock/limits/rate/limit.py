@@ -206,9 +206,9 @@ class Limit:
         except Exception as error:
             raise ValueError(
                 f"the cost function of the limit {checks.shown(self.name)} raised for "
-                f"{_type_of(item)}: {checks.shown(error)}"
+                f"{type_of(item)}: {checks.shown(error)}"
             ) from error
-        return checked_cost(value, f"the cost of {_type_of(item)}", self._state.name)
+        return checked_cost(value, f"the cost of {type_of(item)}", self._state.name)
 
     def _key_of(self, item: Any) -> Hashable:
         """The key of ``item``.
@@ -223,19 +223,19 @@ class Limit:
         except Exception as error:
             raise ValueError(
                 f"the key function of the limit {checks.shown(self.name)} raised for "
-                f"{_type_of(item)}: {checks.shown(error)}"
+                f"{type_of(item)}: {checks.shown(error)}"
             ) from error
         try:
             hash(key)
         except TypeError as error:
             raise TypeError(
-                f"the key of {_type_of(item)} under the limit {checks.shown(self.name)} must be "
-                f"hashable, got {_type_of(key)}"
+                f"the key of {type_of(item)} under the limit {checks.shown(self.name)} must be "
+                f"hashable, got {type_of(key)}"
             ) from error
         return key
 
 
-def _type_of(item: Any) -> str:
+def type_of(item: Any) -> str:
     """The type of ``item``, for a message: messages are logged, and items may hold secrets."""
     return f"a {type(item).__name__}"
 

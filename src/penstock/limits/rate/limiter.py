@@ -8,7 +8,7 @@ import math
 import random
 import time
 from asyncio import _get_running_loop
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from typing import Any, TypeAlias
 
 from penstock._util import checks
@@ -16,16 +16,22 @@ from penstock._util.notebooks import advice, blocks_loop
 from penstock.errors import PenstockError
 from penstock.limits.rate import headers as _headers
 from penstock.limits.rate.base import LimiterBase, running_loop
+from penstock.limits.rate.gate import Refused
 from penstock.limits.rate.limit import Limit
-from penstock.limits.rate.permit import Charge, Permit, current_permits, pop_current, push_current
+from penstock.limits.rate.permit import (
+    Charge,
+    Permit,
+    current_permits,
+    key_of,
+    pop_current,
+    push_current,
+)
 from penstock.limits.rate.sliding_log import Record, SlidingLog
 from penstock.limits.rate.waiters import LONGEST, CallbackWaiter, LoopWaiter, ThreadWaiter
-from penstock.limits.rate.window import Demand, Starts, is_spent
+from penstock.limits.rate.window import Demand, Starts, Waiter, is_spent
 
 _logger = logging.getLogger("penstock")
 
-#: Seconds for which a gate is closed at most by an answer that is no failure.
-_LONGEST_AFTER_SUCCESS = 900.0
 #: Seconds between two lines of the log about a longer time.
 _TELL_EVERY = 60.0
 
@@ -65,6 +71,9 @@ class Limiter(LimiterBase):
 
     #: Whether limits learn from refusals.
     learns: bool = True
+    #: Seconds for which headers close the gate at most. Within a call under a
+    #: :class:`penstock.Policy`, that of the policy counts.
+    max_retry_after: float = 900.0
 
     def __init__(
         self,
@@ -73,19 +82,22 @@ class Limiter(LimiterBase):
         name: str | None = None,
         rng: random.Random | None = None,
     ) -> None:
-        super().__init__(limits, rng)
+        super().__init__(limits, rng, name)
         for limit in self.limits:
             limit._join(self, self.log_type)
-        self.name = "default" if name is None else checks.label(name, "name")
         #: What every item needs, where no limit looks at the item.
         self._fixed_demand: Demand | None = None
         #: The log of the only window, where there is just one and it keeps to the limit's own rate.
         self._only_log: SlidingLog | None = None
+        #: Whether any limit has a rate, and so learns from refusals.
+        self._has_rate = any(limit.per < math.inf for limit in self.limits)
         self._rates_changed()
 
     # -- what users call --------------------------------------------------------------------------
 
-    async def acquire(self, item: Any = None, finishes: bool = False) -> Permit:
+    async def acquire(
+        self, item: Any = None, finishes: bool = False, gate_key: Hashable = None
+    ) -> Permit:
         """Wait until a call for ``item`` may start, and count it as started.
 
         Args:
@@ -93,6 +105,8 @@ class Limiter(LimiterBase):
             finishes: whether the caller calls :meth:`Permit.finish` when the call is over. Until
                 then, calls that lack room in a :class:`penstock.Budget` wait, if they would fit
                 should this call turn out cheaper.
+            gate_key: which gate it has to pass, beside the one for all calls: a key that is
+                hashable. Unless given, that of its key under the limits, if any has keys.
 
         Raises:
             BudgetExceededError: a budget has less left than the call costs.
@@ -108,17 +122,17 @@ class Limiter(LimiterBase):
         with self._lock:  # not acquire() and try: Ctrl-C could come between the two
             now = self._clock() if running is self._clock_of else self._now(running)
             only = self._only_log
-            if only is not None and not self._scheduler.waiting and not self._gate.spreads:
+            if only is not None and not self._scheduler.waiting and not self._is_gated:
                 record = only.take(now, 1)  # the same as try_start below, and quicker
                 if record is not None:
                     self._grants += 1
                     return Permit(self, self._fixed_demand or (), (record,), None)
-            demand = self._demand_of(charges, now)
+            demand = self._demand_of(charges, now, gate_key)
             records = self._scheduler.try_start(now, demand)
             if records is not None:
                 return self._permit(now, demand, records, charges, running, finishes)
             waiter = LoopWaiter(demand, running, self._check_budgets(demand))
-            self._add_waiter(waiter)
+            self._add_waiter(waiter, key_of(charges) if gate_key is None else gate_key)
             self._dispatch(now, running)
             if waiter.records is not None:
                 return self._permit_for(now, waiter, charges, running, finishes)
@@ -137,10 +151,9 @@ class Limiter(LimiterBase):
                     self._remove_waiter(waiter)
                     raise waiter.error
                 now = self._now(running)
-                if not self._scheduler.is_late(now, waiter):
+                if not self._requeued_late(now, waiter):
                     return self._permit_for(now, waiter, charges, running, finishes)
                 waiter.renew()
-                self._scheduler.requeue(waiter)
                 self._dispatch(now, running)
 
     def acquire_blocking(
@@ -150,6 +163,7 @@ class Limiter(LimiterBase):
         *,
         is_wanted: Callable[[], bool] | None = None,
         finishes: bool = False,
+        gate_key: Hashable = None,
     ) -> Permit:
         """As :meth:`acquire`, for threads.
 
@@ -158,7 +172,7 @@ class Limiter(LimiterBase):
             timeout: seconds to wait at most, zero or more; ``None``: without an end.
             is_wanted: asked twice a second while the thread waits; when it returns False, the wait
                 ends by ``CancelledError``.
-            finishes: as for :meth:`acquire`.
+            finishes, gate_key: as for :meth:`acquire`.
 
         Raises:
             TimeoutError: the call could not start in time; nothing was used up.
@@ -178,7 +192,7 @@ class Limiter(LimiterBase):
         charges = None if self._fixed_demand is not None else self._charges(item)
         with self._lock:
             now = self._now(None)
-            demand = self._demand_of(charges, now)
+            demand = self._demand_of(charges, now, gate_key)
             records = self._scheduler.try_start(now, demand)
             if records is not None:
                 return self._permit(now, demand, records, charges, None, finishes)
@@ -186,7 +200,7 @@ class Limiter(LimiterBase):
         deadline = now + patience
         try:
             with self._lock:
-                self._add_waiter(waiter)
+                self._add_waiter(waiter, key_of(charges) if gate_key is None else gate_key)
             while True:
                 with self._lock:
                     now = self._now(None)
@@ -194,9 +208,8 @@ class Limiter(LimiterBase):
                     if waiter.error is not None:
                         raise waiter.error
                     if waiter.records is not None:
-                        if not self._scheduler.is_late(now, waiter):
+                        if not self._requeued_late(now, waiter):
                             return self._permit_for(now, waiter, charges, None, finishes)
-                        self._scheduler.requeue(waiter)
                         continue
                     if is_wanted is not None and not is_wanted():
                         raise asyncio.CancelledError("nobody wants to start any more")
@@ -211,8 +224,12 @@ class Limiter(LimiterBase):
         finally:
             with self._lock:
                 self._remove_waiter(waiter)
+            if self._standstills:
+                self._standstills.tell()
 
-    def try_acquire(self, item: Any = None, *, finishes: bool = False) -> Permit | None:
+    def try_acquire(
+        self, item: Any = None, *, finishes: bool = False, gate_key: Hashable = None
+    ) -> Permit | None:
         """As :meth:`acquire`, but returns ``None`` instead of waiting. From any thread.
 
         Raises:
@@ -222,7 +239,7 @@ class Limiter(LimiterBase):
         with self._lock:
             running = running_loop()
             now = self._now(running)
-            demand = self._demand_of(charges, now)
+            demand = self._demand_of(charges, now, gate_key)
             if self._scheduler.waiting:
                 self._dispatch(now, running)
             records = self._scheduler.try_start(now, demand)
@@ -231,7 +248,7 @@ class Limiter(LimiterBase):
                 return None
             return self._permit(now, demand, records, charges, running, finishes)
 
-    def wait_time(self, item: Any = None) -> float:
+    def wait_time(self, item: Any = None, *, gate_key: Hashable = None) -> float:
         """Seconds until :meth:`try_acquire` is worth a try; 0: now. Takes nothing.
 
         It may become less, when a cost is given back or a limit is raised, and more, when others
@@ -244,7 +261,7 @@ class Limiter(LimiterBase):
         charges = None if self._fixed_demand is not None else self._charges(item)
         with self._lock:
             now = self._now(running_loop())
-            demand = self._demand_of(charges, now)
+            demand = self._demand_of(charges, now, gate_key)
             if self._scheduler.can_start(now, demand):
                 return 0.0
             self._check_budgets(demand)
@@ -262,10 +279,7 @@ class Limiter(LimiterBase):
         Raises:
             TypeError, ValueError: as :meth:`acquire`.
         """
-        if self._fixed_demand is None:
-            for state, _, cost in self._charges(item):
-                if cost > state.max and state.per < math.inf:
-                    raise state.oversized(cost)
+        self._checked(item)
 
     def permit(self, item: Any = None) -> PermitContext:
         """For ``async with limiter.permit(item):``, or ``with`` in a thread.
@@ -274,91 +288,190 @@ class Limiter(LimiterBase):
         """
         return PermitContext(self, item)
 
-    def close_for(self, seconds: float) -> None:
+    def close_for(self, seconds: float, *, key: Hashable = None) -> None:
         """Close the gate: let no call start for ``seconds``. From any thread.
 
         If it is closed already, the later end counts. When the gate opens, the calls that waited
         start one after the other, spread over a tenth of ``seconds``, one second at most.
 
+        Args:
+            seconds: finite, zero or more.
+            key: the key of the calls that are to wait, as the ``gate_key`` of a policy or the
+                limits with keys have it. Unless given, all calls wait.
+
         Raises:
             ValueError: ``seconds`` is not a finite number of zero or more.
+            TypeError: ``key`` is not hashable.
         """
         pause = checks.finite_seconds(seconds, "seconds")
+        _check_key(key)
         with self._lock:
             running = running_loop()
             now = self._now(running)
-            self._gate.close(now, pause, self._scheduler.calls)
+            gate, waiting = self._gate_of(key, now)
+            gate.close(now, pause, waiting)
+            self._was_closed(gate, key, waiting, "the program closed the gate")
             self._dispatch(now, running)
+        self._standstills.tell()
 
-    def refused(self, retry_after: float = 0.0, *, permit: Permit | None = None) -> None:
+    def closed_for(self, key: Hashable = None) -> float:
+        """Seconds until the gate for all calls opens, and that of ``key``; 0: they are open.
+
+        Raises:
+            TypeError: ``key`` is not hashable.
+        """
+        _check_key(key)
+        with self._lock:
+            now = self._now(running_loop())
+            log = self._gates.logs.get(key)
+            return max(self._gate.closed_for(now), 0.0 if log is None else log.gate.closed_for(now))
+
+    def refused(
+        self, retry_after: float = 0.0, *, permit: Permit | None = None, key: Hashable = None
+    ) -> None:
         """Learn that the service answered "too many requests" to the call with this permit.
 
-        The gate closes for ``retry_after`` seconds, as by :meth:`close_for`. And the limit of which
-        most was used learns from it: at first it only spreads the starts; if that is insufficient,
-        it allows what the service took before it refused. When that has done well for long, it
-        allows more again. It never allows more than ``max``, and ``Limit.change`` ends it. A
-        refusal without a time to wait, while the gate is open, teaches nothing.
+        The gate closes for ``retry_after`` seconds, as by :meth:`close_for`. Where the service
+        named no time, it closes for a second, and up to a quarter more. When it opens, one call
+        goes first. If that is refused too, the gate closes for twice as long, and so on, for a
+        minute at most. What had started before the gate was closed does not make that longer.
 
-        A queue and ``RateLimitedExecutor`` call this method themselves when a call raises an error
-        that says so. From any thread.
+        And the limit of which most was used learns from it: at first it only spreads the starts; if
+        that is insufficient, it allows what the service took before it refused. When that has done
+        well for long, it allows more again. It never allows more than ``max``, and ``Limit.change``
+        ends it. Where there is no limit, calls start at a pace that is found in the same way.
+
+        Queues, policies and executors call this method themselves when a call raises an error that
+        says so. From any thread.
 
         Args:
             retry_after: seconds, finite; 0: the service named none.
             permit: that of the call. Unless given, that of the call under way; without one, only
                 the gate closes.
+            key: the key of the gate that is to close. Unless given, that of the call, if it has
+                one; or else the gate is that of all calls.
 
         Raises:
             ValueError: ``retry_after`` is not a finite number of zero or more.
+            TypeError: ``key`` is not hashable.
         """
         pause = checks.finite_seconds(retry_after, "retry_after")
-        if permit is None:
-            permit = next((one for one in current_permits()[::-1] if one.limiter is self), None)
-        if pause:
-            self.close_for(pause)
-        if permit is None or not self.learns:
-            return
+        _check_key(key)
+        self._refused(pause, self._current_permit() if permit is None else permit, key)
+
+    def _refused(
+        self,
+        pause: float,
+        permit: Permit | None,
+        key: Hashable = None,
+        *,
+        item: Refused | None = None,
+        is_again: bool = False,
+        why: str = "",
+    ) -> None:
         with self._lock:
             running = running_loop()
             now = self._now(running)
-            pause = max(pause, self._gate.closed_for(now))
-            if not pause:
+            key = permit.gate_key if permit is not None and key is None else key
+            has_rate = any(
+                window.owner.per < math.inf and cost
+                for window, cost in (() if permit is None else permit._demand)
+            )
+            started = None
+            if self.learns and not has_rate and not self._has_rate:
+                since, before = self._counts_from
+                started = self._grants - before, now - since
+            gate, waiting = self._gate_of(key, now)
+            is_about_all = gate.refused(
+                now,
+                now if permit is None else permit.at,
+                pause,
+                waiting,
+                item=item,
+                is_again=is_again,
+                started=started,
+            )
+            if not is_about_all:
                 return
-            self._learner.refused(permit._demand, permit._records, now, pause)
-            self._rates_changed()
+            closed_for = gate.closed_for(now)
+            if permit is not None and has_rate and self.learns and closed_for:
+                self._learner.refused(permit._demand, permit._records, now, closed_for)
+                self._rates_changed()
+            self._was_closed(gate, key, waiting, f"a service refused a call{why}")
             self._dispatch(now, running)
+        self._standstills.tell()
 
-    def observe(self, headers: Any, status: int | None = None) -> _headers.Feedback:
+    def _succeeded(self, at: float, key: Hashable) -> None:
+        """A call that started ``at`` succeeded. To be told while ``_is_gated``."""
+        with self._lock:
+            running = running_loop()
+            now = self._now(running)
+            log = None if key is None else self._gates.logs.get(key)
+            window = self._gates.window_of(key)
+            may_start = False
+            if log is not None and window is not None and log.gate.succeeded(now, at):
+                self._scheduler.recheck(window)
+                may_start = True
+            if self._gate.succeeded(now, at) or may_start:
+                self._dispatch(now, running)
+        self._standstills.tell()
+
+    def observe(
+        self, headers: Any, status: int | None = None, *, key: Hashable = None
+    ) -> _headers.Feedback:
         """Read the headers of a response, and close the gate if they say so.
 
         It closes for the time of ``Retry-After``, or else until the latest reset of a limit with
-        nothing remaining; :mod:`penstock.limits.rate.headers` lists the forms. ``headers``: any
-        mapping or list of pairs, of str or bytes. ``status``: the HTTP status; below 400, a
-        ``Retry-After`` is about a redirect or about polling, and closes nothing. Values that make
-        no sense are ignored and counted; this method never raises. From any thread.
+        nothing remaining; :mod:`penstock.limits.rate.headers` lists the forms. It closes for no
+        longer than ``max_retry_after``. Values that make no sense are ignored and counted; whatever
+        the headers are, this method does not raise. From any thread.
 
-        Where a call succeeded, and nothing remains of a limit for more than 15 minutes (a quota of
-        a day, of a month), the gate stays open, and the log says so, once in a minute: perhaps the
-        next call succeeds as well, and if not, its refusal says for how long to wait.
+        Args:
+            headers: any mapping or list of pairs, of str or bytes.
+            status: the HTTP status; below 400, a ``Retry-After`` is about a redirect or about
+                polling, and closes nothing.
+            key: the key of the gate. Unless given, that of the call under way, if it has one; or
+                else the gate is that of all calls.
+
+        Raises:
+            TypeError: ``key`` is not hashable.
+
+        Where a call succeeded, and nothing remains of a limit for longer than ``max_retry_after``
+        (a quota of a day, of a month), the gate stays open, and the log says so, once in a minute:
+        perhaps the next call succeeds as well, and if not, its refusal says for how long to wait.
         """
+        _check_key(key)
         feedback = _headers.parse(headers, time.time(), status)
         wait = feedback.wait
         is_failure = feedback.retry_after is not None if status is None else status >= 400
-        is_believed = is_failure or wait <= _LONGEST_AFTER_SUCCESS
+        permit = self._current_permit()
+        policy = None if permit is None else getattr(permit.call, "policy", None)
+        longest = self.max_retry_after if policy is None else policy.max_retry_after
+        is_believed = is_failure or wait <= longest
         with self._lock:
             self._ignored_headers += feedback.ignored
-            now = self._now(running_loop())
+            running = running_loop()
+            now = self._now(running)
             is_told = is_believed or now < self._tells_again_at
             if not is_told:
                 self._tells_again_at = now + _TELL_EVERY
+            if wait > 0 and is_believed:
+                key = permit.gate_key if permit is not None and key is None else key
+                gate, waiting = self._gate_of(key, now)
+                gate.close(now, min(wait, longest), waiting)
+                self._was_closed(gate, key, waiting, "a service said so in its headers")
+                self._dispatch(now, running)
         if not is_told:
             _logger.warning(
                 "A service says, with a call that succeeded, that nothing remains for %.0f s; the "
                 "next calls are made all the same",
                 wait,
             )
-        if wait > 0 and is_believed:
-            self.close_for(wait)
+        self._standstills.tell()
         return feedback
+
+    def _current_permit(self) -> Permit | None:
+        return next((one for one in current_permits()[::-1] if one.limiter is self), None)
 
     async def __aenter__(self) -> Permit:
         return push_current(await self.acquire(finishes=True))
@@ -391,13 +504,18 @@ class Limiter(LimiterBase):
             is_known = running is not None and running is self._clock_of
             now = self._clock() if is_known else self._now(running)
             only = self._only_log
-            if self._scheduler.waiting or self._gate.spreads or (only is None and demand):
+            if self._is_gated and self._still_gated(now):
+                return None
+            if self._scheduler.waiting or (only is None and demand):
                 demand = self._demand_of(None, now)
                 records = self._scheduler.try_start(now, demand)
                 if records is None:
                     return None
                 self._grants += 1
-                return Permit(self, demand, records, None)
+                permit = Permit(self, demand, records, None)
+                if not records:
+                    permit._at = now
+                return permit
             record = Record(now, 0) if only is None else only.take(now, 1)
             if record is not None:
                 self._grants += 1
@@ -411,7 +529,19 @@ class Limiter(LimiterBase):
         """
         windows = [limit._state.window(None, -math.inf) for limit in self.limits]
         demand = tuple([(window, 1) for window in windows])
-        return Permit(self, demand, [record] * len(windows), None)
+        permit = Permit(self, demand, [record] * len(windows), None)
+        permit._at, permit.call = record.at, record.call
+        return permit
+
+    def _checked(self, item: Any) -> list[Charge]:
+        """What an item is to take from each limit, as of now; raises what :meth:`check` does."""
+        if self._fixed_demand is not None:
+            return []
+        charges = self._charges(item)
+        for state, _, cost in charges:
+            if cost > state.max and state.per < math.inf:
+                raise state.oversized(cost)
+        return charges
 
     # -- for those who wait elsewhere: ``make`` makes their waiter ---------------------------------
 
@@ -423,7 +553,7 @@ class Limiter(LimiterBase):
         return None if self._fixed_demand is not None else self._charges(item)
 
     def _start_or_wait(
-        self, charges: list[Charge] | None, make: MakeWaiter | None
+        self, charges: list[Charge] | None, make: MakeWaiter | None, gate_key: Hashable = None
     ) -> Permit | CallbackWaiter | None:
         """A permit, where the call may start now; else its waiter, or None without ``make``.
 
@@ -432,18 +562,20 @@ class Limiter(LimiterBase):
         with self._lock:
             running = running_loop()
             now = self._now(running)
-            demand = self._demand_of(charges, now)
+            demand = self._demand_of(charges, now, gate_key)
             if self._scheduler.waiting or self._wakeups.abandoned:
                 self._dispatch(now, running)
             records = self._scheduler.try_start(now, demand)
             if records is not None:
                 return self._permit(now, demand, records, charges, running, True)
-            waiter = self._wait_outside(now, demand, charges, running, make)
+            waiter = self._wait_outside(now, demand, charges, running, make, gate_key)
             if waiter is None or waiter.records is None:
                 return waiter
             return self._permit_for(now, waiter, charges, running, True)
 
-    def _wait_for(self, charges: list[Charge] | None, make: MakeWaiter) -> CallbackWaiter | None:
+    def _wait_for(
+        self, charges: list[Charge] | None, make: MakeWaiter, gate_key: Hashable = None
+    ) -> CallbackWaiter | None:
         """A waiter for a call that is to come; None: it would not have to wait.
 
         Raises what :meth:`acquire` raises.
@@ -451,10 +583,10 @@ class Limiter(LimiterBase):
         with self._lock:
             running = running_loop()
             now = self._now(running)
-            demand = self._demand_of(charges, now)
+            demand = self._demand_of(charges, now, gate_key)
             if self._scheduler.can_start(now, demand):
                 return None
-            return self._wait_outside(now, demand, charges, running, make)
+            return self._wait_outside(now, demand, charges, running, make, gate_key)
 
     def _wait_of(self, waiter: CallbackWaiter) -> float:
         """As :meth:`wait_time`, of one that waits."""
@@ -472,14 +604,27 @@ class Limiter(LimiterBase):
         charges: list[Charge] | None,
         running: asyncio.AbstractEventLoop | None,
         make: MakeWaiter | None,
+        gate_key: Hashable,
     ) -> CallbackWaiter | None:
         outer = self._check_budgets(demand)
         if make is None:
             return None
         waiter = make(demand, outer, charges)
-        self._add_waiter(waiter)
+        self._add_waiter(waiter, key_of(charges) if gate_key is None else gate_key)
         self._dispatch(now, running)
         return waiter
+
+    def _requeued_late(self, now: float, waiter: Waiter) -> bool:
+        """Whether a waiter that was granted comes too late: then it waits again at its old place.
+
+        There may be a gate of its key since.
+        """
+        key = waiter.gate_key
+        gate = None if key is None else self._gates.window_of(key)
+        if waiter.records is not None and not self._scheduler.is_late(now, waiter, gate):
+            return False
+        self._scheduler.requeue(waiter, gate)
+        return True
 
     def _start(self, waiter: CallbackWaiter) -> Permit | None:
         """Count the start of a call that was called back: it goes on, in this thread.
@@ -489,8 +634,7 @@ class Limiter(LimiterBase):
         with self._lock:
             running = running_loop()
             now = self._now(running)
-            if waiter.records is None or self._scheduler.is_late(now, waiter):
-                self._scheduler.requeue(waiter)
+            if self._requeued_late(now, waiter):
                 self._dispatch(now, running)
                 if waiter.records is None:
                     return None
@@ -508,17 +652,35 @@ class Limiter(LimiterBase):
         # Not under the lock: the key and cost functions are the user's.
         return [(limit._state, limit._key_of(item), limit._cost_of(item)) for limit in self.limits]
 
-    def _demand_of(self, charges: list[Charge] | None, now: float) -> Demand:
+    def _demand_of(
+        self, charges: list[Charge] | None, now: float, gate_key: Hashable = None
+    ) -> Demand:
         if now >= self._learner.relax_at:
             self._relax(now)
         if charges is None:
             if self._fixed_demand is not None:
-                return self._fixed_demand
+                demand = self._fixed_demand
+                return self._gated(demand, now, gate_key) if self._is_gated else demand
             charges = self._charges(None)  # a max was lowered below 1 in this moment
         for state, _, cost in charges:
             if cost > state.max:
                 raise state.oversized(cost)  # before any key is remembered
-        return tuple([(state.window(key, now), cost) for state, key, cost in charges if cost])
+        demand = tuple([(state.window(key, now), cost) for state, key, cost in charges if cost])
+        if self._is_gated:
+            return self._gated(demand, now, key_of(charges) if gate_key is None else gate_key)
+        return demand
+
+    def _gated(self, demand: Demand, now: float, gate_key: Hashable) -> Demand:
+        if not self._still_gated(now):
+            return demand
+        window = None if gate_key is None else self._gates.window_of(gate_key)
+        return demand if window is None else (*demand, (window, 1))
+
+    def _still_gated(self, now: float) -> bool:
+        """Whether any gate is closed, or was lately."""
+        self._gates.forget_idle(now)
+        self._is_gated = bool(self._gate.is_active or self._gates.logs)
+        return self._is_gated
 
     def _settle_current(self, limit: Limit, actual: float) -> bool:
         """Correct the cost of the call under way; False if none has a permit of this limiter."""
@@ -540,6 +702,8 @@ class Limiter(LimiterBase):
         """The permit of a call that starts now."""
         self._grants += 1
         permit = Permit(self, demand, records, charges)
+        if not records:
+            permit._at = now
         if self._has_budget and not finishes:
             self._finished.append(permit)
             self._dispatch(now, running)
@@ -575,6 +739,13 @@ class Limiter(LimiterBase):
             if is_spent(window, cost, outer):
                 raise window.owner.oversized(cost)
         return outer
+
+
+def _check_key(key: Any) -> None:
+    try:
+        hash(key)
+    except Exception as error:
+        raise TypeError(f"key must be hashable, got {checks.shown(key)}") from error
 
 
 class PermitContext:

@@ -15,6 +15,13 @@ from penstock.limits.rate.window import Demand, LimitState, LimitWindow
 #: What an item is to take from a limit, and for which key.
 Charge: TypeAlias = "tuple[LimitState, Hashable, Exact]"
 
+
+def key_of(charges: list[Charge] | None) -> Hashable:
+    """The key under the only limit that has keys, or a tuple of all keys; None: there are none."""
+    keys = tuple([key for state, key, _ in charges or () if state.is_keyed])
+    return keys[0] if len(keys) == 1 else keys or None
+
+
 #: The permits of the calls that run in this context, the innermost last; of most calls it is just
 #: the record of the start, since hardly anybody asks for the permit. Some may be over.
 starts_under_way: Final[ContextVar[tuple[Permit | Record, ...]]] = ContextVar(
@@ -35,7 +42,10 @@ class PermitIssuer(LimitOwner, Protocol):
 class Permit:
     """A call may start, and has been counted. Made by a :class:`penstock.Limiter`."""
 
-    __slots__ = ("_charges", "_demand", "_records", "call", "limiter")
+    __slots__ = ("_at", "_charges", "_demand", "_records", "call", "limiter")
+
+    #: When the call started, where no limit has a record of that.
+    _at: float
 
     def __init__(
         self,
@@ -52,6 +62,17 @@ class Permit:
         #: What it was taken for, while that is under way. It is not taken out of the context then,
         #: which would cost as much as the rest.
         self.call: Any = None
+
+    @property
+    def at(self) -> float:
+        """When the call started, by the limiter's clock."""
+        return self._records[0].at if self._records else self._at
+
+    @property
+    def gate_key(self) -> Hashable:
+        """The key of the gate that it passed; None: it has no key."""
+        own = getattr(self.call, "gate_key", None)
+        return key_of(self._charges) if own is None else own
 
     def settle(self, limit: Limit | str, actual: float) -> None:
         """Correct the cost of the call: it was ``actual`` of ``limit``, or the limit of that name.

@@ -32,7 +32,7 @@ class LimitWindow:
         #: Groups whose heads lack room here. Heads that are younger wait behind them.
         self.blockers: dict[WaiterGroup, None] = {}
         #: Groups whose heads wait behind a blocker, as a heap of (age of the head, group).
-        self.parked: list[tuple[int, WaiterGroup]] = []
+        self.parked: list[tuple[int, int, WaiterGroup]] = []
 
 
 #: The cost of a call in each window that it needs.
@@ -136,7 +136,7 @@ class LimitState:
 class Waiter:
     """A call that waits until it may start."""
 
-    __slots__ = ("age", "demand", "error", "group", "outer", "records")
+    __slots__ = ("age", "demand", "error", "gate_key", "group", "outer", "records")
 
     #: Whether it stands for more than one call.
     is_for_several = False
@@ -145,6 +145,8 @@ class Waiter:
         self.demand = demand
         #: The calls that it is part of, where that matters to a budget.
         self.outer = outer
+        #: The key of the gate that it has to pass, beside the gate for all; None: there is none.
+        self.gate_key: Hashable = None
         #: Its number in the order of arrival: the lower, the older.
         self.age = 0
         #: The group in which it waits; None before and after.
@@ -165,6 +167,10 @@ class Waiter:
         ``running`` is the event loop of the thread that calls this method.
         """
         raise NotImplementedError
+
+
+#: Waiters by the key of the gate that they have to pass.
+Keyed: TypeAlias = "dict[Hashable, dict[Waiter, None]]"
 
 
 class WaiterGroup:

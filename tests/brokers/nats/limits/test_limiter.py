@@ -19,7 +19,15 @@ import pytest
 
 from brokers.servers import NatsServer
 from helpers.tasks import soon, until
-from penstock import Budget, Limit, RateLimitedExecutor, RateLimitError, RetryPolicy, WorkQueue
+from penstock import (
+    Budget,
+    Limit,
+    Policy,
+    RateLimitedExecutor,
+    RateLimitError,
+    RetryPolicy,
+    WorkQueue,
+)
 from penstock.brokers.nats import NatsLimiter
 from penstock.sync import WorkQueue as SyncWorkQueue
 
@@ -237,6 +245,36 @@ async def test_the_headers_of_a_response_count_for_all(make: Make) -> None:
     await soon(two.acquire())
     assert time.monotonic() - began > 0.5
     assert two.statistics().closures == 1
+
+
+async def test_a_refusal_without_a_time_closes_it_for_all(make: Make) -> None:
+    one, two = make(Limit(1000, 1)), make(Limit(1000, 1))
+    await soon(two.acquire())
+    one.refused(permit=await soon(one.acquire()))
+    await until(lambda: two.statistics().closed_for > 0)
+    await soon(asyncio.gather(*[limiter.acquire() for limiter in (one, two) for _ in range(9)]))
+    assert (one.statistics().closures, two.statistics().closures) == (1, 1)
+
+
+async def test_the_gate_of_a_key_is_closed_in_this_process(make: Make) -> None:
+    one, two = make(Limit(1000, 1)), make(Limit(1000, 1))
+    policy = Policy(limits=one, gate_key=lambda item: item, retry=RetryPolicy(2))
+    failed = []
+
+    async def call(item: str) -> None:
+        if item == "a" and not failed:
+            failed.append(item)
+            raise RateLimitError(retry_after=60)
+
+    async with WorkQueue[str](policy=policy, concurrency_limit=1) as queue:
+        await queue.process(call)
+        for item in "abc":
+            assert await queue.put(item, timeout=BOUND)
+        await until(lambda: queue.metrics["processed"] == 2)
+        assert one.closed_for("a") > 50
+        await soon(two.acquire(None, False, "a"))
+        assert await queue.stop(timeout=0) is False
+        assert queue.unprocessed == ["a"]
 
 
 async def test_those_who_waited_at_the_gate_all_get_through(make: Make) -> None:

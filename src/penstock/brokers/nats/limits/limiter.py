@@ -9,7 +9,7 @@ import random
 import re
 import time
 import weakref
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from itertools import islice
 from typing import Any, ClassVar
 
@@ -24,12 +24,13 @@ from penstock.brokers.nats.limits.leases import UNITS, Slot, amount
 from penstock.brokers.nats.limits.server_clock import ServerClock
 from penstock.brokers.nats.limits.wishes import Wishes
 from penstock.limits.rate.budget import Budget
+from penstock.limits.rate.gate import Gate
 from penstock.limits.rate.limit import Limit
 from penstock.limits.rate.limiter import Limiter, UnusableLimiterError
 from penstock.limits.rate.permit import Permit
 from penstock.limits.rate.sliding_log import SlidingLog
 from penstock.limits.rate.waiters import LoopWaiter, ThreadWaiter
-from penstock.limits.rate.window import Demand
+from penstock.limits.rate.window import Demand, Waiter
 
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,200}")
 #: Of so many waiters the wants are looked at in one go.
@@ -161,25 +162,27 @@ class NatsLimiter(Limiter):
         """As :meth:`close`, without blocking the event loop."""
         await asyncio.get_running_loop().run_in_executor(None, self.close)
 
-    def try_acquire(self, item: Any = None, *, finishes: bool = False) -> Permit | None:
+    def try_acquire(
+        self, item: Any = None, *, finishes: bool = False, gate_key: Hashable = None
+    ) -> Permit | None:
         """As :meth:`acquire`, but ``None`` where that would wait. From any thread.
 
         That is so unless a slot is there already: ``None`` has one fetched, so that it can be had
         in a moment; after that it is gone.
         """
-        permit = super().try_acquire(item, finishes=finishes)
+        permit = super().try_acquire(item, finishes=finishes, gate_key=gate_key)
         if permit is None:
             charges = None if self._fixed_demand is not None else self._charges(item)
             with self._lock:
                 if self._is_closed:
                     raise self._closed()
-                self._wish = self._demand_of(charges, self._now(None))
+                self._wish = self._demand_of(charges, self._now(None), gate_key)
                 self._ask()
         return permit
 
-    def wait_time(self, item: Any = None) -> float:
+    def wait_time(self, item: Any = None, *, gate_key: Hashable = None) -> float:
         """Seconds until :meth:`try_acquire` is worth a try, as far as is known here; 0: now."""
-        wait = super().wait_time(item)
+        wait = super().wait_time(item, gate_key=gate_key)
         if wait < math.inf:
             return wait
         with self._lock:
@@ -193,12 +196,12 @@ class NatsLimiter(Limiter):
         """Nothing: what all machines use of a shared limit is not known here."""
         return {}
 
-    def close_for(self, seconds: float) -> None:
-        """As of any limiter, and for all machines: here at once, elsewhere in a moment."""
-        super().close_for(seconds)
-        with self._lock:
-            self._new_closing = max(self._new_closing, self._now(None) + seconds)
-            self._ask()
+    def close_for(self, seconds: float, *, key: Hashable = None) -> None:
+        """As of any limiter, and for all machines: here at once, elsewhere in a moment.
+
+        The gate of a ``key`` is that of this process alone.
+        """
+        super().close_for(seconds, key=key)
 
     # -- as a limiter -----------------------------------------------------------------------------
 
@@ -209,11 +212,18 @@ class NatsLimiter(Limiter):
         super()._rates_changed()
         self._only_log = None  # it would look past the slots
 
-    def _add_waiter(self, waiter: LoopWaiter | ThreadWaiter) -> None:
+    def _add_waiter(self, waiter: LoopWaiter | ThreadWaiter, gate_key: Hashable = None) -> None:
         if self._is_closed:
             raise self._closed()
         self._ask()
-        super()._add_waiter(waiter)
+        super()._add_waiter(waiter, gate_key)
+
+    def _was_closed(self, gate: Gate, key: Hashable, waiting: int, why: str) -> None:
+        super()._was_closed(gate, key, waiting, why)
+        if key is None:
+            now = self._now(None)
+            self._new_closing = max(self._new_closing, now + gate.closed_for(now))
+            self._ask()
 
     def _dispatch(self, now: float, running: asyncio.AbstractEventLoop | None) -> None:
         super()._dispatch(now, running)
@@ -269,10 +279,10 @@ class NatsLimiter(Limiter):
             frees = any(log.freed for log in logs.values())
             for log in logs.values():
                 log.lacks = log.freed = False
-            wants = uncovered(self._wanted(), leases, now)
+            wants = uncovered(self._wanted(now), leases, now)
             held = [lease.until for some in leases.values() for lease in some]
             not_before = -math.inf
-            if self._gate.spreads:  # one after the other, then
+            if self._gate.is_active:  # one after the other, then
                 wants, not_before = wants[:1], self._gate.opens_at
             return Wishes(
                 wants=wants,
@@ -336,7 +346,9 @@ class NatsLimiter(Limiter):
         with self._lock:
             now = self._now(None)
             self._gate.close(now, when - now, self._scheduler.calls)
+            super()._was_closed(self._gate, None, self._scheduler.calls, "another machine said so")
             self._dispatch(now, None)
+        self._standstills.tell()
 
     def adopt(self, rates: Mapping[str, tuple[float, float]]) -> None:
         """Rates that were changed elsewhere."""
@@ -366,14 +378,26 @@ class NatsLimiter(Limiter):
                 self._scheduler.recheck(window)
         self._dispatch(now, None)
 
-    def _wanted(self) -> list[dict[str, int]]:
+    def _may_start(self, waiter: Waiter, now: float) -> bool:
+        """Whether the gate of its key, if it has one, is open."""
+        log = None if waiter.gate_key is None else self._gates.logs.get(waiter.gate_key)
+        return log is None or log.gate.opens_at <= now
+
+    def _wanted(self, now: float) -> list[dict[str, int]]:
         """What those need who wait, in their order, by the names of limits."""
-        oldest = self._scheduler.oldest(_MOST)
+        oldest = [each for each in self._scheduler.oldest(_MOST) if self._may_start(each, now)]
         each = (waiter.demand for waiter in oldest for _ in range(waiter.calls))
         waiting = list(islice(each, _MOST))
         if self._wish is not None:
             waiting.append(self._wish)
-        return [{window.owner.name: amount(cost) for window, cost in demand} for demand in waiting]
+        return [
+            {
+                window.owner.name: amount(cost)
+                for window, cost in demand
+                if window.owner is not self._gates
+            }
+            for demand in waiting
+        ]
 
 
 def _check_sharable(limit: Limit) -> None:
