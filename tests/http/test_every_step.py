@@ -6,6 +6,8 @@ import asyncio
 from collections.abc import AsyncIterator, Coroutine, Generator
 from typing import Any
 
+import pytest
+
 from helpers.tasks import now
 from penstock import Limit, RetryPolicy
 from penstock.limits import Backoff
