@@ -284,8 +284,14 @@ class Sending:
             raise
         if delay is None:
             ending = self._ending
-            note_attempts(ending if isinstance(ending, BaseException) else error, state.attempts)
+            told = ending if isinstance(ending, BaseException) else error
+            note_attempts(told, state.attempts, state.why)
         return delay
+
+    def check_refusal(self) -> None:
+        """Raise why there is no other attempt, if that was known after the last one."""
+        if self.state.refusal is not None:
+            raise self.state.refusal
 
     def _may_be_repeated(self, error: Exception) -> bool:
         sender = self.sender

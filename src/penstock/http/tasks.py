@@ -35,6 +35,7 @@ class TaskSender(RequestSender):
                 if delay:
                     async with self._door(sending):
                         await asyncio.sleep(delay)
+                sending.check_refusal()
                 return await self._attempt(sending, once, await self._slot(sending))
             except Exception as error:  # noqa: BLE001 - it is the outcome, or there is another one
                 failed = error

@@ -38,6 +38,7 @@ class ThreadSender(RequestSender):
                 if delay:
                     with self._door(sending):
                         self._sleep(delay, sending)
+                sending.check_refusal()
                 return self._attempt(sending, once, self._slot(sending))
             except Exception as error:  # noqa: BLE001 - it is the outcome, or there is another one
                 failed = error

@@ -566,12 +566,13 @@ class WorkQueue(FromConfig, WorkQueueBase[T], BlockingConsumable[T]):
         source = iter(items)
         on_exit = self._restore_signals_if_stopped
         running = BlockingJob(queue, worker_func, workers, on_exit=on_exit, batching=batching)
-        if batching is not None:
-            source = _and_then(source, running.all_put)
         with running:
             a_call = 1 if batching is None else batching.max_size
             most = queue.maxsize + running.job.most * a_call
-            for future in results_of(running.submit, running.until_given_up(source), most, ordered):
+            source = running.until_given_up(source)
+            if batching is not None:
+                source = _and_then(source, running.all_put)
+            for future in results_of(running.submit, source, most, ordered):
                 try:
                     outcome = [outcome_of(future, return_exceptions)]
                 except Exception as error:
