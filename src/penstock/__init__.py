@@ -48,6 +48,7 @@ from penstock.policies import observer as _observer
 from penstock.policies.dead_letters import DeadLetter
 from penstock.policies.policy import Policy, PolicyStatistics
 from penstock.queue.bounded import BoundedQueue, QueueStatistics, QueueStatus
+from penstock.queue.control import ItemInHand
 from penstock.queue.jobs import BatchResult
 from penstock.telemetry.telemetry import default_observer as _default_observer
 from penstock.work_queue import WorkQueue
@@ -80,6 +81,7 @@ __all__ = [
     "ExecutionStatus",
     "Executor",
     "Failure",
+    "ItemInHand",
     "Limit",
     "Limiter",
     "OutageError",

@@ -11,7 +11,9 @@ from collections.abc import (
     AsyncIterable,
     Awaitable,
     Callable,
+    Collection,
     Iterable,
+    Sequence,
 )
 from contextlib import aclosing
 from functools import partial
@@ -39,6 +41,7 @@ from penstock.queue.jobs import BatchResult, RunningJob, check_outage
 from penstock.queue.results import ResultStream, each, outcome_of
 from penstock.queue.stream import Consumable
 from penstock.queue.work_queue_base import WorkQueueBase
+from penstock.workers.batch import Batching
 from penstock.workers.calls import ErrorHandler, WorkerFunc
 
 T = TypeVar("T")
@@ -198,6 +201,25 @@ class WorkQueue(Lifecycle, FromConfig, WorkQueueBase[T], Consumable[T]):
             return await self.queue.put(item)
         return await self.queue.put(item, timeout=timeout)
 
+    async def put_many(self, items: Collection[T], timeout: float | None = None) -> int:
+        """Put ``items`` in their order; return how many were accepted, from the front.
+
+        Args:
+            items: a list or another collection. An iterator is refused: what it gave away and was
+                not accepted would be lost.
+            timeout: seconds to wait for room, all items together, as for :meth:`put`.
+
+        Raises:
+            QueueStateError, ValueError: as :meth:`put`, about the first item. If some were accepted
+                before, their number is returned, and the next call with the rest raises.
+            TypeError: ``items`` is no collection, or the queue is on a broker.
+
+        ``items[count:]`` were not accepted. If it is cancelled, what was accepted until then stays.
+        """
+        queue: Any = self._with("put_many", "put_many()")
+        count: int = await queue.put_many(items, timeout)
+        return count
+
     async def get(self, timeout: float | None = None) -> T:
         """Take the item that has waited longest. Call ``task_done()`` when it is done.
 
@@ -261,6 +283,50 @@ class WorkQueue(Lifecycle, FromConfig, WorkQueueBase[T], Consumable[T]):
             num_workers=self._workers_wanted(num_workers),
             error_handler=error_handler,
         )
+
+    async def process_batches(
+        self,
+        worker_func: Callable[[list[T]], Any],
+        *,
+        max_size: int,
+        max_wait: float,
+        num_workers: int | AdaptiveConcurrency | None = None,
+        error_handler: ErrorHandler[T] | None = None,
+        split: bool = True,
+    ) -> None:
+        """Start workers that call ``worker_func`` on several items at once.
+
+        Args:
+            worker_func: gets a list of items. It returns None, or a list of as many outcomes as
+                there are items: an exception in it fails its item. What it raises fails all.
+            max_size: the most items of one call, at least 1.
+            max_wait: seconds that the first item waits for others, unless there are ``max_size``;
+                ``0``: it takes what is there. Nothing is waited for when the queue is full, closed
+                or stopping.
+            num_workers: how many calls at once; as for :meth:`process`.
+            error_handler: is called as ``error_handler(error, item)`` for each item that failed.
+            split: whether a call that raises what another attempt would not change is made again
+                for each half of its items, and so on, until the culprit stands alone. With False
+                all its items fail.
+
+        Raises:
+            ValueError, TypeError: for an argument that is not allowed; the limits have a ``key``,
+                or the queue is on a broker.
+            QueueStateError: the queue is stopping.
+
+        As :meth:`process`, whose workers it replaces. One call is one start for a limit without a
+        ``cost``, and the sum of the costs for one with it; a batch ends before the item that would
+        lift the sum above the ``max``. While a limit is waited for no items are in hand, and the
+        batch is filled when the call may start. With ``retry`` each failed item is tried again by
+        itself, in later batches. Anything but None or such a list is a ``TypeError``, and is not
+        tried again. The call runs in an empty context, as its items come from several. A stop with
+        a timeout gives back all items of a call.
+        """
+        batching = self._batching(max_size, max_wait, split=split)
+        workers = self._workers_wanted(num_workers)
+        queue = self._in_process(BoundedQueue, "process_batches")
+        size = queue.check_workers(worker_func, workers, error_handler)
+        await queue._start_workers(worker_func, size, error_handler, batching)
 
     async def stop_workers(self, timeout: float | None = None) -> None:
         """Let the workers of :meth:`process` finish what they hold, and end them.
@@ -411,7 +477,8 @@ class WorkQueue(Lifecycle, FromConfig, WorkQueueBase[T], Consumable[T]):
         Returns:
             A future of the result, or of what the item failed with after its last attempt. The
             error handler does not hear of it. If it is cancelled while the item waits, the item
-            is skipped. If the queue stops first, the future raises ``QueueStateError``.
+            is skipped; :meth:`cancel` also ends a call that is under way. If the queue stops
+            first, the future raises ``QueueStateError``.
 
         Raises:
             QueueFullError: there was no room in time.
@@ -505,18 +572,105 @@ class WorkQueue(Lifecycle, FromConfig, WorkQueueBase[T], Consumable[T]):
         queue = self._in_process(BoundedQueue, "map")
         return self._map(queue, worker_func, items, workers, ordered, return_exceptions)
 
+    @overload
+    def map_batches(
+        self,
+        worker_func: Callable[[list[T]], Awaitable[Sequence[R]]],
+        items: Iterable[T] | AsyncIterable[T],
+        *,
+        max_size: int,
+        max_wait: float = 0,
+        num_workers: int | AdaptiveConcurrency | None = None,
+        ordered: bool = True,
+        return_exceptions: Literal[False] = False,
+        split: bool = True,
+    ) -> AsyncGenerator[R, None]: ...
+    @overload
+    def map_batches(
+        self,
+        worker_func: Callable[[list[T]], Sequence[R]],
+        items: Iterable[T] | AsyncIterable[T],
+        *,
+        max_size: int,
+        max_wait: float = 0,
+        num_workers: int | AdaptiveConcurrency | None = None,
+        ordered: bool = True,
+        return_exceptions: Literal[False] = False,
+        split: bool = True,
+    ) -> AsyncGenerator[R, None]: ...
+    @overload
+    def map_batches(
+        self,
+        worker_func: Callable[[list[T]], Awaitable[Sequence[R]]],
+        items: Iterable[T] | AsyncIterable[T],
+        *,
+        max_size: int,
+        max_wait: float = 0,
+        num_workers: int | AdaptiveConcurrency | None = None,
+        ordered: bool = True,
+        return_exceptions: bool,
+        split: bool = True,
+    ) -> AsyncGenerator[R | BaseException, None]: ...
+    @overload
+    def map_batches(
+        self,
+        worker_func: Callable[[list[T]], Sequence[R]],
+        items: Iterable[T] | AsyncIterable[T],
+        *,
+        max_size: int,
+        max_wait: float = 0,
+        num_workers: int | AdaptiveConcurrency | None = None,
+        ordered: bool = True,
+        return_exceptions: bool,
+        split: bool = True,
+    ) -> AsyncGenerator[R | BaseException, None]: ...
+    def map_batches(
+        self,
+        worker_func: Callable[[list[T]], Any],
+        items: Iterable[T] | AsyncIterable[T],
+        *,
+        max_size: int,
+        max_wait: float = 0,
+        num_workers: int | AdaptiveConcurrency | None = None,
+        ordered: bool = True,
+        return_exceptions: bool = False,
+        split: bool = True,
+    ) -> AsyncGenerator[Any, None]:
+        """Iterate over the results of ``worker_func`` on several items at once, item by item.
+
+        Args:
+            worker_func: gets a list of items, and returns a list of as many results; an exception
+                in it fails its item. What it raises fails all.
+            items, num_workers, ordered, return_exceptions: as for :meth:`map`; ``num_workers``
+                counts calls.
+            max_size, max_wait, split: as for :meth:`process_batches`. The last batch waits for
+                nothing.
+
+        Raises:
+            QueueStateError, ValueError, TypeError: as :meth:`map` and :meth:`process_batches`.
+
+        As :meth:`map` otherwise, and limits and retries as for :meth:`process_batches`.
+        """
+        workers = self._check_job(items, worker_func, num_workers)
+        queue = self._in_process(BoundedQueue, "map_batches")
+        batching = self._batching(max_size, max_wait, split=split, needs_results=True)
+        return self._map(queue, worker_func, items, workers, ordered, return_exceptions, batching)
+
     async def _map(
         self,
         queue: BoundedQueue[T],
-        worker_func: Callable[[T], Any],
+        worker_func: Callable[..., Any],
         items: Iterable[T] | AsyncIterable[T],
         workers: int | AdaptiveConcurrency,
         ordered: bool,
         return_exceptions: bool,
+        batching: Batching | None = None,
     ) -> AsyncGenerator[Any, None]:
-        running = RunningJob(queue, worker_func, workers, on_exit=self._restore_signals_if_stopped)
+        on_exit = self._restore_signals_if_stopped
+        running = RunningJob(queue, worker_func, workers, on_exit=on_exit, batching=batching)
         async with running:
-            most = queue.maxsize + running.job.most
+            a_call = 1 if batching is None else batching.max_size
+            most = queue.maxsize + running.job.most * a_call
             results = ResultStream(running, most, ordered)
             running.job.feeder = feeder = asyncio.create_task(results.feed(items))
             try:

@@ -17,7 +17,7 @@ from contextvars import ContextVar
 from inspect import iscoroutinefunction
 from queue import SimpleQueue
 from types import TracebackType
-from typing import Any
+from typing import Any, cast
 
 import penstock.sync
 from contract.helpers import MakeQueue
@@ -189,6 +189,7 @@ class QueueInThreads:
     limits = _look("limits")
     dead_letters = _look("dead_letters")
     is_closed = _look("is_closed")
+    is_paused = _look("is_paused")
 
     def statistics(self) -> Any:
         return self.blocking.statistics()
@@ -217,7 +218,34 @@ class QueueInThreads:
         self.blocking.put_nowait(item, **options)  # allowed in an event loop
 
     async def submit(self, *args: Any, **kwargs: Any) -> asyncio.Future[Any]:
-        return asyncio.wrap_future(await in_thread(self.blocking.submit, *args, **kwargs))
+        future = await in_thread(self.blocking.submit, *args, **kwargs)
+        wrapped: Any = asyncio.wrap_future(future)
+        wrapped.of_a_thread = future
+        return cast("asyncio.Future[Any]", wrapped)
+
+    def cancel(self, future: Any) -> bool:
+        return self.blocking.cancel(getattr(future, "of_a_thread", future))
+
+    async def put_many(self, *args: Any, **kwargs: Any) -> int:
+        count: int = await in_thread(self.blocking.put_many, *args, **kwargs)
+        return count
+
+    # Allowed in an event loop:
+
+    def pause(self) -> None:
+        self.blocking.pause()
+
+    def resume(self) -> None:
+        self.blocking.resume()
+
+    def clear(self) -> list[Any]:
+        return self.blocking.clear()
+
+    def remove(self, predicate: Any) -> list[Any]:
+        return self.blocking.remove(predicate)
+
+    def in_hand(self) -> list[Any]:
+        return self.blocking.in_hand()
 
     async def redrive(self, *args: Any, **kwargs: Any) -> int:
         count: int = await in_thread(self.blocking.redrive, *args, **kwargs)
@@ -268,6 +296,24 @@ class QueueInThreads:
         await in_thread(self.blocking.process, func, num_workers, error_handler)
 
     start_workers = process
+
+    async def process_batches(
+        self, worker_func: Any, *, error_handler: Any = None, **options: Any
+    ) -> None:
+        if is_async(error_handler):
+            error_handler = self._stage.for_loop(error_handler)
+        func = self._for_workers(worker_func)
+        await in_thread(self.blocking.process_batches, func, error_handler=error_handler, **options)
+
+    async def map_batches(
+        self, worker_func: Any, items: Any, **options: Any
+    ) -> AsyncGenerator[Any, None]:
+        results = self.blocking.map_batches(self._for_workers(worker_func), items, **options)
+        try:
+            while (result := [await in_thread(next, results, _END)])[0] is not _END:
+                yield result.pop()
+        finally:
+            await in_thread(results.close)
 
     def _for_workers(self, func: Any) -> Any:
         if not is_async(func):

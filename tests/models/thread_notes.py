@@ -167,6 +167,8 @@ class Item:
     is_mapped: bool = False
     is_batched: bool = False
     is_told: bool = False
+    #: Whether somebody has removed it from the queue.
+    is_removed: bool = False
     #: In how many items its job is nested.
     depth: int = 0
 
@@ -184,8 +186,8 @@ class Item:
 
     @property
     def is_let_go(self) -> bool:
-        """Whether its job ended early: the item may end without a turn, or without another one."""
-        return self.is_mapped and not self.is_told
+        """Whether its job ended early, or somebody removed it: it may end without another turn."""
+        return self.is_removed or (self.is_mapped and not self.is_told)
 
     @property
     def unwanted(self) -> bool:

@@ -104,6 +104,12 @@ class Program:
         self.nesting = 0.0
         #: How many do so now.
         self.nests = 0
+        luck = random.Random(f"operator {seed}")
+        #: Threads that pause the queue, remove items, and look at what is in hand.
+        self.operators = luck.choice((0, 0, 0, 1, 2))
+        self.batch_luck = luck = random.Random(f"batches {seed}")
+        #: How often workers take several items at once.
+        self.batches = luck.choice((0, 0, 0, 0.6))
         #: When it was closed, and opened again, if one thread alone does that.
         self.closed: list[tuple[float, float]] = []
 
@@ -169,6 +175,7 @@ class Program:
         others = some("getter", getters, self.consume)
         others += some("joiner", rng.choice((0, 1, 2)), self.wait_for_all)
         others += some("sampler", 1, self.sample)
+        others += some("operator", self.operators, self.operate)
         threads = producers + masters + others
         rng.shuffle(threads)
         for thread in threads:
@@ -353,6 +360,55 @@ class Program:
             last = metrics
             time.sleep(0.0005)
 
+    # -- an operator ----------------------------------------------------------------------------
+
+    def operate(self, rng: random.Random) -> None:
+        while not self.is_ending:
+            what = rng.choice(("pause", "pause", "remove", "look"))
+            if what == "pause":
+                self.pause(rng)
+            elif what == "remove":
+                self.remove(rng)
+            else:
+                self.look_at_what_is_in_hand(rng)
+            time.sleep(rng.choice(MOMENTS))
+
+    def pause(self, rng: random.Random) -> None:
+        queue: Any = self.queue
+        stops = queue.queue._stops
+        try:
+            queue.pause()
+        except QueueStateError as error:
+            self.note("pause:", error)
+            return
+        paused_at = time.monotonic()
+        self.note("paused")
+        time.sleep(rng.choice(MOMENTS))
+        until = time.monotonic()
+        was_paused = queue.is_paused and queue.queue._stops == stops and self.operators == 1
+        with suppress(QueueStateError):
+            queue.resume()
+        self.note("resumed")
+        if was_paused:
+            # What a worker was about to take when the pause began it may have taken.
+            taken = [
+                turn.item
+                for turn in self.turns[:]
+                if turn.hold is not None and paused_at < turn.hold.since and turn.began < until
+            ]
+            assert not taken, f"{taken} were taken in a pause"
+
+    def remove(self, rng: random.Random) -> None:
+        count = rng.choice((2, 5, 20))
+        for item in self.queue.remove(lambda item: item.number % count == 1):
+            item.is_removed = True
+            self.note("removed", item)
+
+    def look_at_what_is_in_hand(self, rng: random.Random) -> None:
+        held = self.queue.in_hand()
+        assert all(one.seconds >= 0 for one in held)
+        assert all(isinstance(one.item, (Item, list)) for one in held)
+
     # -- workers ------------------------------------------------------------------------------
 
     def process(self, rng: random.Random) -> None:
@@ -361,19 +417,30 @@ class Program:
             rng.choice((1, 1, 2, 4, 8)),
             has_handler=rng.random() < 0.6,
         )
-        group.takes_itself = group.kind != "mixed"
+        if self.batch_luck.random() < self.batches and "limits" not in self.rules():
+            group.kind = f"batch of {group.kind}"
+        group.takes_itself = "mixed" not in group.kind
         work: Callable[[Item], Any] = {
             "async": lambda: self.async_worker(group),
             "plain": lambda: self.plain_worker(group),
             "mixed": lambda: self.mixed_worker(group),
-        }[group.kind]()
+        }[group.kind.removeprefix("batch of ")]()
         handler = self.make_handler(rng.random() < 0.5) if group.has_handler else None
         # With several masters nobody knows whose workers finish what they hold.
         group.is_counted = self.masters == 1
         before = self.end_standing()
         self.groups.append(group)
         try:
-            self.queue.process(work, group.size, handler)
+            if group.kind.startswith("batch"):
+                self.queue.process_batches(
+                    self.batch_worker(group),
+                    max_size=self.batch_luck.choice((1, 3, 10)),
+                    max_wait=self.batch_luck.choice((0, 0.001, 0.01)),
+                    num_workers=group.size,
+                    error_handler=handler,
+                )
+            else:
+                self.queue.process(work, group.size, handler)
         except QueueStateError as error:
             self.note("no group:", error)
             assert self.masters > 1 or self.closed, "nobody else stopped it"
@@ -511,6 +578,39 @@ class Program:
             return item
 
         return work
+
+    def batch_worker(self, group: WorkerGroup) -> Callable[[list[Item]], Any]:
+        def begin(items: list[Item]) -> tuple[list[Turn], float]:
+            turns = [self.begin(item, group) for item in items]
+            return turns, items[0].plan.sleep or 0.0
+
+        def end(turns: list[Turn]) -> list[Any]:
+            for turn in turns:
+                plan = turn.item.plan
+                if plan.error is not None and len(turn.item.turns) <= plan.fails:
+                    turn.error = None if self.is_calm else plan.error(repr(turn.item))
+                self.end(turn)
+            return [turn.item if turn.error is None else turn.error for turn in turns]
+
+        async def work(items: list[Item]) -> Any:
+            turns, seconds = begin(items)
+            try:
+                await asyncio.sleep(seconds)
+            except asyncio.CancelledError:
+                for turn in turns:
+                    turn.cancelled = True
+                    turn.ended = time.monotonic()
+                raise
+            return end(turns)
+
+        def plain(items: list[Item]) -> Any:
+            turns, seconds = begin(items)
+            time.sleep(seconds)
+            return end(turns)
+
+        if "mixed" in group.kind:
+            return lambda items: work(items)  # noqa: PLW0108 - not async, for all that anybody sees
+        return plain if "plain" in group.kind else work
 
     def make_child(self, item: Item) -> Item:
         with self.lock:
@@ -733,7 +833,7 @@ class Program:
         if item.unwanted and all(turn.group.kind != "get" for turn in turns if turn.group):
             assert not turns, f"{item} ran although its future was cancelled"
             return
-        assert item.unwanted or turns, f"{item} was accepted and never ran"
+        assert item.unwanted or turns or item.is_removed, f"{item} was accepted and never ran"
         # A worker that lost the item may begin with it even after the one that has it then.
         sure = [t for t in turns if not (self.is_excused(t) or self.may_be_retried(t))]
         assert len(sure) <= 1, f"{item} ran {len(turns)} times"
@@ -752,6 +852,8 @@ class Program:
             by_hand = any(turn.is_by_hand for turn in turns)
             assert future.result() is item or (by_hand and future.result() is None)
             assert any(turn.error is None and not turn.cancelled for turn in turns)
+        elif item.is_removed and isinstance(error, asyncio.CancelledError):
+            pass
         elif isinstance(error, QueueStateError):
             assert "stopped before" in str(error) or "taken with get" in str(error), error
         else:
@@ -764,6 +866,8 @@ class Program:
         assert len({*map(id, handled)}) == len(handled), "handled twice"
         for turn in failed:
             if turn.group is None or not turn.group.has_handler or self.is_excused(turn):
+                continue
+            if turn.item.is_removed:  # while it waited for its next attempt
                 continue
             if turn.item.future is None and not turn.item.is_mapped:
                 is_handled = any(is_same(turn.error, error) for error in handled)

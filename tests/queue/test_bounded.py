@@ -160,6 +160,7 @@ async def test_statistics_tell_everything_at_one_instant() -> None:
             "concurrency_limit": None,
             "gate_closures": 0,
             "breaker_state": None,
+            "is_paused": False,
         }
         worker.may_go_on.set()
         assert await waiting

@@ -86,6 +86,8 @@ class Attempt:
     error: BaseException | None = None
     cancelled_at: float | None = None
     given_up: bool = False
+    #: Whether somebody asked to cancel this call, and no other.
+    is_asked_to_end: bool = False
 
 
 @dataclass(eq=False)
@@ -161,6 +163,8 @@ class Model:
         self.unwanted = 0
         self.put_waits = 0
         self.rough_end_at = self.hard_end_at = -1.0
+        #: Whether nobody may take anything: not until a resume, or until it is stopped.
+        self.is_paused = self.is_paused_to_the_end = False
 
     def fail(self, message: str) -> NoReturn:
         raise self.program.fail(message)
@@ -298,6 +302,9 @@ class Model:
             self.fail(f"item {item.number} was handed out but is {item.state}")
         if item.unwanted:
             self.fail(f"item {item.number} was handed out though its future was cancelled")
+        is_stopping = self.queue.status is QueueStatus.STOPPING
+        if self.is_paused or (self.is_paused_to_the_end and is_stopping):
+            self.fail(f"item {item.number} was handed out though the queue was paused")
         for place in (self.returned, self.line):
             while place and place[0].unwanted:  # skipped on the way
                 place.pop(0)
@@ -337,7 +344,7 @@ class Model:
         if not self.waited(get.called_at, get.limit):
             waited = self.loop.time() - get.called_at.at
             self.fail(f"get gave up after {waited} s instead of {get.limit}")
-        if get.limit == 0 and self.is_ready:
+        if get.limit == 0 and self.is_ready and not self.is_paused:
             self.fail("get found nothing though an item was there")
 
     def get_not_open(self, get: Get, error: Exception) -> None:
@@ -448,7 +455,7 @@ class Model:
         self.note(attempt.item.number, "cancelled")
         if attempt.cancelled_at is None:
             attempt.cancelled_at = self.loop.time()
-        if not self._is_cancelling():
+        if not self._is_cancelling() and not attempt.is_asked_to_end:
             self.fail(f"item {attempt.item.number} was cancelled for no reason")
 
     def _is_cancelling(self) -> bool:
@@ -508,6 +515,42 @@ class Model:
     def _check_context(self, item: Item) -> None:
         if CURRENT.get() != item.number:
             self.fail(f"item {item.number} runs in the context of {CURRENT.get()}")
+
+    # -- what an operator does ----------------------------------------------------------------
+
+    def paused(self) -> None:
+        self.note("paused")
+        self.is_paused = True
+
+    def resumed(self) -> None:
+        self.note("resumed")
+        self.is_paused = False
+
+    def is_stopped(self, *, drain: bool) -> None:
+        """A stop begins, which ends a pause; without ``drain`` only when it is over."""
+        self.is_paused_to_the_end = self.is_paused and not drain
+        self.is_paused = False
+
+    def is_asked_to_end(self, attempt: Attempt) -> None:
+        self.note("asked to cancel", attempt.item.number)
+        attempt.is_asked_to_end = True
+
+    @property
+    def waiting(self) -> list[Item]:
+        """What nobody has in hand, in the order of ``unprocessed``; the unwanted too."""
+        return [*self.returned, *self.line]
+
+    def removed(self, expected: list[Item], items: list[Item], *, is_all: bool) -> None:
+        """``clear`` (``is_all``) or ``remove`` returned ``items``."""
+        self.note("removed", *[item.number for item in items])
+        if len(items) != len(expected) or not all(map(is_, items, expected)):
+            self.fail(f"removed {items}, expected {expected}")
+        gone = {*self.waiting} if is_all else {*items}
+        self.line = [item for item in self.line if item not in gone]
+        self.returned = [item for item in self.returned if item not in gone]
+        for item in gone:
+            item.state = "removed"
+            self._one_done()
 
     # -- waiting for ends ---------------------------------------------------------------------
 
@@ -577,6 +620,7 @@ class Model:
     def closing(self) -> None:
         """``close`` is called."""
         self.note("close")
+        self.is_paused = False
         self.notice_end()
         self.closes += 1
 
@@ -605,6 +649,8 @@ class Model:
             self.notice_all()
             if not self._agrees(metrics):
                 self._fail_to_agree(metrics)
+        if queue.is_paused is not self.is_paused:
+            self.fail(f"is_paused is {queue.is_paused}")
         if queue.size > queue.maxsize:
             self.fail(f"{queue.size} items wait, of at most {queue.maxsize}")
         counted = metrics["enqueued"], metrics["errors"], metrics["backpressure_events"]
@@ -669,7 +715,7 @@ class Model:
             self.fail("the queue is closed, and all is done, but it did not stop")
         if self.putters and not (is_open and queue.is_full):
             self.fail(f"a put waits, but the queue is {queue.status.value} with {stats.size} items")
-        if self.getters and (left or not is_open):
+        if self.getters and ((left and not self.is_paused) or not is_open):
             self.fail(f"a get waits, but the queue is {queue.status.value} with {left} items")
         if any(get.closings != self.closings for get in self.getters):
             self.fail("a get waits that the queue did not tell of its stop")
@@ -677,7 +723,7 @@ class Model:
         if queue.is_closed:
             size = min(size, stats.worker_count)
         idle = self.group is not None and self.busy(self.group) < size
-        if is_open and left and idle:
+        if is_open and left and idle and not self.is_paused:
             self.fail(f"{left} items wait, but not all workers are busy")
         if queue.status is QueueStatus.STOPPED:
             for item in self.line + self.returned:

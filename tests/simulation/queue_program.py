@@ -24,7 +24,7 @@ from penstock import (
     QueueStateError,
     QueueStatus,
 )
-from simulation.model import CURRENT, Ending, Item, Model, WorkerGroup
+from simulation.model import CURRENT, Attempt, Ending, Item, Model, WorkerGroup
 from simulation.program import MOMENTS, OBSERVED, ItemError, OddError, Program, PutOutcome
 
 TIMEOUTS = (None, None, 0, 0.125, 0.25, 1.0, 1000.0, math.inf)
@@ -104,6 +104,16 @@ class QueueProgram(Program):
             self.close_and_start: rng.choice((0, 0.5, 1)),
             self.iterate_soon: rng.choice((0, 1)) * demand,
         }
+        # From a generator of their own: what is drawn above stays what it was.
+        luck = random.Random(f"operator {self.seed}")
+        if luck.random() < 0.4:
+            self.choices |= {
+                self.pause_workers: luck.choice((0, 1, 4)),
+                self.pause_for_a_while: luck.choice((0, 1, 4)),
+                self.resume: luck.choice((1, 4)),
+                self.remove_some: luck.choice((0, 1, 2)),
+                self.cancel_a_call: luck.choice((0, 2, 4)),
+            }
 
     def items(self) -> list[Any]:
         return self.model.items
@@ -497,11 +507,11 @@ class QueueProgram(Program):
                 await self.put("put", plan.puts, [])
             if plan.stops:
                 self.stop_soon()
-        except asyncio.CancelledError:
+        except asyncio.CancelledError as error:
             model.cancelled(attempt)
             await self.linger(plan)
             if not plan.ignores_cancellation:
-                model.dropped(attempt)
+                self.give_up(attempt, error)
                 raise
         if plan.error is not None:
             error = plan.error(item.number)
@@ -509,6 +519,14 @@ class QueueProgram(Program):
             raise error
         model.succeeded(attempt)
         return item.number
+
+    def give_up(self, attempt: Attempt, error: BaseException) -> None:
+        """The call was cancelled: its item fails, unless its worker is to end as well."""
+        task: Any = asyncio.current_task()
+        if attempt.is_asked_to_end and not task.worker.cancelled:
+            self.model.failed(attempt, error)
+        else:
+            self.model.dropped(attempt)
 
     def enter_thread(self, call: partial[Any]) -> None:
         """A worker hands an item to a thread."""
@@ -587,6 +605,68 @@ class QueueProgram(Program):
         op = Op("stop_workers")
         self.spawn(op, self.stop_workers(self.random.choice((None, 0, 0.25, 1.0)), op))
 
+    # -- what an operator does ----------------------------------------------------------------
+
+    def pause_workers(self) -> None:
+        queue, model = self.queue, self.model
+        model.notice_end()
+        status, is_closed = queue.status, queue.is_closed
+        try:
+            queue.pause()
+        except QueueStateError as error:
+            if isinstance(error, QueueClosedError) is not (is_closed and status == "processing"):
+                model.fail(f"{error!r} from a queue that was {status.value}, closed: {is_closed}")
+            if status is QueueStatus.PROCESSING and not is_closed:
+                model.fail(f"{error!r} from a queue that was processing")
+        else:
+            model.paused()
+
+    async def pause_for_a_while(self) -> None:
+        """Have workers that wait, and something to take when the pause ends."""
+        self.pause_workers()
+        for _ in range(self.random.choice((0, 1, 2))):
+            self.put_nowait()
+        await asyncio.sleep(self.random.choice(MOMENTS))
+        self.resume()
+
+    def resume(self) -> None:
+        queue, model = self.queue, self.model
+        status = queue.status
+        try:
+            queue.resume()
+        except QueueStateError as error:
+            if status is QueueStatus.PROCESSING:
+                model.fail(f"{error!r} from a queue that was processing")
+        else:
+            model.resumed()
+
+    def remove_some(self) -> None:
+        queue, model = self.queue, self.model
+        model.notice_all()
+        wanted = [item for item in model.waiting if not item.unwanted]
+        if self.random.random() < 0.3:
+            model.removed(wanted, queue.clear(), is_all=True)
+        else:
+            some = [item for item in wanted if item.number % 3 == 0]
+            model.removed(some, queue.remove(lambda item: item.number % 3 == 0), is_all=False)
+
+    def cancel_a_call(self) -> None:
+        """Of a function, and not of an error handler."""
+        model = self.model
+        held = [
+            (one, attempt)
+            for one in self.queue.in_hand()
+            if (attempt := one.item.attempt) is not None
+            and attempt in model.attempts
+            and not attempt.group.is_plain
+            and attempt.error is None
+        ]
+        if held:
+            one, attempt = self.random.choice(held)
+            model.is_asked_to_end(attempt)
+            if not one.cancel():
+                model.fail(f"item {one.item.number} is in hand, and was not cancelled")
+
     # -- lifecycle ----------------------------------------------------------------------------
 
     async def stop(self, timeout: float | None, drain: bool, op: Op | None = None) -> None:
@@ -602,6 +682,7 @@ class QueueProgram(Program):
         if status is QueueStatus.PROCESSING:
             model.closings += 1
             model.group = None
+            model.is_stopped(drain=drain)
         if timeout is not None or not drain:
             model.rough += 1
         is_rough = timeout is not None or not drain or len(model.endings) > 1

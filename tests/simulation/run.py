@@ -14,6 +14,7 @@ from typing import Any
 from unittest.mock import patch
 
 from penstock.limits import retry
+from simulation.batches_program import BatchesProgram
 from simulation.face_program import FaceProgram
 from simulation.jobs_program import JobsProgram
 from simulation.loops import Order, SimulatedLoop
@@ -22,7 +23,8 @@ from simulation.queue_program import QueueProgram
 from simulation.rules_program import RulesProgram
 
 PROGRAMS: dict[str, type[Program]] = {
-    program.name: program for program in (QueueProgram, RulesProgram, FaceProgram, JobsProgram)
+    program.name: program
+    for program in (QueueProgram, RulesProgram, FaceProgram, JobsProgram, BatchesProgram)
 }
 ORDERS: tuple[Order, ...] = ("fifo", "shuffled")
 if hasattr(asyncio, "eager_task_factory"):

@@ -13,10 +13,12 @@ from typing import Any
 import pytest
 
 from penstock._util.wait_queue import WaitQueue
+from penstock.queue.batch_buffer import BatchStore
 from penstock.queue.buffer import Buffer
 from penstock.queue.counters import QueueCounters
 from penstock.queue.results import ResultStream
 from penstock.queue.store import EntryStore
+from penstock.workers.batch import BatchTicket
 from penstock.workers.worker import Worker
 from simulation.run import shrink, simulate
 
@@ -70,6 +72,33 @@ def want_them_all_the_same(self: Any) -> None:
     """A map that was given up still has what nobody will read."""
 
 
+def resume_and_wake_nobody(self: Any, is_paused: bool) -> bool:
+    if is_paused and self.closed:
+        return False
+    self._set_paused(is_paused)
+    return True
+
+
+def end_no_pause(self: Any, *, drain: bool = True) -> None:
+    CLOSE(self, drain=False)
+
+
+CLOSE = Buffer.close
+
+
+def wait_for_a_full_batch(self: Any, lane: Any) -> bool:
+    batching = self._batching_of(lane)
+    return batching is None or self._batches_in(lane, batching) > 0
+
+
+def run_what_is_cancelled(self: Any) -> Any:
+    return self.entries[:]
+
+
+def count_none(self: Any) -> None:
+    self.done = 0
+
+
 def let_all_be_free(self: Any, job: Any) -> int:
     return 0 if job is None else 1000
 
@@ -95,8 +124,13 @@ def wake_for_the_standing_job(self: Any) -> None:
         (Buffer, "_grant", let_the_last_in_first, "queue"),
         (Buffer, "_clear_timeout_timer", leave_the_timer, "queue"),
         (Buffer, "_withdraw", keep_a_cancelled_put, "queue"),
+        (Buffer, "set_paused", resume_and_wake_nobody, "queue"),
+        (Buffer, "close", end_no_pause, "queue"),
         (Buffer, "requeue", lose_what_is_given_back, "rules"),
         (ResultStream, "cancel", want_them_all_the_same, "face"),
+        (BatchStore, "_note_put", wait_for_a_full_batch, "batches"),
+        (BatchTicket, "_those_that_may_run", run_what_is_cancelled, "batches"),
+        (BatchTicket, "_count", count_none, "batches"),
         (EntryStore, "_free", let_all_be_free, "jobs"),
         (Buffer, "close_lane", keep_the_lane, "jobs"),
         (Buffer, "wake", wake_for_the_standing_job, "jobs"),

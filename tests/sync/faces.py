@@ -322,6 +322,20 @@ class Stage:
         plain.__qualname__ = work.__qualname__ = "work"
         return work if kind == "async" else plain
 
+    @property
+    def work_on_many(self) -> Callable[[Any], Any]:
+        """A worker function of several items, at none of which it is held."""
+
+        def plain(items: list[Any]) -> list[Any]:
+            self.began.extend(items)
+            return [self._end(item) for item in items]
+
+        async def work(items: list[Any]) -> list[Any]:
+            return plain(items)
+
+        plain.__qualname__ = work.__qualname__ = "work"
+        return work if self.kind == "async" else plain
+
     def work_with(self, call: Callable[[Inside], Any]) -> Callable[[Any], Any]:
         """A worker function that makes calls itself, at the item "a"."""
         inside = Inside(self)
@@ -407,6 +421,7 @@ class Inside:
     def __init__(self, stage: Stage) -> None:
         self._stage = stage
         self.work = stage.work
+        self.work_on_many = stage.work_on_many
         self.special = stage.special
         self.calls: list[Call] = []
         self.futures: list[Any] = []

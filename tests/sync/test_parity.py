@@ -185,6 +185,11 @@ async def map_all(stage: Stage, queue: Any) -> None:
     await iterate(stage, await stage.do(queue, "map", stage.work, ["x", "y"]))
 
 
+async def map_batches(stage: Stage, queue: Any) -> None:
+    results = await stage.do(queue, "map_batches", stage.work_on_many, ["x", "y"], max_size=2)
+    await iterate(stage, results)
+
+
 async def items(stage: Stage, queue: Any, name: str = "items") -> None:
     iterator = await stage.do(queue, name)
     await iterate(stage, iterator)
@@ -203,6 +208,18 @@ async def submit(stage: Stage, queue: Any) -> None:
     future = await stage.do(queue, "submit", "x", timeout=0)
     if hasattr(future, "cancel"):
         stage.futures.append(future)
+
+
+async def in_hand(stage: Stage, queue: Any) -> None:
+    outcome = await stage._outcome(queue, "in_hand", (), {})
+    items = [one.item for one in outcome] if isinstance(outcome, list) else outcome.error
+    await stage.step(f"in_hand: {items}")
+
+
+async def pause_and_resume(stage: Stage, queue: Any) -> None:
+    await stage.do(queue, "pause")
+    await stage.start(queue, "put", "x", timeout=0)
+    await stage.do(queue, "resume")
 
 
 async def leave(stage: Stage, queue: Any, error: BaseException | None = None) -> None:
@@ -242,6 +259,7 @@ LOOKS = [
     "is_closed",
     "is_empty",
     "is_full",
+    "is_paused",
     "limits",
     "maxsize",
     "metrics",
@@ -261,17 +279,32 @@ CALLS: dict[str, list[Any]] = {
     "__aexit__": [leave, leave_by_an_error],
     "__aiter__": [lambda stage, queue: items(stage, queue, "__aiter__")],
     "batch_process": [calling("batch_process", ["x", "y"], ".work")],
+    "cancel": [calling("cancel", None)],
+    "clear": [calling("clear")],
     "close": [calling("close")],
     "get": [calling("get", timeout=0), calling("get")],
     "get_nowait": [calling("get_nowait")],
+    "in_hand": [in_hand],
     "items": [items],
     "join": [calling("join")],
     "map": [map_all],
+    "map_batches": [map_batches],
+    "pause": [calling("pause")],
     "process": [calling("process", ".work", 2)],
+    "process_batches": [
+        calling("process_batches", ".work_on_many", max_size=2, max_wait=0, num_workers=2),
+        calling("process_batches", ".work_on_many", max_size=2, max_wait=math.inf),
+    ],
     "processing": [processing],
     "put": [calling("put", "x", timeout=0), calling("put", "x", timeout=math.inf)],
     "put_nowait": [calling("put_nowait", "x"), calling("put_nowait", "x", deadline=1e6)],
+    "put_many": [
+        calling("put_many", ["x", "y"], timeout=0),
+        calling("put_many", ["x", "y", "z"], timeout=math.inf),
+    ],
     "redrive": [calling("redrive")],
+    "remove": [calling("remove", "b".__eq__), calling("remove", {}.__getitem__)],
+    "resume": [calling("resume"), pause_and_resume],
     "start": [calling("start")],
     "stop": [calling("stop"), calling("stop", 0), calling("stop", drain=False)],
     "stop_on_signals": [stop_on_signals],
@@ -352,6 +385,7 @@ NOT_LIMITS = [5, None, ["x"], penstock.Limit(1, per=1)]
 
 _WORK = {"worker_func": NOT_FUNCTIONS, "num_workers": NOT_COUNTS}
 _JOB = {"items": NOT_ITEMS, **_WORK}
+_BATCH = {"max_size": [None, *NOT_COUNTS], "max_wait": [None, *NOT_SECONDS]}
 _PUT = {"timeout": NOT_SECONDS, "deadline": NOT_SECONDS}
 _QUEUE = {"logger": NOT_LOGGERS, "name": NOT_NAMES, "limits": NOT_LIMITS, "telemetry": [5, "otel"]}
 
@@ -372,13 +406,18 @@ REFUSED: dict[str, dict[str, list[Any]]] = {
     },
     "from_config": {**_QUEUE, "config": [None, 5, {}]},
     "batch_process": {**_JOB, "error_handler": NOT_HANDLERS},
+    "cancel": {"future": [None, 5, asyncio.Future]},
     "get": {"timeout": NOT_SECONDS},
     "map": _JOB,
+    "map_batches": {**_JOB, **_BATCH},
     "process": {**_WORK, "error_handler": NOT_HANDLERS},
+    "process_batches": {**_WORK, **_BATCH, "error_handler": NOT_HANDLERS},
     "processing": {"timeout": NOT_SECONDS},
     "put": _PUT,
+    "put_many": {"items": [*NOT_ITEMS, "text"], "timeout": NOT_SECONDS},
     "put_nowait": {"deadline": NOT_SECONDS},
     "redrive": {"timeout": NOT_SECONDS},
+    "remove": {"predicate": NOT_FUNCTIONS},
     "stop": {"timeout": NOT_SECONDS},
     "stop_on_signals": {"signals": [0, -5, "TERM", None], "timeout": NOT_SECONDS},
     "stop_workers": {"timeout": NOT_SECONDS},
@@ -386,15 +425,18 @@ REFUSED: dict[str, dict[str, list[Any]]] = {
 }
 
 #: Arguments that take anything.
-FREE = {"self", "cls", "item", "drain", "ordered", "return_exceptions", "progress"}
+FREE = {"self", "cls", "item", "drain", "ordered", "return_exceptions", "progress", "split"}
 
 #: What a call needs besides.
 NEEDED: dict[str, dict[str, Any]] = {
     "from_config": {"config": QueueConfig()},
     "batch_process": {"items": [], "worker_func": str},
     "map": {"items": [], "worker_func": str},
+    "map_batches": {"items": [], "worker_func": str, "max_size": 1},
     "process": {"worker_func": str},
+    "process_batches": {"worker_func": str, "max_size": 1, "max_wait": 0},
     "put": {"item": 1},
+    "put_many": {"items": [1]},
     "put_nowait": {"item": 1},
     "submit": {"item": 1},
 }
@@ -1092,8 +1134,9 @@ def inside(call: Any) -> Script:
     return script
 
 
-#: Signals are for the main thread, which no worker of the blocking face is.
-NOT_INSIDE = {"__init__", "from_config", "stop_on_signals"}
+#: Signals are for the main thread, which no worker of the blocking face is. And what a task has not
+#: waited for yet is not in hand.
+NOT_INSIDE = {"__init__", "from_config", "stop_on_signals", "in_hand"}
 
 
 class TestInsideAWorkerFunction:

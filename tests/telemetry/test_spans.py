@@ -657,3 +657,38 @@ async def test_telemetry_for_spans_only_needs_no_meter_provider(recorder: Record
         await queue.start_workers(work, 1)
         await queue.put(1)
     assert recorder.names() == ["process q", "put q"]
+
+
+async def test_a_call_for_several_items_has_one_span_with_links_to_their_puts(
+    recorder: Recorder,
+) -> None:
+    async def many(items: list[int]) -> list[int]:
+        return items
+
+    queue = penstock.WorkQueue[int](name="q", telemetry=recorder.telemetry())
+    async with queue:
+        for number in range(3):
+            await queue.put(number)
+        await queue.process_batches(many, max_size=2, max_wait=0)
+        await queue.join()
+    puts = [span_id(span) for span in recorder.spans("put q")]
+    calls = recorder.spans("process q")
+    assert [links(span) for span in calls] == [puts[:2], puts[2:]]
+    assert [attributes(span)["penstock.batch.size"] for span in calls] == [2, 1]
+    assert [parent_id(span) for span in calls] == [None, None]
+    assert [span.kind for span in calls] == [SpanKind.CONSUMER] * 2
+
+
+async def test_a_call_for_several_items_that_fails(recorder: Recorder) -> None:
+    async def many(items: list[int]) -> None:
+        raise ValueError("no")
+
+    queue = penstock.WorkQueue[int](name="q", telemetry=recorder.telemetry())
+    async with queue:
+        for number in range(2):
+            await queue.put(number)
+        await queue.process_batches(many, max_size=2, max_wait=0, error_handler=ignore)
+        await queue.join()
+    (call,) = recorder.spans("process q")
+    assert call.status.status_code is ERROR
+    assert attributes(call)["error.type"] == "ValueError"

@@ -151,6 +151,35 @@ async def map_that_returns_exceptions() -> None:
         assert_type(number, float | BaseException)
 
 
+async def fetch_many(items: list[int]) -> list[str]:
+    return [str(item) for item in items]
+
+
+def compute_many(items: list[int]) -> tuple[float, ...]:
+    return tuple(map(float, items))
+
+
+async def batches() -> None:
+    queue: WorkQueue[int] = WorkQueue()
+    await queue.process_batches(fetch_many, max_size=10, max_wait=0.1)
+    await queue.process_batches(print, max_size=10, max_wait=0.1)
+    assert_type(queue.map_batches(fetch_many, [1], max_size=2), AsyncGenerator[str, None])
+    async for number in queue.map_batches(compute_many, numbers(), max_size=2, max_wait=1):
+        assert_type(number, float)
+    async for text in queue.map_batches(fetch_many, [1], max_size=2, return_exceptions=True):
+        assert_type(text, str | BaseException)
+
+
+async def what_an_operator_calls() -> None:
+    queue: WorkQueue[int] = WorkQueue()
+    assert_type(await queue.put_many([1, 2], timeout=1), int)
+    assert_type(queue.clear(), list[int])
+    assert_type(queue.remove(lambda item: item > 1), list[int])
+    assert_type([held.item for held in queue.in_hand()], list[int])
+    assert_type(queue.cancel(await queue.submit(1)), bool)
+    assert_type(queue.is_paused, bool)
+
+
 async def map_in_all_its_ways() -> None:
     queue: WorkQueue[int] = WorkQueue()
     limit = penstock.AdaptiveConcurrency(1, 5)

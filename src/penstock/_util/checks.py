@@ -11,7 +11,7 @@ import numbers
 import operator
 import reprlib
 import sys
-from collections.abc import AsyncIterable, Iterable
+from collections.abc import AsyncIterable, Collection, Iterable
 from typing import Any
 
 
@@ -157,6 +157,16 @@ def items(value: Any) -> None:
     """Raise ``TypeError`` for what neither ``for`` nor ``async for`` can iterate over."""
     if not isinstance(value, (Iterable, AsyncIterable)):
         raise TypeError(f"items must be an iterable or an async iterable, got {shown(value)}")
+
+
+def collection(value: Any) -> None:
+    """Raise ``TypeError`` for what is no list, tuple or the like.
+
+    An iterator is none: nobody could get the items again that were read from it for nothing.
+    """
+    if isinstance(value, (str, bytes, bytearray)) or not isinstance(value, Collection):
+        cure = ": pass list(...) of it" if isinstance(value, Iterable) else ""
+        raise TypeError(f"items must be a list or another collection, got {shown(value)}{cure}")
 
 
 def logger(value: Any) -> None:

@@ -16,6 +16,7 @@ __all__ = [
     "load_toml",
     "load_zstd",
     "timeout_after",
+    "uncancel",
 ]
 
 if sys.version_info >= (3, 11):
@@ -25,6 +26,7 @@ if sys.version_info >= (3, 11):
     add_note = BaseException.add_note
     cancel_requests = asyncio.Task.cancelling
     timeout_after = asyncio.timeout
+    uncancel = asyncio.Task.uncancel
 
     def is_being_cancelled(task: asyncio.Task[Any]) -> bool:
         """Whether somebody asked the task to cancel itself."""
@@ -101,6 +103,12 @@ else:
         return getattr(task, "_must_cancel", False) or (
             waits_for is not None and waits_for.cancelled()
         )
+
+    def uncancel(task: asyncio.Task[Any]) -> int:
+        """Take back one call of ``cancel()`` on the task; return how many are left."""
+        if isinstance(task, CountingTask) and task.requests:
+            task.requests -= 1
+        return cancel_requests(task)
 
 
 def load_toml(file: BinaryIO) -> dict[str, Any]:

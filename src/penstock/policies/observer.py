@@ -9,7 +9,7 @@ parameter ``telemetry``. (It is no public interface: it may change in any versio
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sized
+from collections.abc import Callable, Mapping, Sequence, Sized
 from contextlib import AbstractContextManager
 from contextvars import Context
 from dataclasses import dataclass, field
@@ -166,6 +166,18 @@ class ObservedItem(Protocol):
 
     def wait(self) -> AbstractContextManager[object]:
         """The block in which a worker waits with the item in hand until it may start."""
+        ...
+
+    def batch_attempt(
+        self, items: Sequence[tuple[ObservedItem, Context]], number: int, count: int
+    ) -> AbstractContextManager[object]:
+        """The block of one call for several items, of which this is one.
+
+        Args:
+            items: those of them that are observed, each with the context of its put.
+            number: which attempt it is.
+            count: of how many items, observed or not.
+        """
         ...
 
     def origin(self) -> Origin | None:

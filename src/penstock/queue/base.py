@@ -21,6 +21,7 @@ from penstock.policies.item_state import Hold, PolicyScope
 from penstock.policies.observer import ObserverProvider, QueueReadings, ReadTotals, observer_of
 from penstock.policies.policy import Policy
 from penstock.queue.status import QueueStatus, state_error
+from penstock.workers.batch import Batching
 from penstock.workers.calls import ErrorHandler, WorkerFunc
 from penstock.workers.job import Job
 from penstock.workers.pool import WorkerPool
@@ -222,11 +223,12 @@ class QueueBase(Generic[T]):
         worker_func: WorkerFunc[T, Any],
         size: int | AdaptiveConcurrency,
         error_handler: ErrorHandler[T] | None,
+        batching: Batching | None = None,
     ) -> None:
         self._leave_closed_loop()
         if self._status is QueueStatus.STOPPING:
             raise state_error("start workers", self._status)
-        job = self._make_job(worker_func, size, error_handler)
+        job = self._make_job(worker_func, size, error_handler, batching)
         await self._start()
         self._pool.start(job)
 
@@ -235,13 +237,16 @@ class QueueBase(Generic[T]):
         worker_func: WorkerFunc[T, Any],
         size: int | AdaptiveConcurrency,
         error_handler: ErrorHandler[T] | None,
+        batching: Batching | None = None,
     ) -> Job[T]:
         if self._policy is not None:
             check_timeout(worker_func, self._policy.attempt_timeout)
         if isinstance(size, AdaptiveConcurrency):
             _, scope = self._some_policy()
             scope.on_limit_change = self._pool.resize
-        return self._pool.make_job(worker_func, size, error_handler)
+        job = self._pool.make_job(worker_func, size, error_handler)
+        job.batching = batching
+        return job
 
     async def _stop_workers(self, limit: float | None) -> None:
         if self._pool.is_empty and not self._pool.has_standing:

@@ -7,7 +7,7 @@ import logging
 import sys
 import warnings
 from asyncio import _get_running_loop
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Collection, Generator, Iterator
 from contextlib import contextmanager, suppress
 from contextvars import Context
 from typing import Any, TypeVar
@@ -20,6 +20,7 @@ from penstock.policies.dead_letters import MAX_DEAD_LETTERS
 from penstock.policies.observer import ObserverProvider
 from penstock.policies.policy import Policy
 from penstock.queue.base import WARNING_INTERVAL
+from penstock.queue.batch_buffer import BatchBuffer
 from penstock.queue.buffer import Buffer
 from penstock.queue.counters import QueueCounters
 from penstock.queue.entry_buffer import EntryBuffer
@@ -123,6 +124,13 @@ class BoundedQueue(Lifecycle, Consumable[T], InProcessQueue[T]):
         counters = QueueCounters(buffer)
         return buffer, counters, WorkerPool(buffer, counters, self._name, self._logger)
 
+    def _use_batches(self) -> None:
+        buffer: Any = self._buffer
+        if not isinstance(buffer, BatchBuffer):
+            buffer.__class__ = BatchBuffer
+            buffer.counters = self._counters
+            buffer.know_batches()
+
     # -- putting ------------------------------------------------------------------------------
 
     async def put(
@@ -187,6 +195,27 @@ class BoundedQueue(Lifecycle, Consumable[T], InProcessQueue[T]):
             self._refuse("put")
         self._put_nowait(item, deadline)
 
+    async def put_many(self, items: Collection[T], timeout: float | None = None) -> int:
+        """Put ``items`` in their order; return how many were accepted, from the front.
+
+        Args:
+            items: a list or another collection. An iterator is refused: what it gave away and was
+                not accepted would be lost.
+            timeout: seconds to wait for room, all items together. ``None``: the queue's own
+                timeout. ``0``: do not wait. ``math.inf``: as long as it takes.
+
+        Raises:
+            QueueStateError, ValueError: as :meth:`put`, about the first item. If some were accepted
+                before, their number is returned, and the next call with the rest raises.
+            TypeError: ``items`` is no collection.
+
+        ``items[count:]`` were not accepted. At the first that finds no room it ends, which counts
+        once in ``backpressure_events``. If it is cancelled, what was accepted until then stays.
+        Each item is a put of its own: other puts may come in between, and it costs less than
+        ``put``.
+        """
+        return await self._put_many(items, timeout)
+
     async def redrive(self, timeout: float | None = None) -> int:
         """Put the items of ``dead_letters`` back, the oldest first, as if they were new.
 
@@ -225,8 +254,9 @@ class BoundedQueue(Lifecycle, Consumable[T], InProcessQueue[T]):
 
         An exception of the worker function goes to the future and not to the error handler.
         Cancelling the future of an item that still waits skips the item when its turn comes; one
-        that runs already runs on, and its result is dropped. If the queue stops before the item
-        is done, the future raises ``QueueStateError`` and the item is in ``unprocessed``.
+        that runs already runs on, and its result is dropped: :meth:`cancel` ends it, too. If the
+        queue stops before the item is done, the future raises ``QueueStateError`` and the item is
+        in ``unprocessed``.
 
         A worker function may submit to its own queue and await the future: one more worker is there
         meanwhile. If it waits by ``asyncio.gather`` or ``asyncio.wait``, nobody knows that for

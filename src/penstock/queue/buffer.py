@@ -96,6 +96,14 @@ class Buffer(EntryStore[T], WaitQueue):
         self._grant()
         return count
 
+    def take_back(self, entries: Iterable[Entry[T]]) -> list[Entry[T]]:
+        """Remove entries of a :meth:`snapshot`; return those of them that were still there."""
+        taken = self._take_back(entries)
+        self._grant()
+        if self.closed and self.is_over:
+            self.wake_all()
+        return taken
+
     # -- jobs ---------------------------------------------------------------------------------
 
     def open_lane(self, job: Job[T]) -> None:
@@ -154,7 +162,7 @@ class Buffer(EntryStore[T], WaitQueue):
             self._unpark(1)
         return True
 
-    def _offer_to_lane(self, item: T, ticket: Ticket, context: Context | None) -> bool:
+    def _offer_to_lane(self, item: T, ticket: Ticket | None, context: Context | None) -> bool:
         """:meth:`offer`, where the entry may be one of several jobs."""
         lane = None
         if len(self.entries) >= self.room:
@@ -277,7 +285,7 @@ class Buffer(EntryStore[T], WaitQueue):
     def take(self) -> Entry[T] | None:
         """The next entry for a worker. None: there is none, or its put is not confirmed yet."""
         if self._is_special:
-            if self.turn.is_paused or self.limits.is_held:
+            if self.turn.is_paused or self.limits.is_held or self.limits.is_paused:
                 return None
             if self._requeued and not self.lanes:  # most often: it is another attempt
                 entry = self._pop(self._main)
@@ -331,7 +339,7 @@ class Buffer(EntryStore[T], WaitQueue):
         if not self._is_special:
             return self.take()
         head = self._main.head
-        if head is None or head[0] in self._granted:
+        if head is None or head[0] in self._granted or self.limits.is_paused:
             return None
         return self._taken(self._pop(self._main))
 
@@ -346,7 +354,7 @@ class Buffer(EntryStore[T], WaitQueue):
 
     def wake(self) -> None:
         """Wake tasks for the entries for which none is on its way."""
-        if not self._waiters:
+        if not self._waiters or self.limits.is_paused:
             return
         if self.lanes or self.limits.is_limited:
             self._unpark_kind(_BY_HAND, len(self._main))
@@ -357,7 +365,15 @@ class Buffer(EntryStore[T], WaitQueue):
     def _available(self) -> int:
         return len(self._main)
 
-    # -- limits -------------------------------------------------------------------------------
+    # -- pauses and limits --------------------------------------------------------------------
+
+    def set_paused(self, is_paused: bool) -> bool:
+        """Let nobody take an entry, or let them again; False if it is closed, and cannot pause."""
+        if is_paused and self.closed:
+            return False
+        self._set_paused(is_paused)
+        self.wake()
+        return True
 
     @property
     def loop(self) -> asyncio.AbstractEventLoop | None:
@@ -367,7 +383,7 @@ class Buffer(EntryStore[T], WaitQueue):
     @property
     def startable(self) -> int:
         """How many more entries workers would start by now, if no limit held them up; roughly."""
-        return min(len(self._waiters), self.ready)
+        return 0 if self.limits.is_paused else min(len(self._waiters), self.ready)
 
     @property
     def guard(self) -> AbstractContextManager[Any]:
@@ -439,7 +455,7 @@ class Buffer(EntryStore[T], WaitQueue):
         """Accept entries. All delayed ones are due: their times were those of another loop."""
         self.limits.loop = loop = asyncio.get_running_loop()
         self.turn.begin_in(loop)
-        self.closed = False
+        self.closed = self.limits.is_paused = False
         self._end_limited()
         self.limits.end()
         self._promote_all()
@@ -448,13 +464,19 @@ class Buffer(EntryStore[T], WaitQueue):
         """Forget all waiting puts and workers: their loop is closed, so none will ever go on."""
         self._forget_putters()
         self._forget_waiters()
+        self.limits.is_paused = False
         self._end_limited()
         self.limits.end()
         self._due_timer = None
 
-    def close(self) -> None:
-        """Accept no more entries: end all waiting puts, and wake all waiting workers."""
+    def close(self, *, drain: bool = True) -> None:
+        """Accept no more entries: end all waiting puts, and wake all waiting workers.
+
+        ``drain``: what is left is to be taken, so a pause ends.
+        """
         self.closed = True
+        if drain:
+            self._set_paused(False)
         for waiter in self._forget_putters():
             if not waiter.done():
                 waiter.set_result(PutOutcome.CLOSED)
@@ -467,6 +489,7 @@ class Buffer(EntryStore[T], WaitQueue):
         """
         self._promote_all()
         jobs = self._merge_lanes()
+        self.limits.is_paused = False
         self._end_limited()
         self.limits.end()
         if self._due_timer is not None:

@@ -1,4 +1,4 @@
-"""What a store knows of the limits that hold its entries back."""
+"""What a store knows of what holds its entries back: limits, and a pause."""
 
 from __future__ import annotations
 
@@ -18,6 +18,8 @@ class Holder:
     def __init__(self) -> None:
         #: Whether workers find nothing, and whether they are woken one at a time.
         self.is_held = self.is_limited = False
+        #: Whether nobody finds anything: the queue is paused.
+        self.is_paused = False
         #: Since when it is limited, and when it was held last, by ``now()``.
         self.limited_since = self.held_at = 0.0
         #: The parked entries, by number, and the numbers of those that were parked and are to be

@@ -11,7 +11,7 @@ import logging
 import math
 from asyncio import _get_running_loop
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import AbstractContextManager, nullcontext
 from contextvars import Context
 from typing import TypeVar
@@ -30,11 +30,12 @@ from penstock.policies.observer import (
 )
 from penstock.policies.policy import Policy
 from penstock.queue.base import CLOSED, NO_LIMIT, policy_statistics, utilization_of
+from penstock.queue.control import QueueControl
 from penstock.queue.counters import QueueCounters
 from penstock.queue.entry_buffer import EntryBuffer, PutOutcome
 from penstock.queue.holder import Holder
 from penstock.queue.key_hold import KeyHold
-from penstock.queue.lifecycle import QueueLifecycle, is_cancelled
+from penstock.queue.lifecycle import is_cancelled
 from penstock.queue.limit_hold import LimitHold
 from penstock.queue.status import QueueStatistics, QueueStatus
 from penstock.workers.calls import AsyncCall
@@ -49,7 +50,7 @@ T = TypeVar("T")
 _NOTHING = nullcontext()
 
 
-class InProcessQueue(QueueLifecycle[T]):
+class InProcessQueue(QueueControl[T]):
     """Coroutines run in the event loop of the workers, unless they say otherwise."""
 
     #: Seconds in which a worker that is woken has taken an item and begun, in all likelihood.
@@ -91,6 +92,7 @@ class InProcessQueue(QueueLifecycle[T]):
         assert isinstance(hold, Holder)
         if self._buffer.limits is not hold:
             hold.loop = self._buffer.limits.loop
+            hold.is_paused = self._buffer.limits.is_paused
             self._buffer.limits = hold
 
     def _limit_hold(self, policy: Policy) -> Hold:
@@ -139,6 +141,7 @@ class InProcessQueue(QueueLifecycle[T]):
             worker_count=self._pool.count,
             waiting_putters=buffer.putters,
             retrying=buffer.delayed,
+            is_paused=self.is_paused,
             **policy_statistics(self._policy, self._scope, self._pool.adaptive),
         )
 
@@ -229,6 +232,38 @@ class InProcessQueue(QueueLifecycle[T]):
             ticket.observed = put = self._observer.on_put(origin)
             return await self._put_observed(put, ticket, item, timeout)
         return self._buffer.offer(item, ticket) or await self._wait_for_room(item, timeout, ticket)
+
+    async def _put_many(self, items: Collection[T], timeout: float | None) -> int:
+        """Put items, each as ``put`` does; return how many were accepted before the first not."""
+        checks.collection(items)
+        if _get_running_loop() is not self._open_in:
+            self._refuse("put")
+        ends_at = self._now() + (self._timeout if timeout is None else checks.seconds(timeout))
+        count = 0
+        is_slow, offer = self._needs_slow_path(), self._buffer.offer
+        try:
+            for item in items:
+                if not is_slow and offer(item):
+                    count += 1
+                    continue
+                if _get_running_loop() is not self._open_in:  # it was stopped since the last one
+                    self._refuse("put")
+                left = max(0.0, ends_at - self._now())
+                if is_slow:
+                    accepted = await self._put_slow(item, left)
+                else:
+                    accepted = await self._wait_for_room(item, left)
+                    if _get_running_loop() is self._open_in:
+                        is_slow = self._needs_slow_path()
+                    else:  # the next item meets that
+                        is_slow = True
+                if not accepted:
+                    break
+                count += 1
+        except Exception:
+            if not count:  # else the next call meets it
+                raise
+        return count
 
     def _put_nowait(self, item: T, deadline: float | None) -> None:
         if not self._needs_slow_path() and deadline is None:

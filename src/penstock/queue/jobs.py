@@ -9,6 +9,7 @@ from typing import Any, Generic, TypeVar
 
 from penstock.errors import BatchError, OutageError
 from penstock.queue.bounded import BoundedQueue
+from penstock.workers.batch import Batching
 from penstock.workers.calls import ErrorHandler, WorkerFunc
 from penstock.workers.item import JobTicket
 from penstock.workers.job import Job
@@ -86,10 +87,13 @@ class RunningJob(Generic[T]):
         size: Any,
         error_handler: ErrorHandler[T] | None = None,
         on_exit: Callable[[], object] = bool,
+        batching: Batching | None = None,
     ) -> None:
         self._queue = queue
         self._on_exit = on_exit
-        self.job: Job[T] = queue._make_job(worker_func, size, error_handler)
+        self.job: Job[T] = queue._make_job(worker_func, size, error_handler, batching)
+        if batching is not None:
+            queue._use_batches()
         self._ticket = JobTicket(self.job)
 
     async def __aenter__(self) -> RunningJob[T]:
@@ -115,6 +119,12 @@ class RunningJob(Generic[T]):
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         await self._queue._put_of(self.job, self._ticket, item, future)
         return future
+
+    def all_put(self) -> None:
+        """No more items will come: the last batch, if it is a job of batches, waits for none."""
+        if self.job.batching is not None:
+            self.job.batching.is_complete = True
+            self._queue._buffer.wake()
 
     @property
     def is_given_up(self) -> bool:

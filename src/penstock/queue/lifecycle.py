@@ -16,6 +16,7 @@ from penstock.queue.base import CLOSED, QueueBase, always
 from penstock.queue.counters import QueueCounters
 from penstock.queue.entry_buffer import EntryBuffer
 from penstock.queue.status import NotProcessedError, QueueStatus
+from penstock.workers.batch import Batching
 from penstock.workers.calls import ErrorHandler, WorkerFunc
 from penstock.workers.item import Ticket
 from penstock.workers.job import Job
@@ -66,9 +67,24 @@ class QueueLifecycle(QueueBase[T]):
         worker_func: WorkerFunc[T, Any],
         size: int | AdaptiveConcurrency,
         error_handler: ErrorHandler[T] | None,
+        batching: Batching | None = None,
     ) -> None:
         self._buffer.split()
-        await super()._start_workers(worker_func, size, error_handler)
+        if batching is not None:
+            self._use_batches()
+        await super()._start_workers(worker_func, size, error_handler, batching)
+        self._note_waiting()
+
+    def _use_batches(self) -> None:
+        """From now on the buffer knows batches."""
+        raise NotImplementedError
+
+    def _note_waiting(self) -> None:
+        """What waits may be of batches now."""
+        note: Callable[[], None] | None = getattr(self._buffer, "note_waiting", None)
+        if note is not None:
+            note()
+            self._buffer.wake()
 
     async def _without_workers(self) -> None:
         self._needs_slow_path = self._first_put
@@ -128,7 +144,7 @@ class QueueLifecycle(QueueBase[T]):
         self._check_loop("stop")
         self._check_not_worker("stop")
         if self._status is QueueStatus.PROCESSING:
-            self._close(QueueStatus.STOPPING)
+            self._close(QueueStatus.STOPPING, drain=drain)
         if not drain:
             nested = self._pool.nested_jobs
             self._pool.retire()
@@ -142,11 +158,11 @@ class QueueLifecycle(QueueBase[T]):
             self._end_stop()
         return not self._leftover
 
-    def _close(self, status: QueueStatus) -> None:
+    def _close(self, status: QueueStatus, *, drain: bool = True) -> None:
         self._open_in = self._takes_in = CLOSED
         self._stops += 1
         self._set_status(status)
-        self._buffer.close()
+        self._buffer.close(drain=drain)
 
     def _end_stop(self) -> None:
         """Finish a stop when all workers have ended. Each caller that waited for them calls it."""
@@ -398,6 +414,7 @@ class QueueLifecycle(QueueBase[T]):
         self._idle_timer = None
         waiting = self._buffer.unclaimed  # a map or a batch has workers of its own
         is_idle = not self._pool.has_standing and not self._is_taken_by_hand
+        is_idle &= not self._buffer.limits.is_paused  # resume() sets the timer again
         if waiting and is_idle and self._status is QueueStatus.PROCESSING:
             self._logger.warning(
                 "Queue %s has %d items and nobody takes any: start workers with process()",

@@ -87,6 +87,7 @@ class ResultStream(Generic[T]):
                     if self._job.is_given_up:
                         break
         finally:
+            self._job.all_put()
             self._futures.put_nowait(None)
 
     def __aiter__(self) -> ResultStream[T]:

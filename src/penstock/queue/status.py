@@ -59,6 +59,8 @@ class QueueStatistics:
     gate_closures: int
     #: "closed", "open" or "half_open"; None without a circuit breaker.
     breaker_state: str | None
+    #: Whether workers take nothing, by ``pause()``.
+    is_paused: bool = False
 
 
 class NotProcessedError(QueueStateError):

@@ -174,6 +174,13 @@ class EntryStore(Generic[T]):
         self._count()
         return before - self.ready
 
+    def _take_back(self, entries: Iterable[Entry[T]]) -> list[Entry[T]]:
+        """:meth:`_remove`, and return those that were there, as they are now."""
+        numbers = {entry[0] for entry in entries}
+        there = [entry for entry in self.snapshot() if entry[0] in numbers]
+        self._remove(there)
+        return there
+
     def _remove_one(self, entry: Entry[T]) -> None:
         """Remove an entry of a :meth:`snapshot`, or one that is granted only."""
         if any(lane.remove_waiting(entry) for lane in self._all_lanes()):
@@ -193,8 +200,13 @@ class EntryStore(Generic[T]):
         self.room = self.maxsize - len(self._delayed_ids) - self._in_lanes
 
     def _look_what_is_special(self) -> None:
+        limits = self.limits
         self._is_special = bool(
-            self._requeued or self.lanes or self.limits.is_limited or self.turn.is_paused
+            self._requeued
+            or self.lanes
+            or limits.is_limited
+            or limits.is_paused
+            or self.turn.is_paused
         )
 
     def _append(self, entry: Entry[T]) -> None:
@@ -225,7 +237,11 @@ class EntryStore(Generic[T]):
             heappush(self._requeued, entry if job is self._owner else _without_job(entry))
         self._is_special = True
 
-    # -- limits -------------------------------------------------------------------------------
+    # -- pauses and limits --------------------------------------------------------------------
+
+    def _set_paused(self, is_paused: bool) -> None:
+        self.limits.is_paused = is_paused
+        self._look_what_is_special()
 
     def _hold(self) -> None:
         limits = self.limits
@@ -256,6 +272,8 @@ class EntryStore(Generic[T]):
 
     def _takeable(self, is_for_threads: bool | None = None) -> int:
         """How many entries workers may take (of one kind of workers, if it is given)."""
+        if self.limits.is_paused:
+            return 0
         count = 0
         for lane in self._all_lanes():
             job = self._job_of(lane)

@@ -11,8 +11,10 @@ from penstock.limits import AdaptiveConcurrency, Limiter
 from penstock.policies.dead_letters import MAX_DEAD_LETTERS, DeadLetter
 from penstock.policies.policy import policy_of
 from penstock.protocols import Queue
+from penstock.queue.control import ItemInHand
 from penstock.queue.in_process import InProcessQueue
 from penstock.queue.status import QueueStatistics, QueueStatus
+from penstock.workers.batch import Batching
 
 T = TypeVar("T")
 Q = TypeVar("Q")
@@ -144,6 +146,108 @@ class WorkQueueBase(Generic[T]):
         """
         self._view.task_done()
 
+    # -- for operators ------------------------------------------------------------------------
+
+    @property
+    def is_paused(self) -> bool:
+        """Whether :meth:`pause` was called, and neither ``resume`` nor a stop or close since."""
+        return bool(getattr(self.queue, "is_paused", False))
+
+    def pause(self) -> None:
+        """Let nobody take an item, until :meth:`resume`: the workers of this process stand still.
+
+        Raises:
+            QueueStateError: the queue is not processing; a ``QueueClosedError`` if it is closed.
+            TypeError: the queue is on a broker.
+
+        Items are accepted until the queue is full. What workers have in hand goes on, and what
+        fails waits for its next attempt. ``get`` waits, or raises ``QueueEmptyError`` after its
+        timeout. To pause a queue twice is the same as once. ``close()`` and ``stop()`` end a pause,
+        and have the workers finish what waits; ``stop(drain=False)`` leaves it as it is.
+        """
+        self._call_with("pause")
+
+    def resume(self) -> None:
+        """End a pause. Does nothing if the queue is not paused.
+
+        Raises:
+            QueueStateError: the queue is not processing.
+            TypeError: the queue is on a broker.
+        """
+        self._call_with("resume")
+
+    def clear(self) -> list[T]:
+        """Remove all items that wait, and return them in the order of their puts.
+
+        Raises:
+            QueueStateError: the queue runs in another event loop.
+            TypeError: the queue is on a broker.
+
+        Those are the items of ``put`` and ``submit`` that no worker holds: what waits for another
+        attempt or for a limit too, and what a stop has left. The items of a ``map`` or a batch stay
+        with it. Futures of ``submit`` are cancelled. What is removed counts as done, so ``join()``
+        does not wait for it. Puts that wait for room get the room.
+        """
+        items: list[T] = self._call_with("clear")
+        return items
+
+    def remove(self, predicate: Callable[[T], object]) -> list[T]:
+        """Remove the items that wait and for which ``predicate(item)`` is true; return them.
+
+        As :meth:`clear`, for some of the items. On a queue for threads an item that a worker takes
+        meanwhile is not removed.
+
+        Raises:
+            TypeError: ``predicate`` is no function of an item, or the queue is on a broker.
+            QueueStateError: the queue runs in another event loop.
+            Exception: what ``predicate`` raised; then nothing is removed.
+        """
+        items: list[T] = self._call_with("remove", predicate)
+        return items
+
+    def in_hand(self) -> list[ItemInHand[T]]:
+        """The items that workers have in hand: each with its worker, its time, a ``cancel()``.
+
+        Not those that were taken with ``get`` and the like; nor the item of an async function that
+        has not waited for anything yet.
+
+        Raises:
+            QueueStateError: the queue runs in another event loop.
+            TypeError: the queue is on a broker.
+        """
+        items: list[ItemInHand[T]] = self._in_this_process("in_hand").in_hand()
+        return items
+
+    def cancel(self, future: Any) -> bool:
+        """Cancel an item by its future of ``submit``: skip it if it waits, else cancel its call.
+
+        Args:
+            future: one that ``submit`` of this queue returned.
+
+        Returns:
+            False if nothing was cancelled: the future is done, or the item is in the hands of a
+            worker that is a thread.
+
+        Raises:
+            TypeError: it is no such future, or the queue is on a broker.
+            QueueStateError: the queue runs in another event loop.
+
+        ``future.cancel()`` gives up the result only: a call that is under way goes on. With this it
+        is cancelled, and the future is done when the call has ended; as :meth:`ItemInHand.cancel`.
+        """
+        return self._in_this_process("cancel").cancel(future)
+
+    def _call_with(self, method: str, *args: Any) -> Any:
+        """Call a method of the queue that waits for nobody, if its kind has it."""
+        return getattr(self._with(method, f"{method}()"), method)(*args)
+
+    def _in_this_process(self, method: str) -> InProcessQueue[T]:
+        if not isinstance(self.queue, InProcessQueue):
+            raise TypeError(
+                f"{method}() is for queues in this process; {checks.shown(self.queue)} is none"
+            )
+        return self.queue
+
     # -- the end of a stream ------------------------------------------------------------------
 
     @property
@@ -207,6 +311,23 @@ class WorkQueueBase(Generic[T]):
         return self.queue
 
     # -- checks -------------------------------------------------------------------------------
+
+    def _batching(
+        self, max_size: Any, max_wait: Any, *, split: bool = True, needs_results: bool = False
+    ) -> Batching:
+        """How entries are taken together.
+
+        Raises:
+            TypeError, ValueError: for an argument that is not allowed; or a limit has a ``key``.
+        """
+        size = checks.positive_int(max_size, "max_size", "max_size must be at least 1")
+        wait = checks.seconds(max_wait, "max_wait")
+        policy = self._in_this_process("process_batches")._policy
+        if policy is not None and policy._has_gate_keys:
+            raise ValueError(
+                "Batches are for limits without a key: the items of one call may have several"
+            )
+        return Batching(size, wait, split, needs_results)
 
     def _workers_wanted(self, num_workers: Any) -> int | AdaptiveConcurrency:
         limit = self.concurrency_limit

@@ -28,7 +28,8 @@ class BlockingAdapter:
     def _is_at_rest(self) -> bool:
         return self._queue.status in (QueueStatus.IDLE, QueueStatus.STOPPED)
 
-    def _call(self, name: str, *args: Any, **kwargs: Any) -> Any:
+    def call(self, name: str, *args: Any, **kwargs: Any) -> Any:
+        """Call a method of the queue, async or not, in its loop."""
         refuse_to_wait(name)
 
         async def call() -> Any:
@@ -40,22 +41,22 @@ class BlockingAdapter:
 
     def start(self) -> None:
         """Take items from now on."""
-        self._call("start")
+        self.call("start")
 
     def close(self) -> None:
         """Let nobody put any more."""
-        self._call("close")
+        self.call("close")
 
     def stop(self, timeout: float | None = None, *, drain: bool = True) -> bool:
         """Take no more items, finish what was accepted, end the workers."""
         options = {} if drain else {"drain": False}
-        return bool(self._call("stop", timeout=timeout, **options))
+        return bool(self.call("stop", timeout=timeout, **options))
 
     def start_workers(
         self, worker_func: Callable[[Any], Any], num_workers: Any, error_handler: Any = None
     ) -> None:
         """Start workers."""
-        self._call(
+        self.call(
             "start_workers",
             worker_func=worker_func,
             num_workers=num_workers,
@@ -64,7 +65,7 @@ class BlockingAdapter:
 
     def stop_workers(self, timeout: float | None = None) -> None:
         """Let the workers finish what they hold, and end them."""
-        self._call("stop_workers", timeout=timeout)
+        self.call("stop_workers", timeout=timeout)
 
     def put(
         self, item: Any, timeout: float | None = None, *, deadline: float | None = None
@@ -73,28 +74,32 @@ class BlockingAdapter:
         options = {} if timeout is None else {"timeout": timeout}
         if deadline is not None:
             options["deadline"] = deadline
-        return bool(self._call("put", item, **options))
+        return bool(self.call("put", item, **options))
 
     def put_nowait(self, item: Any, *, deadline: float | None = None) -> None:
         """Offer an item without waiting for room."""
         options = {} if deadline is None else {"deadline": deadline}
-        self._call("put_nowait", item, **options)
+        self.call("put_nowait", item, **options)
 
     def get(self, timeout: float | None = None) -> Any:
         """Take an item."""
-        return self._call("get") if timeout is None else self._call("get", timeout=timeout)
+        return self.call("get") if timeout is None else self.call("get", timeout=timeout)
 
     def get_nowait(self) -> Any:
         """Take an item that is there."""
-        return self._call("get_nowait")
+        return self.call("get_nowait")
 
     def task_done(self) -> None:
         """An item that was taken is done."""
-        self._call("task_done")
+        self.call("task_done")
+
+    def put_many(self, items: Any, timeout: float | None = None) -> int:
+        """Put items in their order."""
+        return int(self.call("put_many", items, timeout))
 
     def redrive(self, timeout: float | None = None) -> int:
         """Put the dead letters back."""
-        return int(self._call("redrive", timeout=timeout))
+        return int(self.call("redrive", timeout=timeout))
 
     def join(self, timeout: float | None = None) -> bool:
         """Wait until every accepted item is done."""

@@ -107,6 +107,8 @@ class JanusBuffer(EntryStore[T]):
 
     def available(self, kind: int) -> int:
         """The number of entries that a thread or task of a kind can take."""
+        if self.limits.is_paused:
+            return 0
         if kind == BY_HAND:
             return len(self._main)
         if not self.lanes:
@@ -135,6 +137,15 @@ class JanusBuffer(EntryStore[T]):
             count = self._remove(entries)
             self._grant()
             return count
+
+    def take_back(self, entries: Iterable[Entry[T]]) -> list[Entry[T]]:
+        """Remove entries of a :meth:`snapshot`; return those of them that were still there."""
+        with self.lock:
+            taken = self._take_back(entries)
+            self._grant()
+            if self.is_over:
+                self._unpark_all()
+            return taken
 
     def offer(self, item: T, ticket: Ticket | None = None, context: Context | None = None) -> bool:
         """Accept the item if there is room. (While puts wait for room, there is none.)
@@ -268,7 +279,8 @@ class JanusBuffer(EntryStore[T]):
         """:meth:`take`, where there are several jobs, or requeued entries."""
         self.release(holder)
         entry: Entry[T] | None = None
-        is_none = self.limits.is_held or (self.lanes and self._spare <= 0)
+        limits = self.limits
+        is_none = limits.is_held or limits.is_paused or (self.lanes and self._spare <= 0)
         if not (holder.is_revoked or holder.must_ask or is_none):
             lanes = self._all_lanes()
             if holder.standing is not self.standing:  # it is being replaced, or of another kind
@@ -281,7 +293,7 @@ class JanusBuffer(EntryStore[T]):
                 if self.is_over:  # it was the last: workers that wait for more may end
                     self._unpark_all()
             elif self.limits.is_limited and not (
-                self.limits.is_held or holder.must_ask or holder.is_revoked
+                limits.is_held or limits.is_paused or holder.must_ask or holder.is_revoked
             ):
                 self._end_limited()
             self.wake_locked()  # other workers may have what this one made possible
@@ -319,7 +331,7 @@ class JanusBuffer(EntryStore[T]):
         with self.lock:
             if self._owner is not None:
                 self._split()
-            if not len(self._main):
+            if not len(self._main) or (self._is_special and self.limits.is_paused):
                 return None
             entry = self._pop(self._main)
             self._grant()
@@ -462,9 +474,15 @@ class JanusBuffer(EntryStore[T]):
 
     def wake_locked(self) -> None:
         """:meth:`wake`, for a caller that holds the lock."""
+        if self.limits.is_paused:
+            return
         if not self.lanes and not self.limits.is_limited:
             self._unpark(len(self._main))
-            return
+        else:
+            self._unpark_kinds()
+
+    def _unpark_kinds(self) -> None:
+        """Wake those who wait for what they can take, each kind by itself."""
         for kind in (BY_HAND, THREAD):
             count = self.available(kind)
             waiting = [event for event, one in self._waiters.items() if one == kind]
@@ -492,7 +510,16 @@ class JanusBuffer(EntryStore[T]):
         if self.loop_waiters is not None:
             self.loop_waiters.notify(all_waiters=True)
 
-    # -- limits -------------------------------------------------------------------------------
+    # -- pauses and limits --------------------------------------------------------------------
+
+    def set_paused(self, is_paused: bool) -> bool:
+        """Let nobody take an entry, or let them again; False if it is closed, and cannot pause."""
+        with self.lock:
+            if is_paused and self.closed:
+                return False
+            self._set_paused(is_paused)
+            self.wake_locked()
+            return True
 
     @property
     def loop(self) -> asyncio.AbstractEventLoop | None:
@@ -503,6 +530,8 @@ class JanusBuffer(EntryStore[T]):
     @property
     def startable(self) -> int:
         """How many more entries workers would start by now, if no limit held them up; roughly."""
+        if self.limits.is_paused:
+            return 0
         waiters = self.loop_waiters
         idle = len(self._waiters) + (0 if waiters is None else waiters.count)
         return min(idle, self.ready)
@@ -548,14 +577,19 @@ class JanusBuffer(EntryStore[T]):
         self.limits.end()  # a thread that was given up may have come late
         with self.lock:
             self.loop_waiters = LoopWaiters(self)
-            self.closed = False
+            self.closed = self.limits.is_paused = False
             self._end_limited()
             self._promote_all()
 
-    def close(self) -> None:
-        """Accept no entry: tell every put that waits, and wake every worker that waits."""
+    def close(self, *, drain: bool = True) -> None:
+        """Accept no entry: tell every put that waits, and wake every worker that waits.
+
+        ``drain``: what is left is to be taken, so a pause ends.
+        """
         with self.lock:
             self.closed = True
+            if drain:
+                self._set_paused(False)
             while self._waiting_puts:
                 put, _ = self._waiting_puts.popitem(last=False)
                 put.outcome = PutOutcome.CLOSED
@@ -571,6 +605,7 @@ class JanusBuffer(EntryStore[T]):
         with self.lock:
             self._promote_all()
             jobs = self._merge_lanes()
+            self.limits.is_paused = False
             self._end_limited()
             return jobs
 

@@ -11,6 +11,7 @@ from penstock.sync.futures import Result
 from penstock.sync.pool import run_to_completion
 from penstock.sync.provider import may_wait, refuse_to_wait
 from penstock.sync.queue import BlockingQueue
+from penstock.workers.batch import Batching
 from penstock.workers.calls import ErrorHandler, WorkerFunc
 from penstock.workers.item import JobTicket
 from penstock.workers.job import Job
@@ -28,10 +29,11 @@ class BlockingJob(Generic[T]):
         size: Any,
         error_handler: ErrorHandler[T] | None = None,
         on_exit: Callable[[], object] = bool,
+        batching: Batching | None = None,
     ) -> None:
         self._queue = queue
         self._on_exit = on_exit
-        self._settings = (worker_func, size, error_handler)
+        self._settings = (worker_func, size, error_handler, batching)
 
     def __enter__(self) -> Self:
         queue = self._queue
@@ -41,6 +43,8 @@ class BlockingJob(Generic[T]):
         with queue._acquire_thread() as thread:
             self.job: Job[T] = queue._make_job(*self._settings)
             self.job.is_nested = is_nested
+            if self.job.batching is not None:
+                queue._use_batches()
             thread.call(queue._open_job, self.job)
         self._ticket = JobTicket(self.job)
         return self
@@ -73,6 +77,12 @@ class BlockingJob(Generic[T]):
         future = Result(self._queue._pool, is_nested=self.job.is_nested)
         self.put(item, future)
         return future
+
+    def all_put(self) -> None:
+        """No more items will come: the last batch, if it is a job of batches, waits for none."""
+        if self.job.batching is not None:
+            self.job.batching.is_complete = True
+            self._queue._buffer.wake()
 
     @property
     def is_given_up(self) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
+import time
 from asyncio import _get_running_loop
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import AbstractContextManager, suppress
@@ -24,7 +25,7 @@ from penstock.workers.inside import CURRENT_CALL, WORKER_THREADS, Caller
 from penstock.workers.item import Entry
 from penstock.workers.job import Job, JobFunctions, ThreadJob
 from penstock.workers.pool import WorkerPool
-from penstock.workers.worker import Worker
+from penstock.workers.worker import WatchedWorker, Worker
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -57,6 +58,9 @@ class _SlotWorker(Worker[T]):
         self.slot = slot
         self._loop_thread = loop_thread
 
+    def watch(self) -> None:
+        self._be_watched(_WatchedSlotWorker)
+
     def is_loop_ending(self) -> bool:
         # By its thread: where a queue has one worker, all tasks of the loop are being cancelled
         # when that one is.
@@ -84,6 +88,12 @@ class _SlotWorker(Worker[T]):
         return await super()._report(entry, error)
 
 
+class _WatchedSlotWorker(WatchedWorker[T], _SlotWorker[T]):
+    """The same, and somebody looks at its calls."""
+
+    __slots__ = ()
+
+
 class _ThreadWorker(_SlotWorker[T]):
     """A worker that is a thread. Its ``task`` is a future, done when the thread has left."""
 
@@ -91,6 +101,17 @@ class _ThreadWorker(_SlotWorker[T]):
 
     def has_been_cancelled(self) -> bool:
         return False  # nobody can cancel a thread
+
+    @property
+    def in_hand(self) -> Entry[T] | None:
+        return self.slot.entry if self.slot.has_one_in_hand else None
+
+    def watch(self) -> None:
+        self.slot.note_time()
+
+    @property
+    def seconds_in_hand(self) -> float:
+        return max(0.0, time.monotonic() - self.slot.since)
 
     def cancel(self) -> None:
         """Reclaim its item and go on without it: a function in a thread cannot be cancelled."""
@@ -188,6 +209,17 @@ class ThreadWorkerPool(WorkerPool[T]):
                 self._have_ask(active)
         with suppress(RuntimeError):  # it is closed: there are no workers
             loop.call_soon_threadsafe(self.resize)
+
+    def cancel_item(self, worker: Worker[T], entry: Entry[T]) -> bool:
+        """Cancel a call in the loop; False for a worker that is a thread. For any thread."""
+        loop_thread = self.loop_thread
+        loop = None if loop_thread is None else loop_thread.loop
+        if isinstance(worker, _ThreadWorker) or worker.in_hand is not entry or loop is None:
+            return False
+        with suppress(RuntimeError):  # it is closed: there are no workers
+            loop.call_soon_threadsafe(worker.cancel_item, entry)
+            return True
+        return False
 
     def _no_takes(self) -> AbstractContextManager[object]:
         return self._buffer.lock

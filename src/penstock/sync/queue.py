@@ -10,7 +10,7 @@ import time
 import warnings
 from asyncio import _get_running_loop
 from collections import deque
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Collection, Coroutine, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from typing import Any, NoReturn, TypeVar
 
@@ -26,12 +26,14 @@ from penstock.queue.base import CLOSED, WARNING_INTERVAL
 from penstock.queue.entry_buffer import EntryBuffer
 from penstock.queue.in_process import InProcessQueue
 from penstock.queue.status import NotProcessedError, QueueStatistics, QueueStatus, state_error
+from penstock.sync.batch_buffer import BatchJanusBuffer
 from penstock.sync.buffer import JanusBuffer
 from penstock.sync.futures import Result
 from penstock.sync.pool import ThreadWorkerPool, run_to_completion
 from penstock.sync.provider import LoopThreadProvider, refuse_to_wait
 from penstock.sync.slots import SharedCounters
 from penstock.sync.stream import BlockingConsumable
+from penstock.workers.batch import Batching
 from penstock.workers.calls import AsyncCall, ErrorHandler, WorkerFunc
 from penstock.workers.inside import Caller
 from penstock.workers.item import Entry
@@ -85,6 +87,17 @@ class BlockingQueue(BlockingConsumable[T], InProcessQueue[T]):
         buffer.holders = lambda: counters.slots
         return buffer, counters, ThreadWorkerPool(buffer, counters, self._name, self._logger)
 
+    def _use_batches(self) -> None:
+        with self._buffer.lock:
+            buffer: Any = self._buffer
+            if not isinstance(buffer, BatchJanusBuffer):
+                buffer.__class__ = BatchJanusBuffer
+                buffer.know_batches()
+
+    def _note_waiting(self) -> None:
+        with self._buffer.lock:
+            super()._note_waiting()
+
     @property
     def size(self) -> int:
         """How many items wait, never more than ``maxsize``."""
@@ -116,6 +129,10 @@ class BlockingQueue(BlockingConsumable[T], InProcessQueue[T]):
         if self._open_in is CLOSED:
             self._refuse("put")
         self._put_nowait(item, deadline)
+
+    def put_many(self, items: Collection[T], timeout: float | None = None) -> int:
+        """Put items in their order; return how many were accepted, from the front."""
+        return run_to_completion(self._put_many(items, timeout))
 
     def redrive(self, timeout: float | None = None) -> int:
         """Put the items of ``dead_letters`` back, as if they were new."""
@@ -216,13 +233,14 @@ class BlockingQueue(BlockingConsumable[T], InProcessQueue[T]):
         worker_func: WorkerFunc[T, Any],
         num_workers: int | AdaptiveConcurrency,
         error_handler: ErrorHandler[T] | None = None,
+        batching: Batching | None = None,
     ) -> None:
         """Start workers that call ``worker_func`` on each item; start the queue too, if need be."""
         size = self.check_workers(worker_func, num_workers, error_handler)
         self._check_alive()
         refuse_to_wait("process")  # but not in a worker: to replace the workers is no wait
         with self._acquire_thread() as thread:
-            thread.call(self._start_workers, worker_func, size, error_handler)
+            thread.call(self._start_workers, worker_func, size, error_handler, batching)
 
     def close(self) -> None:
         """Let nobody put any more; what was accepted is processed, or taken, and then it stops."""
@@ -249,8 +267,9 @@ class BlockingQueue(BlockingConsumable[T], InProcessQueue[T]):
         worker_func: WorkerFunc[T, Any],
         size: int | AdaptiveConcurrency,
         error_handler: ErrorHandler[T] | None,
+        batching: Batching | None = None,
     ) -> None:
-        await super()._start_workers(worker_func, size, error_handler)
+        await super()._start_workers(worker_func, size, error_handler, batching)
         self._keep_functions()  # the workers from before finish what they hold
         self._functions = self._pool.release_functions()
 
@@ -352,7 +371,7 @@ class BlockingQueue(BlockingConsumable[T], InProcessQueue[T]):
 
     def _stop_without_loop(self) -> None:
         """Stop at once; take back what the workers hold."""
-        self._close(QueueStatus.STOPPING)
+        self._close(QueueStatus.STOPPING, drain=False)
         self._pool.abandon()
         self._end_stop()
 
@@ -386,14 +405,18 @@ class BlockingQueue(BlockingConsumable[T], InProcessQueue[T]):
 
     # -- refusals -----------------------------------------------------------------------------
 
-    def _check_not_interrupted(self) -> None:
+    def _check_not_interrupted(self, what: str = "put or take") -> None:
         if self._buffer.is_interrupted():
             raise QueueStateError(
-                f"Cannot put or take here: a signal handler or a finaliser has interrupted queue "
+                f"Cannot {what} here: a signal handler or a finaliser has interrupted queue "
                 f"{self._name} itself in the middle of a change. Leave a note there, and do it "
                 "elsewhere",
                 current_state=self._status.value,
             )
+
+    def _check_control(self, what: str) -> None:
+        self._check_alive()
+        self._check_not_interrupted(what)
 
     def _check_loop(self, what: str) -> None:
         """Lifecycle calls are sent to the right loop; callers are checked before that."""

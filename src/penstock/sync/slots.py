@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from collections.abc import Sequence
 from contextlib import suppress
+from time import monotonic
 from typing import Any, Generic, TypeVar
 
 from penstock.policies.observer import CANCELLED
@@ -18,6 +20,7 @@ from penstock.queue.counters import Field, QueueCounters
 from penstock.queue.entry_buffer import EntryBuffer
 from penstock.sync.buffer import JanusBuffer
 from penstock.sync.waiting import LoopWaiters
+from penstock.workers.batch import parts_of
 from penstock.workers.item import Entry, job_of
 from penstock.workers.job import Job
 from penstock.workers.turn import ENDLESS, LoopTurn
@@ -139,6 +142,8 @@ class WorkerSlot(Generic[T]):
         self.taken = 0
         self.entry: Entry[T] | None = None
         self.job: Job[T] | None = None
+        #: When it took that, where it is a thread, and somebody has asked for it.
+        self.since = 0.0
         #: Whether the entry was reclaimed: nothing counts that the worker does since.
         self.is_revoked = False
         #: Whether the worker asks the pool before it takes another entry.
@@ -154,11 +159,14 @@ class WorkerSlot(Generic[T]):
         """The next entry, or None when there is none right now."""
         return self._buffer.take(self)
 
+    def note_time(self) -> None:
+        """Note when the worker takes an entry, if it is a thread: a task does that anyhow."""
+
     def requeue(self, entry: Entry[T]) -> None:
         """Take back the entry of a worker that was cancelled."""
         with self._buffer.lock:
             if not self.is_revoked:  # else the entry was reclaimed already
-                self.taken -= 1
+                self.taken -= len(parts_of(entry))
                 self._buffer.release(self)
                 self._buffer.requeue_locked(entry)
 
@@ -168,10 +176,19 @@ class WorkerSlot(Generic[T]):
             if self.is_revoked:
                 return
             self._buffer.release(self)
-            if self._buffer.delay(entry, delay):
-                self.taken -= 1
-            else:
-                self.processed += 1
+            for part in parts_of(entry):
+                if self._buffer.delay(part, delay):
+                    self.taken -= 1
+                else:
+                    self.processed += 1
+
+    def give_back(self, entries: Sequence[Entry[T]]) -> None:
+        """Take back some of the entries of a batch, whose call goes on with the others."""
+        with self._buffer.lock:
+            if not self.is_revoked:
+                self.taken -= len(entries)
+                for entry in entries:
+                    self._buffer.requeue_locked(entry)
 
     async def pause(self) -> None:
         """Go on: a thread is in nobody's way."""
@@ -226,8 +243,9 @@ class WorkerSlot(Generic[T]):
             else:
                 self._buffer.wake_locked()
         if is_dropped:
-            self._counters.add_failure(CANCELLED)
-            self._counters.count_finished()
+            for _ in parts_of(entry):
+                self._counters.add_failure(CANCELLED)
+                self._counters.count_finished()
             return None
         return job_of(entry) or self.standing
 
@@ -281,6 +299,16 @@ class ThreadSlot(WorkerSlot[T]):
     """The slot of a worker that is a thread."""
 
     is_for_threads = True
+
+    def note_time(self) -> None:
+        """Note from now on when the worker takes an entry: to look at the clock takes time."""
+        if not self.since:
+            self.since = monotonic()
+            self.take = self._take_and_note  # type: ignore[method-assign]
+
+    def _take_and_note(self) -> Entry[T] | None:
+        self.since = monotonic()
+        return super().take()
 
     async def wait(self) -> bool:
         """Block until there may be an entry to take; False when none will ever come."""

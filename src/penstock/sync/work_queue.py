@@ -6,7 +6,15 @@ import logging
 import math
 import signal
 import time
-from collections.abc import Awaitable, Callable, Generator, Iterable
+from collections.abc import (
+    Awaitable,
+    Callable,
+    Collection,
+    Generator,
+    Iterable,
+    Iterator,
+    Sequence,
+)
 from types import TracebackType
 from typing import Any, Literal, NoReturn, TypeVar, overload
 
@@ -39,6 +47,7 @@ from penstock.sync.jobs import BlockingJob
 from penstock.sync.provider import refuse_green_threads
 from penstock.sync.queue import BlockingQueue
 from penstock.sync.stream import BlockingConsumable
+from penstock.workers.batch import Batching
 from penstock.workers.calls import ErrorHandler, WorkerFunc
 
 T = TypeVar("T")
@@ -46,6 +55,14 @@ R = TypeVar("R")
 
 #: Seconds before an item is offered again to a queue that refused it.
 _PAUSE = 0.1
+
+
+def _and_then(items: Iterator[T], call: Callable[[], object]) -> Iterator[T]:
+    """Iterate over ``items``, and call ``call()`` when there are no more."""
+    try:
+        yield from items
+    finally:
+        call()
 
 
 class WorkQueue(FromConfig, WorkQueueBase[T], BlockingConsumable[T]):
@@ -211,6 +228,15 @@ class WorkQueue(FromConfig, WorkQueueBase[T], BlockingConsumable[T]):
         """
         self._blocking.put_nowait(item, deadline=deadline)
 
+    def put_many(self, items: Collection[T], timeout: float | None = None) -> int:
+        """Put ``items``, as :meth:`penstock.WorkQueue.put_many` does; return how many it accepted.
+
+        ``timeout`` is in seconds, all items together: as for :meth:`put`. After Ctrl-C, what was
+        accepted until then stays.
+        """
+        self._with("put_many", "put_many()")
+        return self._blocking.put_many(items, timeout)
+
     def get(self, timeout: float | None = None) -> T:
         """Take an item, as :meth:`penstock.BoundedQueue.get` does, in ``timeout`` seconds."""
         return self._blocking.get(timeout)
@@ -222,6 +248,12 @@ class WorkQueue(FromConfig, WorkQueueBase[T], BlockingConsumable[T]):
     def task_done(self) -> None:
         """An item is done: as :meth:`penstock.BoundedQueue.task_done`."""
         self._blocking.task_done()
+
+    def _call_with(self, method: str, *args: Any) -> Any:
+        self._with(method, f"{method}()")
+        if isinstance(self._blocking, BlockingQueue):
+            return getattr(self._blocking, method)(*args)
+        return self._blocking.call(method, *args)
 
     def _consumed(self) -> BlockingQueue[T]:
         queue: BlockingQueue[T] = self._consumed_by(BlockingQueue)
@@ -246,6 +278,26 @@ class WorkQueue(FromConfig, WorkQueueBase[T], BlockingConsumable[T]):
             num_workers=self._workers_wanted(num_workers),
             error_handler=error_handler,
         )
+
+    def process_batches(
+        self,
+        worker_func: Callable[[list[T]], Any],
+        *,
+        max_size: int,
+        max_wait: float,
+        num_workers: int | AdaptiveConcurrency | None = None,
+        error_handler: ErrorHandler[T] | None = None,
+        split: bool = True,
+    ) -> None:
+        """Start workers that call ``worker_func`` on several items at once.
+
+        As :meth:`penstock.WorkQueue.process_batches`. A plain function that is stuck when a stop
+        has no more time goes on in its thread, and all its items are given back.
+        """
+        batching = self._batching(max_size, max_wait, split=split)
+        workers = self._workers_wanted(num_workers)
+        queue: BlockingQueue[T] = self._in_process(BlockingQueue, "process_batches")
+        queue.start_workers(worker_func, workers, error_handler, batching)  # type: ignore[arg-type]
 
     def stop_workers(self, timeout: float | None = None) -> None:
         """Let the workers of :meth:`process` finish what they hold, and end them.
@@ -360,7 +412,8 @@ class WorkQueue(FromConfig, WorkQueueBase[T], BlockingConsumable[T]):
     ) -> Result:
         """Put an item; return a ``concurrent.futures.Future`` of its result.
 
-        That of an item that runs already cannot be cancelled. An exception is logged if nobody has
+        That of an item that runs already cannot be cancelled, but by :meth:`cancel` if the worker
+        function is ``async def``. An exception is logged if nobody has
         read it when the future is garbage-collected, or when the program ends. Otherwise as
         :meth:`penstock.WorkQueue.submit`.
         """
@@ -427,20 +480,99 @@ class WorkQueue(FromConfig, WorkQueueBase[T], BlockingConsumable[T]):
         queue: BlockingQueue[T] = self._in_process(BlockingQueue, "map")
         return self._map(queue, worker_func, items, workers, ordered, return_exceptions)
 
+    @overload
+    def map_batches(
+        self,
+        worker_func: Callable[[list[T]], Awaitable[Sequence[R]]],
+        items: Iterable[T],
+        *,
+        max_size: int,
+        max_wait: float = 0,
+        num_workers: int | AdaptiveConcurrency | None = None,
+        ordered: bool = True,
+        return_exceptions: Literal[False] = False,
+        split: bool = True,
+    ) -> Generator[R, None, None]: ...
+    @overload
+    def map_batches(
+        self,
+        worker_func: Callable[[list[T]], Sequence[R]],
+        items: Iterable[T],
+        *,
+        max_size: int,
+        max_wait: float = 0,
+        num_workers: int | AdaptiveConcurrency | None = None,
+        ordered: bool = True,
+        return_exceptions: Literal[False] = False,
+        split: bool = True,
+    ) -> Generator[R, None, None]: ...
+    @overload
+    def map_batches(
+        self,
+        worker_func: Callable[[list[T]], Awaitable[Sequence[R]]],
+        items: Iterable[T],
+        *,
+        max_size: int,
+        max_wait: float = 0,
+        num_workers: int | AdaptiveConcurrency | None = None,
+        ordered: bool = True,
+        return_exceptions: bool,
+        split: bool = True,
+    ) -> Generator[R | BaseException, None, None]: ...
+    @overload
+    def map_batches(
+        self,
+        worker_func: Callable[[list[T]], Sequence[R]],
+        items: Iterable[T],
+        *,
+        max_size: int,
+        max_wait: float = 0,
+        num_workers: int | AdaptiveConcurrency | None = None,
+        ordered: bool = True,
+        return_exceptions: bool,
+        split: bool = True,
+    ) -> Generator[R | BaseException, None, None]: ...
+    def map_batches(
+        self,
+        worker_func: Callable[[list[T]], Any],
+        items: Iterable[T],
+        *,
+        max_size: int,
+        max_wait: float = 0,
+        num_workers: int | AdaptiveConcurrency | None = None,
+        ordered: bool = True,
+        return_exceptions: bool = False,
+        split: bool = True,
+    ) -> Generator[Any, None, None]:
+        """Iterate over results, item by item, as :meth:`penstock.WorkQueue.map_batches` does.
+
+        ``items`` are read in the thread that iterates, as for :meth:`map`.
+        """
+        workers = self._check_blocking_job(items, worker_func, num_workers)
+        queue: BlockingQueue[T] = self._in_process(BlockingQueue, "map_batches")
+        batching = self._batching(max_size, max_wait, split=split, needs_results=True)
+        return self._map(queue, worker_func, items, workers, ordered, return_exceptions, batching)
+
     def _map(
         self,
         queue: BlockingQueue[T],
-        worker_func: Callable[[T], Any],
+        worker_func: Callable[..., Any],
         items: Iterable[T],
         workers: int | AdaptiveConcurrency,
         ordered: bool,
         return_exceptions: bool,
+        batching: Batching | None = None,
     ) -> Generator[Any, None, None]:
         source = iter(items)
-        running = BlockingJob(queue, worker_func, workers, on_exit=self._restore_signals_if_stopped)
+        on_exit = self._restore_signals_if_stopped
+        running = BlockingJob(queue, worker_func, workers, on_exit=on_exit, batching=batching)
         with running:
-            most = queue.maxsize + running.job.most
-            for future in results_of(running.submit, running.until_given_up(source), most, ordered):
+            a_call = 1 if batching is None else batching.max_size
+            most = queue.maxsize + running.job.most * a_call
+            source = running.until_given_up(source)
+            if batching is not None:
+                source = _and_then(source, running.all_put)
+            for future in results_of(running.submit, source, most, ordered):
                 try:
                     outcome = [outcome_of(future, return_exceptions)]
                 except Exception as error:

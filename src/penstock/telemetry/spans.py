@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import Context, Token, copy_context
 from types import TracebackType
@@ -114,6 +114,12 @@ class TracedItem:
         if about is None or not about.is_valid:
             return None
         return Origin(trace.format_trace_id(about.trace_id), about)
+
+    def batch_attempt(
+        self, items: Sequence[tuple[Any, Context]], number: int, count: int
+    ) -> TracedBatchAttempt:
+        """The block of one call for several items."""
+        return TracedBatchAttempt(self._observer, items, number, count)
 
     def on_get(self) -> None:
         """Record how long the item waited: the caller of ``get`` reports nothing more."""
@@ -389,6 +395,37 @@ class TracedAttempt:
                     observer.count_error(error, self._context)
                 if self._is_call:
                     observer.record_duration(took, error, self._context)
+
+
+class TracedBatchAttempt(TracedAttempt):
+    """One call for several items: one span, with a link to the put of each."""
+
+    __slots__ = ()
+
+    def __init__(
+        self,
+        observer: Recording,
+        items: Sequence[tuple[TracedItem, Context]],
+        number: int,
+        count: int,
+    ) -> None:
+        # In no context of theirs. It records the wait of the first item.
+        super().__init__(items[0][0], observer, number, None, Context(), True)
+        try:
+            if self._context is not None:
+                for item, _ in items[1:]:
+                    for cause, seconds in item.waits_until(self._since, number, None).items():
+                        observer.record_wait(cause, seconds, self._context)
+            span = self._span
+            if span is not None and span.is_recording():
+                span.set_attribute(names.BATCH_SIZE, count)
+                for item, context in items:
+                    put = item.put_span or context.run(trace.get_current_span)
+                    about = put.get_span_context()
+                    if about.is_valid:
+                        span.add_link(about)
+        except Exception:
+            observer.settings.log_failure()
 
 
 def _links(span: Any) -> tuple[Link, ...]:

@@ -69,6 +69,8 @@ class Job(Generic[T]):
         self.suspended = 0
         #: How many items workers have in hand, threads too. Guarded by the lock of the buffer.
         self.in_hand = 0
+        #: How its entries are taken together, several for each call: a ``Batching``, or None.
+        self.batching: Any = None
         #: What feeds it, kept here: a task that only its own garbage knows is destroyed with it.
         self.feeder: object = None
         self._workers = 0

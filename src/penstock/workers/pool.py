@@ -64,6 +64,8 @@ class WorkerPool(Generic[T]):
         # How many workers wait, inside an item, for an item of the standing job.
         self._extra = 0
         self._launched = 0
+        # Whether somebody has asked what workers have in hand.
+        self._is_watched = False
 
     @property
     def count(self) -> int:
@@ -115,6 +117,25 @@ class WorkerPool(Generic[T]):
     def waiting_calls(self) -> WaitingCalls:
         """Return a new count of the calls that wait for something."""
         return WaitingCalls(self._workers)
+
+    def in_hand(self) -> list[tuple[Worker[T], Entry[T]]]:
+        """The workers that have an entry in hand, and these entries. For any thread."""
+        if not self._is_watched:
+            self._is_watched = True
+            for worker in [*self._workers.values()]:
+                worker.watch()
+        return [
+            (worker, entry)
+            for worker in [*self._workers.values()]
+            if (entry := worker.in_hand) is not None
+        ]
+
+    def cancel_item(self, worker: Worker[T], entry: Entry[T]) -> bool:
+        """Cancel the call of ``worker`` on ``entry``: the item fails with ``CancelledError``.
+
+        False: the worker has it no longer, or cannot be cancelled.
+        """
+        return worker.cancel_item(entry)
 
     # -- jobs and their claims ------------------------------------------------------------------
 
@@ -350,11 +371,14 @@ class WorkerPool(Generic[T]):
             standing.add_worker()
         self._launched += 1
         worker = self._make_worker(standing, is_for_threads)
+        if self._is_watched:
+            worker.watch()
         active = self._active[is_for_threads]
         with self._lock:
             active[worker] = None
         try:
-            worker.task = self._launch(worker, f"penstock-{self._name}-worker-{self._launched}")
+            worker.name = f"penstock-{self._name}-worker-{self._launched}"
+            worker.task = self._launch(worker, worker.name)
         except BaseException:  # no thread can be started
             self._take_out([worker])
             worker.leave()

@@ -27,10 +27,11 @@ class LoopTurn:
     as a buffer answers more slowly.
     """
 
-    __slots__ = ("_clock", "_ends_at", "_entries", "_looked_at", "is_over", "is_paused")
+    __slots__ = ("_ends_at", "_entries", "_looked_at", "clock", "is_over", "is_paused")
 
     def __init__(self) -> None:
-        self._clock: Callable[[], float] = time.monotonic
+        #: That of the event loop, once there is one.
+        self.clock: Callable[[], float] = time.monotonic
         self._ends_at = self._looked_at = 0.0
         self._entries = 1
         #: Whether the loop is to see to everything else, as of the last look.
@@ -40,7 +41,7 @@ class LoopTurn:
 
     def begin_in(self, loop: asyncio.AbstractEventLoop) -> None:
         """The first turn in this loop, by its clock: virtual time stands still in a turn."""
-        self._clock = loop.time
+        self.clock = loop.time
         self._ends_at = loop.time() + SECONDS
 
     def look(self) -> int:
@@ -48,7 +49,7 @@ class LoopTurn:
 
         Call :meth:`pause` if ``is_over`` is True then.
         """
-        now, entries = self._clock(), self._entries
+        now, entries = self.clock(), self._entries
         each, self._looked_at = (now - self._looked_at) / entries, now
         if each < QUICK:
             self._entries = entries = min(2 * entries, ENTRIES)
@@ -64,7 +65,7 @@ class LoopTurn:
             await asyncio.sleep(0)
         finally:
             self.is_paused = self.is_over = False
-            self._ends_at = self._clock() + SECONDS
+            self._ends_at = self.clock() + SECONDS
 
 
 class EndlessLoopTurn(LoopTurn):

@@ -9,8 +9,9 @@ from inspect import isawaitable
 from itertools import repeat
 from typing import Any, Generic, TypeVar
 
-from penstock._util.compat import CountingTask, cancel_requests, is_being_cancelled
+from penstock._util.compat import CountingTask, cancel_requests, is_being_cancelled, uncancel
 from penstock.policies.observer import CANCELLED, outcome_of
+from penstock.workers.batch import BatchFailed, parts_of
 from penstock.workers.calls import FINISHED, AsyncCall
 from penstock.workers.failure_log import FailureLog
 from penstock.workers.inside import CURRENT_CALL
@@ -57,6 +58,7 @@ class Worker(Generic[T]):
         "_cancelled_after",
         "_counters",
         "_failures",
+        "_item_cancels",
         "_may_go_on",
         "_source",
         "_ticket",
@@ -66,6 +68,8 @@ class Worker(Generic[T]):
         "entry",
         "handled_cancels",
         "must_ask",
+        "name",
+        "since",
         "standing",
         "task",
     )
@@ -95,6 +99,14 @@ class Worker(Generic[T]):
         self._cancelled_after = -1
         #: Requests to cancel the task that were meant for items, and are no reason to end.
         self.handled_cancels = 0
+        # How many of the requests to cancel the task came by :meth:`cancel_item`, if it is watched.
+        # Below 0: it was not yet when it took its entry.
+        self._item_cancels = 0
+        #: What it is called: the name of its task or thread. The pool sets it.
+        self.name = ""
+        #: When it took the entry with which it is suspended, by the clock of its turn, if it is
+        #: watched.
+        self.since = 0.0
         #: Stands for the call of its item, or of one before, to know code that runs inside of it.
         #: (Not the call itself: contexts keep it, for longer than the call may live.)
         self.call: object = None
@@ -252,7 +264,8 @@ class Worker(Generic[T]):
         if self.entry is not entry:
             raise asyncio.CancelledError("the pool abandoned this worker and took its item")
         if isinstance(error, asyncio.CancelledError):
-            is_asked_to = cancel_requests(task) > self.handled_cancels
+            handled = self.handled_cancels + max(0, self._item_cancels)
+            is_asked_to = cancel_requests(task) > handled
             if self.cancelled or (is_asked_to and (not is_meant or self.is_loop_ending())):
                 self._requeue(entry)
                 try:
@@ -267,6 +280,41 @@ class Worker(Generic[T]):
             return error
         finally:
             error = None
+
+    @property
+    def in_hand(self) -> Entry[T] | None:
+        """The entry with which it is suspended, or None."""
+        return self.entry
+
+    @property
+    def seconds_in_hand(self) -> float:
+        """How long ago it took that, or since when it is watched."""
+        return max(0.0, self._source.turn.clock() - self.since)
+
+    def watch(self) -> None:
+        """Note from now on when it takes an entry, and let calls be cancelled one by one."""
+        self._be_watched(WatchedWorker)
+
+    def _be_watched(self, watched: type[Worker[T]]) -> None:
+        me: Any = self
+        me.__class__ = watched  # so that the others do not pay for this
+        if self.entry is not None:
+            self.since, self._item_cancels = self._source.turn.clock(), -1
+
+    def cancel_item(self, entry: Entry[T]) -> bool:
+        """Cancel the call on an entry in hand, which fails then; the worker goes on.
+
+        In the loop of the worker, which is watched. False: it has the entry no longer.
+        """
+        if self.entry is not entry or self.task.done():
+            return False
+        if self.task is asyncio.current_task():  # at its next wait, if there is one
+            self.task.get_loop().call_soon(self.cancel_item, entry)
+            return True
+        if self._item_cancels >= 0:  # else another worker takes its place
+            self._item_cancels += 1
+        self.task.cancel()
+        return True
 
     def has_been_cancelled(self) -> bool:
         """Whether a cancellation of its task ended it, and not the end of all entries."""
@@ -327,8 +375,9 @@ class Worker(Generic[T]):
         if entry is None:
             return None
         if self._is_dropped(entry):
-            self._counters.add_failure(CANCELLED)
-            self._counters.processed += 1
+            for _ in parts_of(entry):
+                self._counters.add_failure(CANCELLED)
+                self._counters.processed += 1
             self._counters.notify_if_done()
             return None
         self._source.requeue(entry)
@@ -356,6 +405,8 @@ class Worker(Generic[T]):
             The exception that is to end the program (KeyboardInterrupt, SystemExit), or None.
         """
         _, item, context, ticket = entry
+        if isinstance(error, BatchFailed):
+            return await self._report_batch(entry)
         job: Any = job_of(entry) or self.standing
         awaited_by_somebody = ticket is not None and (ticket.fail(error) or ticket.is_dropped)
         if job.can_end_program and isinstance(error, (KeyboardInterrupt, SystemExit)):
@@ -392,6 +443,32 @@ class Worker(Generic[T]):
             failure = None  # or frame and exception would keep each other alive
         return None
 
+    async def _report_batch(self, entry: Entry[T]) -> BaseException | None:
+        """:meth:`_report` for each of the items of a batch that failed; count all but one."""
+        batch: Any = entry[3]
+        ending: BaseException | None = None
+        self._counters.errors += len(batch.failed) - 1
+        try:
+            while batch.failed:
+                one, error = batch.failed.pop(0)
+                ending = await self._report(one, error) or ending
+                del batch.entries[0]
+                batch.outcome = (
+                    outcome_of(error)
+                    if one[3] is None
+                    else one[2].run(one[3].on_failure, error, one[1])
+                )
+                if batch.failed:  # the last one is counted by the worker
+                    self._counters.add_failure(batch.outcome)
+                    self._counters.processed += 1
+        except BaseException:  # the worker is to end: the one that was told is requeued already
+            for rest, _ in batch.failed:
+                self._source.requeue(rest)
+            raise
+        finally:
+            del batch  # or frame and exceptions would keep each other alive
+        return ending
+
     def _log(self, message: str, job: Job[T], error: BaseException) -> None:
         try:
             self._failures.add(message, job.label, error, self.task.get_loop())
@@ -400,3 +477,32 @@ class Worker(Generic[T]):
             self.task.get_loop().call_exception_handler(
                 {"message": "penstock could not log an error", "exception": failure}
             )
+
+
+class WatchedWorker(Worker[T]):
+    """A worker whose calls somebody looks at: it notes when each began, and each can be cancelled.
+
+    A worker becomes one, by its class, when somebody has asked what is in hand.
+    """
+
+    __slots__ = ()
+
+    def watch(self) -> None:
+        """It is watched."""
+
+    @types.coroutine
+    def _drive(
+        self, entry: Entry[T], steps: Generator[Any, Any, Any], awaited: Any
+    ) -> Generator[Any, Any, BaseException | None]:
+        self.since, self._item_cancels = self._source.turn.clock(), 0
+        drive: Any = super()._drive(entry, steps, awaited)
+        task: Any = self.task
+        try:
+            return (yield from drive)  # type: ignore[no-any-return]
+        finally:
+            if self._item_cancels > 0:
+                # What its next items start, and ``asyncio.timeout``, ask the task for this number.
+                for _ in range(self._item_cancels):
+                    uncancel(task)
+                self.handled_cancels = cancel_requests(task)
+            self._item_cancels = 0

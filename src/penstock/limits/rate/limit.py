@@ -8,6 +8,7 @@ from collections.abc import Callable, Hashable
 from typing import Any, Protocol
 
 from penstock._util import checks
+from penstock._util.batch import Batch
 from penstock._util.rates import parse_rate
 from penstock.limits.rate.exact import Exact, checked_cost, is_number
 from penstock.limits.rate.headers import Feedback
@@ -198,6 +199,8 @@ class Limit:
         """
         if self.cost is None:
             return 1
+        if type(item) is Batch:
+            return sum(self._cost_of(one) for one in item)
         try:
             value = self.cost(item)
         except Exception as error:
