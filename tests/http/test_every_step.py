@@ -6,8 +6,6 @@ import asyncio
 from collections.abc import AsyncIterator, Coroutine, Generator
 from typing import Any
 
-import pytest
-
 from helpers.tasks import now
 from penstock import Limit, RetryPolicy
 from penstock.limits import Backoff
@@ -91,7 +89,7 @@ class Service:
 
 
 async def play(library: Any, ours: Any, at: int) -> tuple[int, list[str]]:
-    """Cancel a request when it waits for the ``at``-th time; how often it did, and what was sent."""
+    """Cancel a request when it waits for the ``at``-th time: how often it did; what was sent."""
     service = Service(library)
     transport = ours.PolicyTransport(
         [Limit(2, per=2)],
