@@ -175,7 +175,7 @@ class PolicyTransportBase(Generic[TransportT, RequestT, ResponseT]):
     _library: ClassVar[Any]
     _errors: ClassVar[dict[type[PenstockError], Any]]
     _body: ClassVar[type[HeldBody]]
-    _make_inner: ClassVar[Callable[..., Any]]
+    _make_inner: ClassVar[type[Any]]
     _make_client: ClassVar[type[_HttpxClient]]
     _make_sender: ClassVar[type[Any]]
     _method: ClassVar[str]
@@ -367,7 +367,9 @@ def worth_retrying(library: Any, error: Exception, retry_unsafe: bool) -> bool:
     """Whether a request of the package that failed is sent again; see :mod:`penstock.httpx`."""
     if not isinstance(error, (library.TransportError, library.HTTPStatusError)):
         return False
-    request, answer = error.request, getattr(error, "response", None)
+    known: Any = error
+    request = known.request
+    answer = getattr(error, "response", None)
     is_safe = retry_unsafe or judgement.is_idempotent(request.method, request.headers)
     headers = None if answer is None else answer.headers
     failure = judgement.corrected(failure_of(error))
