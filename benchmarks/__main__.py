@@ -30,6 +30,7 @@ PROGRAMS = {
     "policy": "calls without a queue",
     "http": "HTTP clients",
     "rate_limited_server": "a rate-limited server",
+    "outage": "a server that is away",
     "growth": "growth",
 }
 #: Seconds after which a program is taken for one that hangs, and killed.

@@ -75,14 +75,16 @@ async def post(client: httpx.AsyncClient, item: Item) -> httpx.Response:
 # -- penstock -------------------------------------------------------------------------------------
 
 
-async def penstock(work: Work, *, margin: float = 0.0, adapt: bool = False) -> None:
+async def penstock(
+    work: Work, *, margin: float = 0.0, adapt: bool = False, knows: bool = True
+) -> None:
     """With a margin, windows are so much longer than told, and calls are spread over each.
 
-    ``docs/choosing-limits.md`` tells what that is for.
+    ``docs/choosing-limits.md`` tells what that is for. ``knows``: whether there are limits at all.
     """
     told = work.told
     per = told.per * (1 + margin)
-    limits = [Limit(told.calls, per=per, name="calls")]
+    limits = [Limit(told.calls, per=per, name="calls")] if knows else []
     if margin:
         limits.append(Limit(told.calls / SLICES, per=told.per / SLICES, name="spread"))
     if told.tokens is not None:

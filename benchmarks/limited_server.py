@@ -41,6 +41,8 @@ class Service:
     spread: float = 0.5
     #: The share of answers that are 500.
     errors: float = 0.01
+    #: Whether its 429 says for how long to wait.
+    names_time: bool = True
     seed: int = 1
 
     def fate(self, item: int, attempt: int) -> tuple[float, bool]:
@@ -119,7 +121,8 @@ class Job:
         if wait > 0:
             self.answers[429] += 1
             # Whole seconds, as HTTP has it.
-            return Response(status_code=429, headers={"Retry-After": str(math.ceil(wait))})
+            told = {"Retry-After": str(math.ceil(wait))} if self.service.names_time else None
+            return Response(status_code=429, headers=told)
         self.attempts[item] += 1
         seconds, fails = self.service.fate(item, self.attempts[item])
         self.under_way += 1

@@ -37,6 +37,8 @@ from benchmarks.limited_server import Service, minimum
 
 ROOT = Path(__file__).resolve().parents[1]
 MARGIN = 0.04
+#: Calls under way where the service does not bound them.
+MOST_AT_ONCE = 40
 
 PLAIN, SPREAD, ADAPTIVE = "penstock", "penstock, margin and spread", "penstock, AdaptiveConcurrency"
 CLIENTS: dict[str, Client] = {
@@ -49,7 +51,14 @@ CLIENTS: dict[str, Client] = {
 }
 TOO_HIGH = CLIENTS | {ADAPTIVE: partial(penstock, adapt=True)}
 
+#: Nobody knows the limits, and the service does not say when to come back.
+UNKNOWN: dict[str, Client] = {
+    PLAIN: partial(penstock, knows=False),
+    "gather, semaphore, tenacity": naive,
+}
+
 KNOWN_GOAL, TOO_HIGH_GOAL, REFUSED_GOAL = 1.10, 1.30, 1.0
+UNKNOWN_GOAL, UNKNOWN_CALLS = 1.5, 1.5
 
 
 @dataclass(frozen=True)
@@ -84,7 +93,8 @@ class Scenario:
     def told(self) -> Told:
         service = self.service
         tokens = None if service.tokens is None else int(service.tokens * self.factor)
-        return Told(int(service.calls * self.factor), service.per, service.at_once, tokens)
+        at_once = min(service.at_once, MOST_AT_ONCE)
+        return Told(int(service.calls * self.factor), service.per, at_once, tokens)
 
     async def run(self, name: str, server: str) -> None:
         """Let one client do the job; the server then says what happened there."""
@@ -145,6 +155,7 @@ def scenarios(scale: float) -> list[Scenario]:
         for _ in range(max(12, int(120 * scale)))
     ]
     mixed = [Item(number, size) for number, size in enumerate(sizes)]
+    bare = Service(calls=50, at_once=1000, latency=0.1, names_time=False)
     lowers = replace(sliding, lowers_after=int(100 * scale))
     return [
         Scenario("Limits known, sliding window", sliding, some(400)),
@@ -152,6 +163,7 @@ def scenarios(scale: float) -> list[Scenario]:
         Scenario("Told twice as much as is allowed", sliding, some(400), 2.0, TOO_HIGH),
         Scenario("The server halves its limit halfway", lowers, some(200), clients=TOO_HIGH),
         Scenario("Requests and tokens, mixed sizes", tokens, mixed),
+        Scenario("Nothing known, bare 429s", bare, some(600), clients=UNKNOWN),
     ]
 
 
@@ -182,7 +194,7 @@ async def hold(contests: list[Scenario], url: str, options: harness.Options) -> 
                 print(f"{scenario.title}: {name}: {scenario.outcomes[name][-1]}", file=sys.stderr)
 
 
-def goals(known: Scenario, too_high: Scenario) -> list[Goal]:
+def goals(known: Scenario, too_high: Scenario, unknown: Scenario) -> list[Goal]:
     found = []
     for scenario, name, bound in (
         (known, PLAIN, KNOWN_GOAL),
@@ -197,6 +209,10 @@ def goals(known: Scenario, too_high: Scenario) -> list[Goal]:
             share = 100 * one.refused / one.calls
             found.append(Goal(f"{what}: answers of 429, per cent", REFUSED_GOAL, share, "{:.1f}"))
         found.append(Goal(f"{what}: lost or doubled", 0, one.lost + one.doubled, "{:.0f}"))
+    one, what = unknown.middle(PLAIN), f"{unknown.title}: {PLAIN}"
+    found.append(Goal(f"{what}: time over the minimum", UNKNOWN_GOAL, one.ratio))
+    found.append(Goal(f"{what}: calls an item", UNKNOWN_CALLS, one.calls / len(unknown.items)))
+    found.append(Goal(f"{what}: lost or doubled", 0, one.lost + one.doubled, "{:.0f}"))
     return found
 
 
@@ -207,7 +223,7 @@ def main() -> None:
         asyncio.run(hold(held, url, options))
     packages = ("penstock", "httpx", "tenacity", "aiolimiter", "aiometer")
     about = f"{harness.surroundings(packages)}; rounds: {options.rounds}"
-    report = harness.report(about, goals(held[0], held[2]), held)
+    report = harness.report(about, goals(held[0], held[2], held[-1]), held)
     harness.publish("a rate-limited server", report, write=options.write)
 
 

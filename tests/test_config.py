@@ -157,6 +157,14 @@ def test_a_bad_variable_is_refused(name: str, text: str, complaint: str) -> None
         QueueConfig.from_env(environ={f"PENSTOCK_{name}": text})
 
 
+def test_what_is_held_in_an_outage_can_be_configured() -> None:
+    for attempts in (1, 5):
+        retry = {"attempts": attempts, "hold": False, "give_up_after": 60}
+        queue = penstock.WorkQueue[int].from_config(QueueConfig(retry=retry))  # type: ignore[arg-type]
+        policy = queue.queue._policy.retry  # type: ignore[attr-defined]
+        assert (policy.attempts, policy.hold, policy.give_up_after) == (attempts, False, 60)
+
+
 @pytest.mark.parametrize("text", ["500/min", "0.5/hours", "200 per 10 s"])
 def test_a_limit_as_people_write_it(text: str) -> None:
     (limit,) = QueueConfig(limits=[text]).limits  # type: ignore[list-item, arg-type]
@@ -171,6 +179,7 @@ def test_a_limit_as_people_write_it(text: str) -> None:
         ({"limits": [{"max": 1, "per": math.inf}]}, "finite"),
         ({"retry": 0}, "greater than or equal to 1"),
         ({"retry": {"attempts": 2, "base": -1}}, "greater than 0"),
+        ({"retry": {"attempts": 2, "give_up_after": 0}}, "greater than 0"),
         ({"adaptive": "5-2"}, "min must not be above max, got 5 and 2"),
         ({"adaptive": "5"}, "adaptive.max"),
         ({"adaptive": "1-5", "concurrency_limit": 2}, "contradict each other"),

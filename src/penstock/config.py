@@ -38,12 +38,15 @@ class RetryConfig(_Frozen):
     """How often an item is tried; also written as the number of ``attempts`` alone.
 
     ``attempts``: the most calls for each item. ``base``, ``max``: the seconds of the first and of
-    the longest pause between two calls.
+    the longest pause between two calls. ``hold``, ``give_up_after``: what becomes of items while
+    their service is away, as for :class:`penstock.RetryPolicy`.
     """
 
     attempts: int = Field(default=3, ge=1, le=sys.maxsize)
     base: float = Field(default=0.05, gt=0)
     max: float = Field(default=20.0, gt=0)
+    hold: bool | None = None
+    give_up_after: float = Field(default=300.0, gt=0)
 
     @model_validator(mode="before")
     @classmethod
@@ -203,6 +206,7 @@ def settings_of(config: QueueConfig, name: str | None) -> dict[str, Any]:
 
 
 def _retry_policy(config: RetryConfig) -> RetryPolicy:
+    held: dict[str, Any] = {"hold": config.hold, "give_up_after": config.give_up_after}
     if config.attempts == 1:
-        return RetryPolicy(attempts=1)
-    return RetryPolicy(attempts=config.attempts, backoff=Backoff(config.base, max=config.max))
+        return RetryPolicy(attempts=1, **held)
+    return RetryPolicy(config.attempts, backoff=Backoff(config.base, max=config.max), **held)

@@ -174,6 +174,21 @@ class BudgetExceededError(PenstockError):
         self.cost = cost
 
 
+class OutageError(PenstockError):
+    """The service has been away for longer than ``give_up_after`` of the retry policy.
+
+    It is the error of an item that was held and never attempted; and ``map`` and ``batch_process``
+    raise it, and read no further. ``result``: of ``batch_process``, its
+    :class:`penstock.BatchResult`; else None.
+    """
+
+    def __init__(
+        self, message: str = "The service has been away for too long", *, result: Any = None
+    ) -> None:
+        super().__init__(message)
+        self.result = result
+
+
 class APITimeoutError(PenstockError):
     """The service did not answer in time."""
 

@@ -35,7 +35,7 @@ from penstock.policies.observer import ObserverProvider
 from penstock.policies.policy import Policy
 from penstock.protocols import Queue
 from penstock.queue.bounded import BoundedQueue, QueueStatus
-from penstock.queue.jobs import BatchResult, RunningJob
+from penstock.queue.jobs import BatchResult, RunningJob, check_outage
 from penstock.queue.results import ResultStream, each, outcome_of
 from penstock.queue.stream import Consumable
 from penstock.queue.work_queue_base import WorkQueueBase
@@ -298,6 +298,9 @@ class WorkQueue(Lifecycle, FromConfig, WorkQueueBase[T], Consumable[T]):
         Raises:
             QueueStateError: the queue was stopped by somebody else before all was done. What was
                 accepted is done by then, or handed back, as that stop has it.
+            OutageError: the service was away for longer than the retry policy's ``give_up_after``.
+                No more items were read; those that were held have failed. ``result`` has the
+                counts.
             ImportError: ``progress`` without the extra.
             ValueError, TypeError: for an argument that is not allowed.
 
@@ -336,12 +339,15 @@ class WorkQueue(Lifecycle, FromConfig, WorkQueueBase[T], Consumable[T]):
                 async with aclosing(each(items)) as source:
                     async for item in source:
                         await running.put(item)
+                        if running.is_given_up:
+                            break
             except QueueStateError as error:
                 is_ended = isinstance(error, QueueClosedError) or running.job.is_over
-                if is_ended or queue.status is QueueStatus.STOPPING:  # by somebody else
+                if is_ended or queue.status is not QueueStatus.PROCESSING:  # by somebody else
                     await running.join()  # until that has ended
                 raise
             await running.join()
+            check_outage(running.job)
             return BatchResult.of(running.job)
 
     async def _batch_elsewhere(
@@ -481,6 +487,9 @@ class WorkQueue(Lifecycle, FromConfig, WorkQueueBase[T], Consumable[T]):
         Raises:
             QueueStateError: in the iteration, after the results of what was accepted, if the queue
                 is stopped by somebody else.
+            OutageError: in the iteration, the service was away for longer than the retry policy's
+                ``give_up_after``. No more items are read. With ``return_exceptions``, it comes
+                after the outcomes of what was accepted.
             ValueError, TypeError: at the call, for an argument that is not allowed.
 
         Bounded at both ends: at most ``maxsize`` items plus one for each worker are read ahead of
@@ -512,10 +521,15 @@ class WorkQueue(Lifecycle, FromConfig, WorkQueueBase[T], Consumable[T]):
             running.job.feeder = feeder = asyncio.create_task(results.feed(items))
             try:
                 async for future in results:
-                    outcome = [outcome_of(future, return_exceptions)]
+                    try:
+                        outcome = [outcome_of(future, return_exceptions)]
+                    except Exception as error:
+                        check_outage(running.job, error)
+                        raise
                     del future  # and keep nothing alive that was handed out
                     yield outcome.pop()
                 await feeder
+                check_outage(running.job)
             finally:
                 feeder.cancel()
                 results.cancel()

@@ -8,6 +8,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 from helpers.tasks import now
@@ -78,3 +79,38 @@ class Service:
 
     def times(self, item: Any) -> list[float]:
         return [at for called, at in self.calls if called == item]
+
+
+class Away:
+    """A service that is away for a while, and notes its calls: those it served, and when."""
+
+    def __init__(
+        self, began: float = 0.0, ended: float = 0.0, *, takes: float = 0.0, fails_in: float = 0.0
+    ) -> None:
+        #: It is away from ``began`` to ``ended``, by the clock of the loop.
+        self.began, self.ended = began, ended
+        self.takes, self.fails_in = takes, fails_in
+        self.error: Callable[[], BaseException] = partial(ConnectionError, "nobody there")
+        self.calls: list[tuple[Any, float]] = []
+        self.served: list[Any] = []
+
+    @property
+    def is_away(self) -> bool:
+        return self.began <= now() < self.ended
+
+    async def __call__(self, item: Any) -> Any:
+        self.calls.append((item, now()))
+        if self.is_away:
+            await asyncio.sleep(self.fails_in)
+            raise self.error()
+        await asyncio.sleep(self.takes)
+        self.served.append(item)
+        return item
+
+    def since(self, moment: float) -> list[float]:
+        """When calls were made from a moment on, in seconds from then."""
+        return [at - moment for _, at in self.calls if at >= moment]
+
+    def during(self, began: float, ended: float) -> list[tuple[Any, float]]:
+        """The calls between two moments."""
+        return [(item, at) for item, at in self.calls if began <= at < ended]

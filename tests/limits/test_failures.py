@@ -10,14 +10,21 @@ import pytest
 
 from penstock.errors import (
     APITimeoutError,
+    BudgetExceededError,
     CircuitBreakerOpenError,
     DeadlineExceededError,
+    OutageError,
     QueueStateError,
     RateLimitError,
 )
 from penstock.limits.failures import (
+    Failure,
     as_predicate,
+    failure_of,
+    failure_of_answer,
     http_status,
+    is_answer,
+    is_of_outage,
     is_throttle,
     retry_after,
     service_failed,
@@ -166,3 +173,59 @@ async def _async_predicate(error: Exception) -> bool:
 def test_what_tells_no_errors_apart(which: Any, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         as_predicate(which, "on")
+
+
+# -- outages --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "failure",
+    [
+        failure_of(ConnectionRefusedError()),
+        failure_of(ConnectionResetError()),
+        failure_of(TimeoutError()),
+        failure_of(APITimeoutError("too slow")),
+        *[failure_of(HttpError(status)) for status in (408, 500, 502, 503, 504, 520, 529)],
+        failure_of_answer(500, {"x-should-retry": "false"}),
+        Failure(503, is_transient=True),  # UNAVAILABLE
+    ],
+    ids=repr,
+)
+def test_calls_fail_like_this_while_a_service_is_away(failure: Failure) -> None:
+    assert is_of_outage(failure)
+    assert not is_answer(failure)
+
+
+@pytest.mark.parametrize(
+    "failure",
+    [
+        failure_of(ValueError("a bug")),
+        failure_of(RuntimeError("somebody's client lost its connection")),
+        failure_of(FileNotFoundError()),
+        failure_of(RateLimitError()),
+        failure_of(HttpError(429)),
+        failure_of_answer(503, {"retry-after": "5"}),
+        *[failure_of(HttpError(status)) for status in (404, 409, 425, 501, 505)],
+        failure_of(CircuitBreakerOpenError("open")),
+        failure_of(BudgetExceededError()),
+        failure_of(DeadlineExceededError("late")),
+        failure_of(OutageError()),
+        failure_of(QueueStateError("stopped")),
+        Failure(409, is_transient=True),  # ABORTED
+        Failure(500),  # UNKNOWN
+    ],
+    ids=repr,
+)
+def test_and_not_like_this(failure: Failure) -> None:
+    assert not is_of_outage(failure)
+
+
+@pytest.mark.parametrize("status", [400, 401, 404, 409, 422, 425])
+def test_an_answer_below_500_says_that_the_service_is_there(status: int) -> None:
+    assert is_answer(failure_of(HttpError(status)))
+
+
+@pytest.mark.parametrize("status", [408, 429, 500, 501, 503])
+def test_others_do_not(status: int) -> None:
+    assert not is_answer(failure_of(HttpError(status)))
+    assert not is_answer(failure_of(ValueError()))

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from penstock.queue.store import PutOutcome
+from penstock.queue.entry_buffer import PutOutcome
 from penstock.sync import buffer, waiting
 from penstock.sync.buffer import JanusBuffer
 from penstock.sync.pool import ThreadWorkerPool

@@ -907,4 +907,6 @@ def test_what_it_looks_like() -> None:
 async def test_the_error_says_how_many_attempts() -> None:
     with pytest.raises(ConnectionError) as raised:
         await Policy(retry=every(1)).call(Service({"a": 9}), "a")
-    assert raised.value.__notes__ == ["penstock: given up after 3 attempts"]
+    assert raised.value.__notes__ == [
+        "penstock: given up after 3 attempts: the retry policy allows no more attempts"
+    ]

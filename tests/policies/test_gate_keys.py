@@ -67,7 +67,7 @@ def test_bad_settings_are_refused() -> None:
         Policy(gate_key="host")  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="gate_key must accept item"):
         Policy(gate_key=lambda: 1)  # type: ignore[arg-type,misc]
-    for bad in (-1, float("nan"), "900", None):
+    for bad in (-1, 0, float("nan"), "900", None):
         with pytest.raises(ValueError, match="max_retry_after must be"):
             Policy(max_retry_after=bad)  # type: ignore[arg-type]
 

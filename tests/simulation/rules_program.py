@@ -11,7 +11,7 @@ import random
 from collections import Counter
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -23,6 +23,7 @@ from penstock import (
     DeadlineExceededError,
     Limit,
     Limiter,
+    OutageError,
     Policy,
     QueueFullError,
     QueueStateError,
@@ -66,6 +67,9 @@ class Item:
     #: Calls that succeeded, that failed, and calls of the handler that were cancelled.
     succeeded: int = 0
     failed: int = 0
+    #: Those of the failed ones that were refused, and those to which nobody was there.
+    throttled: int = 0
+    unanswered: int = 0
     handler_cancelled: int = 0
     #: Errors that the handler got.
     handled: list[BaseException] = field(default_factory=list)
@@ -86,6 +90,8 @@ class Start:
     at: float
     item: Item
     cost: int
+    #: How often the item had been given up before.
+    given_up: int
 
 
 class RulesProgram(Program):
@@ -103,12 +109,14 @@ class RulesProgram(Program):
         self.tasks: dict[asyncio.Task[Any], None] = {}  # in their order
         #: The last call on each item, by its number.
         self.latest: dict[int, Start] = {}
-        self.closed_at = self.closed_until = -math.inf
+        #: When the gate of a key was closed, and until when; that of None is the gate for all.
+        self.closed: dict[int | None, tuple[float, float]] = {}
         self.failures: list[BaseException] = []
         self.stops: list[asyncio.Task[Any]] = []
         self.peak_in_hand = 0
         self.limits = self._some_limits()
-        self.is_keyed = any(limit.key is not None for limit in self.limits)
+        self.gate_key = (lambda item: item.key) if rng.random() < 0.15 else None
+        self.is_keyed = self.gate_key is not None or any(limit.key for limit in self.limits)
         self.attempts = rng.choice((1, 2, 3, 5))
         backoffs = rng.choice(((0.0,), (0.125, 0.5), (1.0, 4.0)))
         self.budget = rng.choice((None, RetryBudget(TOKENS, 2, 1, 0.5)))
@@ -127,6 +135,15 @@ class RulesProgram(Program):
         )
         if self.retry is None:
             self.attempts = 1
+        else:
+            self.retry = replace(
+                self.retry,
+                hold=rng.choice((None, None, True, False)),
+                give_up_after=rng.choice((4.0, 300.0)),
+            )
+        #: Until when the service is away, and the probes under way.
+        self.away_until = -math.inf
+        self.probes = 0
         self.breaker = rng.choice(
             (
                 None,
@@ -151,7 +168,10 @@ class RulesProgram(Program):
             breaker=self.breaker,
             deadline=self.deadline,
             concurrency=self.concurrency,
+            gate_key=self.gate_key,
         )
+        if self.policy._outages is not None:
+            self.policy._outages._items = rng.choice((2, 2, 5))  # five are rare in small programs
         self.queue: WorkQueue[Item] = WorkQueue(
             rng.choice((1, 2, 3, 5)),
             rng.choice((0, 0.125, 1.0)),
@@ -174,6 +194,7 @@ class RulesProgram(Program):
             self.use_limiter_soon: rng.choice((0, 2)),
             self.call_soon: rng.choice((0, 3)),
             self.observe: rng.choice((0, 0.3)),
+            self.go_away: rng.choice((0, 0, 1)),
         }
 
     def items(self) -> list[Any]:
@@ -222,6 +243,7 @@ class RulesProgram(Program):
         if self.stops:
             await asyncio.wait(self.stops)
         self.note("from here on all goes well")
+        self.away_until = -math.inf
         for item in self.all_items:
             item.raises.clear()
         for task in [*self.tasks]:
@@ -360,7 +382,8 @@ class RulesProgram(Program):
     async def stop(self, timeout: float | None, *, drain: bool) -> None:
         self.note(f"stop(timeout={timeout}, drain={drain})")
         result = await self.queue.stop(timeout, drain=drain)
-        await asyncio.sleep(0)  # those who are told so say so
+        for _ in range(3):  # those who are told so say so, a redrive in several steps
+            await asyncio.sleep(0)
         self.note(f"stopped, {self.queue.unprocessed} left")
         left = self.queue.unprocessed
         self.hold(result is (not left), f"stop returned {result}, and {left} is left")
@@ -378,7 +401,7 @@ class RulesProgram(Program):
 
         async def use() -> None:
             async with self.limiter.permit(item):
-                self.note_start(item)
+                self.note_start(item, is_bare=True)
 
         self.soon(use())
 
@@ -395,6 +418,7 @@ class RulesProgram(Program):
                 OddError,
                 DeadlineExceededError,
                 CircuitBreakerOpenError,
+                OutageError,
             ):
                 await self.policy.call(self.in_loop, item)
 
@@ -404,28 +428,36 @@ class RulesProgram(Program):
         self.queue.limits.observe({"Retry-After": "1"})
         self.close_gate(1.0)
 
+    def go_away(self) -> None:
+        self.away_until = self.loop.time() + self.random.choice((0.5, 4.0, 20.0))
+        self.note(f"the service is away until {self.away_until}")
+
     # -- what workers do ----------------------------------------------------------------------
 
-    def note_start(self, item: Item) -> Start:
+    def note_start(self, item: Item, *, is_bare: bool = False) -> Start:
         now = self.loop.time()
-        start = Start(now, item, item.cost)
+        start = Start(now, item, item.cost, len(item.handled))
         self.starts.append(start)
         self.note(f"{item} starts")
         # Whoever was let through in the instant in which it was closed is through.
-        is_closed = self.closed_at < now < self.closed_until - GRAIN
-        self.hold(not is_closed, f"the gate is closed until {self.closed_until}")
+        # A limiter that is used without the policy does not know the key that the policy asks for.
+        has_key = self.is_keyed and not (is_bare and self.gate_key is not None)
+        for key in {None, item.key if has_key else None}:
+            closed_at, until = self.closed.get(key, (now, now))
+            self.hold(not closed_at < now < until - GRAIN, f"the gate is closed until {until}")
         return start
 
-    def close_gate(self, seconds: float) -> None:
+    def close_gate(self, seconds: float, key: int | None = None) -> None:
         now = self.loop.time()
-        if now >= self.closed_until:
-            self.closed_at = now
-        self.closed_until = max(self.closed_until, now + seconds)
+        closed_at, until = self.closed.get(key, (now, now))
+        self.closed[key] = (now if now >= until else closed_at), max(until, now + seconds)
 
     async def in_loop(self, item: Item) -> Item:
         """The worker function."""
+        is_probe = self.is_probe(item)
         start = self.begin_call(item)
         self.under_way += 1
+        self.probes += is_probe
         if self.concurrency is not None:
             self.hold(self.under_way <= self.concurrency, f"{self.under_way} calls are under way")
         try:
@@ -437,7 +469,26 @@ class RulesProgram(Program):
                 raise
         finally:
             self.under_way -= 1
+            self.probes -= is_probe
         return self.end_call(item, start)
+
+    @property
+    def had_outage(self) -> bool:
+        """Whether anybody took notice."""
+        return self.policy.statistics().outages > 0
+
+    def is_probe(self, item: Item) -> bool:
+        """Whether the call is to find out that the service is back; there is one at a time."""
+        retry, outage_for = self.retry, self.policy.statistics().outage_for
+        if retry is None or not 0 < outage_for < retry.give_up_after - GRAIN:
+            return False
+        if self.is_keyed:  # of each key
+            return False
+        is_awaited = item.is_called or item.future is not None
+        if is_awaited and retry.hold is None:
+            return False
+        self.hold(not self.probes, f"{item} starts in an outage, beside another one")
+        return True
 
     def in_thread(self, item: Item) -> PutOutcome:
         """The worker function, a plain one."""
@@ -459,6 +510,7 @@ class RulesProgram(Program):
         ignores its cancellation.
         """
         is_left = any(other is item for other in self.queue.unprocessed)
+        is_left |= len(item.handled) > start.given_up  # it was left, and its deadline has passed
         return not is_left and self.latest[item.number] is start
 
     def begin_call(self, item: Item) -> Start:
@@ -476,12 +528,19 @@ class RulesProgram(Program):
             if limit.cost is not None:
                 limit.settle(item.actual)
                 start.cost = item.actual
+        if start.at < self.away_until:
+            item.failed += 1
+            item.unanswered += 1
+            self.note(f"nobody is there for {item}")
+            raise ConnectionError("nobody is there")
         if item.raises:
             error = item.raises.pop(0)
             item.failed += 1
+            item.throttled += isinstance(error, RateLimitError)
+            item.unanswered += isinstance(error, ConnectionError)
             self.note(f"{item} fails: {error!r}")
             if isinstance(error, RateLimitError) and error.retry_after:
-                self.close_gate(error.retry_after)
+                self.close_gate(error.retry_after, item.key if self.is_keyed else None)
             raise error
         item.succeeded += 1
         self.note(f"{item} succeeds")
@@ -493,6 +552,7 @@ class RulesProgram(Program):
 
     async def handle_slowly(self, error: BaseException, item: Item) -> None:
         self.handling += 1
+        given_up = len(item.handled)
         try:
             await asyncio.sleep(0.125)
         except asyncio.CancelledError:
@@ -500,7 +560,8 @@ class RulesProgram(Program):
             raise
         finally:
             self.handling -= 1
-        if any(other is item for other in self.queue.unprocessed):  # the loop stalled, see is_heard
+        is_left = any(other is item for other in self.queue.unprocessed)
+        if is_left or len(item.handled) > given_up:  # the loop stalled, see is_heard
             item.handler_cancelled += 1
             return
         self.handle(error, item)
@@ -561,8 +622,8 @@ class RulesProgram(Program):
         dead = Counter(letter.item for letter in queue.dead_letters)
         for item in self.all_items:
             self.check_item(item, left[item], dead[item])
-        if self.budget is not None and self.retry is not None:
-            most = TOKENS + 2 * sum(item.succeeded for item in self.all_items)
+        if self.budget is not None and self.retry is not None and not self.had_outage:
+            most = TOKENS + sum(2 * item.succeeded + item.throttled for item in self.all_items)
             self.hold(now.retries <= most, f"{now.retries} retries, of at most {most} paid for")
         for limit in self.limits:
             self.check_limit(limit)
@@ -570,6 +631,8 @@ class RulesProgram(Program):
     def check_item(self, item: Item, left: int, dead: int) -> None:
         if item.is_called:
             calls = item.succeeded + item.failed
+            if self.retry is not None and self.retry.hold:
+                calls -= self.free_calls(item)
             self.hold(calls <= self.attempts, f"{item} had {calls} attempts")
             self.hold(not left and not dead and not item.handled, f"{item} is none of the queue's")
             return
@@ -590,13 +653,19 @@ class RulesProgram(Program):
                 ended + left == came,
                 f"{item} came {came} times, ended {ended} times and is left {left} times",
             )
-        calls = item.succeeded + item.failed
+        calls = item.succeeded + item.failed - self.free_calls(item)
         most = self.attempts * came + item.handler_cancelled
         self.hold(calls <= most, f"{item} had {calls} attempts, of at most {most}")
         for error in item.handled:
+            self.hold(self.had_outage or not isinstance(error, OutageError), f"{error!r}: why?")
             if isinstance(error, (DeadlineExceededError, CircuitBreakerOpenError)):
                 has_reason = bool(self.deadline or item.deadline or self.breaker)
                 self.hold(has_reason, f"{item} was given up without a reason: {error!r}")
+
+    def free_calls(self, item: Item) -> int:
+        """How many of its calls may not count as attempts."""
+        may_be = self.had_outage or self.breaker is not None
+        return item.throttled + (item.unanswered if may_be else 0)
 
     def check_limit(self, limit: Limit) -> None:
         for key in {0} if limit.key is None else {0, 1, 2}:
@@ -612,7 +681,7 @@ class RulesProgram(Program):
 
     async def check_that_nothing_leaked(self) -> None:
         """After the longest window all of every limit is there again."""
-        await asyncio.sleep(20)
+        await asyncio.sleep(60)  # so that a refusal matters no more, either
         self.hold(self.limiter.statistics().waiting == 0, "somebody waits for a limit for ever")
         at_once = self.policy.statistics()
         self.hold(at_once.waiting_for_slots == 0, "somebody waits for a slot for ever")

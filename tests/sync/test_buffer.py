@@ -8,7 +8,7 @@ from contextvars import copy_context
 
 import pytest
 
-from penstock.queue.store import PutOutcome
+from penstock.queue.entry_buffer import PutOutcome
 from penstock.sync.buffer import JanusBuffer
 from penstock.sync.pool import run_to_completion
 from sync.helpers import BOUND, eventually, in_thread

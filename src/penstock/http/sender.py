@@ -31,9 +31,9 @@ from penstock.limits import (
     failures,
 )
 from penstock.limits.retry import note_attempts
-from penstock.policies.admission import Postponed
 from penstock.policies.capacity import CapacityLimiter
 from penstock.policies.gate_keys import GateKey
+from penstock.policies.holding import Postponed
 from penstock.policies.item_state import ItemState, ObservedState, PolicyScope
 from penstock.policies.observer import ObserverProvider, observer_of
 from penstock.policies.open_attempt import OpenAttempt

@@ -12,6 +12,7 @@ from penstock.errors import (
     BudgetExceededError,
     CircuitBreakerOpenError,
     DeadlineExceededError,
+    OutageError,
     PenstockError,
     QueueError,
     RateLimitError,
@@ -64,7 +65,13 @@ _PERSISTENT = (
 )
 
 #: Errors of calls that were not made: they say nothing about the service.
-_LOCAL = (BudgetExceededError, CircuitBreakerOpenError, DeadlineExceededError, QueueError)
+_LOCAL = (
+    BudgetExceededError,
+    CircuitBreakerOpenError,
+    DeadlineExceededError,
+    OutageError,
+    QueueError,
+)
 
 
 def failure_of(error: BaseException | Failure) -> Failure:
@@ -173,6 +180,29 @@ def service_failed(error: Exception, failure: Failure | None = None) -> bool | N
         return None
     status = failure.status
     return status is None or status >= 500 or status == 408
+
+
+def is_of_outage(failure: Failure) -> bool:
+    """Whether calls fail like this while a service is away.
+
+    No connection, a broken one, a timeout, 408, 5xx but those that stay, and what gRPC says in
+    their place. An error that nobody knows is none, nor is a throttle.
+    """
+    if failure.is_throttle:
+        return False
+    status = failure.status
+    if status is None:
+        return failure.is_transient
+    is_known = failure.is_transient or failure.is_permanent
+    return is_known and (status == 408 or (status >= 500 and may_pass(status)))
+
+
+def is_answer(failure: Failure) -> bool:
+    """Whether the service is there, though the call failed: it found fault with the call."""
+    status = failure.status
+    if status is None or failure.is_throttle:
+        return False
+    return status < 500 and status != 408 and (failure.is_transient or failure.is_permanent)
 
 
 def is_throttle(error: BaseException) -> bool:

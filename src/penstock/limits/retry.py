@@ -22,7 +22,14 @@ if TYPE_CHECKING:
 _STANDARD_BACKOFF = Backoff()
 _OWN_BUDGET = RetryBudget()
 
-_NOTE = "penstock: given up after "
+_GIVEN_UP, _NOT_ATTEMPTED = "penstock: given up after ", "penstock: not attempted"
+
+#: Why an item is not tried again.
+NO_ATTEMPTS = "the retry policy allows no more attempts"
+NO_BUDGET = "the budget for retries is empty"
+_PERMANENT = "another attempt would end in the same way"
+_NOT_ASKED_FOR = "the retry policy does not try such an error again"
+_TOO_LATE = "another attempt would come after its deadline"
 
 _default_rng = random.Random()  # noqa: S311 - spreads load, keeps no secret
 
@@ -46,6 +53,13 @@ class RetryPolicy:
             A retry is never earlier than an error's ``retry_after`` says.
         budget: The :class:`RetryBudget` that pays for retries; ``None``: they cost nothing. Unless
             given, a budget of this policy's own.
+        hold: What becomes of items while their service is away. ``None``: those of ``put``,
+            ``map`` and ``batch_process`` wait until it is back; what somebody awaits (``submit``,
+            ``Policy.call``, HTTP clients) fails after its attempts. ``True``: all wait. ``False``:
+            none does.
+        give_up_after: Seconds of unbroken outage after which items wait no longer; above 0, or
+            ``math.inf``. They fail then, ``map`` and ``batch_process`` read no further and raise
+            :class:`penstock.OutageError`, and what is put gets one attempt, until one succeeds.
 
     Raises:
         TypeError: A setting is of the wrong type.
@@ -60,7 +74,11 @@ class RetryPolicy:
         _STANDARD_BACKOFF
     )
     budget: RetryBudget | None = _OWN_BUDGET
+    hold: bool | None = None
+    give_up_after: float = 300.0
 
+    #: Whether there is ever a second attempt.
+    repeats: bool = field(init=False, repr=False, compare=False)
     _most: float = field(init=False, repr=False, compare=False)
     _is_worth_it: Callable[[Exception], bool] = field(init=False, repr=False, compare=False)
     _backoff_takes_state: bool = field(init=False, repr=False, compare=False)
@@ -87,10 +105,15 @@ class RetryPolicy:
         budget: Any = self.budget
         if budget is not None and not isinstance(budget, RetryBudget):
             raise TypeError(f"budget must be a RetryBudget or None, got {checks.shown(budget)}")
+        if self.hold is not None and not isinstance(self.hold, bool):
+            raise TypeError(f"hold must be a bool or None, got {checks.shown(self.hold)}")
+        if not checks.seconds(self.give_up_after, "give_up_after"):
+            raise ValueError("give_up_after must be above 0, got 0")
         if budget is _OWN_BUDGET:
             object.__setattr__(self, "budget", RetryBudget())
         if takes_state or callable(self.attempts):
             import tenacity  # noqa: F401 - if it is missing, the user learns it now, not in a retry
+        object.__setattr__(self, "repeats", most > 1)
         object.__setattr__(self, "_most", most)
         object.__setattr__(self, "_is_worth_it", as_predicate(self.on, "on"))
         object.__setattr__(self, "_backoff_takes_state", takes_state)
@@ -127,13 +150,50 @@ class RetryPolicy:
             Exception: What an ``on``, ``backoff`` or ``attempts`` function raised. Both have
                 ``error`` as their cause. The item is to be given up, and nothing has been paid.
         """
-        if not isinstance(error, Exception) or attempt >= self._most:
+        if not isinstance(error, Exception):
             return None
-        rng = rng or _default_rng
-        failure = failure or failure_of(error)
+        verdict = self.judge(
+            attempt, error, failure or failure_of(error), elapsed=elapsed, at_most=at_most, rng=rng
+        )
+        return None if isinstance(verdict, str) else verdict
+
+    def is_worth_it(self, error: Exception, failure: Failure) -> bool:
+        """Whether an item that failed with ``error`` may be tried again at all."""
+        if self.on is worth_retrying:
+            return not failure.is_permanent
         try:
-            if failure.is_permanent if self.on is worth_retrying else not self._is_worth_it(error):
-                return None
+            return bool(self._is_worth_it(error))
+        except Exception as broken:
+            if broken is error:
+                raise
+            raise broken from error
+
+    def judge(
+        self,
+        attempt: int,
+        error: Exception,
+        failure: Failure,
+        *,
+        uncounted: int = 0,
+        elapsed: float = 0.0,
+        at_most: float = math.inf,
+        rng: random.Random | None = None,
+        is_free: bool = False,
+    ) -> float | str:
+        """As :meth:`next_wait`, but why the item is given up, where it is.
+
+        Args:
+            attempt, error, failure, elapsed, at_most, rng: as there.
+            uncounted: how many of the attempts do not count; the backoff counts them all the same.
+            is_free: whether the budget need not pay.
+        """
+        if attempt - uncounted >= self._most or not self.repeats:
+            return NO_ATTEMPTS
+        if not self.is_worth_it(error, failure):
+            return _PERMANENT if failure.is_permanent else _NOT_ASKED_FOR
+        rng = rng or _default_rng
+        counted = max(1, attempt - uncounted)
+        try:
             if isinstance(self.backoff, Backoff):
                 wait = self.backoff.wait(attempt, failure, rng)
             else:
@@ -141,15 +201,17 @@ class RetryPolicy:
             if wait <= failure.retry_after:
                 wait = not_before(wait, failure, rng)
             if callable(self.attempts) and self.attempts(
-                _retry_state(attempt, error, elapsed, wait)
+                _retry_state(counted, error, elapsed, wait)
             ):
-                return None
+                return NO_ATTEMPTS
         except Exception as broken:
             if broken is error:
                 raise
             raise broken from error
-        if wait > at_most or (self.budget is not None and not self.budget.take(failure)):
-            return None
+        if wait > at_most:
+            return _TOO_LATE
+        if not is_free and self.budget is not None and not self.budget.take(failure):
+            return NO_BUDGET
         return wait
 
     def succeeded(self, attempt: int, last_error: BaseException | Failure | None = None) -> None:
@@ -167,20 +229,22 @@ class RetryPolicy:
         return checks.finite_seconds(wait, "what backoff returns")
 
 
-def note_attempts(error: BaseException, attempts: int) -> None:
-    """Write on an error how many attempts were made before it was final.
+def note_attempts(error: BaseException, attempts: int, why: str = "") -> None:
+    """Write on an error how many attempts were made before it was final, and why there is no other.
 
-    They are its attribute ``penstock_attempts``, for :func:`attempts_made`, and if there were
-    several, a note in its traceback (Python 3.11 and later). An error that cannot be written to
-    gets neither.
+    They are its attribute ``penstock_attempts``, for :func:`attempts_made`; and a note in its
+    traceback (Python 3.11 and later), if there were several or ``why`` is given. An error that
+    cannot be written to gets neither.
     """
     try:
         error.penstock_attempts = attempts  # type: ignore[attr-defined]
         notes = getattr(error, "__notes__", None)
         if isinstance(notes, list):  # the item failed for good before, and was redriven
             notes[:] = [note for note in notes if not _is_ours(note)]
-        if attempts > 1:
-            add_note(error, f"{_NOTE}{attempts} attempts")
+        if attempts > 1 or why:
+            made = "1 attempt" if attempts == 1 else f"{attempts} attempts"
+            text = f"{_GIVEN_UP}{made}" if attempts else _NOT_ATTEMPTED
+            add_note(error, f"{text}: {why}" if why else text)
     except (AttributeError, TypeError):  # a class with __slots__, or frozen
         return
 
@@ -192,7 +256,7 @@ def attempts_made(error: BaseException) -> int:
 
 
 def _is_ours(note: object) -> bool:
-    return isinstance(note, str) and note.startswith(_NOTE)
+    return isinstance(note, str) and note.startswith((_GIVEN_UP, _NOT_ATTEMPTED))
 
 
 def _retry_state(

@@ -25,19 +25,11 @@ from penstock.limits.retry import RetryPolicy
 from penstock.policies.capacity import CapacityLimiter
 from penstock.policies.classify import Classify
 from penstock.policies.gate_keys import GateKey, gate_key_of
+from penstock.policies.holding import SHORTEST, Holding, Postponed
 from penstock.policies.item_state import ItemAttempt, ItemState
 
-#: The least seconds for which an item is put back that cannot start yet; and the most, where it
-#: waits for a limit.
-_SHORTEST, _LONGEST = 0.001, 1.0
-
-
-class Postponed(Exception):  # noqa: N818 - it says what becomes of the item; nothing went wrong
-    """The item may not start yet. Is never seen outside of a queue or a call."""
-
-    def __init__(self, delay: float) -> None:
-        super().__init__(delay)
-        self.delay = delay
+#: The most seconds for which an item is put back that waits for a limit.
+_LONGEST = 1.0
 
 
 class NoRoom(Postponed):
@@ -47,7 +39,7 @@ class NoRoom(Postponed):
         super().__init__(-1.0)
 
 
-class Admission:
+class Admission(Holding):
     """Settings that are checked already, and the first of three steps: lets items start."""
 
     def __init__(
@@ -62,6 +54,8 @@ class Admission:
         own_gate_key: GateKey | None,
         max_retry_after: float,
     ) -> None:
+        #: What it is called in the log.
+        self.name = "policy"
         #: What every call asks before it starts. There is one also where no limits were given: a
         #: service can close its gate.
         self.limits = limits
@@ -82,7 +76,7 @@ class Admission:
             self._slots = CapacityLimiter(lambda: concurrency)
         # Which steps there are is decided here, once: an item pays for no others.
         self._budget = None if retry is None else retry.budget
-        self._has_checks = breaker is not None or self._slots is not None
+        self._has_steps = breaker is not None or self._slots is not None
         self._measures = (
             breaker is not None
             or self._adaptive is not None
@@ -97,6 +91,8 @@ class Admission:
             None if not limited else limited[0].name if len(limited) == 1 else limits.name
         )
         self._failures = self._retries = 0
+        #: When the log may be told of a retry again, by the kind of its error and the level.
+        self._quiet_until: dict[tuple[type, int], float] = {}
         self._service = ServiceTime()
         self._after_fork_in_child()
         tell_forked_child(self)
@@ -104,6 +100,7 @@ class Admission:
     def _after_fork_in_child(self) -> None:
         # Re-entrant: a task that is destroyed may end its call wherever Python collects garbage.
         self._lock = threading.RLock()
+        self._begin_outages()
 
     # -- may it start -------------------------------------------------------------------------
 
@@ -210,7 +207,11 @@ class Admission:
             # Infinity: not before something happens, and that may be at once.
             if wait < math.inf and is_hopeless(state.deadline_at, moment + wait):
                 state.refusal = _too_late()
+                if state.failures is not None:  # it was held, perhaps
+                    state.refusal.__cause__ = state.failures.error
                 return True
+        if self._check_outage(state, starts=False):
+            return True
         if self.breaker is not None:
             try:
                 self.breaker.check(moment)
@@ -256,7 +257,7 @@ class Admission:
         if wait == math.inf:  # not before something happens, at once or after a call's end
             wait = now() - state.waits_since
         # It looks again before long: limits change, and costs are settled.
-        raise Postponed(min(max(_SHORTEST, wait), _LONGEST))
+        raise Postponed(min(max(SHORTEST, wait), _LONGEST))
 
     def _confirm(self, attempt: ItemAttempt, permit: Permit, began: float) -> None:
         """It has all that it waited for: may it start indeed?"""
@@ -280,6 +281,8 @@ class Admission:
             self.limits._standstills.tell()
         if state.is_revoked:  # a thread waited for this, and its item was taken from it meanwhile
             raise asyncio.CancelledError("somebody else has the item now")
+        if error is None and self._check_outage(state, starts=True):
+            error = state.refusal
         if error is not None:
             self._withdraw(attempt)
             if isinstance(error, CircuitBreakerOpenError):
@@ -295,7 +298,7 @@ class Admission:
         if self.retry is None:
             state.refusal = error
             return
-        pause = max(_SHORTEST, failure_of(error).retry_after)
+        pause = max(SHORTEST, failure_of(error).retry_after)
         if state.deadline_at is None or not is_hopeless(state.deadline_at, now() + pause):
             raise Postponed(pause)
         state.refusal = _too_late()

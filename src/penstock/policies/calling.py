@@ -80,6 +80,7 @@ class PolicyCall:
                 try:
                     if self._observed is None:
                         return await policy.run(state, call, item)
+                    self._check_refusal()
                     if not policy.admit(state, item):
                         await policy.wait(state, item)
                     with self._attempt_observed():
@@ -111,6 +112,7 @@ class PolicyCall:
 
     def _attempt(self) -> Any:
         policy, state, item = self._policy, self._state, self._item
+        self._check_refusal()
         if not policy.admit(state, item):
             if blocks_loop():
                 self._admit_without_waiting()
@@ -152,6 +154,11 @@ class PolicyCall:
 
     # -- both -----------------------------------------------------------------------------------
 
+    def _check_refusal(self) -> None:
+        """Raise why there is no other attempt, if that was known after the last one."""
+        if self._state.refusal is not None:
+            raise self._state.refusal
+
     def _attempt_observed(self) -> AbstractContextManager[object]:
         state = self._state
         if self._observed is None:
@@ -166,7 +173,7 @@ class PolicyCall:
             note_attempts(broken, self._state.attempts)
             raise
         if delay is None:
-            note_attempts(error, self._state.attempts)
+            note_attempts(error, self._state.attempts, self._state.why)
         return delay
 
 

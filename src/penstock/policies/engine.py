@@ -8,7 +8,6 @@ item is data, in an ``ItemState``.
 from __future__ import annotations
 
 import asyncio
-import math
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -21,12 +20,12 @@ from penstock.limits.adaptive import AdaptiveConcurrency
 from penstock.limits.failures import Failure, failure_of
 from penstock.limits.rate.permit import Permit, permit_of, starts_under_way, still_under_way
 from penstock.limits.rate.sliding_log import Record
-from penstock.policies.admission import Admission, Postponed
 from penstock.policies.classify import classify
 from penstock.policies.item_state import ItemAttempt, ItemState, NotBegun
+from penstock.policies.retrying import Retrying
 
 
-class PolicyEngine(Admission):
+class PolicyEngine(Retrying):
     """Runs items under settings that are checked already; :class:`penstock.Policy` has the checks.
 
     The methods may be called from any thread.
@@ -114,16 +113,20 @@ class PolicyEngine(Admission):
         attempt = start.call
         if attempt is state:
             if self._budget is not None and not self._budget.is_full:
-                self._budget.succeeded(state.failure)
+                self._budget.succeeded(state.paid_failure)
+            if self._hears_success:
+                self._hear_success(state, start)
         elif not attempt.has_responded:
-            self._tell_success(attempt)
+            self._tell_success(attempt, start)
         start.call = None
         if attempt is not state or self._has_budget:
             self._release(start, attempt)
 
-    def _tell_success(self, attempt: ItemAttempt) -> None:
+    def _tell_success(self, attempt: ItemAttempt, start: Permit | Record | None = None) -> None:
+        if self._hears_success:
+            self._hear_success(attempt.state, start)
         if self._budget is not None and not self._budget.is_full:
-            self._budget.succeeded(attempt.state.failure)
+            self._budget.succeeded(attempt.state.paid_failure)
         if attempt.called_at is not None:
             self._tell(attempt, None, None)
         if attempt.passed_at is not None and self.limits._is_gated:
@@ -145,8 +148,10 @@ class PolicyEngine(Admission):
                 state.failure = failure
                 if counts and failure.is_throttle and self._closes_gate(attempt, failure):
                     self._refused(state, permit_of(start, self.limits), error, last)
-                if failure.retry_after > self.max_retry_after and not failure.is_short_circuit:
+                if self._is_too_long(failure):
                     state.failure = failure = self._too_long(failure, error)
+            if self._outages is not None:
+                self._hear_failure(state, start, error, failure if counts else None)
             if counts and attempt is not state and attempt.called_at is not None:
                 self._tell(attempt, error, failure)
         except Exception as broken:  # a function of the user's: the item fails with that
@@ -256,47 +261,6 @@ class PolicyEngine(Admission):
             if attempt.breaker_permit is not None and self.breaker is not None:  # nothing was told
                 self.breaker.cancelled(attempt.breaker_permit)
             self._leave_slot(attempt)
-
-    # -- is it tried again --------------------------------------------------------------------
-
-    def after(self, state: ItemState, error: BaseException) -> float | None:
-        """Seconds until another attempt after one that ended with ``error``; None: it failed.
-
-        Raises:
-            BaseException: what a function of the retry policy raised: the item fails with that.
-        """
-        state.is_postponed = isinstance(error, Postponed)
-        if isinstance(error, Postponed):
-            return error.delay
-        refusal, state.refusal = state.refusal, None
-        if self.retry is None or error is refusal or not isinstance(error, Exception):
-            return None
-        if state.failure is not None and state.failure.retry_after > self.max_retry_after:
-            return None  # whatever the retry policy says
-        elapsed, left = 0.0, math.inf
-        if self._measures:  # or nobody asks
-            moment = now()
-            elapsed = moment - state.began_at
-            if state.deadline_at is not None:
-                left = state.deadline_at - moment
-        try:
-            delay = self.retry.next_wait(
-                state.attempts,
-                error,
-                elapsed=elapsed,
-                at_most=left,
-                failure=state.failure,
-            )
-        except StopIteration:  # a backoff that takes its waits from an iterator: no more
-            add_note(error, "penstock: not tried again, the retry policy raised StopIteration")
-            return None
-        if delay is not None:
-            with self._lock:
-                self._retries += 1
-                state.scope.retries += 1
-            if state.is_observed:
-                state.scope.observer.on_retry(error)
-        return delay
 
 
 def responded() -> None:

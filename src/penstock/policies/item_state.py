@@ -14,6 +14,7 @@ from penstock.limits.rate.permit import Permit
 from penstock.limits.rate.sliding_log import Record
 from penstock.policies.dead_letters import DeadLetters
 from penstock.policies.observer import Observer
+from penstock.policies.outage import ItemFailures
 
 
 class ItemRunner(Protocol):
@@ -115,7 +116,9 @@ class ItemState:
 
     __slots__ = (
         "_closing",
+        "_failures",
         "_gate_key",
+        "_why",
         "attempts",
         "began_at",
         "call",
@@ -149,7 +152,7 @@ class ItemState:
         self.permit: Permit | Record | None = None
         #: Why it may not start, ever.
         self.refusal: Exception | None = None
-        #: Whether it was put back, since it could not start yet.
+        #: Whether it was put back without an attempt that counts.
         self.is_postponed = False
         #: Seconds that the last attempt waited for limits, if there are any; and since when it
         #: waits for that of its key.
@@ -194,6 +197,42 @@ class ItemState:
     @closing.setter
     def closing(self, number: int) -> None:
         self._closing = number
+
+    @property
+    def failures(self) -> ItemFailures | None:
+        """How its calls have failed, as far as outages and throttles go; None: they have not."""
+        return getattr(self, "_failures", None)
+
+    def own_failures(self) -> ItemFailures:
+        """The same, made if need be."""
+        failures = getattr(self, "_failures", None)
+        if failures is None:
+            failures = self._failures = ItemFailures()
+        return failures
+
+    def take_failures(self, failures: ItemFailures) -> None:
+        """They are those of the same item, which was here before."""
+        self._failures = failures
+
+    @property
+    def why(self) -> str:
+        """Why it is not tried again, if it has failed for good."""
+        return getattr(self, "_why", "")
+
+    @why.setter
+    def why(self, why: str) -> None:
+        self._why = why
+
+    @property
+    def paid_failure(self) -> Failure | None:
+        """The failure after which a budget has paid for another attempt; None: it has not."""
+        failures = self.failures
+        return self.failure if failures is None or failures.is_paid else None
+
+    @property
+    def is_queued(self) -> bool:
+        """Whether nobody waits for it in particular: it is of ``put``, or of a map or a batch."""
+        return self.scope.postpones and (self.future is None or self.job is not None)
 
     @property
     def is_awaited(self) -> bool:

@@ -46,6 +46,10 @@ class PolicyStatistics:
     gate_closed_for: float
     #: ``"closed"``, ``"open"`` or ``"half_open"``; ``None`` without a breaker.
     breaker_state: str | None
+    #: With ``retry``: how often a service went away; seconds for which it has been away, 0 when it
+    #: is there as far as is known. Of several services, that which has been away for longest.
+    outages: int
+    outage_for: float
 
 
 class Policy(PolicyEngine):
@@ -80,8 +84,8 @@ class Policy(PolicyEngine):
             "too many requests", only the items with its key wait. What it raises, the put or the
             call raises, as a ``ValueError``. ``None``: the keys of ``limits``, where any has
             ``key=``; or else all items wait.
-        max_retry_after: the longest time that a service may have a call wait for, in seconds, zero
-            or more. What it refuses for longer is not tried again, and fails with a note that says
+        max_retry_after: the longest time that a service may have a call wait for, in seconds, above
+            0. What it refuses for longer is not tried again, and fails with a note that says
             how long it was. ``math.inf``: any time is waited for.
         name: what to call it in telemetry; "policy" unless given.
         telemetry: where the spans and metrics of calls go that are made without a queue; by default
@@ -121,6 +125,9 @@ class Policy(PolicyEngine):
         checks.optional_function(classify, "classify", "error")
         checks.optional_function(gate_key, "gate_key", "item")
         longest = checks.seconds(max_retry_after, "max_retry_after")
+        if not longest:
+            raise ValueError("max_retry_after must be above 0, got 0")
+        is_own = not isinstance(limits, Limiter)
         if not isinstance(limits, Limiter):
             limits = Limiter(limits)
             limits.max_retry_after = longest
@@ -136,6 +143,8 @@ class Policy(PolicyEngine):
             longest,
         )
         self.name = "policy" if name is None else checks.label(name, "name")
+        if is_own:
+            limits._standstills.whose = f"of the policy {checks.shown(self.name)}"
         self._telemetry = telemetry
         # Of calls without a queue; made by the first of them, unless telemetry was given.
         self._scope: PolicyScope | None = None
@@ -217,6 +226,8 @@ class Policy(PolicyEngine):
             gate_closures=limits.closures,
             gate_closed_for=limits.closed_for,
             breaker_state=self.breaker_state,
+            outages=0 if self._outages is None else self._outages.begun,
+            outage_for=self._outage_for(),
         )
 
     def _own_scope(self) -> PolicyScope:
@@ -246,17 +257,18 @@ def _checked(value: Any, kind: type, name: str) -> Any:
     return value
 
 
-def policy_of(policy: Any, parts: dict[str, Any]) -> Policy | None:
+def policy_of(policy: Any, parts: dict[str, Any], name: str | None = None) -> Policy | None:
     """The policy that a user gave, or one of the ``parts`` that were; None where that is nothing.
 
-    ``parts`` are arguments of :class:`Policy`: None, or an empty tuple, is not given.
+    ``parts`` are arguments of :class:`Policy`: None, or an empty tuple, is not given. ``name``:
+    that of the queue, which a policy that is made gets too.
 
     Raises:
         TypeError, ValueError: for what is not allowed; or both were given.
     """
     given = [name for name, value in parts.items() if value is not None and value != ()]
     if policy is None:
-        made = Policy(**parts)  # which checks them
+        made = Policy(**parts, name="default" if name is None else name)  # which checks them
         is_nothing = not made.limits.limits and made.limits is not parts["limits"]
         return None if is_nothing and set(given) <= {"limits"} else made
     if not isinstance(policy, Policy):

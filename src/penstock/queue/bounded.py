@@ -22,9 +22,9 @@ from penstock.policies.policy import Policy
 from penstock.queue.base import WARNING_INTERVAL
 from penstock.queue.buffer import Buffer
 from penstock.queue.counters import QueueCounters
+from penstock.queue.entry_buffer import EntryBuffer
 from penstock.queue.in_process import InProcessQueue
 from penstock.queue.status import QueueStatistics, QueueStatus
-from penstock.queue.store import EntryBuffer
 from penstock.queue.stream import Consumable
 from penstock.workers.calls import AsyncCall, ErrorHandler, WorkerFunc
 from penstock.workers.inside import Caller

@@ -24,7 +24,9 @@ from heapq import heapify, heappop, heappush
 from typing import Any, TypeAlias, TypeVar
 
 from penstock._util.wait_queue import WaitQueue
-from penstock.queue.store import EntryStore, Lane, PutOutcome
+from penstock.queue.entry_buffer import PutOutcome
+from penstock.queue.lane import Lane
+from penstock.queue.store import EntryStore
 from penstock.workers.item import Entry, Ticket, job_of
 from penstock.workers.job import Job
 from penstock.workers.turn import LoopTurn
@@ -50,9 +52,7 @@ class Buffer(EntryStore[T], WaitQueue):
     """Used from the thread of one event loop only."""
 
     def __init__(self, maxsize: int) -> None:
-        #: How long workers may go on without a wait.
-        self.turn = LoopTurn()
-        EntryStore.__init__(self, maxsize, deque())
+        EntryStore.__init__(self, maxsize, deque(), LoopTurn())
         WaitQueue.__init__(self)
         # Entries of puts that are not confirmed yet, by number. They are in ``entries`` already.
         self._granted: dict[int, Entry[T]] = {}
@@ -308,10 +308,6 @@ class Buffer(EntryStore[T], WaitQueue):
             if self.closed:
                 self.wake_all()
 
-    def _look_what_is_special(self) -> None:
-        super()._look_what_is_special()
-        self._is_special |= self.turn.is_paused
-
     def _taken(self, entry: Entry[T] | None) -> Entry[T] | None:
         if entry is not None:
             self._grant()
@@ -356,7 +352,7 @@ class Buffer(EntryStore[T], WaitQueue):
             self._unpark_kind(_BY_HAND, len(self._main))
             self._unpark_kind(0, self._takeable())
         else:
-            self._unpark(len(self._main) - len(self._unparked))
+            self._unpark(len(self.entries) + len(self._requeued) - len(self._unparked))
 
     def _available(self) -> int:
         return len(self._main)
@@ -410,24 +406,29 @@ class Buffer(EntryStore[T], WaitQueue):
             self._put_back(entry)
             self.wake()
             return
+        # Nothing can be taken that could not be before, so nobody is woken.
         loop = asyncio.get_running_loop()
         self._delay(entry, loop.time() + delay)
         self._set_due_timer(loop)
-        self.wake()
 
     def _set_due_timer(self, loop: asyncio.AbstractEventLoop) -> None:
-        if self._due_timer is not None:
-            self._due_timer.cancel()
-            self._due_timer = None
-        if self._delayed:
-            self._due_timer = loop.call_at(self._delayed[0][0], self._on_due, loop)
+        """Have :meth:`_on_due` called when the first of the delayed entries is due, if not before.
+
+        A timer that is too early is left alone: the entry that it was set for is gone.
+        """
+        due, timer = self._delayed[0][0], self._due_timer
+        if timer is not None:
+            if timer.when() <= due:
+                return
+            timer.cancel()
+        self._due_timer = loop.call_at(due, self._on_due, loop)
 
     def _on_due(self, loop: asyncio.AbstractEventLoop) -> None:
-        # A loop calls a little early, by its clock's grain. And the entry that the timer was set
-        # for may be gone.
-        timer = self._due_timer
+        timer, self._due_timer = self._due_timer, None
+        # A loop calls a little early, by its clock's grain.
         self._promote_due(loop.time() if timer is None else max(loop.time(), timer.when()))
-        self._set_due_timer(loop)
+        if self._delayed:
+            self._set_due_timer(loop)
         self.wake()
         if self.closed and self.is_over:
             self.wake_all()

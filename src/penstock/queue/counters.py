@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable
 from typing import Any, Literal
 
-from penstock.queue.store import EntryBuffer
+from penstock.queue.entry_buffer import EntryBuffer
 
 Field = Literal["full", "cancelled", "stopped", "put_waits", "processed", "errors"]
 

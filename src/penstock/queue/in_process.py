@@ -24,12 +24,12 @@ from penstock.policies.observer import ObservedPut, ObserverProvider
 from penstock.policies.policy import Policy
 from penstock.queue.base import CLOSED, NO_LIMIT, policy_statistics
 from penstock.queue.counters import QueueCounters
+from penstock.queue.entry_buffer import EntryBuffer, PutOutcome
 from penstock.queue.holder import Holder
 from penstock.queue.key_hold import KeyHold
 from penstock.queue.lifecycle import QueueLifecycle, is_cancelled
 from penstock.queue.limit_hold import LimitHold
 from penstock.queue.status import QueueStatistics, QueueStatus
-from penstock.queue.store import EntryBuffer, PutOutcome
 from penstock.workers.calls import AsyncCall
 from penstock.workers.inside import Caller
 from penstock.workers.item import AnyFuture, Entry, Ticket

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
-from penstock.errors import BatchError
+from penstock.errors import BatchError, OutageError
 from penstock.queue.bounded import BoundedQueue
 from penstock.workers.calls import ErrorHandler, WorkerFunc
 from penstock.workers.item import JobTicket
@@ -52,6 +52,21 @@ class BatchResult:
             raise BatchError(
                 f"{self.failed} of {self.processed} items failed{about}", result=self
             ) from first
+
+
+def check_outage(job: Job[Any], error: BaseException | None = None) -> None:
+    """Do nothing if the service of the job's items is there.
+
+    Raises:
+        OutageError: it has been away for too long. ``error`` is its cause, or else the first error
+            of the job.
+    """
+    if job.outage_error is not None:
+        result = BatchResult.of(job)
+        raise OutageError(
+            f"{job.outage_error}: {result.failed} items have failed, and no more were read",
+            result=result,
+        ) from (error or next(iter(result.errors), None))
 
 
 class RunningJob(Generic[T]):
@@ -100,6 +115,11 @@ class RunningJob(Generic[T]):
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         await self._queue._put_of(self.job, self._ticket, item, future)
         return future
+
+    @property
+    def is_given_up(self) -> bool:
+        """Whether no more items are to be read: their service has been away for too long."""
+        return self.job.outage_error is not None
 
     async def join(self) -> None:
         """Wait until the items that were put are done.

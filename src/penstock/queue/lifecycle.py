@@ -14,8 +14,8 @@ from penstock.errors import QueueClosedError, QueueStateError
 from penstock.limits.adaptive import AdaptiveConcurrency
 from penstock.queue.base import CLOSED, QueueBase, always
 from penstock.queue.counters import QueueCounters
+from penstock.queue.entry_buffer import EntryBuffer
 from penstock.queue.status import NotProcessedError, QueueStatus
-from penstock.queue.store import EntryBuffer
 from penstock.workers.calls import ErrorHandler, WorkerFunc
 from penstock.workers.item import Ticket
 from penstock.workers.job import Job

@@ -84,6 +84,8 @@ class ResultStream(Generic[T]):
                     else:
                         future.add_done_callback(self._futures.put_nowait)
                     await self._turns.acquire()
+                    if self._job.is_given_up:
+                        break
         finally:
             self._futures.put_nowait(None)
 

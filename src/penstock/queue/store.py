@@ -2,82 +2,19 @@
 
 from __future__ import annotations
 
-import asyncio
 import math
-from bisect import bisect_left
 from collections import deque
-from collections.abc import Iterable, Iterator
-from contextlib import AbstractContextManager
-from contextvars import Context
-from enum import Enum
+from collections.abc import Iterable
 from heapq import heapify, heappop, heappush
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, TypeVar
 
 from penstock.queue.holder import Holder
+from penstock.queue.lane import Lane, number_of
 from penstock.workers.item import Entry, Ticket, job_of
 from penstock.workers.job import Job
+from penstock.workers.turn import ENDLESS, LoopTurn
 
 T = TypeVar("T")
-
-
-class PutOutcome(Enum):
-    """How a put that waited for room ended."""
-
-    ACCEPTED = "accepted"
-    TIMED_OUT = "timed out"
-    CLOSED = "closed"
-
-
-class Lane(Generic[T]):
-    """The entries of one job that can be taken, in the order of their puts.
-
-    Requeued entries, those of cancelled workers and delayed ones that are due, come before the
-    waiting ones: they were put before them.
-    """
-
-    __slots__ = ("job", "requeued", "waiting")
-
-    def __init__(self, job: Job[T] | None, waiting: deque[Entry[T]]) -> None:
-        self.job = job
-        self.waiting = waiting
-        # A heap by number: the entry that was put first is handed out first.
-        self.requeued: list[Entry[T]] = []
-
-    def __len__(self) -> int:
-        return len(self.waiting) + len(self.requeued)
-
-    def __iter__(self) -> Iterator[Entry[T]]:
-        # Each is copied in one piece: a reader may be in another thread.
-        return iter([*sorted([*self.requeued], key=_number_of), *self.waiting.copy()])
-
-    @property
-    def head(self) -> Entry[T] | None:
-        """The entry that is taken next."""
-        if self.requeued:
-            return self.requeued[0]
-        return self.waiting[0] if self.waiting else None
-
-    def remove_waiting(self, entry: Entry[T]) -> bool:
-        """Remove one waiting entry; False if it is not there."""
-        waiting, number = self.waiting, entry[0]
-        if not waiting or not waiting[0][0] <= number <= waiting[-1][0]:
-            return False
-        # They stand in the order of their numbers, and hardly any number is missing at the end.
-        low = max(0, len(waiting) - 1 - (waiting[-1][0] - number))
-        place = low if waiting[low][0] == number else bisect_left(waiting, (number,), low)
-        if waiting[place][0] != number:
-            return False
-        del waiting[place]
-        return True
-
-    def remove(self, numbers: set[int]) -> None:
-        """Remove the entries with these numbers, in one pass."""
-        waiting = [entry for entry in self.waiting if entry[0] not in numbers]
-        if len(waiting) < len(self.waiting):
-            self.waiting.clear()
-            self.waiting.extend(waiting)
-        self.requeued[:] = [entry for entry in self.requeued if entry[0] not in numbers]
-        heapify(self.requeued)
 
 
 class EntryStore(Generic[T]):
@@ -102,9 +39,13 @@ class EntryStore(Generic[T]):
     While it is *held*, workers find nothing to take: the next entry would have to wait for a limit.
     From the first time on until nothing is left it is *limited*: workers are woken one at a time,
     since the next entry may be held again. What is taken by hand is not concerned.
+
+    Nor do they find anything while their ``turn`` in the event loop is paused.
     """
 
-    def __init__(self, maxsize: int, entries: deque[Entry[T]]) -> None:
+    def __init__(self, maxsize: int, entries: deque[Entry[T]], turn: LoopTurn = ENDLESS) -> None:
+        #: How long workers may go on without a wait.
+        self.turn = turn
         self.maxsize = maxsize
         self.closed = False
         #: The waiting entries of the standing job, in order. Others may look at its length only.
@@ -123,7 +64,8 @@ class EntryStore(Generic[T]):
         self.lanes: dict[Job[T], Lane[T]] = {}
         # How many entries wait in those.
         self._in_lanes = 0
-        # Whether a take must look at more than ``entries``: at lanes, or requeued entries.
+        # Whether a take must look at more than ``entries``: at lanes, at requeued entries, or at
+        # what holds it up.
         self._is_special = False
         #: What holds entries back, where there are limits.
         self.limits = Holder()
@@ -198,7 +140,7 @@ class EntryStore(Generic[T]):
         """The accepted entries that no worker holds, the oldest first."""
         delayed = self._all_delayed()
         entries = [*delayed, *(entry for lane in self._all_lanes() for entry in lane)]
-        return sorted(entries, key=_number_of) if self._is_special or delayed else entries
+        return sorted(entries, key=number_of) if self._is_special or delayed else entries
 
     def _remove(self, entries: Iterable[Entry[T]]) -> int:
         """Remove entries of a :meth:`snapshot`; return how many of them were still there."""
@@ -226,7 +168,10 @@ class EntryStore(Generic[T]):
             self._remove([entry])
 
     def _count(self) -> None:
-        """Set what is known about all lanes and delayed entries, after any of them has changed."""
+        """Set what is known about all lanes and delayed entries, after any of them has changed.
+
+        An entry that is delayed, or taken again, is counted without this: that comes more often.
+        """
         lanes, peak = self.lanes, self.peak
         self._in_lanes = sum(len(lane.waiting) for lane in lanes.values()) if lanes else 0
         self.main_peak = peak - self._in_lanes
@@ -234,7 +179,9 @@ class EntryStore(Generic[T]):
         self.room = self.maxsize - len(self._delayed_ids) - self._in_lanes
 
     def _look_what_is_special(self) -> None:
-        self._is_special = bool(self._requeued or self.lanes or self.limits.is_limited)
+        self._is_special = bool(
+            self._requeued or self.lanes or self.limits.is_limited or self.turn.is_paused
+        )
 
     def _append(self, entry: Entry[T]) -> None:
         """Add the entry of a put to the lane of its job."""
@@ -324,8 +271,13 @@ class EntryStore(Generic[T]):
         """Take the head of a lane."""
         if lane.requeued:
             entry = heappop(lane.requeued)
-            if self._delayed_ids:
-                self._end_delay(entry)
+            number = entry[0]
+            if number in self._delayed_ids:  # it takes up no room any more
+                self._delayed_ids.discard(number)
+                self.room += 1
+                if number in self.limits.handed_out:
+                    self.limits.handed_out.discard(number)
+                    self.limits.was_taken(entry[3].place)  # type: ignore[union-attr]
         else:
             entry = self._pop_waiting(lane.waiting)
             if lane is not self._main:
@@ -407,7 +359,7 @@ class EntryStore(Generic[T]):
         jobs = list(self.lanes)
         if jobs:
             lanes = self._all_lanes()
-            waiting = sorted((one for lane in lanes for one in lane.waiting), key=_number_of)
+            waiting = sorted((one for lane in lanes for one in lane.waiting), key=number_of)
             requeued = [one for lane in lanes for one in lane.requeued]
             self.lanes.clear()
             self.entries.clear()
@@ -423,17 +375,7 @@ class EntryStore(Generic[T]):
         number = entry[0]
         heappush(self._delayed, (due, number, entry))
         self._delayed_ids.add(number)
-        self._count()
-
-    def _end_delay(self, entry: Entry[T]) -> None:
-        """The entry takes up no room any more."""
-        number = entry[0]
-        if number in self._delayed_ids:
-            self._delayed_ids.discard(number)
-            self._count()
-            if number in self.limits.handed_out:
-                self.limits.handed_out.discard(number)
-                self.limits.was_taken(entry[3].place)  # type: ignore[union-attr]
+        self.room -= 1
 
     def _promote_due(self, now: float) -> None:
         """Move the delayed entries that are due to the requeued ones."""
@@ -455,7 +397,7 @@ class EntryStore(Generic[T]):
             return
         self.limits.parked[number] = entry
         self._delayed_ids.add(number)
-        self._count()
+        self.room -= 1
         self.limits.was_parked(number, ticket.place)
 
     def _hand_out(self, number: int) -> bool:
@@ -464,68 +406,6 @@ class EntryStore(Generic[T]):
         self.limits.handed_out.add(number)
         self._requeue(entry)
         return not self.lanes or self._free(job_of(entry) or self.standing) > 0
-
-
-class EntryBuffer(Protocol[T]):
-    """What a queue needs of its buffer. ``Buffer`` documents each member."""
-
-    maxsize: int
-    closed: bool
-    room: int
-    entries: deque[Entry[T]]
-    standing: Job[T] | None
-    limits: Holder
-
-    def __len__(self) -> int: ...
-    @property
-    def peak(self) -> int: ...
-    @property
-    def accepted(self) -> int: ...
-    @property
-    def ready(self) -> int: ...
-    @property
-    def unclaimed(self) -> int: ...
-    @property
-    def putters(self) -> int: ...
-    @property
-    def delayed(self) -> int: ...
-    def is_drained(self) -> bool: ...
-    def snapshot(self) -> list[Entry[T]]: ...
-    def discard(self, entries: Iterable[Entry[T]]) -> int: ...
-    def offer(
-        self, item: T, ticket: Ticket | None = None, context: Context | None = None
-    ) -> bool: ...
-    async def wait_for_room(
-        self,
-        item: T,
-        timeout: float | None,
-        ticket: Ticket | None = None,
-        context: Context | None = None,
-    ) -> PutOutcome: ...
-    def take_by_hand(self) -> Entry[T] | None: ...
-    async def wait_by_hand(self, timeout: float | None = None) -> bool: ...
-    def requeue(self, entry: Entry[T]) -> None: ...
-    def wake(self) -> None: ...
-    @property
-    def loop(self) -> asyncio.AbstractEventLoop | None: ...
-    @property
-    def startable(self) -> int: ...
-    @property
-    def guard(self) -> AbstractContextManager[Any]: ...
-    def hold(self) -> None: ...
-    def go_on(self) -> bool: ...
-    def unpark(self, number: int) -> bool: ...
-    def open(self) -> None: ...
-    def close(self) -> None: ...
-    def end(self) -> list[Job[T]]: ...
-    def forget_waiters(self) -> None: ...
-    def open_lane(self, job: Job[T]) -> None: ...
-    def split(self) -> None: ...
-    def close_lane(self, job: Job[T]) -> int: ...
-
-
-def _number_of(entry: Entry[Any]) -> int:
-    return entry[0]
 
 
 def _without_job(entry: Entry[T]) -> Entry[T]:

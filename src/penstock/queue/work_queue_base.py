@@ -42,7 +42,7 @@ class WorkQueueBase(Generic[T]):
         self.concurrency_limit = concurrency_limit
         if queue is None:
             parts = {name: settings.pop(name) for name in _OF_POLICY}
-            settings["policy"] = policy = policy_of(settings["policy"], parts)
+            settings["policy"] = policy = policy_of(settings["policy"], parts, settings["name"])
             self._retries = policy is not None and policy.retry is not None
             return True
         self._retries = False

@@ -27,10 +27,11 @@ from contextvars import Context, copy_context
 from heapq import heappush
 from typing import Any, Protocol, TypeVar
 
-import janus
-
 from penstock._util.garbage import refuse_in_collection
-from penstock.queue.store import EntryStore, Lane, PutOutcome
+from penstock.queue.entry_buffer import PutOutcome
+from penstock.queue.lane import Lane
+from penstock.queue.store import EntryStore
+from penstock.sync.janus_queue import JanusQueue
 from penstock.sync.waiting import BY_HAND, TASK, THREAD, LoopWaiters, OneShotEvent, WaitingPut
 from penstock.workers.item import Entry, Ticket, job_of
 from penstock.workers.job import Job
@@ -45,45 +46,6 @@ _IS_FREE_THREADED = "free-threading" in sys.version
 
 def _never() -> bool:
     return False
-
-
-class _JanusQueue(janus.Queue["Entry[T]"]):
-    """A janus queue over our store, by the methods that janus has for subclasses.
-
-    janus keeps the bound. Which entry is put where, and taken next, is for the store to say.
-    """
-
-    def __init__(self, maxsize: int) -> None:
-        self.entries: deque[Entry[T]] = deque()
-        #: Where the next get takes from.
-        self.source = self.entries
-        self.store: EntryStore[T]
-        super().__init__(maxsize)
-
-    def _init(self, maxsize: int) -> None:
-        pass
-
-    def _qsize(self) -> int:
-        return len(self.entries) + self.store._in_lanes
-
-    def _put(self, item: Entry[T]) -> None:
-        if item[3] is None and self.store._owner is None:
-            self.entries.append(item)
-        else:
-            self.store._append(item)
-
-    def _get(self) -> Entry[T]:
-        return self.source.popleft()
-
-    def use_methods(self, is_plain: bool) -> None:
-        """``is_plain``: all entries are in the one deque, and its own methods are the quickest."""
-        # One by one: after a look at its __dict__, Python finds the attributes of an object slowly.
-        if is_plain:
-            self._qsize = self.entries.__len__  # type: ignore[method-assign]
-            self._put = self.entries.append  # type: ignore[assignment, method-assign]
-            self._get = self.entries.popleft  # type: ignore[method-assign]
-        else:
-            del self._qsize, self._put, self._get
 
 
 class EntryHolder(Protocol[T]):
@@ -116,8 +78,8 @@ class JanusBuffer(EntryStore[T]):
     """
 
     def __init__(self, maxsize: int) -> None:
-        queue: _JanusQueue[T]
-        self._queue = queue = _JanusQueue(maxsize)
+        queue: JanusQueue[T]
+        self._queue = queue = JanusQueue(maxsize)
         super().__init__(maxsize, queue.entries)
         queue.store = self
         self._is_plain = True

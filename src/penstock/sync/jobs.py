@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, Generic, TypeVar
 
 from penstock._util.compat import Self
@@ -73,6 +73,21 @@ class BlockingJob(Generic[T]):
         future = Result(self._queue._pool, is_nested=self.job.is_nested)
         self.put(item, future)
         return future
+
+    @property
+    def is_given_up(self) -> bool:
+        """Whether no more items are to be read: their service has been away for too long."""
+        return self.job.outage_error is not None
+
+    def until_given_up(self, items: Iterator[T]) -> Iterator[T]:
+        """``items``, as long as they are to be read."""
+        while not self.is_given_up:
+            try:
+                item = next(items)
+            except StopIteration:
+                return
+            yield item
+            del item  # and keep nothing alive that was handed out
 
     def join(self) -> None:
         """Wait until the items that were put are done.

@@ -23,9 +23,9 @@ from penstock.policies.dead_letters import MAX_DEAD_LETTERS
 from penstock.policies.observer import ObserverProvider
 from penstock.policies.policy import Policy
 from penstock.queue.base import CLOSED, WARNING_INTERVAL
+from penstock.queue.entry_buffer import EntryBuffer
 from penstock.queue.in_process import InProcessQueue
 from penstock.queue.status import NotProcessedError, QueueStatistics, QueueStatus, state_error
-from penstock.queue.store import EntryBuffer
 from penstock.sync.buffer import JanusBuffer
 from penstock.sync.futures import Result
 from penstock.sync.pool import ThreadWorkerPool, run_to_completion

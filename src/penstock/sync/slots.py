@@ -14,7 +14,7 @@ from contextlib import suppress
 from typing import Any, Generic, TypeVar
 
 from penstock.queue.counters import Field, QueueCounters
-from penstock.queue.store import EntryBuffer
+from penstock.queue.entry_buffer import EntryBuffer
 from penstock.sync.buffer import JanusBuffer
 from penstock.sync.waiting import LoopWaiters
 from penstock.workers.item import Entry, job_of

@@ -9,7 +9,7 @@ from contextvars import Context
 from typing import Any, Protocol
 
 from penstock._util.wait_queue import WaitQueue
-from penstock.queue.store import PutOutcome
+from penstock.queue.entry_buffer import PutOutcome
 from penstock.workers.item import Entry, Ticket
 from penstock.workers.turn import LoopTurn
 

@@ -29,7 +29,7 @@ from penstock.policies.dead_letters import MAX_DEAD_LETTERS
 from penstock.policies.observer import ObserverProvider
 from penstock.policies.policy import Policy
 from penstock.protocols import Queue
-from penstock.queue.jobs import BatchResult
+from penstock.queue.jobs import BatchResult, check_outage
 from penstock.queue.results import outcome_of
 from penstock.queue.status import QueueStatus
 from penstock.queue.work_queue_base import WorkQueueBase
@@ -299,12 +299,15 @@ class WorkQueue(FromConfig, WorkQueueBase[T], BlockingConsumable[T]):
             try:
                 for item in items:
                     running.put(item)
+                    if running.is_given_up:
+                        break
             except QueueStateError as error:
                 is_ended = isinstance(error, QueueClosedError) or running.job.is_over
-                if is_ended or queue.status is QueueStatus.STOPPING:  # by somebody else
+                if is_ended or queue.status is not QueueStatus.PROCESSING:  # by somebody else
                     running.join()  # until that has ended
                 raise
             running.join()
+            check_outage(running.job)
             return BatchResult.of(running.job)
 
     def _batch_elsewhere(
@@ -437,10 +440,15 @@ class WorkQueue(FromConfig, WorkQueueBase[T], BlockingConsumable[T]):
         running = BlockingJob(queue, worker_func, workers, on_exit=self._restore_signals_if_stopped)
         with running:
             most = queue.maxsize + running.job.most
-            for future in results_of(running.submit, source, most, ordered):
-                outcome = [outcome_of(future, return_exceptions)]
+            for future in results_of(running.submit, running.until_given_up(source), most, ordered):
+                try:
+                    outcome = [outcome_of(future, return_exceptions)]
+                except Exception as error:
+                    check_outage(running.job, error)
+                    raise
                 del future  # and keep nothing alive that was handed out
                 yield outcome.pop()
+            check_outage(running.job)
 
     # -- signals ------------------------------------------------------------------------------
 

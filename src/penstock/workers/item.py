@@ -54,25 +54,16 @@ class Ticket(ItemState):
         """Whether the job of the item has ended: what becomes of it is nobody's business."""
         return self.job is not None and self.job.is_over
 
-    def may_suspend(self, standing: Any) -> bool:
-        """Whether the function of the item may wait for something."""
-        return self.call is not None or (self.job or standing).may_suspend
-
     @property
     def is_nested(self) -> bool:
         """Whether the job of the item was opened inside an item, whose worker waits for it."""
         return self.job is not None and self.job.is_nested
 
-    def run(self, call: AsyncCall[Any], standing: Any, item: Any) -> Awaitable[Any]:
+    def run(self, call: AsyncCall[Any], job: Any, item: Any) -> Awaitable[Any]:
         """Call the function, once the item may start, and set the future's result.
 
-        ``call`` is that of the standing job, for an item that has no job or call of its own.
+        ``call`` is that of ``job``, for an item that has none of its own.
         """
-        job = self.job
-        if job is None:
-            job = standing
-        else:
-            call = job.call
         if self.call is not None:
             call = self.call
         # No coroutine of its own, unless there is more to do than the call.
@@ -103,7 +94,9 @@ class Ticket(ItemState):
         except BaseException as broken:  # noqa: BLE001 - the item fails with that
             error, delay = broken, None
         if delay is None:
-            note_attempts(error, self._attempts_made(error))
+            note_attempts(error, self._attempts_made(error), self.why)
+            if job is not None and self.failures is not None:
+                job.outage_error = job.outage_error or self.failures.outage_error
         return delay, error
 
     def on_failure(self, error: BaseException, item: Any) -> None:
@@ -127,6 +120,8 @@ class Ticket(ItemState):
         """Return a copy for the next worker that takes the item, and revoke this one."""
         new = copy(self)
         new.permit = None  # the other worker's
+        if self.failures is not None:  # the other worker's call may still end
+            new.take_failures(copy(self.failures))
         # In this order: an item without a future that is not revoked is kept when it fails.
         self.is_revoked = True
         self.future = None
@@ -197,11 +192,9 @@ class JobTicket(Ticket):
         super().__init__()
         self.job = job
 
-    def run(self, call: AsyncCall[Any], standing: Any, item: Any) -> Awaitable[Any]:
+    def run(self, call: AsyncCall[Any], job: Any, item: Any) -> Awaitable[Any]:
         """Call the job's function: there is nobody who waits for the result."""
-        job = self.job
-        assert job is not None
-        return job.call(item)
+        return call(item)
 
     def transfer(self) -> Ticket:
         """Return itself: it knows nothing of who has an item."""

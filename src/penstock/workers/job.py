@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Generic, TypeVar
 
 from penstock._util.functions import may_suspend
+from penstock.errors import OutageError
 from penstock.limits.adaptive import AdaptiveConcurrency
 from penstock.workers.calls import AsyncCall, ErrorHandler, WorkerFunc, as_async
 
@@ -79,6 +80,8 @@ class Job(Generic[T]):
         self.dead_letters = 0
         #: The first error of each type.
         self.errors: dict[type[BaseException], BaseException] = {}
+        #: Set when an item of it has failed since its service was away for too long.
+        self.outage_error: OutageError | None = None
         self._expected = -1
         self._on_all_done: Callable[[], None] = _nothing
 

@@ -24,17 +24,18 @@ class ObservedTicket(Ticket):
     #: Set by whoever makes the ticket.
     observed: ObservedItem
 
-    async def run(self, call: AsyncCall[Any], standing: Any, item: Any) -> None:
+    async def run(self, call: AsyncCall[Any], job: Any, item: Any) -> None:
         """Run the item as any ticket does, and observe the attempt."""
         if not self.claim():
             return
-        job, scope = self.job or standing, self.scope
-        call = self.call or (call if self.job is None else job.call)
+        call, scope = self.call or call, self.scope
         if scope is None:
             with self.observed.attempt():
                 result = await call(item)
         else:
             policy = scope.policy
+            if self.refusal is not None:  # its last attempt was told, and there is no other
+                raise self.refusal
             if not policy.admit(self, item):
                 await policy.wait(self, item)
             with self.observed.attempt(self.attempts + 1, limit_wait=self.waited):

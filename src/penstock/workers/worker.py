@@ -117,7 +117,8 @@ class Worker(Generic[T]):
                         return
                     entry = source.take()
                     if entry is None:
-                        item = context = ticket = steps = awaited = None  # keep nothing alive
+                        item = context = ticket = job = None  # keep nothing alive
+                        steps = awaited = None
                         self.call = self._ticket = None
                         if counters.joiners:  # only here, since with an entry left not all is done
                             counters.notify_if_done()
@@ -139,8 +140,14 @@ class Worker(Generic[T]):
                                 counters.processed += 1
                                 continue
                         else:
-                            steps = ticket.run(call, standing, item).__await__()
-                            if ticket.may_suspend(standing):
+                            job = ticket.job
+                            if job is None:
+                                steps = ticket.run(call, standing, item).__await__()
+                                waits = may_suspend
+                            else:
+                                steps = ticket.run(job.call, job, item).__await__()
+                                waits = job.may_suspend
+                            if waits or ticket.call is not None:
                                 self._ticket = ticket
                                 self.call = this_call = object()
                                 context.run(enter, this_call)
@@ -175,14 +182,14 @@ class Worker(Generic[T]):
                             error = None  # or frame and exception would keep each other alive
                 left = turn.look()
                 if turn.is_over:
-                    entry = item = context = ticket = steps = awaited = None
+                    entry = item = context = ticket = job = steps = awaited = None
                     await source.pause()
         except asyncio.CancelledError:
             return  # and not raise: the task would keep the error, and the error the item
         finally:
             # A kept error (that of a dead letter, say) keeps this frame. The frame must keep no
             # item, and no other error, whose frames have items.
-            entry = item = context = ticket = steps = awaited = None
+            entry = item = context = ticket = job = steps = awaited = None
             error = failure = None  # type: ignore[assignment]
             self.call = self._ticket = None
             if counters.joiners:

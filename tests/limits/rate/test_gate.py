@@ -209,6 +209,14 @@ def test_it_says_for_how_long_nothing_passes() -> None:
     assert gate.stood_for == pytest.approx(now)
 
 
+def test_nobody_goes_first_when_the_refusal_was_long_ago() -> None:
+    gate = gate_of()
+    gate.refused(0, 0, 0, started=(10, 1.0))
+    gate.passed(60, 5)
+    assert gate.opens_at <= 60
+    assert not gate.is_active
+
+
 def test_after_a_while_it_is_as_if_it_had_never_been_closed() -> None:
     gate = gate_of()
     gate.refused(0, 0, 0)

@@ -136,6 +136,18 @@ async def test_gates_are_forgotten_and_closures_are_not() -> None:
     assert not limiter._is_gated
 
 
+def test_a_key_that_cannot_be_one_is_refused() -> None:
+    limiter = Limiter([])
+    for call in (
+        lambda: limiter.close_for(1, key=["a"]),  # type: ignore[arg-type]
+        lambda: limiter.refused(1, key=["a"]),  # type: ignore[arg-type]
+        lambda: limiter.observe({}, 429, key=["a"]),  # type: ignore[arg-type]
+        lambda: limiter.closed_for(["a"]),  # type: ignore[arg-type]
+    ):
+        with pytest.raises(TypeError, match=r"key must be hashable, got \['a'\]"):
+            call()
+
+
 async def test_a_call_that_waits_for_a_gate_may_be_cancelled() -> None:
     limiter = Limiter([Limit(1, 1)])
     limiter.close_for(5, key="a")

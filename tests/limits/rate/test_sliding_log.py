@@ -218,6 +218,15 @@ def test_a_clock_that_goes_back_is_another_clock() -> None:
     assert log.free_at(6) == 15, "the record of the other clock is gone"
 
 
+def test_a_start_that_is_confirmed_by_another_clock_leaves_the_window_by_that_one() -> None:
+    log = SlidingLog(2, 10)
+    log.record(100)
+    reserved = log.reserve()
+    log.confirm(reserved, 5)
+    assert (log.used(14), log.used(15)) == (1, 0)
+    assert log.room(15) == 2
+
+
 def test_and_so_it_is_for_who_takes_what_is_free() -> None:
     log = SlidingLog(2, 10)
     log.record(1000)

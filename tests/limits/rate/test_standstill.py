@@ -11,7 +11,8 @@ from penstock import Limit, Limiter, Policy, RateLimitError, RetryPolicy
 
 
 def lines(caplog: pytest.LogCaptureFixture) -> list[tuple[str, str]]:
-    return [(record.levelname, record.getMessage()) for record in caplog.records]
+    told = [(record.levelname, record.getMessage()) for record in caplog.records]
+    return [(level, line) for level, line in told if line.startswith(("No call", "Calls"))]
 
 
 @pytest.fixture(autouse=True)
@@ -22,7 +23,7 @@ def everything(caplog: pytest.LogCaptureFixture) -> None:
 async def test_a_long_wait_is_told_once_with_its_reason_and_so_is_its_end(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    policy = Policy(retry=RetryPolicy(3))
+    policy = Policy(retry=RetryPolicy(3), name="api")
     refusals = [RateLimitError(retry_after=30)]
 
     async def call(item: int) -> None:
@@ -34,10 +35,10 @@ async def test_a_long_wait_is_told_once_with_its_reason_and_so_is_its_end(
     await policy.call(call, 3)
     assert [level for level, _ in lines(caplog)] == ["WARNING", "INFO"]
     assert lines(caplog)[0][1] == (
-        "No call of the limiter 'default' starts for 30.0 s: a service refused a call "
+        "No call of the policy 'api' starts for 30.0 s: a service refused a call "
         "(RateLimitError); calls that wait: 0"
     )
-    assert lines(caplog)[1][1].startswith("Calls of the limiter 'default' start again, after 3")
+    assert lines(caplog)[1][1].startswith("Calls of the policy 'api' start again, after 3")
 
 
 async def test_a_short_wait_is_not_told(caplog: pytest.LogCaptureFixture) -> None:
@@ -66,8 +67,8 @@ async def test_a_key_is_named_and_how_many_wait(caplog: pytest.LogCaptureFixture
     await asyncio.sleep(1)
     limiter.refused(10, permit=permit)
     assert lines(caplog)[0][1] == (
-        "No call with the key 'a.example' starts for 10.0 s: a service refused a call; "
-        "calls that wait: 3"
+        "No call of the limiter 'default' with the key 'a.example' starts for 10.0 s: a service "
+        "refused a call; calls that wait: 3"
     )
     for task in waiting:
         task.cancel()

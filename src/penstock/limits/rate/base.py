@@ -112,7 +112,9 @@ class LimiterBase:
         self._gates = KeyedGates(rng, closures)
         #: Whether any gate is closed, or was lately.
         self._is_gated = False
-        self._standstills = Standstills("default" if name is None else checks.label(name, "name"))
+        #: What it is called in telemetry and in the log.
+        self.name = "default" if name is None else checks.label(name, "name")
+        self._standstills = Standstills(f"of the limiter {checks.shown(self.name)}")
         self._scheduler = Scheduler(self._gate, self._gates.waiters)
         self._learner = RefusalLearner()
         self._wakeups = Wakeups()
@@ -125,11 +127,6 @@ class LimiterBase:
         self._ignored_headers = 0
         self._tells_again_at = -math.inf  # of a long wait
         tell_forked_child(self)
-
-    @property
-    def name(self) -> str:
-        """What it is called in telemetry and in the log."""
-        return self._standstills.name
 
     def limit(self, which: Limit | str) -> Limit:
         """The limit of this name.
@@ -265,7 +262,7 @@ class LimiterBase:
         self._gate.reopen()
         self._gates.reset()
         self._is_gated = False
-        self._standstills = Standstills(self.name)
+        self._standstills.forget()
         self._scheduler = Scheduler(self._gate, self._gates.waiters)
         self._learner = RefusalLearner()
         self._wakeups = Wakeups()

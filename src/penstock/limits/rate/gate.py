@@ -23,8 +23,8 @@ _PROBE_FACTOR, _PROBE_LEAST, _PROBE_MOST = 2.0, 0.05, 5.0
 #: not about the pace. For so many seconds the items that are refused wait alone, as long as the
 #: others that succeed are more. (They count up to ``_MOST_CREDIT``.)
 _IN_VAIN, _DOUBT, _MOST_CREDIT = 3, 60.0, 20
-#: Seconds after a closing for which it matters which calls succeed.
-_HEARS = 30.0
+#: Seconds after a closing for which it matters: which calls succeed, and how many start at first.
+_MATTERS = 30.0
 
 
 class Refused(Protocol):
@@ -197,7 +197,7 @@ class Gate:
         self._doubts_until = -math.inf
         self.close(now, seconds, waiting)
         if not asked:
-            self._hears_until = self._closed_until + _HEARS
+            self._hears_until = self._closed_until + _MATTERS
         self._closing += 1
         if item is not None:
             item.closing = self._closing
@@ -266,6 +266,8 @@ class Gate:
 
     def passed(self, now: float, waiting: int) -> None:
         """A call passed at ``now``, and ``waiting`` calls wait to pass."""
+        if self._is_opening and now >= self._closed_until + _MATTERS:
+            self._pace, self._is_probing = None, False
         pace = self._pace
         if self._is_opening:
             self._is_opening = self._was_refused = False

@@ -303,8 +303,10 @@ class Limiter(LimiterBase):
 
         Raises:
             ValueError: ``seconds`` is not a finite number of zero or more.
+            TypeError: ``key`` is not hashable.
         """
         pause = checks.finite_seconds(seconds, "seconds")
+        _check_key(key)
         with self._lock:
             running = running_loop()
             now = self._now(running)
@@ -315,7 +317,12 @@ class Limiter(LimiterBase):
         self._standstills.tell()
 
     def closed_for(self, key: Hashable = None) -> float:
-        """Seconds until the gate for all calls opens, or that of ``key``; 0: it is open."""
+        """Seconds until the gate for all calls opens, and that of ``key``; 0: they are open.
+
+        Raises:
+            TypeError: ``key`` is not hashable.
+        """
+        _check_key(key)
         with self._lock:
             now = self._now(running_loop())
             log = self._gates.logs.get(key)
@@ -348,8 +355,10 @@ class Limiter(LimiterBase):
 
         Raises:
             ValueError: ``retry_after`` is not a finite number of zero or more.
+            TypeError: ``key`` is not hashable.
         """
         pause = checks.finite_seconds(retry_after, "retry_after")
+        _check_key(key)
         self._refused(pause, self._current_permit() if permit is None else permit, key)
 
     def _refused(
@@ -416,8 +425,8 @@ class Limiter(LimiterBase):
 
         It closes for the time of ``Retry-After``, or else until the latest reset of a limit with
         nothing remaining; :mod:`penstock.limits.rate.headers` lists the forms. It closes for no
-        longer than ``max_retry_after``. Values that make no sense are ignored and counted; this
-        method never raises. From any thread.
+        longer than ``max_retry_after``. Values that make no sense are ignored and counted; whatever
+        the headers are, this method does not raise. From any thread.
 
         Args:
             headers: any mapping or list of pairs, of str or bytes.
@@ -426,10 +435,14 @@ class Limiter(LimiterBase):
             key: the key of the gate. Unless given, that of the call under way, if it has one; or
                 else the gate is that of all calls.
 
+        Raises:
+            TypeError: ``key`` is not hashable.
+
         Where a call succeeded, and nothing remains of a limit for longer than ``max_retry_after``
         (a quota of a day, of a month), the gate stays open, and the log says so, once in a minute:
         perhaps the next call succeeds as well, and if not, its refusal says for how long to wait.
         """
+        _check_key(key)
         feedback = _headers.parse(headers, time.time(), status)
         wait = feedback.wait
         is_failure = feedback.retry_after is not None if status is None else status >= 400
@@ -717,6 +730,13 @@ class Limiter(LimiterBase):
             if is_spent(window, cost, outer):
                 raise window.owner.oversized(cost)
         return outer
+
+
+def _check_key(key: Any) -> None:
+    try:
+        hash(key)
+    except Exception as error:
+        raise TypeError(f"key must be hashable, got {checks.shown(key)}") from error
 
 
 class PermitContext:

@@ -280,10 +280,10 @@ class SlidingLog:
 
     def _append(self, now: float, record: Record) -> None:
         records = self._records
+        if records and now < records[-1].at:
+            self._forget(now)
         if not records:
             self._first_ends = _end(now, self._period)
-        elif now < records[-1].at:
-            self._forget(now)
         records.append(record)
         record.fill = self._total - self._reserved
         if self._gap:
@@ -300,28 +300,29 @@ class SlidingLog:
         records = self._records
         if records and now < records[-1].at:
             self.clear()  # a clock that goes back is another clock, that of another event loop
-        if (
-            records
-            and now >= self._first_ends
-            and (now >= self._earlier_until or self._total - self._reserved >= self._earlier_total)
-        ):
-            self._earlier_total = self._total - self._reserved
-            self._earlier_until = self._first_ends + _JUST * self._period
-        period, ends = self._period, math.inf
-        last: Record | None = None
-        while records:
+        # Where this sum was rounded down it is too early by that, and nothing is forgotten.
+        if now < self._first_ends or not records:
+            return
+        period, total = self._period, self._total
+        counted = total - self._reserved
+        if counted >= self._earlier_total or now >= self._earlier_until:
+            self._earlier_total = counted
+            self._earlier_until = self._first_ends + _JUST * period
+        first, last = records[0], self._forgotten
+        ends = first.at + period
+        while now > ends or (now == ends and now >= _end(first.at, period)):
+            records.popleft()
+            total -= first.cost
+            first.merged_into = _EXPIRED
+            last = first.at
+            if not records:
+                ends = math.inf
+                break
             first = records[0]
             ends = first.at + period
-            if now <= ends and (now < ends or now < _end(first.at, period)):
-                break
-            last = records.popleft()
-            self._total -= last.cost
-            last.merged_into = _EXPIRED
-            ends = math.inf
-        if last is not None and last.at > self._forgotten:
-            self._forgotten = last.at
-        # Where a sum is rounded down it is too early by that, and nothing is forgotten then.
-        self._first_ends = ends
+        self._total, self._first_ends = total, ends
+        if last > self._forgotten:  # noqa: PLR1730 - a call would take longer
+            self._forgotten = last
 
     def _see_first(self) -> None:
         first = self._records[0].at if self._records else math.inf

@@ -24,14 +24,19 @@ class Standstills:
     limiter, and written without it.
 
     Args:
-        name: that of the limiter.
+        whose: whose calls they are, as the log says it.
     """
 
-    def __init__(self, name: str) -> None:
-        self.name = name
+    def __init__(self, whose: str) -> None:
+        self.whose = whose
         self._news: deque[tuple[Hashable, float, int, str]] = deque()
         #: The gates of which the log says that they are closed.
         self._told: dict[Hashable, Gate] = {}
+
+    def forget(self) -> None:
+        """Forget what was noted: this is a forked child."""
+        self._news.clear()
+        self._told.clear()
 
     def __bool__(self) -> bool:
         return bool(self._told)
@@ -64,6 +69,4 @@ class Standstills:
                 _logger.info("Calls %s start again, after %.1f s", self._of(key), gate.stood_for)
 
     def _of(self, key: Hashable) -> str:
-        if key is not None:
-            return f"with the key {checks.shown(key)}"
-        return f"of the limiter {checks.shown(self.name)}"
+        return self.whose if key is None else f"{self.whose} with the key {checks.shown(key)}"

@@ -23,8 +23,10 @@ from penstock import (
     Limit,
     Policy,
     RateLimitError,
+    RetryPolicy,
     WorkQueue,
 )
+from penstock.policies import outage
 
 pytestmark = pytest.mark.real_time
 
@@ -304,3 +306,77 @@ async def test_the_friendly_layer_is_the_same(make_queue: MakeQueue) -> None:
         await queue.submit(1)
     with pytest.raises(TypeError, match="map"):
         queue.map(worker, [1])
+
+
+# -- outages --------------------------------------------------------------------------------------
+
+
+async def test_items_are_held_here_while_their_service_is_away(
+    make_queue: MakeQueue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("_FIRST", "_LONGEST", "_LATER", "_PROBING", "_DOUBLES_IN"):
+        monkeypatch.setattr(outage, name, 0.02)
+    policy = Policy(retry=RetryPolicy(2))
+    queue, is_away, served = make_queue(policy=policy), False, []
+
+    async def call(item: Any) -> None:
+        await asyncio.sleep(0.001)
+        if is_away:
+            raise ConnectionError("nobody there")
+        served.append(item)
+
+    await queue.start_workers(call, 5)
+    await put_all(queue, "first")
+    await soon(queue.join())
+    is_away = True
+    await put_all(queue, *range(20))
+    await until(lambda: policy.statistics().outage_for > 0.5)
+    assert served == ["first"]
+    is_away = False
+    await soon(queue.join())
+    assert sorted(served[1:]) == list(range(20))
+    assert await dead(queue) == []
+
+
+async def test_an_item_that_is_handed_out_again_is_the_same_item(
+    make_queue: MakeQueue, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Or its attempts would be those of many, and an outage."""
+    queue = make_queue(retry=every(0.01, attempts=8))
+
+    async def call(item: Any) -> None:
+        if item == "poison":
+            raise ConnectionError
+
+    await queue.start_workers(call, 1, ignore)
+    await put_all(queue, "first")
+    await soon(queue.join())
+    await put_all(queue, "poison")
+    await soon(queue.join())
+    assert [letter[0] for letter in await dead(queue)] == ["poison"]
+    assert "outage" not in caplog.text
+
+
+async def test_what_waits_for_the_verdict_or_was_refused_is_not_handed_out_again(
+    make_queue: MakeQueue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each handing-out counts as an attempt."""
+    monkeypatch.setattr(outage, "_VERDICT", 0.2)
+    queue, calls = make_queue(retry=every(0.01, attempts=2), max_deliveries=3), []
+    refusals = [RateLimitError() for _ in range(4)]
+
+    async def call(item: Any) -> None:
+        calls.append(item)
+        if item == "refused" and refusals:
+            raise refusals.pop()
+        if item == "poison":
+            raise ConnectionError
+
+    await queue.start_workers(call, 1, ignore)
+    for item in ("first", "poison"):
+        await put_all(queue, item)
+        await soon(queue.join())
+    assert calls == ["first", "poison", "poison"]
+    await put_all(queue, "refused")
+    await soon(queue.join())
+    assert calls[3:] == ["refused"] * 5

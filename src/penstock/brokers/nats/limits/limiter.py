@@ -30,7 +30,7 @@ from penstock.limits.rate.limiter import Limiter, UnusableLimiterError
 from penstock.limits.rate.permit import Permit
 from penstock.limits.rate.sliding_log import SlidingLog
 from penstock.limits.rate.waiters import LoopWaiter, ThreadWaiter
-from penstock.limits.rate.window import Demand
+from penstock.limits.rate.window import Demand, Waiter
 
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,200}")
 #: Of so many waiters the wants are looked at in one go.
@@ -279,7 +279,7 @@ class NatsLimiter(Limiter):
             frees = any(log.freed for log in logs.values())
             for log in logs.values():
                 log.lacks = log.freed = False
-            wants = uncovered(self._wanted(), leases, now)
+            wants = uncovered(self._wanted(now), leases, now)
             held = [lease.until for some in leases.values() for lease in some]
             not_before = -math.inf
             if self._gate.is_active:  # one after the other, then
@@ -378,9 +378,14 @@ class NatsLimiter(Limiter):
                 self._scheduler.recheck(window)
         self._dispatch(now, None)
 
-    def _wanted(self) -> list[dict[str, int]]:
+    def _may_start(self, waiter: Waiter, now: float) -> bool:
+        """Whether the gate of its key, if it has one, is open."""
+        log = None if waiter.gate_key is None else self._gates.logs.get(waiter.gate_key)
+        return log is None or log.gate.opens_at <= now
+
+    def _wanted(self, now: float) -> list[dict[str, int]]:
         """What those need who wait, in their order, by the names of limits."""
-        oldest = self._scheduler.oldest(_MOST)
+        oldest = [each for each in self._scheduler.oldest(_MOST) if self._may_start(each, now)]
         each = (waiter.demand for waiter in oldest for _ in range(waiter.calls))
         waiting = list(islice(each, _MOST))
         if self._wish is not None:

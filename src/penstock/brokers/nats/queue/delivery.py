@@ -6,6 +6,7 @@ import asyncio
 import json
 import logging
 import time
+from collections import OrderedDict
 from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ from nats.aio.msg import Msg
 from penstock.brokers.nats.connection.answers import LostError, NobodyError
 from penstock.brokers.nats.connection.wire import Wire
 from penstock.errors import BrokerError
+from penstock.policies.outage import ItemFailures
 from penstock.workers.calls import AsyncCall
 from penstock.workers.item import Entry, Ticket
 
@@ -24,6 +26,8 @@ if TYPE_CHECKING:
 _ACK = b"+ACK"
 _TERM = b"+TERM"
 _PROGRESS = b"+WPI"
+#: The most items that were handed back and are known again.
+_MOST_REMEMBERED = 1000
 #: Parts of a reply subject from which on it has a domain.
 _WITH_DOMAIN = 11
 
@@ -71,6 +75,9 @@ class Hands:
         self._held: set[Delivery] = set()
         self._settling: set[asyncio.Task[Any]] = set()
         self._heart: asyncio.Task[None] | None = None
+        #: How items have failed that were handed back for another attempt, by their places: to know
+        #: them again.
+        self.failures: OrderedDict[int, ItemFailures] = OrderedDict()
         #: Called when an item has left the queue.
         self.on_done: Callable[[], None] = _nothing
 
@@ -147,6 +154,13 @@ class Hands:
             payload += b" " + json.dumps({"delay": int(delay * 1e9)}).encode()
         self.settle(self._wire.send(delivery.message.reply, payload))
 
+    def remember(self, delivery: Delivery, failures: ItemFailures) -> None:
+        """The item is handed back, and may be handed out here again."""
+        failures.error = failures.traceback = None  # they may have the item
+        self.failures[delivery.sequence] = failures
+        if len(self.failures) > _MOST_REMEMBERED:
+            self.failures.popitem(last=False)
+
     def settle(self, call: Coroutine[Any, Any, Any]) -> None:
         """Carry this out beside the workers; a stop waits for it."""
         try:
@@ -214,11 +228,15 @@ class DeliveryTicket(Ticket):
 
     def after(self, error: BaseException) -> tuple[float | None, BaseException]:
         """The seconds until another attempt, or None: it failed; and the error that counts."""
-        return self._inner.after(error)
+        delay, error = self._inner.after(error)
+        failures = self._inner.failures
+        if delay is not None and failures is not None and not self.waits_here:
+            self._hands.remember(self.delivery, failures)
+        return delay, error
 
-    async def run(self, call: AsyncCall[Any], standing: Any, item: Any) -> None:
+    async def run(self, call: AsyncCall[Any], job: Any, item: Any) -> None:
         """Make the call, and settle the item after it has returned."""
-        await self._inner.run(call, standing, item)
+        await self._inner.run(call, job, item)
         await self._hands.done(self.delivery)
 
     def on_failure(self, error: BaseException, item: Any) -> None:

@@ -67,7 +67,9 @@ class NatsQueue(Lifecycle, NatsCore[T]):
         limits, retry, breaker, deadline, attempt_timeout, policy: as for
             :class:`penstock.WorkQueue`, for the workers of this process. A retry waits on the
             server, for whichever machine; ``attempts`` counts the deliveries on all, those that a
-            stop or a death ended included. With a deadline the clocks of the machines should agree.
+            stop or a death ended included. What a service refused as too many requests, and what is
+            held while it is away, waits in this process, at most 100 items beside those in hand.
+            With a deadline the clocks of the machines should agree.
         max_dead_letters: how many items that failed for good are kept; when they are as many, what
             fails stays in the queue. 0: they are dropped.
         telemetry: as for :class:`penstock.BoundedQueue`. The trace of a put goes with its item to
@@ -117,7 +119,7 @@ class NatsQueue(Lifecycle, NatsCore[T]):
             "deadline": deadline,
             "attempt_timeout": attempt_timeout,
         }
-        policy = policy_of(policy, parts) or Policy()
+        policy = policy_of(policy, parts, name) or Policy()
         max_dead_letters = check_max_dead_letters(max_dead_letters)
         urls = check_servers(servers)
         _check_figures(replicas, ack_wait, max_deliveries, max_item_size, policy.retry)
