@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
-from helpers.tasks import now
+from helpers.tasks import now, until
 from penstock import Limit, QueueStateError, RetryPolicy
+from penstock.limits import Backoff
 
 CONCURRENCY, REQUESTS = 3, 40
 MAX, PER = 4, 1.0
@@ -144,3 +145,30 @@ async def test_a_random_schedule(library: Any, ours: Any, seed: int) -> None:
     attempts = Counter(path for path, _ in service.sent if path != "/last")
     assert max(attempts.values()) <= 3
     assert callers.transport.statistics().under_way == 0
+
+
+async def test_a_request_waits_for_a_service_that_is_away_where_the_policy_holds(
+    library: Any, ours: Any
+) -> None:
+    """In an outage, of which the service's answers to others have told."""
+    is_away = False
+    sent = 0
+
+    async def handle(request: Any) -> Any:
+        nonlocal sent
+        sent += 1
+        return library.Response(503 if is_away else 200)
+
+    transport = ours.PolicyTransport(
+        retry=RetryPolicy(2, backoff=Backoff(0.001), hold=True),
+        transport=library.MockTransport(handle),
+    )
+    async with library.AsyncClient(transport=transport, base_url="http://service") as http:
+        assert (await http.get("/")).status_code == 200
+        is_away = True
+        calls = [asyncio.create_task(http.get("/")) for _ in range(8)]
+        await until(lambda: sent >= 7)  # with a probe
+        assert not any(call.done() for call in calls)
+        is_away = False
+        answers = await asyncio.wait_for(asyncio.gather(*calls), 60)
+    assert {answer.status_code for answer in answers} == {200}

@@ -284,22 +284,26 @@ class Sending:
             raise
         if delay is None:
             ending = self._ending
-            note_attempts(ending if isinstance(ending, BaseException) else error, state.attempts)
+            final = ending if isinstance(ending, BaseException) else error
+            note_attempts(final, state.attempts, state.why)
         return delay
 
     def _may_be_repeated(self, error: Exception) -> bool:
-        sender = self.sender
+        sender, state = self.sender, self.state
         if sender.policy.retry is None or self._is_last:
             return False
         if not sender.client.can_resend(self.request):
+            state.why = "its body can be sent once"
             return False
-        if sender.has_own_on:
-            return True
-        failure = self.state.failure
+        failure = state.failure
+        if sender.has_own_on or failure is None:
+            return failure is not None
         ending = self._ending if isinstance(self._ending, BaseException) else error
-        return failure is not None and sender.judge.may_be_repeated(
-            self.request, ending, failure, self._answer
-        )
+        if sender.judge.may_be_repeated(self.request, ending, failure, self._answer):
+            return True
+        if not failure.is_permanent:
+            state.why = "it may have been processed, and retry_unsafe is False"
+        return False
 
     def outcome(self, error: Exception) -> Any:
         """What the caller gets when ``error`` is final: a response.

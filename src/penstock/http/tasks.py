@@ -44,6 +44,8 @@ class TaskSender(RequestSender):
 
     async def _slot(self, sending: Sending) -> HeldSlot | None:
         """Wait until the request may be sent; None: it may not, ever, and its state says why."""
+        if sending.state.refusal is not None:  # since the last attempt
+            return None
         if self.slots.try_acquire():
             slot = HeldSlot(self.slots)
             if self.policy.admit(sending.state, sending.request):
