@@ -62,9 +62,9 @@ class Service:
                     yield b"."
 
             async def aclose(self) -> None:
-                await asyncio.sleep(0)
                 service.open -= self.is_open
                 self.is_open = False
+                await asyncio.sleep(0)
 
         class Inner(library.AsyncBaseTransport):  # type: ignore[misc, name-defined]
             async def handle_async_request(self, request: Any) -> Any:

@@ -6,6 +6,7 @@ The decisions are plain functions. ``tasks.py`` and ``threads.py`` wait and send
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
@@ -42,6 +43,8 @@ from penstock.policies.policy import Policy, PolicyStatistics
 #: As many as httpx's and aiohttp's own pools have connections.
 CONCURRENCY = 100
 
+_NOTHING = nullcontext()
+
 
 class RequestSender:
     """Sends requests of one client's kind under a policy. ``penstock.httpx`` has the arguments."""
@@ -75,7 +78,7 @@ class RequestSender:
         self._concurrency = _concurrency(concurrency)
         self.adaptive = concurrency if isinstance(concurrency, AdaptiveConcurrency) else None
         #: The most requests at once that what sends has connections for.
-        self.connections: float = math.inf
+        self.connections = sys.maxsize
         self.slots = CapacityLimiter(self._total)
         self.timeout = checks.seconds(timeout, "timeout")
         self._deadline = None if deadline is None else checks.seconds(deadline, "deadline")
@@ -103,7 +106,7 @@ class RequestSender:
 
     def _total(self) -> int:
         most = self._concurrency if self.adaptive is None else self.adaptive.limit
-        return most if most <= self.connections else int(self.connections)
+        return min(most, self.connections)
 
     def statistics(self) -> PolicyStatistics:
         """What was done so far: that of the policy, with the slots of this one. From any thread."""
@@ -229,7 +232,7 @@ class Sending:
     def observed(self) -> AbstractContextManager[object]:
         """The block of one attempt."""
         if self._observed is None:
-            return nullcontext()
+            return _NOTHING
         state = self.state
         return _numbered(self._observed.attempt(state.attempts + 1, limit_wait=state.waited), state)
 
@@ -248,9 +251,10 @@ class Sending:
     def is_failure(self, response: Any) -> bool:
         """Hear what the headers say to all, and whether the response is a failure."""
         sender, client = self.sender, self.sender.client
+        status = client.status(response)
         if may_concern_limits(client.header_names(response)):
-            sender.policy.limits.observe(client.headers(response), client.status(response))
-        return sender.judge.is_failure(response)
+            sender.policy.limits.observe(client.headers(response), status)
+        return (status >= 400 or sender.judge.has_own) and sender.judge.is_failure(response)
 
     def refused(self, response: Any, attempt: OpenAttempt, *, is_whole: bool) -> Exception:
         """The attempt ended with a response that is a failure. ``is_whole``: its body is read."""

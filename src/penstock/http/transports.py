@@ -7,6 +7,7 @@ Imports neither: each package knows only its own classes, so :mod:`penstock.http
 from __future__ import annotations
 
 import math
+import sys
 from collections import deque
 from collections.abc import Callable, Iterable
 from contextlib import suppress
@@ -348,12 +349,12 @@ async def _close_leftover(leftovers: deque[Any]) -> None:
         await leftovers.popleft().aclose()
 
 
-def _connections(transport: Any) -> float:
+def _connections(transport: Any) -> int:
     """The most requests at once that a transport has connections for, where that can be seen."""
     pool = getattr(transport, "_pool", None)
     most = getattr(pool, "_max_connections", None)
     if not isinstance(most, int) or isinstance(most, bool) or getattr(pool, "_http2", False):
-        return math.inf  # by HTTP/2, one connection has many
+        return sys.maxsize  # by HTTP/2, one connection has many
     return max(1, most)
 
 
