@@ -26,6 +26,7 @@ from penstock import (
     RetryPolicy,
 )
 from penstock.limits import Backoff
+from penstock.policies import outages
 
 pytestmark = pytest.mark.real_time
 
@@ -733,3 +734,45 @@ async def test_why_a_request_is_not_sent_again_is_noted(
 
 def notes(error: BaseException) -> str:
     return " ".join(getattr(error, "__notes__", []))
+
+
+class OnlyOnce:
+    """Answers once, and finds nobody from then on."""
+
+    def __init__(self, library: Any) -> None:
+        self.library = library
+        self.calls = 0
+
+    def __call__(self, request: Any) -> Any:
+        self.calls += 1
+        if self.calls == 1:
+            return self.library.Response(200)
+        raise self.library.ConnectError("nobody there", request=request)
+
+
+async def test_with_hold_the_last_failure_waits_for_the_verdict_and_sends_nothing(
+    library: Any, ours: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(outages, "_VERDICT", 0.1)
+    service, retry = OnlyOnce(library), RetryPolicy(2, hold=True)
+    transport = library.MockTransport(service)
+    async with library.AsyncClient(
+        transport=ours.PolicyTransport(retry=retry, transport=transport)
+    ) as client:
+        await client.get("http://service/")
+        with pytest.raises(library.ConnectError):
+            await client.get("http://service/")
+    assert service.calls == 3
+
+
+def test_nor_does_it_in_threads(library: Any, ours: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(outages, "_VERDICT", 0.1)
+    service, retry = OnlyOnce(library), RetryPolicy(2, hold=True)
+    transport = library.MockTransport(service)
+    with library.Client(
+        transport=ours.SyncPolicyTransport(retry=retry, transport=transport)
+    ) as client:
+        client.get("http://service/")
+        with pytest.raises(library.ConnectError):
+            client.get("http://service/")
+    assert service.calls == 3

@@ -37,8 +37,9 @@ from penstock import (
     RetryPolicy,
     WorkQueue,
 )
-from penstock.policies import outage
-from penstock.policies.outage import ItemFailures, Outages
+from penstock.policies import outage, outages
+from penstock.policies.outage import ItemFailures
+from penstock.policies.outages import Outages
 from penstock.testing import VirtualTimeLoop, run
 from telemetry.recorder import Recorder
 
@@ -591,7 +592,7 @@ class TestTheVerdict:
 
     @pytest.mark.real_time
     async def test_nor_does_a_plain_call(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(outage, "_VERDICT", 0.1)
+        monkeypatch.setattr(outages, "_VERDICT", 0.1)
         calls: list[str] = []
 
         def call(item: str) -> None:

@@ -292,6 +292,11 @@ class Sending:
             note_attempts(final, state.attempts, state.why)
         return delay
 
+    def check_refusal(self) -> None:
+        """Raise why there is no other attempt, if that was known after the last one."""
+        if self.state.refusal is not None:
+            raise self.state.refusal
+
     def _may_be_repeated(self, error: Exception) -> bool:
         sender, state = self.sender, self.state
         if sender.policy.retry is None or self._is_last:

@@ -35,6 +35,7 @@ class TaskSender(RequestSender):
                 if delay:
                     async with self._door(sending):
                         await asyncio.sleep(delay)
+                sending.check_refusal()
                 return await self._attempt(sending, once, await self._slot(sending))
             except Exception as error:  # noqa: BLE001 - it is the outcome, or there is another one
                 failed = error
@@ -44,8 +45,6 @@ class TaskSender(RequestSender):
 
     async def _slot(self, sending: Sending) -> HeldSlot | None:
         """Wait until the request may be sent; None: it may not, ever, and its state says why."""
-        if sending.state.refusal is not None:  # since the last attempt
-            return None
         if self.slots.try_acquire():
             slot = HeldSlot(self.slots)
             if self.policy.admit(sending.state, sending.request):

@@ -38,6 +38,7 @@ class ThreadSender(RequestSender):
                 if delay:
                     with self._door(sending):
                         self._sleep(delay, sending)
+                sending.check_refusal()
                 return self._attempt(sending, once, self._slot(sending))
             except Exception as error:  # noqa: BLE001 - it is the outcome, or there is another one
                 failed = error
@@ -47,8 +48,6 @@ class ThreadSender(RequestSender):
 
     def _slot(self, sending: Sending) -> HeldSlot | None:
         """Wait until the request may be sent; None: it may not, ever, and its state says why."""
-        if sending.state.refusal is not None:  # since the last attempt
-            return None
         if self.slots.try_acquire():
             slot = HeldSlot(self.slots)
             if self.policy.admit(sending.state, sending.request):

@@ -13,7 +13,8 @@ from penstock.limits.rate.permit import Permit
 from penstock.limits.rate.sliding_log import Record
 from penstock.limits.retry import RetryPolicy
 from penstock.policies.item_state import ItemAttempt, ItemState
-from penstock.policies.outage import ItemFailures, Outages
+from penstock.policies.outage import ItemFailures
+from penstock.policies.outages import Outages
 
 _logger = logging.getLogger("penstock")
 

@@ -153,16 +153,16 @@ async def test_redirects_are_followed() -> None:
 
 @pytest.mark.parametrize("status", [429, 503])
 async def test_it_waits_as_long_as_it_is_told(status: int) -> None:
-    told = httpx.Response(status, headers={"Retry-After": "1000"})
+    told = httpx.Response(status, headers={"Retry-After": "800"})
     result, _ = await send(told, httpx.Response(200))
-    assert 1000 <= result.seconds <= 1001
+    assert 800 <= result.seconds <= 801
 
 
 async def test_it_waits_until_the_date_that_it_is_told() -> None:
-    when = datetime.now(timezone.utc) + timedelta(hours=1)
+    when = datetime.now(timezone.utc) + timedelta(minutes=10)
     told = httpx.Response(429, headers={"Retry-After": format_datetime(when, usegmt=True)})
     result, _ = await send(told, httpx.Response(200))
-    assert 3590 <= result.seconds <= 3601
+    assert 590 <= result.seconds <= 601
 
 
 async def test_without_being_told_it_waits_longer_each_time() -> None:
@@ -178,7 +178,7 @@ async def test_without_being_told_it_waits_longer_each_time() -> None:
 async def test_a_retry_after_that_says_nothing_is_ignored() -> None:
     told = httpx.Response(429, headers={"Retry-After": "soon"})
     result, _ = await send(told, httpx.Response(200))
-    assert result.seconds <= 0.5
+    assert 1 <= result.seconds <= 1.5  # as after any refusal that names no time
 
 
 @pytest.mark.parametrize(

@@ -51,6 +51,19 @@ async def test_and_those_that_wait_already() -> None:
     assert max(began["b"], began["a2"]) < 1
 
 
+async def test_and_those_that_were_let_through_but_have_not_gone_on() -> None:
+    limit = Limit(1, 100)
+    limiter = Limiter([limit])
+    await limiter.acquire()
+    waiting = asyncio.ensure_future(times_of(limiter, "a", "b"))
+    await settle()
+    limit.change(max=10)  # both may start, and would in the loop's next turn
+    limiter.close_for(5, key="a")
+    began = await waiting
+    assert began["a"] >= 5
+    assert began["b"] < 1
+
+
 async def test_those_who_wait_for_a_gate_keep_their_order() -> None:
     limiter = Limiter([Limit(1, 1)])
     await limiter.acquire()

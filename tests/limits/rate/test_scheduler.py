@@ -10,7 +10,8 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from penstock.limits.rate.gate import Gate
+from penstock.limits.rate.gate import Closures, Gate
+from penstock.limits.rate.gates import KeyedGates
 from penstock.limits.rate.limit import Limit
 from penstock.limits.rate.scheduler import Scheduler
 from penstock.limits.rate.window import LimitWindow, Waiter
@@ -321,3 +322,24 @@ def test_all_can_be_rejected() -> None:
     assert scheduler.waiting == 0
     assert all(waiter.error is error and waiter.group is None for waiter in waiters)
     assert scheduler.grant(100) == []
+
+
+def test_a_gate_may_close_for_one_that_is_about_to_be_looked_at() -> None:
+    """Then it is the head of another group, and both are to be looked at."""
+    gates = KeyedGates(None, Closures())
+    scheduler = Scheduler(Gate(), gates.waiters)
+    window = Limit(1, 10)._state.window(None, 0)
+    window.log.record(0, 1)
+    waiters = [Waiter(((window, 1),)) for _ in range(2)]
+    for number, waiter in enumerate(waiters):
+        waiter.gate_key = number
+        scheduler.add(waiter)
+    for number in range(2):
+        log, _ = gates.make(number, 0)
+        log.gate.close(0, 5)
+        gate = gates.window_of(number)
+        assert gate is not None
+        scheduler.close_gate(gate)
+    assert scheduler.grant(1) == []
+    assert scheduler.next_grant(1) >= 5
+    assert scheduler.grant(10) == waiters[:1]

@@ -28,7 +28,7 @@ from penstock.limits.rate.permit import (
 )
 from penstock.limits.rate.sliding_log import Record, SlidingLog
 from penstock.limits.rate.waiters import LONGEST, CallbackWaiter, LoopWaiter, ThreadWaiter
-from penstock.limits.rate.window import Demand, Starts, is_spent
+from penstock.limits.rate.window import Demand, Starts, Waiter, is_spent
 
 _logger = logging.getLogger("penstock")
 
@@ -151,10 +151,9 @@ class Limiter(LimiterBase):
                     self._remove_waiter(waiter)
                     raise waiter.error
                 now = self._now(running)
-                if not self._scheduler.is_late(now, waiter):
+                if not self._requeued_late(now, waiter):
                     return self._permit_for(now, waiter, charges, running, finishes)
                 waiter.renew()
-                self._scheduler.requeue(waiter)
                 self._dispatch(now, running)
 
     def acquire_blocking(
@@ -209,9 +208,8 @@ class Limiter(LimiterBase):
                     if waiter.error is not None:
                         raise waiter.error
                     if waiter.records is not None:
-                        if not self._scheduler.is_late(now, waiter):
+                        if not self._requeued_late(now, waiter):
                             return self._permit_for(now, waiter, charges, None, finishes)
-                        self._scheduler.requeue(waiter)
                         continue
                     if is_wanted is not None and not is_wanted():
                         raise asyncio.CancelledError("nobody wants to start any more")
@@ -616,6 +614,18 @@ class Limiter(LimiterBase):
         self._dispatch(now, running)
         return waiter
 
+    def _requeued_late(self, now: float, waiter: Waiter) -> bool:
+        """Whether a waiter that was granted comes too late: then it waits again at its old place.
+
+        There may be a gate of its key since.
+        """
+        key = waiter.gate_key
+        gate = None if key is None else self._gates.window_of(key)
+        if waiter.records is not None and not self._scheduler.is_late(now, waiter, gate):
+            return False
+        self._scheduler.requeue(waiter, gate)
+        return True
+
     def _start(self, waiter: CallbackWaiter) -> Permit | None:
         """Count the start of a call that was called back: it goes on, in this thread.
 
@@ -624,8 +634,7 @@ class Limiter(LimiterBase):
         with self._lock:
             running = running_loop()
             now = self._now(running)
-            if waiter.records is None or self._scheduler.is_late(now, waiter):
-                self._scheduler.requeue(waiter)
+            if self._requeued_late(now, waiter):
                 self._dispatch(now, running)
                 if waiter.records is None:
                     return None

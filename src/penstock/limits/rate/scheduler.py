@@ -37,8 +37,9 @@ class Scheduler:
         # Those that have a key, by that.
         self._keyed: Keyed = {} if keyed is None else keyed
         self._ages = count()
-        #: Groups whose heads are to be checked now, as a heap by the age of the head.
-        self._to_check: list[tuple[int, WaiterGroup]] = []
+        #: Groups whose heads are to be checked now, as a heap by the age of the head. (And a number
+        #: that orders equal ages: a waiter may have changed its group since.)
+        self._to_check: list[tuple[int, int, WaiterGroup]] = []
         #: Groups whose heads are to be checked later, as a heap: (when, a number that orders equal
         #: times, the group, its number of checks when this was planned).
         self._planned: list[tuple[float, int, WaiterGroup, int]] = []
@@ -72,9 +73,14 @@ class Scheduler:
         if len(group.waiters) == 1:
             self._check_soon(group)
 
-    def requeue(self, waiter: Waiter) -> None:
-        """Let ``waiter``, which was granted and woke up too late, wait at its old place."""
+    def requeue(self, waiter: Waiter, gate: LimitWindow | None = None) -> None:
+        """Let ``waiter``, which was granted and woke up too late, wait at its old place.
+
+        ``gate``: that of its key, if there is one by now.
+        """
         self.cancel(waiter)
+        if gate is not None and not _needs(waiter, gate):
+            waiter.demand = (*waiter.demand, (gate, 1))
         group = self._join(waiter)
         # Others that woke up too late may be back already: those that are older stay before it.
         older = list(takewhile(lambda other: other.age < waiter.age, group.waiters))
@@ -100,13 +106,15 @@ class Scheduler:
             self._several[waiter] = None
         return group
 
-    def is_late(self, now: float, waiter: Waiter) -> bool:
+    def is_late(self, now: float, waiter: Waiter, gate: LimitWindow | None = None) -> bool:
         """Whether ``waiter``, which was granted, can no longer start at ``now``.
 
-        The gate may have been closed since, too.
+        The gate may have been closed since, too; or that of its key, ``gate``, if there is one.
         """
         assert waiter.records is not None
         if self.gate.closed_for(now):
+            return True
+        if gate is not None and not _needs(waiter, gate) and gate.log.free_at(now, 1) > now:
             return True
         for (window, _), record in zip(waiter.demand, waiter.records, strict=True):
             if window.log.is_late(record, now):
@@ -205,7 +213,7 @@ class Scheduler:
                 self._check_soon(group)
         to_check = self._to_check
         while to_check and self.gate.opens_at <= now:
-            age, group = heapq.heappop(to_check)
+            age, _, group = heapq.heappop(to_check)
             group.is_queued = False
             if not group.waiters:
                 continue
@@ -268,7 +276,7 @@ class Scheduler:
             return True
         if parked_in is not None and group.parked != (parked_in, head.age):
             group.parked = (parked_in, head.age)
-            heapq.heappush(parked_in.parked, (head.age, group))
+            heapq.heappush(parked_in.parked, (head.age, next(self._ages), group))
         group.wake_at = wake_at
         if wake_at < math.inf:
             heapq.heappush(self._planned, (wake_at, next(self._ages), group, group.checks))
@@ -286,7 +294,7 @@ class Scheduler:
     def _check_soon(self, group: WaiterGroup) -> None:
         if not group.is_queued and group.waiters:
             group.is_queued = True
-            heapq.heappush(self._to_check, (group.head.age, group))
+            heapq.heappush(self._to_check, (group.head.age, next(self._ages), group))
 
     def _check_blockers(self, window: LimitWindow, *, only_unplanned: bool) -> None:
         for group in window.blockers:
@@ -297,7 +305,7 @@ class Scheduler:
         """Check the oldest group that is parked in ``window``, if no blocker is older."""
         parked = window.parked
         while parked:
-            age, group = parked[0]
+            age, _, group = parked[0]
             if group.parked == (window, age) and group.waiters and group.head.age == age:
                 if any(other.head.age < age for other in window.blockers):
                     return
@@ -334,6 +342,10 @@ class Scheduler:
                 self._planned.clear()
         for window in group.windows:
             self._unpark_next(window)
+
+
+def _needs(waiter: Waiter, gate: LimitWindow) -> bool:
+    return any(window is gate for window, _ in waiter.demand)
 
 
 def _age(waiter: Waiter) -> int:

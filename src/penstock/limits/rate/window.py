@@ -32,7 +32,7 @@ class LimitWindow:
         #: Groups whose heads lack room here. Heads that are younger wait behind them.
         self.blockers: dict[WaiterGroup, None] = {}
         #: Groups whose heads wait behind a blocker, as a heap of (age of the head, group).
-        self.parked: list[tuple[int, WaiterGroup]] = []
+        self.parked: list[tuple[int, int, WaiterGroup]] = []
 
 
 #: The cost of a call in each window that it needs.

@@ -26,7 +26,7 @@ from penstock import (
     RetryPolicy,
     WorkQueue,
 )
-from penstock.policies import outage
+from penstock.policies import outage, outages
 
 pytestmark = pytest.mark.real_time
 
@@ -361,7 +361,7 @@ async def test_what_waits_for_the_verdict_or_was_refused_is_not_handed_out_again
     make_queue: MakeQueue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each handing-out counts as an attempt."""
-    monkeypatch.setattr(outage, "_VERDICT", 0.2)
+    monkeypatch.setattr(outages, "_VERDICT", 0.2)
     queue, calls = make_queue(retry=every(0.01, attempts=2), max_deliveries=3), []
     refusals = [RateLimitError() for _ in range(4)]
 

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from penstock.policies.outage import ItemFailures, Outages
+from penstock.policies.outage import ItemFailures
+from penstock.policies.outages import Outages
 
 ERROR = ConnectionError("nobody there")
 
