@@ -31,6 +31,7 @@ PROGRAMS = {
     "http": "HTTP clients",
     "rate_limited_server": "a rate-limited server",
     "outage": "a server that is away",
+    "first_contact": "first contact",
     "growth": "growth",
 }
 #: Seconds after which a program is taken for one that hangs, and killed.

@@ -33,7 +33,7 @@ def jobs(rule: Callable[[], Rule], *limits: str, **settings: Any) -> list[Outcom
             lambda: [Limit.parse(each) for each in limits],
             seed=seed,
             count=COUNT,
-            attempts=100,
+            attempts=5,
             **settings,
         )
         assert sorted(one.done) == list(range(COUNT))
