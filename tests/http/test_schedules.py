@@ -27,6 +27,7 @@ class Service:
         self.sent: list[tuple[str, float]] = []
         self.open = self.most_open = 0
         self.is_calm = False
+        self.takes = 0.0
 
     def transport(self) -> Any:
         service = self
@@ -37,7 +38,7 @@ class Service:
             async def __aiter__(self) -> AsyncIterator[bytes]:
                 for _ in range(3):
                     await asyncio.sleep(service._rng.choice([0, 0.05]))
-                    if service._rng.random() < 0.03:
+                    if not service.is_calm and service._rng.random() < 0.03:
                         await self.aclose()
                         raise service._library.ReadError("broken off")
                     yield b"."
@@ -53,7 +54,7 @@ class Service:
                 service.open += 1
                 service.most_open = max(service.most_open, service.open)
                 if service.is_calm:
-                    await asyncio.sleep(60)
+                    await asyncio.sleep(service.takes)
                     return service._library.Response(200, stream=Body())
                 try:
                     await asyncio.sleep(rng.choice([0, 0.01, 0.2]))
@@ -118,9 +119,13 @@ class Callers:
 
     async def all_places_are_free(self) -> None:
         """As many as may can be under way again, at once."""
-        await asyncio.sleep(60)
+        await asyncio.sleep(200)  # no gate is closed for longer
         assert self.service.open == 0
-        self.service.most_open, self.service.is_calm = 0, True
+        self.service.is_calm = True
+        # After a refusal one request goes first, and the others wait for what comes of it.
+        await (await self.client.send(self.client.build_request("GET", "/last"))).aread()
+        self.service.most_open, self.service.takes = 0, 60.0
+        await asyncio.sleep(PER)
         requests = [self.client.build_request("GET", "/last") for _ in range(CONCURRENCY)]
         for response in await asyncio.gather(
             *(self.client.send(request, stream=True) for request in requests)
