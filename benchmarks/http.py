@@ -36,6 +36,11 @@ BODY = b'{"prompt": "How deep is the ocean?"}'
 ANSWER = b'{"text": "Deep."}'
 HEADERS = {"content-type": "application/json", "x-request-id": "0123456789", "server": "bench"}
 
+PACKAGES: tuple[tuple[str, Any, Any], ...] = (
+    ("httpx", httpx, penstock.httpx),
+    ("httpx2", httpx2, penstock.httpx2),
+)
+
 #: A server that answers everything the same, as fast as Python can.
 SERVER = f"""
 import asyncio
@@ -222,17 +227,18 @@ def contest(title: str, run: Callable[[bool, int], float], goal: float | None = 
 
 
 def contests(url: str) -> list[Contest]:
-    packages = (("httpx", httpx, penstock.httpx), ("httpx2", httpx2, penstock.httpx2))
     found = []
-    for name, *both in packages:
-        found.append(contest(f"{name}, mock transport", partial(mocked, *both), ASYNC_GOAL))
-        run = partial(mocked_in_thread, *both)
+    for name, library, module in PACKAGES:
+        run = partial(mocked, library, module)
+        found.append(contest(f"{name}, mock transport", run, ASYNC_GOAL))
+        run = partial(mocked_in_thread, library, module)
         found.append(contest(f"{name}, mock transport, blocking", run, BLOCKING_GOAL))
     found.append(contest("requests, mock adapter", mocked_requests, BLOCKING_GOAL))
-    for name, *both in packages:
-        found.append(contest(f"{name}, loopback", partial(over_loopback, *both, url)))
-        run = partial(in_thread_over_loopback, *both, url)
-        found.append(contest(f"{name}, loopback, blocking", run))
+    for name, library, module in PACKAGES:
+        loopback = partial(over_loopback, library, module, url)
+        found.append(contest(f"{name}, loopback", loopback))
+        loopback = partial(in_thread_over_loopback, library, module, url)
+        found.append(contest(f"{name}, loopback, blocking", loopback))
     found.append(contest("aiohttp, loopback", partial(over_loopback_by_aiohttp, url)))
     found.append(contest("requests, loopback", partial(requests_over_loopback, url)))
     return found

@@ -1,4 +1,4 @@
-"""The modules for httpx and httpx2, and how they say that these are missing."""
+"""The modules for HTTP clients, and how they say that these are missing."""
 
 from __future__ import annotations
 
@@ -12,8 +12,10 @@ import pytest
 
 import penstock
 
+LIBRARIES = ["httpx", "httpx2", "aiohttp", "requests"]
 
-@pytest.mark.parametrize("library", ["httpx", "httpx2"])
+
+@pytest.mark.parametrize("library", LIBRARIES)
 def test_without_the_extra_it_says_what_to_install(library: str) -> None:
     program = f"""if True:
         import sys
@@ -45,7 +47,7 @@ def test_what_is_missing_of_the_package_itself_is_not_blamed_on_the_extra(librar
     assert "penstock[" not in done.stderr
 
 
-@pytest.mark.parametrize("library", ["httpx", "httpx2"])
+@pytest.mark.parametrize("library", LIBRARIES)
 @pytest.mark.parametrize(
     "name", ["QueueFullError", "CircuitBreakerOpenError", "DeadlineExceededError"]
 )
@@ -54,15 +56,24 @@ def test_its_errors_are_errors_of_both_and_pickle(library: str, name: str) -> No
     module = importlib.import_module(f"penstock.{library}")
     error = getattr(module, name)("no")
     assert isinstance(error, getattr(penstock, name))
-    assert isinstance(error, package.TransportError)
+    bases = ("TransportError", "ClientError", "RequestException")
+    assert isinstance(error, next(getattr(package, one) for one in bases if hasattr(package, one)))
     copy = pickle.loads(pickle.dumps(error))
     assert (type(copy), str(copy), copy.message) == (type(error), "no", "no")
 
 
-@pytest.mark.parametrize("library", ["httpx", "httpx2"])
+@pytest.mark.parametrize("library", LIBRARIES)
 def test_its_public_names_are_there_and_say_what_they_are(library: str) -> None:
     pytest.importorskip(library)
     module = importlib.import_module(f"penstock.{library}")
     assert sorted(module.__all__) == module.__all__
     for name in module.__all__:
         assert getattr(module, name).__doc__
+
+
+@pytest.mark.parametrize("library", ["httpx", "httpx2"])
+def test_the_old_names_stand_for_the_same(library: str) -> None:
+    pytest.importorskip(library)
+    module = importlib.import_module(f"penstock.{library}")
+    assert module.QueueTransport is module.PolicyTransport
+    assert module.SyncQueueTransport is module.SyncPolicyTransport

@@ -3,6 +3,8 @@
 Blocking clients are called in threads.
 """
 
+# ruff: noqa: PLW0108 - a bound method of the response would keep it
+
 from __future__ import annotations
 
 import asyncio

@@ -6,8 +6,6 @@ import asyncio
 from collections.abc import AsyncIterator, Coroutine, Generator
 from typing import Any
 
-import pytest
-
 from helpers.tasks import now
 from penstock import Limit, RetryPolicy
 from penstock.limits import Backoff
@@ -64,9 +62,9 @@ class Service:
                     yield b"."
 
             async def aclose(self) -> None:
-                await asyncio.sleep(0)
                 service.open -= self.is_open
                 self.is_open = False
+                await asyncio.sleep(0)
 
         class Inner(library.AsyncBaseTransport):  # type: ignore[misc, name-defined]
             async def handle_async_request(self, request: Any) -> Any:
@@ -91,7 +89,7 @@ class Service:
 
 
 async def play(library: Any, ours: Any, at: int) -> tuple[int, list[str]]:
-    """Cancel a request when it waits for the ``at``-th time; how often it did, and what was sent."""
+    """Cancel a request when it waits for the ``at``-th time: how often it did; what was sent."""
     service = Service(library)
     transport = ours.PolicyTransport(
         [Limit(2, per=2)],

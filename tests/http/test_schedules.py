@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
-from helpers.tasks import now
+from helpers.tasks import now, until
 from penstock import Limit, QueueStateError, RetryPolicy
+from penstock.limits import Backoff
 
 CONCURRENCY, REQUESTS = 3, 40
 MAX, PER = 4, 1.0
@@ -26,6 +27,7 @@ class Service:
         self.sent: list[tuple[str, float]] = []
         self.open = self.most_open = 0
         self.is_calm = False
+        self.takes = 0.0
 
     def transport(self) -> Any:
         service = self
@@ -36,7 +38,7 @@ class Service:
             async def __aiter__(self) -> AsyncIterator[bytes]:
                 for _ in range(3):
                     await asyncio.sleep(service._rng.choice([0, 0.05]))
-                    if service._rng.random() < 0.03:
+                    if not service.is_calm and service._rng.random() < 0.03:
                         await self.aclose()
                         raise service._library.ReadError("broken off")
                     yield b"."
@@ -52,7 +54,7 @@ class Service:
                 service.open += 1
                 service.most_open = max(service.most_open, service.open)
                 if service.is_calm:
-                    await asyncio.sleep(60)
+                    await asyncio.sleep(service.takes)
                     return service._library.Response(200, stream=Body())
                 try:
                     await asyncio.sleep(rng.choice([0, 0.01, 0.2]))
@@ -117,9 +119,13 @@ class Callers:
 
     async def all_places_are_free(self) -> None:
         """As many as may can be under way again, at once."""
-        await asyncio.sleep(60)
+        await asyncio.sleep(200)  # no gate is closed for longer
         assert self.service.open == 0
-        self.service.most_open, self.service.is_calm = 0, True
+        self.service.is_calm = True
+        # After a refusal one request goes first, and the others wait for what comes of it.
+        await (await self.client.send(self.client.build_request("GET", "/last"))).aread()
+        self.service.most_open, self.service.takes = 0, 60.0
+        await asyncio.sleep(PER)
         requests = [self.client.build_request("GET", "/last") for _ in range(CONCURRENCY)]
         for response in await asyncio.gather(
             *(self.client.send(request, stream=True) for request in requests)
@@ -144,3 +150,30 @@ async def test_a_random_schedule(library: Any, ours: Any, seed: int) -> None:
     attempts = Counter(path for path, _ in service.sent if path != "/last")
     assert max(attempts.values()) <= 3
     assert callers.transport.statistics().under_way == 0
+
+
+async def test_a_request_waits_for_a_service_that_is_away_where_the_policy_holds(
+    library: Any, ours: Any
+) -> None:
+    """In an outage, of which the service's answers to others have told."""
+    is_away = False
+    sent = 0
+
+    async def handle(request: Any) -> Any:
+        nonlocal sent
+        sent += 1
+        return library.Response(503 if is_away else 200)
+
+    transport = ours.PolicyTransport(
+        retry=RetryPolicy(2, backoff=Backoff(0.001), hold=True),
+        transport=library.MockTransport(handle),
+    )
+    async with library.AsyncClient(transport=transport, base_url="http://service") as http:
+        assert (await http.get("/")).status_code == 200
+        is_away = True
+        calls = [asyncio.create_task(http.get("/")) for _ in range(8)]
+        await until(lambda: sent >= 7)  # with a probe
+        assert not any(call.done() for call in calls)
+        is_away = False
+        answers = await asyncio.wait_for(asyncio.gather(*calls), 60)
+    assert {answer.status_code for answer in answers} == {200}

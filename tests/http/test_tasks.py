@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gzip
+import sys
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -711,6 +712,28 @@ async def test_it_tells_how_it_does(client: Any, server: Server) -> None:
     assert (statistics.name, statistics.starts) == ("prices", 2)
     assert (statistics.failures, statistics.retries) == (1, 1)
     assert (statistics.concurrency_limit, statistics.under_way) == (7, 0)
+
+
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="no notes")
+async def test_why_a_request_is_not_sent_again_is_noted(
+    library: Any, client: Any, server: Server
+) -> None:
+    server.answer = lambda seen: None
+
+    async def body() -> AsyncIterator[bytes]:
+        yield b"one"
+
+    async with client(retry=quick(3)) as http:
+        with pytest.raises(library.RemoteProtocolError) as unsafe:
+            await http.post("/", json={})
+        with pytest.raises(library.RemoteProtocolError) as streamed:
+            await http.put("/", content=body())
+    assert "it may have been processed, and retry_unsafe is False" in notes(unsafe.value)
+    assert "its body can be sent once" in notes(streamed.value)
+
+
+def notes(error: BaseException) -> str:
+    return " ".join(getattr(error, "__notes__", []))
 
 
 class OnlyOnce:

@@ -79,6 +79,8 @@ class Judge:
             raise TypeError(f"retry_unsafe must be a bool, got {checks.shown(retry_unsafe)}")
         self._client = client
         self._own = is_failure
+        #: Whether the user says what a failure is.
+        self.has_own = is_failure is not None
         self._retry_unsafe = retry_unsafe
 
     def is_failure(self, response: Any) -> bool:

@@ -6,6 +6,7 @@ The decisions are plain functions. ``tasks.py`` and ``threads.py`` wait and send
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
@@ -43,6 +44,8 @@ from penstock.policies.policy import Policy, PolicyStatistics
 #: As many as httpx's and aiohttp's own pools have connections.
 CONCURRENCY = 100
 
+_NOTHING = nullcontext()
+
 
 class RequestSender:
     """Sends requests of one client's kind under a policy. ``penstock.httpx`` has the arguments."""
@@ -76,7 +79,7 @@ class RequestSender:
         self._concurrency = _concurrency(concurrency)
         self.adaptive = concurrency if isinstance(concurrency, AdaptiveConcurrency) else None
         #: The most requests at once that what sends has connections for.
-        self.connections: float = math.inf
+        self.connections = sys.maxsize
         self.slots = CapacityLimiter(self._total)
         self.timeout = checks.seconds(timeout, "timeout")
         self._deadline = None if deadline is None else checks.seconds(deadline, "deadline")
@@ -104,7 +107,7 @@ class RequestSender:
 
     def _total(self) -> int:
         most = self._concurrency if self.adaptive is None else self.adaptive.limit
-        return most if most <= self.connections else int(self.connections)
+        return min(most, self.connections)
 
     def statistics(self) -> PolicyStatistics:
         """What was done so far: that of the policy, with the slots of this one. From any thread."""
@@ -230,7 +233,7 @@ class Sending:
     def observed(self) -> AbstractContextManager[object]:
         """The block of one attempt."""
         if self._observed is None:
-            return nullcontext()
+            return _NOTHING
         return _numbered(self._observed.block(self.state), self.state)
 
     def start(self, slot: HeldSlot | None) -> OpenAttempt:
@@ -248,9 +251,10 @@ class Sending:
     def is_failure(self, response: Any) -> bool:
         """Hear what the headers say to all, and whether the response is a failure."""
         sender, client = self.sender, self.sender.client
+        status = client.status(response)
         if may_concern_limits(client.header_names(response)):
-            sender.policy.limits.observe(client.headers(response), client.status(response))
-        return sender.judge.is_failure(response)
+            sender.policy.limits.observe(client.headers(response), status)
+        return (status >= 400 or sender.judge.has_own) and sender.judge.is_failure(response)
 
     def refused(self, response: Any, attempt: OpenAttempt, *, is_whole: bool) -> Exception:
         """The attempt ended with a response that is a failure. ``is_whole``: its body is read."""
@@ -288,8 +292,8 @@ class Sending:
                 self._observed.ended(error, delay)
         if delay is None:
             ending = self._ending
-            told = ending if isinstance(ending, BaseException) else error
-            note_attempts(told, state.attempts, state.why)
+            final = ending if isinstance(ending, BaseException) else error
+            note_attempts(final, state.attempts, state.why)
         return delay
 
     def check_refusal(self) -> None:
@@ -298,18 +302,21 @@ class Sending:
             raise self.state.refusal
 
     def _may_be_repeated(self, error: Exception) -> bool:
-        sender = self.sender
+        sender, state = self.sender, self.state
         if sender.policy.retry is None or self._is_last:
             return False
         if not sender.client.can_resend(self.request):
+            state.why = "its body can be sent once"
             return False
-        if sender.has_own_on:
-            return True
-        failure = self.state.failure
+        failure = state.failure
+        if sender.has_own_on or failure is None:
+            return failure is not None
         ending = self._ending if isinstance(self._ending, BaseException) else error
-        return failure is not None and sender.judge.may_be_repeated(
-            self.request, ending, failure, self._answer
-        )
+        if sender.judge.may_be_repeated(self.request, ending, failure, self._answer):
+            return True
+        if not failure.is_permanent:
+            state.why = "it may have been processed, and retry_unsafe is False"
+        return False
 
     def outcome(self, error: Exception) -> Any:
         """What the caller gets when ``error`` is final: a response.

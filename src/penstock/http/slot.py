@@ -38,5 +38,5 @@ class HeldSlot:
 
     # Bound here, since at the end of the interpreter this module may be empty already.
     def __del__(self, is_ending: Callable[[], bool] = sys.is_finalizing) -> None:
-        if not is_ending():
+        if self._to_end and not is_ending():
             self.end()

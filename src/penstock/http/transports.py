@@ -7,6 +7,7 @@ Imports neither: each package knows only its own classes, so :mod:`penstock.http
 from __future__ import annotations
 
 import math
+import sys
 from collections import deque
 from collections.abc import Callable, Iterable
 from contextlib import suppress
@@ -175,7 +176,7 @@ class PolicyTransportBase(Generic[TransportT, RequestT, ResponseT]):
     _library: ClassVar[Any]
     _errors: ClassVar[dict[type[PenstockError], Any]]
     _body: ClassVar[type[HeldBody]]
-    _make_inner: ClassVar[Callable[..., Any]]
+    _make_inner: ClassVar[type[Any]]
     _make_client: ClassVar[type[_HttpxClient]]
     _make_sender: ClassVar[type[Any]]
     _method: ClassVar[str]
@@ -348,12 +349,12 @@ async def _close_leftover(leftovers: deque[Any]) -> None:
         await leftovers.popleft().aclose()
 
 
-def _connections(transport: Any) -> float:
+def _connections(transport: Any) -> int:
     """The most requests at once that a transport has connections for, where that can be seen."""
     pool = getattr(transport, "_pool", None)
     most = getattr(pool, "_max_connections", None)
     if not isinstance(most, int) or isinstance(most, bool) or getattr(pool, "_http2", False):
-        return math.inf  # by HTTP/2, one connection has many
+        return sys.maxsize  # by HTTP/2, one connection has many
     return max(1, most)
 
 
@@ -367,7 +368,9 @@ def worth_retrying(library: Any, error: Exception, retry_unsafe: bool) -> bool:
     """Whether a request of the package that failed is sent again; see :mod:`penstock.httpx`."""
     if not isinstance(error, (library.TransportError, library.HTTPStatusError)):
         return False
-    request, answer = error.request, getattr(error, "response", None)
+    known: Any = error
+    request = known.request
+    answer = getattr(error, "response", None)
     is_safe = retry_unsafe or judgement.is_idempotent(request.method, request.headers)
     headers = None if answer is None else answer.headers
     failure = judgement.corrected(failure_of(error))

@@ -50,7 +50,7 @@ class OpenAttempt:
 
     def ended(self) -> None:
         """It is over, after it responded. From anywhere; again it does nothing."""
-        if self._ends():
+        if self._may_end and self._ends():
             self._policy._succeeded(self._state, self._start)
 
     def _ends(self) -> bool:
