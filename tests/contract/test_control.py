@@ -474,6 +474,7 @@ class TestInHand:
         began = asyncio.Event()
 
         async def work(item: str) -> None:
+            await asyncio.sleep(0)  # before its first wait it is in no list
             began.set()
             try:
                 await asyncio.sleep(1000)

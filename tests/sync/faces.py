@@ -207,6 +207,7 @@ class Stage:
         self.done: list[Any] = []
         self.handled: list[str] = []
         self.log: list[str] = []
+        self.counts: list[str] = []
         self.warnings: list[warnings.WarningMessage] = []
         #: Items that the worker function is to be held at; those at which it is to raise, and what.
         self.held: set[Any] = set()
@@ -280,6 +281,7 @@ class Stage:
             "handled": self.handled.copy(),
             "calls that wait": [call.what for call in self.calls if not call.outcome.done()],
             "log": self.log.copy(),
+            "log of counts": self.counts.copy(),
             "warnings": [normalised(str(one.message), self.texts) for one in self.warnings],
         }
         for number, queue in enumerate(self.queues):
@@ -595,7 +597,9 @@ class _Lines(logging.Handler):
         error = record.exc_info[1] if record.exc_info else None
         text = f"{record.name} {record.levelname}: {record.getMessage()}"
         text = text if error is None else f"{text} ({shown(error)})"
-        self._stage.log.append(normalised(text, self._stage.texts))
+        # What counts failures is told in between, when the last worker ends.
+        lines = self._stage.counts if " more times, the last time " in text else self._stage.log
+        lines.append(normalised(text, self._stage.texts))
 
 
 @contextmanager

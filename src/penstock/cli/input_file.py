@@ -14,6 +14,7 @@ from typing import Any, cast
 
 from penstock._util.compat import load_zstd
 from penstock.cli.files import STANDARD
+from penstock.errors import PenstockError
 
 #: Bytes that are looked at to find out what a file is.
 _HEAD = 64 * 1024
@@ -38,7 +39,7 @@ _MARKS = (
 )
 
 
-class UnreadableError(ValueError):
+class UnreadableError(PenstockError, ValueError):
     """The input is nothing that can be read; the message says what it may be."""
 
 
