@@ -23,11 +23,10 @@ from penstock.limits.failures import (
     failure_of,
     failure_of_answer,
     http_status,
-    is_answer,
-    is_of_outage,
     is_throttle,
     retry_after,
     service_failed,
+    shows_outage,
     worth_retrying,
 )
 
@@ -192,8 +191,7 @@ def test_what_tells_no_errors_apart(which: Any, error: type[Exception], message:
     ids=repr,
 )
 def test_calls_fail_like_this_while_a_service_is_away(failure: Failure) -> None:
-    assert is_of_outage(failure)
-    assert not is_answer(failure)
+    assert shows_outage(failure) is True
 
 
 @pytest.mark.parametrize(
@@ -217,15 +215,15 @@ def test_calls_fail_like_this_while_a_service_is_away(failure: Failure) -> None:
     ids=repr,
 )
 def test_and_not_like_this(failure: Failure) -> None:
-    assert not is_of_outage(failure)
+    assert not shows_outage(failure)
 
 
 @pytest.mark.parametrize("status", [400, 401, 404, 409, 422, 425])
 def test_an_answer_below_500_says_that_the_service_is_there(status: int) -> None:
-    assert is_answer(failure_of(HttpError(status)))
+    assert shows_outage(failure_of(HttpError(status))) is False
 
 
 @pytest.mark.parametrize("status", [408, 429, 500, 501, 503])
 def test_others_do_not(status: int) -> None:
-    assert not is_answer(failure_of(HttpError(status)))
-    assert not is_answer(failure_of(ValueError()))
+    assert shows_outage(failure_of(HttpError(status))) is not False
+    assert shows_outage(failure_of(ValueError())) is None

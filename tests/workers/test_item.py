@@ -5,6 +5,7 @@ from __future__ import annotations
 from penstock import Policy, RetryPolicy
 from penstock.policies.item_state import PolicyScope
 from penstock.policies.observer import NoObserver
+from penstock.policies.outage import ItemFailures
 from penstock.workers.item import Ticket
 
 
@@ -14,10 +15,12 @@ def test_the_next_worker_knows_how_an_item_has_failed_and_is_told_nothing_by_the
         Policy(retry=RetryPolicy()), NoObserver(""), max_dead_letters=0, postpones=True
     )
     old = Ticket(scope)
-    old.own_failures().throttles = 3
+    old.failures = ItemFailures()
+    old.failures.throttles = 3
     new = old.transfer()
     assert old.is_revoked
-    assert new.own_failures().throttles == 3
-    new.own_failures().throttles += 1
-    assert old.own_failures().throttles == 3
+    assert new.failures is not None
+    assert new.failures.throttles == 3
+    new.failures.throttles += 1
+    assert old.failures.throttles == 3
     assert Ticket(scope).transfer().failures is None

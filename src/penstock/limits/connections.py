@@ -11,15 +11,9 @@ from typing import Any
 
 from penstock.limits.error_response import unwrapped
 
-#: Errors of Python's own.
-_BROKEN = (
-    ConnectionError,
-    TimeoutError,
-    asyncio.TimeoutError,
-    asyncio.IncompleteReadError,
-    socket.gaierror,
-    ssl.SSLError,
-)
+#: Errors of the system, and of asyncio, where that has its own.
+_BROKEN_SYSTEM = (ConnectionError, TimeoutError, socket.gaierror, ssl.SSLError)
+_BROKEN_WAITS = (asyncio.TimeoutError, asyncio.IncompleteReadError)
 _ERRNOS = frozenset(
     {
         errno.ECONNREFUSED,
@@ -92,12 +86,13 @@ _DEEPEST = 8
 
 def is_broken(error: BaseException) -> bool:
     """Whether ``error`` says that the service could not be reached, or did not answer in time."""
-    if _is_broken_by_system(error):
-        return True
-    reason = getattr(error, "reason", None) if isinstance(error, OSError) else None
-    if isinstance(reason, OSError):  # urllib's URLError
-        return _is_broken_by_system(reason)
-    return _is_of_client(error, _CLASSES)
+    if isinstance(error, OSError):
+        if _is_broken_by_system(error):
+            return True
+        reason = getattr(error, "reason", None)
+        if isinstance(reason, OSError):  # urllib's URLError
+            return _is_broken_by_system(reason)
+    return isinstance(error, _BROKEN_WAITS) or _is_of_client(error, _CLASSES)
 
 
 def is_unsent(error: BaseException) -> bool:
@@ -146,9 +141,7 @@ def _names_of(kind: type[BaseException]) -> frozenset[str]:
     return frozenset(f"{cls.__module__.partition('.')[0]}.{cls.__name__}" for cls in kind.__mro__)
 
 
-def _is_broken_by_system(error: BaseException) -> bool:
+def _is_broken_by_system(error: OSError) -> bool:
     if isinstance(error, ssl.SSLCertVerificationError):
         return False
-    if isinstance(error, _BROKEN):
-        return True
-    return isinstance(error, OSError) and error.errno in _ERRNOS
+    return isinstance(error, _BROKEN_SYSTEM) or error.errno in _ERRNOS

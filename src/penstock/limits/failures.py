@@ -182,27 +182,21 @@ def service_failed(error: Exception, failure: Failure | None = None) -> bool | N
     return status is None or status >= 500 or status == 408
 
 
-def is_of_outage(failure: Failure) -> bool:
-    """Whether calls fail like this while a service is away.
+def shows_outage(failure: Failure) -> bool | None:
+    """Whether calls fail like this while a service is away; ``None`` if it shows nothing.
 
-    No connection, a broken one, a timeout, 408, 5xx but those that stay, and what gRPC says in
-    their place. An error that nobody knows is none, nor is a throttle.
+    True: no connection, a broken one, a timeout, 408, 5xx but those that stay, and what gRPC says
+    in their place. False: the service is there, and found fault with the call. An error that nobody
+    knows shows nothing, nor does a throttle.
     """
-    if failure.is_throttle:
-        return False
     status = failure.status
+    if failure.is_throttle or not (failure.is_transient or failure.is_permanent):
+        return None
     if status is None:
-        return failure.is_transient
-    is_known = failure.is_transient or failure.is_permanent
-    return is_known and (status == 408 or (status >= 500 and may_pass(status)))
-
-
-def is_answer(failure: Failure) -> bool:
-    """Whether the service is there, though the call failed: it found fault with the call."""
-    status = failure.status
-    if status is None or failure.is_throttle:
-        return False
-    return status < 500 and status != 408 and (failure.is_transient or failure.is_permanent)
+        return True if failure.is_transient else None
+    if status == 408 or (status >= 500 and may_pass(status)):
+        return True
+    return False if status < 500 else None
 
 
 def is_throttle(error: BaseException) -> bool:

@@ -189,7 +189,8 @@ class RetryPolicy:
         """
         if attempt - uncounted >= self._most or not self.repeats:
             return NO_ATTEMPTS
-        if not self.is_worth_it(error, failure):
+        has_own_on = self.on is not worth_retrying
+        if (has_own_on or failure.is_permanent) and not self.is_worth_it(error, failure):
             return _PERMANENT if failure.is_permanent else _NOT_ASKED_FOR
         rng = rng or _default_rng
         counted = max(1, attempt - uncounted)

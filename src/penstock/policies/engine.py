@@ -17,7 +17,7 @@ from penstock._util.clock import now
 from penstock._util.compat import add_note, timeout_after
 from penstock.errors import APITimeoutError
 from penstock.limits.adaptive import AdaptiveConcurrency
-from penstock.limits.failures import Failure, failure_of
+from penstock.limits.failures import Failure, failure_of, shows_outage
 from penstock.limits.rate.permit import Permit, permit_of, starts_under_way, still_under_way
 from penstock.limits.rate.sliding_log import Record
 from penstock.policies.classify import classify
@@ -148,10 +148,12 @@ class PolicyEngine(Retrying):
                 state.failure = failure
                 if counts and failure.is_throttle and self._closes_gate(attempt, failure):
                     self._refused(state, permit_of(start, self.limits), error, last)
-                if self._is_too_long(failure):
+                if failure.retry_after > self.max_retry_after and not failure.is_short_circuit:
                     state.failure = failure = self._too_long(failure, error)
             if self._outages is not None:
-                self._hear_failure(state, start, error, failure if counts else None)
+                is_away = shows_outage(failure) if counts and failure is not None else None
+                if is_away is not None or state.failures is not None:
+                    self._hear_failure(state, start, error, is_away)
             if counts and attempt is not state and attempt.called_at is not None:
                 self._tell(attempt, error, failure)
         except Exception as broken:  # a function of the user's: the item fails with that

@@ -8,7 +8,6 @@ import threading
 
 from penstock._util.clock import now
 from penstock.errors import OutageError
-from penstock.limits.failures import Failure, is_answer, is_of_outage
 from penstock.limits.rate.permit import Permit
 from penstock.limits.rate.sliding_log import Record
 from penstock.limits.retry import RetryPolicy
@@ -77,13 +76,6 @@ class Holding:
         with self._lock:
             return self._outages.longest(now())
 
-    def _is_held(self, state: ItemState) -> bool:
-        """Whether the item is to wait where its service is away."""
-        retry = self.retry
-        if retry is None or retry.hold is False:
-            return False
-        return retry.hold or state.is_queued
-
     def _check_outage(self, state: ItemState, *, starts: bool) -> bool:
         """Whether the item fails: its service has been away for too long.
 
@@ -95,13 +87,14 @@ class Holding:
         outages = self._outages
         if outages is None or not outages.is_any:
             return False
-        moment = now()
-        if not self._is_held(state):
+        assert self.retry is not None
+        moment, hold = now(), self.retry.hold
+        if not (state.is_queued if hold is None else hold):
             with self._lock:
                 outages.end_ramps(moment)
                 self._look_at_outages()
             return False
-        item = state.own_failures()
+        item = state.failures = state.failures or ItemFailures()
         with self._lock:
             ask = outages.start if starts else outages.delay
             delay = ask(state.gate_key, item, moment)
@@ -141,15 +134,13 @@ class Holding:
         state: ItemState,
         start: Permit | Record,
         error: BaseException,
-        failure: Failure | None,
+        is_away: bool | None,
     ) -> None:
-        """A call failed. ``failure``: what the error says; None: nothing about the service."""
+        """A call failed. ``is_away``: as calls of a service that is away; None: it says nothing."""
         outages = self._outages
-        if outages is None:
-            return
-        if failure is not None and is_of_outage(failure):
-            item: ItemFailures | None = state.own_failures()
-            assert item is not None
+        assert outages is not None
+        if is_away:
+            item = state.failures = state.failures or ItemFailures()
             with self._lock:
                 outages.failed(state.gate_key, item, _began_at(start), now(), error)
                 self._hears_success = True
@@ -160,7 +151,7 @@ class Holding:
         item = state.failures
         if item is not None:
             item.is_sign = False
-        if failure is not None and is_answer(failure):
+        if is_away is False:
             if self._hears_success:
                 self._hear_success(state, start)
         elif item is not None and item.probes:

@@ -122,18 +122,19 @@ class ItemState:
 
     __slots__ = (
         "_closing",
-        "_failures",
-        "_gate_key",
         "_why",
         "attempts",
         "began_at",
         "call",
         "deadline_at",
         "failure",
+        "failures",
         "future",
+        "gate_key",
         "is_postponed",
         "is_revoked",
         "job",
+        "paid_failure",
         "permit",
         "place",
         "refusal",
@@ -166,8 +167,14 @@ class ItemState:
         self.waits_since: float | None = None
         #: Where it waits for the limits of its keys.
         self.place: Any = None
+        #: The key of the service that it is for; None: its policy has no such keys.
+        self.gate_key: Hashable = None
         #: What the error of the last attempt said.
         self.failure: Failure | None = None
+        #: The same, where a budget has paid for the attempt that follows.
+        self.paid_failure: Failure | None = None
+        #: How its calls have failed, as far as outages and throttles go; None: they have not.
+        self.failures: ItemFailures | None = None
         #: Whether somebody else has the item now.
         self.is_revoked = False
         # What a queue keeps with an item. It is the ticket's, and is set here for speed.
@@ -186,39 +193,14 @@ class ItemState:
         return self.scope.policy
 
     @property
-    def gate_key(self) -> Hashable:
-        """The key of the service that it is for; None: its policy has no such keys."""
-        # Not set for each item, as hardly any has one.
-        return getattr(self, "_gate_key", None)
-
-    @gate_key.setter
-    def gate_key(self, key: Hashable) -> None:
-        self._gate_key = key
-
-    @property
     def closing(self) -> int:
         """The number of the closing of its gate that its refusal caused last; 0: none."""
+        # Not set for each item, as hardly any has one.
         return getattr(self, "_closing", 0)
 
     @closing.setter
     def closing(self, number: int) -> None:
         self._closing = number
-
-    @property
-    def failures(self) -> ItemFailures | None:
-        """How its calls have failed, as far as outages and throttles go; None: they have not."""
-        return getattr(self, "_failures", None)
-
-    def own_failures(self) -> ItemFailures:
-        """The same, made if need be."""
-        failures = getattr(self, "_failures", None)
-        if failures is None:
-            failures = self._failures = ItemFailures()
-        return failures
-
-    def take_failures(self, failures: ItemFailures) -> None:
-        """They are those of the same item, which was here before."""
-        self._failures = failures
 
     @property
     def why(self) -> str:
@@ -228,12 +210,6 @@ class ItemState:
     @why.setter
     def why(self, why: str) -> None:
         self._why = why
-
-    @property
-    def paid_failure(self) -> Failure | None:
-        """The failure after which a budget has paid for another attempt; None: it has not."""
-        failures = self.failures
-        return self.failure if failures is None or failures.is_paid else None
 
     @property
     def is_queued(self) -> bool:

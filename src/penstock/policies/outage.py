@@ -132,8 +132,6 @@ class ItemFailures:
     #: The period in which it is held, and how often it was the probe.
     held_in: Period | None = None
     probes = 0
-    #: Whether a budget has paid for its last retry.
-    is_paid = True
     #: What its last call failed with, while it is held or waits for the verdict.
     error: Exception | None = None
     traceback: TracebackType | None = None

@@ -85,7 +85,7 @@ class Outages:
 
         ``began_at``: when it began, if that is known.
         """
-        service = self._service(key)
+        service = self._services.get(key) or self._new_service(key)
         self.hears_success = True
         item.is_sign = False
         if began_at is not None and began_at < service.answered_at <= now:
@@ -121,7 +121,7 @@ class Outages:
 
     def answered(self, key: Hashable, began_at: float | None, now: float) -> None:
         """A call succeeded, or the service has answered at least."""
-        service = self._service(key)
+        service = self._services.get(key) or self._new_service(key)
         period = service.period
         outage = None if period is None else period.outage
         if outage is not None:
@@ -235,12 +235,10 @@ class Outages:
 
     # -----------------------------------------------------------------------------------------
 
-    def _service(self, key: Hashable) -> _Service:
-        service = self._services.get(key)
-        if service is None:
-            if len(self._services) >= _MOST_SERVICES:
-                self._forget_one()
-            service = self._services[key] = _Service()
+    def _new_service(self, key: Hashable) -> _Service:
+        if len(self._services) >= _MOST_SERVICES:
+            self._forget_one()
+        service = self._services[key] = _Service()
         return service
 
     def _forget_one(self) -> None:

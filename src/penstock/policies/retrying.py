@@ -43,18 +43,22 @@ class Retrying(Admission):
         refusal, state.refusal = state.refusal, None
         if self.retry is None or not isinstance(error, Exception):
             return None
-        if error is refusal:
-            return self._look_again(state, error)
         failure = state.failure or failure_of(error)
-        if self._is_too_long(failure):
+        if error is refusal:
+            delay = self._look_again(state, error)
+        elif failure.retry_after > self.max_retry_after and not failure.is_short_circuit:
             return None  # whatever the retry policy says; there is a note on the error
-        if failure.is_throttle or state.failures is not None:  # of a few items only
-            return self._after_trouble(state, error, failure)
-        return self._next_attempt(state, error, failure)
-
-    def _is_too_long(self, failure: Failure) -> bool:
-        """Whether the service asks for a longer wait than is allowed."""
-        return failure.retry_after > self.max_retry_after and not failure.is_short_circuit
+        elif failure.is_throttle or state.failures is not None:  # of a few items only
+            delay = self._after_trouble(state, error, failure)
+        else:
+            delay = self._next_attempt(state, error, failure)
+        if delay is not None and state.refusal is None:  # else it waits for the verdict
+            with self._lock:
+                self._retries += 1
+                state.scope.retries += 1
+            if state.is_observed:
+                state.scope.observer.on_retry(error)
+        return delay
 
     def _next_attempt(
         self,
@@ -95,7 +99,7 @@ class Retrying(Admission):
         if isinstance(verdict, str):
             state.why = verdict
             return None
-        self._count_retry(state, error)
+        state.paid_failure = None if is_free else failure
         if verdict > _LONG or _logger.isEnabledFor(logging.INFO):
             self._log_retry(state, error, verdict, is_throttle=failure.is_throttle)
         return verdict
@@ -103,13 +107,14 @@ class Retrying(Admission):
     def _after_trouble(self, state: ItemState, error: Exception, failure: Failure) -> float | None:
         """:meth:`after`, where the service is, or was, away, or refuses too many calls."""
         assert self.retry is not None
-        item = state.own_failures()
+        item = state.failures = state.failures or ItemFailures()
         item.error = error
-        is_held = self.retry.repeats and self._is_held(state)
+        is_queued, hold = state.is_queued, self.retry.hold
+        is_held = self.retry.repeats and (is_queued if hold is None else hold)
         is_away = is_held and item.is_sign and item.is_in_outage
         if is_away and self.retry.is_worth_it(error, failure):
-            return self._hold(state, error, item)
-        is_free = failure.is_throttle and self.retry.repeats and (is_held or state.is_queued)
+            return self._hold(state, item)
+        is_free = failure.is_throttle and self.retry.repeats and (is_held or is_queued)
         if not is_free:
             item.throttled_since = None
         elif self._was_throttled_too_long(state, item):
@@ -123,7 +128,6 @@ class Retrying(Admission):
             is_free=is_free,
         )
         if delay is not None:
-            item.is_paid = not is_free
             state.is_postponed = is_free
             return delay
         if is_held and item.is_sign and state.why in {NO_ATTEMPTS, NO_BUDGET}:
@@ -144,7 +148,7 @@ class Retrying(Admission):
 
     # -- outages ------------------------------------------------------------------------------
 
-    def _hold(self, state: ItemState, error: Exception, item: ItemFailures) -> float | None:
+    def _hold(self, state: ItemState, item: ItemFailures) -> float | None:
         """Hold an item whose last call fell into an outage; None: that was given up."""
         assert self._outages is not None
         item.verdict_at = None
@@ -159,8 +163,7 @@ class Retrying(Admission):
         if is_given_up:
             self._give_up(state, item)
             return None
-        self._count_retry(state, error)
-        item.is_paid = False
+        state.paid_failure = None
         state.is_postponed = True
         return held_for(delay, state, moment)
 
@@ -195,24 +198,16 @@ class Retrying(Admission):
             return None
         error.__traceback__ = item.traceback  # without the looks
         if item.is_in_outage:
-            return self._hold(state, error, item)
+            return self._hold(state, item)
         outages = self._outages
         assert outages is not None
         if item.is_kept_away and not outages.may_be_outage(state.gate_key, item):
             # A breaker let too few calls through for a verdict, until the service was back.
             outages.forgive(item)
-            self._count_retry(state, error)
             return SHORTEST
         return self._wait_for_verdict(state, error, item)
 
-    # -- counts and the log -------------------------------------------------------------------
-
-    def _count_retry(self, state: ItemState, error: BaseException) -> None:
-        with self._lock:
-            self._retries += 1
-            state.scope.retries += 1
-        if state.is_observed:
-            state.scope.observer.on_retry(error)
+    # -- the log ------------------------------------------------------------------------------
 
     def _log_retry(
         self, state: ItemState, error: Exception, delay: float, *, is_throttle: bool

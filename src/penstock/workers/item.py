@@ -136,8 +136,7 @@ class Ticket(ItemState):
         """Return a copy for the next worker that takes the item, and revoke this one."""
         new = copy(self)
         new.permit = None  # the other worker's
-        if self.failures is not None:  # the other worker's call may still end
-            new.take_failures(copy(self.failures))
+        new.failures = copy(self.failures)  # the other worker's call may still end
         # In this order: an item without a future that is not revoked is kept when it fails.
         self.is_revoked = True
         self.future = None

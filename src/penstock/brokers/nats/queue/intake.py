@@ -90,9 +90,7 @@ class Intake(Generic[T]):
         if delivery.number > 1:
             ticket.attempts = delivery.number - 1
             ticket.began_at = now() - delivery.age
-            failures = self._hands.failures.pop(delivery.sequence, None)
-            if failures is not None:
-                ticket.take_failures(failures)
+            ticket.failures = self._hands.failures.pop(delivery.sequence, None)
         return ticket
 
 
