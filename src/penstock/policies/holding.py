@@ -139,8 +139,9 @@ class Holding:
         """A call failed. ``is_away``: as calls of a service that is away; None: it says nothing."""
         outages = self._outages
         assert outages is not None
+        item = state.failures
         if is_away:
-            item = state.failures = state.failures or ItemFailures()
+            item = state.failures = item or ItemFailures()
             with self._lock:
                 outages.failed(state.gate_key, item, _began_at(start), now(), error)
                 self._hears_success = True
@@ -148,7 +149,6 @@ class Holding:
             if outages.news:
                 self._tell_news()
             return
-        item = state.failures
         if item is not None:
             item.is_sign = False
         if is_away is False:
