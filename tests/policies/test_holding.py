@@ -425,6 +425,20 @@ class TestWhileItLasts:
         assert len(service.served) == 51
         assert budget.tokens <= 500
 
+    async def test_the_budget_does_not_get_back_what_a_retry_cost_that_failed_in_it(self) -> None:
+        budget = RetryBudget(tokens=1000, cost=10, refund=0)
+        while budget.tokens > 500:
+            assert budget.take(ConnectionError())
+        service, queue = Away(1, 20), queue_of(budget=budget)
+        async with queue:
+            await queue.process(service, 1)
+            await answered(queue)
+            await asyncio.sleep(1)
+            await put_all(queue, range(5))
+            await queue.join()
+        assert len(service.served) == 6
+        assert budget.tokens < 500
+
     async def test_what_somebody_awaits_fails_after_its_attempts(self) -> None:
         service, queue = Away(1, 100), queue_of(attempts=3)
         async with queue:
@@ -586,6 +600,7 @@ class TestTheVerdict:
             with pytest.raises(ConnectionError):
                 await policy.call(service, "a")
         assert len(service.calls) == 3
+        assert policy.statistics().retries == 1
         assert 6 <= now() <= 7
         attempts = [span for span in recorder.spans() if "process" in span.name]
         assert len(attempts) == (3 if is_observed else 0)

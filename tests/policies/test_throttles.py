@@ -19,6 +19,7 @@ from penstock import (
     Limiter,
     Policy,
     RateLimitError,
+    RetryBudget,
     RetryPolicy,
     WorkQueue,
 )
@@ -51,6 +52,16 @@ async def test_a_refusal_without_a_time_holds_up_all_and_nothing_is_lost() -> No
     # One goes first, and the others follow one by one.
     first = min(at for _, at in service.calls if at > 0.01)
     assert sum(at == first for _, at in service.calls) == 1
+
+
+async def test_a_budget_gets_nothing_back_for_a_retry_that_cost_nothing() -> None:
+    """Queued work that is throttled is tried again for nothing."""
+    budget = RetryBudget(tokens=100, refund=0)
+    assert budget.take(ConnectionError())
+    left = budget.tokens
+    queue = WorkQueue[int](concurrency_limit=1, retry=RetryPolicy(2, budget=budget))
+    result = await queue.batch_process([1], Service({1: 3}, error=RateLimitError))
+    assert (result.processed, budget.tokens) == (1, left)
 
 
 async def test_a_success_is_heard_and_begins_anew() -> None:
