@@ -41,7 +41,7 @@ nitpick_ignore_regex = [
         r"penstock\.[\w.]+\.(PermitContext|PermitIssuer|LimitOwner|LimiterStatistics)",
     ),
     ("py:.*", r"penstock\.[\w.]+\.(LoopFuture|ThreadWorkerPool|(Blocking)?ItemStream|Job)"),
-    ("py:.*", r"penstock\.[\w.]+\.ObserverProvider"),
+    ("py:.*", r"penstock\.[\w.]+\.(ObserverProvider|QueueReadings|Origin)"),
 ]
 
 autodoc_member_order = "bysource"
