@@ -22,7 +22,6 @@ from penstock.policies.dead_letters import DeadLetter, check_max_dead_letters
 from penstock.policies.item_state import Hold
 from penstock.policies.observer import (
     CANCELLED,
-    ObservedPut,
     ObserverProvider,
     Origin,
     QueueReadings,
@@ -230,7 +229,12 @@ class InProcessQueue(QueueControl[T]):
         """Put an item that has this ticket; ``origin``: where a dead letter comes from."""
         if isinstance(ticket, ObservedTicket):
             ticket.observed = put = self._observer.on_put(origin)
-            return await self._put_observed(put, ticket, item, timeout)
+            with put:
+                put.accepted = self._buffer.offer(item, ticket, put.context)
+                if not put.accepted:
+                    put.on_full()
+                    put.accepted = await self._wait_for_room(item, timeout, ticket, put.context)
+                return put.accepted
         return self._buffer.offer(item, ticket) or await self._wait_for_room(item, timeout, ticket)
 
     async def _put_many(self, items: Collection[T], timeout: float | None) -> int:
@@ -293,16 +297,6 @@ class InProcessQueue(QueueControl[T]):
         self._needs_slow_path()  # it is slow in any case, and may be the first put
         if not await self._put_slow(item, timeout, deadline, future, call):
             raise self._full_error()
-
-    async def _put_observed(
-        self, put: ObservedPut, ticket: Ticket, item: T, timeout: float
-    ) -> bool:
-        with put:
-            put.accepted = self._buffer.offer(item, ticket, put.context)
-            if not put.accepted:
-                put.on_full()
-                put.accepted = await self._wait_for_room(item, timeout, ticket, put.context)
-            return put.accepted
 
     async def _put_of(
         self, job: Job[T], ticket: Ticket, item: T, future: AnyFuture | None = None

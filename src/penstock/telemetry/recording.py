@@ -53,8 +53,8 @@ class Recording:
         self.settings = settings
         #: Whether spans and metrics go anywhere.
         self.is_enabled = settings.is_enabled
-        self._item_wait = settings.instruments.item_wait
-        self._duration = settings.instruments.duration
+        self.item_wait = settings.instruments.item_wait
+        self.duration = settings.instruments.duration
         self.attributes = about = {names.QUEUE_NAME: name}
         self.put_name = f"{names.PUT} {name}"
         self.put_attributes = {**about, names.OPERATION: names.PUT}
@@ -62,7 +62,7 @@ class Recording:
         self.wait_attributes = {**about, names.OPERATION: names.BACKPRESSURE}
         self.process_name = f"{names.PROCESS} {name}"
         self.process_attributes = {**about, names.OPERATION: names.PROCESS, names.ATTEMPT: 1}
-        self._cause_attributes = {
+        self.cause_attributes = {
             cause: {**about, names.WAIT_CAUSE: cause}
             for cause in (names.FOR_WORKER, names.FOR_LIMIT, names.FOR_RETRY)
         }
@@ -129,7 +129,7 @@ class Recording:
     def record_wait(self, cause: str, seconds: float, context: OtelContext | None) -> None:
         """Record the seconds that an item waited for an attempt, by cause."""
         try:  # in line, since that is done for each item
-            self._item_wait.record(seconds, self._cause_attributes[cause], context)
+            self.item_wait.record(seconds, self.cause_attributes[cause], context)
         except Exception:
             self.settings.log_failure()
 
@@ -141,7 +141,7 @@ class Recording:
         if error is not None:
             attributes = {**attributes, names.ERROR_TYPE: names.error_type(error)}
         try:
-            self._duration.record(seconds, attributes, context)
+            self.duration.record(seconds, attributes, context)
         except Exception:
             self.settings.log_failure()
 

@@ -97,8 +97,9 @@ class TelemetrySettings:
         _check_bool(verbose_errors, "verbose_errors")
         self.spans: Final = spans
         self.relation: Final = relation
-        self._spans_puts = spans == "all"
-        self._spans_attempts = spans in ("all", "process")
+        #: Whether each put, and each attempt, gets a span; else ``is_followed`` is asked.
+        self.spans_puts: Final = spans == "all"
+        self.spans_attempts: Final = spans in ("all", "process")
         self.record_exceptions: Final = record_exceptions
         self.verbose_errors: Final = verbose_errors
         self.tracer: Final = trace.get_tracer(
@@ -123,15 +124,9 @@ class TelemetrySettings:
         parent = otel_context.get_current() if context is None else context
         return bool(parent.get(_SUPPRESS_INSTRUMENTATION_KEY))
 
-    def wants_put_span(self, context: otel_context.Context) -> bool:
-        """Whether a put in ``context`` gets a span."""
-        if self._spans_puts or (self.spans == "parent" and _is_sampled(context)):
-            return not context.get(_SUPPRESS_INSTRUMENTATION_KEY)
-        return False
-
-    def wants_process_span(self, context: otel_context.Context) -> bool:
-        """Whether an attempt gets a span; ``context`` is that of its item."""
-        return self._spans_attempts or (self.spans == "parent" and _is_sampled(context))
+    def is_followed(self, context: otel_context.Context) -> bool:
+        """Whether a put or attempt in ``context`` gets a span since there is one of its caller."""
+        return self.spans == "parent" and _is_sampled(context)
 
     def end_span(
         self, span: Span, error: BaseException | None, end_time: int | None = None

@@ -17,6 +17,7 @@ from typing import Any
 
 from opentelemetry import context as otel_context
 from opentelemetry import trace
+from opentelemetry.context import _SUPPRESS_INSTRUMENTATION_KEY
 from opentelemetry.trace import INVALID_SPAN, Link, Span, SpanContext, SpanKind
 
 from penstock._util.compat import Self
@@ -91,7 +92,9 @@ class TracedItem:
 
     def waits_until(self, now: float, number: int, limit_wait: float | None) -> dict[str, float]:
         """The seconds that it waited for the attempt which begins now, by cause."""
-        rest = total = max(0.0, now - self._waits_since)
+        rest = total = now - self._waits_since
+        if total < 0.0:  # of an item whose age another machine told
+            rest = total = 0.0
         if limit_wait is None and number == 1:  # of most items
             return {names.FOR_WORKER: rest}
         waits: dict[str, float] = {}
@@ -152,14 +155,19 @@ class TracedPut(TracedItem):
         self.accepted = False
         parent = otel_context.get_current()
         span: Span | None = None
-        if observer.settings.wants_put_span(parent):
-            span = observer.start_span(
-                observer.put_name,
-                SpanKind.PRODUCER,
-                observer.put_attributes,
-                context=parent,
-                links=() if origin is None else _links(origin.link),
-            )
+        settings = observer.settings
+        wants_span = settings.spans_puts or settings.is_followed(parent)
+        if wants_span and not parent.get(_SUPPRESS_INSTRUMENTATION_KEY):
+            try:
+                span = settings.tracer.start_span(
+                    observer.put_name,
+                    parent,
+                    SpanKind.PRODUCER,
+                    observer.put_attributes,
+                    () if origin is None else _links(origin.link),
+                )
+            except Exception:
+                settings.log_failure()
         self.put_span = span
         self.context: Context = copy_context()
         if span is not None:
@@ -178,16 +186,26 @@ class TracedPut(TracedItem):
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        if self._full_since is not None and self.accepted:
-            # Until now its put waited, from now on the item waits.
-            self._accepted_at = self._waits_since = _clock()
         try:
-            self._end(_put_outcome(self.accepted, exc), exc)
+            if self._full_since is not None or exc is not None or not self.accepted:
+                self._end(_put_outcome(self.accepted, exc), exc)
+            elif self.put_span is not None:  # as ``_end``, and quicker: of most puts
+                span = self.put_span
+                try:
+                    if span.is_recording():
+                        about: dict[str, Any] = self._observer.size_attributes()
+                        about[names.PUT_OUTCOME] = names.ACCEPTED
+                        span.set_attributes(about)
+                finally:
+                    span.end()
         except Exception:
             self._observer.settings.log_failure()
 
     def _end(self, outcome: str, error: BaseException | None) -> None:
         observer, span = self._observer, self.put_span
+        if self._full_since is not None and self.accepted:
+            # Until now its put waited, from now on the item waits.
+            self._accepted_at = self._waits_since = _clock()
         try:
             if span is not None and span.is_recording():
                 span.set_attributes({**observer.size_attributes(), names.PUT_OUTCOME: outcome})
@@ -267,17 +285,18 @@ class TracedAttempt:
                 if context is None
                 else context.run(otel_context.get_current)
             )
-            if settings.is_suppressed(parent):
+            if parent.get(_SUPPRESS_INSTRUMENTATION_KEY):
                 return
             self._context = parent
             waits = item.waits_until(self._since, number, limit_wait)
-            if settings.wants_process_span(parent):
+            if settings.spans_attempts or settings.is_followed(parent):
                 put_span = item.put_span if context is None else None
                 if put_span is None:
                     put_span = trace.get_current_span(parent)
                 self._start_span(parent, put_span.get_span_context(), number, waits)
+            record, attributes = observer.item_wait.record, observer.cause_attributes
             for cause, seconds in waits.items():
-                observer.record_wait(cause, seconds, self._context)
+                record(seconds, attributes[cause], self._context)
         except Exception:
             settings.log_failure()
 
@@ -294,25 +313,25 @@ class TracedAttempt:
         attributes: dict[str, Any] = observer.process_attributes
         if number != 1:
             attributes = {**attributes, names.ATTEMPT: number}
-        span = observer.start_span(
-            observer.process_name,
-            SpanKind.CONSUMER,
-            attributes,
-            context=parent,
-            links=(Link(put_context),) if put_context.is_valid else (),
-        )
-        if span is None:
+        try:
+            span = observer.settings.tracer.start_span(
+                observer.process_name,
+                parent,
+                SpanKind.CONSUMER,
+                attributes,
+                (Link(put_context),) if put_context.is_valid else (),
+            )
+        except Exception:
+            observer.settings.log_failure()
             return
-        self._span = span
-        self._item.last_span = span
+        self._span = self._item.last_span = span
         self._context = trace.set_span_in_context(span, parent)
         if span.is_recording():
             # Set at the end, together with the outcome: one call costs less than two.
-            self._late_attributes = late = {
-                **observer.size_attributes(),
-                names.WAIT_TIME: sum(waits.values()),
-                names.WORKER_ID: _worker_id(),
-            }
+            late: dict[str, Any] = observer.size_attributes()
+            late[names.WAIT_TIME] = sum(waits.values())
+            late[names.WORKER_ID] = _worker_id()
+            self._late_attributes = late
             if names.FOR_LIMIT in waits:
                 late[names.LIMIT_WAIT_TIME] = waits[names.FOR_LIMIT]
             for cause, seconds in waits.items():
@@ -331,12 +350,9 @@ class TracedAttempt:
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        if exc is None:
-            self._succeeded()
-        else:
+        if exc is not None:
             self._leave(exc, outcome_of(exc), None)
-
-    def _succeeded(self) -> None:
+            return
         # As ``_leave``, and quicker: of most attempts.
         observer, span, took = self._observer, self._span, _clock() - self._since
         if self._token is not None:
@@ -351,7 +367,10 @@ class TracedAttempt:
             except Exception:
                 observer.settings.log_failure()
         if self._context is not None and self._is_call:
-            observer.record_duration(took, None, self._context)
+            try:
+                observer.duration.record(took, observer.attributes, self._context)
+            except Exception:
+                observer.settings.log_failure()
 
     def stop_clock(self) -> None:
         """The call is over; what becomes of the item will be told before long."""

@@ -37,7 +37,7 @@ class ObservedTicket(Ticket):
 
     async def run(self, call: AsyncCall[Any], job: Any, item: Any) -> None:
         """Run the item as any ticket does, and observe the attempt."""
-        if not self.claim():
+        if self.future is not None and not self.claim():
             self.observed.on_skipped()
             return
         call, policy = self.call or call, None if self.scope is None else self.scope.policy
@@ -67,7 +67,8 @@ class ObservedTicket(Ticket):
                 self.failed_attempt = attempt
             raise
         attempt.__exit__(None, None, None)
-        self.succeed(result)
+        if self.future is not None:
+            self.succeed(result)
 
     def _limit_wait(self) -> float | None:
         """Seconds that limits held it up; more than the item has waited if it came later."""
