@@ -287,6 +287,29 @@ def test_each_process_is_an_instance_of_its_own() -> None:
     assert len(set(instances)) == 2
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
+def test_a_forked_child_counts_from_zero() -> None:
+    with Receiver("http/protobuf") as receiver:
+        script(
+            f"{PROGRAM}\nimport os\n"
+            f"handle = penstock.telemetry.setup('pump', {receiver.endpoint!r},"
+            " protocol='http/protobuf')\n"
+            "asyncio.run(main())\n"
+            "child = os.fork()\n"
+            "if child:\n"
+            "    assert os.waitpid(child, 0)[1] == 0\n"
+            "    os._exit(0)\n"
+            "queue = penstock.BoundedQueue(name='q')\n"
+            "asyncio.run(main())\n"
+            "assert handle.flush()\n"
+            "os._exit(0)"
+        )
+        durations = receiver.metrics["penstock.process.duration"].data.histogram.data_points
+        processed = receiver.metrics["penstock.process.items"].data.sum.data_points
+    assert [point.count for point in durations] == [1]
+    assert sum(point.as_int for point in processed) == 1
+
+
 def test_what_there_is_can_be_sent_before_the_end() -> None:
     with Receiver() as receiver:
         child = start(

@@ -65,6 +65,7 @@ class TelemetryHandle:
         self._providers: list[Any] = []
         self._exporters: list[Any] = []
         self._resource: Any = None
+        self._meter_provider: Any = None
         self._is_own = False
         self._is_shut_down = False
 
@@ -72,9 +73,13 @@ class TelemetryHandle:
         """Flush these, whoever made them."""
         self._providers = list(providers)
 
-    def own(self, resource: Any, exporters: Sequence[Any]) -> None:
-        """Providers with this resource and these exporters were made by ``setup``."""
+    def own(self, resource: Any, exporters: Sequence[Any], meter_provider: Any) -> None:
+        """Providers with this resource and these exporters were made by ``setup``.
+
+        ``meter_provider``: ``None`` if it made none.
+        """
         self._resource, self._exporters, self._is_own = resource, list(exporters), True
+        self._meter_provider = meter_provider
         atexit.register(self._at_exit)
         tell_forked_child(self)
 
@@ -129,7 +134,9 @@ class TelemetryHandle:
         self.shutdown()
 
     def _after_fork_in_child(self) -> None:
-        """Be another instance of the service."""
+        """Be another instance of the service, which has counted nothing yet."""
+        with suppress(Exception):
+            _forget_values(self._meter_provider)
         attributes = dict(getattr(self._resource, "attributes", {}))
         if "service.instance.id" in attributes and "service.instance.id=" not in os.environ.get(
             "OTEL_RESOURCE_ATTRIBUTES", ""
@@ -138,6 +145,17 @@ class TelemetryHandle:
             with suppress(Exception):  # the SDK has no other way than this
                 kind = type(self._resource._attributes)
                 self._resource._attributes = kind(attributes=attributes)
+
+
+def _forget_values(meter_provider: Any) -> None:
+    """Begin all counters and histograms of the SDK anew: their values are the parent's.
+
+    The SDK has no other way than this.
+    """
+    if meter_provider is not None:
+        for storage in meter_provider._measurement_consumer._reader_storages.values():
+            storage._lock = threading.RLock()  # which a thread of the parent may have held
+            storage._instrument_view_instrument_matches = {}
 
 
 def _all_in_time(calls: Sequence[Callable[[], Any]], seconds: float) -> bool:

@@ -161,9 +161,12 @@ def _set_providers(
     resource = Resource.create(attributes)
     if made.get("traces"):
         trace.set_tracer_provider(exporting.tracer_provider(resource, made["traces"]))
+    meter_provider = None
     if made.get("metrics"):
-        metrics.set_meter_provider(exporting.meter_provider(resource, made["metrics"]))
-    handle.own(resource, [exporter for each in made.values() for exporter in each])
+        meter_provider = exporting.meter_provider(resource, made["metrics"])
+        metrics.set_meter_provider(meter_provider)
+    every = [exporter for each in made.values() for exporter in each]
+    handle.own(resource, every, meter_provider)
 
 
 def _exporter_names(signal: Signal, endpoint: str | None, console: bool) -> list[str]:
