@@ -81,7 +81,7 @@ def on_a_terminal(command: list[str], folder: Path) -> str:
 
 def screens(written: str) -> list[str]:
     """What was on the terminal, one after the other: each takes the place of the one before."""
-    return re.split(r"(?:\r\x1b\[2K)(?:\x1b\[1A\x1b\[2K)*", written)
+    return re.split(r"\r(?:\x1b\[\d+A)?\x1b\[J", written)
 
 
 def draw(command: list[str], screen: str, file: Path) -> None:
