@@ -385,6 +385,7 @@ class TestFailures:
             error_handler=lambda error, item: failed.append((type(error), item)),
         )
         await until(lambda: bulk.began)
+        await until(queue.in_hand)  # its function waits for the first time
         held = queue.in_hand()
         assert [one.item for one in held] == [[1, 2]]
         assert held[0].cancel() is True

@@ -393,6 +393,13 @@ class TestRemove:
         assert queue.unprocessed == ["a"]
 
 
+async def in_hand(queue: Any) -> list[Any]:
+    """What is in hand, once that is anything: an item is not before its function first waits."""
+    await until(queue.in_hand)
+    held: list[Any] = queue.in_hand()
+    return held
+
+
 class TestInHand:
     async def test_the_items_and_their_workers(
         self, make_queue: MakeQueue, in_order: InOrder
@@ -403,6 +410,7 @@ class TestInHand:
         assert queue.in_hand() == []
         await put_all(queue, "a", "b", "c")
         await until(lambda: len(worker.began) == 2)
+        await until(lambda: len(queue.in_hand()) == 2)
         await asyncio.sleep(0.1)
         held = queue.in_hand()
         assert sorted(one.item for one in held) == ["a", "b"]
@@ -431,12 +439,12 @@ class TestInHand:
         await queue.start_workers(worker, 1, on_error)
         await put_all(queue, "a", "b")
         await until(lambda: worker.began == ["a"])
-        held = queue.in_hand()
+        held = await in_hand(queue)
         name = held[0].worker
         assert [one.cancel() for one in held] == [True]
         await until(lambda: worker.began == ["a", "b"])
         assert errors == [(asyncio.CancelledError, "a")]
-        assert [one.worker for one in queue.in_hand()] == [name] or not is_watched
+        assert [one.worker for one in await in_hand(queue)] == [name] or not is_watched
         worker.may_go_on.set()
         await soon(queue.join())
         assert worker.done == ["b"]
@@ -463,7 +471,7 @@ class TestInHand:
         await queue.start_workers(work, 1, lambda error, item: None)
         await put_all(queue, "a", "b")
         await until(lambda: worker.began == ["a"])
-        assert queue.in_hand()[0].cancel() is True
+        assert (await in_hand(queue))[0].cancel() is True
         await soon(queue.join())
         assert timed_out == ["b"] or not issubclass(asyncio.TimeoutError, TimeoutError)
 
@@ -474,7 +482,6 @@ class TestInHand:
         began = asyncio.Event()
 
         async def work(item: str) -> None:
-            await asyncio.sleep(0)  # before its first wait it is in no list
             began.set()
             try:
                 await asyncio.sleep(1000)
@@ -484,7 +491,7 @@ class TestInHand:
         await queue.start_workers(work, 1)
         await put_all(queue, "a")
         await soon(began.wait())
-        assert queue.in_hand()[0].cancel() is True
+        assert (await in_hand(queue))[0].cancel() is True
         await soon(queue.join())
         assert done == ["a"]
         assert queue.metrics["errors"] == 0
@@ -496,7 +503,7 @@ class TestInHand:
         await queue.start_workers(worker, 1, lambda error, item: None)
         await put_all(queue, "a", "b")
         await until(lambda: worker.began == ["a"])
-        queue.in_hand()[0].cancel()
+        (await in_hand(queue))[0].cancel()
         await until(lambda: worker.began == ["a", "b"])
         assert await soon(queue.stop(timeout=0)) is False
         assert queue.unprocessed == ["b"]
@@ -531,6 +538,7 @@ class TestCancel:
         future = await queue.submit("a")
         await put_all(queue, "b")
         await until(lambda: worker.began == ["a"])
+        await in_hand(queue)
         assert queue.cancel(future) is True
         with pytest.raises(asyncio.CancelledError):
             await soon(future)

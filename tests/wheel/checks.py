@@ -71,6 +71,7 @@ NEEDED = (
     "pytest",
     "pytest-asyncio",
     "pytest-xdist",
+    "tenacity",
     "trustme",
 )
 
