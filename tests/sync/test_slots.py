@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from penstock.sync import WorkQueue
 from penstock.sync.buffer import JanusBuffer
 from penstock.sync.slots import SharedCounters, ThreadSlot, WorkerSlot
 from penstock.workers.item import JobTicket
@@ -124,3 +125,49 @@ def test_a_worker_without_a_function_takes_nothing_of_nobody() -> None:
     assert buffer.offer("of nobody")
     assert slot.take() is None  # its pool has not told it to leave yet
     assert buffer.ready == 1
+
+
+def test_an_item_that_nobody_wants_is_counted_though_its_batch_is_given_up() -> None:
+    began, may_end = threading.Event(), threading.Event()
+
+    def work(items: list[str]) -> None:
+        began.set()
+        may_end.wait(BOUND)
+
+    queue = WorkQueue[str]()
+    queue.start()
+    queue.pause()
+    queue.submit("nobody wants it").cancel()
+    queue.put_many(["a", "b"])
+    queue.process_batches(work, max_size=3, max_wait=0)
+    queue.resume()
+    assert began.wait(BOUND)
+    assert queue.stop(timeout=0) is False  # the thread goes on, without its items
+    try:
+        assert queue.unprocessed == ["a", "b"]
+        assert queue.statistics().unfinished == 2
+    finally:
+        may_end.set()
+
+
+def test_the_half_of_a_batch_that_is_done_stays_so_though_the_other_is_given_up() -> None:
+    began, may_end = threading.Event(), threading.Event()
+
+    def work(items: list[str]) -> None:
+        if len(items) == 2:
+            raise TypeError("one of them")
+        if items == ["b"]:
+            began.set()
+            may_end.wait(BOUND)
+
+    queue = WorkQueue[str]()
+    queue.start()
+    queue.put_many(["a", "b"])
+    queue.process_batches(work, max_size=2, max_wait=0)
+    assert began.wait(BOUND)
+    assert queue.stop(timeout=0) is False
+    try:
+        assert queue.unprocessed == ["b"]
+        assert queue.statistics().unfinished == 1
+    finally:
+        may_end.set()

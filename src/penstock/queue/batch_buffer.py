@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
+from collections.abc import Sequence
 from contextvars import Context, copy_context
 from typing import Any, TypeVar
 
@@ -247,6 +248,11 @@ class BatchBuffer(BatchStore[T], Buffer[T]):
         for entry in entries:
             self._requeue(entry)
         self.wake()
+
+    def drop(self, ticket: BatchTicket[T], entries: Sequence[Entry[T]]) -> None:
+        """Some of the entries of a batch are done, and its call goes on with the others."""
+        ticket.forget(entries)
+        self.counters.processed += len(entries)
 
     def wake(self) -> None:
         """Wake tasks for the calls for which none is on its way."""

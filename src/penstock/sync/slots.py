@@ -20,7 +20,7 @@ from penstock.queue.counters import Field, QueueCounters
 from penstock.queue.entry_buffer import EntryBuffer
 from penstock.sync.buffer import JanusBuffer
 from penstock.sync.waiting import LoopWaiters
-from penstock.workers.batch import parts_of
+from penstock.workers.batch import BatchTicket, parts_of
 from penstock.workers.item import Entry, job_of
 from penstock.workers.job import Job
 from penstock.workers.turn import ENDLESS, LoopTurn
@@ -189,6 +189,13 @@ class WorkerSlot(Generic[T]):
                 self.taken -= len(entries)
                 for entry in entries:
                     self._buffer.requeue_locked(entry)
+
+    def drop(self, ticket: BatchTicket[T], entries: Sequence[Entry[T]]) -> None:
+        """Some of the entries of a batch are done, and its call goes on with the others."""
+        with self._buffer.lock:
+            if not self.is_revoked:  # else they went back with the others
+                ticket.forget(entries)
+                self.processed += len(entries)
 
     async def pause(self) -> None:
         """Go on: a thread is in nobody's way."""

@@ -129,7 +129,7 @@ class BatchTicket(Ticket, Generic[T]):
             fit = _how_many_fit(limiter, [entry[1] for entry in entries])
             rest = entries[fit:]
             if rest:
-                self._forget(rest)
+                self.forget(rest)
                 self.source.give_back(rest)
                 return entries[:fit]
         return entries
@@ -240,10 +240,15 @@ class BatchTicket(Ticket, Generic[T]):
 
     def _settle(self, entries: Sequence[Entry[T]]) -> None:
         """These are done."""
-        self.done += len(entries)
-        self._forget(entries)
+        if len(entries) == len(self.entries):  # the worker counts the last one
+            self.done += len(entries)
+            self.entries = []
+        elif entries:
+            # Now, and not at the end: the worker may be given up meanwhile, and the others go back.
+            self.source.drop(self, entries)
 
-    def _forget(self, entries: Sequence[Entry[T]]) -> None:
+    def forget(self, entries: Sequence[Entry[T]]) -> None:
+        """It is known what becomes of these."""
         if len(entries) == len(self.entries):
             self.entries = []
         elif entries:
