@@ -26,15 +26,16 @@ except ModuleNotFoundError as error:
 
 from penstock import errors as own
 from penstock.http import judgement
-from penstock.http.client import LONGEST_FAILURE, errors_of
+from penstock.http.client import LONGEST_FAILURE, errors_of, permit_on, put_permit_on
 from penstock.http.sender import CONCURRENCY
+from penstock.http.shown import PolicyShown
 from penstock.http.slot import HeldSlot
 from penstock.http.tasks import TaskSender
 from penstock.limits import AdaptiveConcurrency, CircuitBreaker, Limit, Limiter, RetryPolicy
 from penstock.limits.rate.permit import Permit
 from penstock.policies.gate_keys import GateKey
 from penstock.policies.observer import ObserverProvider
-from penstock.policies.policy import Policy, PolicyStatistics
+from penstock.policies.policy import Policy
 
 __all__ = [
     "BudgetExceededError",
@@ -100,11 +101,10 @@ def permit_of(response: ClientResponse) -> Permit | None:
 
     >>> permit_of(response).settle("tokens", (await response.json())["usage"]["total_tokens"])
     """
-    permit = getattr(response, "_penstock_permit", None)
-    return permit if isinstance(permit, Permit) else None
+    return permit_on(response)
 
 
-class PolicyMiddleware:
+class PolicyMiddleware(PolicyShown[TaskSender]):
     """Sends requests under a policy: ``ClientSession(middlewares=[PolicyMiddleware(...)])``.
 
     Each request is sent by the task that makes it, and each hop of a redirect is one. One
@@ -216,23 +216,6 @@ class PolicyMiddleware:
         response: ClientResponse = await sender.send(request, once)
         return response
 
-    @property
-    def policy(self) -> Policy:
-        """The policy that every request is sent under."""
-        return self._sender.policy
-
-    @property
-    def limits(self) -> Limiter:
-        """What every request asks before it is sent, to be shared, or told more."""
-        return self.policy.limits
-
-    def statistics(self) -> PolicyStatistics:
-        """What was done so far. From any thread."""
-        return self._sender.statistics()
-
-    def __repr__(self) -> str:
-        return repr(self._sender)
-
 
 class _AiohttpClient:
     """What is particular to aiohttp."""
@@ -258,7 +241,7 @@ class _AiohttpClient:
         return not getattr(request.body, "consumed", False)
 
     def add_permit(self, response: ClientResponse, permit: Permit) -> None:
-        response._penstock_permit = permit  # type: ignore[attr-defined]
+        put_permit_on(response, permit)
 
     def hold(self, response: ClientResponse, slot: HeldSlot) -> None:
         connection = response.connection

@@ -32,15 +32,16 @@ except ModuleNotFoundError as error:
 from penstock import errors as own
 from penstock._util import checks
 from penstock.http import judgement
-from penstock.http.client import LONGEST_FAILURE, errors_of
+from penstock.http.client import LONGEST_FAILURE, errors_of, permit_on, put_permit_on
 from penstock.http.sender import CONCURRENCY
+from penstock.http.shown import PolicyShown
 from penstock.http.slot import HeldSlot
 from penstock.http.threads import ThreadSender
 from penstock.limits import AdaptiveConcurrency, CircuitBreaker, Limit, Limiter, RetryPolicy
 from penstock.limits.rate.permit import Permit
 from penstock.policies.gate_keys import GateKey
 from penstock.policies.observer import ObserverProvider
-from penstock.policies.policy import Policy, PolicyStatistics
+from penstock.policies.policy import Policy
 
 __all__ = [
     "BudgetExceededError",
@@ -84,11 +85,10 @@ def permit_of(response: Response) -> Permit | None:
 
     >>> permit_of(response).settle("tokens", response.json()["usage"]["total_tokens"])
     """
-    permit = getattr(response, "_penstock_permit", None)
-    return permit if isinstance(permit, Permit) else None
+    return permit_on(response)
 
 
-class PolicyAdapter(HTTPAdapter):
+class PolicyAdapter(PolicyShown[ThreadSender], HTTPAdapter):
     """Sends requests under a policy: ``session.mount("https://", PolicyAdapter(...))``.
 
     Each request is sent by the thread that makes it, and each hop of a redirect is one. Mount one
@@ -221,23 +221,6 @@ class PolicyAdapter(HTTPAdapter):
         if self._inner is not None:
             self._inner.close()
 
-    @property
-    def policy(self) -> Policy:
-        """The policy that every request is sent under."""
-        return self._sender.policy
-
-    @property
-    def limits(self) -> Limiter:
-        """What every request asks before it is sent, to be shared, or told more."""
-        return self.policy.limits
-
-    def statistics(self) -> PolicyStatistics:
-        """What was done so far. From any thread."""
-        return self._sender.statistics()
-
-    def __repr__(self) -> str:
-        return repr(self._sender)
-
     def __getstate__(self) -> NoReturn:
         raise TypeError("cannot pickle a PolicyAdapter: its limits are those of this process")
 
@@ -274,7 +257,7 @@ class _RequestsClient:
         return True
 
     def add_permit(self, response: Response, permit: Permit) -> None:
-        response._penstock_permit = permit  # type: ignore[attr-defined]
+        put_permit_on(response, permit)
 
     def hold(self, response: Response, slot: HeldSlot) -> None:
         raw: Any = response.raw

@@ -21,6 +21,10 @@ from penstock.limits.rate.permit import Permit
 LONGEST_FAILURE = 2**20
 
 
+#: The attribute of a response of a client that has no place for such things.
+_PERMIT = "_penstock_permit"
+
+
 class HttpClient(Protocol):
     """One package, for tasks or for threads. The methods for tasks that read or close are async."""
 
@@ -127,3 +131,14 @@ def as_clients(error: PenstockError, errors: dict[Any, Any]) -> PenstockError:
     new: PenstockError = ours(str(error))
     new.__dict__.update(error.__dict__)
     return new
+
+
+def put_permit_on(response: Any, permit: Permit) -> None:
+    """Keep what a request took from the limits, as an attribute of its response."""
+    setattr(response, _PERMIT, permit)
+
+
+def permit_on(response: Any) -> Permit | None:
+    """What :func:`put_permit_on` has kept."""
+    permit = getattr(response, _PERMIT, None)
+    return permit if isinstance(permit, Permit) else None

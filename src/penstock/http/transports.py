@@ -20,6 +20,7 @@ from penstock.http import judgement
 from penstock.http.bodies import HeldBody
 from penstock.http.client import LONGEST_FAILURE
 from penstock.http.sender import CONCURRENCY, RequestSender
+from penstock.http.shown import PolicyShown
 from penstock.http.slot import HeldSlot
 from penstock.http.tasks import TaskSender
 from penstock.http.threads import ThreadSender
@@ -28,7 +29,7 @@ from penstock.limits.failures import failure_of
 from penstock.limits.rate.permit import Permit
 from penstock.policies.gate_keys import GateKey
 from penstock.policies.observer import ObserverProvider
-from penstock.policies.policy import Policy, PolicyStatistics
+from penstock.policies.policy import Policy
 
 TransportT = TypeVar("TransportT")
 RequestT = TypeVar("RequestT")
@@ -170,7 +171,7 @@ class _Begun:
         return self._size
 
 
-class PolicyTransportBase(Generic[TransportT, RequestT, ResponseT]):
+class PolicyTransportBase(PolicyShown[Any], Generic[TransportT, RequestT, ResponseT]):
     """What the transports for tasks and those for threads share: their arguments."""
 
     _library: ClassVar[Any]
@@ -231,25 +232,6 @@ class PolicyTransportBase(Generic[TransportT, RequestT, ResponseT]):
         size = sender.pool_size
         limits = self._library.Limits(max_connections=size, max_keepalive_connections=size)
         return type(self)._make_inner(limits=limits)
-
-    @property
-    def policy(self) -> Policy:
-        """The policy that every request is sent under."""
-        policy: Policy = self._sender.policy
-        return policy
-
-    @property
-    def limits(self) -> Limiter:
-        """What every request asks before it is sent, to be shared, or told more."""
-        return self.policy.limits
-
-    def statistics(self) -> PolicyStatistics:
-        """What was done so far. From any thread."""
-        statistics: PolicyStatistics = self._sender.statistics()
-        return statistics
-
-    def __repr__(self) -> str:
-        return repr(self._sender)
 
 
 class AsyncPolicyTransport(PolicyTransportBase[TransportT, RequestT, ResponseT]):

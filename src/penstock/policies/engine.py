@@ -148,7 +148,7 @@ class PolicyEngine(Retrying):
                 state.failure = failure
                 if counts and failure.is_throttle and self._closes_gate(attempt, failure):
                     self._refused(state, permit_of(start, self.limits), error, last)
-                if failure.retry_after > self.max_retry_after and not failure.is_short_circuit:
+                if failure.retry_after and self._is_too_long(failure):
                     state.failure = failure = self._too_long(failure, error)
             if self._outages is not None:
                 is_away = shows_outage(failure) if counts and failure is not None else None

@@ -46,7 +46,7 @@ class Retrying(Admission):
         failure = state.failure or failure_of(error)
         if error is refusal:
             delay = self._look_again(state, error)
-        elif failure.retry_after > self.max_retry_after and not failure.is_short_circuit:
+        elif failure.retry_after and self._is_too_long(failure):
             return None  # whatever the retry policy says; there is a note on the error
         elif failure.is_throttle or state.failures is not None:  # of a few items only
             delay = self._after_trouble(state, error, failure)
@@ -59,6 +59,10 @@ class Retrying(Admission):
             if state.is_observed:
                 state.scope.observer.on_retry(error)
         return delay
+
+    def _is_too_long(self, failure: Failure) -> bool:
+        """Whether the service asks for a longer wait than is allowed."""
+        return failure.retry_after > self.max_retry_after and not failure.is_short_circuit
 
     def _next_attempt(
         self,
