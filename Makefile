@@ -41,7 +41,7 @@ demo: $(VENV)/.demo  ## Send 500 HTTP requests through a queue to a server that 
 AT_ONCE ?= 4
 PYTEST := -m pytest -q -n $(AT_ONCE) --dist worksteal
 
-test: $(VENV)/.test  ## Run the tests (3 min)
+test: $(VENV)/.test  ## Run the tests (5 min)
 	$(BIN)/python $(PYTEST)
 
 # -- More tests -----------------------------------------------------------------------------------
