@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from penstock.brokers.sql.rows import Lease, NewItem, StoredItem
+from penstock.brokers.sql.rows import Lease, NewItem, Stored, StoredItem
 from penstock.brokers.sql.settings import SqlSettings
 from penstock.brokers.sqlite.file import SqliteFile
 from penstock.brokers.sqlite.storage import Storage, open_queue
@@ -45,8 +45,10 @@ class Opened:
         self.storage = Storage(self.file.connection, number, given, dedupe=dedupe, **more)
 
     def put(self, *data: bytes, **more: Any) -> list[bool]:
+        """Put items of these bytes; for each, whether it was accepted."""
         items = [NewItem(one, **more) for one in data]
-        return self.do(lambda storage: storage.put(items))
+        stored = self.do(lambda storage: storage.put(items))
+        return [outcome is not Stored.FULL for outcome in stored]
 
     def take(self, most: int = 1) -> list[StoredItem]:
         return self.do(lambda storage: storage.take(most))
@@ -55,7 +57,7 @@ class Opened:
         return [item.data for item in self.take(most)]
 
     def done(self, *leases: Lease) -> list[bool]:
-        return self.do(lambda storage: storage.done(leases))
+        return self.do(lambda storage: [storage.done(lease) for lease in leases])
 
     def extend(self, leases: Sequence[Lease]) -> list[Lease]:
         return self.do(lambda storage: storage.extend(leases))

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from brokers.sqlite.helpers import Clock, Opened
-from penstock.brokers.sql.rows import Burial, NewItem
+from penstock.brokers.sql.rows import Burial, NewItem, Stored
 from penstock.brokers.sqlite.storage import Storage
 from penstock.errors import BrokerError
 
@@ -93,7 +93,7 @@ class TestIds:
 
 
 class TestCallersTransaction:
-    def put_in(self, connection: sqlite3.Connection, queue: Opened, item: NewItem) -> list[bool]:
+    def put_in(self, connection: sqlite3.Connection, queue: Opened, item: NewItem) -> list[Stored]:
         own = queue.storage
         return Storage(connection, own._queue, own._settings).put([item])
 
@@ -106,7 +106,7 @@ class TestCallersTransaction:
         theirs.execute("CREATE TABLE orders (id INTEGER)")
         theirs.execute("BEGIN IMMEDIATE")
         theirs.execute("INSERT INTO orders VALUES (1)")
-        assert self.put_in(theirs, queue, NewItem(b"a", id="1")) == [True]
+        assert self.put_in(theirs, queue, NewItem(b"a", id="1")) == [Stored.NEW]
         assert queue.storage.size() == 0
         theirs.commit()
         theirs.close()
@@ -118,7 +118,7 @@ class TestCallersTransaction:
         queue = open_queue(maxsize=1)
         theirs = sqlite3.connect(path)
         theirs.execute("BEGIN IMMEDIATE")
-        assert self.put_in(theirs, queue, NewItem(b"a", id="1")) == [True]
+        assert self.put_in(theirs, queue, NewItem(b"a", id="1")) == [Stored.NEW]
         theirs.rollback()
         theirs.close()
         assert queue.put(b"b", id="1") == [True]
@@ -154,7 +154,7 @@ class TestLeases:
             assert other.take() == []
         assert alive.done(item.lease) == [True]
 
-    def test_who_lost_the_lease_cannot_settle_the_item(
+    def test_who_lost_the_lease_cannot_hand_the_item_back(
         self, open_queue: Open, clock: Clock
     ) -> None:
         slow, heir = open_queue(), open_queue()
@@ -163,12 +163,22 @@ class TestLeases:
         clock.now += 30
         (item,) = heir.take()
         assert slow.extend([lost.lease]) == [lost.lease]
-        assert slow.done(lost.lease) == [False]
         assert slow.do(lambda storage: storage.give_back(lost.lease)) is False
         assert slow.do(lambda storage: storage.bury(lost.lease, "E", "")) is Burial.LOST
+        assert slow.take() == []
         assert slow.storage.counts().dead_letters == 0
         assert heir.done(item.lease) == [True]
         assert heir.storage.size() == 0
+
+    def test_an_item_that_is_done_late_is_done(self, open_queue: Open, clock: Clock) -> None:
+        slow, heir = open_queue(maxsize=1), open_queue(maxsize=1)
+        slow.put(b"a")
+        (late,) = slow.take()
+        clock.now += 30
+        (item,) = heir.take()
+        assert slow.done(late.lease) == [True]
+        assert heir.done(item.lease) == [False]
+        assert heir.put(b"b", b"c") == [True, False]  # one place was left, and not two
 
     def test_a_late_end_does_not_meet_an_item_that_came_after(
         self, open_queue: Open, clock: Clock
@@ -207,13 +217,6 @@ class TestFailures:
         clock.now += 0.1
         assert [(one.data, one.deliveries) for one in queue.take(2)] == [(b"a", 2), (b"b", 1)]
 
-    def test_what_did_not_begin_does_not_count(self, open_queue: Open) -> None:
-        queue = open_queue()
-        queue.put(b"a")
-        (item,) = queue.take()
-        queue.do(lambda storage: storage.give_back(item.lease, counts=False))
-        assert queue.take()[0].deliveries == 1
-
     def test_a_dead_letter_has_its_reason_and_takes_no_room(self, open_queue: Open) -> None:
         queue = open_queue(maxsize=1)
         queue.put(b"a", headers={"x": "y"})
@@ -233,13 +236,18 @@ class TestFailures:
         assert queue.storage.size() == 1
         assert queue.done(second.lease) == [True]
 
-    def test_where_none_are_kept_it_is_dropped(self, open_queue: Open) -> None:
-        queue = open_queue(max_dead_letters=0)
-        queue.put(b"a")
-        (item,) = queue.take()
-        assert queue.do(lambda s: s.bury(item.lease, "E", "")) is Burial.DONE
-        counts = queue.storage.counts()
-        assert (counts.size, counts.dead_letters) == (0, 0)
+
+class TestPause:
+    def test_nothing_is_handed_out_to_anybody_until_it_is_over(self, open_queue: Open) -> None:
+        one, other = open_queue(), open_queue()
+        one.put(b"a")
+        one.do(lambda s: s.set_paused(True))
+        assert other.take() == []
+        assert other.storage.next_ready() is None
+        assert other.storage.counts().is_paused is True
+        assert other.put(b"b") == [True]
+        other.do(lambda s: s.set_paused(False))
+        assert one.take_data() == [b"a", b"b"]
 
 
 class TestRedrive:

@@ -42,6 +42,17 @@ class StoredItem:
     put_at: float
 
 
+class Stored(Enum):
+    """What became of an item that was offered."""
+
+    #: It is stored.
+    NEW = "new"
+    #: It was stored before, by a put with the same id.
+    DUPLICATE = "duplicate"
+    #: There is no room for it, and nothing of it is left.
+    FULL = "full"
+
+
 class Burial(Enum):
     """What became of an item that should become a dead letter."""
 
@@ -71,6 +82,8 @@ class Counts:
     """How many items of which kind a queue has, at one instant."""
 
     maxsize: int
+    #: Whether nothing is handed out to anybody.
+    is_paused: bool
     #: Accepted and not done.
     size: int
     #: In the hands of workers.

@@ -31,13 +31,13 @@ EXTEND: Final = """
 UPDATE penstock_items SET due = :until WHERE number = :number AND lease = :token
 """
 
-# The end of a lease without an end of the item. A handing-out in which no call began counts 0.
+# The end of a lease without an end of the item.
 RETURN: Final = """
-UPDATE penstock_items SET due = :due, lease = NULL, deliveries = deliveries - 1 + :counts
-WHERE number = :number AND lease = :token
+UPDATE penstock_items SET due = :due, lease = NULL WHERE number = :number AND lease = :token
 """
 
-DONE: Final = "DELETE FROM penstock_items WHERE number = :number AND lease = :token"
+# Whoever has the lease by now: an item that is done is done.
+DONE: Final = "DELETE FROM penstock_items WHERE number = :number"
 
 NEXT_DUE: Final = "SELECT min(due) FROM penstock_items WHERE queue = :queue AND due IS NOT NULL"
 

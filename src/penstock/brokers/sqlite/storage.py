@@ -14,7 +14,15 @@ from typing import Any
 
 from penstock.brokers.sql import statements as sql
 from penstock.brokers.sql.leases import new_lease
-from penstock.brokers.sql.rows import Burial, Counts, DeadRow, Lease, NewItem, StoredItem
+from penstock.brokers.sql.rows import (
+    Burial,
+    Counts,
+    DeadRow,
+    Lease,
+    NewItem,
+    Stored,
+    StoredItem,
+)
 from penstock.brokers.sql.settings import SqlSettings
 from penstock.brokers.sqlite import schema
 
@@ -29,6 +37,8 @@ UPDATE penstock_queues SET size = (SELECT count(*) FROM penstock_items WHERE que
 WHERE id = :queue
 """
 _LEVEL = "SELECT size, maxsize, last_number FROM penstock_queues WHERE id = ?"
+_BOUND = "SELECT maxsize, is_paused FROM penstock_queues WHERE id = ?"
+_PAUSE = "UPDATE penstock_queues SET is_paused = ? WHERE id = ?"
 _SIZE = "SELECT size FROM penstock_queues WHERE id = ?"
 _GROW = "UPDATE penstock_queues SET size = size + ?, last_number = ? WHERE id = ?"
 _SHRINK = "UPDATE penstock_queues SET size = size - ? WHERE id = ?"
@@ -106,40 +116,40 @@ class Storage:
 
     # -- putting ------------------------------------------------------------------------------
 
-    def put(self, items: Sequence[NewItem]) -> list[bool]:
-        """Store items; for each, whether it is stored, or was under its id before.
-
-        An item that finds no room leaves nothing behind, nor does its id.
-        """
+    def put(self, items: Sequence[NewItem]) -> list[Stored]:
+        """Store items, and return what became of each."""
         size, maxsize, last = self._execute(_LEVEL, (self._queue,)).fetchone()
         now, room, number = self._clock(), maxsize - size, last
-        accepted, rows, has_ids = [], [], False
+        stored: list[Stored] = []
+        rows, has_ids = [], False
         for item in items:
             if item.id is not None:
                 if not has_ids:
                     self._execute(sql.FORGET_IDS, self._named())
                     has_ids = True
                 if self._execute(sql.KNOWS_ID, self._named(id=item.id)).fetchone() is not None:
-                    accepted.append(True)
+                    stored.append(Stored.DUPLICATE)
                     continue
             if len(rows) >= room:
-                accepted.append(False)
+                stored.append(Stored.FULL)
                 continue
             if item.id is not None:
                 self._execute(sql.ADD_ID, self._named(id=item.id))
             number += 1
             headers = json.dumps(item.headers) if item.headers else ""
             rows.append((number, self._queue, item.rank, now, headers, item.data))
-            accepted.append(True)
+            stored.append(Stored.NEW)
         if rows:
             self._connection.executemany(_PUT, rows)
             self._execute(_GROW, (len(rows), number, self._queue))
-        return accepted
+        return stored
 
     # -- handing out --------------------------------------------------------------------------
 
     def take(self, most: int) -> list[StoredItem]:
         """Hand out up to ``most`` items, each under a lease."""
+        if self._is_paused():
+            return []
         now = self._clock()
         self._execute(sql.MAKE_READY, self._named(longest=self._longest_lease))
         taken, lent = [], []
@@ -155,6 +165,13 @@ class Storage:
         self._connection.executemany(sql.LEND, lent)
         return taken
 
+    def set_paused(self, is_paused: bool) -> None:  # noqa: FBT001 - the value
+        """Hand out nothing, to anybody, until it is set back."""
+        self._execute(_PAUSE, (int(is_paused), self._queue))
+
+    def _is_paused(self) -> bool:
+        return bool(self._execute(_BOUND, (self._queue,)).fetchone()[1])
+
     @property
     def _longest_lease(self) -> float:
         return 2 * self._settings.ack_wait
@@ -164,6 +181,8 @@ class Storage:
 
         It reads only, and needs no transaction.
         """
+        if self._is_paused():
+            return None
         if self._execute(_HAS_READY, (self._queue,)).fetchone() is not None:
             return 0.0
         due = self._execute(sql.NEXT_DUE, {"queue": self._queue}).fetchone()[0]
@@ -180,34 +199,32 @@ class Storage:
 
     # -- settling -----------------------------------------------------------------------------
 
-    def done(self, leases: Sequence[Lease]) -> list[bool]:
-        """Items are done: remove them. For each, whether it was there under this lease."""
-        removed = [
-            bool(self._execute(sql.DONE, lease._asdict()).rowcount) for lease in leases
-        ]
-        if count := sum(removed):
-            self._execute(_SHRINK, (count, self._queue))
-        return removed
+    def done(self, lease: Lease) -> bool:
+        """The item is done: remove it. Whether it was there.
 
-    def give_back(self, lease: Lease, delay: float = 0.0, *, counts: bool = True) -> bool:
-        """Have an item handed out again in ``delay`` seconds; whether the lease still held.
-
-        Args:
-            counts: whether it counts as a handing-out; it does not where no call began.
+        It may be in other hands, where the lease has ended; they find it gone.
         """
+        is_removed = bool(self._execute(sql.DONE, {"number": lease.number}).rowcount)
+        if is_removed:
+            self._execute(_SHRINK, (1, self._queue))
+        return is_removed
+
+    def give_back(self, lease: Lease, delay: float = 0.0) -> bool:
+        """Have an item handed out again in ``delay`` seconds; whether the lease still held."""
         due = self._clock() + delay if delay > 0 else None
-        values = {**lease._asdict(), "due": due, "counts": int(counts)}
-        return bool(self._execute(sql.RETURN, values).rowcount)
+        return bool(self._execute(sql.RETURN, {**lease._asdict(), "due": due}).rowcount)
 
     def bury(self, lease: Lease, error_type: str, error: str) -> Burial:
         """Make a dead letter of an item. See :class:`Burial` for what may become of it."""
-        if (most := self._settings.max_dead_letters) > 0:
-            if self._execute(sql.COUNT_DEAD, self._named()).fetchone()[0] >= most:
-                return Burial.FULL
-            self._execute(
-                sql.ADD_DEAD, self._named(**lease._asdict(), error_type=error_type, error=error)
-            )
-        return Burial.DONE if self.done([lease])[0] else Burial.LOST
+        if self._execute(sql.COUNT_DEAD, self._named()).fetchone()[0] >= (
+            self._settings.max_dead_letters
+        ):
+            return Burial.FULL
+        values = self._named(**lease._asdict(), error_type=error_type, error=error)
+        if not self._execute(sql.ADD_DEAD, values).rowcount:
+            return Burial.LOST
+        self.done(lease)
+        return Burial.DONE
 
     # -- dead letters ---------------------------------------------------------------------------
 
@@ -229,13 +246,13 @@ class Storage:
         They are put as if they were new. Returns how many found room.
         """
         rows = self._execute(sql.DEAD_TO_PUT, self._named(last=last, limit=limit)).fetchall()
-        accepted = self.put(
+        outcomes = self.put(
             [NewItem(data, _headers_of(headers), rank) for _, rank, headers, data in rows]
         )
-        for row, is_put in zip(rows, accepted, strict=True):
-            if is_put:
-                self._execute(sql.REMOVE_DEAD, {"number": row[0]})
-        return sum(accepted)
+        put_back = [row[0] for row, is_put in zip(rows, outcomes, strict=True) if is_put is Stored.NEW]
+        for number in put_back:
+            self._execute(sql.REMOVE_DEAD, {"number": number})
+        return len(put_back)
 
     # -- looking --------------------------------------------------------------------------------
 
@@ -246,11 +263,11 @@ class Storage:
 
     def counts(self) -> Counts:
         """How many items of which kind there are."""
-        _, maxsize, _ = self._execute(_LEVEL, (self._queue,)).fetchone()
+        maxsize, is_paused = self._execute(_BOUND, (self._queue,)).fetchone()
         row = self._execute(sql.COUNTS, self._named()).fetchone()
         size, in_flight, delayed, redelivered, volume = (value or 0 for value in row)
         dead = self._execute(sql.COUNT_DEAD, self._named()).fetchone()[0]
-        return Counts(maxsize, size, in_flight, delayed, redelivered, dead, volume)
+        return Counts(maxsize, bool(is_paused), size, in_flight, delayed, redelivered, dead, volume)
 
     # -- who has it open ------------------------------------------------------------------------
 
