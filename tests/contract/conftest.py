@@ -20,6 +20,7 @@ import pytest
 from brokers.conftest import nats_program, nats_server
 from contract.helpers import InOrder, MakeQueue
 from contract.nats import nats_queues
+from contract.sqlite import sqlite_queues
 from contract.threads import blocking_queues
 from penstock import BoundedQueue, WorkQueue
 from penstock.protocols import Queue
@@ -90,11 +91,15 @@ BLOCKING_PLAIN = Kind(
 #: penstock.brokers.nats.NatsQueue, on a server of its own.
 NATS = Kind(nats_queues, stop_drains=False, has_calls_at_once=False, needs_nats=True)
 
+#: penstock.brokers.sqlite.SqliteQueue, each in a file of its own.
+SQLITE = Kind(sqlite_queues, stop_drains=False, has_calls_at_once=False)
+
 KINDS = [
     pytest.param(Kind(bounded_queues), id="BoundedQueue"),
     pytest.param(BLOCKING, id="sync.WorkQueue", marks=pytest.mark.real_time),
     pytest.param(BLOCKING_PLAIN, id="sync.WorkQueue-plain", marks=pytest.mark.real_time),
     pytest.param(NATS, id="NatsQueue", marks=pytest.mark.real_time),
+    pytest.param(SQLITE, id="SqliteQueue", marks=pytest.mark.real_time),
 ]
 
 #: Those whose items keep to limits, retries, deadlines and the like, each by the queue itself.

@@ -6,7 +6,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from penstock.brokers.sql.rows import Lease, NewItem, Stored, StoredItem
+from penstock.brokers.engine import Stored
+from penstock.brokers.sql.rows import Lease, NewItem, StoredItem
 from penstock.brokers.sql.settings import SqlSettings
 from penstock.brokers.sqlite.file import SqliteFile
 from penstock.brokers.sqlite.storage import Storage, open_queue

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from brokers.sqlite.helpers import Clock, Opened
-from penstock.brokers.sql.rows import Burial, NewItem, Stored
+from penstock.brokers.engine import Stored
+from penstock.brokers.sql.rows import Burial, NewItem
 from penstock.brokers.sqlite.storage import Storage
 from penstock.errors import BrokerError
 
@@ -257,14 +258,17 @@ class TestRedrive:
             (item,) = queue.take()
             queue.do(lambda s, lease=item.lease: s.bury(lease, "E", ""))
 
-    def redrive(self, queue: Opened, limit: int = 100) -> int:
-        return queue.do(lambda s: s.redrive(s.last_dead_letter(), limit))
+    def redrive(self, queue: Opened) -> list[Stored]:
+        return [
+            queue.do(lambda storage, number=letter.number: storage.redrive(number))
+            for letter in queue.storage.dead_letters(100)
+        ]
 
     def test_puts_them_back_as_if_they_were_new(self, open_queue: Open) -> None:
         queue = open_queue()
         self.dead(queue, b"a", b"b")
         queue.put(b"c")  # of a lower rank
-        assert self.redrive(queue) == 2
+        assert self.redrive(queue) == [Stored.NEW] * 2
         assert [(i.data, i.deliveries, i.headers) for i in queue.take(9)] == [
             (b"c", 1, {}),
             (b"a", 1, {"of": "a"}),
@@ -272,20 +276,30 @@ class TestRedrive:
         ]
         assert queue.storage.counts().dead_letters == 0
 
-    def test_ends_where_there_is_no_room_the_oldest_first(self, open_queue: Open) -> None:
+    def test_one_that_finds_no_room_stays(self, open_queue: Open) -> None:
         queue = open_queue(maxsize=2)
-        self.dead(queue, b"a", b"b", b"c")
+        self.dead(queue, b"a", b"b")
         queue.put(b"d")
-        assert self.redrive(queue) == 1
+        assert self.redrive(queue) == [Stored.NEW, Stored.FULL]
         assert queue.storage.size() == 2
-        assert [letter.data for letter in queue.storage.dead_letters(9)] == [b"b", b"c"]
+        assert [letter.data for letter in queue.storage.dead_letters(9)] == [b"b"]
 
-    def test_leaves_what_died_since(self, open_queue: Open) -> None:
+    def test_twice_is_once(self, open_queue: Open) -> None:
         queue = open_queue()
         self.dead(queue, b"a")
+        (letter,) = queue.storage.dead_letters(1)
+        assert queue.do(lambda s: s.redrive(letter.number)) is Stored.NEW
+        assert queue.do(lambda s: s.redrive(letter.number)) is Stored.DUPLICATE
+        assert queue.storage.size() == 1
+
+    def test_dead_letters_are_read_in_pages(self, open_queue: Open) -> None:
+        queue = open_queue()
+        self.dead(queue, b"a", b"b", b"c", b"d")
         last = queue.storage.last_dead_letter()
-        self.dead(queue, b"b")
-        assert queue.do(lambda s: s.redrive(last, 100)) == 1
+        self.dead(queue, b"e")
+        first = queue.storage.dead_letters(2, last=last)
+        rest = queue.storage.dead_letters(9, after=first[-1].number, last=last)
+        assert [letter.data for letter in first + rest] == [b"a", b"b", b"c", b"d"]
 
 
 class TestLooking:

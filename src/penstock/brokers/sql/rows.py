@@ -38,19 +38,8 @@ class StoredItem:
     headers: dict[str, str]
     #: How many times it has been handed out, this time included.
     deliveries: int
-    #: When it was put: seconds since 1970, by the clock of the database.
-    put_at: float
-
-
-class Stored(Enum):
-    """What became of an item that was offered."""
-
-    #: It is stored.
-    NEW = "new"
-    #: It was stored before, by a put with the same id.
-    DUPLICATE = "duplicate"
-    #: There is no room for it, and nothing of it is left.
-    FULL = "full"
+    #: Seconds since it was put, by the clock of the database.
+    age: float
 
 
 class Burial(Enum):

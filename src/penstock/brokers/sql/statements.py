@@ -63,14 +63,11 @@ FROM penstock_items WHERE number = :number AND lease = :token
 """
 
 DEAD_LETTERS: Final = """
-SELECT number, data, headers, deliveries, error_type, error FROM penstock_dead_letters
-WHERE queue = :queue ORDER BY number LIMIT :limit
+SELECT number, CAST(data AS BLOB), headers, deliveries, error_type, error FROM penstock_dead_letters
+WHERE queue = :queue AND number > :after AND number <= :last ORDER BY number LIMIT :limit
 """
 
-DEAD_TO_PUT: Final = """
-SELECT number, rank, headers, data FROM penstock_dead_letters
-WHERE queue = :queue AND number <= :last ORDER BY number LIMIT :limit
-"""
+DEAD_TO_PUT: Final = "SELECT rank, headers, data FROM penstock_dead_letters WHERE number = :number"
 
 LAST_DEAD: Final = "SELECT max(number) FROM penstock_dead_letters WHERE queue = :queue"
 

@@ -1,1 +1,17 @@
-"""The queue in a file of SQLite, for the processes of one machine. It needs no extra."""
+"""The queue in a file of SQLite, for the processes of one machine. It needs no extra.
+
+::
+
+    from penstock import WorkQueue
+    from penstock.brokers.sqlite import SqliteQueue
+
+    queue = WorkQueue(queue=SqliteQueue("calls.db", name="calls", maxsize=10_000))
+
+``put`` returning True says that the item is on the disk: it survives a crash of the program and of
+the machine. Each is processed at least once. Whoever puts and whoever processes may be different
+processes; for several machines there is :mod:`penstock.brokers.nats`.
+"""
+
+from penstock.brokers.sqlite.queue import SqliteProcess, SqliteQueue, SqliteQueueInfo
+
+__all__ = ["SqliteProcess", "SqliteQueue", "SqliteQueueInfo"]

@@ -8,21 +8,15 @@ from __future__ import annotations
 
 import json
 import sqlite3
+import sys
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from penstock.brokers.engine import Stored
 from penstock.brokers.sql import statements as sql
 from penstock.brokers.sql.leases import new_lease
-from penstock.brokers.sql.rows import (
-    Burial,
-    Counts,
-    DeadRow,
-    Lease,
-    NewItem,
-    Stored,
-    StoredItem,
-)
+from penstock.brokers.sql.rows import Burial, Counts, DeadRow, Lease, NewItem, StoredItem
 from penstock.brokers.sql.settings import SqlSettings
 from penstock.brokers.sqlite import schema
 
@@ -45,8 +39,9 @@ _SHRINK = "UPDATE penstock_queues SET size = size - ? WHERE id = ?"
 _PUT = """
 INSERT INTO penstock_items (number, queue, rank, put_at, headers, data) VALUES (?, ?, ?, ?, ?, ?)
 """
+# As bytes, also where somebody put text by hand.
 _READY = """
-SELECT number, data, headers, deliveries, put_at FROM penstock_items
+SELECT number, CAST(data AS BLOB), headers, deliveries, put_at FROM penstock_items
 WHERE queue = ? AND due IS NULL ORDER BY rank, number LIMIT ?
 """
 _HAS_READY = "SELECT 1 FROM penstock_items WHERE queue = ? AND due IS NULL LIMIT 1"
@@ -58,7 +53,7 @@ _PROCESSES = "SELECT told FROM penstock_processes WHERE queue = ? AND key != ? A
 
 def settings_of(connection: sqlite3.Connection, name: str) -> tuple[int, SqlSettings] | None:
     """The number of a queue and what it is set to; None if there is none."""
-    row = connection.execute(sql.SETTINGS, {"name": name}).fetchone()
+    row = _cursor(connection).execute(sql.SETTINGS, {"name": name}).fetchone()
     return None if row is None else (row[0], SqlSettings(*row[1:]))
 
 
@@ -107,9 +102,7 @@ class Storage:
         self._clock = clock
 
     def _execute(self, statement: str, values: Any = ()) -> sqlite3.Cursor:
-        cursor = self._connection.cursor()
-        cursor.row_factory = None  # the connection may be a caller's, which makes rows of its own
-        return cursor.execute(statement, values)
+        return _cursor(self._connection).execute(statement, values)
 
     def _named(self, **values: Any) -> dict[str, Any]:
         return {"queue": self._queue, "now": self._clock(), "dedupe": self._dedupe, **values}
@@ -160,7 +153,7 @@ class Storage:
             lease = new_lease(number)
             lent.append({"number": number, "token": lease.token, "until": until})
             taken.append(
-                StoredItem(lease, data, _headers_of(headers), deliveries + 1, put_at)
+                StoredItem(lease, data, _headers_of(headers), deliveries + 1, max(0.0, now - put_at))
             )
         self._connection.executemany(sql.LEND, lent)
         return taken
@@ -228,31 +221,30 @@ class Storage:
 
     # -- dead letters ---------------------------------------------------------------------------
 
-    def dead_letters(self, limit: int) -> list[DeadRow]:
-        """The oldest ``limit`` dead letters."""
-        rows = self._execute(sql.DEAD_LETTERS, self._named(limit=limit)).fetchall()
+    def dead_letters(self, limit: int, *, after: int = 0, last: int = sys.maxsize) -> list[DeadRow]:
+        """The oldest ``limit`` dead letters with numbers above ``after``, up to ``last``."""
+        values = self._named(limit=limit, after=after, last=last)
         return [
             DeadRow(number, data, _headers_of(headers), deliveries, error_type, error)
-            for number, data, headers, deliveries, error_type, error in rows
+            for number, data, headers, deliveries, error_type, error in self._execute(
+                sql.DEAD_LETTERS, values
+            )
         ]
 
     def last_dead_letter(self) -> int:
         """The number of the newest one; 0 if there is none."""
         return self._execute(sql.LAST_DEAD, self._named()).fetchone()[0] or 0
 
-    def redrive(self, last: int, limit: int) -> int:
-        """Put up to ``limit`` dead letters back, the oldest first, up to number ``last``.
-
-        They are put as if they were new. Returns how many found room.
-        """
-        rows = self._execute(sql.DEAD_TO_PUT, self._named(last=last, limit=limit)).fetchall()
-        outcomes = self.put(
-            [NewItem(data, _headers_of(headers), rank) for _, rank, headers, data in rows]
-        )
-        put_back = [row[0] for row, is_put in zip(rows, outcomes, strict=True) if is_put is Stored.NEW]
-        for number in put_back:
+    def redrive(self, number: int) -> Stored:
+        """Put a dead letter back as if it were new, and remove it; where it is full it stays."""
+        row = self._execute(sql.DEAD_TO_PUT, {"number": number}).fetchone()
+        if row is None:  # somebody else was faster
+            return Stored.DUPLICATE
+        rank, headers, data = row
+        (stored,) = self.put([NewItem(data, _headers_of(headers), rank)])
+        if stored is Stored.NEW:
             self._execute(sql.REMOVE_DEAD, {"number": number})
-        return len(put_back)
+        return stored
 
     # -- looking --------------------------------------------------------------------------------
 
@@ -285,6 +277,12 @@ class Storage:
         """What the other processes noted that have it open."""
         since = self._clock() - self._settings.ack_wait
         return [row[0] for row in self._execute(_PROCESSES, (self._queue, key, since))]
+
+
+def _cursor(connection: sqlite3.Connection) -> sqlite3.Cursor:
+    cursor = connection.cursor()
+    cursor.row_factory = None  # the connection may be a caller's, which makes rows of its own
+    return cursor
 
 
 def _headers_of(text: str) -> dict[str, str]:
