@@ -127,6 +127,7 @@ class ItemState:
         "began_at",
         "call",
         "deadline_at",
+        "delivery",
         "failure",
         "failures",
         "future",
@@ -145,6 +146,9 @@ class ItemState:
 
     #: Whether an observer hears of it.
     is_observed: ClassVar[bool] = False
+
+    #: How a broker has handed it out; set where one has.
+    delivery: Any
 
     def __init__(self, scope: PolicyScope | None = None) -> None:
         #: Its ``PolicyScope``; ``None``: it is under no policy. (Any, as a policy sees no others.)

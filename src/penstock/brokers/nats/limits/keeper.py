@@ -12,8 +12,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from penstock._util.compat import timeout_after
-from penstock.brokers.nats.connection.answers import ApiError, LostError, NobodyError
-from penstock.brokers.nats.connection.wire import Wire
+from penstock.brokers.nats.connection.connection import Connection
+from penstock.brokers.nats.connection.replies import ApiError, NoReplyError, NoRespondersError
 from penstock.brokers.nats.limits.bucket import Key
 from penstock.brokers.nats.limits.leases import (
     Ledger,
@@ -71,17 +71,17 @@ class Keeper:
         self,
         client: Callable[[], Client | None],
         name: str,
-        wire: Callable[[], Wire],
-        key: Callable[[Wire], Key],
+        connection: Callable[[], Connection],
+        key: Callable[[Connection], Key],
         logger: logging.Logger,
     ) -> None:
         self._client = client
         self._name = name
-        self._make_wire, self._make_key = wire, key
+        self._make_connection, self._make_key = connection, key
         self._logger = logger
         self._clock = ServerClock()
         self._clock_asked = -math.inf
-        self._wire: Wire | None = None
+        self._connection: Connection | None = None
         self._key: Key | None = None
         self._ledger: Ledger | None = None
         self._revision = 0
@@ -142,7 +142,7 @@ class Keeper:
                     self._is_stale = True
                     client.refuse(error)
                     delay = math.inf
-                except (LostError, NobodyError, ApiError, BrokerError) as error:
+                except (NoReplyError, NoRespondersError, ApiError, BrokerError) as error:
                     self._lost(error)
                     delay = pause * _rng.uniform(0.5, 1)
                     pause = min(2 * pause, PAUSE_MOST)
@@ -175,32 +175,32 @@ class Keeper:
             self._logger.warning("The shared limits %s can be asked again", self._name)
 
     async def _connect(self) -> Key:
-        if self._wire is not None and self._wire.is_closed:
+        if self._connection is not None and self._connection.is_closed:
             await self._disconnect()  # it was given up for good: begin anew
         if self._key is None:
-            wire = self._make_wire()
-            await wire.open()
-            self._wire = wire
+            connection = self._make_connection()
+            await connection.open()
+            self._connection = connection
             try:
-                key = self._make_key(wire)
+                key = self._make_key(connection)
                 await key.make_bucket()
                 await key.listen(self._heard)
             except BaseException:
                 await self._disconnect()
                 raise
-            wire.on_reconnect = self._reconnected
+            connection.on_reconnect = self._reconnected
             self._key = key
         elif self._is_lost:
             await self._key.make_bucket()  # it may be what was lost
         return self._key
 
     async def _disconnect(self) -> None:
-        wire, self._wire = self._wire, None
+        connection, self._connection = self._connection, None
         if self._key is not None:
             self._calls += self._key.calls
             self._key = None
-        if wire is not None:
-            await wire.close()
+        if connection is not None:
+            await connection.close()
 
     def _reconnected(self) -> None:
         self._is_stale = True
@@ -275,7 +275,7 @@ class Keeper:
         received = time.monotonic()
         self._clock.learn(sent, received, stamp)
         if self._clock.doubt(received) > DOUBT_MOST:
-            raise LostError("the server takes too long to answer")
+            raise NoReplyError("the server takes too long to answer")
         # Again before long if it was busy just now.
         is_good = self._clock.doubt(received) < max(DOUBT, 3 * self._trip)
         self._clock_asked = received if is_good else received - ASK_AGAIN + 1.0
@@ -410,7 +410,7 @@ class Keeper:
 
 
 def _reason(error: Exception) -> str:
-    if isinstance(error, NobodyError):
+    if isinstance(error, NoRespondersError):
         return f"there is no JetStream for {error}"
     if isinstance(error, ApiError):
         return f"{error} ({error.code})"

@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 from penstock._util import checks
 from penstock._util.loop_thread import LoopFuture, LoopThread
 from penstock.brokers.nats.connection.addresses import check_options, check_servers
-from penstock.brokers.nats.connection.wire import Wire
+from penstock.brokers.nats.connection.connection import Connection
 from penstock.brokers.nats.limits.bucket import Key
 from penstock.brokers.nats.limits.keeper import Keeper
 from penstock.brokers.nats.limits.leased_log import Lease, LeasedLog, uncovered
@@ -134,8 +134,8 @@ class NatsLimiter(Limiter):
         self._keeper = Keeper(
             me,
             name,
-            lambda: Wire(urls, checked, log),
-            lambda wire: Key(wire, bucket, name, replicas, storage),
+            lambda: Connection(urls, checked, log),
+            lambda connection: Key(connection, bucket, name, replicas, storage),
             log,
         )
         self._thread = LoopThread(name=f"penstock-limits-{name}")

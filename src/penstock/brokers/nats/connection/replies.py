@@ -9,21 +9,21 @@ from typing import Any
 
 from nats.aio.msg import Msg
 
-from penstock.errors import PenstockError
+from penstock.errors import BrokerError
 
 #: Seconds between two looks for requests that have waited long enough.
 _SWEEP = 0.25
 
 
-class LostError(PenstockError):
+class NoReplyError(BrokerError):
     """There is no answer: it did not come in time, or the connection broke. Anything may be."""
 
 
-class NobodyError(PenstockError):
+class NoRespondersError(BrokerError):
     """Nobody heard it, so nothing was done: there is no listener, or no connection."""
 
 
-class ApiError(PenstockError):
+class ApiError(BrokerError):
     """JetStream says no. ``code``: the number of the error, as the server's source lists them."""
 
     def __init__(self, error: Mapping[str, Any]) -> None:
@@ -32,7 +32,7 @@ class ApiError(PenstockError):
         super().__init__(str(error.get("description", "")))
 
 
-class Answers:
+class PendingReplies:
     """Who waits for an answer, and until when.
 
     One timer looks after all of them: one for each would cost as much as the rest of a request.
@@ -73,13 +73,13 @@ class Answers:
 
     def lost(self) -> None:
         """There will be none: the connection broke."""
-        self.fail(LostError("the connection was lost"), lambda _: True)
+        self.fail(NoReplyError("the connection was lost"), lambda _: True)
 
     def _expire(self, loop: asyncio.AbstractEventLoop) -> None:
         now = loop.time()
         for _, until, future in self._waiting.values():
             if until <= now and not future.done():
-                future.set_exception(LostError("no answer in time"))
+                future.set_exception(NoReplyError("no answer in time"))
         self._sweep = loop.call_later(_SWEEP, self._expire, loop) if self._waiting else None
 
 

@@ -247,7 +247,7 @@ async def test_a_stop_ends_the_search_for_a_server_also_where_its_cancellation_i
     server = start_nats()
     queue = make_queue(server.url)
     await queue.start()
-    client, swallowed = queue._wire.client, 0
+    client, swallowed = queue._engine.connection.client, 0
 
     async def connect() -> None:
         nonlocal swallowed

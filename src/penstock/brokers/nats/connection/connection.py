@@ -21,8 +21,13 @@ from nats.errors import Error as NatsError
 from nats.js.api import Header
 
 from penstock.brokers.nats.connection.addresses import bare_url
-from penstock.brokers.nats.connection.answers import Answers, LostError, NobodyError, reading
 from penstock.brokers.nats.connection.connecting import Attempt, close, end, explain, is_refusal
+from penstock.brokers.nats.connection.replies import (
+    NoReplyError,
+    NoRespondersError,
+    PendingReplies,
+    reading,
+)
 from penstock.errors import BrokerError, CodecError
 
 if TYPE_CHECKING:
@@ -44,7 +49,7 @@ _NO_RESPONDERS = "503"
 _HEADER_LINES, _HEADER_MARKS = 14, 4
 
 
-class Wire:
+class Connection:
     """One connection, in one event loop.
 
     Args:
@@ -66,14 +71,14 @@ class Wire:
         self._denied: BrokerError | None = None
         # Whether it was said that the credentials are good no more.
         self._is_refused = False
-        self._answers = Answers()
+        self._replies = PendingReplies()
         #: Called when the connection is there again.
         self.on_reconnect: Callable[[], None] | None = None
 
     @property
     def client(self) -> Client:
         """The client of nats-py."""
-        assert self._client is not None, "the wire is open"
+        assert self._client is not None, "the connection is open"
         return self._client
 
     @property
@@ -100,7 +105,7 @@ class Wire:
         self._client = client = Client()
         self._inbox = ""
         # Not the last ones, which may belong to a loop that is gone.
-        self._attempt, self._answers = Attempt(len(self._servers)), Answers()
+        self._attempt, self._replies = Attempt(len(self._servers)), PendingReplies()
         self._denied = None
         options = {**_OPTIONS, **self._options}
         connecting = asyncio.ensure_future(
@@ -134,7 +139,7 @@ class Wire:
         if client.is_connected:
             with suppress(NatsError, OSError, asyncio.TimeoutError):
                 await client.flush(timeout=1)
-        self._answers.lost()
+        self._replies.lost()
         await close(client)
 
     # -- requests -----------------------------------------------------------------------------
@@ -149,8 +154,8 @@ class Wire:
         """Send, and return the answer.
 
         Raises:
-            LostError: none came. Whether the request was heard nobody knows.
-            NobodyError: nobody listens there, or there is no connection for so long.
+            NoReplyError: none came. Whether the request was heard nobody knows.
+            NoRespondersError: nobody listens there, or there is no connection for so long.
             CodecError: it is too large; it was not sent.
             BrokerError: it is not permitted; it was not heard.
         """
@@ -159,21 +164,22 @@ class Wire:
         client = self.client
         if not client.is_connected:  # or nats-py would keep it and send it later, unasked
             await self._wait_for_connection(timeout)
-        self._check_size(payload, headers)
-        answers = self._answers  # it may be another one when this ends
-        number, future = answers.expect(subject, timeout)
+        self.check_size(payload, headers)
+        replies = self._replies  # it may be another one when this ends
+        number, future = replies.expect(subject, timeout)
         try:
             await client.publish(subject, payload, reply=f"{self._inbox}.{number}", headers=headers)
             answer = await future
         except (NatsError, OSError) as error:
-            raise LostError(str(error)) from error
+            raise NoReplyError(str(error)) from error
         finally:
-            answers.drop(number)
+            replies.drop(number)
         if answer.headers and answer.headers.get(Header.STATUS) == _NO_RESPONDERS:
-            raise NobodyError(f"nobody listens to {subject}")
+            raise NoRespondersError(f"nobody listens to {subject}")
         return answer
 
-    def _check_size(self, payload: bytes, headers: dict[str, str] | None) -> None:
+    def check_size(self, payload: bytes, headers: dict[str, str] | None) -> None:
+        """Raise ``CodecError`` for what the server would not take."""
         # Headers count too. nats-py does not know, and the server hangs up on who sends too much.
         size, largest = len(payload), self.client.max_payload
         if headers is not None:
@@ -193,7 +199,7 @@ class Wire:
 
         Raises:
             ApiError: it says no.
-            LostError, NobodyError, BrokerError: as :meth:`request`.
+            NoReplyError, NoRespondersError, BrokerError: as :meth:`request`.
         """
         payload = b"" if request is None else json.dumps(request).encode()
         answer = await self.request(f"$JS.API.{subject}", payload)
@@ -228,13 +234,13 @@ class Wire:
         give_up_at = asyncio.get_running_loop().time() + timeout
         while not self.client.is_connected:
             if self.client.is_closed or asyncio.get_running_loop().time() >= give_up_at:
-                raise NobodyError(f"there is no connection to {self.where}")
+                raise NoRespondersError(f"there is no connection to {self.where}")
             await asyncio.sleep(0.05)
 
     # -- what nats-py tells -------------------------------------------------------------------
 
     async def _answered(self, message: Msg) -> None:
-        self._answers.arrived(message.subject.rpartition(".")[2], message)
+        self._replies.arrived(message.subject.rpartition(".")[2], message)
 
     async def _complain(self, error: Exception) -> None:
         if not self._inbox:  # not open yet
@@ -257,16 +263,16 @@ class Wire:
         hears_nothing = denied[2].startswith(self._inbox.lower())
         if hears_nothing:
             self._denied = problem
-        self._answers.fail(problem, lambda to: hears_nothing or to.lower() == denied[2])
+        self._replies.fail(problem, lambda to: hears_nothing or to.lower() == denied[2])
 
     async def _disconnected(self) -> None:
         self._denied = None
-        self._answers.lost()
+        self._replies.lost()
         if self._inbox and not self.client.is_closed:
             self._logger.warning("Lost the connection to NATS at %s; connecting anew", self.where)
 
     async def _closed(self) -> None:
-        self._answers.lost()
+        self._replies.lost()
         if self._inbox:
             self._logger.critical(
                 "The connection to NATS at %s is closed for good (%s); stop the queue and start it "

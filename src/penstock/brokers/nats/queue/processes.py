@@ -17,7 +17,7 @@ from typing import Any
 from nats.aio.msg import Msg
 from nats.nuid import NUID
 
-from penstock.brokers.nats.connection.wire import Wire
+from penstock.brokers.nats.connection.connection import Connection
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class NatsProcess:
     workers: int
 
 
-class RollCall:
+class ProcessStats:
     """Asks, and answers.
 
     Args:
@@ -45,8 +45,10 @@ class RollCall:
         tell: returns what this process did.
     """
 
-    def __init__(self, wire: Wire, subject: str, tell: Callable[[], dict[str, int]]) -> None:
-        self._wire = wire
+    def __init__(
+        self, connection: Connection, subject: str, tell: Callable[[], dict[str, int]]
+    ) -> None:
+        self._connection = connection
         self._subject = subject
         self._tell = tell
         # One process may have a queue open twice.
@@ -54,13 +56,13 @@ class RollCall:
 
     async def listen(self) -> None:
         """Answer from now on, as long as the connection is open."""
-        await self._wire.subscribe(self._subject, self._answer)
+        await self._connection.subscribe(self._subject, self._answer)
 
     async def _answer(self, message: Msg) -> None:
         if not message.reply or message.data == self._id.encode():  # it was us who asked
             return
         told = NatsProcess(host=socket.gethostname(), pid=os.getpid(), **self._tell())
-        await self._wire.send(message.reply, json.dumps(asdict(told)).encode())
+        await self._connection.send(message.reply, json.dumps(asdict(told)).encode())
 
     async def ask(self, wait: float) -> list[NatsProcess]:
         """What the other processes say that answer in ``wait`` seconds, by machine and number."""
@@ -71,10 +73,10 @@ class RollCall:
             if process is not None:
                 heard.append(process)
 
-        inbox = self._wire.client.new_inbox()
-        subscription = await self._wire.subscribe(inbox, hear)
+        inbox = self._connection.client.new_inbox()
+        subscription = await self._connection.subscribe(inbox, hear)
         try:
-            await self._wire.send(self._subject, self._id.encode(), inbox)
+            await self._connection.send(self._subject, self._id.encode(), inbox)
             await asyncio.sleep(wait)
         finally:
             await subscription.unsubscribe()
