@@ -155,6 +155,7 @@ async def sqlite_onlooker(path: str) -> AsyncIterator[Left]:
     """How many items the file has. At the end it is removed."""
 
     async def left() -> int:
+        await asyncio.sleep(0.001)  # others are to have their turn
         with closing(sqlite3.connect(path)) as connection:
             for table in ("penstock_items", "items"):
                 try:
