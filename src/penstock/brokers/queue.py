@@ -6,7 +6,7 @@ import asyncio
 import logging
 from asyncio import _get_running_loop
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from functools import partial
 from typing import Any, Generic, NoReturn, TypeVar
 
@@ -60,7 +60,7 @@ class BrokerQueue(Lifecycle, QueueBase[T]):
         self,
         engine: QueueEngine,
         codec: MessageCodec[T],
-        policy: Policy,
+        policy: Policy | None,
         *,
         name: str,
         maxsize: int,
@@ -73,15 +73,20 @@ class BrokerQueue(Lifecycle, QueueBase[T]):
         self._codec = codec
         self._size = SizeEstimate(self._maxsize)
         self._source = source = DeliverySource(
-            engine, codec, self._size, self._logger, name, self._on_done
+            engine, codec, self._size, self._logger, name, self._on_done, self._some_policy
         )
         self._counters = source.counters
         self._observe(telemetry, self._counters.totals, self._size)
-        self._use(policy, 0)  # dead letters are kept by the broker
-        assert self._scope is not None
-        source.scope = self._scope
+        source.observer = self._observer
+        if policy is not None:
+            self._use(policy, 0)  # dead letters are kept by the broker
         self._pulse = Pulse()
-        self._producer = Producer(self._counters, self._pulse)
+        self._producer = Producer(
+            self._counters,
+            self._pulse,
+            self._warn_full,
+            partial(self._stopped_meanwhile, "put"),
+        )
         source.on_room = self._producer.on_room
         self._monitor = SizeMonitor(engine, self._size, source, self._producer.on_room, name)
         self._pool = SettlingPool(source, self._counters, name, self._logger)
@@ -91,6 +96,10 @@ class BrokerQueue(Lifecycle, QueueBase[T]):
         self._ending: asyncio.Task[None] | None = None
         self._warning_muted_until = 0.0
         self._leftover = 0  # by the last stop
+
+    def _use(self, policy: Policy, max_dead_letters: int) -> None:
+        super()._use(policy, max_dead_letters)
+        self._source.scope = self._scope
 
     # -- what it looks like -------------------------------------------------------------------
 
@@ -124,7 +133,7 @@ class BrokerQueue(Lifecycle, QueueBase[T]):
             status=self._status,
             size=size,
             maxsize=self._maxsize,
-            peak_size=max(counters.peak, size),
+            peak_size=max(self._size.peak, size),
             enqueued=counters.accepted,
             processed=counters.processed,
             errors=counters.errors,
@@ -176,17 +185,20 @@ class BrokerQueue(Lifecycle, QueueBase[T]):
         message = self._pack(item, deadline)
         if not self._observer.is_enabled():
             propagate.inject(message.headers)
-            return await self._put(partial(self._engine.put, message), limit)
+            return await self._producer.put(partial(self._engine.put, message), limit)
         with self._observer.on_put() as put:
             put.context.run(propagate.inject, message.headers)
-            put.accepted = await self._put(partial(self._engine.put, message), limit, put.on_full)
+            offer = partial(self._engine.put, message)
+            put.accepted = await self._producer.put(offer, limit, put.on_full)
             return put.accepted
 
     def _pack(self, item: T, deadline: float | None) -> Message:
-        policy, _ = self._some_policy()
-        policy.limits.check(item)
-        if deadline is None:
-            deadline = policy.deadline
+        scope = self._scope
+        if scope is not None:
+            policy: Any = scope.policy
+            policy.limits.check(item)
+            if deadline is None:
+                deadline = policy.deadline
         if deadline is not None:
             deadline = checks.seconds(deadline, "deadline")
         return self._codec.pack(item, deadline)
@@ -194,20 +206,6 @@ class BrokerQueue(Lifecycle, QueueBase[T]):
     def _limit(self, timeout: float | None) -> float:
         """For how many seconds a put waits for room."""
         return min(self._timeout if timeout is None else checks.seconds(timeout), NO_LIMIT)
-
-    async def _put(
-        self,
-        offer: Callable[[], Any],
-        timeout: float,
-        on_full: Callable[[], None] | None = None,
-    ) -> bool:
-        """As :meth:`Producer.put`, but an error where that says None."""
-        accepted = await self._producer.put(offer, timeout, on_full)
-        if accepted is None:
-            raise self._stopped_meanwhile("put")
-        if not accepted:
-            self._warn_full()
-        return accepted
 
     def _warn_full(self) -> None:
         now = asyncio.get_running_loop().time()
@@ -344,7 +342,7 @@ class BrokerQueue(Lifecycle, QueueBase[T]):
         self._must_be_open("redrive")
         limit, count = self._limit(timeout), 0
         async for letter in self._engine.dead_letters():
-            if not await self._put(partial(self._engine.redrive, letter), limit):
+            if not await self._producer.put(partial(self._engine.redrive, letter), limit):
                 break
             count += 1
         return count

@@ -113,10 +113,11 @@ class NatsQueue(BrokerQueue[T]):
             "deadline": deadline,
             "attempt_timeout": attempt_timeout,
         }
-        policy = policy_of(policy, parts, name) or Policy()
+        policy = policy_of(policy, parts, name)
         max_dead_letters = check_max_dead_letters(max_dead_letters)
         urls = check_servers(servers)
-        _check_figures(replicas, ack_wait, max_deliveries, max_item_size, policy.retry)
+        retries = None if policy is None else policy.retry
+        _check_figures(replicas, ack_wait, max_deliveries, max_item_size, retries)
         checked: Codec[T] = JsonCodec() if codec is None else codec
         checks.members(checked, "codec", Codec)
         self._engine: NatsEngine = NatsEngine(
