@@ -228,7 +228,7 @@ class MemoryQueue(BrokerQueue[Any]):
         super().__init__(
             self.engine,
             MessageCodec(JsonCodec(), None, max_deliveries),
-            Policy(**policy),
+            Policy(**policy) if policy else None,
             name=name,
             maxsize=maxsize,
             timeout=timeout,

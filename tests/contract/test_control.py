@@ -8,7 +8,15 @@ from typing import Any
 
 import pytest
 
-from contract.conftest import BLOCKING, BLOCKING_PLAIN, Kind, bounded_queues, work_queues
+from contract.conftest import (
+    BLOCKING,
+    BLOCKING_PLAIN,
+    IN_MEMORY,
+    NATS,
+    Kind,
+    bounded_queues,
+    work_queues,
+)
 from contract.helpers import (
     NOT_SECONDS,
     InOrder,
@@ -570,6 +578,15 @@ class TestCancel:
                 queue.cancel(other)
 
 
+@pytest.mark.parametrize(
+    "kind",
+    [
+        *(pytest.param(Kind(bounded_queues), id="BoundedQueue"), *THREADS),
+        pytest.param(IN_MEMORY, id="BrokerQueue"),
+        pytest.param(NATS, id="NatsQueue", marks=pytest.mark.real_time),
+    ],
+    indirect=True,
+)
 class TestPutMany:
     async def test_as_many_as_there_is_room_for(self, make_queue: MakeQueue) -> None:
         queue: Any = make_queue(maxsize=3)
@@ -622,7 +639,8 @@ class TestPutMany:
             await put
         assert queue.unprocessed == [0, 1]
         assert await queue.get() == 0
-        assert await put_room(queue) is True
+        queue.task_done()
+        assert await soon(queue.put("there was room", timeout=math.inf)) is True
 
     @pytest.mark.parametrize("items", [None, 5, "text", b"bytes", iter([1]), (n for n in [1])])
     async def test_no_collection(self, make_queue: MakeQueue, items: Any) -> None:

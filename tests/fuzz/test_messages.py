@@ -143,7 +143,7 @@ def test_any_message_is_an_entry_for_a_worker_or_an_error(
     observer = Telemetry(spans="none").get_observer("q")
     scope = PolicyScope(Policy(), observer, max_dead_letters=0, postpones=True)
     try:
-        codec.unpack(delivery, scope)
+        codec.unpack(delivery, scope, observer)
     except Exception as error:
         assert number <= 20 or "handed out 20 times" in str(error)
     else:

@@ -16,6 +16,8 @@ class SizeEstimate:
     def __init__(self, maxsize: int) -> None:
         self._maxsize = maxsize
         self._size = 0
+        #: The most items that the queue was seen to hold.
+        self.peak = 0
 
     def __len__(self) -> int:
         return self._size
@@ -36,7 +38,8 @@ class SizeEstimate:
     def add(self, count: int) -> None:
         """We have put some in, or, below 0, some are done."""
         # What others do is only heard of when the broker is asked next.
-        self._size = min(max(0, self._size + count), self._maxsize)
+        self._size = size = min(max(0, self._size + count), self._maxsize)
+        self.peak = max(self.peak, size)
 
 
 class BrokerCounters(QueueCounters):
@@ -51,14 +54,11 @@ class BrokerCounters(QueueCounters):
         self.failed = self.unknown = 0
         #: Items that became dead letters.
         self.dead_letters = 0
-        #: The most items that the queue was seen to hold.
-        self.peak = 0
 
     def add_accepted(self, count: int = 1) -> None:
         """So many more items are in."""
         self.accepted += count
         self._size.add(count)
-        self.peak = max(self.peak, len(self._size))
 
     def add_full(self) -> None:
         """A put was refused as full."""

@@ -13,8 +13,8 @@ from penstock._util.clock import now
 from penstock.brokers.codecs import JSON, Codec
 from penstock.errors import BrokerError, CodecError
 from penstock.policies.item_state import PolicyScope
-from penstock.policies.outage import ItemFailures
-from penstock.workers.item import Entry, Ticket
+from penstock.policies.observer import Observer
+from penstock.workers.item import Ticket
 from penstock.workers.observed import ObservedTicket
 
 T = TypeVar("T")
@@ -90,12 +90,9 @@ class MessageCodec(Generic[T]):
         return Message(payload, headers)
 
     def unpack(
-        self, delivery: Delivery, scope: PolicyScope, failures: ItemFailures | None = None
-    ) -> Entry[T]:
-        """The entry of a delivery.
-
-        Args:
-            failures: how its attempts in this process have failed before, if that is known.
+        self, delivery: Delivery, scope: PolicyScope | None, observer: Observer
+    ) -> tuple[int, T, Context, Ticket]:
+        """The entry of a delivery. It needs a scope if it has a deadline, or was delivered before.
 
         Raises:
             Exception: no worker can have it. (A codec, or a function of a limit, may be anybody's.)
@@ -107,20 +104,20 @@ class MessageCodec(Generic[T]):
             )
         headers = delivery.message.headers
         item = self.decode(delivery.message)
-        told = headers.get(DEADLINE)
-        deadline = None if told is None else max(0.0, float(told) - delivery.age)
         ticket: Ticket
-        if scope.observer.is_enabled():
+        if observer.is_enabled():
             ticket = observed = ObservedTicket(scope)
-            observed.observed = scope.observer.on_item(delivery.age)
+            observed.observed = observer.on_item(delivery.age)
         else:
             ticket = Ticket(scope)
-        scope.policy.prepare(ticket, item, deadline)
         ticket.delivery = delivery
+        if scope is not None:
+            told = headers.get(DEADLINE)
+            deadline = None if told is None else max(0.0, float(told) - delivery.age)
+            scope.policy.prepare(ticket, item, deadline)
         if delivery.number > 1:  # what other machines did counts too
             ticket.attempts = delivery.number - 1
             ticket.began_at = now() - delivery.age
-            ticket.failures = failures
         return (delivery.key, item, _context_of(headers), ticket)
 
     def decode(self, message: Message) -> T:

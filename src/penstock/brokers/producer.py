@@ -50,11 +50,21 @@ class Producer(WaitQueue):
 
     Args:
         pulse: beats when the last put under way has ended.
+        on_refused: called when a put found no room.
+        stopped: makes the error of a put that a stop has ended.
     """
 
-    def __init__(self, counters: BrokerCounters, pulse: Pulse) -> None:
+    def __init__(
+        self,
+        counters: BrokerCounters,
+        pulse: Pulse,
+        on_refused: Callable[[], None],
+        stopped: Callable[[], Exception],
+    ) -> None:
         super().__init__()
         self._counters = counters
+        self._on_refused = on_refused
+        self._stopped = stopped
         self._pulse = pulse
         self._room = Pulse()
         # One object for each, not a number: those of a loop that was closed end late, or never.
@@ -73,8 +83,8 @@ class Producer(WaitQueue):
         offer: Callable[[], Awaitable[Stored]],
         timeout: float,
         on_full: Callable[[], None] | None = None,
-    ) -> bool | None:
-        """True when it is stored, False when there was no room, None when the queue was closed.
+    ) -> bool:
+        """True when it is stored, False when there was no room.
 
         Args:
             offer: offers it to the broker.
@@ -82,6 +92,7 @@ class Producer(WaitQueue):
             on_full: called if there is none at once.
 
         Raises:
+            QueueStateError: the queue stopped meanwhile.
             QueueUnknownError, BrokerError, CodecError: as ``offer``.
         """
         closings, me, stored = self._closings, object(), Stored.FULL
@@ -107,8 +118,9 @@ class Producer(WaitQueue):
         elif stored is Stored.FULL:
             if closings != self._closings:
                 self._counters.stopped += 1
-                return None
+                raise self._stopped()
             self._counters.add_full()
+            self._on_refused()
             return False
         return True
 

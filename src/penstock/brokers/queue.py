@@ -6,7 +6,8 @@ import asyncio
 import logging
 from asyncio import _get_running_loop
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from contextlib import ExitStack
 from functools import partial
 from typing import Any, Generic, NoReturn, TypeVar
 
@@ -15,12 +16,12 @@ from opentelemetry import propagate
 from penstock._util import checks
 from penstock._util.lifecycle import Lifecycle
 from penstock.brokers.counters import BrokerCounters, SizeEstimate
-from penstock.brokers.engine import BrokerDeadLetter, KeptMessage, QueueEngine
+from penstock.brokers.engine import BrokerDeadLetter, KeptMessage, QueueEngine, Stored
 from penstock.brokers.messages import Message, MessageCodec
 from penstock.brokers.producer import Producer, Pulse
 from penstock.brokers.size_monitor import SizeMonitor
 from penstock.brokers.source import DeliverySource, has_not_begun
-from penstock.errors import CodecError, QueueEmptyError, QueueStateError
+from penstock.errors import CodecError, QueueEmptyError, QueueStateError, QueueUnknownError
 from penstock.limits.adaptive import AdaptiveConcurrency
 from penstock.policies.observer import ObserverProvider, QueueReadings
 from penstock.policies.policy import Policy
@@ -45,6 +46,8 @@ _SHORTEST_LOOK, _LONGEST_LOOK = 0.02, 0.5
 _LAST_WORDS = 10.0
 #: Seconds that a ``get`` which is not to wait gives the broker to answer.
 _AT_ONCE = 0.2
+#: How many items of a ``put_many`` go to the broker at once.
+_AT_ONCE_PUT = 250
 
 
 class BrokerQueue(Lifecycle, QueueBase[T]):
@@ -60,7 +63,7 @@ class BrokerQueue(Lifecycle, QueueBase[T]):
         self,
         engine: QueueEngine,
         codec: MessageCodec[T],
-        policy: Policy,
+        policy: Policy | None,
         *,
         name: str,
         maxsize: int,
@@ -73,15 +76,20 @@ class BrokerQueue(Lifecycle, QueueBase[T]):
         self._codec = codec
         self._size = SizeEstimate(self._maxsize)
         self._source = source = DeliverySource(
-            engine, codec, self._size, self._logger, name, self._on_done
+            engine, codec, self._size, self._logger, name, self._on_done, self._some_policy
         )
         self._counters = source.counters
         self._observe(telemetry, self._counters.totals, self._size)
-        self._use(policy, 0)  # dead letters are kept by the broker
-        assert self._scope is not None
-        source.scope = self._scope
+        source.observer = self._observer
+        if policy is not None:
+            self._use(policy, 0)  # dead letters are kept by the broker
         self._pulse = Pulse()
-        self._producer = Producer(self._counters, self._pulse)
+        self._producer = Producer(
+            self._counters,
+            self._pulse,
+            self._warn_full,
+            partial(self._stopped_meanwhile, "put"),
+        )
         source.on_room = self._producer.on_room
         self._monitor = SizeMonitor(engine, self._size, source, self._producer.on_room, name)
         self._pool = SettlingPool(source, self._counters, name, self._logger)
@@ -91,6 +99,10 @@ class BrokerQueue(Lifecycle, QueueBase[T]):
         self._ending: asyncio.Task[None] | None = None
         self._warning_muted_until = 0.0
         self._leftover = 0  # by the last stop
+
+    def _use(self, policy: Policy, max_dead_letters: int) -> None:
+        super()._use(policy, max_dead_letters)
+        self._source.scope = self._scope
 
     # -- what it looks like -------------------------------------------------------------------
 
@@ -124,7 +136,7 @@ class BrokerQueue(Lifecycle, QueueBase[T]):
             status=self._status,
             size=size,
             maxsize=self._maxsize,
-            peak_size=max(counters.peak, size),
+            peak_size=max(self._size.peak, size),
             enqueued=counters.accepted,
             processed=counters.processed,
             errors=counters.errors,
@@ -146,7 +158,12 @@ class BrokerQueue(Lifecycle, QueueBase[T]):
     # -- putting ------------------------------------------------------------------------------
 
     async def put(
-        self, item: T, timeout: float | None = None, *, deadline: float | None = None
+        self,
+        item: T,
+        timeout: float | None = None,
+        *,
+        deadline: float | None = None,
+        id: str | None = None,
     ) -> bool:
         """Offer an item; True when the broker has stored it, False when the queue stayed full.
 
@@ -155,6 +172,9 @@ class BrokerQueue(Lifecycle, QueueBase[T]):
             timeout: seconds to wait for room. ``None``: the queue's own timeout. ``0``: do not
                 wait. ``math.inf``: as long as it takes.
             deadline: as in :meth:`penstock.BoundedQueue.put`.
+            id: of two puts with one id, from whichever machine, within the ``dedupe`` seconds of
+                the queue one is stored, and both return True. The item of the first stays. A put
+                that is refused leaves no id.
 
         Raises:
             QueueUnknownError: the broker did not answer for long: nobody can say whether the item
@@ -174,19 +194,24 @@ class BrokerQueue(Lifecycle, QueueBase[T]):
             self._refuse("put")
         limit = self._limit(timeout)
         message = self._pack(item, deadline)
+        if id is not None:
+            checks.label(id, "id")
+        offer = partial(self._engine.put, message, id)
         if not self._observer.is_enabled():
             propagate.inject(message.headers)
-            return await self._put(partial(self._engine.put, message), limit)
+            return await self._producer.put(offer, limit)
         with self._observer.on_put() as put:
             put.context.run(propagate.inject, message.headers)
-            put.accepted = await self._put(partial(self._engine.put, message), limit, put.on_full)
+            put.accepted = await self._producer.put(offer, limit, put.on_full)
             return put.accepted
 
     def _pack(self, item: T, deadline: float | None) -> Message:
-        policy, _ = self._some_policy()
-        policy.limits.check(item)
-        if deadline is None:
-            deadline = policy.deadline
+        scope = self._scope
+        if scope is not None:
+            policy: Any = scope.policy
+            policy.limits.check(item)
+            if deadline is None:
+                deadline = policy.deadline
         if deadline is not None:
             deadline = checks.seconds(deadline, "deadline")
         return self._codec.pack(item, deadline)
@@ -195,19 +220,92 @@ class BrokerQueue(Lifecycle, QueueBase[T]):
         """For how many seconds a put waits for room."""
         return min(self._timeout if timeout is None else checks.seconds(timeout), NO_LIMIT)
 
-    async def _put(
-        self,
-        offer: Callable[[], Any],
-        timeout: float,
-        on_full: Callable[[], None] | None = None,
-    ) -> bool:
-        """As :meth:`Producer.put`, but an error where that says None."""
-        accepted = await self._producer.put(offer, timeout, on_full)
-        if accepted is None:
-            raise self._stopped_meanwhile("put")
-        if not accepted:
-            self._warn_full()
-        return accepted
+    async def put_many(self, items: Collection[T], timeout: float | None = None) -> int:
+        """Put ``items`` in their order; return how many were accepted, from the front.
+
+        Args:
+            items: a list or another collection.
+            timeout: seconds to wait for room, all items together, as for :meth:`put`.
+
+        Raises:
+            QueueUnknownError: the broker did not answer for long: nobody can say whether an item is
+                stored. The ``accepted`` of the error is how many are before it.
+            BrokerError, CodecError, QueueStateError, ValueError: as :meth:`put`, about the first
+                item. If some were accepted before, their number is returned, and the next call with
+                the rest raises.
+            TypeError: ``items`` is no collection.
+
+        Up to 250 items go to the broker at once, and no other process's puts are held up. If it is
+        cancelled, what was accepted until then stays, and more may be accepted.
+        """
+        checks.collection(items)
+        if _get_running_loop() is not self._open_in:
+            self._refuse("put")
+        loop = asyncio.get_running_loop()
+        give_up_at, count = loop.time() + self._limit(timeout), 0
+        try:
+            for messages in self._packed(items):
+                while messages:
+                    left = max(0.0, give_up_at - loop.time())
+                    stored = await self._put_some(messages, left)
+                    count += stored
+                    if not stored:
+                        return count
+                    del messages[:stored]
+        except QueueUnknownError as error:
+            error.accepted += count
+            raise
+        except Exception:
+            if not count:  # else the next call meets it
+                raise
+        return count
+
+    def _packed(self, items: Iterable[T]) -> Iterator[list[Message]]:
+        """The messages of items, some at a time; what an item has against it is raised after."""
+        messages: list[Message] = []
+        failure: Exception | None = None
+        for item in items:
+            try:
+                messages.append(self._pack(item, None))
+            except Exception as error:  # noqa: BLE001 - raised below
+                failure = error
+                break
+            if len(messages) == _AT_ONCE_PUT:
+                yield messages
+                messages = []
+        if messages:
+            yield messages
+        if failure is not None:
+            raise failure
+
+    async def _put_some(self, messages: Sequence[Message], timeout: float) -> int:
+        """Put the first of some messages, as many as there is room for in time; how many."""
+        stored = 0
+
+        async def offer() -> Stored:
+            nonlocal stored
+            try:
+                stored = await self._engine.put_many(messages)
+            except QueueUnknownError as error:
+                self._counters.add_accepted(error.accepted)
+                raise
+            return Stored.NEW if stored else Stored.FULL
+
+        if not self._observer.is_enabled():
+            for message in messages:
+                propagate.inject(message.headers)
+            await self._producer.put(offer, timeout)
+        else:
+            with ExitStack() as stack:
+                puts = [stack.enter_context(self._observer.on_put()) for _ in messages]
+                for put, message in zip(puts, messages, strict=True):
+                    put.context.run(propagate.inject, message.headers)
+                await self._producer.put(offer, timeout, puts[0].on_full)
+                for put in puts[:stored]:
+                    put.accepted = True
+        if stored:
+            self._counters.add_accepted(stored - 1)
+        return stored
 
     def _warn_full(self) -> None:
         now = asyncio.get_running_loop().time()
@@ -291,6 +389,31 @@ class BrokerQueue(Lifecycle, QueueBase[T]):
         """Let the workers of this process finish what they hold; cancel them after ``timeout``."""
         await self._stop_workers(checks.optional_seconds(timeout))
 
+    async def pause_all(self) -> None:
+        """Have the broker hand out nothing, to any process, until :meth:`resume_all`.
+
+        Raises:
+            QueueStateError: the queue is not processing.
+            BrokerError: the broker does not answer, or cannot do that.
+
+        Items are accepted until the queue is full. What workers have in hand goes on; a retry waits
+        for the end of the pause. It outlasts all processes, those that start later find it too.
+        ``stop()`` finishes what is in hand and takes nothing new; ``join()`` waits.
+        """
+        self._must_be_open("pause")
+        await self._engine.set_paused(True)
+        self._logger.info("Queue %s is paused, for all processes", self._name)
+
+    async def resume_all(self) -> None:
+        """End a pause of all processes. Does nothing if there is none.
+
+        Raises:
+            QueueStateError, BrokerError: as :meth:`pause_all`.
+        """
+        self._must_be_open("resume")
+        await self._engine.set_paused(False)
+        self._logger.info("Queue %s is resumed, for all processes", self._name)
+
     async def _without_workers(self) -> None:
         await self._source.hush()
 
@@ -344,7 +467,7 @@ class BrokerQueue(Lifecycle, QueueBase[T]):
         self._must_be_open("redrive")
         limit, count = self._limit(timeout), 0
         async for letter in self._engine.dead_letters():
-            if not await self._put(partial(self._engine.redrive, letter), limit):
+            if not await self._producer.put(partial(self._engine.redrive, letter), limit):
                 break
             count += 1
         return count

@@ -11,10 +11,10 @@ from typing import Any, TypeVar
 
 from penstock.brokers.counters import BrokerCounters, SizeEstimate
 from penstock.brokers.engine import QueueEngine
-from penstock.brokers.messages import Delivery, MessageCodec
+from penstock.brokers.messages import DEADLINE, Delivery, MessageCodec
 from penstock.errors import BrokerError, CodecError
 from penstock.policies.item_state import PolicyScope
-from penstock.policies.observer import DEAD_LETTER, FAILED
+from penstock.policies.observer import DEAD_LETTER, FAILED, Observer
 from penstock.policies.outage import ItemFailures
 from penstock.queue.buffer import Buffer
 from penstock.telemetry.names import error_type
@@ -48,11 +48,12 @@ class DeliverySource(Buffer[T]):
 
     Args:
         on_done: called when an item has left the queue.
+        make_scope: makes a scope, and sets it.
     """
 
-    #: What the items share under the policy of the queue; and what is called when the engine says
-    #: that there may be room. Set before the first start.
-    scope: PolicyScope
+    #: Who hears of the items; and what is called when the engine says that there may be room. Set
+    #: before the first start.
+    observer: Observer
     on_room: Callable[[], None]
 
     def __init__(
@@ -63,8 +64,12 @@ class DeliverySource(Buffer[T]):
         logger: logging.Logger,
         name: str,
         on_done: Callable[[], None],
+        make_scope: Callable[[], object],
     ) -> None:
         super().__init__(sys.maxsize)
+        #: What the items share under the policy of the queue, if there is one.
+        self.scope: PolicyScope | None = None
+        self._make_scope = make_scope
         self.turn = EndlessLoopTurn()  # each item waits for the broker in the end
         self.counters = BrokerCounters(self, size)
         self._engine = engine
@@ -123,9 +128,12 @@ class DeliverySource(Buffer[T]):
     def receive(self, delivery: Delivery) -> None:
         """An item has come."""
         self._held.add(delivery)
+        if self.scope is None and (delivery.number > 1 or DEADLINE in delivery.message.headers):
+            self._make_scope()  # which knows of attempts before, and of deadlines
         try:
-            known = self._failures.pop(delivery.key, None)
-            entry = self._codec.unpack(delivery, self.scope, known)
+            entry = self._codec.unpack(delivery, self.scope, self.observer)
+            if delivery.number > 1:
+                entry[3].failures = self._failures.pop(delivery.key, None)
         except Exception as error:  # noqa: BLE001 - a codec or a limit may be anybody's code
             self._reject(delivery, error)
             self.ask_soon()
@@ -133,7 +141,7 @@ class DeliverySource(Buffer[T]):
         if self.closed or self._is_hushed or self.limits.is_paused:
             self.requeue(entry)
             return
-        self._append(entry)
+        self.entries.append(entry)
         self.wake()
         self.ask_soon()  # for those who wait still
         if self._available() > len(self._unparked):
@@ -146,10 +154,15 @@ class DeliverySource(Buffer[T]):
 
     # -- what workers call --------------------------------------------------------------------
 
+    def _available(self) -> int:
+        return len(self.entries) + len(self._requeued)
+
     async def wait(self) -> bool:
         """Wait until a look is worth it; False when it is over."""
+        if self.closed:
+            return False
         self.ask_soon()
-        return await super().wait()
+        return await self._park(self._add_waiter())
 
     async def wait_by_hand(self, timeout: float | None = None) -> bool:
         """Wait until a look is worth it; False when it is over, or after ``timeout`` seconds."""
@@ -189,7 +202,8 @@ class DeliverySource(Buffer[T]):
 
     async def done(self, entry: Entry[T]) -> None:
         """The item is done: tell the broker, until it has heard."""
-        await self._tell(delivery_of(entry), self._engine.ack)
+        ticket: Any = entry[3]
+        await self._tell(ticket.delivery, self._engine.ack)
 
     def failed(self, entry: Entry[T], error: BaseException) -> bool:
         """The item failed for good. Return whether it becomes a dead letter."""
@@ -234,7 +248,7 @@ class DeliverySource(Buffer[T]):
             return
         await self._tell(delivery, self._engine.term)
         self.counters.dead_letters += 1
-        self.scope.observer.on_dead_letter(error)
+        self.observer.on_dead_letter(error)
 
     async def _tell(self, delivery: Delivery, call: Callable[[Delivery], Awaitable[None]]) -> None:
         """Tell the broker the end of an item, until it has heard.
@@ -359,7 +373,9 @@ def delivery_of(entry: Entry[Any]) -> Delivery:
 def has_not_begun(entry: Entry[Any]) -> bool:
     """Whether an entry in a worker's hands waits for its policy still."""
     ticket = entry[3]
-    return ticket is not None and ticket.attempts < ticket.delivery.number
+    if ticket is None or ticket.scope is None:  # it waits for nothing
+        return False
+    return bool(ticket.attempts < ticket.delivery.number)
 
 
 def _one_line(text: str) -> str:

@@ -123,7 +123,7 @@ class Connection:
             if error is not None:
                 raise BrokerError(explain(error, self.where)) from error
             self._inbox = client.new_inbox()
-            await client.subscribe(f"{self._inbox}.*", cb=self._answered)
+            await client.subscribe(f"{self._inbox}.*", cb=self._replies.on_reply)
         except BaseException:
             self._inbox = ""
             await end(connecting)
@@ -183,10 +183,9 @@ class Connection:
         # Headers count too. nats-py does not know, and the server hangs up on who sends too much.
         size, largest = len(payload), self.client.max_payload
         if headers is not None:
-            size += _HEADER_LINES + sum(
-                len(name.encode()) + len(value.encode()) + _HEADER_MARKS
-                for name, value in headers.items()
-            )
+            size += _HEADER_LINES
+            for name, value in headers.items():
+                size += len(name.encode()) + len(value.encode()) + _HEADER_MARKS
         if size > largest:
             raise CodecError(
                 f"The item is {size} bytes with its headers, and the NATS server at {self.where} "
@@ -238,9 +237,6 @@ class Connection:
             await asyncio.sleep(0.05)
 
     # -- what nats-py tells -------------------------------------------------------------------
-
-    async def _answered(self, message: Msg) -> None:
-        self._replies.arrived(message.subject.rpartition(".")[2], message)
 
     async def _complain(self, error: Exception) -> None:
         if not self._inbox:  # not open yet

@@ -59,9 +59,9 @@ class PendingReplies:
         """Nobody waits for it any more."""
         del self._waiting[number]
 
-    def arrived(self, number: str, answer: Msg) -> None:
-        """The answer to this one; nobody may wait for it any more."""
-        waiting = self._waiting.get(number)
+    async def on_reply(self, answer: Msg) -> None:
+        """An answer came, to the number at the end of its subject; nobody may wait for it."""
+        waiting = self._waiting.get(answer.subject.rpartition(".")[2])
         if waiting is not None and not waiting[2].done():
             waiting[2].set_result(answer)
 

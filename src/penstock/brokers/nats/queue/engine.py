@@ -40,6 +40,7 @@ class NatsEngine:
         replicas: int,
         ack_wait: float,
         max_dead_letters: int,
+        dedupe: float,
     ) -> None:
         self._logger = logger
         self.ack_wait = ack_wait
@@ -51,6 +52,7 @@ class NatsEngine:
             replicas=replicas,
             ack_wait=ack_wait,
             max_dead_letters=max_dead_letters,
+            dedupe=dedupe,
         )
         self._publisher = Publisher(connection)
         self._letters = DeadLetterStore(connection, self.streams, self._publisher)
@@ -105,7 +107,11 @@ class NatsEngine:
 
     async def put(self, message: Message, message_id: str | None = None) -> Stored:
         """Publish it, under an id that is new at each offer unless one is given."""
-        message.headers[MESSAGE_ID] = message_id or self._publisher.new_id()
+        if message_id is None:
+            message.headers[MESSAGE_ID] = self._publisher.new_id()
+        else:
+            self.streams.check_ids()
+            message.headers[MESSAGE_ID] = f"id-{message_id}"  # and none of ours
         return await self._publisher.store(self.streams.subject, message.payload, message.headers)
 
     async def put_many(self, messages: Sequence[Message]) -> int:

@@ -12,7 +12,7 @@ from penstock.brokers.messages import MessageCodec
 from penstock.brokers.nats.connection.addresses import check_options, check_servers
 from penstock.brokers.nats.queue.engine import NatsEngine
 from penstock.brokers.nats.queue.processes import NatsProcess, ProcessStats
-from penstock.brokers.nats.queue.streams import QueueInfo, check_name
+from penstock.brokers.nats.queue.streams import DEDUPE, QueueInfo, check_name
 from penstock.brokers.queue import BrokerQueue
 from penstock.limits.breaker import CircuitBreaker
 from penstock.limits.rate.limit import Limit
@@ -65,6 +65,8 @@ class NatsQueue(BrokerQueue[T]):
             With a deadline the clocks of the machines should agree.
         max_dead_letters: how many items that failed for good are kept; when they are as many, what
             fails stays in the queue. 0: they are dropped.
+        dedupe: seconds in which the server knows the ``id`` of a put again: at least 120, since by
+            ids it is found out as well what became of a put that was not answered.
         telemetry: as for :class:`penstock.BoundedQueue`. The trace of a put goes with its item to
             whichever machine.
 
@@ -72,7 +74,7 @@ class NatsQueue(BrokerQueue[T]):
         ValueError, TypeError: for an argument that is not allowed.
 
     It belongs to the event loop in which it is started. All machines must give the same name,
-    maxsize, replicas, ack_wait and max_dead_letters, or ``start()`` refuses.
+    maxsize, replicas, ack_wait, max_dead_letters and dedupe, or ``start()`` refuses.
 
     Differences from a queue in this process: the bound counts items in flight too; ``size`` is what
     the server said last, up to a second ago; ``stop()`` leaves what waits to other machines;
@@ -102,6 +104,7 @@ class NatsQueue(BrokerQueue[T]):
         attempt_timeout: float | None = None,
         policy: Policy | None = None,
         max_dead_letters: int = 10 * MAX_DEAD_LETTERS,
+        dedupe: float = DEDUPE,
         telemetry: ObserverProvider | None = None,
     ) -> None:
         check_name(name)
@@ -113,10 +116,12 @@ class NatsQueue(BrokerQueue[T]):
             "deadline": deadline,
             "attempt_timeout": attempt_timeout,
         }
-        policy = policy_of(policy, parts, name) or Policy()
+        policy = policy_of(policy, parts, name)
         max_dead_letters = check_max_dead_letters(max_dead_letters)
         urls = check_servers(servers)
-        _check_figures(replicas, ack_wait, max_deliveries, max_item_size, policy.retry)
+        retries = None if policy is None else policy.retry
+        _check_figures(replicas, ack_wait, max_deliveries, max_item_size, retries)
+        _check_dedupe(dedupe)
         checked: Codec[T] = JsonCodec() if codec is None else codec
         checks.members(checked, "codec", Codec)
         self._engine: NatsEngine = NatsEngine(
@@ -128,6 +133,7 @@ class NatsQueue(BrokerQueue[T]):
             replicas=replicas,
             ack_wait=ack_wait,
             max_dead_letters=max_dead_letters,
+            dedupe=dedupe,
         )
         super().__init__(
             self._engine,
@@ -201,3 +207,10 @@ def _check_figures(
         )
     if max_item_size is not None:
         checks.positive_int(max_item_size, "max_item_size", "max_item_size must be at least 1")
+
+
+def _check_dedupe(dedupe: Any) -> None:
+    if not DEDUPE <= checks.seconds(dedupe, "dedupe") <= NO_LIMIT:
+        raise ValueError(
+            f"dedupe must be at least {DEDUPE:g} seconds and finite, got {checks.shown(dedupe)}"
+        )

@@ -11,7 +11,7 @@ from penstock.brokers.nats.connection.addresses import check_options, check_serv
 from penstock.brokers.nats.connection.codes import NO_CONSUMER, NO_STREAM
 from penstock.brokers.nats.connection.connection import Connection
 from penstock.brokers.nats.connection.replies import ApiError
-from penstock.brokers.nats.queue.streams import CONSUMER, NANO, QueueStreams, check_name
+from penstock.brokers.nats.queue.streams import CONSUMER, DEDUPE, NANO, QueueStreams, check_name
 from penstock.errors import BrokerError
 from penstock.policies.dead_letters import MAX_DEAD_LETTERS
 
@@ -27,6 +27,8 @@ class QueueSettings:
     #: In seconds.
     ack_wait: float = 30.0
     max_dead_letters: int = 10 * MAX_DEAD_LETTERS
+    #: In seconds.
+    dedupe: float = DEDUPE
 
     def as_arguments(self) -> dict[str, Any]:
         """For :class:`NatsQueue`: ``NatsQueue(servers, name, **settings.as_arguments())``."""
@@ -74,6 +76,7 @@ async def existing_settings(
         replicas=stream["num_replicas"],
         ack_wait=defaults.ack_wait if consumer is None else consumer["ack_wait"] / NANO,
         max_dead_letters=most_dead,
+        dedupe=stream["duplicate_window"] / NANO,
     )
 
 

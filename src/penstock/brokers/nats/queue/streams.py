@@ -28,7 +28,7 @@ from penstock.errors import BrokerError
 R = TypeVar("R")
 
 #: Seconds in which the server knows a message again that it has seen: JetStream's default.
-DEDUPE_WINDOW: Final = 120.0
+DEDUPE: Final = 120.0
 #: The durable consumer that all workers share.
 CONSUMER: Final = "workers"
 
@@ -59,6 +59,8 @@ class QueueInfo:
     replicas: int
     #: Requests of workers, anywhere, that wait for an item.
     idle_workers: int
+    #: Whether it hands out nothing, by ``pause_all``.
+    is_paused: bool = False
 
 
 class QueueStreams:
@@ -73,8 +75,10 @@ class QueueStreams:
         replicas: int,
         ack_wait: float,
         max_dead_letters: int,
+        dedupe: float = DEDUPE,
     ) -> None:
         self._connection = connection
+        self._replicas = replicas
         self.name = name
         self.subject = f"penstock.{name}"
         self.dead_name = f"{name}-dead"
@@ -89,7 +93,7 @@ class QueueStreams:
             "subjects": [self.subject],
             "retention": "workqueue",
             "max_msgs": maxsize,
-            "duplicate_window": int(DEDUPE_WINDOW * NANO),
+            "duplicate_window": int(dedupe * NANO),
             **common,
         }
         self._dead = {
@@ -97,7 +101,7 @@ class QueueStreams:
             "subjects": [self.dead_subject],
             "retention": "limits",
             "max_msgs": max_dead_letters,
-            "duplicate_window": int(DEDUPE_WINDOW * NANO),
+            "duplicate_window": int(DEDUPE * NANO),
             **common,
         }
         self._consumer = {
@@ -116,11 +120,26 @@ class QueueStreams:
         Raises:
             BrokerError: the server does not do that, or cannot just now.
         """
+        self._check_version((2, 11, 0), "pause_all()")
         until = {"pause_until": _FOR_EVER} if is_paused else {}
         try:
             await self._ask(f"CONSUMER.PAUSE.{self.name}.{CONSUMER}", until)
         except ApiError as error:
             raise self.refusal(f"pause queue {self.name}", error) from error
+
+    def check_ids(self) -> None:
+        """Raise ``BrokerError`` where a message that was refused would leave its id behind."""
+        if self._replicas > 1:
+            self._check_version((2, 15, 1), "put(id=...) on a cluster")
+
+    def _check_version(self, needed: tuple[int, int, int], what: str) -> None:
+        version: Any = self._connection.client.connected_server_version
+        there = (version.major, version.minor, version.patch)
+        if there < needed:
+            raise BrokerError(
+                f"{what} needs nats-server {'.'.join(map(str, needed))} or newer; the one at "
+                f"{self._connection.where} is {'.'.join(map(str, there))}"
+            )
 
     async def set_up(self) -> None:
         """Make what is not there, and check what is.
@@ -305,6 +324,7 @@ class QueueStreams:
             bytes=stream["state"]["bytes"],
             replicas=stream["config"]["num_replicas"],
             idle_workers=consumer["num_waiting"],
+            is_paused=bool(consumer.get("paused")),
         )
 
 
