@@ -34,7 +34,6 @@ class Opened:
         name: str = "calls",
         *,
         clock: Callable[[], float] | None = None,
-        dedupe: float = 120.0,
         **settings: Any,
     ) -> None:
         self.file = SqliteFile(path, busy_timeout=60.0)
@@ -43,7 +42,7 @@ class Opened:
             lambda: open_queue(self.file.connection, name, given, self.file.where)
         )
         more: dict[str, Any] = {} if clock is None else {"clock": clock}
-        self.storage = Storage(self.file.connection, number, given, dedupe=dedupe, **more)
+        self.storage = Storage(self.file.connection, number, given, **more)
 
     def put(self, *data: bytes, **more: Any) -> list[bool]:
         """Put items of these bytes; for each, whether it was accepted."""

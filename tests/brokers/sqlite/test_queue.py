@@ -137,18 +137,16 @@ class TestShared:
     async def test_a_retry_is_anybodys_and_counts_the_attempts_of_all(
         self, make_queue: MakeQueue
     ) -> None:
-        failing, other = make_queue(retry=again(3)), make_queue(retry=again(3))
+        one, other = make_queue(retry=again(3)), make_queue(retry=again(3))
         worker, errors = Worker(), list[str]()
         worker.failures = [LookupError("1"), LookupError("2"), LookupError("3"), LookupError("4")]
 
         def note(error: Exception, item: str) -> None:
             errors.append(str(error))
 
-        await failing.start_workers(worker, 1, note)
-        await put_all(failing, "a")
-        await until(lambda: worker.began)
-        await failing.stop_workers()
-        await other.start_workers(worker, 1, note)
+        for queue in (one, other):
+            await queue.start_workers(worker, 1, note)
+        await put_all(one, "a")
         await soon(other.join())
         assert len(worker.began) == 3
         assert errors == ["3"]
@@ -186,6 +184,77 @@ class TestShared:
             "penstock.errors.CodecError",
         )
         assert worker.began == []
+
+
+class TestIds:
+    async def test_of_two_puts_with_one_id_one_is_stored_and_both_are_true(
+        self, make_queue: MakeQueue
+    ) -> None:
+        one, other, worker = make_queue(maxsize=2), make_queue(maxsize=2), Worker()
+        await one.start()
+        await other.start()
+        assert await one.put("first", id="7") is True
+        assert await other.put("second", id="7") is True
+        assert (await one.info()).size == 1
+        assert (one.metrics["enqueued"], other.metrics["enqueued"]) == (1, 0)
+        await one.start_workers(worker, 1)
+        await soon(one.join())
+        assert worker.done == ["first"]
+
+    async def test_a_refused_put_leaves_no_id_nor_does_a_rollback(
+        self, make_queue: MakeQueue, path: Path
+    ) -> None:
+        queue = make_queue(maxsize=1)
+        await queue.start()
+        theirs = sqlite3.connect(path)
+        assert queue.put_in(theirs, "rolled back", id="8") is True
+        theirs.rollback()
+        theirs.close()
+        await put_all(queue, "a")
+        assert await queue.put("b", timeout=0, id="7") is False
+        worker = Worker()
+        await queue.start_workers(worker, 1)
+        for id_ in ("7", "8"):
+            await soon(queue.join())
+            assert await queue.put(id_, id=id_) is True
+        await soon(queue.join())
+        assert worker.done == ["a", "7", "8"]
+
+    async def test_are_forgotten_after_a_while(self, make_queue: MakeQueue) -> None:
+        queue = make_queue(dedupe=0)
+        await queue.start()
+        assert await queue.put("a", id="7")
+        assert await queue.put("a", id="7")
+        assert (await queue.info()).size == 2
+
+
+class TestPutMany:
+    async def test_the_first_that_have_room_are_accepted(self, make_queue: MakeQueue) -> None:
+        queue, worker = make_queue(maxsize=600), Worker()
+        await queue.start()
+        assert await queue.put_many(list(range(1000)), timeout=0) == 600
+        assert await queue.put_many([1], timeout=0) == 0
+        assert queue.metrics["enqueued"] == 600
+        await queue.start_workers(worker, 5)
+        await soon(queue.join())
+        assert sorted(worker.done) == list(range(600))
+
+
+class TestPause:
+    async def test_of_all_processes(self, make_queue: MakeQueue) -> None:
+        one, other, worker = make_queue(), make_queue(), Worker()
+        await one.start()
+        await other.start_workers(worker, 2)
+        await one.pause_all()
+        await put_all(one, "a", "b")
+        assert (await other.info()).is_paused
+        await one.stop()
+        await one.start()  # it outlasts all processes
+        await put_all(one, "c")
+        assert worker.began == []
+        await one.resume_all()
+        await soon(other.join())
+        assert sorted(worker.done) == ["a", "b", "c"]
 
 
 class TestDeadLetters:

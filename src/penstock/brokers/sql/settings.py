@@ -17,6 +17,8 @@ class SqlSettings:
     #: In seconds.
     ack_wait: float = 30.0
     max_dead_letters: int = 10 * MAX_DEAD_LETTERS
+    #: Seconds for which the id of an item is known.
+    dedupe: float = 120.0
 
     def as_arguments(self) -> dict[str, Any]:
         """For the class of the queue, as keyword arguments."""

@@ -11,7 +11,7 @@ from typing import Final
 # -- settings -----------------------------------------------------------------------------------
 
 SETTINGS: Final = """
-SELECT id, maxsize, ack_wait, max_dead_letters FROM penstock_queues WHERE name = :name
+SELECT id, maxsize, ack_wait, max_dead_letters, dedupe FROM penstock_queues WHERE name = :name
 """
 
 # -- leases -------------------------------------------------------------------------------------

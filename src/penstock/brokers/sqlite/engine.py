@@ -32,7 +32,6 @@ class SqliteEngine:
 
     Args:
         synchronous, busy_timeout: as for :class:`SqliteFile`.
-        dedupe: seconds for which the id of an item is known.
         figures: returns what this process did, for other processes that ask.
     """
 
@@ -46,7 +45,6 @@ class SqliteEngine:
         *,
         synchronous: str,
         busy_timeout: float,
-        dedupe: float,
         figures: Callable[[], dict[str, int]],
     ) -> None:
         self.path = path
@@ -57,7 +55,6 @@ class SqliteEngine:
         self._settings = settings
         self._synchronous = synchronous
         self._busy_timeout = busy_timeout
-        self._dedupe = dedupe
         self._figures = figures
         self._thread: SqliteThread | None = None
         self._file: SqliteFile
@@ -95,7 +92,7 @@ class SqliteEngine:
     def _set_up(self) -> int:
         connection = self._file.connection
         queue = open_queue(connection, self._name, self._settings, self.where)
-        self._storage = Storage(connection, queue, self._settings, dedupe=self._dedupe)
+        self._storage = Storage(connection, queue, self._settings)
         self._storage.tell(self._key, self._told())
         return self._storage.size()
 
@@ -134,15 +131,15 @@ class SqliteEngine:
         """Store the first of the messages, as many as there is room for; return how many."""
         items = [NewItem(message.payload, message.headers) for message in messages]
         outcomes: list[Stored] = await self._call(lambda: self._storage.put(items))
+        if Stored.FULL in outcomes:
+            self._on_full()
         self._look_soon()
         return sum(outcome is not Stored.FULL for outcome in outcomes)
 
     def put_in(self, connection: Any, message: Message, message_id: str | None = None) -> Stored:
         """Store a message by a connection of the caller, in its thread and transaction."""
         item = NewItem(message.payload, message.headers, id=message_id)
-        return put_in_transaction(
-            connection, item, path=self.path, name=self._name, dedupe=self._dedupe
-        )
+        return put_in_transaction(connection, item, self.path, self._name)
 
     # -- items out ------------------------------------------------------------------------------
 

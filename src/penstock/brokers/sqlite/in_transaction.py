@@ -19,9 +19,7 @@ _SAVE, _KEEP, _UNDO = (
 )
 
 
-def put_in_transaction(
-    connection: Any, item: NewItem, *, path: Path, name: str, dedupe: float
-) -> Stored:
+def put_in_transaction(connection: Any, item: NewItem, path: Path, name: str) -> Stored:
     """Store an item by a connection of the caller, in its thread.
 
     Raises:
@@ -37,7 +35,7 @@ def put_in_transaction(
             there = settings_of(connection, name)
             if there is None:
                 raise _no_queue(path, name)
-            (stored,) = Storage(connection, *there, dedupe=dedupe).put([item])
+            (stored,) = Storage(connection, *there).put([item])
         except BaseException:
             connection.execute(_UNDO)
             raise

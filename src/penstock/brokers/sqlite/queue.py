@@ -99,6 +99,7 @@ class SqliteQueue(BrokerQueue[T]):
         synchronous: ``"FULL"``: what was accepted survives a power cut. ``"NORMAL"``: only the
             death of a process, and a put takes a tenth of the time.
         busy_timeout: seconds to wait for another program that has the file locked.
+        dedupe: seconds in which the ``id`` of a put is known again.
         limits, retry, breaker, deadline, attempt_timeout, policy: as for
             :class:`penstock.WorkQueue`, for the workers of this process. A retry waits in the file,
             for whichever process; ``attempts`` counts the deliveries to all, those that a stop or a
@@ -113,8 +114,8 @@ class SqliteQueue(BrokerQueue[T]):
         ValueError, TypeError: for an argument that is not allowed.
 
     It belongs to the event loop in which it is started; the file is used in a thread of its own.
-    All processes must give the same maxsize, ack_wait and max_dead_letters, or ``start()`` refuses.
-    A process must not fork while it has the queue open, and then open it in the child.
+    All processes must give the same maxsize, ack_wait, max_dead_letters and dedupe, or ``start()``
+    refuses. A process must not fork while it has the queue open, and then open it in the child.
 
     Differences from a queue in memory: the bound counts items in flight too; ``size`` is what the
     file said last, up to a second ago; ``stop()`` leaves what waits to other processes, or the next
@@ -139,6 +140,7 @@ class SqliteQueue(BrokerQueue[T]):
         max_item_size: int | None = None,
         synchronous: Literal["FULL", "NORMAL"] = "FULL",
         busy_timeout: float = 30.0,
+        dedupe: float = 120.0,
         limits: Iterable[Limit | str] | Limiter = (),
         retry: RetryPolicy | None = None,
         breaker: CircuitBreaker | None = None,
@@ -157,13 +159,14 @@ class SqliteQueue(BrokerQueue[T]):
             "deadline": deadline,
             "attempt_timeout": attempt_timeout,
         }
-        policy = policy_of(policy, parts, name) or Policy()
+        policy = policy_of(policy, parts, name)
         settings = SqlSettings(
             checks.positive_int(maxsize, "maxsize", "Queue maxsize must be at least 1"),
             _check_ack_wait(ack_wait),
             check_max_dead_letters(max_dead_letters),
+            checks.finite_seconds(dedupe, "dedupe"),
         )
-        _check_deliveries(max_deliveries, policy.retry)
+        _check_deliveries(max_deliveries, None if policy is None else policy.retry)
         if max_item_size is not None:
             checks.positive_int(max_item_size, "max_item_size", "max_item_size must be at least 1")
         if synchronous not in ("FULL", "NORMAL"):
@@ -178,7 +181,6 @@ class SqliteQueue(BrokerQueue[T]):
             settings,
             synchronous=synchronous,
             busy_timeout=min(checks.seconds(busy_timeout, "busy_timeout"), NO_LIMIT),
-            dedupe=120.0,
             figures=self._figures,
         )
         super().__init__(
@@ -210,7 +212,12 @@ class SqliteQueue(BrokerQueue[T]):
         }
 
     def put_in(
-        self, connection: sqlite3.Connection, item: T, *, deadline: float | None = None
+        self,
+        connection: sqlite3.Connection,
+        item: T,
+        *,
+        deadline: float | None = None,
+        id: str | None = None,
     ) -> bool:
         """Put an item in a transaction of your own: True, and it is accepted if you commit.
 
@@ -219,7 +226,7 @@ class SqliteQueue(BrokerQueue[T]):
 
         Args:
             connection: where no transaction is open, one is begun. Committing is yours.
-            item, deadline: as for :meth:`put`.
+            item, deadline, id: as for :meth:`put`. A rollback leaves no id.
 
         Returns:
             False when there is no room. It waits for none: your transaction would be open.
@@ -233,16 +240,20 @@ class SqliteQueue(BrokerQueue[T]):
         What raises leaves nothing of the item in your transaction, which you may go on with.
         """
         message = self._pack(item, deadline)
+        if id is not None:
+            checks.label(id, "id")
         if not self._observer.is_enabled():
             propagate.inject(message.headers)
-            return self._put_in(connection, message)
+            return self._put_in(connection, message, id)
         with self._observer.on_put() as put:
             put.context.run(propagate.inject, message.headers)
-            put.accepted = self._put_in(connection, message)
+            put.accepted = self._put_in(connection, message, id)
             return put.accepted
 
-    def _put_in(self, connection: sqlite3.Connection, message: Message) -> bool:
-        stored = self._engine.put_in(connection, message)
+    def _put_in(
+        self, connection: sqlite3.Connection, message: Message, message_id: str | None
+    ) -> bool:
+        stored = self._engine.put_in(connection, message, message_id)
         is_full = stored is Stored.FULL
         count = self._counters.add_full if is_full else self._counters.add_accepted
         loop = self._loop

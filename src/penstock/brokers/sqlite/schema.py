@@ -25,6 +25,7 @@ CREATE TABLE penstock_queues (
     maxsize INTEGER NOT NULL,
     ack_wait REAL NOT NULL,
     max_dead_letters INTEGER NOT NULL,
+    dedupe REAL NOT NULL,
     is_paused INTEGER NOT NULL DEFAULT 0,
     -- changed with each put and each end of an item, in the same transaction
     size INTEGER NOT NULL,

@@ -21,8 +21,9 @@ from penstock.brokers.sql.settings import SqlSettings
 from penstock.brokers.sqlite import schema
 
 _ADD_QUEUE = """
-INSERT INTO penstock_queues (name, maxsize, ack_wait, max_dead_letters, size, last_number)
-VALUES (:name, :maxsize, :ack_wait, :max_dead_letters, 0, 0)
+INSERT INTO penstock_queues
+    (name, maxsize, ack_wait, max_dead_letters, dedupe, size, last_number)
+VALUES (:name, :maxsize, :ack_wait, :max_dead_letters, :dedupe, 0, 0)
 """
 _FIRST_NUMBER = "UPDATE penstock_queues SET last_number = :number WHERE id = :queue"
 # The size is kept by each change. Counted once more, in case somebody removed items by hand.
@@ -82,7 +83,6 @@ class Storage:
 
     Args:
         queue: its number, see :func:`open_queue`.
-        dedupe: seconds for which the id of an item is known.
         clock: returns the seconds since 1970. All processes are on one machine, which has one.
     """
 
@@ -91,21 +91,19 @@ class Storage:
         connection: sqlite3.Connection,
         queue: int,
         settings: SqlSettings,
-        *,
-        dedupe: float = 120.0,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._connection = connection
         self._queue = queue
         self._settings = settings
-        self._dedupe = dedupe
         self._clock = clock
 
     def _execute(self, statement: str, values: Any = ()) -> sqlite3.Cursor:
         return _cursor(self._connection).execute(statement, values)
 
     def _named(self, **values: Any) -> dict[str, Any]:
-        return {"queue": self._queue, "now": self._clock(), "dedupe": self._dedupe, **values}
+        dedupe = self._settings.dedupe
+        return {"queue": self._queue, "now": self._clock(), "dedupe": dedupe, **values}
 
     # -- putting ------------------------------------------------------------------------------
 
