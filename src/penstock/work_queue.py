@@ -173,7 +173,12 @@ class WorkQueue(Lifecycle, FromConfig, WorkQueueBase[T], Consumable[T]):
             self._restore_signals_if_stopped()
 
     async def put(
-        self, item: T, timeout: float | None = None, *, deadline: float | None = None
+        self,
+        item: T,
+        timeout: float | None = None,
+        *,
+        deadline: float | None = None,
+        id: str | None = None,
     ) -> bool:
         """Offer an item; True when it is accepted, False when the queue stayed full.
 
@@ -182,20 +187,24 @@ class WorkQueue(Lifecycle, FromConfig, WorkQueueBase[T], Consumable[T]):
             timeout: seconds to wait for room. ``None``: the queue's own, 0.1 unless given. ``0``:
                 do not wait. ``math.inf``: as long as it takes.
             deadline: seconds from now in which the item is to be done.
+            id: for queues on a broker: of two puts with one id, within the ``dedupe`` seconds of
+                the queue, one is stored, and both return True.
 
         Raises:
             QueueStateError: the queue is not started, or is stopped; ``QueueClosedError`` if it is
                 closed.
             ValueError: ``timeout`` or ``deadline`` is negative, NaN or no number; or a limit can
                 never let the item pass.
+            TypeError: an ``id``, and the queue is in this process.
 
         True: the item will be handled or handed back, exactly once. False: it is not accepted and
         never will be, so look at it. A put that is cancelled leaves nothing behind. All of it:
         :meth:`penstock.BoundedQueue.put`.
         """
-        if deadline is not None:
-            put: Any = self.queue.put  # not every kind of queue knows deadlines
-            accepted: bool = await put(item, timeout=timeout, deadline=deadline)
+        if deadline is not None or id is not None:
+            put: Any = self.queue.put  # not every kind of queue knows these
+            options = self._put_options(deadline, id)
+            accepted: bool = await put(item, timeout=timeout, **options)
             return accepted
         if timeout is None:
             return await self.queue.put(item)
@@ -212,13 +221,37 @@ class WorkQueue(Lifecycle, FromConfig, WorkQueueBase[T], Consumable[T]):
         Raises:
             QueueStateError, ValueError: as :meth:`put`, about the first item. If some were accepted
                 before, their number is returned, and the next call with the rest raises.
-            TypeError: ``items`` is no collection, or the queue is on a broker.
+            TypeError: ``items`` is no collection.
+            QueueUnknownError: a broker did not answer; ``accepted`` of the error is how many of the
+                items are accepted for certain.
 
         ``items[count:]`` were not accepted. If it is cancelled, what was accepted until then stays.
+        On a broker up to 250 items go in one round trip.
         """
         queue: Any = self._with("put_many", "put_many()")
         count: int = await queue.put_many(items, timeout)
         return count
+
+    async def pause_all(self) -> None:
+        """Have the broker of the queue hand out nothing, to any process, until :meth:`resume_all`.
+
+        Raises:
+            TypeError: the queue is in this process: see :meth:`pause`.
+            QueueStateError: the queue is not processing.
+            BrokerError: the broker does not answer, or cannot do that.
+
+        Items are accepted until the queue is full. What workers have in hand goes on. The pause
+        outlasts all processes. ``stop()`` finishes what is in hand and takes nothing new.
+        """
+        await self._with("pause_all", "pause_all()").pause_all()
+
+    async def resume_all(self) -> None:
+        """End a pause of all processes. Does nothing if there is none.
+
+        Raises:
+            TypeError, QueueStateError, BrokerError: as :meth:`pause_all`.
+        """
+        await self._with("resume_all", "resume_all()").resume_all()
 
     async def get(self, timeout: float | None = None) -> T:
         """Take the item that has waited longest. Call ``task_done()`` when it is done.

@@ -659,6 +659,24 @@ class TestPutMany:
         assert queue.size == 0
 
 
+@pytest.mark.parametrize("kind", WORK_QUEUES, indirect=True)
+class TestWhatBrokersHave:
+    async def test_an_id(self, make_queue: MakeQueue) -> None:
+        queue: Any = make_queue()
+        await queue.start()
+        with pytest.raises(TypeError, match="id is for queues on a broker, and <"):
+            await queue.put("a", id="invoice-1")
+        assert queue.size == 0
+        assert await queue.put("a", id=None) is True
+
+    @pytest.mark.parametrize("method", ["pause_all", "resume_all"])
+    async def test_a_pause_of_all_processes(self, make_queue: MakeQueue, method: str) -> None:
+        queue: Any = make_queue()
+        await queue.start()
+        with pytest.raises(TypeError, match=rf"{method}\(\) is for queues that have it"):
+            await getattr(queue, method)()
+
+
 async def put_room(queue: Any) -> bool:
     accepted: bool = await queue.put("there was room", timeout=0)
     return accepted

@@ -207,7 +207,14 @@ class WorkQueue(FromConfig, WorkQueueBase[T], BlockingConsumable[T]):
 
     # -- putting and taking -------------------------------------------------------------------
 
-    def put(self, item: T, timeout: float | None = None, *, deadline: float | None = None) -> bool:
+    def put(
+        self,
+        item: T,
+        timeout: float | None = None,
+        *,
+        deadline: float | None = None,
+        id: str | None = None,
+    ) -> bool:
         """Offer an item, as :meth:`penstock.BoundedQueue.put` does: True when it is accepted.
 
         ``timeout`` is in seconds: ``None`` the queue's own, ``0`` no wait, ``math.inf`` no limit.
@@ -215,10 +222,15 @@ class WorkQueue(FromConfig, WorkQueueBase[T], BlockingConsumable[T]):
         a copy of the thread's context. Ctrl-C in a put that waits leaves nothing behind, unless a
         worker has the item already in that very instant; then it is processed and counted.
 
+        ``id`` is for queues on a broker, as for :meth:`penstock.WorkQueue.put`.
+
         Raises:
             QueueStateError: among others, a worker function of this queue would wait for room
                 without a limit.
+            TypeError: an ``id``, and the queue is in this process.
         """
+        if id is not None:
+            return self._blocking.put(item, timeout, **self._put_options(deadline, id))
         return self._blocking.put(item, timeout, deadline=deadline)
 
     def put_nowait(self, item: T, *, deadline: float | None = None) -> None:
@@ -236,6 +248,14 @@ class WorkQueue(FromConfig, WorkQueueBase[T], BlockingConsumable[T]):
         """
         self._with("put_many", "put_many()")
         return self._blocking.put_many(items, timeout)
+
+    def pause_all(self) -> None:
+        """Pause the queue for all processes, as :meth:`penstock.WorkQueue.pause_all` does."""
+        self._call_with("pause_all")
+
+    def resume_all(self) -> None:
+        """End a pause of all processes, as :meth:`penstock.WorkQueue.resume_all` does."""
+        self._call_with("resume_all")
 
     def get(self, timeout: float | None = None) -> T:
         """Take an item, as :meth:`penstock.BoundedQueue.get` does, in ``timeout`` seconds."""

@@ -367,6 +367,18 @@ def test_a_batch_from_threads(make_blocking: Any) -> None:
     eventually(lambda: queue_threads() <= others)
 
 
+def test_threads_put_many_and_under_ids(
+    make_blocking: Any, nats_server: NatsServer, name: str
+) -> None:
+    with make_blocking(maxsize=4) as queue:
+        assert queue.put("a", id="invoice-1") is True
+        assert queue.put("a", timeout=1, deadline=60, id="invoice-1") is True
+        assert queue.put_many([1, 2, 3, 4], timeout=0) == 3
+        with pytest.raises(BrokerError, match="pause_all"):  # the server is too old
+            queue.pause_all()
+    assert messages(nats_server, name) == 4
+
+
 def test_full_is_false_for_threads_too(make_blocking: Any) -> None:
     with make_blocking(maxsize=2) as queue:
         assert [queue.put(n, timeout=0) for n in range(3)] == [True, True, False]
