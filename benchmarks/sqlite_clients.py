@@ -122,9 +122,8 @@ class SqliteByHand(Client):
             rows = connection.execute(
                 "SELECT id, data FROM items WHERE lease < ? ORDER BY id LIMIT ?", (now, most)
             ).fetchall()
-            connection.executemany(
-                "UPDATE items SET lease = ? WHERE id = ?", [(now + ACK_WAIT, row[0]) for row in rows]
-            )
+            leases = [(now + ACK_WAIT, row[0]) for row in rows]
+            connection.executemany("UPDATE items SET lease = ? WHERE id = ?", leases)
             return rows
 
         while True:
@@ -159,7 +158,7 @@ async def sqlite_onlooker(path: str) -> AsyncIterator[Left]:
         with closing(sqlite3.connect(path)) as connection:
             for table in ("penstock_items", "items"):
                 try:
-                    count: int = connection.execute(f"SELECT count(*) FROM {table}").fetchone()[0]  # noqa: S608
+                    count: int = connection.execute(f"SELECT count(*) FROM {table}").fetchone()[0]
                 except sqlite3.OperationalError:  # the table of the others
                     continue
                 return count

@@ -24,9 +24,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.real_time]
 
 def test_four_processes_put_against_one_bound(path: Path) -> None:
     meet = barrier(4)
-    crew = [
-        Member(put_once_each, path, meet, list(range(k, 4000, 4)), 1000) for k in range(4)
-    ]
+    crew = [Member(put_once_each, path, meet, list(range(k, 4000, 4)), 1000) for k in range(4)]
     accepted = [item for member in crew for item in member.hear()]
     queue = Opened(path, maxsize=1000)
     stored = [int(data) for data in queue.take_data(2000)]
@@ -109,4 +107,3 @@ def test_workers_that_are_killed_one_after_the_other_lose_nothing(path: Path) ->
     heir.close()
     assert set(done) == set(items)
     assert len(done) - len(items) <= kills  # only what each had in hand came again
-

@@ -24,7 +24,7 @@ class TestRefused:
     def test_a_file_of_a_newer_penstock(self, open_queue: Open, path: Path) -> None:
         queue = open_queue()
         queue.do(lambda s: s._execute("UPDATE penstock_schema SET version = 2"))
-        with pytest.raises(BrokerError, match="version 2.*knows 1. Upgrade") as raised:
+        with pytest.raises(BrokerError, match=r"version 2.*knows 1\. Upgrade") as raised:
             open_queue()
         assert str(path) in str(raised.value)
 
@@ -35,18 +35,18 @@ class TestRefused:
         assert path.read_bytes().startswith(b"these are notes")
 
     def test_a_folder_that_is_not_there(self, path: Path) -> None:
-        with pytest.raises(BrokerError, match="there is no folder .*none. Make it first"):
+        with pytest.raises(BrokerError, match=r"there is no folder .*none\. Make it first"):
             SqliteFile(path.parent / "none" / "queue.db")
 
     def test_a_folder(self, path: Path) -> None:
         path.mkdir()
-        with pytest.raises(BrokerError, match="it is a folder. Name a file in it"):
+        with pytest.raises(BrokerError, match=r"it is a folder\. Name a file in it"):
             SqliteFile(path)
 
     def test_a_file_that_may_not_be_written(self, open_queue: Open) -> None:
         queue = open_queue()
         queue.file.connection.execute("PRAGMA query_only = 1")  # root may write everything
-        with pytest.raises(BrokerError, match="queue.db cannot be written: see that this user"):
+        with pytest.raises(BrokerError, match=r"queue.db cannot be written: see that this user"):
             queue.put(b"a")
 
     def test_a_network_file_system(self, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -79,9 +79,7 @@ class TestRefused:
 
 
 class TestLocked:
-    def test_waits_for_another_program_and_then_says_so(
-        self, open_queue: Open, path: Path
-    ) -> None:
+    def test_waits_for_another_program_and_then_says_so(self, open_queue: Open, path: Path) -> None:
         queue = open_queue()
         other = sqlite3.connect(path, isolation_level=None)
         other.execute("BEGIN IMMEDIATE")
@@ -120,9 +118,14 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 def fill(queue: Opened) -> int:
     """Put until it fails; how many were accepted."""
     accepted = 0
-    with pytest.raises(BrokerError, match=r"queue.db is full: .*Make room; what was") as raised:
+
+    def put_all() -> None:
+        nonlocal accepted
         while queue.put(b"x" * 20_000) == [True]:
             accepted += 1
+
+    with pytest.raises(BrokerError, match=r"queue.db is full: .*Make room; what was") as raised:
+        put_all()
     assert not isinstance(raised.value, QueueUnknownError)  # it is not stored, and that is known
     return accepted
 
@@ -148,9 +151,7 @@ class TestFull:
         assert queue.put(b"x" * 20_000) == [True]
         assert queue.storage.size() == accepted - 2
 
-    def test_a_disk_that_fails_in_the_commit_leaves_it_unknown(
-        self, open_queue: Open
-    ) -> None:
+    def test_a_disk_that_fails_in_the_commit_leaves_it_unknown(self, open_queue: Open) -> None:
         queue = open_queue()
 
         class Failing:
@@ -193,7 +194,7 @@ class TestDurability:
 
 def test_a_forked_child_cannot_open_what_its_parent_has_open(path: Path) -> None:
     outcome = run_program(
-        f'''
+        f"""
         import os
         from pathlib import Path
         from penstock.brokers.sqlite.file import SqliteFile
@@ -216,6 +217,6 @@ def test_a_forked_child_cannot_open_what_its_parent_has_open(path: Path) -> None
             SqliteFile(path).close()
             os._exit(0)
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
-        '''
+        """
     )
     assert outcome.returncode == 0, outcome.stderr

@@ -79,11 +79,11 @@ class TestLife:
     async def test_a_file_that_cannot_be_used_fails_the_start(
         self, make_queue: MakeQueue, path: Path
     ) -> None:
-        path.mkdir()
+        os.mkdir(path)
         queue = make_queue()
         with pytest.raises(BrokerError, match="it is a folder"):
             await queue.start()
-        path.rmdir()
+        os.rmdir(path)
         await queue.start()  # and it can be tried again
         await put_all(queue, 1)
 
@@ -92,9 +92,7 @@ class TestLife:
         with pytest.raises(BrokerError, match="maxsize is 5 there and 6 here; ack_wait is 30"):
             await make_queue(maxsize=6, ack_wait=31).start()
 
-    def test_a_loop_that_is_closed_without_a_stop_leaves_the_queue_usable(
-        self, path: Path
-    ) -> None:
+    def test_a_loop_that_is_closed_without_a_stop_leaves_the_queue_usable(self, path: Path) -> None:
         queue = SqliteQueue[int](path)
 
         async def put() -> None:
@@ -381,7 +379,9 @@ class TestPutIn:
         with pytest.raises(TypeError, match=r"must be a sqlite3.Connection, got str"):
             queue.put_in("connection", 1)  # type: ignore[arg-type]
         memory = sqlite3.connect(":memory:")
-        with pytest.raises(ValueError, match="queue.db, where the queue is, got one to a database"):
+        with pytest.raises(
+            ValueError, match=r"queue.db, where the queue is, got one to a database"
+        ):
             queue.put_in(memory, 1)
         other = sqlite3.connect(path.parent / "other.db")
         with pytest.raises(ValueError, match=r"got one to '.*other.db'"):
@@ -481,7 +481,7 @@ async def test_a_work_queue_on_it_says_what_it_cannot_do(path: Path) -> None:
 
 def test_a_child_may_start_it_after_a_fork_where_its_parent_did_not(path: Path) -> None:
     outcome = run_program(
-        f'''
+        f"""
         import asyncio, os
         from penstock.brokers.sqlite import SqliteQueue
 
@@ -497,7 +497,7 @@ def test_a_child_may_start_it_after_a_fork_where_its_parent_did_not(path: Path) 
                 asyncio.run(put(item))
                 os._exit(0)
             assert os.waitpid(child, 0)[1] == 0
-        '''
+        """
     )
     assert outcome.returncode == 0, outcome.stderr
     connection = sqlite3.connect(path)

@@ -37,9 +37,7 @@ class TestPut:
         assert (first.data, first.headers) == (b"\0\xff", {"traceparent": "00-ab", "é": "ü"})
         assert (second.data, second.headers, second.deliveries) == (b"", {}, 1)
 
-    def test_queues_in_one_file_have_nothing_to_do_with_each_other(
-        self, open_queue: Open
-    ) -> None:
+    def test_queues_in_one_file_have_nothing_to_do_with_each_other(self, open_queue: Open) -> None:
         one, other = open_queue("one", maxsize=1), open_queue("other", maxsize=2)
         assert one.put(b"1", b"2") == [True, False]
         assert other.put(b"3", b"4", b"5") == [True, True, False]

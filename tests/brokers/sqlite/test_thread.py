@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import sqlite3
 import threading
 from collections.abc import AsyncIterator
@@ -109,9 +110,7 @@ class TestCall:
         self, watched: Watched, path: Path
     ) -> None:
         may_go_on = await held(watched)
-        first, second = (
-            watched.thread.call(lambda text=text: watched.note(text)) for text in "ab"
-        )
+        first, second = (watched.thread.call(lambda text=text: watched.note(text)) for text in "ab")
         first.cancel()
         may_go_on.set()
         await second
@@ -145,7 +144,7 @@ class TestCall:
 
 class TestStart:
     async def test_says_what_is_wrong_with_the_file(self, path: Path) -> None:
-        path.mkdir()
+        os.mkdir(path)
         watched = Watched(path)
         with pytest.raises(BrokerError, match="it is a folder"):
             await watched.start()

@@ -31,9 +31,7 @@ class SqlSettings:
             BrokerError: they are not. The message says which, and how to change them.
         """
         wanted = asdict(self)
-        differences = {
-            key: value for key, value in asdict(there).items() if wanted[key] != value
-        }
+        differences = {key: value for key, value in asdict(there).items() if wanted[key] != value}
         if not differences:
             return
         told = "; ".join(
@@ -41,8 +39,9 @@ class SqlSettings:
             for key, value in differences.items()
         )
         change = ", ".join(f"{key} = {wanted[key]:g}" for key in differences)
+        quoted = name.replace("'", "''")
+        statement = f"UPDATE penstock_queues SET {change} WHERE name = '{quoted}'"  # noqa: S608
         raise BrokerError(
             f"Queue {name} in {where} has other settings: {told}. Give all processes the same, or "
-            f"change those of the queue by SQL: UPDATE penstock_queues SET {change} "
-            f"WHERE name = '{name.replace(chr(39), 2 * chr(39))}'"
+            f"change those of the queue by SQL: {statement}"
         )

@@ -8,12 +8,13 @@ import os
 import socket
 import uuid
 from collections.abc import AsyncIterator, Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
 from penstock.brokers.engine import KeptMessage, Receiver, Stored
 from penstock.brokers.messages import Delivery, Message
-from penstock.brokers.sql.rows import Burial, Counts, NewItem, StoredItem
+from penstock.brokers.sql.rows import Burial, Counts, DeadRow, NewItem, StoredItem
 from penstock.brokers.sql.settings import SqlSettings
 from penstock.brokers.sqlite.file import SqliteFile
 from penstock.brokers.sqlite.in_transaction import put_in_transaction
@@ -85,9 +86,7 @@ class SqliteEngine:
             raise
 
     def _open_file(self) -> SqliteFile:
-        return SqliteFile(
-            self.path, synchronous=self._synchronous, busy_timeout=self._busy_timeout
-        )
+        return SqliteFile(self.path, synchronous=self._synchronous, busy_timeout=self._busy_timeout)
 
     def _set_up(self) -> int:
         connection = self._file.connection
@@ -162,7 +161,7 @@ class SqliteEngine:
                 self._must_look_again = False
                 if (wanted := self._receiver.wanted) <= 0:
                     break
-                items, left = await thread.call(lambda n=wanted: self._take_now(n), writes=False)
+                items, left = await thread.call(partial(self._take_now, wanted), writes=False)
                 for item in items:
                     self._receiver.receive(_delivery_of(item))
                 if left is not None:
@@ -263,13 +262,11 @@ class SqliteEngine:
 
     async def dead_letters(self) -> AsyncIterator[KeptMessage]:
         """Those that are there now, the oldest first."""
-        last = await self._call(lambda: self._storage.last_dead_letter(), writes=False)
+        last = await self._call(self._storage.last_dead_letter, writes=False)
         after = 0
         while after < last:
-            rows = await self._call(
-                lambda after=after: self._storage.dead_letters(_PAGE, after=after, last=last),
-                writes=False,
-            )
+            read = partial(self._storage.dead_letters, _PAGE, after=after, last=last)
+            rows: list[DeadRow] = await self._call(read, writes=False)
             if not rows:
                 return
             for row in rows:
@@ -287,19 +284,19 @@ class SqliteEngine:
 
     async def size(self) -> int:
         """How many items are accepted and not done."""
-        size: int = await self._call(lambda: self._storage.size(), writes=False)
+        size: int = await self._call(self._storage.size, writes=False)
         return size
 
     async def counts(self) -> Counts:
         """How many of which kind."""
-        counts: Counts = await self._call(lambda: self._storage.counts(), writes=False)
+        counts: Counts = await self._call(self._storage.counts, writes=False)
         return counts
 
     async def on_stall(self, looks: int) -> bool:
         """Nothing to do: the file forgets no item."""
         return True
 
-    async def set_paused(self, is_paused: bool) -> None:  # noqa: FBT001 - the value
+    async def set_paused(self, is_paused: bool) -> None:
         """Hand out nothing, to any process, until it is set back."""
         await self._call(lambda: self._storage.set_paused(is_paused))
         self._look_soon()

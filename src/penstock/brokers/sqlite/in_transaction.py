@@ -14,9 +14,7 @@ from penstock.brokers.sqlite.problems import explained, is_locked
 from penstock.brokers.sqlite.storage import Storage, settings_of
 from penstock.errors import BrokerError
 
-_SAVE, _KEEP, _UNDO = (
-    f"{verb} penstock_put" for verb in ("SAVEPOINT", "RELEASE", "ROLLBACK TO")
-)
+_SAVE, _KEEP, _UNDO = (f"{verb} penstock_put" for verb in ("SAVEPOINT", "RELEASE", "ROLLBACK TO"))
 
 
 def put_in_transaction(connection: Any, item: NewItem, path: Path, name: str) -> Stored:
@@ -60,9 +58,7 @@ def _no_queue(path: Path, name: str) -> BrokerError:
 
 def _check_connection(connection: Any, path: Path) -> None:
     if not isinstance(connection, sqlite3.Connection):
-        raise TypeError(
-            f"connection must be a sqlite3.Connection, got {type(connection).__name__}"
-        )
+        raise TypeError(f"connection must be a sqlite3.Connection, got {type(connection).__name__}")
     cursor = connection.cursor()
     cursor.row_factory = None
     files = [row[2] for row in cursor.execute("PRAGMA database_list") if row[1] == "main"]

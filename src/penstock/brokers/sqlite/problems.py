@@ -34,8 +34,9 @@ _CURES = {
 
 #: Files of these kinds are on other machines.
 _NETWORK = frozenset(
-    "9p afs ceph cifs davfs fuse.davfs fuse.gcsfuse fuse.glusterfs fuse.rclone fuse.s3fs fuse.sshfs "
-    "glusterfs lustre ncpfs nfs nfs4 smb2 smb3 smbfs".split()
+    {"9p", "afs", "ceph", "cifs", "davfs", "glusterfs", "lustre", "ncpfs", "nfs", "nfs4"}
+    | {"smb2", "smb3", "smbfs"}
+    | {"fuse.davfs", "fuse.gcsfuse", "fuse.glusterfs", "fuse.rclone", "fuse.s3fs", "fuse.sshfs"}
 )
 
 
@@ -111,7 +112,7 @@ def kind_of_mount(mounts: str, folder: Path) -> str:
     for line in mounts.splitlines():
         before, separator, after = line.partition(" - ")
         fields = before.split(" ")
-        if not separator or len(fields) < 5:  # noqa: PLR2004 - the fifth is the mount point
+        if not separator or len(fields) < 5:
             continue
         point = Path(_unescaped(fields[4]))
         # The last of two at one place hides the first.

@@ -58,9 +58,7 @@ def settings_of(connection: sqlite3.Connection, name: str) -> tuple[int, SqlSett
     return None if row is None else (row[0], SqlSettings(*row[1:]))
 
 
-def open_queue(
-    connection: sqlite3.Connection, name: str, settings: SqlSettings, where: str
-) -> int:
+def open_queue(connection: sqlite3.Connection, name: str, settings: SqlSettings, where: str) -> int:
     """The number of the queue ``name``, which is made if it is not there; in a write transaction.
 
     Raises:
@@ -112,7 +110,8 @@ class Storage:
         size, maxsize, last = self._execute(_LEVEL, (self._queue,)).fetchone()
         now, room, number = self._clock(), maxsize - size, last
         stored: list[Stored] = []
-        rows, has_ids = [], False
+        rows: list[tuple[Any, ...]] = []
+        has_ids = False
         for item in items:
             if item.id is not None:
                 if not has_ids:
@@ -149,14 +148,13 @@ class Storage:
             _READY, (self._queue, most)
         ).fetchall():
             lease = new_lease(number)
+            age = max(0.0, now - put_at)
             lent.append({"number": number, "token": lease.token, "until": until})
-            taken.append(
-                StoredItem(lease, data, _headers_of(headers), deliveries + 1, max(0.0, now - put_at))
-            )
+            taken.append(StoredItem(lease, data, _headers_of(headers), deliveries + 1, age))
         self._connection.executemany(sql.LEND, lent)
         return taken
 
-    def set_paused(self, is_paused: bool) -> None:  # noqa: FBT001 - the value
+    def set_paused(self, is_paused: bool) -> None:
         """Hand out nothing, to anybody, until it is set back."""
         self._execute(_PAUSE, (int(is_paused), self._queue))
 

@@ -91,7 +91,7 @@ class SqliteThread:
         self._calls.put(_Call(function, future, writes, is_durable))
         return future
 
-    def watch(self, is_watching: bool) -> None:  # noqa: FBT001 - a switch
+    def watch(self, is_watching: bool) -> None:
         """Look often for what others did, because somebody waits for it; or seldom."""
         is_news = is_watching and not self._is_watching
         self._is_watching = is_watching
@@ -164,9 +164,7 @@ class SqliteThread:
             return []
         is_durable = any(call.is_durable for call in calls)
         try:
-            results = file.write(
-                lambda: [call.function() for call in calls], is_durable=is_durable
-            )
+            results = file.write(lambda: [call.function() for call in calls], is_durable=is_durable)
         except (FileLockedError, QueueUnknownError) as error:
             return [(call.future, None, error) for call in calls]
         except BaseException as error:  # noqa: BLE001 - for whoever made the call
@@ -174,9 +172,7 @@ class SqliteThread:
                 return [(calls[0].future, None, error)]
             # All of it is undone. One alone may be what failed.
             return [answer for call in calls for answer in self._write(file, [call])]
-        return [
-            (call.future, result, None) for call, result in zip(calls, results, strict=True)
-        ]
+        return [(call.future, result, None) for call, result in zip(calls, results, strict=True)]
 
     def _in_loop(self, function: Callable[..., None], *args: Any) -> bool:
         try:
