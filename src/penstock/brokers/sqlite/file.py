@@ -22,7 +22,7 @@ from penstock.errors import BrokerError
 R = TypeVar("R")
 
 #: Seconds between two tries to get a lock, at first and at most. SQLite's own waits are longer.
-_SHORTEST, _LONGEST = 0.0005, 0.01
+_SHORTEST, _LONGEST = 0.002, 0.02
 #: Bytes that the file beside, with what was written last, is cut back to.
 _WAL_SIZE: Final = 16 << 20
 
