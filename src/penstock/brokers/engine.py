@@ -44,6 +44,40 @@ class BrokerDeadLetter(Generic[T]):
 
 
 @dataclass(frozen=True)
+class BrokerQueueInfo:
+    """A queue as its broker sees it, at one instant, over all processes."""
+
+    name: str
+    #: Items accepted and not done: those that wait, and those in flight.
+    size: int
+    maxsize: int
+    #: Items handed out and not done; on NATS also those that wait for a retry.
+    in_flight: int
+    #: Items that were handed out more than once so far.
+    redelivered: int
+    dead_letters: int
+    #: Whether nothing is handed out, by ``pause_all``.
+    is_paused: bool
+
+
+@dataclass(frozen=True)
+class BrokerProcess:
+    """What one process says that it did with a queue since the queue was made there."""
+
+    #: The name of its machine, and its number there.
+    host: str
+    pid: int
+    #: Puts that returned True, and those that returned False.
+    accepted: int
+    refused: int
+    processed: int
+    errors: int
+    #: Items in its hands.
+    in_flight: int
+    workers: int
+
+
+@dataclass(frozen=True)
 class KeptMessage:
     """A dead letter as the engine keeps it: as :class:`BrokerDeadLetter`, but not decoded."""
 

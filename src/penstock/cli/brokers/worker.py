@@ -1,4 +1,4 @@
-"""``penstock worker``: call a function with each item of a queue on NATS."""
+"""``penstock worker``: call a function with each item of a queue on a broker."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ from penstock.limits import Limit, Limiter, RetryPolicy
 
 HELP = flowing(
     """
-Call MODULE:FUNCTION, async or plain, with each item of a queue on NATS, and tell the server that an
-item is done when the function has returned. The module is looked for in the current directory too.
-An item whose call raises is tried again, up to --attempts in all, if that may help, and becomes a
-dead letter then (penstock queue NAME --dead-letters 10). An item may come twice.
+Call MODULE:FUNCTION, async or plain, with each item of a queue on a broker, and tell the server
+that an item is done when the function has returned. The module is looked for in the current
+directory too. An item whose call raises is tried again, up to --attempts in all, if that may help,
+and becomes a dead letter then (penstock queue NAME --dead-letters 10). An item may come twice.
 
 The first SIGTERM or Ctrl-C: finish what is in hand, take no more. The second: hand it back at once.
 """
@@ -36,7 +36,7 @@ The first SIGTERM or Ctrl-C: finish what is in hand, take no more. The second: h
 EPILOG = flowing(
     """
 Exit codes: 0 stopped, all that was in hand is done; 1 stopped, some was handed back for another
-worker; 2 wrong usage; 4 NATS cannot be reached or refuses.
+worker; 2 wrong usage; 4 the broker cannot be reached or refuses.
 """
 )
 
@@ -46,7 +46,7 @@ _GREETING = 3.0
 
 def worker(
     function: Annotated[str, typer.Argument(metavar="MODULE:FUNCTION", show_default=False)],
-    nats: common.Servers,
+    broker: common.Url,
     queue: common.Name,
     workers: Annotated[int, typer.Option(metavar="N", help="Calls of the function at once.")] = 1,
     attempts: Annotated[
@@ -85,7 +85,7 @@ def worker(
     service_name: common.ServiceName = None,
 ) -> int:
     """Check everything, then work until a signal comes."""
-    where = common.nats_target(nats, queue, creds, tls_ca, tls_cert, tls_key)
+    where = common.target_of(broker, queue, creds, tls_ca, tls_cert, tls_key)
     if workers < 1:
         refuse(f"--workers must be at least 1, got {workers}")
     most = read_attempts(attempts, retry, 1)
@@ -126,7 +126,9 @@ async def _check_rates(limiter: Limiter, queue: Any) -> None:
     """Refuse to work if others have other rates: each item would fail for it."""
     try:
         permit = await asyncio.wait_for(limiter.acquire(), _GREETING)
-    except asyncio.TimeoutError:  # others use it up, or NATS is slow: they may well be the same
+    except (
+        asyncio.TimeoutError
+    ):  # others use it up, or the broker is slow: they may well be the same
         return
     except ValueError as error:
         await queue.stop(0)

@@ -17,24 +17,13 @@ from typing import Any
 from nats.aio.msg import Msg
 from nats.nuid import NUID
 
+from penstock.brokers.engine import BrokerProcess
 from penstock.brokers.nats.connection.connection import Connection
 
 
 @dataclass(frozen=True)
-class NatsProcess:
+class NatsProcess(BrokerProcess):
     """What one process says that it did with a queue since the queue was made there."""
-
-    #: The name of its machine, and its number there.
-    host: str
-    pid: int
-    #: Puts that returned True, and those that returned False.
-    accepted: int
-    refused: int
-    processed: int
-    errors: int
-    #: Items in its hands.
-    in_flight: int
-    workers: int
 
 
 class ProcessStats:

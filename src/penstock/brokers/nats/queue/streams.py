@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
 from penstock._util import checks
+from penstock.brokers.engine import BrokerQueueInfo
 from penstock.brokers.nats.connection.codes import (
     ADVICE,
     NAME_IN_USE,
@@ -42,25 +43,14 @@ _NAME = re.compile(r"[A-Za-z0-9_-]{1,200}")
 
 
 @dataclass(frozen=True)
-class QueueInfo:
+class QueueInfo(BrokerQueueInfo):
     """A queue as the server sees it, at one instant, over all machines."""
 
-    name: str
-    #: Items accepted and not done: those that wait, and those in flight.
-    size: int
-    maxsize: int
-    #: Items handed out and not done, those that wait for a retry among them.
-    in_flight: int
-    #: Items that were handed out more than once so far.
-    redelivered: int
-    dead_letters: int
-    #: Bytes that they all take up on the server, without the dead letters.
+    #: Bytes that its items take up on the server, without the dead letters.
     bytes: int
     replicas: int
     #: Requests of workers, anywhere, that wait for an item.
     idle_workers: int
-    #: Whether it hands out nothing, by ``pause_all``.
-    is_paused: bool = False
 
 
 class QueueStreams:
