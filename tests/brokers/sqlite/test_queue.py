@@ -16,7 +16,8 @@ from helpers.queues import put_all
 from helpers.tasks import soon, until
 from helpers.workers import Worker
 from penstock import QueueStateError, RetryPolicy, WorkQueue
-from penstock.brokers.sqlite import SqliteProcess, SqliteQueue
+from penstock.brokers.engine import BrokerProcess
+from penstock.brokers.sqlite import SqliteQueue, SqlSettings, existing_settings
 from penstock.errors import BrokerError, CodecError
 from penstock.protocols import Queue
 from sync.helpers import queue_threads, run_program
@@ -300,7 +301,7 @@ class TestLooking:
         assert (info.name, info.size, info.maxsize, info.in_flight) == ("default", 3, 3, 1)
         assert (info.dead_letters, info.bytes, info.is_paused) == (0, 10, False)
         (seen,) = await second.processes()
-        assert isinstance(seen, SqliteProcess)
+        assert isinstance(seen, BrokerProcess)
         assert seen.pid == os.getpid()
         await soon(first.stop())
         assert await second.processes() == []
@@ -311,6 +312,35 @@ class TestLooking:
             await queue.info()
         with pytest.raises(QueueStateError):
             await queue.processes()
+
+
+class TestExistingSettings:
+    async def test_are_those_that_the_queue_was_made_with(
+        self, make_queue: MakeQueue, path: Path
+    ) -> None:
+        async with make_queue(name="calls", maxsize=7, ack_wait=5, dedupe=60):
+            settings = await existing_settings(path, "calls")
+        assert settings == SqlSettings(maxsize=7, ack_wait=5.0, dedupe=60.0)
+        async with make_queue(name="calls", **settings.as_arguments()) as queue:
+            assert queue.maxsize == 7
+        assert await existing_settings(path, "other") is None
+
+    async def test_asking_makes_nothing(self, path: Path) -> None:
+        assert await existing_settings(path, "calls") is None
+        assert os.listdir(path.parent) == []
+        theirs = sqlite3.connect(path)
+        theirs.execute("CREATE TABLE orders (id INTEGER)")
+        theirs.close()
+        assert await existing_settings(path, "calls") is None
+        theirs = sqlite3.connect(path)
+        assert theirs.execute("PRAGMA journal_mode").fetchone() == ("delete",)
+        assert theirs.execute("SELECT name FROM sqlite_master").fetchall() == [("orders",)]
+        theirs.close()
+
+    async def test_a_file_that_is_no_database(self, path: Path) -> None:
+        await asyncio.to_thread(path.write_text, "notes\n" * 1000)
+        with pytest.raises(BrokerError, match=r"queue.db is no SQLite database"):
+            await existing_settings(path, "calls")
 
 
 class TestPutIn:

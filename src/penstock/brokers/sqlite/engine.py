@@ -10,7 +10,7 @@ import uuid
 from collections.abc import AsyncIterator, Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from penstock.brokers.engine import KeptMessage, Receiver, Stored
 from penstock.brokers.messages import Delivery, Message
@@ -26,6 +26,10 @@ from penstock.errors import BrokerError
 _PAGE: Final = 100
 #: Seconds after which a refused put is taken not to wait; one that does is offered more often.
 _WAITS: Final = 1.0
+#: Seconds between two notes for other processes of what this one did, at least.
+_NOTE: Final = 0.9
+
+R = TypeVar("R")
 
 
 class SqliteEngine:
@@ -61,6 +65,8 @@ class SqliteEngine:
         self._file: SqliteFile
         self._storage: Storage
         self._receiver: Receiver
+        # What was noted last for other processes, and when.
+        self._last_told, self._told_at = "", -_NOTE
         #: What other processes know this one by. One process may have a queue open twice.
         self._key = ""
         self._look: asyncio.Task[None] | None = None
@@ -110,7 +116,7 @@ class SqliteEngine:
         if thread is not None:
             thread.abandon()
 
-    def _call(self, function: Callable[[], Any], **how: bool) -> asyncio.Future[Any]:
+    def _call(self, function: Callable[[], R], **how: bool) -> asyncio.Future[R]:
         if self._thread is None:
             raise BrokerError(f"{self.where} is closed")
         return self._thread.call(function, **how)
@@ -283,9 +289,17 @@ class SqliteEngine:
     # -- looking --------------------------------------------------------------------------------
 
     async def size(self) -> int:
-        """How many items are accepted and not done."""
-        size: int = await self._call(self._storage.size, writes=False)
-        return size
+        """How many items are accepted and not done. What this process did is noted, if it did."""
+        told, now = self._told(), asyncio.get_running_loop().time()
+        if told == self._last_told or now < self._told_at + _NOTE:
+            return await self._call(self._storage.size, writes=False)
+        self._last_told, self._told_at = told, now
+
+        def tell_and_look() -> int:
+            self._storage.tell(self._key, told)
+            return self._storage.size()
+
+        return await self._call(tell_and_look, is_durable=False)
 
     async def counts(self) -> Counts:
         """How many of which kind."""

@@ -5,7 +5,6 @@ A connection is used by one thread at a time, and each of its calls may block.
 
 from __future__ import annotations
 
-import os
 import random
 import sqlite3
 import time
@@ -16,7 +15,16 @@ from typing import Final, TypeVar
 
 from penstock._util.hooks import tell_forked_child
 from penstock.brokers.sqlite import schema
-from penstock.brokers.sqlite.problems import check_path, explained, is_locked, locked, unknown
+from penstock.brokers.sqlite.problems import (
+    check_path,
+    explained,
+    identity_of,
+    inherited,
+    is_locked,
+    locked,
+    refuse_inherited,
+    unknown,
+)
 from penstock.errors import BrokerError
 
 R = TypeVar("R")
@@ -25,10 +33,6 @@ R = TypeVar("R")
 _SHORTEST, _LONGEST = 0.002, 0.02
 #: Bytes that the file beside, with what was written last, is cut back to.
 _WAL_SIZE: Final = 16 << 20
-
-# Files that the parent of this process had open when it forked. SQLite cannot open them again here:
-# it would take the locks of the parent for those of the child.
-_inherited: set[tuple[int, int]] = set()
 
 
 class SqliteFile:
@@ -51,7 +55,7 @@ class SqliteFile:
         self._synchronous = synchronous
         self._busy_timeout = busy_timeout
         check_path(path)
-        _refuse_inherited(path)
+        refuse_inherited(path)
         try:
             self.connection = sqlite3.connect(
                 path, timeout=0, isolation_level=None, check_same_thread=False
@@ -64,12 +68,12 @@ class SqliteFile:
         except BaseException:
             self.connection.close()
             raise
-        self._identity = _identity(path)
+        self._identity = identity_of(path)
         tell_forked_child(self)
 
     def _after_fork_in_child(self) -> object:
         if self._identity is not None:
-            _inherited.add(self._identity)
+            inherited.add(self._identity)
         return self.connection  # even to close it would reach into the parent's locks
 
     def _set_up(self) -> None:
@@ -164,20 +168,3 @@ class SqliteFile:
         """A number that is another one after each commit of another connection."""
         number: int = self.connection.execute("PRAGMA data_version").fetchone()[0]
         return number
-
-
-def _identity(path: Path) -> tuple[int, int] | None:
-    try:
-        told = os.stat(path)
-    except OSError:
-        return None
-    return told.st_dev, told.st_ino
-
-
-def _refuse_inherited(path: Path) -> None:
-    if _inherited and _identity(path) in _inherited:
-        raise BrokerError(
-            f"{path} was open in the parent of this process when it forked, and SQLite cannot open "
-            "a file again after that. Start the queue after the fork, or start processes by spawn "
-            "or forkserver"
-        )

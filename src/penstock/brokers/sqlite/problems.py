@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import sqlite3
 from pathlib import Path
 
@@ -125,3 +126,33 @@ def _unescaped(text: str) -> str:
     for code, character in (("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")):
         text = text.replace(code, character)
     return text
+
+
+# -- files and forks ------------------------------------------------------------------------------
+
+#: Files that the parent of this process had open when it forked. SQLite cannot open them again
+#: here: it would take the locks of the parent for those of the child.
+inherited: set[tuple[int, int]] = set()
+
+
+def identity_of(path: Path) -> tuple[int, int] | None:
+    """What a file is known by, whatever its path."""
+    try:
+        told = os.stat(path)
+    except OSError:
+        return None
+    return told.st_dev, told.st_ino
+
+
+def refuse_inherited(path: Path) -> None:
+    """See that the parent of this process did not have the file open when it forked.
+
+    Raises:
+        BrokerError: it did.
+    """
+    if inherited and identity_of(path) in inherited:
+        raise BrokerError(
+            f"{path} was open in the parent of this process when it forked, and SQLite cannot open "
+            "a file again after that. Start the queue after the fork, or start processes by spawn "
+            "or forkserver"
+        )

@@ -14,11 +14,12 @@ from opentelemetry import propagate
 
 from penstock._util import checks
 from penstock.brokers.codecs import Codec, JsonCodec
-from penstock.brokers.engine import Stored
+from penstock.brokers.engine import BrokerProcess, BrokerQueueInfo, Stored
 from penstock.brokers.messages import Message, MessageCodec
 from penstock.brokers.queue import BrokerQueue
 from penstock.brokers.sql.settings import SqlSettings
 from penstock.brokers.sqlite.engine import SqliteEngine
+from penstock.brokers.sqlite.settings import checked_path
 from penstock.limits.breaker import CircuitBreaker
 from penstock.limits.rate.limit import Limit
 from penstock.limits.rate.limiter import Limiter
@@ -32,41 +33,13 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class SqliteQueueInfo:
+class SqliteQueueInfo(BrokerQueueInfo):
     """A queue as its file has it, at one instant, over all processes."""
 
-    name: str
-    #: Items accepted and not done: those that wait, and those in flight.
-    size: int
-    maxsize: int
-    #: Items in the hands of workers.
-    in_flight: int
     #: Items that wait for another attempt.
     delayed: int
-    #: Items in the queue that were handed out more than once so far.
-    redelivered: int
-    dead_letters: int
     #: Bytes of the items, without what goes with them.
     bytes: int
-    #: Whether nothing is handed out to any process.
-    is_paused: bool
-
-
-@dataclass(frozen=True)
-class SqliteProcess:
-    """What one process noted that it did with a queue since the queue was made there."""
-
-    #: The name of its machine, and its number there.
-    host: str
-    pid: int
-    #: Puts that returned True, and those that returned False.
-    accepted: int
-    refused: int
-    processed: int
-    errors: int
-    #: Items in its hands.
-    in_flight: int
-    workers: int
 
 
 class SqliteQueue(BrokerQueue[T]):
@@ -150,7 +123,7 @@ class SqliteQueue(BrokerQueue[T]):
         max_dead_letters: int = 10 * MAX_DEAD_LETTERS,
         telemetry: ObserverProvider | None = None,
     ) -> None:
-        checked_path = _check_path(path)
+        file = checked_path(path)
         name = checks.label(name, "name")
         parts = {
             "limits": limits,
@@ -176,7 +149,7 @@ class SqliteQueue(BrokerQueue[T]):
         checked: Codec[T] = JsonCodec() if codec is None else codec
         checks.members(checked, "codec", Codec)
         engine = SqliteEngine(
-            checked_path,
+            file,
             name,
             settings,
             synchronous=synchronous,
@@ -282,33 +255,23 @@ class SqliteQueue(BrokerQueue[T]):
             is_paused=counts.is_paused,
         )
 
-    async def processes(self) -> list[SqliteProcess]:
-        """What each other process that has the queue open noted of what it did.
+    async def processes(self, wait: float = 0.0) -> list[BrokerProcess]:
+        """What each other process that has the queue open noted that it did.
 
-        Each notes it every third of ``ack_wait``. What a process did is forgotten when it ends.
+        It is at most a few seconds old. What a process did is forgotten when it ends.
+
+        Args:
+            wait: makes no difference here: nobody is asked, it is in the file.
 
         Raises:
             QueueStateError: the queue is not processing.
             BrokerError: the file cannot be read.
+            ValueError: ``wait`` is no such number.
         """
-        self._must_be_open("ask processes")
-        told = [SqliteProcess(**one) for one in await self._engine.processes()]
+        checks.seconds(wait, "wait")
+        self._must_be_open("look at processes")
+        told = [BrokerProcess(**one) for one in await self._engine.processes()]
         return sorted(told, key=lambda process: (process.host, process.pid))
-
-
-def _check_path(path: Any) -> Path:
-    try:
-        text = os.fspath(path)
-    except TypeError:
-        text = None
-    if not isinstance(text, str):
-        raise TypeError(f"path must be a str or a path, got {type(path).__name__}")
-    if not text or text.startswith(":") or "\0" in text:
-        raise ValueError(
-            f"path must name a file, got {checks.shown(text)}. For a queue in memory, take "
-            "penstock.BoundedQueue"
-        )
-    return Path(text).absolute()  # a program may change its folder
 
 
 def _check_ack_wait(ack_wait: Any) -> float:

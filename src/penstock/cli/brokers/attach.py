@@ -9,6 +9,7 @@ from typing import Annotated, Any, Protocol
 import typer
 
 from penstock.cli.brokers.nats import NatsTarget
+from penstock.cli.brokers.sqlite import SqliteTarget
 from penstock.cli.display import say
 from penstock.cli.options import USAGE, option, refuse
 from penstock.errors import BrokerError
@@ -26,7 +27,8 @@ Url = Annotated[
         "--broker",
         "--nats",
         metavar="URL",
-        help="URL of the broker: nats://host:4222; several of a cluster with commas between.",
+        help="URL of the broker: sqlite:///calls.db, a file; or nats://host:4222, several of a "
+        "cluster with commas between.",
         rich_help_panel=_WHERE,
         show_default=False,
         envvar=["PENSTOCK_BROKER", "NATS_URL"],
@@ -79,6 +81,11 @@ class Target(Protocol):
         """The name of the queue."""
         ...
 
+    @property
+    def place(self) -> str:
+        """Where it is looked for, for people: "on the server"."""
+        ...
+
     async def settings(self) -> dict[str, Any] | None:
         """The settings that the queue has there; None if it is not there. Makes nothing."""
         ...
@@ -104,7 +111,7 @@ class Target(Protocol):
 MakeTarget = Callable[[str, str, dict[str, str | None]], Target]
 
 #: By the scheme of the URL. What has none, or another one, is for NATS to refuse.
-TARGETS: dict[str, MakeTarget] = {"nats": NatsTarget.of}
+TARGETS: dict[str, MakeTarget] = {"nats": NatsTarget.of, "sqlite": SqliteTarget.of}
 
 
 def target_of(
@@ -139,7 +146,7 @@ async def attach(
     try:
         there = await target.settings()
         if there is None and not may_make:
-            refuse(f"there is no queue {target.name} on the server", BROKER)
+            refuse(f"there is no queue {target.name} {target.place}", BROKER)
         defaults = target.defaults()
         for key in asked:
             if key not in defaults:

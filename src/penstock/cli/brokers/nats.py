@@ -20,6 +20,7 @@ class NatsTarget:
     servers: list[str] = field(repr=False)  # there may be passwords in them
     name: str
     options: dict[str, Any] = field(repr=False)
+    place: str = "on the server"
 
     @classmethod
     def of(cls, url: str, name: str, credentials: dict[str, str | None]) -> NatsTarget:
