@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from penstock.brokers.engine import Stored
-from penstock.brokers.sql.rows import Lease, NewItem, StoredItem
+from penstock.brokers.sql.rows import ItemLease, NewItem, StoredItem
 from penstock.brokers.sql.settings import SqlSettings
 from penstock.brokers.sqlite.file import SqliteFile
 from penstock.brokers.sqlite.storage import Storage, open_queue
@@ -56,10 +56,10 @@ class Opened:
     def take_data(self, most: int = 100) -> list[bytes]:
         return [item.data for item in self.take(most)]
 
-    def done(self, *leases: Lease) -> list[bool]:
+    def done(self, *leases: ItemLease) -> list[bool]:
         return self.do(lambda storage: [storage.done(lease) for lease in leases])
 
-    def extend(self, leases: Sequence[Lease]) -> list[Lease]:
+    def extend(self, leases: Sequence[ItemLease]) -> list[ItemLease]:
         return self.do(lambda storage: storage.extend(leases))
 
     def do(self, call: Callable[[Storage], R]) -> R:

@@ -256,6 +256,42 @@ class TestPause:
         assert sorted(worker.done) == ["a", "b", "c"]
 
 
+class TestTrouble:
+    async def test_workers_go_on_when_the_lock_is_free_again_and_the_log_says_what_was(
+        self, make_queue: MakeQueue, path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        queue, worker = make_queue(busy_timeout=0.05), Worker()
+        await queue.start()
+        await put_all(queue, "a")
+        other = sqlite3.connect(path, isolation_level=None)
+        other.execute("BEGIN IMMEDIATE")
+        with pytest.raises(BrokerError, match="is locked"):
+            await queue.put("b")
+        await queue.start_workers(worker, 1)
+        await until(lambda: "cannot take items" in caplog.text)
+        assert "Have it commit" in caplog.text
+        other.execute("COMMIT")
+        other.close()
+        await until(lambda: worker.done == ["a"])
+        await soon(queue.join())
+
+    async def test_headers_of_no_use_do_not_hold_an_item_up(
+        self, make_queue: MakeQueue, path: Path
+    ) -> None:
+        queue, worker = make_queue(), Worker()
+        await queue.start()
+        await put_all(queue, "a", "b", "c")
+        theirs = sqlite3.connect(path)
+        with theirs:
+            theirs.execute("UPDATE penstock_items SET headers = '{\"n\": 1}' WHERE number % 3 = 0")
+            theirs.execute("UPDATE penstock_items SET headers = '{' WHERE number % 3 = 1")
+            theirs.execute("UPDATE penstock_items SET headers = '[]' WHERE number % 3 = 2")
+        theirs.close()
+        await queue.start_workers(worker, 1)
+        await soon(queue.join())
+        assert worker.done == ["a", "b", "c"]
+
+
 class TestDeadLetters:
     async def test_are_kept_with_their_reason_and_put_back(self, make_queue: MakeQueue) -> None:
         queue, worker = make_queue(), Worker()

@@ -7,14 +7,9 @@ from __future__ import annotations
 
 import secrets
 
-from penstock.brokers.sql.rows import Lease
+from penstock.brokers.sql.rows import ItemLease
 
 
-def new_lease(number: int) -> Lease:
+def new_lease(number: int) -> ItemLease:
     """A lease of an item, which no other one is taken for."""
-    return Lease(number, secrets.randbits(62))
-
-
-def extend_every(ack_wait: float) -> float:
-    """Seconds between two extensions of a lease of ``ack_wait`` seconds: two of them may fail."""
-    return ack_wait / 3
+    return ItemLease(number, secrets.randbits(62))

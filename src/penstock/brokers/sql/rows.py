@@ -20,7 +20,7 @@ class NewItem:
     id: str | None = None
 
 
-class Lease(NamedTuple):
+class ItemLease(NamedTuple):
     """The right to settle an item that was handed out, until the lease ends."""
 
     #: The item. Numbers grow with the puts to a queue, and none is used twice.
@@ -33,7 +33,7 @@ class Lease(NamedTuple):
 class StoredItem:
     """An item that was handed out."""
 
-    lease: Lease
+    lease: ItemLease
     data: bytes
     headers: dict[str, str]
     #: How many times it has been handed out, this time included.

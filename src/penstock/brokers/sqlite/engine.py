@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import os
 import socket
 import uuid
@@ -29,6 +30,9 @@ _WAITS: Final = 1.0
 #: Seconds between two notes for other processes of what this one did, at least.
 _NOTE: Final = 0.9
 
+#: Seconds until items are looked for again, where that failed.
+_AGAIN: Final = 1.0
+
 R = TypeVar("R")
 
 
@@ -51,6 +55,7 @@ class SqliteEngine:
         synchronous: str,
         busy_timeout: float,
         figures: Callable[[], dict[str, int]],
+        logger: logging.Logger,
     ) -> None:
         self.path = path
         self.where = str(path)
@@ -61,6 +66,9 @@ class SqliteEngine:
         self._synchronous = synchronous
         self._busy_timeout = busy_timeout
         self._figures = figures
+        self._logger = logger
+        #: What was logged last of why there are no items.
+        self._complaint = ""
         self._thread: SqliteThread | None = None
         self._file: SqliteFile
         self._storage: Storage
@@ -172,10 +180,12 @@ class SqliteEngine:
                     self._receiver.receive(_delivery_of(item))
                 if left is not None:
                     self._look_in(left)
-        except BrokerError:
-            # What is wrong with the file is told to whoever puts or settles. Here, it is tried
-            # again with the next news, or then.
-            self._look_in(self.ack_wait / 3)
+            self._complaint = ""
+        except BrokerError as error:
+            if str(error) != self._complaint:
+                self._complaint = str(error)
+                self._logger.warning("Queue %s cannot take items: %s", self._name, error)
+            self._look_in(_AGAIN)
         finally:
             self._look = None
             self._watch()

@@ -155,6 +155,7 @@ class SqliteQueue(BrokerQueue[T]):
             synchronous=synchronous,
             busy_timeout=min(checks.seconds(busy_timeout, "busy_timeout"), NO_LIMIT),
             figures=self._figures,
+            logger=logging.getLogger("penstock") if logger is None else logger,
         )
         super().__init__(
             engine,

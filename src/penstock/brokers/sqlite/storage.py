@@ -16,7 +16,7 @@ from typing import Any
 from penstock.brokers.engine import Stored
 from penstock.brokers.sql import statements as sql
 from penstock.brokers.sql.leases import new_lease
-from penstock.brokers.sql.rows import Burial, Counts, DeadRow, Lease, NewItem, StoredItem
+from penstock.brokers.sql.rows import Burial, Counts, DeadRow, ItemLease, NewItem, StoredItem
 from penstock.brokers.sql.settings import SqlSettings
 from penstock.brokers.sqlite import schema
 
@@ -177,7 +177,7 @@ class Storage:
         due = self._execute(sql.NEXT_DUE, {"queue": self._queue}).fetchone()[0]
         return None if due is None else max(0.0, due - self._clock())
 
-    def extend(self, leases: Sequence[Lease]) -> list[Lease]:
+    def extend(self, leases: Sequence[ItemLease]) -> list[ItemLease]:
         """Let leases end later; return those that had ended, so that others may have the items."""
         until = self._clock() + self._settings.ack_wait
         return [
@@ -188,7 +188,7 @@ class Storage:
 
     # -- settling -----------------------------------------------------------------------------
 
-    def done(self, lease: Lease) -> bool:
+    def done(self, lease: ItemLease) -> bool:
         """The item is done: remove it. Whether it was there.
 
         It may be in other hands, where the lease has ended; they find it gone.
@@ -198,12 +198,12 @@ class Storage:
             self._execute(_SHRINK, (1, self._queue))
         return is_removed
 
-    def give_back(self, lease: Lease, delay: float = 0.0) -> bool:
+    def give_back(self, lease: ItemLease, delay: float = 0.0) -> bool:
         """Have an item handed out again in ``delay`` seconds; whether the lease still held."""
         due = self._clock() + delay if delay > 0 else None
         return bool(self._execute(sql.RETURN, {**lease._asdict(), "due": due}).rowcount)
 
-    def bury(self, lease: Lease, error_type: str, error: str) -> Burial:
+    def bury(self, lease: ItemLease, error_type: str, error: str) -> Burial:
         """Make a dead letter of an item. See :class:`Burial` for what may become of it."""
         if self._execute(sql.COUNT_DEAD, self._named()).fetchone()[0] >= (
             self._settings.max_dead_letters
@@ -282,5 +282,10 @@ def _cursor(connection: sqlite3.Connection) -> sqlite3.Cursor:
 
 
 def _headers_of(text: str) -> dict[str, str]:
-    headers: dict[str, str] = json.loads(text) if text else {}
-    return headers
+    if not text:
+        return {}
+    try:
+        headers = json.loads(text)
+    except ValueError:  # not of our making: the item is handed out without, and not left for ever
+        return {}
+    return {key: str(value) for key, value in headers.items()} if isinstance(headers, dict) else {}
