@@ -21,7 +21,13 @@ from nats.errors import Error as NatsError
 from nats.js.api import Header
 
 from penstock.brokers.nats.connection.addresses import bare_url
-from penstock.brokers.nats.connection.connecting import Attempt, close, end, explain, is_refusal
+from penstock.brokers.nats.connection.connecting import (
+    ConnectAttempt,
+    close,
+    end,
+    explain,
+    is_refusal,
+)
 from penstock.brokers.nats.connection.replies import (
     NoReplyError,
     NoRespondersError,
@@ -65,7 +71,7 @@ class Connection:
         self._options = options
         self._logger = logger
         self._client: Client | None = None
-        self._attempt = Attempt(len(servers))
+        self._attempt = ConnectAttempt(len(servers))
         self._inbox = ""
         # Why no answer will come: to hear them is not permitted.
         self._denied: BrokerError | None = None
@@ -105,13 +111,13 @@ class Connection:
         self._client = client = Client()
         self._inbox = ""
         # Not the last ones, which may belong to a loop that is gone.
-        self._attempt, self._replies = Attempt(len(self._servers)), PendingReplies()
+        self._attempt, self._replies = ConnectAttempt(len(self._servers)), PendingReplies()
         self._denied = None
         options = {**_OPTIONS, **self._options}
         connecting = asyncio.ensure_future(
             client.connect(
                 servers=list(self._servers),
-                error_cb=self._complain,
+                error_cb=self._on_error,
                 disconnected_cb=self._disconnected,
                 reconnected_cb=self._reconnected,
                 closed_cb=self._closed,
@@ -238,9 +244,9 @@ class Connection:
 
     # -- what nats-py tells -------------------------------------------------------------------
 
-    async def _complain(self, error: Exception) -> None:
+    async def _on_error(self, error: Exception) -> None:
         if not self._inbox:  # not open yet
-            self._attempt.complain(error)
+            self._attempt.add_error(error)
             return
         if is_refusal(error):
             if not self._is_refused:  # and tries again and again

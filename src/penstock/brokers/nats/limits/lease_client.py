@@ -15,6 +15,7 @@ from penstock._util.compat import timeout_after
 from penstock.brokers.nats.connection.connection import Connection
 from penstock.brokers.nats.connection.replies import ApiError, NoReplyError, NoRespondersError
 from penstock.brokers.nats.limits.bucket import Key
+from penstock.brokers.nats.limits.lease_request import Client, LeaseRequest
 from penstock.brokers.nats.limits.leases import (
     Ledger,
     SharedLimit,
@@ -23,7 +24,6 @@ from penstock.brokers.nats.limits.leases import (
     micros,
 )
 from penstock.brokers.nats.limits.server_clock import ServerClock
-from penstock.brokers.nats.limits.wishes import Client, Wishes
 from penstock.errors import BrokerError
 
 #: Seconds ahead of its start that a slot is taken at most, beside those that a request takes: what
@@ -51,17 +51,17 @@ _rng = random.Random()  # noqa: S311 - it keeps machines from asking all at once
 
 
 @dataclass(frozen=True)
-class Doubt:
+class UnconfirmedWrite:
     """A write that was not answered."""
 
     name: str
     revision: int
     count: int
-    wishes: Wishes
+    request: LeaseRequest
     slots: Sequence[Slot]
 
 
-class Keeper:
+class LeaseClient:
     """Talks to the bucket on behalf of a limiter, in an event loop of its own.
 
     ``client``: returns the limiter, as long as there is one.
@@ -94,7 +94,7 @@ class Keeper:
         self._agreed: dict[str, tuple[float, float]] = {}
         self._opens = 0
         #: Writes of which it is not known whether they were made.
-        self._doubts: list[Doubt] = []
+        self._unconfirmed: list[UnconfirmedWrite] = []
         #: When corrections are told at the latest.
         self._tell_at = math.inf
         #: Seconds that a request takes.
@@ -103,25 +103,25 @@ class Keeper:
         self._calls = 0
         self._loop: asyncio.AbstractEventLoop | None = None
         self._news = asyncio.Event()
-        self._is_poked = self._is_stopped = False
+        self._is_woken = self._is_stopped = False
 
     @property
     def calls(self) -> int:
         """Requests to the bucket so far."""
         return self._calls + (0 if self._key is None else self._key.calls)
 
-    def poke(self) -> None:
+    def wake(self) -> None:
         """There may be something to do. From any thread; cheap if it knows already."""
-        if not self._is_poked and self._loop is not None:
-            self._is_poked = True
+        if not self._is_woken and self._loop is not None:
+            self._is_woken = True
             with suppress(RuntimeError):  # it was closed in this moment
                 self._loop.call_soon_threadsafe(self._news.set)
 
     def stop(self) -> None:
         """Have :meth:`run` end soon. From any thread."""
         self._is_stopped = True
-        self._is_poked = False
-        self.poke()
+        self._is_woken = False
+        self.wake()
 
     async def run(self) -> None:
         """Until it is stopped, or there is no limiter any more."""
@@ -129,7 +129,7 @@ class Keeper:
         pause = PAUSE_LEAST
         try:
             while True:
-                self._is_poked = False
+                self._is_woken = False
                 self._news.clear()
                 client = self._client()
                 if client is None or self._is_stopped:
@@ -148,7 +148,9 @@ class Keeper:
                     pause = min(2 * pause, PAUSE_MOST)
                     await asyncio.sleep(0.05)  # whatever happens meanwhile
                 except Exception:  # a mistake of ours must not leave anybody waiting in silence
-                    self._logger.exception("The keeper of the shared limits %s failed", self._name)
+                    self._logger.exception(
+                        "The lease client of the shared limits %s failed", self._name
+                    )
                     await self._disconnect()
                     delay = PAUSE_MOST
                 del client  # while nothing is to do it may be thrown away
@@ -205,7 +207,7 @@ class Keeper:
     def _reconnected(self) -> None:
         self._is_stale = True
         self._clock_asked = -math.inf  # it may be another server
-        self.poke()
+        self.wake()
 
     def _heard(self, data: bytes) -> None:
         """Another machine writes, or tries to."""
@@ -220,7 +222,7 @@ class Keeper:
             return
         self._note_gate(client, ledger)
         self._ledger = ledger  # good enough to guess by
-        self.poke()
+        self.wake()
 
     # -- one round --------------------------------------------------------------------------------
 
@@ -233,18 +235,18 @@ class Keeper:
             if now - self._clock_asked > ASK_AGAIN:
                 await self._learn_time(key)
                 continue
-            wishes = client.wishes()
-            if wishes.frees:
-                self._tell_at = min(self._tell_at, now + (TELL_SOON if wishes.wants else TELL))
-            must = bool(wishes.rates) or wishes.closed_until > now or now >= self._tell_at
+            request = client.request()
+            if request.frees:
+                self._tell_at = min(self._tell_at, now + (TELL_SOON if request.wants else TELL))
+            must = bool(request.rates) or request.closed_until > now or now >= self._tell_at
             if not must:
-                wake = self._guess(client, wishes, now) if wishes.wants else math.inf
+                wake = self._guess(client, request, now) if request.wants else math.inf
                 if wake > now:
-                    return min(wake, self._tell_at, wishes.held_until) - now
+                    return min(wake, self._tell_at, request.held_until) - now
             if self._is_stale:
                 await self._read(client, key)
                 continue  # by what is there now it may be too early to ask
-            if await self._write(client, key, wishes):
+            if await self._write(client, key, request):
                 conflicts = 0
             else:
                 conflicts += 1
@@ -252,11 +254,11 @@ class Keeper:
                 # just now.
                 await asyncio.sleep(_rng.uniform(0, 0.002 * 2 ** min(conflicts, 9)))
 
-    def _guess(self, client: Client, wishes: Wishes, now: float) -> float:
+    def _guess(self, client: Client, request: LeaseRequest, now: float) -> float:
         """When it is worth asking for slots, on the local clock."""
         if self._ledger is None:
             return now
-        start = self._ledger.free_at(self._earliest(wishes, now), wishes.wants[0])
+        start = self._ledger.free_at(self._earliest(request, now), request.wants[0])
         when = self._clock.surely_since(now, start)
         client.expect(when)
         return when - self._ahead()
@@ -265,9 +267,9 @@ class Keeper:
         """Seconds ahead of its start that a slot is taken at most. It must be here by its start."""
         return AHEAD + self._trip
 
-    def _earliest(self, wishes: Wishes, now: float) -> int:
+    def _earliest(self, request: LeaseRequest, now: float) -> int:
         """The first moment at which a slot can be used that is asked for now."""
-        return self._clock.at_least(max(now + self._trip, wishes.not_before))
+        return self._clock.at_least(max(now + self._trip, request.not_before))
 
     async def _learn_time(self, key: Key) -> None:
         sent = time.monotonic()
@@ -294,7 +296,7 @@ class Keeper:
             ledger = self._new_ledger(client)
         elif ledger.born != self._born:
             client.start_anew()
-            self._doubts.clear()
+            self._unconfirmed.clear()
         else:
             self._resolve(client, ledger)
         self._ledger, self._born = ledger, ledger.born
@@ -311,14 +313,14 @@ class Keeper:
 
     def _resolve(self, client: Client, ledger: Ledger) -> None:
         """Find out what became of writes that were not answered."""
-        doubts, self._doubts = self._doubts, []
+        doubts, self._unconfirmed = self._unconfirmed, []
         for doubt in doubts:
             made = ledger.has(doubt.name, doubt.count)
             if made is False:
                 if self._revision == doubt.revision:
-                    self._doubts.append(doubt)  # it may still come, if no other comes before
+                    self._unconfirmed.append(doubt)  # it may still come, if no other comes before
             else:
-                client.told(doubt.wishes, certainly=made is True)
+                client.told(doubt.request, certainly=made is True)
                 if made:
                     client.unused(doubt.slots)
 
@@ -344,7 +346,7 @@ class Keeper:
         if self._born is not None:
             # It was lost: nobody knows what has started.
             client.start_anew()
-            self._doubts.clear()
+            self._unconfirmed.clear()
             for limit in limits.values():
                 limit.fill(now)
         return Ledger(limits, born=now)
@@ -354,23 +356,23 @@ class Keeper:
             self._opens = ledger.opens
             client.close_until(self._clock.surely_since(time.monotonic(), ledger.opens))
 
-    async def _write(self, client: Client, key: Key, wishes: Wishes) -> bool:
+    async def _write(self, client: Client, key: Key, request: LeaseRequest) -> bool:
         """Take slots, and tell what there is to tell; False if another machine was faster."""
         ledger = self._ledger
         assert ledger is not None
         now = time.monotonic()
         surely = self._clock.at_least(now)
         ledger.forget(surely)
-        for name, corrections in wishes.corrections.items():
+        for name, corrections in request.corrections.items():
             for end, more in corrections.items():
                 ledger.limits[name].correct(end, more, surely)
-        for name, rate in wishes.rates.items():
+        for name, rate in request.rates.items():
             ledger.limits[name].change(*rate)
-        if wishes.closed_until > now:
-            ledger.opens = max(ledger.opens, self._clock.at_most(wishes.closed_until))
+        if request.closed_until > now:
+            ledger.opens = max(ledger.opens, self._clock.at_most(request.closed_until))
         slots = ledger.reserve(
-            self._earliest(wishes, now),
-            wishes.wants,
+            self._earliest(request, now),
+            request.wants,
             micros(self._validity(client) + self._clock.doubt(now)),
             before=surely + micros(self._ahead()),
         )
@@ -382,20 +384,22 @@ class Keeper:
         try:
             revision = await key.write(ledger.encode(), self._revision)
         except BaseException:
-            self._doubts.append(Doubt(name, self._revision, count, wishes, slots))
+            self._unconfirmed.append(UnconfirmedWrite(name, self._revision, count, request, slots))
             raise
         received = time.monotonic()
         self._took(received - now)
         if revision is None:
             return False
         # Of those that were to replace the same revision none other was made.
-        self._doubts = [doubt for doubt in self._doubts if doubt.revision != self._revision]
+        self._unconfirmed = [
+            doubt for doubt in self._unconfirmed if doubt.revision != self._revision
+        ]
         self._is_stale = others != self._others
         self._ledger, self._revision = ledger, revision
         self._opens = max(self._opens, ledger.opens)
         self._agreed = {name: limit.rate for name, limit in ledger.limits.items()}
         self._tell_at = math.inf
-        client.told(wishes, certainly=True)
+        client.told(request, certainly=True)
         self._found()  # before those who waited go on: they may look at once whether it was told
         client.lease(slots, self._clock, received)
         return True

@@ -15,7 +15,7 @@ from nats.js import JetStreamContext
 from brokers.servers import Cluster, NatsServer
 from penstock import Limit
 from penstock.brokers.nats import NatsLimiter
-from penstock.brokers.nats.limits import keeper
+from penstock.brokers.nats.limits import lease_client
 
 pytestmark = [pytest.mark.slow, pytest.mark.real_time]
 
@@ -151,7 +151,7 @@ async def test_what_is_no_ledger_is_told_to_those_who_wait(
 async def test_limits_that_nobody_uses_any_more_give_way(
     make: Callable[..., NatsLimiter], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(keeper, "IDLE", 0.2)
+    monkeypatch.setattr(lease_client, "IDLE", 0.2)
     one = make(1, 0.1)
     await starts(one)
     two = make(2, 0.1)

@@ -1,4 +1,4 @@
-"""What a shared limiter and its keeper have to say to each other."""
+"""What a shared limiter and its lease client have to say to each other."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from penstock.brokers.nats.limits.server_clock import ServerClock
 
 
 @dataclass
-class Wishes:
+class LeaseRequest:
     """What a limiter wants now."""
 
     #: What those who wait need and have no slot for, in their order, by the names of limits.
@@ -32,18 +32,18 @@ class Wishes:
 
 
 class Client(Protocol):
-    """The limiter, as far as its keeper knows it. Called in the keeper's thread."""
+    """The limiter, as far as its lease client knows it. Called in that one's thread."""
 
     @property
     def rates(self) -> Mapping[str, tuple[float, float]]:
         """``max`` and ``per`` of each limit, by their names."""
         ...
 
-    def wishes(self) -> Wishes:
+    def request(self) -> LeaseRequest:
         """What is wanted now."""
         ...
 
-    def told(self, wishes: Wishes, *, certainly: bool) -> None:
+    def told(self, request: LeaseRequest, *, certainly: bool) -> None:
         """These corrections, closings and rates are in the bucket, or (not certainly) may be."""
         ...
 
