@@ -51,7 +51,7 @@ def contests(path: str, apart: Processes) -> list[RateContest]:
 
 
 def main() -> None:
-    options = harness.options("Compare a queue in a file with sqlite3 by hand.", rounds=10)
+    options = harness.options("Compare a queue in a file with sqlite3 by hand.", rounds=5)
     load = f"load {os.getloadavg()[0]:.1f} before, " if hasattr(os, "getloadavg") else ""
     with (
         tempfile.TemporaryDirectory() as folder,
@@ -63,7 +63,7 @@ def main() -> None:
         harness.hold(held, options)
     about = f"{harness.surroundings(('penstock',))}; {load}{options.rounds} rounds"
     goals = [goal for contest in held for goal in contest.reached()]
-    harness.publish("sqlite", harness.report(about, goals, held), write=options.write)
+    harness.publish("a queue in a file", harness.report(about, goals, held), write=options.write)
 
 
 if __name__ == "__main__":
