@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
-EXTRAS := cli,httpx,msgpack,nats,otel,progress,report
+EXTRAS := cli,httpx,msgpack,nats,otel,postgres,progress,report
 
 # Tests and examples start hundreds of Pythons. Compiled once, they start in half the time; some
 # environments forbid Python to keep what it compiled.

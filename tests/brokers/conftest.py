@@ -1,7 +1,8 @@
-"""NATS servers for the tests: one for all, and as many more as a test starts itself."""
+"""Servers for the tests: one of a kind for all, and as many more as a test starts itself."""
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -11,8 +12,10 @@ from typing import Any
 import pytest
 
 from brokers.build import built
+from brokers.postgres.server import PostgresServer, installed, running_postgres
 from brokers.servers import Cluster, NatsServer, packaged, running
 from golang import MissingError
+from penstock.brokers.postgres import init
 
 
 @pytest.fixture(scope="session")
@@ -84,3 +87,22 @@ def start_cluster(newer_nats_program: Path, tmp_path: Path) -> Iterator[Callable
             return cluster
 
         yield start
+
+
+@pytest.fixture(scope="session")
+def postgres_programs() -> Path:
+    """The programs of a PostgreSQL server. In CI there must be one."""
+    try:
+        return installed()
+    except MissingError as missing:
+        if os.environ.get("CI") == "true":
+            pytest.fail(str(missing))
+        pytest.skip(str(missing))
+
+
+@pytest.fixture(scope="session")
+def postgres_server(postgres_programs: Path) -> Iterator[PostgresServer]:
+    """A server for all tests that do it no harm; each uses a schema or queues of its own there."""
+    with running_postgres(postgres_programs) as server:
+        asyncio.run(init(server.url))
+        yield server

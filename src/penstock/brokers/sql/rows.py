@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import NamedTuple
@@ -84,3 +85,14 @@ class Counts:
     dead_letters: int
     #: Bytes of the items, without their headers.
     bytes: int
+
+
+def headers_of(text: str) -> dict[str, str]:
+    """Headers as they were stored, as a JSON object of texts."""
+    if not text:
+        return {}
+    try:
+        headers = json.loads(text)
+    except ValueError:  # not of our making: the item is handed out without, and not left for ever
+        return {}
+    return {key: str(value) for key, value in headers.items()} if isinstance(headers, dict) else {}

@@ -6,18 +6,15 @@ import logging
 import os
 import sqlite3
 from collections.abc import Iterable
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from opentelemetry import propagate
-
 from penstock._util import checks
 from penstock.brokers.codecs import Codec, JsonCodec
-from penstock.brokers.engine import BrokerProcess, BrokerQueueInfo, Stored
-from penstock.brokers.messages import Message, MessageCodec
-from penstock.brokers.queue import BrokerQueue
-from penstock.brokers.sql.settings import SqlSettings
+from penstock.brokers.messages import MessageCodec
+from penstock.brokers.sql.queue import SqlQueue
+from penstock.brokers.sql.settings import SqlSettings, check_ack_wait, check_deliveries
 from penstock.brokers.sqlite.engine import SqliteEngine
 from penstock.brokers.sqlite.settings import checked_path
 from penstock.limits.breaker import CircuitBreaker
@@ -32,17 +29,7 @@ from penstock.queue.base import NO_LIMIT
 T = TypeVar("T")
 
 
-@dataclass(frozen=True)
-class SqliteQueueInfo(BrokerQueueInfo):
-    """A queue as its file has it, at one instant, over all processes."""
-
-    #: Items that wait for another attempt.
-    delayed: int
-    #: Bytes of the items, without what goes with them.
-    bytes: int
-
-
-class SqliteQueue(BrokerQueue[T]):
+class SqliteQueue(SqlQueue[T]):
     """A bounded queue in a file of SQLite. Meets ``penstock.protocols.Queue``.
 
     The promise: an item for which ``put`` returned True is in the file, on the disk, and is handed
@@ -135,11 +122,11 @@ class SqliteQueue(BrokerQueue[T]):
         policy = policy_of(policy, parts, name)
         settings = SqlSettings(
             checks.positive_int(maxsize, "maxsize", "Queue maxsize must be at least 1"),
-            _check_ack_wait(ack_wait),
+            check_ack_wait(ack_wait),
             check_max_dead_letters(max_dead_letters),
             checks.finite_seconds(dedupe, "dedupe"),
         )
-        _check_deliveries(max_deliveries, None if policy is None else policy.retry)
+        check_deliveries(max_deliveries, None if policy is None else policy.retry)
         if max_item_size is not None:
             checks.positive_int(max_item_size, "max_item_size", "max_item_size must be at least 1")
         if synchronous not in ("FULL", "NORMAL"):
@@ -173,18 +160,6 @@ class SqliteQueue(BrokerQueue[T]):
         """The file."""
         return self._engine.path
 
-    def _figures(self) -> dict[str, int]:
-        """What this process did, for others that ask."""
-        counters = self._counters
-        return {
-            "accepted": counters.accepted,
-            "refused": counters.full,
-            "processed": counters.processed,
-            "errors": counters.errors,
-            "in_flight": self._source.held,
-            "workers": self._pool.count,
-        }
-
     def put_in(
         self,
         connection: sqlite3.Connection,
@@ -213,80 +188,4 @@ class SqliteQueue(BrokerQueue[T]):
 
         What raises leaves nothing of the item in your transaction, which you may go on with.
         """
-        message = self._pack(item, deadline)
-        if id is not None:
-            checks.label(id, "id")
-        if not self._observer.is_enabled():
-            propagate.inject(message.headers)
-            return self._put_in(connection, message, id)
-        with self._observer.on_put() as put:
-            put.context.run(propagate.inject, message.headers)
-            put.accepted = self._put_in(connection, message, id)
-            return put.accepted
-
-    def _put_in(
-        self, connection: sqlite3.Connection, message: Message, message_id: str | None
-    ) -> bool:
-        stored = self._engine.put_in(connection, message, message_id)
-        is_full = stored is Stored.FULL
-        count = self._counters.add_full if is_full else self._counters.add_accepted
-        loop = self._loop
-        if stored is not Stored.DUPLICATE and loop is not None and not loop.is_closed():
-            loop.call_soon_threadsafe(count)  # counters belong to the thread of the loop
-        return not is_full
-
-    async def info(self) -> SqliteQueueInfo:
-        """The queue as its file has it now, over all processes.
-
-        Raises:
-            QueueStateError: the queue is not processing.
-            BrokerError: the file cannot be read.
-        """
-        self._must_be_open("look at the queue")
-        counts = await self._engine.counts()
-        return SqliteQueueInfo(
-            name=self._name,
-            size=counts.size,
-            maxsize=counts.maxsize,
-            in_flight=counts.in_flight,
-            delayed=counts.delayed,
-            redelivered=counts.redelivered,
-            dead_letters=counts.dead_letters,
-            bytes=counts.bytes,
-            is_paused=counts.is_paused,
-        )
-
-    async def processes(self, wait: float = 0.0) -> list[BrokerProcess]:
-        """What each other process that has the queue open noted that it did.
-
-        It is at most a few seconds old. What a process did is forgotten when it ends.
-
-        Args:
-            wait: makes no difference here: nobody is asked, it is in the file.
-
-        Raises:
-            QueueStateError: the queue is not processing.
-            BrokerError: the file cannot be read.
-            ValueError: ``wait`` is no such number.
-        """
-        checks.seconds(wait, "wait")
-        self._must_be_open("look at processes")
-        told = [BrokerProcess(**one) for one in await self._engine.processes()]
-        return sorted(told, key=lambda process: (process.host, process.pid))
-
-
-def _check_ack_wait(ack_wait: Any) -> float:
-    seconds = checks.seconds(ack_wait, "ack_wait")
-    if not 1 <= seconds <= NO_LIMIT:
-        raise ValueError(
-            f"ack_wait must be at least 1 second and finite, got {checks.shown(ack_wait)}"
-        )
-    return float(seconds)
-
-
-def _check_deliveries(max_deliveries: Any, retry: RetryPolicy | None) -> None:
-    most = checks.positive_int(max_deliveries, "max_deliveries", "max_deliveries must be positive")
-    if retry is not None and isinstance(retry.attempts, int) and retry.attempts >= most:
-        raise ValueError(
-            f"max_deliveries must be more than the {retry.attempts} attempts of retry, got {most}"
-        )
+        return self._put_in(partial(self._engine.put_in, connection), item, deadline, id)

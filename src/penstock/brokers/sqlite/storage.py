@@ -16,7 +16,15 @@ from typing import Any
 from penstock.brokers.engine import Stored
 from penstock.brokers.sql import statements as sql
 from penstock.brokers.sql.leases import new_lease
-from penstock.brokers.sql.rows import Burial, Counts, DeadRow, ItemLease, NewItem, StoredItem
+from penstock.brokers.sql.rows import (
+    Burial,
+    Counts,
+    DeadRow,
+    ItemLease,
+    NewItem,
+    StoredItem,
+    headers_of,
+)
 from penstock.brokers.sql.settings import SqlSettings
 from penstock.brokers.sqlite import schema
 
@@ -150,7 +158,7 @@ class Storage:
             lease = new_lease(number)
             age = max(0.0, now - put_at)
             lent.append({"number": number, "token": lease.token, "until": until})
-            taken.append(StoredItem(lease, data, _headers_of(headers), deliveries + 1, age))
+            taken.append(StoredItem(lease, data, headers_of(headers), deliveries + 1, age))
         self._connection.executemany(sql.LEND, lent)
         return taken
 
@@ -221,7 +229,7 @@ class Storage:
         """The oldest ``limit`` dead letters with numbers above ``after``, up to ``last``."""
         values = self._named(limit=limit, after=after, last=last)
         return [
-            DeadRow(number, data, _headers_of(headers), deliveries, error_type, error)
+            DeadRow(number, data, headers_of(headers), deliveries, error_type, error)
             for number, data, headers, deliveries, error_type, error in self._execute(
                 sql.DEAD_LETTERS, values
             )
@@ -237,7 +245,7 @@ class Storage:
         if row is None:  # somebody else was faster
             return Stored.DUPLICATE
         rank, headers, data = row
-        (stored,) = self.put([NewItem(data, _headers_of(headers), rank)])
+        (stored,) = self.put([NewItem(data, headers_of(headers), rank)])
         if stored is Stored.NEW:
             self._execute(sql.REMOVE_DEAD, {"number": number})
         return stored
@@ -279,13 +287,3 @@ def _cursor(connection: sqlite3.Connection) -> sqlite3.Cursor:
     cursor = connection.cursor()
     cursor.row_factory = None  # the connection may be a caller's, which makes rows of its own
     return cursor
-
-
-def _headers_of(text: str) -> dict[str, str]:
-    if not text:
-        return {}
-    try:
-        headers = json.loads(text)
-    except ValueError:  # not of our making: the item is handed out without, and not left for ever
-        return {}
-    return {key: str(value) for key, value in headers.items()} if isinstance(headers, dict) else {}
