@@ -51,10 +51,8 @@ class DeliverySource(Buffer[T]):
         make_scope: makes a scope, and sets it.
     """
 
-    #: Who hears of the items; and what is called when the engine says that there may be room. Set
-    #: before the first start.
+    #: Who hears of the items. Set before the first start.
     observer: Observer
-    on_room: Callable[[], None]
 
     def __init__(
         self,
@@ -70,6 +68,8 @@ class DeliverySource(Buffer[T]):
         #: What the items share under the policy of the queue, if there is one.
         self.scope: PolicyScope | None = None
         self._make_scope = make_scope
+        #: Called by the engine when there may be room for another item.
+        self.on_room: Callable[[], None] = _nothing
         self.turn = EndlessLoopTurn()  # each item waits for the broker in the end
         self.counters = BrokerCounters(self, size)
         self._engine = engine
@@ -360,6 +360,10 @@ class DeliverySource(Buffer[T]):
         self.forget_waiters()
         self._remove(self.snapshot())
         self._end_leases()
+
+
+def _nothing() -> None:
+    pass
 
 
 def delivery_of(entry: Entry[Any]) -> Delivery:
