@@ -126,7 +126,7 @@ class QueueConfig(BaseModel):
     @model_validator(mode="after")
     def _check_one_concurrency(self) -> QueueConfig:
         if self.adaptive is not None and self.concurrency_limit is not None:
-            raise ValueError("concurrency_limit and adaptive contradict each other: give one")
+            raise ValueError("concurrency_limit and adaptive exclude each other: give one")
         return self
 
     @field_validator("*", mode="before")

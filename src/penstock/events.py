@@ -72,7 +72,7 @@ class Event:
 
     async def invoke(self) -> Any:
         """Do the work. Its result or exception is recorded in ``execution``."""
-        raise NotImplementedError(f"{type(self).__name__} does not say how to invoke it")
+        raise NotImplementedError(f"{type(self).__name__} must define invoke()")
 
 
 E = TypeVar("E", bound=Event)
@@ -144,7 +144,7 @@ class Executor(Lifecycle, Generic[E]):
                 f"event must be a {self.event_type.__qualname__}, got {checks.shown(event)}"
             )
         if event.id in self._events:
-            raise ValueError(f"event {event.id} was appended before")
+            raise ValueError(f"event {event.id} is appended already")
         self._events[event.id] = event
         self._unsettled.add(event.id)
         self._unforwarded.append(event)

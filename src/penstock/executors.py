@@ -104,7 +104,7 @@ class AsyncExecutor:
         else:
             if call.cancelled() and call in self._cut_off:
                 raise QueueStateError(
-                    "The executor was shut down before the call was over", current_state="stopped"
+                    "The executor was shut down before the call ended", current_state="stopped"
                 )
             return call.result()
         finally:

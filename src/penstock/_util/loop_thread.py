@@ -80,7 +80,7 @@ class _Runner:
     def _finish(self, loop: asyncio.AbstractEventLoop) -> None:
         """Call the crash callbacks if nobody closed the loop; cancel its tasks; close it."""
         if not self.closing:
-            why = "was stopped by somebody" if self.error is None else f"died: {self.error!r}"
+            why = "was stopped by other code" if self.error is None else f"died: {self.error!r}"
             message = f"The event loop thread {threading.current_thread().name} {why}"
             _logger.critical(message, exc_info=self.error)
             with self.lock:
@@ -238,7 +238,7 @@ class LoopThread:
     def _get_runner(self) -> _Runner:
         if self._is_inherited:
             raise QueueStateError(
-                f"The event loop thread {self.name} stayed behind in the parent of this process: "
+                f"The event loop thread {self.name} is in the parent process: "
                 "make queues after the fork"
             )
         if self._is_closed or self._runner is None:
@@ -385,7 +385,7 @@ class LoopThread:
         """Close it although the loop is blocked; pending calls raise ``QueueStateError``."""
         self.close_nowait()
         if self._runner is not None:
-            reason = f"The event loop thread {self.name} is blocked and was given up"
+            reason = f"The event loop thread {self.name} is blocked and was abandoned"
             self._runner.refuse_calls(reason)
 
     def _after_fork_in_child(self) -> object:

@@ -152,7 +152,7 @@ class QueueControl(QueueLifecycle[T]):
         Raises:
             QueueStateError: the queue runs in another event loop.
         """
-        self._check_control("look at what is in hand")
+        self._check_control("list the items in hand")
         return [
             ItemInHand(
                 entry[1],

@@ -417,7 +417,7 @@ class QueueLifecycle(QueueBase[T]):
         is_idle &= not self._buffer.limits.is_paused  # resume() sets the timer again
         if waiting and is_idle and self._status is QueueStatus.PROCESSING:
             self._logger.warning(
-                "Queue %s has %d items and nobody takes any: start workers with process()",
+                "Queue %s has %d items and no worker takes them: start workers with process()",
                 self._name,
                 waiting,
             )

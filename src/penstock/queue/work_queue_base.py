@@ -51,8 +51,8 @@ class WorkQueueBase(Generic[T]):
         checks.members(queue, "queue", Queue)
         if any(value != _DEFAULTS.get(name) for name, value in settings.items()):
             raise ValueError(
-                f"queue={checks.shown(queue)} has its own {', '.join(settings)}; "
-                "set them there and leave them out here"
+                f"queue={checks.shown(queue)} has its own {', '.join(settings)}: "
+                "set them on that queue, and leave them out here"
             )
         self.queue = queue
         return False
@@ -244,7 +244,7 @@ class WorkQueueBase(Generic[T]):
     def _in_this_process(self, method: str) -> InProcessQueue[T]:
         if not isinstance(self.queue, InProcessQueue):
             raise TypeError(
-                f"{method}() is for queues in this process; {checks.shown(self.queue)} is none"
+                f"{method}() needs a queue in this process, got {checks.shown(self.queue)}"
             )
         return self.queue
 
@@ -258,8 +258,8 @@ class WorkQueueBase(Generic[T]):
     def _consumed_by(self, kind: type[Q]) -> Q:
         if not isinstance(self.queue, kind):
             raise TypeError(
-                "iteration and processing() are for queues in this process; "
-                f"{checks.shown(self.queue)} is none. Use get() and task_done()"
+                "iteration and processing() need a queue in this process, "
+                f"got {checks.shown(self.queue)}. Use get() and task_done()"
             )
         return self.queue
 
@@ -298,15 +298,15 @@ class WorkQueueBase(Generic[T]):
         """
         if not hasattr(self.queue, member):
             raise TypeError(
-                f"{what or member} is for queues that have it; {checks.shown(self.queue)} has not"
+                f"{what or member} needs a queue that has it; {checks.shown(self.queue)} does not"
             )
         return self.queue
 
     def _in_process(self, kind: type[Q], what: str) -> Q:
         if not isinstance(self.queue, kind):
             raise TypeError(
-                f"{what}() needs a queue in this process, which can give results back; "
-                f"{checks.shown(self.queue)} cannot. Use put() or batch_process()"
+                f"{what}() needs a queue in this process, which can return results, "
+                f"got {checks.shown(self.queue)}. Use put() or batch_process()"
             )
         return self.queue
 
@@ -325,7 +325,7 @@ class WorkQueueBase(Generic[T]):
         policy = self._in_this_process("process_batches")._policy
         if policy is not None and policy._has_gate_keys:
             raise ValueError(
-                "Batches are for limits without a key: the items of one call may have several"
+                "Batches need limits without a key: the items of one call may have different keys"
             )
         return Batching(size, wait, split, needs_results)
 
