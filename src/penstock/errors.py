@@ -175,7 +175,7 @@ class BudgetExceededError(PenstockError):
 
 
 class OutageError(PenstockError):
-    """The service has been away for longer than ``give_up_after`` of the retry policy.
+    """The service has been down for longer than ``give_up_after`` of the retry policy.
 
     It is the error of an item that was held and never attempted; and ``map`` and ``batch_process``
     raise it, and read no further. ``result``: of ``batch_process``, its
@@ -183,7 +183,7 @@ class OutageError(PenstockError):
     """
 
     def __init__(
-        self, message: str = "The service has been away for too long", *, result: Any = None
+        self, message: str = "The service has been down for too long", *, result: Any = None
     ) -> None:
         super().__init__(message)
         self.result = result

@@ -206,7 +206,7 @@ class CircuitBreaker:
                 self._state is BreakerState.HALF_OPEN and self._under_way == self._probes
             ):
                 if self._state is BreakerState.OPEN:
-                    news = f"is half-open: calls at once that it lets through: {self._probes}"
+                    news = f"is half-open: calls that it allows at once: {self._probes}"
                     self._changes.append((logging.INFO, news))
                 self._enter(BreakerState.HALF_OPEN, now)
             if self._state is BreakerState.HALF_OPEN:
@@ -273,7 +273,7 @@ class CircuitBreaker:
                 if failed:
                     self._open(now, self._open_for, "a probe failed")
                 elif self._probed >= self._probes:
-                    self._changes.append((logging.INFO, "is closed: its probes succeeded"))
+                    self._changes.append((logging.INFO, "is closed: the probes succeeded"))
                     self._enter(BreakerState.CLOSED, now)
             else:
                 self._remember(now, failed=failed)

@@ -27,8 +27,8 @@ _GIVEN_UP, _NOT_ATTEMPTED = "penstock: given up after ", "penstock: not attempte
 #: Why an item is not tried again.
 NO_ATTEMPTS = "the retry policy allows no more attempts"
 NO_BUDGET = "the budget for retries is empty"
-_PERMANENT = "another attempt would end in the same way"
-_NOT_ASKED_FOR = "the retry policy does not try such an error again"
+_PERMANENT = "another attempt would fail in the same way"
+_NOT_ASKED_FOR = "the retry policy does not retry such an error"
 _TOO_LATE = "another attempt would come after its deadline"
 
 _default_rng = random.Random()  # noqa: S311 - spreads load, keeps no secret
@@ -99,7 +99,7 @@ class RetryPolicy:
                 if given:
                     shown = checks.shown(getattr(self, name))
                     raise ValueError(
-                        f"attempts=1 means no retries, so leave {name} out; got {name}={shown}"
+                        f"attempts=1 means no retries: leave {name} out, got {name}={shown}"
                     )
         takes_state = not isinstance(self.backoff, Backoff) and _takes_state(self.backoff)
         budget: Any = self.budget
@@ -281,7 +281,9 @@ def _retry_state(
 
 def _no_class(value: Any, name: str) -> None:
     if isinstance(value, type):
-        raise TypeError(f"{name} must be an object, got the class {value.__name__}: call it")
+        raise TypeError(
+            f"{name} must be an object, got the class {value.__name__}: write {value.__name__}(...)"
+        )
 
 
 def _takes_state(backoff: Any) -> bool:

@@ -338,4 +338,4 @@ def _left(state: ItemState, moment: float) -> float | None:
 
 
 def _too_late() -> DeadlineExceededError:
-    return DeadlineExceededError("The item could not be served before its deadline")
+    return DeadlineExceededError("The item could not be processed before its deadline")

@@ -275,7 +275,7 @@ def policy_of(policy: Any, parts: dict[str, Any], name: str | None = None) -> Po
         raise TypeError(f"policy must be a penstock.Policy or None, got {checks.shown(policy)}")
     if given:
         raise ValueError(
-            f"{' and '.join(given)} and policy were given, and the policy has its own: "
+            f"{' and '.join(given)} and policy were given, and a policy has its own: "
             f"leave out policy, or {' and '.join(given)}"
         )
     return policy

@@ -170,8 +170,8 @@ class Limit:
         limiter = self.limiter
         if limiter is None or not limiter._settle_current(self, actual):
             raise RuntimeError(
-                f"settle of the limit {checks.shown(self.name)} was called outside of any call "
-                "that it let through: call it in the worker function, or in `async with limiter:`, "
+                f"settle of the limit {checks.shown(self.name)} was called outside of a call "
+                "that has its permit: call it in the worker function, or in `async with limiter:`, "
                 "or keep the permit and use permit.settle"
             )
 
@@ -186,7 +186,7 @@ class Limit:
         if self.limiter not in (None, limiter):
             raise ValueError(
                 f"the limit {checks.shown(self.name)} is part of another Limiter: make one Limit "
-                "for each, or pass that Limiter on to all who share it"
+                "for each, or give that Limiter to all who share it"
             )
         self._limiter = weakref.ref(limiter)
         self._state.log_type = log_type

@@ -459,12 +459,12 @@ class Limiter(LimiterBase):
                 key = permit.gate_key if permit is not None and key is None else key
                 gate, waiting = self._gate_of(key, now)
                 gate.close(now, min(wait, longest), waiting)
-                self._was_closed(gate, key, waiting, "a service said so in its headers")
+                self._was_closed(gate, key, waiting, "a service asked for it in its headers")
                 self._dispatch(now, running)
         if not is_told:
             _logger.warning(
-                "A service says, with a call that succeeded, that nothing remains for %.0f s; the "
-                "next calls are made all the same",
+                "The headers of a successful call say that nothing is allowed for %.0f s. They are "
+                "ignored, and the next calls are made",
                 wait,
             )
         self._standstills.tell()
