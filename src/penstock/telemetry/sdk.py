@@ -106,8 +106,8 @@ def setup(
         missing.append("metrics")
     if len(missing) < 2:
         _logger.info(
-            "OpenTelemetry is set up already%s: penstock uses that",
-            f", but for {missing[0]}" if missing else "",
+            "OpenTelemetry is set up already%s: penstock uses it",
+            f", except for {missing[0]}" if missing else "",
         )
     handle = TelemetryHandle()
     if missing:
