@@ -77,7 +77,7 @@ def test_what_is_no_list_of_urls(servers: Any) -> None:
 
 
 def test_an_empty_list_of_urls() -> None:
-    with pytest.raises(ValueError, match="servers must name at least one"):
+    with pytest.raises(ValueError, match="servers must have at least one URL"):
         NatsQueue([], "q")
 
 
@@ -378,7 +378,7 @@ async def test_an_item_that_is_too_large_for_the_server(
     server = start_nats(max_payload=50_000)
     queue, worker = make_queue(server.url), Worker()
     await queue.start_workers(worker, 1)
-    with pytest.raises(ValueError, match="takes 50000: put less into it") as caught:
+    with pytest.raises(ValueError, match="accepts 50000: make it smaller") as caught:
         await soon(queue.put("x" * 50_000))
     assert "The item is 500" in str(caught.value)
     assert "max_payload" in str(caught.value)
