@@ -393,7 +393,7 @@ async def test_a_server_that_takes_little(start_nats: Start, make_queue: MakeQue
     queue, worker = make_queue(server.url), Worker()
     await queue.start_workers(worker, 1)
     assert await soon(queue.put("x" * 500)) is True
-    with pytest.raises(ValueError, match="takes 2000: put less"):
+    with pytest.raises(ValueError, match="accepts 2000: make it smaller"):
         await soon(queue.put("x" * 2000))
     assert await soon(queue.put("y" * 500)) is True
     await soon(queue.join())
