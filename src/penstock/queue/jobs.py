@@ -19,7 +19,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class BatchResult:
-    """What became of the items of a batch."""
+    """The numbers of a batch: how many items were processed and failed, and the first errors."""
 
     #: Items that are done, succeeded or failed for good.
     processed: int
