@@ -403,28 +403,28 @@ class BoundedQueue(Lifecycle, Consumable[T], InProcessQueue[T]):
         await self._open()
 
     async def stop(self, timeout: float | None = None, *, drain: bool = True) -> bool:
-        """Take no more items, finish what was accepted, end the workers.
+        """Accept no more items, finish the accepted items, end the workers.
 
         Args:
             timeout: seconds for the workers to finish; then they are cancelled. ``None`` or
                 ``math.inf``: as long as it takes. ``0``: cancel at once.
-            drain: have the workers process all that waits. With False, or without workers, what
-                waits stays, and the workers finish what they hold.
+            drain: let the workers process all items that wait. With False, or without workers,
+                items that wait stay, and the workers finish the items in hand.
 
         Returns:
-            True when nothing was left. False when something was: ``unprocessed`` lists it, and
-            the next ``start()`` takes it up again. Nothing is dropped.
+            True if no item is left. False if items are left: ``unprocessed`` lists them, and
+            the next ``start()`` continues with them. No item is dropped.
 
         Raises:
             QueueStateError: called from inside a worker function, which would wait for itself.
                 There, use ``asyncio.create_task(queue.stop())``.
             ValueError: the timeout is negative, NaN or no number.
 
-        Puts and gets that wait get ``QueueStateError``. A stop while another is under way joins
-        it; the shorter timeout counts. Cancelling a stop cancels the workers: the queue is stopped
-        when ``CancelledError`` comes out. A worker function that ignores its cancellation is
-        waited for one second more and then left to itself, its item in ``unprocessed``; a plain
-        function cannot be cancelled and may go on in its thread.
+        Puts and gets that wait get ``QueueStateError``. A second stop waits for the running one;
+        the shorter timeout counts. If a stop is cancelled, the workers are cancelled, and the queue
+        is stopped when ``CancelledError`` is raised. For a worker function that ignores its
+        cancellation, the stop waits one second more; then its item is in ``unprocessed``. A plain
+        function cannot be cancelled, and may continue in its thread.
         """
         return await self._stop(checks.optional_seconds(timeout), drain)
 
