@@ -430,7 +430,7 @@ def test_each_change_of_its_state_is_logged_once(caplog: pytest.LogCaptureFixtur
         ("INFO", "Circuit breaker vendor is half-open: calls that it allows at once: 1"),
         ("INFO", "Circuit breaker vendor is closed: the probes succeeded"),
         ("WARNING", "Circuit breaker vendor is open until it is closed: by hand"),
-        ("INFO", "Circuit breaker vendor is closed, by hand"),
+        ("INFO", "Circuit breaker vendor is closed: close() was called"),
         ("WARNING", "Circuit breaker is open for 2 s: by hand"),
     ]
 

@@ -152,7 +152,7 @@ class CircuitBreaker:
         """
         with self._lock:
             if self._state is not BreakerState.CLOSED:
-                self._changes.append((logging.INFO, "is closed, by hand"))
+                self._changes.append((logging.INFO, "is closed: close() was called"))
             self._enter(BreakerState.CLOSED, -math.inf)
         self._log_changes()
 

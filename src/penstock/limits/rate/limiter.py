@@ -212,7 +212,7 @@ class Limiter(LimiterBase):
                             return self._permit_for(now, waiter, charges, None, finishes)
                         continue
                     if is_wanted is not None and not is_wanted():
-                        raise asyncio.CancelledError("nobody wants to start any more")
+                        raise asyncio.CancelledError("the call is no longer wanted")
                     if now >= deadline:
                         raise TimeoutError(f"no call could start within {patience:g} seconds")
                     watches = self._wakeups.watches_time(waiter)

@@ -170,7 +170,7 @@ class Wire:
         finally:
             answers.drop(number)
         if answer.headers and answer.headers.get(Header.STATUS) == _NO_RESPONDERS:
-            raise NobodyError(f"nobody listens to {subject}")
+            raise NobodyError(f"no responders on {subject}")
         return answer
 
     def _check_size(self, payload: bytes, headers: dict[str, str] | None) -> None:
