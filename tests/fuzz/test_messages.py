@@ -156,7 +156,7 @@ def test_any_message_is_an_entry_for_a_worker_or_turned_down(
     entry = asyncio.run(take())
     assert (entry is None) == bool(refused)
     if number > 20:
-        assert "delivered 20 times" in str(refused[0])
+        assert "handed out 20 times" in str(refused[0])
 
 
 def _nothing(delivery: Delivery, error: BaseException) -> None:

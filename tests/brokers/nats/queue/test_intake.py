@@ -166,7 +166,7 @@ async def test_an_item_that_nobody_finishes_is_a_dead_letter(make_queue: MakeQue
     await queue.start_workers(worker, 1)
     await soon(queue.join())
     (letter,) = await queue.look_at_dead_letters()
-    assert letter.error.startswith("The item was delivered 3 times and never finished")
+    assert letter.error.startswith("The item was handed out 3 times and nobody finished it")
     assert (letter.item, letter.deliveries) == ("a", 4)
     assert len(worker.began) == 3
 

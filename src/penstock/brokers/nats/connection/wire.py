@@ -170,7 +170,7 @@ class Wire:
         finally:
             answers.drop(number)
         if answer.headers and answer.headers.get(Header.STATUS) == _NO_RESPONDERS:
-            raise NobodyError(f"no responders on {subject}")
+            raise NobodyError(f"nobody listens to {subject}")
         return answer
 
     def _check_size(self, payload: bytes, headers: dict[str, str] | None) -> None:
@@ -184,7 +184,7 @@ class Wire:
         if size > largest:
             raise CodecError(
                 f"The item is {size} bytes with its headers, and the NATS server at {self.where} "
-                f"accepts {largest}: make it smaller (put the name of a file, say), or raise "
+                f"takes {largest}: put less into it (the name of a file, say), or raise "
                 "max_payload in the server's configuration"
             )
 
@@ -263,14 +263,14 @@ class Wire:
         self._denied = None
         self._answers.lost()
         if self._inbox and not self.client.is_closed:
-            self._logger.warning("Lost the connection to NATS at %s; connecting again", self.where)
+            self._logger.warning("Lost the connection to NATS at %s; connecting anew", self.where)
 
     async def _closed(self) -> None:
         self._answers.lost()
         if self._inbox:
             self._logger.critical(
-                "The connection to NATS at %s is closed, and stays closed (%s): stop the queue "
-                "and start it again",
+                "The connection to NATS at %s is closed for good (%s); stop the queue and start it "
+                "again",
                 self.where,
                 self.client.last_error,
             )

@@ -148,9 +148,7 @@ class Keeper:
                     pause = min(2 * pause, PAUSE_MOST)
                     await asyncio.sleep(0.05)  # whatever happens meanwhile
                 except Exception:  # a mistake of ours must not leave anybody waiting in silence
-                    self._logger.exception(
-                        "The background task of the shared limits %s failed", self._name
-                    )
+                    self._logger.exception("The keeper of the shared limits %s failed", self._name)
                     await self._disconnect()
                     delay = PAUSE_MOST
                 del client  # while nothing is to do it may be thrown away
@@ -166,7 +164,7 @@ class Keeper:
         if not self._is_lost:
             self._is_lost = True
             self._logger.warning(
-                "The shared limits %s do not answer, and calls wait until they do: %s",
+                "The shared limits %s cannot be asked, calls wait until they can: %s",
                 self._name,
                 _reason(error),
             )
@@ -174,7 +172,7 @@ class Keeper:
     def _found(self) -> None:
         if self._is_lost:
             self._is_lost = False
-            self._logger.warning("The shared limits %s answer again", self._name)
+            self._logger.warning("The shared limits %s can be asked again", self._name)
 
     async def _connect(self) -> Key:
         if self._wire is not None and self._wire.is_closed:
@@ -336,8 +334,8 @@ class Keeper:
             return False
         raise ValueError(
             f"The shared limits {self._name} are in use with other rates: {'; '.join(found)}. Give"
-            " all machines the same limits, change them everywhere with Limit.change, or use "
-            "another name"
+            " all machines the same limits, change them everywhere by Limit.change, or use another"
+            " name"
         )
 
     def _new_ledger(self, client: Client) -> Ledger:
@@ -413,7 +411,7 @@ class Keeper:
 
 def _reason(error: Exception) -> str:
     if isinstance(error, NobodyError):
-        return f"JetStream does not answer: {error}"
+        return f"there is no JetStream for {error}"
     if isinstance(error, ApiError):
         return f"{error} ({error.code})"
     return str(error)

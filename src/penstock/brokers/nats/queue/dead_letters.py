@@ -86,7 +86,7 @@ class Graveyard(Generic[T]):
         # The same at every try: buried twice, it is kept once.
         stored_at = int(delivery.stored_at * 1e6)
         headers[MESSAGE_ID] = f"dead-{self._engine.name}-{delivery.sequence}-{stored_at}"
-        stored, reason = False, "the stream for dead letters is full"
+        stored, reason = False, "they are as many as may be"
         try:
             stored = await self._store(delivery, headers)
         except (BrokerError, CodecError) as failure:
@@ -94,7 +94,7 @@ class Graveyard(Generic[T]):
         if not stored:
             self._logger.error(
                 "Queue %s cannot keep a dead letter in %s: %s. The item stays in the queue and "
-                "is delivered again in %d s",
+                "comes again in %d s",
                 self._engine.name,
                 self._engine.dead_name,
                 reason,

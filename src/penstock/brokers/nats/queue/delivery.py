@@ -122,7 +122,7 @@ class Hands:
             while (failure := await self._told(delivery, verdict)) is not None:
                 if loop.time() >= give_up_at:
                     self._logger.warning(
-                        "Queue %s: an item is done, but NATS did not hear of it (%s); it will be "
+                        "Queue %s: an item is done, but NATS could not be told (%s); it will be "
                         "processed again",
                         self._name,
                         failure,
@@ -176,7 +176,7 @@ class Hands:
         self._settling.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             self._logger.error(
-                "Queue %s could not send NATS the result of an item; it will be delivered again",
+                "Queue %s could not tell NATS about an item; it will be handed out again",
                 self._name,
                 exc_info=error,
             )

@@ -197,7 +197,7 @@ class Engine:
         ]
         if differences:
             raise BrokerError(
-                f"Queue {self.name} does not match {what} at {self._wire.where}: "
+                f"Queue {self.name} does not fit {what} at {self._wire.where}: "
                 f"{'; '.join(differences)}. Give all machines the same settings, or change those "
                 "on the server (nats stream edit, nats consumer edit)"
             )
@@ -236,8 +236,8 @@ class Engine:
             except LostError:
                 if loop.time() >= give_up_at:
                     raise BrokerError(
-                        f"JetStream at {self._wire.where} does not answer: are most servers of "
-                        "the cluster running?"
+                        f"JetStream at {self._wire.where} does not answer: is a majority of the "
+                        "cluster's servers there?"
                     ) from None
             except ApiError as error:
                 if error.code != NO_LEADER or loop.time() >= give_up_at:

@@ -59,7 +59,7 @@ class Intake(Generic[T]):
         try:
             if delivery.number > self._max_deliveries:
                 raise BrokerError(
-                    f"The item was delivered {self._max_deliveries} times and never finished: "
+                    f"The item was handed out {self._max_deliveries} times and nobody finished it: "
                     "it may have killed its workers"
                 )
             item = self._decode(delivery)

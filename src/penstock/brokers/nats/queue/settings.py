@@ -58,7 +58,7 @@ async def existing_settings(
             return None
         if stream.get("subjects") != [engine.subject] or stream.get("max_msgs", 0) < 1:
             raise BrokerError(
-                f"Stream {name} at {wire.where} exists, and is no queue of penstock: "
+                f"Stream {name} at {wire.where} is there, and no queue of penstock: "
                 "give the queue another name"
             )
         consumer = await _config(engine, wire, f"CONSUMER.INFO.{name}.{CONSUMER}")

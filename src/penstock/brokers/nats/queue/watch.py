@@ -88,8 +88,8 @@ class Watch:
         except _NO_ANSWER:
             return 0  # some other time
         self._logger.warning(
-            "Queue %s: the server has %d items and delivers none, as it may after it was "
-            "killed; now it delivers all of them, also those that were processed",
+            "Queue %s: the server holds %d items and hands out none, as it may after it was "
+            "killed; now it hands out all of them, also those that were processed",
             self._engine.name,
             len(self._level),
         )
