@@ -1,4 +1,4 @@
-"""Sessions of aiohttp that keep to limits, by one argument.
+"""Sessions of aiohttp that keep to limits, with one argument.
 
 >>> import aiohttp, penstock.aiohttp
 >>> from penstock import Limit, RetryPolicy

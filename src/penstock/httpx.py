@@ -1,4 +1,4 @@
-"""Clients of httpx that keep to limits, by one argument.
+"""Clients of httpx that keep to limits, with one argument.
 
 >>> import httpx, penstock.httpx
 >>> from penstock import Limit, RetryPolicy

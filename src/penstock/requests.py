@@ -1,4 +1,4 @@
-"""Sessions of requests that keep to limits, by one line.
+"""Sessions of requests that keep to limits, with one line.
 
 >>> import requests, penstock.requests
 >>> from penstock import Limit, RetryPolicy
