@@ -114,7 +114,7 @@ async def test_what_cannot_be_told_in_time_is_processed_again(
     queue.engine.is_lost = False
     await soon(queue.join())
     assert worker.began == ["a", "a"]
-    assert "an item is done, but memory could not be told (there is no answer)" in caplog.text
+    assert "an item is done, but memory did not hear of it (there is no answer)" in caplog.text
 
 
 async def test_a_stop_while_the_broker_is_told_hands_nothing_back() -> None:

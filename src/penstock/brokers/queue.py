@@ -536,8 +536,8 @@ class BrokerQueue(Lifecycle, QueueBase[T]):
 
     def _not_empty(self) -> QueueStateError:
         return QueueStateError(
-            f"Cannot join: the queue stopped here with {len(self._size)} items in it, which are "
-            "for other machines or the next start",
+            f"Cannot join: the queue stopped on this machine with {len(self._size)} items in it. "
+            "They wait for other machines or for the next start",
             current_state=self._status.value,
         )
 

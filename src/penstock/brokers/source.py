@@ -228,7 +228,7 @@ class DeliverySource(Buffer[T]):
 
         If it cannot be kept it stays in the queue, and comes again later.
         """
-        is_kept, reason = not self._engine.keeps_dead_letters, "they are as many as may be"
+        is_kept, reason = not self._engine.keeps_dead_letters, "there is no room for more of them"
         if not is_kept:
             try:
                 is_kept = await self._engine.add_dead_letter(
@@ -238,8 +238,8 @@ class DeliverySource(Buffer[T]):
                 reason = str(failure)
         if not is_kept:
             self._logger.error(
-                "Queue %s cannot keep a dead letter: %s. The item stays in the queue and comes "
-                "again in %d s",
+                "Queue %s cannot keep a dead letter: %s. The item stays in the queue and is "
+                "delivered again in %d s",
                 self._name,
                 reason,
                 _AGAIN,
@@ -268,7 +268,7 @@ class DeliverySource(Buffer[T]):
                 except BrokerError as error:
                     if loop.time() >= give_up_at:
                         self._logger.warning(
-                            "Queue %s: an item is done, but %s could not be told (%s); it will be "
+                            "Queue %s: an item is done, but %s did not hear of it (%s); it will be "
                             "processed again",
                             self._name,
                             self._engine.where,
@@ -300,7 +300,7 @@ class DeliverySource(Buffer[T]):
         self._settling.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             self._logger.error(
-                "Queue %s could not tell %s about an item; it will be handed out again",
+                "Queue %s could not send %s the result of an item; it will be delivered again",
                 self._name,
                 self._engine.where,
                 exc_info=error,
