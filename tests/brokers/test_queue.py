@@ -17,6 +17,10 @@ from helpers.tasks import now, soon, until
 from helpers.workers import Worker
 from penstock import DeadlineExceededError, Limit, QueueStateError, RetryPolicy
 from penstock.errors import BrokerError, CodecError, QueueUnknownError
+from telemetry.conftest import recorder
+from telemetry.recorder import Recorder, parent_id, span_id
+
+__all__ = ["recorder"]  # a fixture
 
 
 async def stopped(queue: MemoryQueue) -> list[tuple[Any, ...]]:
@@ -114,7 +118,7 @@ async def test_what_cannot_be_told_in_time_is_processed_again(
     queue.engine.is_lost = False
     await soon(queue.join())
     assert worker.began == ["a", "a"]
-    assert "an item is done, but memory could not be told (there is no answer)" in caplog.text
+    assert "an item is done, but memory did not hear of it (there is no answer)" in caplog.text
 
 
 async def test_a_stop_while_the_broker_is_told_hands_nothing_back() -> None:
@@ -309,6 +313,34 @@ async def test_many_items_of_which_one_is_unknown(monkeypatch: pytest.MonkeyPatc
     assert queue.metrics["enqueued"] == 299
     assert len(queue.store.rows) == queue.size == 299
     await queue.stop()
+
+
+async def test_each_of_many_items_has_its_span(recorder: Recorder) -> None:
+    queue, worker = MemoryQueue(maxsize=3, telemetry=recorder.telemetry()), Worker()
+    await queue.start()
+    assert await queue.put_many(list("abcd"), timeout=0) == 3
+    puts = recorder.spans("put memory")
+    assert [(put.attributes or {})["penstock.put.outcome"] for put in puts] == [
+        *["accepted"] * 3,
+        "full",
+    ]
+    await queue.start_workers(worker, 1)
+    await soon(queue.join())
+    await queue.stop()
+    processed = recorder.spans("process memory")
+    assert [parent_id(span) for span in processed] == [span_id(put) for put in puts[:3]]
+
+
+async def test_a_stop_ends_the_rest_of_many_items(recorder: Recorder) -> None:
+    queue = MemoryQueue(maxsize=2, telemetry=recorder.telemetry())
+    await queue.start()
+    put = asyncio.create_task(queue.put_many([1, 2, 3], timeout=math.inf))
+    await until(lambda: queue.statistics().waiting_putters == 1)
+    await queue.stop()
+    assert await put == 2
+    assert [
+        (span.attributes or {})["penstock.put.outcome"] for span in recorder.spans("put memory")
+    ] == ["accepted", "accepted", "stopped"]
 
 
 # -- a pause of all processes -------------------------------------------------------------------

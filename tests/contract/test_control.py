@@ -673,7 +673,7 @@ class TestWhatBrokersHave:
     async def test_a_pause_of_all_processes(self, make_queue: MakeQueue, method: str) -> None:
         queue: Any = make_queue()
         await queue.start()
-        with pytest.raises(TypeError, match=rf"{method}\(\) is for queues that have it"):
+        with pytest.raises(TypeError, match=rf"{method}\(\) needs a queue that has it"):
             await getattr(queue, method)()
 
 

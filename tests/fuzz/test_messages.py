@@ -145,6 +145,6 @@ def test_any_message_is_an_entry_for_a_worker_or_an_error(
     try:
         codec.unpack(delivery, scope, observer)
     except Exception as error:
-        assert number <= 20 or "handed out 20 times" in str(error)
+        assert number <= 20 or "delivered 20 times" in str(error)
     else:
         assert number <= 20

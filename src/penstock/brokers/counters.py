@@ -45,19 +45,23 @@ class SizeEstimate:
 class BrokerCounters(QueueCounters):
     """The counters of a queue on a broker, for this process."""
 
-    accepted = 0  # puts of this process; what it processes may be others'
-
     def __init__(self, buffer: EntryBuffer[Any], size: SizeEstimate) -> None:
         super().__init__(buffer)
         self._size = size
+        self._accepted = 0
         #: Puts that were refused for another reason than want of room, or whose outcome is unknown.
         self.failed = self.unknown = 0
         #: Items that became dead letters.
         self.dead_letters = 0
 
+    @property
+    def accepted(self) -> int:
+        """Puts of this process that were accepted. (What it processes may be others'.)"""
+        return self._accepted
+
     def add_accepted(self, count: int = 1) -> None:
         """So many more items are in."""
-        self.accepted += count
+        self._accepted += count
         self._size.add(count)
 
     def add_full(self) -> None:

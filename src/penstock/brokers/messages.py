@@ -99,7 +99,7 @@ class MessageCodec(Generic[T]):
         """
         if delivery.number > self._max_deliveries:
             raise BrokerError(
-                f"The item was handed out {self._max_deliveries} times and nobody finished it: "
+                f"The item was delivered {self._max_deliveries} times and never finished: "
                 "it may have killed its workers"
             )
         headers = delivery.message.headers

@@ -7,7 +7,7 @@ import logging
 from asyncio import _get_running_loop
 from collections import deque
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any, Generic, NoReturn, TypeVar
 
@@ -23,7 +23,7 @@ from penstock.brokers.size_monitor import SizeMonitor
 from penstock.brokers.source import DeliverySource, has_not_begun
 from penstock.errors import CodecError, QueueEmptyError, QueueStateError, QueueUnknownError
 from penstock.limits.adaptive import AdaptiveConcurrency
-from penstock.policies.observer import ObserverProvider, QueueReadings
+from penstock.policies.observer import ObservedPut, ObserverProvider, QueueReadings
 from penstock.policies.policy import Policy
 from penstock.queue.base import (
     CLOSED,
@@ -241,17 +241,18 @@ class BrokerQueue(Lifecycle, QueueBase[T]):
         checks.collection(items)
         if _get_running_loop() is not self._open_in:
             self._refuse("put")
-        loop = asyncio.get_running_loop()
-        give_up_at, count = loop.time() + self._limit(timeout), 0
+        give_up_at, count = self._now() + self._limit(timeout), 0
         try:
             for messages in self._packed(items):
-                while messages:
-                    left = max(0.0, give_up_at - loop.time())
-                    stored = await self._put_some(messages, left)
-                    count += stored
-                    if not stored:
-                        return count
-                    del messages[:stored]
+                puts = self._begin_puts(messages)
+                with _ended(puts):
+                    while messages:
+                        left = max(0.0, give_up_at - self._now())
+                        stored = await self._put_first(messages, left, puts)
+                        count += stored
+                        if not stored:
+                            return count
+                        del messages[:stored]
         except QueueUnknownError as error:
             error.accepted += count
             raise
@@ -259,6 +260,9 @@ class BrokerQueue(Lifecycle, QueueBase[T]):
             if not count:  # else the next call meets it
                 raise
         return count
+
+    def _now(self) -> float:
+        return asyncio.get_running_loop().time()
 
     def _packed(self, items: Iterable[T]) -> Iterator[list[Message]]:
         """The messages of items, some at a time; what an item has against it is raised after."""
@@ -278,8 +282,24 @@ class BrokerQueue(Lifecycle, QueueBase[T]):
         if failure is not None:
             raise failure
 
-    async def _put_some(self, messages: Sequence[Message], timeout: float) -> int:
-        """Put the first of some messages, as many as there is room for in time; how many."""
+    def _begin_puts(self, messages: Sequence[Message]) -> list[ObservedPut]:
+        """Give each message the headers of its trace; return the puts, if they are observed."""
+        if not self._observer.is_enabled():
+            for message in messages:
+                propagate.inject(message.headers)
+            return []
+        puts = [self._observer.on_put().__enter__() for _ in messages]
+        for put, message in zip(puts, messages, strict=True):
+            put.context.run(propagate.inject, message.headers)
+        return puts
+
+    async def _put_first(
+        self, messages: Sequence[Message], timeout: float, puts: list[ObservedPut]
+    ) -> int:
+        """Put the first of some messages, as many as there is room for in time; return how many.
+
+        Their ``puts`` end, and are taken out.
+        """
         stored = 0
 
         async def offer() -> Stored:
@@ -287,28 +307,24 @@ class BrokerQueue(Lifecycle, QueueBase[T]):
             try:
                 stored = await self._engine.put_many(messages)
             except QueueUnknownError as error:
-                self._counters.add_accepted(error.accepted)
+                stored = error.accepted
+                self._counters.add_accepted(stored)
                 raise
             return Stored.NEW if stored else Stored.FULL
 
-        if not self._observer.is_enabled():
-            for message in messages:
-                propagate.inject(message.headers)
-            await self._producer.put(offer, timeout)
-        else:
-            with ExitStack() as stack:
-                puts = [stack.enter_context(self._observer.on_put()) for _ in messages]
-                for put, message in zip(puts, messages, strict=True):
-                    put.context.run(propagate.inject, message.headers)
-                await self._producer.put(offer, timeout, puts[0].on_full)
-                for put in puts[:stored]:
-                    put.accepted = True
+        try:
+            await self._producer.put(offer, timeout, puts[0].on_full if puts else None)
+        finally:
+            for put in puts[:stored]:
+                put.accepted = True
+                put.__exit__(None, None, None)
+            del puts[:stored]
         if stored:
-            self._counters.add_accepted(stored - 1)
+            self._counters.add_accepted(stored - 1)  # and the one that the producer has counted
         return stored
 
     def _warn_full(self) -> None:
-        now = asyncio.get_running_loop().time()
+        now = self._now()
         if now >= self._warning_muted_until:
             self._warning_muted_until = now + WARNING_INTERVAL
             self._log_full()
@@ -536,8 +552,8 @@ class BrokerQueue(Lifecycle, QueueBase[T]):
 
     def _not_empty(self) -> QueueStateError:
         return QueueStateError(
-            f"Cannot join: the queue stopped here with {len(self._size)} items in it, which are "
-            "for other machines or the next start",
+            f"Cannot join: the queue stopped on this machine with {len(self._size)} items in it. "
+            "They wait for other machines or for the next start",
             current_state=self._status.value,
         )
 
@@ -637,6 +653,17 @@ class BrokerQueue(Lifecycle, QueueBase[T]):
         self._size.add(-1)
         self._producer.on_room()
         self._pulse.beat()
+
+
+@contextmanager
+def _ended(puts: Sequence[ObservedPut]) -> Iterator[None]:
+    """The block with which these puts end, with its error."""
+    with ExitStack() as stack:
+        try:
+            yield
+        finally:
+            for put in puts:
+                stack.push(put)
 
 
 class _CheckedOut(Generic[T]):

@@ -51,10 +51,8 @@ class DeliverySource(Buffer[T]):
         make_scope: makes a scope, and sets it.
     """
 
-    #: Who hears of the items; and what is called when the engine says that there may be room. Set
-    #: before the first start.
+    #: Who hears of the items. Set before the first start.
     observer: Observer
-    on_room: Callable[[], None]
 
     def __init__(
         self,
@@ -70,6 +68,8 @@ class DeliverySource(Buffer[T]):
         #: What the items share under the policy of the queue, if there is one.
         self.scope: PolicyScope | None = None
         self._make_scope = make_scope
+        #: Called by the engine when there may be room for another item.
+        self.on_room: Callable[[], None] = _nothing
         self.turn = EndlessLoopTurn()  # each item waits for the broker in the end
         self.counters = BrokerCounters(self, size)
         self._engine = engine
@@ -228,7 +228,7 @@ class DeliverySource(Buffer[T]):
 
         If it cannot be kept it stays in the queue, and comes again later.
         """
-        is_kept, reason = not self._engine.keeps_dead_letters, "they are as many as may be"
+        is_kept, reason = not self._engine.keeps_dead_letters, "there is no room for more of them"
         if not is_kept:
             try:
                 is_kept = await self._engine.add_dead_letter(
@@ -238,8 +238,8 @@ class DeliverySource(Buffer[T]):
                 reason = str(failure)
         if not is_kept:
             self._logger.error(
-                "Queue %s cannot keep a dead letter: %s. The item stays in the queue and comes "
-                "again in %d s",
+                "Queue %s cannot keep a dead letter: %s. The item stays in the queue and is "
+                "delivered again in %d s",
                 self._name,
                 reason,
                 _AGAIN,
@@ -268,7 +268,7 @@ class DeliverySource(Buffer[T]):
                 except BrokerError as error:
                     if loop.time() >= give_up_at:
                         self._logger.warning(
-                            "Queue %s: an item is done, but %s could not be told (%s); it will be "
+                            "Queue %s: an item is done, but %s did not hear of it (%s); it will be "
                             "processed again",
                             self._name,
                             self._engine.where,
@@ -300,7 +300,7 @@ class DeliverySource(Buffer[T]):
         self._settling.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             self._logger.error(
-                "Queue %s could not tell %s about an item; it will be handed out again",
+                "Queue %s could not send %s the result of an item; it will be delivered again",
                 self._name,
                 self._engine.where,
                 exc_info=error,
@@ -360,6 +360,10 @@ class DeliverySource(Buffer[T]):
         self.forget_waiters()
         self._remove(self.snapshot())
         self._end_leases()
+
+
+def _nothing() -> None:
+    pass
 
 
 def delivery_of(entry: Entry[Any]) -> Delivery:

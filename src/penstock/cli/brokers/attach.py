@@ -18,7 +18,7 @@ from penstock.limits import Limit
 #: Exit codes, beside 0, 128 + signal, and 1 for what each command says.
 BROKER, FILE = 4, 5
 
-_WHERE, _TLS, _MADE = "Server", "Credentials", "The queue, if it is not there yet"
+_WHERE, _TLS, _MADE = "Server", "Credentials", "The queue, if it does not exist yet"
 
 
 Url = Annotated[
@@ -27,8 +27,8 @@ Url = Annotated[
         "--broker",
         "--nats",
         metavar="URL",
-        help="URL of the broker: sqlite:///calls.db, a file; or nats://host:4222, several of a "
-        "cluster with commas between.",
+        help="URL of the broker: sqlite:///calls.db, a file; or nats://host:4222; of a cluster, "
+        "several with commas.",
         rich_help_panel=_WHERE,
         show_default=False,
         envvar=["PENSTOCK_BROKER", "NATS_URL"],
@@ -58,7 +58,7 @@ AckWait = Annotated[
         _MADE,
         "--ack-wait",
         "SECONDS",
-        "Time until the item of a silent worker goes to another (30).",
+        "Time until the item of a lost worker goes to another (30).",
     ),
 ]
 Otlp = Annotated[
@@ -159,7 +159,7 @@ async def attach(
     except (TypeError, ValueError) as error:
         refuse(str(error))
     if there is None:
-        say(sys.stderr, f"penstock: made queue {target.name}: {target.made(settings)}")
+        say(sys.stderr, f"penstock: created queue {target.name}: {target.made(settings)}")
     return queue
 
 

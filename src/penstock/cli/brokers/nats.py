@@ -81,7 +81,7 @@ def _tls(ca: str | None, cert: str | None, key: str | None) -> ssl.SSLContext:
         try:
             context.load_cert_chain(cert, key)
         except ssl.SSLError:
-            refuse(f"--tls-cert {cert} and its key do not go together, or are not in PEM form")
+            refuse(f"--tls-cert {cert} and its key do not match, or are not in PEM form")
     return context
 
 

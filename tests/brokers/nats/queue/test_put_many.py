@@ -64,7 +64,7 @@ async def test_what_is_too_large_ends_it(
     await queue.start()
     large = "x" * 2_000_000
     assert await queue.put_many([1, 2, large, 3]) == 2
-    with pytest.raises(CodecError, match="takes 1048576"):
+    with pytest.raises(CodecError, match="accepts 1048576"):
         await queue.put_many([large, 3])
     assert stored_items(nats_server.url, name) == [1, 2]
 

@@ -131,7 +131,9 @@ async def test_join_of_a_queue_that_stops_with_items_in_it(make_queue: MakeQueue
     join = asyncio.create_task(queue.join())
     await asyncio.sleep(0.1)
     await soon(queue.stop())
-    with pytest.raises(QueueStateError, match="Cannot join: the queue stopped here with 1 items"):
+    with pytest.raises(
+        QueueStateError, match="Cannot join: the queue stopped on this machine with 1 items"
+    ):
         await soon(join)
 
 

@@ -92,7 +92,7 @@ async def test_a_queue_of_another_shape_is_refused(
     await make_queue(maxsize=10).start()
     text = await refusal(make_queue(**{"maxsize": 10, **here}))
     assert said in text
-    assert f"Queue {name} does not fit" in text
+    assert f"Queue {name} does not match" in text
     assert "Give all machines the same settings" in text
 
 

@@ -181,7 +181,7 @@ class Connection:
         finally:
             replies.drop(number)
         if answer.headers and answer.headers.get(Header.STATUS) == _NO_RESPONDERS:
-            raise NoRespondersError(f"nobody listens to {subject}")
+            raise NoRespondersError(f"no responders on {subject}")
         return answer
 
     def check_size(self, payload: bytes, headers: dict[str, str] | None) -> None:
@@ -195,7 +195,7 @@ class Connection:
         if size > largest:
             raise CodecError(
                 f"The item is {size} bytes with its headers, and the NATS server at {self.where} "
-                f"takes {largest}: put less into it (the name of a file, say), or raise "
+                f"accepts {largest}: make it smaller (put the name of a file, say), or raise "
                 "max_payload in the server's configuration"
             )
 
@@ -271,14 +271,14 @@ class Connection:
         self._denied = None
         self._replies.lost()
         if self._inbox and not self.client.is_closed:
-            self._logger.warning("Lost the connection to NATS at %s; connecting anew", self.where)
+            self._logger.warning("Lost the connection to NATS at %s; connecting again", self.where)
 
     async def _closed(self) -> None:
         self._replies.lost()
         if self._inbox:
             self._logger.critical(
-                "The connection to NATS at %s is closed for good (%s); stop the queue and start it "
-                "again",
+                "The connection to NATS at %s is closed, and stays closed (%s): stop the queue "
+                "and start it again",
                 self.where,
                 self.client.last_error,
             )

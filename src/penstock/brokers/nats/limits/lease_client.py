@@ -149,7 +149,7 @@ class LeaseClient:
                     await asyncio.sleep(0.05)  # whatever happens meanwhile
                 except Exception:  # a mistake of ours must not leave anybody waiting in silence
                     self._logger.exception(
-                        "The lease client of the shared limits %s failed", self._name
+                        "The background task of the shared limits %s failed", self._name
                     )
                     await self._disconnect()
                     delay = PAUSE_MOST
@@ -166,7 +166,7 @@ class LeaseClient:
         if not self._is_lost:
             self._is_lost = True
             self._logger.warning(
-                "The shared limits %s cannot be asked, calls wait until they can: %s",
+                "The shared limits %s do not answer, and calls wait until they do: %s",
                 self._name,
                 _reason(error),
             )
@@ -174,7 +174,7 @@ class LeaseClient:
     def _found(self) -> None:
         if self._is_lost:
             self._is_lost = False
-            self._logger.warning("The shared limits %s can be asked again", self._name)
+            self._logger.warning("The shared limits %s answer again", self._name)
 
     async def _connect(self) -> Key:
         if self._connection is not None and self._connection.is_closed:
@@ -336,8 +336,8 @@ class LeaseClient:
             return False
         raise ValueError(
             f"The shared limits {self._name} are in use with other rates: {'; '.join(found)}. Give"
-            " all machines the same limits, change them everywhere by Limit.change, or use another"
-            " name"
+            " all machines the same limits, change them everywhere with Limit.change, or use "
+            "another name"
         )
 
     def _new_ledger(self, client: Client) -> Ledger:
@@ -415,7 +415,7 @@ class LeaseClient:
 
 def _reason(error: Exception) -> str:
     if isinstance(error, NoRespondersError):
-        return f"there is no JetStream for {error}"
+        return f"JetStream does not answer: {error}"
     if isinstance(error, ApiError):
         return f"{error} ({error.code})"
     return str(error)

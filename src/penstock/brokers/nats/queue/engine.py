@@ -182,8 +182,8 @@ class NatsEngine:
             return False
         await self.streams.remind()
         self._logger.warning(
-            "Queue %s: the server holds items and hands out none, as it may after it was killed; "
-            "now it hands out all of them, also those that were processed",
+            "Queue %s: the server has items and delivers none, as it may after it was killed; "
+            "now it delivers all of them, also those that were processed",
             self.streams.name,
         )
         self._consumer.reconnected()

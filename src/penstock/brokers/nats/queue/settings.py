@@ -60,7 +60,7 @@ async def existing_settings(
             return None
         if stream.get("subjects") != [streams.subject] or stream.get("max_msgs", 0) < 1:
             raise BrokerError(
-                f"Stream {name} at {connection.where} is there, and no queue of penstock: "
+                f"Stream {name} at {connection.where} exists, and is no queue of penstock: "
                 "give the queue another name"
             )
         consumer = await _config(streams, connection, f"CONSUMER.INFO.{name}.{CONSUMER}")

@@ -220,7 +220,7 @@ class QueueStreams:
         ]
         if differences:
             raise BrokerError(
-                f"Queue {self.name} does not fit {what} at {self._connection.where}: "
+                f"Queue {self.name} does not match {what} at {self._connection.where}: "
                 f"{'; '.join(differences)}. Give all machines the same settings, or change those "
                 "on the server (nats stream edit, nats consumer edit)"
             )
@@ -259,8 +259,8 @@ class QueueStreams:
             except NoReplyError:
                 if loop.time() >= give_up_at:
                     raise BrokerError(
-                        f"JetStream at {self._connection.where} does not answer: is a majority of "
-                        "the cluster's servers there?"
+                        f"JetStream at {self._connection.where} does not answer: are most "
+                        "servers of the cluster running?"
                     ) from None
             except ApiError as error:
                 if error.code != NO_LEADER or loop.time() >= give_up_at:

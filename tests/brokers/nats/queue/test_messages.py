@@ -72,7 +72,7 @@ async def test_msgpack_has_bytes(make_queue: MakeQueue) -> None:
 async def test_what_cannot_be_put_is_refused_at_its_put(make_queue: MakeQueue, item: Any) -> None:
     queue = make_queue()
     await queue.start()
-    with pytest.raises(CodecError, match="cannot be put as application/json"):
+    with pytest.raises(CodecError, match="cannot be encoded as application/json"):
         await queue.put(item)
     assert queue.metrics["enqueued"] == 0
     assert (await queue.info()).size == 0
@@ -166,7 +166,7 @@ async def test_an_item_that_nobody_finishes_is_a_dead_letter(make_queue: MakeQue
     await queue.start_workers(worker, 1)
     await soon(queue.join())
     (letter,) = await queue.look_at_dead_letters()
-    assert letter.error.startswith("The item was handed out 3 times and nobody finished it")
+    assert letter.error.startswith("The item was delivered 3 times and never finished")
     assert (letter.item, letter.deliveries) == ("a", 4)
     assert len(worker.began) == 3
 
