@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -104,5 +105,6 @@ def postgres_programs() -> Path:
 def postgres_server(postgres_programs: Path) -> Iterator[PostgresServer]:
     """A server for all tests that do it no harm; each uses a schema or queues of its own there."""
     with running_postgres(postgres_programs) as server:
-        asyncio.run(init(server.url))
+        with ThreadPoolExecutor() as thread:  # here an event loop may run
+            thread.submit(asyncio.run, init(server.url)).result()
         yield server

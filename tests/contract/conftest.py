@@ -17,17 +17,18 @@ from typing import Any
 
 import pytest
 
-from brokers.conftest import nats_program, nats_server
+from brokers.conftest import nats_program, nats_server, postgres_programs, postgres_server
 from brokers.memory import MemoryQueue
 from contract.helpers import InOrder, MakeQueue
 from contract.nats import nats_queues
+from contract.postgres import postgres_queues
 from contract.sqlite import sqlite_queues
 from contract.threads import blocking_queues
 from penstock import BoundedQueue, WorkQueue
 from penstock.protocols import Queue
 from penstock.testing import VirtualTimeLoop
 
-__all__ = ["nats_program", "nats_server"]  # fixtures
+__all__ = ["nats_program", "nats_server", "postgres_programs", "postgres_server"]  # fixtures
 
 _items: list[pytest.Item] = []
 
@@ -62,8 +63,8 @@ class Kind:
     stop_drains: bool = True
     #: Whether there are calls that wait for nobody; a broker must be asked.
     has_calls_at_once: bool = True
-    #: Whether ``factory`` needs the URL of a NATS server.
-    needs_nats: bool = False
+    #: The fixture of the server whose URL ``factory`` needs, if any.
+    server: str | None = None
 
 
 @asynccontextmanager
@@ -97,10 +98,15 @@ BLOCKING_PLAIN = Kind(
 #: What queues on all brokers share, on one in memory.
 IN_MEMORY = Kind(broker_queues, stop_drains=False, has_calls_at_once=False)
 #: penstock.brokers.nats.NatsQueue, on a server of its own.
-NATS = Kind(nats_queues, stop_drains=False, has_calls_at_once=False, needs_nats=True)
+NATS = Kind(nats_queues, stop_drains=False, has_calls_at_once=False, server="nats_server")
 
 #: penstock.brokers.sqlite.SqliteQueue, each in a file of its own.
 SQLITE = Kind(sqlite_queues, stop_drains=False, has_calls_at_once=False)
+
+#: penstock.brokers.postgres.PostgresQueue, each of a name of its own on a server for all.
+POSTGRES = Kind(
+    postgres_queues, stop_drains=False, has_calls_at_once=False, server="postgres_server"
+)
 
 KINDS = [
     pytest.param(Kind(bounded_queues), id="BoundedQueue"),
@@ -109,6 +115,7 @@ KINDS = [
     pytest.param(IN_MEMORY, id="BrokerQueue"),
     pytest.param(NATS, id="NatsQueue", marks=pytest.mark.real_time),
     pytest.param(SQLITE, id="SqliteQueue", marks=pytest.mark.real_time),
+    pytest.param(POSTGRES, id="PostgresQueue", marks=pytest.mark.real_time),
 ]
 
 #: Those whose items keep to limits, retries, deadlines and the like, each by the queue itself.
@@ -135,7 +142,7 @@ async def make_queue(kind: Kind, request: pytest.FixtureRequest) -> AsyncIterato
         made.append(queue)
         return queue
 
-    needs = [request.getfixturevalue("nats_server").url] if kind.needs_nats else []
+    needs = [request.getfixturevalue(kind.server).url] if kind.server else []
     async with kind.factory(*needs) as factory:
         yield make
         for queue in made:

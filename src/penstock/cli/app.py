@@ -8,6 +8,7 @@ from typing import Annotated, Any, cast
 
 import typer
 
+from penstock.cli.brokers import postgres_admin
 from penstock.cli.brokers.broker import add_commands
 from penstock.cli.display import say
 from penstock.cli.options import USAGE, UsageError
@@ -35,6 +36,7 @@ app.command(
     epilog=export.EPILOG,
 )(export.results)
 add_commands(app)
+app.add_typer(postgres_admin.app)
 
 
 def run_command(arguments: list[str] | None = None) -> int:

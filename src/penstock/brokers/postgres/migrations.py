@@ -17,10 +17,10 @@ from __future__ import annotations
 from typing import Final
 
 # The planner knows little of tables that are empty at one time and full at another, and a plan is
-# kept for as long as the connection.
+# kept for as long as the connection. (What is "off" is only very dear, so it would be compiled.)
 _PLANS = (
     "SET search_path = pg_catalog, pg_temp SET enable_seqscan = off SET enable_bitmapscan = off "
-    "SET enable_hashjoin = off SET enable_mergejoin = off"
+    "SET enable_hashjoin = off SET enable_mergejoin = off SET jit = off"
 )
 _FUNCTION = f"LANGUAGE plpgsql {_PLANS}"
 #: For whoever may call the function, without a right to the tables.

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Protocol
 import typer
 
 from penstock.cli.brokers.nats import NatsTarget
+from penstock.cli.brokers.postgres import PostgresTarget
 from penstock.cli.brokers.sqlite import SqliteTarget
 from penstock.cli.display import say
 from penstock.cli.options import USAGE, option, refuse
@@ -111,7 +112,12 @@ class Target(Protocol):
 MakeTarget = Callable[[str, str, dict[str, str | None]], Target]
 
 #: By the scheme of the URL. What has none, or another one, is for NATS to refuse.
-TARGETS: dict[str, MakeTarget] = {"nats": NatsTarget.of, "sqlite": SqliteTarget.of}
+TARGETS: dict[str, MakeTarget] = {
+    "nats": NatsTarget.of,
+    "postgres": PostgresTarget.of,
+    "postgresql": PostgresTarget.of,
+    "sqlite": SqliteTarget.of,
+}
 
 
 def target_of(
