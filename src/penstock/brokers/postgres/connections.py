@@ -8,6 +8,7 @@ import select
 import socket
 from collections.abc import Sequence
 from contextlib import suppress
+from itertools import count
 from typing import Any, Final, cast
 
 import psycopg
@@ -20,6 +21,8 @@ from penstock.errors import BrokerError
 
 #: The most connections of a pool of ours: puts, takes, ends of items, and looks.
 _MOST: Final = 4
+#: How many connections that look broken are given up for another one.
+_MOST_STALE: Final = 20
 #: Seconds to wait for a connection, and for the answer to a statement.
 _CONNECT, _ANSWER = 10.0, 30.0
 
@@ -131,7 +134,7 @@ class Connections:
 
     async def _get(self, pool: AnyPool) -> psycopg.AsyncConnection[Any]:
         """A connection that did not break while it was not used."""
-        while True:
+        for attempt in count():
             try:
                 connection = await pool.getconn(_CONNECT)
             except (PoolTimeout, TooManyRequests) as error:
@@ -139,10 +142,11 @@ class Connections:
                 raise BrokerError(f"{self.where} cannot be reached: {error}") from error
             except PoolClosed as error:
                 raise BrokerError(f"{self.where} is closed") from error
-            if not _is_stale(connection):
+            if attempt >= _MOST_STALE or not _is_stale(connection):
                 return connection
             await connection.close()
             await pool.putconn(connection)
+        raise AssertionError
 
     async def close(self) -> None:
         """Close the connections, if they are ours."""
@@ -165,18 +169,15 @@ async def _called(function: Any) -> Any:
 
 
 def _is_stale(connection: psycopg.AsyncConnection[Any]) -> bool:
-    """Whether the server ended it while it was idle; known without asking the server."""
+    """Whether the server ended it while it was idle; known without asking the server.
+
+    A server says why it ends a connection, and seldom anything else to one that is idle.
+    """
     if connection.closed:
         return True
     poll = select.poll()
     poll.register(connection.pgconn.socket, select.POLLIN)
-    if not poll.poll(0):  # nothing was said
-        return False
-    try:
-        connection.pgconn.consume_input()
-    except psycopg.Error:
-        return True
-    return connection.closed
+    return bool(poll.poll(0))
 
 
 def _cut(connection: psycopg.AsyncConnection[Any]) -> None:

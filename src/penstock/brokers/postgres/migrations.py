@@ -40,7 +40,7 @@ CREATE SEQUENCE {{schema}}.numbers;
 CREATE TABLE {{schema}}.slots (
     queue integer NOT NULL REFERENCES {{schema}}.queues (id) ON DELETE CASCADE,
     slot integer NOT NULL,
-    -- to be removed when its item is done, because the bound was lowered
+    -- one more than the bound, which was lowered: to be removed when an item is done
     is_extra boolean NOT NULL DEFAULT false,
     -- NULL: the slot is free
     number bigint,
@@ -60,6 +60,7 @@ CREATE TABLE {{schema}}.slots (
 CREATE INDEX slots_free ON {{schema}}.slots (queue, slot) WHERE number IS NULL AND NOT is_extra;
 CREATE INDEX slots_ready ON {{schema}}.slots (queue, rank, number)
     WHERE number IS NOT NULL AND due IS NULL;
+CREATE INDEX slots_extra ON {{schema}}.slots (queue) WHERE is_extra;
 CREATE INDEX slots_due ON {{schema}}.slots (queue, due) WHERE due IS NOT NULL;
 CREATE TABLE {{schema}}.dead_letters (
     number bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
@@ -202,6 +203,8 @@ BEGIN
     RETURN QUERY WITH ready AS MATERIALIZED (
         SELECT slot FROM {{schema}}.slots
         WHERE queue = queue_ AND number IS NOT NULL AND due IS NULL
+            -- once more: who sees an item that was put after a pause sees the pause
+            AND (SELECT NOT is_paused FROM {{schema}}.queues WHERE id = queue_)
         ORDER BY rank, number LIMIT most FOR UPDATE SKIP LOCKED
     ), taken AS (
         UPDATE {{schema}}.slots AS s SET
@@ -246,7 +249,7 @@ CREATE FUNCTION {{schema}}.done(
 ) RETURNS boolean {_FUNCTION} AS $$
 DECLARE
     was_full boolean;
-    has_extra boolean;
+    emptied integer[];
 BEGIN
     was_full := NOT EXISTS (
         SELECT FROM {{schema}}.slots WHERE queue = queue_ AND number IS NULL AND NOT is_extra
@@ -256,16 +259,37 @@ BEGIN
         JOIN {{schema}}.slots AS held ON held.queue = queue_ AND held.slot = lent.slot
             AND held.number = lent.number
         ORDER BY held.slot FOR UPDATE OF held
-    ), emptied AS (
+    ), changed AS (
         UPDATE {{schema}}.slots AS s SET number = NULL, rank = NULL, put_at = NULL, due = NULL,
             lease = NULL, deliveries = NULL, headers = NULL, data = NULL
-        FROM ended WHERE s.queue = queue_ AND s.slot = ended.slot RETURNING s.is_extra
+        FROM ended WHERE s.queue = queue_ AND s.slot = ended.slot RETURNING s.slot
     )
-    SELECT bool_or(is_extra) INTO has_extra FROM emptied;
-    IF has_extra THEN
-        DELETE FROM {{schema}}.slots WHERE queue = queue_ AND number IS NULL AND is_extra;
+    SELECT array_agg(slot) INTO emptied FROM changed;
+    IF EXISTS (SELECT FROM {{schema}}.slots WHERE queue = queue_ AND is_extra) THEN
+        PERFORM {{schema}}.remove_extra(queue_, emptied);
     END IF;
     RETURN was_full;
+END $$;
+
+-- Of slots that were emptied, remove as many as there are too many.
+CREATE FUNCTION {{schema}}.remove_extra(
+    queue_ integer, emptied integer[]
+) RETURNS void {_FUNCTION} AS $$
+DECLARE
+    maxsize_ integer;
+BEGIN
+    SELECT maxsize INTO maxsize_ FROM {{schema}}.queues WHERE id = queue_ FOR UPDATE;
+    DELETE FROM {{schema}}.slots WHERE queue = queue_ AND slot IN (
+        SELECT slot FROM {{schema}}.slots WHERE queue = queue_ AND slot = ANY (emptied)
+        ORDER BY is_extra DESC
+        LIMIT (SELECT count(*) FROM {{schema}}.slots WHERE queue = queue_ AND is_extra)
+    );
+    UPDATE {{schema}}.slots SET is_extra = false WHERE queue = queue_ AND slot IN (
+        SELECT slot FROM {{schema}}.slots WHERE queue = queue_ AND is_extra ORDER BY slot
+        LIMIT maxsize_ - (
+            SELECT count(*) FROM {{schema}}.slots WHERE queue = queue_ AND NOT is_extra
+        )
+    );
 END $$;
 
 -- The leases end, and the items may be handed out again in so many seconds.
