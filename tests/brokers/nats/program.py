@@ -1,4 +1,4 @@
-"""What the tests run in processes of their own: ``program.py produce|work '{"settings": ...}'``.
+"""What the tests run in processes of their own: ``program.py produce|transact|work '{"settings": ...}'``.
 
 Each thing that it does is noted as a line of JSON on standard output, before it goes on.
 """
@@ -16,6 +16,7 @@ from typing import Any
 
 from penstock import RetryPolicy, WorkQueue
 from penstock.brokers.nats import NatsQueue
+from penstock.brokers.postgres import PostgresQueue
 from penstock.brokers.sqlite import SqliteQueue
 from penstock.errors import BrokerError, QueueUnknownError
 
@@ -32,6 +33,8 @@ def queue_of(settings: dict[str, Any]) -> Any:
         settings["retry"] = RetryPolicy(
             attempts, on=Exception, backoff=lambda attempt, error: backoff, budget=None
         )
+    if "dsn_or_pool" in settings:
+        return PostgresQueue(**settings)
     return SqliteQueue(**settings) if "path" in settings else NatsQueue(**settings)
 
 
@@ -58,6 +61,17 @@ async def produce(
     async with queue:
         note("ready")
         await asyncio.gather(*(put_some() for _ in range(at_once)))
+
+
+async def transact(*, item: Any, id: str, **rest: Any) -> None:
+    """Put the item in a transaction of PostgreSQL, and stay in it until killed."""
+    import psycopg
+
+    async with queue_of(rest) as queue:
+        async with await psycopg.AsyncConnection.connect(rest["dsn_or_pool"]) as connection:
+            assert await queue.put(item, id=id, connection=connection) is True
+            note("put", item=item)
+            await asyncio.sleep(3600)
 
 
 async def work(
@@ -108,5 +122,5 @@ async def work(
 
 if __name__ == "__main__":
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    role = {"produce": produce, "work": work}[sys.argv[1]]
+    role = {"produce": produce, "transact": transact, "work": work}[sys.argv[1]]
     asyncio.run(role(**json.loads(sys.argv[2])))

@@ -175,6 +175,8 @@ def _is_stale(connection: psycopg.AsyncConnection[Any]) -> bool:
     """
     if connection.closed:
         return True
+    if not hasattr(select, "poll"):  # Windows
+        return bool(select.select([connection.pgconn.socket], [], [], 0)[0])
     poll = select.poll()
     poll.register(connection.pgconn.socket, select.POLLIN)
     return bool(poll.poll(0))

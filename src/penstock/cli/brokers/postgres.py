@@ -73,7 +73,10 @@ class PostgresTarget:
 
 def split_schema(url: str, name: str) -> tuple[str, str, str]:
     """The URL without its ``schema=``, which libpq does not know; the name; the schema."""
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        refuse("the URL of a database must be like postgresql://user@host/database")
     query = dict(parse_qsl(parts.query, keep_blank_values=True))
     schema = query.pop("schema", "penstock")
     return urlunsplit(parts._replace(query=urlencode(query))), name, schema
