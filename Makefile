@@ -46,7 +46,7 @@ test: $(VENV)/.test  ## Run the tests (5 min)
 
 # -- More tests -----------------------------------------------------------------------------------
 
-# Uses nats-server and chromium where they are installed, and says what it leaves out where not.
+# Uses nats-server, PostgreSQL and chromium where they are installed, and says what it leaves out where not.
 test-servers: $(VENV)/.test-servers nats-server  ## Run the slow tests: servers, clusters, kills, browsers, SDKs (5 min)
 	$(BIN)/python $(PYTEST) -m slow
 

@@ -27,6 +27,7 @@ PROGRAMS = {
     "telemetry": "telemetry",
     "brokers": "brokers",
     "sqlite": "a queue in a file",
+    "postgres": "a queue in PostgreSQL",
     "limits": "limits",
     "policy": "calls without a queue",
     "http": "HTTP clients",

@@ -36,6 +36,15 @@ def find_redis() -> str | None:
     return _find("redis-server")
 
 
+def find_postgres() -> Path | None:
+    """The folder of the programs of a PostgreSQL server, if there is one."""
+    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"), key=lambda it: it.parts[-3])
+    named = shutil.which("initdb")
+    if named and not found:
+        return Path(named).resolve().parent
+    return found[-1].parent if found else None
+
+
 def _find(program: str) -> str | None:
     # Debian has servers where only root looks.
     return shutil.which(program) or shutil.which(program, path="/usr/sbin")
@@ -61,6 +70,25 @@ def redis(program: str) -> Iterator[str]:
         ]
     ) as port:
         yield f"redis://127.0.0.1:{port}"
+
+
+@contextmanager
+def postgres(programs: Path) -> Iterator[str]:
+    """Run a PostgreSQL server, set up as it comes; gives the URL of a database."""
+
+    def command(port: int, folder: str) -> list[str]:
+        data = f"{folder}/data"
+        made = [str(programs / "initdb"), "-D", data, "-U", "bench", "-A", "trust"]
+        as_nobody: list[str] = []
+        if os.getuid() == 0:  # which it refuses
+            shutil.chown(folder, "nobody", "nogroup")
+            as_nobody = ["setpriv", "--reuid=nobody", "--regid=nogroup", "--clear-groups"]
+        subprocess.run([*as_nobody, *made], check=True, stdout=subprocess.DEVNULL, cwd=folder)
+        options = ("-h", "127.0.0.1", "-k", "", "-p", str(port), "-c", "max_connections=200")
+        return [*as_nobody, str(programs / "postgres"), "-D", data, *options]
+
+    with _running(command) as port:
+        yield f"postgresql://bench@127.0.0.1:{port}/postgres"
 
 
 @contextmanager

@@ -21,8 +21,13 @@ from typing import Any
 import pytest
 from packaging.requirements import Requirement
 
-# A server for the pages that need one.
-from brokers.conftest import nats_program, nats_server  # noqa: F401
+# Servers for the pages that need one.
+from brokers.conftest import (  # noqa: F401
+    nats_program,
+    nats_server,
+    postgres_programs,
+    postgres_server,
+)
 from pages import DOCS, PAGES, ROOT, Block, all_blocks, anchors, blocks, commands, is_like, outputs
 from penstock._util.compat import load_toml
 from penstock.telemetry import names
@@ -31,8 +36,8 @@ from telemetry.receiver import Receiver
 
 #: What pages call instead of a server and a collector on this machine.
 SERVER, COLLECTOR = "https://api.example.com", "http://localhost:4317"
-#: The variable in which pages that need a NATS server find its address.
-NATS = "NATS_URL"
+#: The variables in which pages that need a server find its address, and whose fixture it is.
+SERVERS = {"NATS_URL": "nats_server", "DATABASE_URL": "postgres_server"}
 #: Where the servers listen that pages start: another one, a free one, is put in its place.
 PORT = "8000"
 #: Where a program runs, and what is written down to be read.
@@ -82,21 +87,26 @@ def there() -> Iterator[There]:
 
 @pytest.fixture
 def environment(request: pytest.FixtureRequest) -> dict[str, str]:
-    """What a program finds: itself, and a NATS server if it asks where that is."""
+    """What a program finds: itself, and a server if it asks where that is."""
     params = request.node.callspec.params
     found = [params["block"]] if "block" in params else blocks(params["page"])
-    asks = any(NATS in block.code for block in found)
+    servers = {
+        name: request.getfixturevalue(fixture).url
+        for name, fixture in SERVERS.items()
+        if any(name in block.code for block in found)
+    }
     return os.environ | {
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
         "NO_PROXY": "127.0.0.1",
         "COLUMNS": "100",
-        **({NATS: request.getfixturevalue("nats_server").url} if asks else {}),
+        **servers,
     }
 
 
 #: What programs of pages use that `make test` does not install.
 OTHERS = re.compile(
-    rf"^\s*(?:import|from) (?:openai|anthropic|django|flask|fastapi)\b|{NATS}", re.MULTILINE
+    rf"^\s*(?:import|from) (?:openai|anthropic|django|flask|fastapi)\b|{'|'.join(SERVERS)}",
+    re.MULTILINE,
 )
 
 

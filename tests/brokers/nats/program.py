@@ -1,4 +1,4 @@
-"""What the tests run in processes of their own: ``program.py produce|transact|work '{"settings": ...}'``.
+"""What the tests run in processes of their own: ``program.py ROLE '{"settings": ...}'``.
 
 Each thing that it does is noted as a line of JSON on standard output, before it goes on.
 """
@@ -67,11 +67,11 @@ async def transact(*, item: Any, id: str, **rest: Any) -> None:
     """Put the item in a transaction of PostgreSQL, and stay in it until killed."""
     import psycopg
 
-    async with queue_of(rest) as queue:
-        async with await psycopg.AsyncConnection.connect(rest["dsn_or_pool"]) as connection:
-            assert await queue.put(item, id=id, connection=connection) is True
-            note("put", item=item)
-            await asyncio.sleep(3600)
+    connect = psycopg.AsyncConnection.connect(rest["dsn_or_pool"])
+    async with queue_of(rest) as queue, await connect as connection:
+        assert await queue.put(item, id=id, connection=connection) is True
+        note("put", item=item)
+        await asyncio.sleep(3600)
 
 
 async def work(

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -75,8 +75,10 @@ class PostgresServer:
     def make(self) -> None:
         """Make what it keeps its data in, once."""
         subprocess.run(
-            [self._programs / "initdb", "-D", self._data, "-U", "tests", "-A", "trust"]
-            + ["--no-sync", "--encoding", "UTF8", "--locale", "C"],
+            [
+                *(self._programs / "initdb", "-D", self._data, "-U", "tests", "-A", "trust"),
+                *("--no-sync", "--encoding", "UTF8", "--locale", "C"),
+            ],
             check=True,
             stdout=subprocess.DEVNULL,
             cwd=self._folder,
@@ -113,10 +115,8 @@ class PostgresServer:
         children = self._children()
         self._process.send_signal(signal.SIGKILL)
         for pid in children:
-            try:
+            with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
-            except ProcessLookupError:
-                pass
         self._process.wait(STOP)
 
     def _children(self) -> list[int]:

@@ -92,7 +92,7 @@ def test_an_item_that_takes_longer_than_its_lease_stays_with_its_worker(start: S
 def test_nothing_is_lost_where_producers_and_workers_are_killed(start: Start, url: str) -> None:
     settings = {"ack_wait": 3.0, "maxsize": 100}
     producers = [
-        start("produce", items=list(range(k, 3000, 2)), timeout=None, at_once=4, **settings)
+        start("produce", items=list(range(k, 1200, 2)), timeout=None, at_once=4, **settings)
         for k in range(2)
     ]
     workers = [start("work", workers=4, takes=0.002, **settings) for _ in range(2)]

@@ -130,7 +130,7 @@ class TestPool:
 
     async def test_that_is_not_open_is_told(self, make_queue: MakeQueue, url: str) -> None:
         queue = make_queue(AsyncConnectionPool(url, open=False))
-        with pytest.raises(BrokerError, match="await pool.open"):
+        with pytest.raises(BrokerError, match=r"await pool\.open"):
             await queue.start()
 
     def test_that_blocks_is_told(self, url: str) -> None:
@@ -470,9 +470,8 @@ class TestCallersTransaction:
     async def test_wrong_connections_are_told(self, make_queue: MakeQueue, url: str) -> None:
         queue = make_queue()
         await queue.start()
-        with psycopg.connect(url) as blocking:
-            with pytest.raises(TypeError, match="put_in"):
-                await queue.put("a", connection=blocking)
+        with psycopg.connect(url) as blocking, pytest.raises(TypeError, match="put_in"):
+            await queue.put("a", connection=blocking)
         async with await psycopg.AsyncConnection.connect(url) as theirs:
             with pytest.raises(TypeError, match=r"await put\(item, connection"):
                 queue.put_in(theirs, "a")

@@ -87,9 +87,7 @@ class TestIds:
         stored = await asyncio.gather(*(self.put(queue, b"a") for queue in queues))
         assert sorted(one.name for one in stored) == ["DUPLICATE"] * 3 + ["NEW"]
 
-    async def test_is_known_for_a_while_also_after_the_item_is_done(
-        self, open_queue: Open
-    ) -> None:
+    async def test_is_known_for_a_while_also_after_the_item_is_done(self, open_queue: Open) -> None:
         queue = await open_queue(dedupe=100)
         await self.put(queue, b"a")
         await queue.done((await queue.take_one()).lease)
@@ -175,9 +173,7 @@ class TestLeases:
         await heir.done(item.lease)
         assert await heir.put(b"b", b"c") == 1  # one place was left, and not two
 
-    async def test_a_late_end_does_not_meet_an_item_that_came_after(
-        self, open_queue: Open
-    ) -> None:
+    async def test_a_late_end_does_not_meet_an_item_that_came_after(self, open_queue: Open) -> None:
         slow, heir = await open_queue(maxsize=1), await open_queue(maxsize=1)
         await slow.put(b"a")
         lost = await slow.take_one()
@@ -210,9 +206,7 @@ class TestFailures:
         assert (letter.data, letter.headers, letter.deliveries) == (b"a", {"x": "y"}, 1)
         assert (letter.error_type, letter.error) == ("LookupError", "no a")
 
-    async def test_where_there_are_as_many_as_may_be_the_item_stays(
-        self, open_queue: Open
-    ) -> None:
+    async def test_where_there_are_as_many_as_may_be_the_item_stays(self, open_queue: Open) -> None:
         queue = await open_queue(max_dead_letters=1)
         await queue.put(b"a", b"b")
         first, second = await queue.take(2)

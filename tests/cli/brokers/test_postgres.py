@@ -147,9 +147,7 @@ def test_wrong_usage_is_told(options: list[str], problem: str, run: Run) -> None
 
 
 @pytest.mark.slow
-def test_a_worker_calls_the_function_until_a_signal(
-    penstock: Command, run: Run, url: str
-) -> None:
+def test_a_worker_calls_the_function_until_a_signal(penstock: Command, run: Run, url: str) -> None:
     assert run("postgres", "init")[0] == 0
     (penstock.folder / "jobs.py").write_text(
         "def call(item):\n    with open('called', 'a') as file:\n        file.write(f'{item}\\n')\n"

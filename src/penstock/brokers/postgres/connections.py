@@ -111,14 +111,15 @@ class Connections:
             raise BrokerError(f"{self.where} is closed")
         connection = await self._get(pool)
         timer = asyncio.get_running_loop().call_later(_ANSWER, _cut, connection)
-        is_ours = pool is not self._target
+        # A pool of the caller may hand out connections that commit nothing by themselves.
+        was_manual = not connection.autocommit
         try:
-            if not is_ours and (was_manual := not connection.autocommit):
+            if was_manual:
                 await connection.set_autocommit(True)
             cursor = connection.cursor(binary=True)
             await cursor.execute(query.encode(), values, prepare=False)
             rows = cast("list[Row]", await cursor.fetchall()) if cursor.description else []
-            if not is_ours and was_manual:
+            if was_manual:
                 await connection.set_autocommit(False)
         except psycopg.Error as error:
             self.is_lost = problems.is_broken(error, connection)
@@ -136,7 +137,7 @@ class Connections:
         """A connection that did not break while it was not used."""
         for attempt in count():
             try:
-                connection = await pool.getconn(_CONNECT)
+                connection: psycopg.AsyncConnection[Any] = await pool.getconn(_CONNECT)
             except (PoolTimeout, TooManyRequests) as error:
                 self.is_lost = True
                 raise BrokerError(f"{self.where} cannot be reached: {error}") from error
@@ -184,7 +185,8 @@ def _is_stale(connection: psycopg.AsyncConnection[Any]) -> bool:
 
 def _cut(connection: psycopg.AsyncConnection[Any]) -> None:
     """End a connection on which a statement waits for an answer; it fails then."""
-    with suppress(OSError, psycopg.Error), socket.socket(
-        fileno=os.dup(connection.pgconn.socket)
-    ) as ours:
+    with (
+        suppress(OSError, psycopg.Error),
+        socket.socket(fileno=os.dup(connection.pgconn.socket)) as ours,
+    ):
         ours.shutdown(socket.SHUT_RDWR)

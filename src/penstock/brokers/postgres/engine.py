@@ -9,6 +9,7 @@ import os
 import socket
 import uuid
 from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import suppress
 from typing import Any, Final
 
 from penstock.brokers.engine import KeptMessage, Receiver, Stored
@@ -129,10 +130,8 @@ class PostgresEngine:
         if listener is not None:
             await listener.close()
         if not self.is_lost:
-            try:
+            with suppress(BrokerError):  # it is forgotten by itself
                 await self._storage.tell(self._key, None)
-            except BrokerError:  # it is forgotten by itself
-                pass
         await self._connections.close()
 
     def forget(self) -> None:
@@ -169,7 +168,8 @@ class PostgresEngine:
     async def put_many(self, messages: Sequence[Message]) -> int:
         """Store the first of the messages, as many as there is room for; return how many."""
         self._must_be_open()
-        items, size = [], 0
+        items: list[NewItem] = []
+        size = 0
         for message in messages:
             size += len(message.payload)
             if items and size > _MOST_BYTES:  # the rest comes with the next call

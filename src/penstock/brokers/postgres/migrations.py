@@ -4,12 +4,13 @@
 round trip, and any program can call them in a transaction of its own.
 
 A queue has ``maxsize`` slots, rows that are made once: a put fills a free one, the end of an item
-empties it. Whoever looks for a row passes by those that others have locked (SKIP LOCKED), so neither
+empties it. Whoever looks for a row skips those that others have locked (SKIP LOCKED), so neither
 puts nor ends of items wait for each other. Where several rows are locked and waited for, they are
 locked in the order of their numbers, so that nobody waits in a circle.
 
-All times are by the clock of the database. A slot has a ``due`` time while its item cannot be handed
-out: the end of its lease while it has one, or else when it may be tried again. NULL: it is ready.
+All times are by the clock of the database. A slot has a ``due`` time while its item cannot be
+handed out: the end of its lease while it has one, or else when it may be tried again. NULL: it is
+ready.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ from __future__ import annotations
 from typing import Final
 
 # The planner knows little of tables that are empty at one time and full at another, and a plan is
-# kept for as long as the connection. (What is "off" is only very dear, so it would be compiled.)
+# kept for as long as the connection. (What is off only counts as expensive, and what is expensive
+# would be compiled first, which takes a second.)
 _PLANS = (
     "SET search_path = pg_catalog, pg_temp SET enable_seqscan = off SET enable_bitmapscan = off "
     "SET enable_hashjoin = off SET enable_mergejoin = off SET jit = off"
@@ -180,7 +182,7 @@ BEGIN
 END $$;
 
 -- Items, each under a lease. If fewer are ready there is one more row, without a slot, whose age is
--- the seconds until another one may be. A lease need not survive a power cut: the item is ready then.
+-- the seconds until another one may be. A lease need not survive a power cut: then it is ready.
 CREATE FUNCTION {{schema}}.take(queue_ integer, most integer) RETURNS TABLE (
     slot integer, number bigint, lease integer, data bytea, headers text, age double precision
 ) {_FUNCTION} AS $$
@@ -390,7 +392,7 @@ END $$;
 
 -- Nothing of it is for everybody: grant what a role needs.
 REVOKE ALL ON ALL FUNCTIONS IN SCHEMA {{schema}} FROM PUBLIC;
-"""
+"""  # noqa: S608 - the names of schemas are checked
 
 #: The steps; the version of a schema is how many of them were taken.
 MIGRATIONS: Final = (_VERSION_1,)

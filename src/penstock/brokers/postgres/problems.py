@@ -30,7 +30,9 @@ def is_broken(error: psycopg.Error, connection: psycopg.AsyncConnection[object])
 def explained(error: psycopg.Error, where: str, schema: str) -> BrokerError:
     """The error of a statement that was not carried out, or of a connection that was not made."""
     said = error.diag.message_primary or " ".join(str(error).split()) or type(error).__name__
-    if isinstance(error, errors.UndefinedTable | errors.UndefinedFunction | errors.InvalidSchemaName):
+    if isinstance(
+        error, errors.UndefinedTable | errors.UndefinedFunction | errors.InvalidSchemaName
+    ):
         return no_schema(where, schema)
     if isinstance(error, errors.InsufficientPrivilege):
         return BrokerError(f"{where} does not let us: {said}. Grant the role what the queue needs")

@@ -193,8 +193,8 @@ class PostgresQueue(SqlQueue[T]):
             QueueStateError: the queue is not processing, or stopped while the put waited.
             ValueError, TypeError: an argument is not allowed; or a limit can never let it pass.
 
-        Cancelled while it waits for room, it leaves nothing behind; cancelled while the database has
-        not answered, the item may be in.
+        Cancelled while it waits for room, it leaves nothing behind; cancelled while the database
+        has not answered, the item may be in.
         """
         if connection is None:
             return await super().put(item, timeout, deadline=deadline, id=id)

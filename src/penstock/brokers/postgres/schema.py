@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import psycopg
 
@@ -14,6 +14,8 @@ from penstock.brokers.postgres import problems
 from penstock.brokers.postgres.connecting import Row, connect, described
 from penstock.brokers.postgres.migrations import MIGRATIONS
 from penstock.errors import BrokerError
+
+R = TypeVar("R")
 
 #: What this penstock makes.
 VERSION: Final = len(MIGRATIONS)
@@ -157,8 +159,9 @@ async def status(dsn: str, *, schema: str = "penstock") -> PostgresStatus:
         (oldest,) = await _row(connection, _OLDEST)
         if not version:
             return PostgresStatus(0, VERSION, {}, (), oldest)
-        queues = await (await connection.execute(_QUEUES.replace("penstock", schema).encode()))\
-            .fetchall()
+        queues = await (
+            await connection.execute(_QUEUES.replace("penstock", schema).encode())
+        ).fetchall()
         tables = await (await connection.execute(_TABLES, [schema])).fetchall()
         return PostgresStatus(
             version,
@@ -209,7 +212,11 @@ async def vacuum(dsn: str, *, schema: str = "penstock") -> None:
     await _with_connection(dsn, schema, work)
 
 
-async def _with_connection(dsn: str, schema: str, work: Callable[..., Any]) -> Any:
+async def _with_connection(
+    dsn: str,
+    schema: str,
+    work: Callable[[psycopg.AsyncConnection[Row], str], Awaitable[R]],
+) -> R:
     where = described(dsn)
     connection = await connect(dsn, where, schema)
     async with connection:

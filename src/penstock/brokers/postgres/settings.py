@@ -10,9 +10,7 @@ from penstock.brokers.postgres.storage import SlotStorage
 from penstock.brokers.sql.settings import SqlSettings
 
 
-async def existing_settings(
-    dsn: str, name: str, *, schema: str = "penstock"
-) -> SqlSettings | None:
+async def existing_settings(dsn: str, name: str, *, schema: str = "penstock") -> SqlSettings | None:
     """The settings of the queue ``name`` in this database; None if there is none.
 
     It makes nothing, so that a name that was mistyped stays without consequences.

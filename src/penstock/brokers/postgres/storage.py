@@ -150,7 +150,9 @@ class SlotStorage:
         """Let leases end later; how many hold."""
         if not leases:
             return 0
-        count: int = await self._value(self._extend, self._queue, *map(list, zip(*leases)))
+        count: int = await self._value(
+            self._extend, self._queue, *map(list, zip(*leases, strict=True))
+        )
         return count
 
     async def done(self, leases: Sequence[SlotLease]) -> bool:

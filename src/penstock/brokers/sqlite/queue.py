@@ -8,7 +8,7 @@ import sqlite3
 from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Literal, TypeVar
 
 from penstock._util import checks
 from penstock.brokers.codecs import Codec, JsonCodec
