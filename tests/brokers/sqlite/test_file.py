@@ -78,6 +78,21 @@ class TestRefused:
         assert kind_of_mount(mounts, Path(folder)) == kind
 
 
+class TestRemoved:
+    def test_nothing_is_accepted_that_would_be_gone_with_the_file(
+        self, open_queue: Open, path: Path
+    ) -> None:
+        queue = open_queue()
+        assert queue.put(b"a") == [True]
+        path.rename(path.with_suffix(".old"))
+        with pytest.raises(
+            BrokerError, match=r"queue.db was removed or replaced .* start it again"
+        ):
+            queue.put(b"b")
+        path.with_suffix(".old").rename(path)
+        assert queue.put(b"b") == [True]
+
+
 class TestLocked:
     def test_waits_for_another_program_and_then_says_so(self, open_queue: Open, path: Path) -> None:
         queue = open_queue()

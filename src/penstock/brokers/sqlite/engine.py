@@ -9,6 +9,7 @@ import os
 import socket
 import uuid
 from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -114,7 +115,8 @@ class SqliteEngine:
         thread, self._thread = self._thread, None
         self._end_look()
         if thread is not None:
-            thread.call(lambda: self._storage.leave(self._key), is_durable=False)
+            with suppress(BrokerError):  # others forget it by themselves
+                await thread.call(lambda: self._storage.leave(self._key), is_durable=False)
             await thread.close()
 
     def forget(self) -> None:

@@ -132,6 +132,12 @@ class SqliteFile:
             with self._transaction():
                 return call()
 
+        # What is written into a file without a name is gone when the last process closes it.
+        if identity_of(self.path) != self._identity:
+            raise BrokerError(
+                f"{self.where} was removed or replaced while it was open: stop the queue in all "
+                "processes, and start it again"
+            )
         if is_durable or self._synchronous != "FULL":
             return self.patiently(attempt)
         # What follows and is durable has it written to the disk as well, for it comes later.
