@@ -38,9 +38,13 @@ class Opened:
     ) -> None:
         self.file = SqliteFile(path, busy_timeout=60.0)
         given = SqlSettings(**settings)
-        number = self.file.write(
-            lambda: open_queue(self.file.connection, name, given, self.file.where)
-        )
+        try:
+            number = self.file.write(
+                lambda: open_queue(self.file.connection, name, given, self.file.where)
+            )
+        except BaseException:
+            self.file.close()
+            raise
         more: dict[str, Any] = {} if clock is None else {"clock": clock}
         self.storage = Storage(self.file.connection, number, given, **more)
 

@@ -54,7 +54,7 @@ def test_lines_become_items_and_the_queue_is_shown(run: Run) -> None:
     code, out, told = run(*PUT, "--maxsize", "5", "--ack-wait", "20")
     assert (code, out) == (0, "accepted     3 items\nrefused      0\n")
     assert told == (
-        "penstock: made queue calls: at most 5 items (--maxsize), ack wait 20 s, in calls.db\n"
+        "penstock: created queue calls: at most 5 items (--maxsize), ack wait 20 s, in calls.db\n"
     )
     code, out, told = run(*PUT, "--timeout", "0")  # with the settings that it has
     assert code == 1
