@@ -249,7 +249,8 @@ class BrokerLifecycle(Lifecycle, QueueBase[T]):
     def _must_be_open(self, verb: str) -> None:
         if _get_running_loop() is not self._open_in:
             if self._status is not QueueStatus.PROCESSING:
-                raise state_error(verb if " " in verb else f"{verb} items", self._status)
+                what = f"{verb} items" if verb in ("put", "get") else verb
+                raise state_error(what, self._status)
             self._check_loop(verb)
 
     def _on_done(self) -> None:

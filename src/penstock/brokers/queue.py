@@ -13,7 +13,7 @@ from penstock.errors import CodecError, QueueEmptyError
 from penstock.limits.adaptive import AdaptiveConcurrency
 from penstock.policies.observer import QueueReadings
 from penstock.queue.base import policy_statistics, utilization_of
-from penstock.queue.status import QueueStatistics
+from penstock.queue.status import QueueStatistics, QueueStatus
 from penstock.workers.calls import ErrorHandler, WorkerFunc
 from penstock.workers.item import Entry
 
@@ -69,6 +69,7 @@ class BrokerQueue(BrokerPuts[T]):
             worker_count=self._pool.count,
             waiting_putters=self._producer.waiting,
             retrying=delayed,
+            is_paused=self.is_paused,
             **figures,
         )
 
@@ -145,6 +146,37 @@ class BrokerQueue(BrokerPuts[T]):
     async def stop_workers(self, timeout: float | None = None) -> None:
         """Let the workers of this process finish what they hold; cancel them after ``timeout``."""
         await self._stop_workers(checks.optional_seconds(timeout))
+
+    @property
+    def is_paused(self) -> bool:
+        """Whether the workers of this process stand still, by :meth:`pause`."""
+        return self._source.limits.is_paused and self._status is QueueStatus.PROCESSING
+
+    def pause(self) -> None:
+        """Let nobody take an item in this process, until :meth:`resume`. Others go on.
+
+        Raises:
+            QueueStateError: the queue is not processing.
+
+        Items are accepted. What workers have in hand goes on, and what waits here goes back to the
+        broker. ``get`` waits. ``stop()`` ends a pause.
+        """
+        self._must_be_open("pause")
+        self._source.set_paused(True)
+        self._source.settle(self._source.hush())
+        self._logger.info("Queue %s is paused", self._name)
+
+    def resume(self) -> None:
+        """End a pause of this process. Does nothing if there is none.
+
+        Raises:
+            QueueStateError: the queue is not processing.
+        """
+        self._must_be_open("resume")
+        if self.is_paused:
+            self._source.set_paused(False)
+            self._source.ask_soon()
+            self._logger.info("Queue %s is resumed", self._name)
 
     async def pause_all(self) -> None:
         """Have the broker hand out nothing, to any process, until :meth:`resume_all`.
