@@ -203,7 +203,8 @@ class WorkQueue(Lifecycle, FromConfig, WorkQueueBase[T], Consumable[T]):
         and will not be, so look at the result. A cancelled put leaves no item in the queue.
         Details: :meth:`penstock.BoundedQueue.put`.
         """
-        if deadline is not None or id is not None:
+        # In one comparison: they are the same if both are None, and only then.
+        if deadline is not id:  # type: ignore[comparison-overlap]
             put: Any = self.queue.put  # not every kind of queue knows these
             options = self._put_options(deadline, id)
             accepted: bool = await put(item, timeout=timeout, **options)

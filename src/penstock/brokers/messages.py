@@ -59,6 +59,20 @@ class Delivery:
         self.is_done = False
 
 
+class DeliveryTicket(Ticket):
+    """The ticket of an item that a broker has delivered."""
+
+    __slots__ = ("delivery",)
+    delivery: Delivery
+
+
+class ObservedDeliveryTicket(ObservedTicket):
+    """The same, of an item that is observed."""
+
+    __slots__ = ("delivery",)
+    delivery: Delivery
+
+
 class MessageCodec(Generic[T]):
     """Makes messages of items, and entries of deliveries.
 
@@ -104,12 +118,12 @@ class MessageCodec(Generic[T]):
             )
         headers = delivery.message.headers
         item = self.decode(delivery.message)
-        ticket: Ticket
+        ticket: DeliveryTicket | ObservedDeliveryTicket
         if observer.is_enabled():
-            ticket = observed = ObservedTicket(scope)
-            observed.observed = observer.on_item(delivery.age)
+            ticket = ObservedDeliveryTicket(scope)
+            ticket.observed = observer.on_item(delivery.age)
         else:
-            ticket = Ticket(scope)
+            ticket = DeliveryTicket(scope)
         ticket.delivery = delivery
         if scope is not None:
             told = headers.get(DEADLINE)
