@@ -39,7 +39,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
     return run
 
 
-async def bury_all(path: Path) -> None:
+async def fail_all(path: Path) -> None:
     """Have all items of the queue fail."""
 
     async def fail(item: Any) -> None:
@@ -71,7 +71,7 @@ def test_lines_become_items_and_the_queue_is_shown(run: Run) -> None:
 
 def test_dead_letters_are_shown_and_put_back(run: Run, tmp_path: Path) -> None:
     assert run(*PUT)[0] == 0
-    asyncio.run(bury_all(tmp_path / "calls.db"))
+    asyncio.run(fail_all(tmp_path / "calls.db"))
     code, out, _ = run("queue", "calls", "--broker", URL, "--dead-letters", "1", "--json")
     assert (code, json.loads(out)["error"]) == (0, "no 1")
     code, out, _ = run("queue", "calls", "--broker", URL, "--redrive")
