@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from nats.aio.msg import Msg
+from nats.errors import Error as NatsError
 from nats.js.api import Header
 
 from penstock.brokers.engine import Receiver
@@ -93,11 +94,18 @@ class PullConsumer:
         task.add_done_callback(self._sending.discard)
 
     async def _pull(self, number: str, count: int, expires: float) -> None:
-        async with self._subscribing:
-            if self._subscription is None:
-                self._inbox = self._connection.client.new_inbox()
-                subject = f"{self._inbox}.*"
-                self._subscription = await self._connection.subscribe(subject, self._on_message)
+        try:
+            async with self._subscribing:
+                if self._subscription is None:
+                    self._inbox = self._connection.client.new_inbox()
+                    subject = f"{self._inbox}.*"
+                    self._subscription = await self._connection.subscribe(subject, self._on_message)
+        except (NatsError, OSError) as error:
+            self._logger.debug("NATS: cannot subscribe: %s", error)
+            self._end(number, None, is_refusal=True)
+            return
+        if number not in self._pulls:  # nobody wants it any more
+            return
         request = {"batch": count, "expires": max(1, int(expires * 1e9))}
         if expires >= 2 * HEARTBEAT:  # or the server refuses
             request["idle_heartbeat"] = int(HEARTBEAT * 1e9)
