@@ -288,6 +288,37 @@ async def test_a_put_behind_others_ends_in_its_own_time() -> None:
         await first
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_puts_that_a_closed_loop_left_in_line_hold_up_no_others() -> None:
+    queue = MemoryQueue(maxsize=1)
+
+    async def leave() -> list[asyncio.Task[bool]]:
+        await queue.start()
+        await put_all(queue, "first")
+        puts = [asyncio.ensure_future(queue.put(item, timeout=math.inf)) for item in "ab"]
+        await until(lambda: queue.statistics().waiting_putters == 2)
+        return puts
+
+    loop = asyncio.new_event_loop()
+    puts = loop.run_until_complete(leave())
+    loop.close()
+
+    async def go_on() -> None:
+        await queue.start()
+        for put in puts:  # as the garbage collector would end them
+            put.get_coro().close()  # type: ignore[union-attr]
+        assert queue.statistics().waiting_putters == 0
+        assert await queue.get() == "first"
+        queue.task_done()
+        assert await queue.put("c", timeout=30) is True
+        await queue.stop()
+
+    asyncio.run(go_on())
+    assert queue.store.stored_items() == ["c"]
+    for put in puts:
+        put._log_destroy_pending = False  # type: ignore[attr-defined]
+
+
 async def test_many_items_of_which_one_cannot_be_encoded() -> None:
     queue = MemoryQueue()
     await queue.start()

@@ -28,7 +28,7 @@ from penstock.workers.settling import SettlingPool
 
 T = TypeVar("T")
 
-#: Seconds between two looks at the size while somebody waits for it to be zero.
+#: Seconds between two looks at the size while a ``join`` waits for it to be zero.
 _SHORTEST_LOOK, _LONGEST_LOOK = 0.02, 0.5
 #: Seconds that a stop gives the broker to hear what became of the items.
 _LAST_WORDS = 10.0
@@ -37,8 +37,8 @@ _LAST_WORDS = 10.0
 class BrokerLifecycle(Lifecycle, QueueBase[T]):
     """The parts of a queue on a broker. Its own arguments are checked already.
 
-    What is put goes through ``Producer``, what comes through ``DeliverySource``, which tells the
-    engine what became of it.
+    ``Producer`` offers items to the engine. ``DeliverySource`` gets them from the engine for the
+    workers, and tells the engine what became of each.
     """
 
     _counters: BrokerCounters
@@ -114,7 +114,7 @@ class BrokerLifecycle(Lifecycle, QueueBase[T]):
         Args:
             timeout: seconds for the workers to finish; then they are cancelled. ``None`` or
                 ``math.inf``: as long as it takes. ``0``: cancel at once.
-            drain: makes no difference here; what waits stays at the broker in any case.
+            drain: makes no difference here; the items that wait stay at the broker.
 
         Returns:
             True when the queue was empty at the end. False when something was left: what waited,
@@ -175,7 +175,7 @@ class BrokerLifecycle(Lifecycle, QueueBase[T]):
         async with self._starting:
             if self.status is QueueStatus.STOPPING:
                 await self._wait_for_stop()
-            if self.status is not QueueStatus.PROCESSING:  # somebody else may have been faster
+            if self.status is not QueueStatus.PROCESSING:  # another call may have been faster
                 await self._open()
 
     async def _open(self) -> None:
@@ -275,7 +275,7 @@ class _CheckedOut(Generic[T]):
         """The oldest that the task has that runs; of any task, if this one has none.
 
         Raises:
-            ValueError: nobody has any.
+            ValueError: no task has any.
         """
         owner: Any = asyncio.current_task()
         if owner not in self._entries:

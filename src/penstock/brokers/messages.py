@@ -22,7 +22,7 @@ T = TypeVar("T")
 #: Headers that go with an item, beside those of its trace.
 CONTENT_TYPE: Final = "Penstock-Content-Type"
 DEADLINE: Final = "Penstock-Deadline"
-#: How headers begin that are not for whoever propagates traces: ours, and those of NATS.
+#: How headers begin that have nothing to do with traces: ours, and those of NATS.
 _NO_TRACE = ("Penstock-", "Nats-")
 
 

@@ -43,23 +43,23 @@ class BrokerPuts(BrokerLifecycle[T]):
             timeout: seconds to wait for room. ``None``: the queue's own timeout. ``0``: do not
                 wait. ``math.inf``: as long as it takes.
             deadline: as in :meth:`penstock.BoundedQueue.put`.
-            id: of two puts with one id, from whichever machine, within the ``dedupe`` seconds of
-                the queue one is stored, and both return True. The item of the first stays. A put
-                that is refused leaves no id.
+            id: when two puts have the same id, from any machine, within the ``dedupe`` seconds of
+                the queue, the first item is stored, and both puts return True. A refused put
+                leaves no id.
 
         Raises:
-            QueueUnknownError: the broker did not answer for long: nobody can say whether the item
-                is stored. It is at most once.
+            QueueUnknownError: the broker did not answer for too long: it is not known whether the
+                item is stored. It is stored at most once.
             BrokerError: the broker refused it for another reason than want of room.
             CodecError: the item cannot be encoded, or is too large. Also a ``ValueError``.
             QueueStateError: the queue is not processing, or stopped while the put waited.
             ValueError: the timeout or deadline is negative, NaN or no number; or a limit can never
                 let the item pass.
 
-        While the connection is lost it waits for another one, also beyond ``timeout``: False would
-        be a guess. Puts of this process that wait are served first come, first served. Cancelled
-        while it waits for room, it leaves nothing behind; cancelled while the broker has not
-        answered, the item may be in.
+        While the connection is lost, the put waits for it, also longer than ``timeout``, because
+        False would be a guess. Puts of this process that wait are served first come, first served.
+        A put that is cancelled while it waits for room leaves nothing behind. If it is cancelled
+        before the broker has answered, the item may be in the queue.
         """
         if _get_running_loop() is not self._open_in:
             self._refuse("put")
@@ -99,15 +99,16 @@ class BrokerPuts(BrokerLifecycle[T]):
             timeout: seconds to wait for room, all items together, as for :meth:`put`.
 
         Raises:
-            QueueUnknownError: the broker did not answer for long: nobody can say whether an item is
-                stored. The ``accepted`` of the error is how many are before it.
+            QueueUnknownError: the broker did not answer for too long: it is not known whether an
+                item is stored. ``accepted`` of the error is the number of items before it.
             BrokerError, CodecError, QueueStateError, ValueError: as :meth:`put`, about the first
                 item. If some were accepted before, their number is returned, and the next call with
                 the rest raises.
             TypeError: ``items`` is no collection.
 
-        Up to 250 items go to the broker at once, and no other process's puts are held up. If it is
-        cancelled, what was accepted until then stays, and more may be accepted.
+        Up to 250 items are sent to the broker at once; the puts of other processes need not wait
+        for them. If the call is cancelled, the items that were accepted stay, and some more may be
+        accepted.
         """
         checks.collection(items)
         if _get_running_loop() is not self._open_in:

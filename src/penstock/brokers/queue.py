@@ -83,7 +83,7 @@ class BrokerQueue(BrokerPuts[T]):
     async def get(self, timeout: float | None = None) -> T:
         """Take an item without a worker; ``task_done()`` in the same task settles it.
 
-        Until then the broker is told every third of ``ack_wait`` that it is being worked on.
+        Until then the queue renews its lease, every third of ``ack_wait``.
 
         Raises:
             QueueEmptyError: none came in ``timeout`` seconds. ``None`` waits as long as it takes.
@@ -136,9 +136,9 @@ class BrokerQueue(BrokerPuts[T]):
     ) -> None:
         """Start workers in this process; see :meth:`penstock.BoundedQueue.start_workers`.
 
-        Each asks the broker for an item when it is free, and settles it when the function has
-        returned. What fails is tried again as ``retry`` says, on whichever machine; then it goes to
-        ``error_handler`` or the log, and becomes a dead letter.
+        A worker that is free asks the broker for an item, and settles it when the function has
+        returned. An item that fails is attempted again by ``retry``, on any machine. After the last
+        attempt its error goes to ``error_handler`` or the log, and it becomes a dead letter.
         """
         size = self.check_workers(worker_func, num_workers, error_handler)
         await self._start_workers(worker_func, size, error_handler)
@@ -153,12 +153,12 @@ class BrokerQueue(BrokerPuts[T]):
         return self._source.limits.is_paused and self._status is QueueStatus.PROCESSING
 
     def pause(self) -> None:
-        """Let nobody take an item in this process, until :meth:`resume`. Others go on.
+        """Let no worker of this process take an item until :meth:`resume`. Others continue.
 
         Raises:
             QueueStateError: the queue is not processing.
 
-        Items are accepted. What workers have in hand goes on, and what waits here goes back to the
+        Items are accepted. Running calls continue. Items that wait in this process go back to the
         broker. ``get`` waits. ``stop()`` ends a pause.
         """
         self._must_be_open("pause")
@@ -179,15 +179,15 @@ class BrokerQueue(BrokerPuts[T]):
             self._logger.info("Queue %s is resumed", self._name)
 
     async def pause_all(self) -> None:
-        """Have the broker hand out nothing, to any process, until :meth:`resume_all`.
+        """Let the broker deliver no items, to any process, until :meth:`resume_all`.
 
         Raises:
             QueueStateError: the queue is not processing.
             BrokerError: the broker does not answer, or cannot do that.
 
-        Items are accepted until the queue is full. What workers have in hand goes on; a retry waits
-        for the end of the pause. It outlasts all processes, those that start later find it too.
-        ``stop()`` finishes what is in hand and takes nothing new; ``join()`` waits.
+        Items are accepted until the queue is full. Running calls continue; a retry waits for the
+        end of the pause. The pause also holds for processes that start later. ``stop()`` finishes
+        the items in hand and takes no new ones; ``join()`` waits.
         """
         self._must_be_open("pause")
         await self._engine.set_paused(True)

@@ -324,7 +324,7 @@ class DeliverySource(Buffer[T]):
         )
 
     async def hush(self) -> None:
-        """Take nothing more for what was asked so far, and hand back what waits here."""
+        """Take nothing more for what was asked so far, and hand back the items that wait here."""
         self._is_hushed = True  # what is on its way still arrives, and is handed back at once
         try:
             await self._engine.hush()
