@@ -34,9 +34,10 @@ class Opened:
         name: str = "calls",
         *,
         clock: Callable[[], float] | None = None,
+        synchronous: str = "FULL",
         **settings: Any,
     ) -> None:
-        self.file = SqliteFile(path, busy_timeout=60.0)
+        self.file = SqliteFile(path, synchronous=synchronous, busy_timeout=60.0)
         given = SqlSettings(**settings)
         try:
             number = self.file.write(

@@ -34,11 +34,13 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class SqliteQueueInfo(BrokerQueueInfo):
-    """A queue as its file has it, at one instant, over all processes."""
+    """A queue as its file has it, at one instant, over all processes.
+
+    Its ``bytes`` are those of the items, without their headers.
+    """
 
     #: Items that wait for another attempt.
     delayed: int
-    #: Bytes of the items, without what goes with them.
     bytes: int
 
 
