@@ -189,8 +189,8 @@ class WorkQueue(Lifecycle, FromConfig, WorkQueueBase[T], Consumable[T]):
             timeout: seconds to wait for room. ``None``: the queue's own, 0.1 unless given. ``0``:
                 do not wait. ``math.inf``: as long as it takes.
             deadline: seconds from now in which the item is to be done.
-            id: for queues on a broker: of two puts with one id, within the ``dedupe`` seconds of
-                the queue, one is stored, and both return True.
+            id: for queues on a broker: when two puts have the same id within the ``dedupe`` seconds
+                of the queue, one item is stored, and both puts return True.
 
         Raises:
             QueueStateError: the queue is not started, or is stopped; ``QueueClosedError`` if it is
@@ -203,7 +203,8 @@ class WorkQueue(Lifecycle, FromConfig, WorkQueueBase[T], Consumable[T]):
         and will not be, so look at the result. A cancelled put leaves no item in the queue.
         Details: :meth:`penstock.BoundedQueue.put`.
         """
-        if deadline is not None or id is not None:
+        # In one comparison: they are the same if both are None, and only then.
+        if deadline is not id:  # type: ignore[comparison-overlap]
             put: Any = self.queue.put  # not every kind of queue knows these
             options = self._put_options(deadline, id)
             accepted: bool = await put(item, timeout=timeout, **options)
@@ -224,8 +225,8 @@ class WorkQueue(Lifecycle, FromConfig, WorkQueueBase[T], Consumable[T]):
             QueueStateError, ValueError: as :meth:`put`, about the first item. If some were accepted
                 before, their number is returned, and the next call with the rest raises.
             TypeError: ``items`` is no collection.
-            QueueUnknownError: a broker did not answer; ``accepted`` of the error is how many of the
-                items are accepted for certain.
+            QueueUnknownError: a broker did not answer; ``accepted`` of the error is the number of
+                items that are certainly accepted.
 
         ``items[count:]`` were not accepted. If it is cancelled, what was accepted until then stays.
         On a broker up to 250 items go in one round trip.
@@ -235,15 +236,15 @@ class WorkQueue(Lifecycle, FromConfig, WorkQueueBase[T], Consumable[T]):
         return count
 
     async def pause_all(self) -> None:
-        """Have the broker of the queue hand out nothing, to any process, until :meth:`resume_all`.
+        """Let the broker deliver no items, to any process, until :meth:`resume_all`.
 
         Raises:
             TypeError: the queue is in this process: see :meth:`pause`.
             QueueStateError: the queue is not processing.
             BrokerError: the broker does not answer, or cannot do that.
 
-        Items are accepted until the queue is full. What workers have in hand goes on. The pause
-        outlasts all processes. ``stop()`` finishes what is in hand and takes nothing new.
+        Items are accepted until the queue is full. Running calls continue. The pause also holds for
+        processes that start later. ``stop()`` finishes the items in hand and takes no new ones.
         """
         await self._with("pause_all", "pause_all()").pause_all()
 

@@ -15,7 +15,14 @@ from helpers.queues import put_all
 from helpers.retries import every
 from helpers.tasks import now, soon, until
 from helpers.workers import Worker
-from penstock import DeadlineExceededError, Limit, QueueStateError, RetryPolicy
+from penstock import (
+    DeadlineExceededError,
+    Limit,
+    QueueEmptyError,
+    QueueStateError,
+    RateLimitError,
+    RetryPolicy,
+)
 from penstock.errors import BrokerError, CodecError, QueueUnknownError
 from telemetry.conftest import recorder
 from telemetry.recorder import Recorder, parent_id, span_id
@@ -281,6 +288,37 @@ async def test_a_put_behind_others_ends_in_its_own_time() -> None:
         await first
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_puts_that_a_closed_loop_left_in_line_hold_up_no_others() -> None:
+    queue = MemoryQueue(maxsize=1)
+
+    async def leave() -> list[asyncio.Task[bool]]:
+        await queue.start()
+        await put_all(queue, "first")
+        puts = [asyncio.ensure_future(queue.put(item, timeout=math.inf)) for item in "ab"]
+        await until(lambda: queue.statistics().waiting_putters == 2)
+        return puts
+
+    loop = asyncio.new_event_loop()
+    puts = loop.run_until_complete(leave())
+    loop.close()
+
+    async def go_on() -> None:
+        await queue.start()
+        for put in puts:  # as the garbage collector would end them
+            put.get_coro().close()  # type: ignore[union-attr]
+        assert queue.statistics().waiting_putters == 0
+        assert await queue.get() == "first"
+        queue.task_done()
+        assert await queue.put("c", timeout=30) is True
+        await queue.stop()
+
+    asyncio.run(go_on())
+    assert queue.store.stored_items() == ["c"]
+    for put in puts:
+        put._log_destroy_pending = False  # type: ignore[attr-defined]
+
+
 async def test_many_items_of_which_one_cannot_be_encoded() -> None:
     queue = MemoryQueue()
     await queue.start()
@@ -367,8 +405,62 @@ async def test_a_pause_holds_all_machines(caplog: pytest.LogCaptureFixture) -> N
     assert sorted(second.done[-2:]) == ["b", "c"]
     assert "Queue memory is paused, for all processes" in caplog.text
     await other.stop()
-    with pytest.raises(QueueStateError, match="Cannot pause items when queue is stopped"):
+    with pytest.raises(QueueStateError, match="Cannot pause when queue is stopped"):
         await other.pause_all()
+
+
+async def test_a_pause_of_one_process_holds_no_other() -> None:
+    store = Store()
+    queue, other = MemoryQueue(store=store), MemoryQueue(store=store)
+    worker, second = Worker(held=True), Worker()
+    await queue.start_workers(worker, 2)
+    await put_all(queue, "in hand")
+    await until(lambda: worker.began == ["in hand"])
+    queue.pause()
+    queue.pause()  # twice is as once
+    assert queue.is_paused
+    assert queue.statistics().is_paused
+    worker.may_go_on.set()
+    await put_all(queue, "a", "b")
+    await asyncio.sleep(20)
+    assert worker.done == ["in hand"]
+    with pytest.raises(QueueEmptyError):
+        await queue.get(timeout=1)
+    assert store.stored_items() == ["a", "b"]
+    await other.start_workers(second, 1)
+    await until(lambda: second.done == ["a", "b"])
+    await other.stop()
+    await put_all(queue, "c")
+    await asyncio.sleep(5)
+    queue.resume()
+    queue.resume()
+    assert not queue.is_paused
+    await soon(queue.join())
+    assert worker.done == ["in hand", "c"]
+    assert [row.deliveries for row in store.rows.values()] == []
+    queue.pause()
+    assert await queue.stop() is True
+    assert not queue.is_paused
+    for call in (queue.pause, queue.resume):
+        with pytest.raises(QueueStateError, match=f"Cannot {call.__name__} when queue is stopped"):
+            call()
+    await queue.start()
+    assert not queue.is_paused
+    await queue.stop()
+
+
+async def test_a_pause_hands_back_what_waits_here_for_its_service() -> None:
+    queue, worker = MemoryQueue(retry=RetryPolicy(2)), Worker()
+    worker.failures = [RateLimitError(retry_after=50)]
+    await queue.start_workers(worker, 1)
+    await put_all(queue, "a")
+    await until(lambda: queue.statistics().retrying == 1)
+    queue.pause()
+    await until(lambda: queue.statistics().retrying == 0)
+    assert queue.store.rows[1].holder is None
+    queue.resume()
+    await until(lambda: worker.done == ["a"], timeout=100)
+    await queue.stop()
 
 
 async def test_a_pause_that_the_broker_refuses() -> None:

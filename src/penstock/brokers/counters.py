@@ -60,7 +60,7 @@ class BrokerCounters(QueueCounters):
         return self._accepted
 
     def add_accepted(self, count: int = 1) -> None:
-        """So many more items are in."""
+        """``count`` more items are in the queue."""
         self._accepted += count
         self._size.add(count)
 

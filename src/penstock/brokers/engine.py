@@ -100,7 +100,7 @@ class Receiver(Protocol):
         """Have ``QueueEngine.ask`` called in the next turn of the loop, if items are wanted."""
 
     def receive(self, delivery: Delivery) -> None:
-        """An item has come. What comes though nobody wants it any more is handed back."""
+        """An item was delivered. If no worker waits any more, it is handed back."""
 
     def on_room(self) -> None:
         """There may be room for another item."""
@@ -154,7 +154,7 @@ class QueueEngine(Protocol):
             message_id: of two messages with one id within the dedupe time one is stored.
 
         Raises:
-            QueueUnknownError: nobody can say whether it is stored. It is at most once.
+            QueueUnknownError: it is not known whether it is stored. It is stored at most once.
             BrokerError, CodecError: it is not stored.
         """
         ...
@@ -171,10 +171,10 @@ class QueueEngine(Protocol):
     # -- items out ----------------------------------------------------------------------------
 
     def ask(self, wanted: int, seconds: float) -> None:
-        """Workers wait for ``wanted`` items in all: hand them to ``Receiver.receive`` as they come.
+        """Workers wait for ``wanted`` items in all: give each to ``Receiver.receive``.
 
         Called whenever that number may have grown. It holds for ``seconds`` at least; afterwards,
-        and when less than that came, the engine calls ``Receiver.ask_soon``. (Or it goes on, and
+        and when less than that came, the engine calls ``Receiver.ask_soon``. (Or it continues, and
         looks at ``Receiver.wanted`` before each look for items.)
         """
 
@@ -187,7 +187,7 @@ class QueueEngine(Protocol):
         """The item is done. Called again if it raises, until ``ack_wait`` is over."""
 
     async def nak(self, delivery: Delivery, delay: float) -> None:
-        """Hand the item out again in ``delay`` seconds, to whomever."""
+        """Hand the item out again in ``delay`` seconds, to any process."""
 
     async def term(self, delivery: Delivery) -> None:
         """Never hand the item out again, as :meth:`ack`. It may be a dead letter by now."""
@@ -221,7 +221,7 @@ class QueueEngine(Protocol):
     async def on_stall(self, looks: int) -> bool:
         """Workers wait though there are items, at ``looks`` looks in a row, one a second.
 
-        (They may all be in flight, delayed or paused.) Return whether to begin counting anew.
+        (They may all be in flight, delayed or paused.) Return True to start the count again.
         """
         ...
 

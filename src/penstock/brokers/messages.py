@@ -22,7 +22,7 @@ T = TypeVar("T")
 #: Headers that go with an item, beside those of its trace.
 CONTENT_TYPE: Final = "Penstock-Content-Type"
 DEADLINE: Final = "Penstock-Deadline"
-#: How headers begin that are not for whoever propagates traces: ours, and those of NATS.
+#: How headers begin that have nothing to do with traces: ours, and those of NATS.
 _NO_TRACE = ("Penstock-", "Nats-")
 
 
@@ -57,6 +57,20 @@ class Delivery:
         self.handle = handle
         #: Whether its call has ended, so that it must not be handed back any more.
         self.is_done = False
+
+
+class DeliveryTicket(Ticket):
+    """The ticket of an item that a broker has delivered."""
+
+    __slots__ = ("delivery",)
+    delivery: Delivery
+
+
+class ObservedDeliveryTicket(ObservedTicket):
+    """The same, of an item that is observed."""
+
+    __slots__ = ("delivery",)
+    delivery: Delivery
 
 
 class MessageCodec(Generic[T]):
@@ -104,12 +118,12 @@ class MessageCodec(Generic[T]):
             )
         headers = delivery.message.headers
         item = self.decode(delivery.message)
-        ticket: Ticket
+        ticket: DeliveryTicket | ObservedDeliveryTicket
         if observer.is_enabled():
-            ticket = observed = ObservedTicket(scope)
-            observed.observed = observer.on_item(delivery.age)
+            ticket = ObservedDeliveryTicket(scope)
+            ticket.observed = observer.on_item(delivery.age)
         else:
-            ticket = Ticket(scope)
+            ticket = DeliveryTicket(scope)
         ticket.delivery = delivery
         if scope is not None:
             told = headers.get(DEADLINE)

@@ -69,14 +69,19 @@ class Producer(WaitQueue):
         self._room = Pulse()
         # One object for each, not a number: those of a loop that was closed end late, or never.
         self._under_way: set[object] = set()
-        #: How many puts wait for room.
-        self.waiting = 0
-        # Whether one of them is the first of the line, and offers its item.
-        self._is_taken = False
+        # The puts that wait for room; and the first of the line, which offers its item. Objects for
+        # the same reason.
+        self._in_line: set[object] = set()
+        self._first: object = None
         self._closings = 0
 
+    @property
+    def waiting(self) -> int:
+        """How many puts wait for room."""
+        return len(self._in_line)
+
     def _available(self) -> int:
-        return 0 if self._is_taken else 1
+        return 1 if self._first is None else 0
 
     async def put(
         self,
@@ -98,14 +103,14 @@ class Producer(WaitQueue):
         closings, me, stored = self._closings, object(), Stored.FULL
         self._under_way.add(me)
         try:
-            if not self.waiting:
+            if not self._in_line:
                 stored = await offer()
             if stored is Stored.FULL:
                 if on_full is not None:
                     on_full()
                 if timeout and closings == self._closings:
                     self._counters.put_waits += 1
-                    stored = await self._wait_for_room(offer, timeout)
+                    stored = await self._wait_for_room(me, offer, timeout)
         except BaseException as error:
             self._counters.add_error(error)
             raise
@@ -125,17 +130,18 @@ class Producer(WaitQueue):
         return True
 
     async def _wait_for_room(
-        self, offer: Callable[[], Awaitable[Stored]], timeout: float
+        self, me: object, offer: Callable[[], Awaitable[Stored]], timeout: float
     ) -> Stored:
         """Offer until it succeeds, or time is up, or the queue is closed."""
         loop = asyncio.get_running_loop()
         give_up_at, closings = loop.time() + timeout, self._closings
-        is_first, is_mine, pause = not self.waiting, False, _SHORTEST
-        self.waiting += 1
+        is_first, pause = not self._in_line, _SHORTEST
+        self._in_line.add(me)
         try:
             if not is_first and not await self._park(self._add_waiter(), timeout):
                 return Stored.FULL
-            is_mine = self._is_taken = closings == self._closings
+            if closings == self._closings:
+                self._first = me
             while closings == self._closings:
                 stored = await offer()
                 left = give_up_at - loop.time()
@@ -145,9 +151,9 @@ class Producer(WaitQueue):
                 pause = min(pause * 2, _LONGEST)
             return Stored.FULL
         finally:
-            self.waiting -= 1
-            if is_mine:
-                self._is_taken = False
+            self._in_line.discard(me)
+            if self._first is me:
+                self._first = None
                 self.wake()
 
     def on_room(self) -> None:
@@ -163,7 +169,8 @@ class Producer(WaitQueue):
     def forget(self) -> None:
         """The loop was closed: nothing will come of anything."""
         self._closings += 1
-        self.waiting, self._is_taken = 0, False
+        self._in_line.clear()
+        self._first = None
         self._under_way.clear()
         self._forget_waiters()
         self._room.forget()

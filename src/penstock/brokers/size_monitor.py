@@ -1,4 +1,4 @@
-"""An eye on a queue's size, and on items that its broker has and hands out to nobody."""
+"""Watches the size of a queue, and whether its broker has items that no worker gets."""
 
 from __future__ import annotations
 

@@ -184,7 +184,7 @@ class DeliverySource(Buffer[T]):
             failures = ticket.failures
             if failures is not None and not ticket.is_postponed:
                 self._remember(number, failures)
-            self._hand_back(ticket.delivery, delay)
+            self._hand_back(delivery_of(entry), delay)
             return
         if number in self._delayed_ids:
             # It was handed out again since that one was delayed, and this delivery counts.
@@ -202,8 +202,7 @@ class DeliverySource(Buffer[T]):
 
     async def done(self, entry: Entry[T]) -> None:
         """The item is done: tell the broker, until it has heard."""
-        ticket: Any = entry[3]
-        await self._tell(ticket.delivery, self._engine.ack)
+        await self._tell(delivery_of(entry), self._engine.ack)
 
     def failed(self, entry: Entry[T], error: BaseException) -> bool:
         """The item failed for good. Return whether it becomes a dead letter."""
@@ -325,7 +324,7 @@ class DeliverySource(Buffer[T]):
         )
 
     async def hush(self) -> None:
-        """Take nothing more for what was asked so far, and hand back what waits here."""
+        """Take nothing more for what was asked so far, and hand back the items that wait here."""
         self._is_hushed = True  # what is on its way still arrives, and is handed back at once
         try:
             await self._engine.hush()
@@ -368,8 +367,7 @@ def _nothing() -> None:
 
 def delivery_of(entry: Entry[Any]) -> Delivery:
     """The delivery that an entry came by."""
-    ticket = entry[3]
-    assert ticket is not None
+    ticket: Any = entry[3]  # a DeliveryTicket, or an observed one
     delivery: Delivery = ticket.delivery
     return delivery
 
@@ -379,7 +377,7 @@ def has_not_begun(entry: Entry[Any]) -> bool:
     ticket = entry[3]
     if ticket is None or ticket.scope is None:  # it waits for nothing
         return False
-    return bool(ticket.attempts < ticket.delivery.number)
+    return ticket.attempts < delivery_of(entry).number
 
 
 def _one_line(text: str) -> str:

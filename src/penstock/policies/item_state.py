@@ -127,7 +127,6 @@ class ItemState:
         "began_at",
         "call",
         "deadline_at",
-        "delivery",
         "failure",
         "failures",
         "future",
@@ -146,9 +145,6 @@ class ItemState:
 
     #: Whether an observer hears of it.
     is_observed: ClassVar[bool] = False
-
-    #: How a broker has handed it out; set where one has.
-    delivery: Any
 
     def __init__(self, scope: PolicyScope | None = None) -> None:
         #: Its ``PolicyScope``; ``None``: it is under no policy. (Any, as a policy sees no others.)

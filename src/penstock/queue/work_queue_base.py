@@ -176,12 +176,12 @@ class WorkQueueBase(Generic[T]):
 
         Raises:
             QueueStateError: the queue is not processing; a ``QueueClosedError`` if it is closed.
-            TypeError: the queue is on a broker.
 
         Items are accepted until the queue is full. An item that fails waits for its next attempt.
         ``get`` waits, or raises ``QueueEmptyError`` after its timeout. To pause a queue twice is
         the same as once. ``close()`` and ``stop()`` end a pause, and the workers process the items
-        that wait; after ``stop(drain=False)`` these items stay.
+        that wait; after ``stop(drain=False)`` these items stay. Of a queue on a broker it pauses
+        the workers of this process, and others continue; ``pause_all`` pauses all.
         """
         self._call_with("pause")
 
@@ -190,7 +190,6 @@ class WorkQueueBase(Generic[T]):
 
         Raises:
             QueueStateError: the queue is not processing.
-            TypeError: the queue is on a broker.
         """
         self._call_with("resume")
 

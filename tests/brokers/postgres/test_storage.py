@@ -10,7 +10,7 @@ import pytest
 
 from brokers.postgres.helpers import Opened
 from penstock.brokers.engine import Stored
-from penstock.brokers.sql.rows import Burial, NewItem
+from penstock.brokers.sql.rows import Kept, NewItem
 from penstock.errors import BrokerError
 
 pytestmark = pytest.mark.real_time
@@ -157,7 +157,7 @@ class TestLeases:
         item = await heir.take_one()
         assert await slow.storage.extend([lost.lease]) == 0
         assert await slow.storage.give_back([(lost.lease, 0)]) == 0
-        assert await slow.storage.bury(lost.lease, "E", "") is Burial.LOST
+        assert await slow.storage.add_dead_letter(lost.lease, "E", "") is Kept.LOST
         assert await slow.take() == []
         assert (await slow.storage.counts()).dead_letters == 0
         await heir.done(item.lease)
@@ -200,7 +200,7 @@ class TestFailures:
         queue = await open_queue(maxsize=1)
         await queue.put(b"a", headers={"x": "y"})
         item = await queue.take_one()
-        assert await queue.storage.bury(item.lease, "LookupError", "no a") is Burial.DONE
+        assert await queue.storage.add_dead_letter(item.lease, "LookupError", "no a") is Kept.YES
         assert await queue.put(b"b") == 1
         (letter,) = await queue.storage.dead_letters(10, last=99)
         assert (letter.data, letter.headers, letter.deliveries) == (b"a", {"x": "y"}, 1)
@@ -210,8 +210,8 @@ class TestFailures:
         queue = await open_queue(max_dead_letters=1)
         await queue.put(b"a", b"b")
         first, second = await queue.take(2)
-        assert await queue.storage.bury(first.lease, "E", "") is Burial.DONE
-        assert await queue.storage.bury(second.lease, "E", "") is Burial.FULL
+        assert await queue.storage.add_dead_letter(first.lease, "E", "") is Kept.YES
+        assert await queue.storage.add_dead_letter(second.lease, "E", "") is Kept.FULL
         assert await queue.storage.size() == 1
 
 
@@ -233,7 +233,7 @@ class TestRedrive:
     async def dead(self, queue: Opened, *data: bytes) -> None:
         for one in data:
             await queue.put(one, headers={"of": one.decode()}, rank=3)
-            await queue.storage.bury((await queue.take_one()).lease, "E", "")
+            await queue.storage.add_dead_letter((await queue.take_one()).lease, "E", "")
 
     async def numbers(self, queue: Opened) -> list[int]:
         return [letter.number for letter in await queue.storage.dead_letters(9, last=99)]
@@ -283,7 +283,7 @@ class TestLooking:
         await queue.put(b"a", b"bb", b"ccc", b"dddd")
         first, second, _ = await queue.take(3)
         await queue.storage.give_back([(first.lease, 10)])
-        await queue.storage.bury(second.lease, "E", "")
+        await queue.storage.add_dead_letter(second.lease, "E", "")
         counts = await queue.storage.counts()
         assert (counts.maxsize, counts.size, counts.in_flight, counts.delayed) == (7, 3, 1, 1)
         assert (counts.dead_letters, counts.bytes, counts.redelivered) == (1, 8, 0)

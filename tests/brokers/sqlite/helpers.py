@@ -34,13 +34,18 @@ class Opened:
         name: str = "calls",
         *,
         clock: Callable[[], float] | None = None,
+        synchronous: str = "FULL",
         **settings: Any,
     ) -> None:
-        self.file = SqliteFile(path, busy_timeout=60.0)
+        self.file = SqliteFile(path, synchronous=synchronous, busy_timeout=60.0)
         given = SqlSettings(**settings)
-        number = self.file.write(
-            lambda: open_queue(self.file.connection, name, given, self.file.where)
-        )
+        try:
+            number = self.file.write(
+                lambda: open_queue(self.file.connection, name, given, self.file.where)
+            )
+        except BaseException:
+            self.file.close()
+            raise
         more: dict[str, Any] = {} if clock is None else {"clock": clock}
         self.storage = Storage(self.file.connection, number, given, **more)
 

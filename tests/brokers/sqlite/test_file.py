@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import stat
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -76,6 +77,21 @@ class TestRefused:
             "nonsense\n"
         )
         assert kind_of_mount(mounts, Path(folder)) == kind
+
+
+class TestRemoved:
+    def test_nothing_is_accepted_that_would_be_gone_with_the_file(
+        self, open_queue: Open, path: Path
+    ) -> None:
+        queue = open_queue()
+        assert queue.put(b"a") == [True]
+        path.rename(path.with_suffix(".old"))
+        with pytest.raises(
+            BrokerError, match=r"queue.db was removed or replaced .* start it again"
+        ):
+            queue.put(b"b")
+        path.with_suffix(".old").rename(path)
+        assert queue.put(b"b") == [True]
 
 
 class TestLocked:
@@ -220,3 +236,17 @@ def test_a_forked_child_cannot_open_what_its_parent_has_open(path: Path) -> None
         """
     )
     assert outcome.returncode == 0, outcome.stderr
+
+
+def test_what_holds_items_is_for_its_owner(open_queue: Open, path: Path) -> None:
+    open_queue().put(b"a")
+    files = [file for file in path.parent.iterdir() if file.name.startswith(path.name)]
+    assert len(files) == 3
+    assert {stat.S_IMODE(file.stat().st_mode) for file in files} == {0o600}
+
+
+def test_the_mode_of_a_file_that_is_there_stays(open_queue: Open, path: Path) -> None:
+    path.touch()
+    path.chmod(0o660)
+    open_queue().put(b"a")
+    assert stat.S_IMODE(path.stat().st_mode) == 0o660

@@ -321,7 +321,7 @@ class TestDeadLetters:
         await queue.start_workers(stuck, 1)
         await until(lambda: queue.statistics().dead_letters == 1)
         (letter,) = await queue.look_at_dead_letters()
-        assert "handed out 2 times and nobody finished it" in letter.error
+        assert "delivered 2 times and never finished" in letter.error
 
 
 class TestLooking:

@@ -10,7 +10,7 @@ import pytest
 
 from brokers.sqlite.helpers import Clock, Opened
 from penstock.brokers.engine import Stored
-from penstock.brokers.sql.rows import Burial, NewItem
+from penstock.brokers.sql.rows import Kept, NewItem
 from penstock.brokers.sqlite.storage import Storage
 from penstock.errors import BrokerError
 
@@ -163,7 +163,7 @@ class TestLeases:
         (item,) = heir.take()
         assert slow.extend([lost.lease]) == [lost.lease]
         assert slow.do(lambda storage: storage.give_back(lost.lease)) is False
-        assert slow.do(lambda storage: storage.bury(lost.lease, "E", "")) is Burial.LOST
+        assert slow.do(lambda storage: storage.add_dead_letter(lost.lease, "E", "")) is Kept.LOST
         assert slow.take() == []
         assert slow.storage.counts().dead_letters == 0
         assert heir.done(item.lease) == [True]
@@ -220,7 +220,7 @@ class TestFailures:
         queue = open_queue(maxsize=1)
         queue.put(b"a", headers={"x": "y"})
         (item,) = queue.take()
-        assert queue.do(lambda s: s.bury(item.lease, "LookupError", "no a")) is Burial.DONE
+        assert queue.do(lambda s: s.add_dead_letter(item.lease, "LookupError", "no a")) is Kept.YES
         assert queue.put(b"b") == [True]
         (letter,) = queue.storage.dead_letters(10)
         assert (letter.data, letter.headers, letter.deliveries) == (b"a", {"x": "y"}, 1)
@@ -230,8 +230,8 @@ class TestFailures:
         queue = open_queue(max_dead_letters=1)
         queue.put(b"a", b"b")
         first, second = queue.take(2)
-        assert queue.do(lambda s: s.bury(first.lease, "E", "")) is Burial.DONE
-        assert queue.do(lambda s: s.bury(second.lease, "E", "")) is Burial.FULL
+        assert queue.do(lambda s: s.add_dead_letter(first.lease, "E", "")) is Kept.YES
+        assert queue.do(lambda s: s.add_dead_letter(second.lease, "E", "")) is Kept.FULL
         assert queue.storage.size() == 1
         assert queue.done(second.lease) == [True]
 
@@ -254,7 +254,7 @@ class TestRedrive:
         for one in data:
             queue.put(one, headers={"of": one.decode()}, rank=3)
             (item,) = queue.take()
-            queue.do(lambda s, lease=item.lease: s.bury(lease, "E", ""))
+            queue.do(lambda s, lease=item.lease: s.add_dead_letter(lease, "E", ""))
 
     def redrive(self, queue: Opened) -> list[Stored]:
         return [
@@ -306,7 +306,7 @@ class TestLooking:
         queue.put(b"a", b"bb", b"ccc", b"dddd")
         first, second, _ = queue.take(3)
         queue.do(lambda s: s.give_back(first.lease, 10))
-        queue.do(lambda s: s.bury(second.lease, "E", ""))
+        queue.do(lambda s: s.add_dead_letter(second.lease, "E", ""))
         counts = queue.storage.counts()
         assert (counts.maxsize, counts.size, counts.in_flight, counts.delayed) == (7, 3, 1, 1)
         assert (counts.dead_letters, counts.bytes, counts.redelivered) == (1, 8, 0)

@@ -39,7 +39,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
     return run
 
 
-async def bury_all(path: Path) -> None:
+async def fail_all(path: Path) -> None:
     """Have all items of the queue fail."""
 
     async def fail(item: Any) -> None:
@@ -54,7 +54,7 @@ def test_lines_become_items_and_the_queue_is_shown(run: Run) -> None:
     code, out, told = run(*PUT, "--maxsize", "5", "--ack-wait", "20")
     assert (code, out) == (0, "accepted     3 items\nrefused      0\n")
     assert told == (
-        "penstock: made queue calls: at most 5 items (--maxsize), ack wait 20 s, in calls.db\n"
+        "penstock: created queue calls: at most 5 items (--maxsize), ack wait 20 s, in calls.db\n"
     )
     code, out, told = run(*PUT, "--timeout", "0")  # with the settings that it has
     assert code == 1
@@ -71,7 +71,7 @@ def test_lines_become_items_and_the_queue_is_shown(run: Run) -> None:
 
 def test_dead_letters_are_shown_and_put_back(run: Run, tmp_path: Path) -> None:
     assert run(*PUT)[0] == 0
-    asyncio.run(bury_all(tmp_path / "calls.db"))
+    asyncio.run(fail_all(tmp_path / "calls.db"))
     code, out, _ = run("queue", "calls", "--broker", URL, "--dead-letters", "1", "--json")
     assert (code, json.loads(out)["error"]) == (0, "no 1")
     code, out, _ = run("queue", "calls", "--broker", URL, "--redrive")

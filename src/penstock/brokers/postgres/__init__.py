@@ -19,6 +19,7 @@ except ImportError as error:
         "penstock.brokers.postgres needs the extra postgres: pip install 'penstock[postgres]'"
     ) from error
 
+from penstock.brokers.engine import BrokerProcess
 from penstock.brokers.postgres.queue import PostgresQueue
 from penstock.brokers.postgres.schema import PostgresStatus, PostgresTable, init, status, vacuum
 from penstock.brokers.postgres.settings import existing_settings
@@ -26,6 +27,7 @@ from penstock.brokers.sql.queue import SqlQueueInfo
 from penstock.brokers.sql.settings import SqlSettings
 
 __all__ = [
+    "BrokerProcess",
     "PostgresQueue",
     "PostgresStatus",
     "PostgresTable",

@@ -19,7 +19,7 @@ from penstock.brokers.postgres.connections import AnyPool, Connections
 from penstock.brokers.postgres.listener import ITEMS, ROOM, Listener, Notifier
 from penstock.brokers.postgres.problems import ConnectionBrokenError
 from penstock.brokers.postgres.storage import SlotLease, SlotStorage, TakenItem
-from penstock.brokers.sql.rows import Burial, Counts, NewItem
+from penstock.brokers.sql.rows import Counts, Kept, NewItem
 from penstock.brokers.sql.settings import SqlSettings
 from penstock.errors import BrokerError, QueueUnknownError
 
@@ -296,10 +296,10 @@ class PostgresEngine:
 
     async def add_dead_letter(self, delivery: Delivery, error_type: str, error: str) -> bool:
         """Keep the item as a dead letter, and take it out of the queue, in one."""
-        burial = await self._storage.bury(delivery.handle, error_type, error)
-        if burial is Burial.LOST:
+        kept = await self._storage.add_dead_letter(delivery.handle, error_type, error)
+        if kept is Kept.LOST:
             raise BrokerError("its lease had ended, and it is in other hands or done")
-        return burial is Burial.DONE
+        return kept is Kept.YES
 
     async def dead_letters(self) -> AsyncIterator[KeptMessage]:
         """Those that are there now, the oldest first."""

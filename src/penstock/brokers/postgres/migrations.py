@@ -236,9 +236,9 @@ BEGIN
     UPDATE {{schema}}.slots AS s SET due = clock_timestamp() + (
         SELECT make_interval(secs => ack_wait) FROM {{schema}}.queues WHERE id = queue_
     ) FROM (
-        SELECT held.slot FROM unnest(slots_, numbers, leases) AS lent (slot, number, lease)
-        JOIN {{schema}}.slots AS held ON held.queue = queue_ AND held.slot = lent.slot
-            AND held.number = lent.number AND held.lease = lent.lease
+        SELECT held.slot FROM unnest(slots_, numbers, leases) AS given (slot, number, lease)
+        JOIN {{schema}}.slots AS held ON held.queue = queue_ AND held.slot = given.slot
+            AND held.number = given.number AND held.lease = given.lease
         FOR UPDATE OF held SKIP LOCKED
     ) AS mine WHERE s.queue = queue_ AND s.slot = mine.slot;
     GET DIAGNOSTICS count_ = ROW_COUNT;
@@ -257,9 +257,9 @@ BEGIN
         SELECT FROM {{schema}}.slots WHERE queue = queue_ AND number IS NULL AND NOT is_extra
     );
     WITH ended AS MATERIALIZED (
-        SELECT held.slot FROM unnest(slots_, numbers) AS lent (slot, number)
-        JOIN {{schema}}.slots AS held ON held.queue = queue_ AND held.slot = lent.slot
-            AND held.number = lent.number
+        SELECT held.slot FROM unnest(slots_, numbers) AS given (slot, number)
+        JOIN {{schema}}.slots AS held ON held.queue = queue_ AND held.slot = given.slot
+            AND held.number = given.number
         ORDER BY held.slot FOR UPDATE OF held
     ), changed AS (
         UPDATE {{schema}}.slots AS s SET number = NULL, rank = NULL, put_at = NULL, due = NULL,
@@ -302,10 +302,10 @@ DECLARE
     count_ integer;
 BEGIN
     WITH mine AS MATERIALIZED (
-        SELECT held.slot, lent.delay
-        FROM unnest(slots_, numbers, leases, delays) AS lent (slot, number, lease, delay)
-        JOIN {{schema}}.slots AS held ON held.queue = queue_ AND held.slot = lent.slot
-            AND held.number = lent.number AND held.lease = lent.lease
+        SELECT held.slot, given.delay
+        FROM unnest(slots_, numbers, leases, delays) AS given (slot, number, lease, delay)
+        JOIN {{schema}}.slots AS held ON held.queue = queue_ AND held.slot = given.slot
+            AND held.number = given.number AND held.lease = given.lease
         ORDER BY held.slot FOR UPDATE OF held
     )
     UPDATE {{schema}}.slots AS s SET lease = NULL,
@@ -315,8 +315,8 @@ BEGIN
     RETURN count_;
 END $$;
 
--- 'done', 'full' or 'lost': as penstock.brokers.sql.rows.Burial.
-CREATE FUNCTION {{schema}}.bury(
+-- 'yes', 'full' or 'lost': as penstock.brokers.sql.rows.Kept.
+CREATE FUNCTION {{schema}}.add_dead_letter(
     queue_ integer, slot_ integer, number_ bigint, lease_ integer, error_type_ text, error_ text
 ) RETURNS text {_FUNCTION} AS $$
 BEGIN
@@ -335,7 +335,7 @@ BEGIN
         RETURN 'lost';
     END IF;
     PERFORM {{schema}}.done(queue_, ARRAY[slot_], ARRAY[number_]);
-    RETURN 'done';
+    RETURN 'yes';
 END $$;
 
 -- Back from the dead letters: 'new', 'full', or 'duplicate' where somebody else was faster.

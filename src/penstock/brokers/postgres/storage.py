@@ -10,7 +10,7 @@ from penstock.brokers.engine import Stored
 from penstock.brokers.postgres import problems
 from penstock.brokers.postgres.connections import Connections
 from penstock.brokers.postgres.schema import channel_of, check_version
-from penstock.brokers.sql.rows import Burial, Counts, DeadRow, NewItem, headers_of
+from penstock.brokers.sql.rows import Counts, DeadRow, Kept, NewItem, headers_of
 from penstock.brokers.sql.settings import SqlSettings
 
 
@@ -65,7 +65,7 @@ class SlotStorage:
         self._extend = call("extend", "int int[] bigint[] int[]")
         self._done = call("done", "int int[] bigint[]")
         self._give_back = call("give_back", "int int[] bigint[] int[] float8[]")
-        self._bury = call("bury", "int int bigint int text text")
+        self._add_dead_letter = call("add_dead_letter", "int int bigint int text text")
         self._redrive = call("redrive", "int bigint")
         self._size = call("size", "int")
         self._tell = call("tell", "int text text")
@@ -168,9 +168,10 @@ class SlotStorage:
         count: int = await self._value(self._give_back, self._queue, *columns, delays)
         return count
 
-    async def bury(self, lease: SlotLease, error_type: str, error: str) -> Burial:
+    async def add_dead_letter(self, lease: SlotLease, error_type: str, error: str) -> Kept:
         """Make a dead letter of an item."""
-        return Burial(await self._value(self._bury, self._queue, *lease, error_type, error))
+        values = (self._queue, *lease, error_type, error)
+        return Kept(await self._value(self._add_dead_letter, *values))
 
     async def set_paused(self, is_paused: bool) -> None:
         """Hand out nothing, to anybody, until it is set back."""

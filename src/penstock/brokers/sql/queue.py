@@ -31,11 +31,13 @@ class SqlEngine(Protocol):
 
 @dataclass(frozen=True)
 class SqlQueueInfo(BrokerQueueInfo):
-    """A queue as its database has it, at one instant, over all processes."""
+    """A queue as its database has it, at one instant, over all processes.
+
+    Its ``bytes`` are those of the items, without their headers.
+    """
 
     #: Items that wait for another attempt.
     delayed: int
-    #: Bytes of the items, without what goes with them.
     bytes: int
 
 

@@ -43,11 +43,11 @@ class StoredItem:
     age: float
 
 
-class Burial(Enum):
+class Kept(Enum):
     """What became of an item that should become a dead letter."""
 
     #: It is one, or it is dropped where none are kept.
-    DONE = "done"
+    YES = "yes"
     #: There are as many as may be; the item stays in the queue.
     FULL = "full"
     #: The lease had ended, and the item is somebody else's now, or done.

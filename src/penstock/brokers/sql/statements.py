@@ -22,7 +22,7 @@ UPDATE penstock_items SET due = NULL, lease = NULL
 WHERE queue = :queue AND (due <= :now OR (lease IS NOT NULL AND due > :now + :longest))
 """
 
-LEND: Final = """
+LEASE: Final = """
 UPDATE penstock_items SET due = :until, lease = :token, deliveries = deliveries + 1
 WHERE number = :number
 """

@@ -12,9 +12,10 @@ the machine. Each is processed at least once. Whoever puts and whoever processes
 processes; for several machines there is :mod:`penstock.brokers.nats`.
 """
 
+from penstock.brokers.engine import BrokerProcess
 from penstock.brokers.sql.queue import SqlQueueInfo
 from penstock.brokers.sql.settings import SqlSettings
 from penstock.brokers.sqlite.queue import SqliteQueue
 from penstock.brokers.sqlite.settings import existing_settings
 
-__all__ = ["SqlQueueInfo", "SqlSettings", "SqliteQueue", "existing_settings"]
+__all__ = ["BrokerProcess", "SqlQueueInfo", "SqlSettings", "SqliteQueue", "existing_settings"]

@@ -9,13 +9,14 @@ import os
 import socket
 import uuid
 from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from penstock.brokers.engine import KeptMessage, Receiver, Stored
 from penstock.brokers.messages import Delivery, Message
-from penstock.brokers.sql.rows import Burial, Counts, DeadRow, NewItem, StoredItem
+from penstock.brokers.sql.rows import Counts, DeadRow, Kept, NewItem, StoredItem
 from penstock.brokers.sql.settings import SqlSettings
 from penstock.brokers.sqlite.file import SqliteFile
 from penstock.brokers.sqlite.in_transaction import put_in_transaction
@@ -114,7 +115,8 @@ class SqliteEngine:
         thread, self._thread = self._thread, None
         self._end_look()
         if thread is not None:
-            thread.call(lambda: self._storage.leave(self._key), is_durable=False)
+            with suppress(BrokerError):  # others forget it by themselves
+                await thread.call(lambda: self._storage.leave(self._key), is_durable=False)
             await thread.close()
 
     def forget(self) -> None:
@@ -271,10 +273,12 @@ class SqliteEngine:
 
     async def add_dead_letter(self, delivery: Delivery, error_type: str, error: str) -> bool:
         """Keep the item as a dead letter, and take it out of the queue, in one."""
-        burial = await self._call(lambda: self._storage.bury(delivery.handle, error_type, error))
-        if burial is Burial.LOST:
+        kept = await self._call(
+            lambda: self._storage.add_dead_letter(delivery.handle, error_type, error)
+        )
+        if kept is Kept.LOST:
             raise BrokerError("its lease had ended, and it is in other hands or done")
-        return burial is Burial.DONE
+        return kept is Kept.YES
 
     async def dead_letters(self) -> AsyncIterator[KeptMessage]:
         """Those that are there now, the oldest first."""

@@ -5,6 +5,7 @@ A connection is used by one thread at a time, and each of its calls may block.
 
 from __future__ import annotations
 
+import os
 import random
 import sqlite3
 import time
@@ -57,6 +58,7 @@ class SqliteFile:
         check_path(path)
         refuse_inherited(path)
         try:
+            _make_for_owner(path)
             self.connection = sqlite3.connect(
                 path, timeout=0, isolation_level=None, check_same_thread=False
             )
@@ -132,6 +134,12 @@ class SqliteFile:
             with self._transaction():
                 return call()
 
+        # What is written into a file without a name is gone when the last process closes it.
+        if identity_of(self.path) != self._identity:
+            raise BrokerError(
+                f"{self.where} was removed or replaced while it was open: stop the queue in all "
+                "processes, and start it again"
+            )
         if is_durable or self._synchronous != "FULL":
             return self.patiently(attempt)
         # What follows and is durable has it written to the disk as well, for it comes later.
@@ -168,3 +176,12 @@ class SqliteFile:
         """A number that is another one after each commit of another connection."""
         number: int = self.connection.execute("PRAGMA data_version").fetchone()[0]
         return number
+
+
+def _make_for_owner(path: Path) -> None:
+    """Make the file if it is not there, so that nobody else reads what is in the items.
+
+    SQLite gives the files beside it the same mode.
+    """
+    with suppress(OSError):  # it is there, or SQLite will say what is wrong
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))

@@ -39,10 +39,11 @@ class SqliteQueue(SqlQueue[T]):
     runs. Any number of processes of one machine may have it open.
 
     Args:
-        path: the file, which is made if it is not there; its folder must be there. SQLite keeps two
-            more files beside it, ``-wal`` and ``-shm``, which belong to it. It may be the file of
-            your own program: the queue has tables of its own there, whose names begin with
-            ``penstock_``, and sets the journal mode to WAL. Not on a network file system.
+        path: the file, which is made if it is not there, readable by its owner only; its folder
+            must be there. SQLite keeps two more files beside it, ``-wal`` and ``-shm``, which
+            belong to it. It may be the file of your own program: the queue has tables of its own
+            there, whose names begin with ``penstock_``, and sets the journal mode to WAL. Not on a
+            network file system.
         name: what the queue is called, there and in telemetry. A file can have many.
         maxsize: the most items that may be in the queue, those in the hands of workers of all
             processes and those that wait for a retry included.

@@ -17,10 +17,10 @@ from penstock.brokers.engine import Stored
 from penstock.brokers.sql import statements as sql
 from penstock.brokers.sql.leases import new_lease
 from penstock.brokers.sql.rows import (
-    Burial,
     Counts,
     DeadRow,
     ItemLease,
+    Kept,
     NewItem,
     StoredItem,
     headers_of,
@@ -159,7 +159,7 @@ class Storage:
             age = max(0.0, now - put_at)
             lent.append({"number": number, "token": lease.token, "until": until})
             taken.append(StoredItem(lease, data, headers_of(headers), deliveries + 1, age))
-        self._connection.executemany(sql.LEND, lent)
+        self._connection.executemany(sql.LEASE, lent)
         return taken
 
     def set_paused(self, is_paused: bool) -> None:
@@ -211,17 +211,17 @@ class Storage:
         due = self._clock() + delay if delay > 0 else None
         return bool(self._execute(sql.RETURN, {**lease._asdict(), "due": due}).rowcount)
 
-    def bury(self, lease: ItemLease, error_type: str, error: str) -> Burial:
-        """Make a dead letter of an item. See :class:`Burial` for what may become of it."""
+    def add_dead_letter(self, lease: ItemLease, error_type: str, error: str) -> Kept:
+        """Make a dead letter of an item. See :class:`Kept` for what may become of it."""
         if self._execute(sql.COUNT_DEAD, self._named()).fetchone()[0] >= (
             self._settings.max_dead_letters
         ):
-            return Burial.FULL
+            return Kept.FULL
         values = self._named(**lease._asdict(), error_type=error_type, error=error)
         if not self._execute(sql.ADD_DEAD, values).rowcount:
-            return Burial.LOST
+            return Kept.LOST
         self.done(lease)
-        return Burial.DONE
+        return Kept.YES
 
     # -- dead letters ---------------------------------------------------------------------------
 

@@ -226,7 +226,7 @@ async def test_credentials_that_are_not_good_any_more(
     caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("penstock.brokers.nats.queue.publisher._NOBODY", 0.5)
+    monkeypatch.setattr("penstock.brokers.nats.queue.publisher._NO_RESPONDERS", 0.5)
     server = start_nats(authorization=USERS)
     queue = make_queue(server.url, options={"user": "penstock", "password": SECRET})
     await queue.start_workers(Worker(), 1)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import time
+from typing import Any
 
 import pytest
+from nats.errors import OutboundBufferLimitError
 
 from brokers.nats.conftest import MakeQueue
 from brokers.nats.helpers import SLACK
@@ -13,6 +15,7 @@ from helpers.queues import put_all
 from helpers.tasks import soon, until
 from helpers.workers import Worker
 from penstock import AdaptiveConcurrency, QueueEmptyError, QueueStateError
+from penstock.brokers.nats.connection.connection import Connection
 
 pytestmark = pytest.mark.real_time
 
@@ -187,3 +190,23 @@ async def test_gets_that_wait_are_told_of_a_stop(make_queue: MakeQueue) -> None:
     for get in gets:
         with pytest.raises(QueueStateError, match="Cannot get items"):
             await soon(get)
+
+
+async def test_a_subscription_that_fails_is_made_again(
+    make_queue: MakeQueue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    queue, worker, subscribe = make_queue(), Worker(), Connection.subscribe
+    await queue.start()
+    tries = 0
+
+    async def fail_first(self: Connection, subject: str, call: Any) -> Any:
+        nonlocal tries
+        tries += 1
+        if tries == 1:
+            raise OutboundBufferLimitError
+        return await subscribe(self, subject, call)
+
+    monkeypatch.setattr(Connection, "subscribe", fail_first)
+    await queue.start_workers(worker, 1)
+    await put_all(queue, "a")
+    await until(lambda: worker.done == ["a"], timeout=SLACK)

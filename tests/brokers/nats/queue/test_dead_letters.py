@@ -157,7 +157,7 @@ async def test_what_cannot_be_buried_is_not_lost(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("penstock.brokers.source._AGAIN", 0.5)
-    monkeypatch.setattr("penstock.brokers.nats.queue.publisher._NOBODY", 0.3)
+    monkeypatch.setattr("penstock.brokers.nats.queue.publisher._NO_RESPONDERS", 0.3)
     queue, worker = make_queue(ack_wait=1), Worker()
     worker.failures = [ValueError("first"), ValueError("second")]
     await queue.start()

@@ -155,6 +155,24 @@ async def test_a_pause_outlasts_the_server(make_queue: MakeQueue, newer: NatsSer
     await until(lambda: worker.done == ["a"])
 
 
+async def test_a_pause_of_one_process_uses_up_no_deliveries(make_queue: MakeQueue) -> None:
+    queue, other = make_queue(max_deliveries=1), make_queue(max_deliveries=1)
+    worker, second = Worker(), Worker()
+    await queue.start_workers(worker, 5)
+    queue.pause()
+    await until(lambda: not queue._engine._consumer._pulls)  # nothing is asked for any more
+    await other.start()
+    await put_all(other, *range(5))
+    await other.start_workers(second, 1)
+    await soon(other.join())
+    assert sorted(second.done) == list(range(5))
+    assert worker.began == []
+    assert (await other.info()).dead_letters == 0
+    queue.resume()
+    await put_all(queue, "a")
+    await until(lambda: "a" in worker.done + second.done)
+
+
 async def test_an_older_server_cannot_pause(make_queue: MakeQueue) -> None:
     queue = make_queue()
     await queue.start()

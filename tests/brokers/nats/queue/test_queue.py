@@ -16,7 +16,7 @@ from brokers.servers import NatsServer
 from helpers.queues import put_all
 from helpers.tasks import soon, until
 from helpers.workers import Worker
-from penstock import Limit, QueueStateError, QueueStatus, WorkQueue
+from penstock import Limit, QueueEmptyError, QueueStateError, QueueStatus, WorkQueue
 from penstock.brokers.nats import NatsQueue
 from penstock.errors import BrokerError
 from penstock.protocols import Queue
@@ -376,6 +376,12 @@ def test_threads_put_many_and_under_ids(
         assert queue.put("a", id="invoice-1") is True
         assert queue.put("a", timeout=1, deadline=60, id="invoice-1") is True
         assert queue.put_many([1, 2, 3, 4], timeout=0) == 3
+        queue.pause()
+        assert queue.is_paused
+        with pytest.raises(QueueEmptyError):
+            queue.get(timeout=0)
+        queue.resume()
+        assert not queue.is_paused
         with pytest.raises(BrokerError, match="pause_all"):  # the server is too old
             queue.pause_all()
     assert messages(nats_server, name) == 4

@@ -210,7 +210,7 @@ async def test_info_of_a_queue_that_does_not_run(make_queue: MakeQueue) -> None:
 async def test_a_queue_that_was_deleted_under_way(
     make_queue: MakeQueue, nats_server: NatsServer, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("penstock.brokers.nats.queue.publisher._NOBODY", 0.5)
+    monkeypatch.setattr("penstock.brokers.nats.queue.publisher._NO_RESPONDERS", 0.5)
     queue = make_queue()
     await queue.start()
     async with plain_client(nats_server.url) as client:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from nats.aio.msg import Msg
+from nats.errors import Error as NatsError
 from nats.js.api import Header
 
 from penstock.brokers.engine import Receiver
@@ -93,11 +94,18 @@ class PullConsumer:
         task.add_done_callback(self._sending.discard)
 
     async def _pull(self, number: str, count: int, expires: float) -> None:
-        async with self._subscribing:
-            if self._subscription is None:
-                self._inbox = self._connection.client.new_inbox()
-                subject = f"{self._inbox}.*"
-                self._subscription = await self._connection.subscribe(subject, self._on_message)
+        try:
+            async with self._subscribing:
+                if self._subscription is None:
+                    self._inbox = self._connection.client.new_inbox()
+                    subject = f"{self._inbox}.*"
+                    self._subscription = await self._connection.subscribe(subject, self._on_message)
+        except (NatsError, OSError) as error:
+            self._logger.debug("NATS: cannot subscribe: %s", error)
+            self._end(number, None, is_refusal=True)
+            return
+        if number not in self._pulls:  # it is not wanted any more
+            return
         request = {"batch": count, "expires": max(1, int(expires * 1e9))}
         if expires >= 2 * HEARTBEAT:  # or the server refuses
             request["idle_heartbeat"] = int(HEARTBEAT * 1e9)
@@ -122,7 +130,7 @@ class PullConsumer:
         self._end(number, left, is_refusal=status != _EXPIRED)
 
     def _end(self, number: str, left: str | None, *, is_refusal: bool = False) -> None:
-        """A pull has ended; ``left``: how many of its items will not come, if that was told."""
+        """A pull has ended; ``left``: how many of its items will not come, if that is known."""
         self._pulls.end(number, None if left is None else int(left))
         if is_refusal:
             asyncio.get_running_loop().call_later(_REFUSED, self._ask_soon)
@@ -144,7 +152,7 @@ class PullConsumer:
             self._ask_soon()
 
     def reconnected(self) -> None:
-        """The server that knew our pulls may be another one now: ask anew."""
+        """The server that knew our pulls may be another one now: ask again."""
         self._pulls.forget()
         self._ask_soon()
 
@@ -207,7 +215,7 @@ class PullRequests:
 
     def one_came(self) -> None:
         """An item came."""
-        # Of whichever pull: their sum is right if it is taken for the oldest one's.
+        # Of any of the pulls: their sum is right if it counts for the oldest one.
         self.asked = max(0, self.asked - 1)
         number = next(iter(self._pulls), None)
         if number is not None:
@@ -217,7 +225,7 @@ class PullRequests:
                 del self._pulls[number]
 
     def end(self, number: str, left: int | None) -> None:
-        """One is over; ``left``: how many of its items will not come, if that was told."""
+        """One is over; ``left``: how many of its items will not come, if the server says so."""
         pull = self._pulls.pop(number, None)
         if left is None:
             left = 0 if pull is None else pull.left

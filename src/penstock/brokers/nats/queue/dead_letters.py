@@ -100,7 +100,7 @@ class DeadLetterStore:
         """
         message, name = letter.message, self._streams.name
         headers = {key: value for key, value in message.headers.items() if key not in _OURS}
-        # Known again, if somebody else redrives at the same time.
+        # Known again, if another process redrives at the same time.
         headers[MESSAGE_ID] = f"redriven-{name}-{letter.number}"
         stored = await self._publisher.store(self._streams.subject, message.payload, headers)
         if stored is not Stored.FULL:
@@ -116,7 +116,7 @@ class DeadLetterStore:
                 )
             )
         except ApiError as error:
-            if str(error) != _NOT_THERE:  # or somebody else was faster
+            if str(error) != _NOT_THERE:  # or another process was faster
                 raise BrokerError(f"Cannot remove a dead letter: {error}") from error
 
 

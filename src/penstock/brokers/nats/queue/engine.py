@@ -22,7 +22,7 @@ _NAK: Final = b"-NAK"
 _TERM: Final = b"+TERM"
 _IN_PROGRESS: Final = b"+WPI"
 
-#: Looks at items that nobody gets, though workers wait, until that is looked into.
+#: How often items are seen that no worker gets, though workers wait, before the cause is searched.
 _SUSPICIOUS: Final = 3
 
 
@@ -133,7 +133,7 @@ class NatsEngine:
         try:
             await self.connection.request(delivery.handle, verdict)
         except NoReplyError:
-            await self.connection.is_alive()  # if not, connect anew
+            await self.connection.is_alive()  # if not, connect again
             raise
 
     async def term(self, delivery: Delivery) -> None:
@@ -148,7 +148,7 @@ class NatsEngine:
         await self.connection.send(delivery.handle, payload)
 
     async def extend(self, deliveries: Sequence[Delivery]) -> None:
-        """All these are in progress: ``ack_wait`` begins anew."""
+        """All these are in progress: ``ack_wait`` starts again."""
         for delivery in deliveries:
             await self.connection.send(delivery.handle, _IN_PROGRESS)
 

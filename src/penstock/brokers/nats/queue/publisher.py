@@ -38,8 +38,8 @@ _BEHIND: Final = Header.EXPECTED_LAST_MSG_ID.value
 #: Seconds for which it is tried to find out what became of a message. Half of the time for which
 #: the server remembers ids, so that no offer can come too late to be known again.
 DOUBT: Final = 60.0
-#: Seconds in which somebody must listen to the subject.
-_NOBODY: Final = 20.0
+#: Seconds in which there must be responders on the subject.
+_NO_RESPONDERS: Final = 20.0
 
 _rng = random.Random()  # noqa: S311 - spreads load, keeps no secret
 
@@ -69,7 +69,7 @@ class Publisher:
         also what they refused.
 
         Raises:
-            QueueUnknownError: nobody can say.
+            QueueUnknownError: it is not known whether it is stored.
             BrokerError: it is not stored, for another reason; the message says what to do.
         """
         loop = asyncio.get_running_loop()
@@ -103,7 +103,7 @@ class Publisher:
                     return Stored.FULL
                 return Stored.NEW if is_in_doubt else Stored.DUPLICATE
             waited = loop.time() - began
-            is_over = waited > DOUBT or (not is_in_doubt and waited > _NOBODY)
+            is_over = waited > DOUBT or (not is_in_doubt and waited > _NO_RESPONDERS)
             if self._connection.is_closed or is_over:
                 raise self._unanswered(headers, waited, reason, is_in_doubt)
             await asyncio.sleep(pause)
@@ -115,7 +115,7 @@ class Publisher:
         so what is refused has the server refuse all that follow.
 
         Raises:
-            QueueUnknownError: nobody can say of one; its ``accepted`` is how many are before it.
+            QueueUnknownError: it is not known of one; ``accepted`` is the number before it.
             BrokerError, CodecError: as :meth:`store`, of the first.
         """
         count = 0
@@ -133,7 +133,9 @@ class Publisher:
             for message, answer in zip(chain, answers, strict=True):
                 message.headers.pop(_BEHIND, None)
                 told = None if is_in_doubt else _told(answer)
-                if told == WRONG_LAST_ID:  # somebody else's message came between: once more
+                if (
+                    told == WRONG_LAST_ID
+                ):  # the message of another producer came between: send the rest again
                     break
                 if told is None:
                     # It may be stored, and so may those behind it: the server knows their ids.

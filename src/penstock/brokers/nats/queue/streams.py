@@ -37,7 +37,7 @@ CONSUMER: Final = "workers"
 _ELECTION = 20.0
 #: Nanoseconds in a second.
 NANO: Final = 1_000_000_000
-#: Until when a queue is paused that nobody resumes.
+#: Until when a queue is paused that is not resumed.
 _FOR_EVER: Final = "2200-01-01T00:00:00Z"
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,200}")
 
