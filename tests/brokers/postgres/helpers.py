@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from penstock.brokers.postgres.connections import Connections
+from penstock.brokers.postgres.connections import PostgresConnections
 from penstock.brokers.postgres.storage import SlotLease, SlotStorage, TakenItem
 from penstock.brokers.sql.rows import NewItem
 from penstock.brokers.sql.settings import SqlSettings
@@ -14,7 +14,7 @@ class Opened:
     """A queue, each of its calls in a transaction of its own."""
 
     def __init__(self, url: str, name: str, schema: str = "penstock") -> None:
-        self.connections = Connections(url, schema)
+        self.connections = PostgresConnections(url, schema)
         self.storage = SlotStorage(self.connections, schema, name)
 
     async def open(self, **settings: Any) -> None:

@@ -29,7 +29,7 @@ _CONNECT, _ANSWER = 10.0, 30.0
 AnyPool = AsyncConnectionPool[Any]
 
 
-class Connections:
+class PostgresConnections:
     """Statements for a database, from one event loop.
 
     Args:

@@ -15,7 +15,7 @@ from typing import Any, Final
 from penstock.brokers.engine import KeptMessage, Receiver, Stored
 from penstock.brokers.messages import Delivery, Message
 from penstock.brokers.postgres.batches import Batches
-from penstock.brokers.postgres.connections import AnyPool, Connections
+from penstock.brokers.postgres.connections import AnyPool, PostgresConnections
 from penstock.brokers.postgres.listener import ITEMS, ROOM, Listener, Notifier
 from penstock.brokers.postgres.problems import ConnectionBrokenError
 from penstock.brokers.postgres.storage import SlotLease, SlotStorage, TakenItem
@@ -65,7 +65,7 @@ class PostgresEngine:
         self._listens = listens
         self._figures = figures
         self._logger = logger
-        self._connections = Connections(target, schema)
+        self._connections = PostgresConnections(target, schema)
         self._storage = SlotStorage(self._connections, schema, name)
         self._puts = Batches(self._put_some, lambda item: len(item.data))
         self._ends = Batches(self._end_some)

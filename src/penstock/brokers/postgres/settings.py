@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from penstock._util import checks
 from penstock.brokers.postgres.connecting import check_dsn
-from penstock.brokers.postgres.connections import Connections
+from penstock.brokers.postgres.connections import PostgresConnections
 from penstock.brokers.postgres.schema import check_schema
 from penstock.brokers.postgres.storage import SlotStorage
 from penstock.brokers.sql.settings import SqlSettings
@@ -24,7 +24,7 @@ async def existing_settings(dsn: str, name: str, *, schema: str = "penstock") ->
             or from a newer penstock.
     """
     checks.label(name, "name")
-    connections = Connections(check_dsn(dsn), check_schema(schema))
+    connections = PostgresConnections(check_dsn(dsn), check_schema(schema))
     await connections.open()
     try:
         return await SlotStorage(connections, schema, name).settings()

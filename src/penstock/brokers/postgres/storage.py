@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from penstock.brokers.engine import Stored
 from penstock.brokers.postgres import problems
-from penstock.brokers.postgres.connections import Connections
+from penstock.brokers.postgres.connections import PostgresConnections
 from penstock.brokers.postgres.schema import channel_of, check_version
 from penstock.brokers.sql.rows import Counts, DeadRow, Kept, NewItem, headers_of
 from penstock.brokers.sql.settings import SqlSettings
@@ -47,7 +47,7 @@ class SlotStorage:
         name: that of the queue.
     """
 
-    def __init__(self, connections: Connections, schema: str, name: str) -> None:
+    def __init__(self, connections: PostgresConnections, schema: str, name: str) -> None:
         self._connections = connections
         self._schema = schema
         self._name = name
