@@ -215,10 +215,10 @@ class SlotStorage:
         return [row[0] for row in await self._rows(_PROCESSES, self._queue, key)]
 
     async def notify(self, *payloads: str) -> None:
-        """Tell whoever listens to the queue."""
+        """Tell whoever listens to the queue. That need not wait for the disk."""
         calls = ", ".join("pg_notify(%s, %s)" for _ in payloads)
         values = [value for payload in payloads for value in (self.channel, payload)]
-        await self._connections.execute(f"SELECT {calls}", values)
+        await self._connections.execute(f"SELECT {_NOT_DURABLE}, {calls}", values)
 
 
 def headers_text(headers: dict[str, str]) -> str:
@@ -226,6 +226,7 @@ def headers_text(headers: dict[str, str]) -> str:
     return json.dumps(headers) if headers else ""
 
 
+_NOT_DURABLE = "set_config('synchronous_commit', 'off', true)"
 _HAS_TABLE = "SELECT to_regclass(%s) IS NOT NULL"
 _VERSION = "SELECT max(version) FROM {schema}.schema_version"
 _SETTINGS = """
