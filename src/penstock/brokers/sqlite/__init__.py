@@ -12,8 +12,15 @@ the machine. Each is processed at least once. Whoever puts and whoever processes
 processes; for several machines there is :mod:`penstock.brokers.nats`.
 """
 
+from penstock.brokers.engine import BrokerProcess
 from penstock.brokers.sql.settings import SqlSettings
 from penstock.brokers.sqlite.queue import SqliteQueue, SqliteQueueInfo
 from penstock.brokers.sqlite.settings import existing_settings
 
-__all__ = ["SqlSettings", "SqliteQueue", "SqliteQueueInfo", "existing_settings"]
+__all__ = [
+    "BrokerProcess",
+    "SqlSettings",
+    "SqliteQueue",
+    "SqliteQueueInfo",
+    "existing_settings",
+]
