@@ -206,8 +206,8 @@ class WorkQueue(Lifecycle, FromConfig, WorkQueueBase[T], Consumable[T]):
         # In one comparison: they are the same if both are None, and only then.
         if deadline is not id:  # type: ignore[comparison-overlap]
             put: Any = self.queue.put  # not every kind of queue knows these
-            options = self._put_options(deadline, id)
-            accepted: bool = await put(item, timeout=timeout, **options)
+            options: dict[str, Any] = {} if deadline is None else {"deadline": deadline}
+            accepted: bool = await put(item, timeout=timeout, **self._with_id(options, id))
             return accepted
         if timeout is None:
             return await self.queue.put(item)

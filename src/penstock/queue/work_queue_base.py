@@ -153,23 +153,20 @@ class WorkQueueBase(Generic[T]):
         """Whether :meth:`pause` was called, and neither ``resume`` nor a stop or close since."""
         return bool(getattr(self.queue, "is_paused", False))
 
-    def _put_options(self, deadline: float | None, id: str | None) -> dict[str, Any]:
-        """What a put has more than most.
+    def _with_id(self, options: dict[str, Any], id: str | None) -> dict[str, Any]:
+        """The options of a put, with its id if it has one.
 
         Raises:
             TypeError: an id for a queue in this process.
         """
-        options: dict[str, Any] = {}
-        if deadline is not None:
-            options["deadline"] = deadline
-        if id is not None:
-            if isinstance(self.queue, InProcessQueue):
-                raise TypeError(
-                    f"id is for queues on a broker, and {checks.shown(self.queue)} is in this "
-                    f"process: it takes no id, got {checks.shown(id)}"
-                )
-            options["id"] = id
-        return options
+        if id is None:
+            return options
+        if isinstance(self.queue, InProcessQueue):
+            raise TypeError(
+                f"id is for queues on a broker, and {checks.shown(self.queue)} is in this process: "
+                f"it takes no id, got {checks.shown(id)}"
+            )
+        return {**options, "id": id}
 
     def pause(self) -> None:
         """Let no worker take an item until :meth:`resume`. Running calls continue.

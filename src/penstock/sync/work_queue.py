@@ -230,7 +230,8 @@ class WorkQueue(FromConfig, WorkQueueBase[T], BlockingConsumable[T]):
             TypeError: an ``id``, and the queue is in this process.
         """
         if id is not None:
-            return self._blocking.put(item, timeout, **self._put_options(deadline, id))
+            options = self._with_id({"deadline": deadline}, id)
+            return self._blocking.put(item, timeout, **options)
         return self._blocking.put(item, timeout, deadline=deadline)
 
     def put_nowait(self, item: T, *, deadline: float | None = None) -> None:
