@@ -44,7 +44,7 @@ NEXT_DUE: Final = "SELECT min(due) FROM penstock_items WHERE queue = :queue AND 
 # -- ids ----------------------------------------------------------------------------------------
 
 KNOWS_ID: Final = """
-SELECT 1 FROM penstock_ids WHERE queue = :queue AND id = :id AND put_at > :now - :dedupe
+SELECT 1 FROM penstock_ids WHERE queue = :queue AND id = :id
 """
 
 FORGET_IDS: Final = "DELETE FROM penstock_ids WHERE queue = :queue AND put_at <= :now - :dedupe"
