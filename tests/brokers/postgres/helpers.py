@@ -26,7 +26,8 @@ class Opened:
 
     async def put(self, *data: bytes, rank: float = 0, **more: Any) -> int:
         """Put items of these bytes; how many were accepted."""
-        return await self.storage.put_many([NewItem(one, rank=rank, **more) for one in data])
+        items = [NewItem(one, rank=rank, **more) for one in data]
+        return (await self.storage.put_many(items))[0]
 
     async def take(self, most: int = 1) -> list[TakenItem]:
         return (await self.storage.take(most))[0]

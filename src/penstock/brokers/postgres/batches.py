@@ -61,12 +61,20 @@ class Batches(Generic[X, R]):
     async def _run(self) -> None:
         try:
             while self._waiting:
+                await self._let_come()
                 await self._send_some(self._next())
         finally:
             self._task = None
             for _, future in self._waiting:  # only where the task was cancelled
                 future.cancel()
             self._waiting.clear()
+
+    async def _let_come(self) -> None:
+        """Those who were woken together come in one turn of the loop after the other."""
+        count = 0
+        while count < len(self._waiting) < _MOST:
+            count = len(self._waiting)
+            await asyncio.sleep(0)
 
     def _next(self) -> list[tuple[X, asyncio.Future[R]]]:
         some: list[tuple[X, asyncio.Future[R]]] = []

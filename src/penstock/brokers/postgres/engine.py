@@ -10,6 +10,7 @@ import socket
 import uuid
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Any, Final
 
 from penstock.brokers.engine import KeptMessage, Receiver, Stored
@@ -111,7 +112,7 @@ class PostgresEngine:
         except BaseException:
             await self._connections.close()
             raise
-        self._notifier = Notifier(self._storage.notify, self._key)
+        self._notifier = Notifier(partial(self._storage.notify, self._key))
         if self._listens:
             self._listener = Listener(
                 self._connections.connect, self._storage.channel, self._on_news
@@ -162,7 +163,9 @@ class PostgresEngine:
         except ConnectionBrokenError as error:
             raise self._unknown(error, message_id) from error
         if stored is Stored.NEW:
-            self._on_items()
+            self._look_soon()
+        elif stored is Stored.FULL:
+            self._listen(ROOM)
         return stored
 
     async def put_many(self, messages: Sequence[Message]) -> int:
@@ -176,15 +179,25 @@ class PostgresEngine:
                 break
             items.append(NewItem(message.payload, message.headers))
         try:
-            count = await self._storage.put_many(items)
+            count = await self._store(items)
         except ConnectionBrokenError as error:
             raise self._unknown(error) from error
         if count:
-            self._on_items()
+            self._look_soon()
+        else:
+            self._listen(ROOM)
+        return count
+
+    async def _store(self, items: Sequence[NewItem]) -> int:
+        count, was_idle = await self._storage.put_many(items)
+        # If items were ready, somebody was at work, and looks for more by itself. (If not: workers
+        # look once a second, too.)
+        if was_idle:
+            self._notifier.tell(ITEMS)
         return count
 
     async def _put_some(self, items: Sequence[NewItem]) -> list[Stored]:
-        count = await self._storage.put_many(items)
+        count = await self._store(items)
         return [Stored.NEW] * count + [Stored.FULL] * (len(items) - count)
 
     def _unknown(self, error: BrokerError, message_id: str | None = None) -> QueueUnknownError:
@@ -201,7 +214,12 @@ class PostgresEngine:
 
     def ask(self, wanted: int, seconds: float) -> None:
         """Look for items now, and whenever there is news, as long as any are wanted."""
+        self._listen(ITEMS)
         self._look_soon()
+
+    def _listen(self, what: str) -> None:
+        if self._listener is not None:
+            self._listener.listen(what)
 
     def _look_soon(self) -> None:
         """Look for items, if any are wanted; once more if a look is under way."""
@@ -247,13 +265,13 @@ class PostgresEngine:
             self._due.cancel()
             self._due = None
 
-    def _on_news(self, payload: str) -> None:
-        """Something was told, or was missed."""
-        if not self._is_open or (payload and self._notifier.is_own(payload)):
+    def _on_news(self, what: str, sender: str) -> None:
+        """Somebody told that there are items, or room."""
+        if not self._is_open or sender == self._key:
             return
-        if not payload.startswith(ITEMS):
+        if what == ROOM:
             self._receiver.on_room()
-        if not payload.startswith(ROOM):
+        else:
             self._look_soon()
 
     async def hush(self) -> None:

@@ -124,10 +124,11 @@ END $$;
 CREATE TRIGGER resize AFTER INSERT OR UPDATE OF maxsize ON {{schema}}.queues
     FOR EACH ROW EXECUTE FUNCTION {{schema}}.resize();
 
--- How many of these items found room: the first ones.
+-- How many of these items found room: the first ones. And whether no item was ready before.
 CREATE FUNCTION {{schema}}.put_many(
-    queue_ integer, data_ bytea[], headers_ text[], ranks double precision[]
-) RETURNS integer {_FOR_PRODUCERS} AS $$
+    queue_ integer, data_ bytea[], headers_ text[], ranks double precision[],
+    OUT stored integer, OUT was_idle boolean
+) {_FOR_PRODUCERS} AS $$
 DECLARE
     free integer[];
     numbers bigint[];
@@ -137,18 +138,21 @@ BEGIN
         WHERE queue = queue_ AND number IS NULL AND NOT is_extra
         ORDER BY slot LIMIT cardinality(data_) FOR UPDATE SKIP LOCKED
     );
-    IF cardinality(free) = 0 THEN
-        RETURN 0;
+    stored := cardinality(free);
+    IF stored = 0 THEN
+        RETURN;
     END IF;
+    was_idle := NOT EXISTS (
+        SELECT FROM {{schema}}.slots WHERE queue = queue_ AND number IS NOT NULL AND due IS NULL
+    );
     numbers := ARRAY(
-        SELECT nextval('{{schema}}.numbers') FROM generate_series(1, cardinality(free))
+        SELECT nextval('{{schema}}.numbers') FROM generate_series(1, stored)
     );
     UPDATE {{schema}}.slots SET
         number = numbers[k], rank = ranks[k], put_at = clock_timestamp(), deliveries = 0,
         headers = headers_[k], data = data_[k]
-    FROM generate_series(1, cardinality(free)) AS k
+    FROM generate_series(1, stored) AS k
     WHERE queue = queue_ AND slot = free[k];
-    RETURN cardinality(free);
 END $$;
 
 -- 'new', 'duplicate' or 'full'. Workers hear of it when the transaction commits.
@@ -173,8 +177,11 @@ BEGIN
             RETURN 'duplicate';
         END IF;
     END IF;
-    IF {{schema}}.put_many(queue_, ARRAY[data_], ARRAY[headers_], ARRAY[rank_]) = 1 THEN
-        PERFORM pg_notify('{{channel}}' || queue_, 'items');
+    IF (
+        SELECT stored
+        FROM {{schema}}.put_many(queue_, ARRAY[data_], ARRAY[headers_], ARRAY[rank_])
+    ) = 1 THEN
+        PERFORM pg_notify('{{channel}}' || queue_ || ':items', 'put');
         RETURN 'new';
     END IF;
     DELETE FROM {{schema}}.ids WHERE queue = queue_ AND id = id_;
@@ -348,8 +355,10 @@ BEGIN
     IF NOT FOUND THEN
         RETURN 'duplicate';
     END IF;
-    IF {{schema}}.put_many(
-        queue_, ARRAY[letter.data], ARRAY[letter.headers], ARRAY[letter.rank]
+    IF (
+        SELECT stored FROM {{schema}}.put_many(
+            queue_, ARRAY[letter.data], ARRAY[letter.headers], ARRAY[letter.rank]
+        )
     ) = 0 THEN
         RETURN 'full';
     END IF;

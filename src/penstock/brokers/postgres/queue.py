@@ -177,7 +177,13 @@ class PostgresQueue(SqlQueue[T]):
         """Offer an item; True when it is committed, False when the queue stayed full.
 
         Args:
-            item, timeout, deadline, id: as for :meth:`penstock.brokers.queue.BrokerQueue.put`.
+            item: what the codec can encode.
+            timeout: seconds to wait for room. ``None``: the queue's own timeout. ``0``: do not
+                wait. ``math.inf``: as long as it takes.
+            deadline: as in :meth:`penstock.BoundedQueue.put`.
+            id: when two puts have the same id, from any machine, within the ``dedupe`` seconds of
+                the queue, the first item is stored, and both puts return True. A refused put
+                leaves no id.
             connection: a ``psycopg.AsyncConnection`` of yours to the same database. The item is put
                 in its transaction: True, and it is accepted if you commit. Then ``timeout`` is 0
                 unless it is given, for your transaction is open while it waits. A rollback leaves

@@ -71,8 +71,8 @@ def check_schema(schema: Any) -> str:
 
 
 def channel_of(schema: str, queue: int | str = "") -> str:
-    """The channel of NOTIFY that a queue has."""
-    return f"{schema}:{queue}"
+    """What the channels of a queue for NOTIFY begin with; what happened is at their end."""
+    return f"{schema}:{queue}:" if queue else f"{schema}:"
 
 
 async def init(dsn: str, *, schema: str = "penstock") -> int:

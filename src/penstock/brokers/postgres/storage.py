@@ -120,16 +120,20 @@ class SlotStorage:
         headers = headers_text(item.headers)
         return Stored(await self._value(self._put, self._name, item.data, headers, item.id))
 
-    async def put_many(self, items: Sequence[NewItem]) -> int:
-        """Store the first of the items, as many as there is room for; return how many."""
-        count: int = await self._value(
+    async def put_many(self, items: Sequence[NewItem]) -> tuple[int, bool]:
+        """Store the first of the items, as many as there is room for.
+
+        Returns:
+            How many; and whether no item was ready before, so that workers may wait.
+        """
+        ((count, was_idle),) = await self._rows(
             self._put_many,
             self._queue,
             [item.data for item in items],
             [headers_text(item.headers) for item in items],
             [float(item.rank) for item in items],
         )
-        return count
+        return count, was_idle
 
     # -- handing out ----------------------------------------------------------------------------
 
@@ -214,10 +218,10 @@ class SlotStorage:
         """What the other processes noted that have it open."""
         return [row[0] for row in await self._rows(_PROCESSES, self._queue, key)]
 
-    async def notify(self, *payloads: str) -> None:
+    async def notify(self, sender: str, *what: str) -> None:
         """Tell whoever listens to the queue. That need not wait for the disk."""
-        calls = ", ".join("pg_notify(%s, %s)" for _ in payloads)
-        values = [value for payload in payloads for value in (self.channel, payload)]
+        calls = ", ".join("pg_notify(%s, %s)" for _ in what)
+        values = [value for one in what for value in (self.channel + one, sender)]
         await self._connections.execute(f"SELECT {_NOT_DURABLE}, {calls}", values)
 
 
