@@ -35,10 +35,12 @@ class PostgresConnections:
     Args:
         target: a connection string; or a pool, which stays its owner's.
         schema: for what errors say.
+        prepares: keep statements prepared in the server, where the connections are our own.
     """
 
-    def __init__(self, target: str | AnyPool, schema: str) -> None:
+    def __init__(self, target: str | AnyPool, schema: str, *, prepares: bool = False) -> None:
         self._target = target
+        self._prepares = prepares
         self._schema = schema
         self.where = (
             connecting.described(target) if isinstance(target, str) else "PostgreSQL (by its pool)"
@@ -66,7 +68,7 @@ class PostgresConnections:
             kwargs={
                 **connecting.with_defaults(self._target),
                 "autocommit": True,
-                "prepare_threshold": None,
+                "prepare_threshold": 5 if self._prepares else None,
             },
             min_size=1,
             max_size=_MOST,
@@ -117,7 +119,7 @@ class PostgresConnections:
             if was_manual:
                 await connection.set_autocommit(True)
             cursor = connection.cursor(binary=True)
-            await cursor.execute(query.encode(), values, prepare=False)
+            await cursor.execute(query.encode(), values)
             rows = cast("list[Row]", await cursor.fetchall()) if cursor.description else []
             if was_manual:
                 await connection.set_autocommit(False)

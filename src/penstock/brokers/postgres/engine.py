@@ -66,7 +66,7 @@ class PostgresEngine:
         self._listens = listens
         self._figures = figures
         self._logger = logger
-        self._connections = PostgresConnections(target, schema)
+        self._connections = PostgresConnections(target, schema, prepares=listens)
         self._storage = SlotStorage(self._connections, schema, name)
         self._puts = Batches(self._put_some, lambda item: len(item.data))
         self._ends = Batches(self._end_some)

@@ -19,10 +19,11 @@ from typing import Final
 
 # The planner knows little of tables that are empty at one time and full at another, and a plan is
 # kept for as long as the connection. (What is off only counts as expensive, and what is expensive
-# would be compiled first, which takes a second.)
+# would be compiled first, which takes a second.) For the same reason slots are looked up by ANY of
+# an array, and not by a join, which might read all of them.
 _PLANS = (
     "SET search_path = pg_catalog, pg_temp SET enable_seqscan = off SET enable_bitmapscan = off "
-    "SET enable_hashjoin = off SET enable_mergejoin = off SET jit = off"
+    "SET jit = off"
 )
 _FUNCTION = f"LANGUAGE plpgsql {_PLANS}"
 #: For whoever may call the function, without a right to the tables.
@@ -149,10 +150,10 @@ BEGIN
         SELECT nextval('{{schema}}.numbers') FROM generate_series(1, stored)
     );
     UPDATE {{schema}}.slots SET
-        number = numbers[k], rank = ranks[k], put_at = clock_timestamp(), deliveries = 0,
-        headers = headers_[k], data = data_[k]
-    FROM generate_series(1, stored) AS k
-    WHERE queue = queue_ AND slot = free[k];
+        number = numbers[array_position(free, slot)], rank = ranks[array_position(free, slot)],
+        headers = headers_[array_position(free, slot)], data = data_[array_position(free, slot)],
+        put_at = clock_timestamp(), deliveries = 0
+    WHERE queue = queue_ AND slot = ANY (free);
 END $$;
 
 -- 'new', 'duplicate' or 'full'. Workers hear of it when the transaction commits.
@@ -205,20 +206,21 @@ BEGIN
         RETURN;
     END IF;
     PERFORM set_config('synchronous_commit', 'off', true);
-    UPDATE {{schema}}.slots AS s SET due = NULL, lease = NULL FROM (
+    UPDATE {{schema}}.slots SET due = NULL, lease = NULL
+    WHERE queue = queue_ AND slot = ANY (ARRAY(
         SELECT slot FROM {{schema}}.slots WHERE queue = queue_ AND due <= now_
         ORDER BY due LIMIT 1000 FOR UPDATE SKIP LOCKED
-    ) AS over WHERE s.queue = queue_ AND s.slot = over.slot;
-    RETURN QUERY WITH ready AS MATERIALIZED (
-        SELECT slot FROM {{schema}}.slots
-        WHERE queue = queue_ AND number IS NOT NULL AND due IS NULL
-            -- once more: who sees an item that was put after a pause sees the pause
-            AND (SELECT NOT is_paused FROM {{schema}}.queues WHERE id = queue_)
-        ORDER BY rank, number LIMIT most FOR UPDATE SKIP LOCKED
-    ), taken AS (
+    ));
+    RETURN QUERY WITH taken AS (
         UPDATE {{schema}}.slots AS s SET
             due = until, deliveries = s.deliveries + 1, lease = s.deliveries + 1
-        FROM ready WHERE s.queue = queue_ AND s.slot = ready.slot
+        WHERE s.queue = queue_ AND s.slot = ANY (ARRAY(
+            SELECT slot FROM {{schema}}.slots
+            WHERE queue = queue_ AND number IS NOT NULL AND due IS NULL
+                -- once more: who sees an item that was put after a pause sees the pause
+                AND (SELECT NOT is_paused FROM {{schema}}.queues WHERE id = queue_)
+            ORDER BY rank, number LIMIT most FOR UPDATE SKIP LOCKED
+        ))
         RETURNING s.slot, s.number, s.lease, s.data, s.headers, s.put_at, s.rank
     )
     SELECT slot, number, lease, data, headers,
@@ -240,14 +242,14 @@ DECLARE
     count_ integer;
 BEGIN
     PERFORM set_config('synchronous_commit', 'off', true);
-    UPDATE {{schema}}.slots AS s SET due = clock_timestamp() + (
+    UPDATE {{schema}}.slots SET due = clock_timestamp() + (
         SELECT make_interval(secs => ack_wait) FROM {{schema}}.queues WHERE id = queue_
-    ) FROM (
-        SELECT held.slot FROM unnest(slots_, numbers, leases) AS given (slot, number, lease)
-        JOIN {{schema}}.slots AS held ON held.queue = queue_ AND held.slot = given.slot
-            AND held.number = given.number AND held.lease = given.lease
-        FOR UPDATE OF held SKIP LOCKED
-    ) AS mine WHERE s.queue = queue_ AND s.slot = mine.slot;
+    ) WHERE queue = queue_ AND slot = ANY (ARRAY(
+        SELECT slot FROM {{schema}}.slots
+        WHERE queue = queue_ AND slot = ANY (slots_)
+            AND lease = leases[array_position(numbers, number)]
+        FOR UPDATE SKIP LOCKED
+    ));
     GET DIAGNOSTICS count_ = ROW_COUNT;
     RETURN count_;
 END $$;
@@ -263,17 +265,14 @@ BEGIN
     was_full := NOT EXISTS (
         SELECT FROM {{schema}}.slots WHERE queue = queue_ AND number IS NULL AND NOT is_extra
     );
-    WITH ended AS MATERIALIZED (
-        SELECT held.slot FROM unnest(slots_, numbers) AS given (slot, number)
-        JOIN {{schema}}.slots AS held ON held.queue = queue_ AND held.slot = given.slot
-            AND held.number = given.number
-        ORDER BY held.slot FOR UPDATE OF held
-    ), changed AS (
-        UPDATE {{schema}}.slots AS s SET number = NULL, rank = NULL, put_at = NULL, due = NULL,
-            lease = NULL, deliveries = NULL, headers = NULL, data = NULL
-        FROM ended WHERE s.queue = queue_ AND s.slot = ended.slot RETURNING s.slot
-    )
-    SELECT array_agg(slot) INTO emptied FROM changed;
+    emptied := ARRAY(
+        SELECT slot FROM {{schema}}.slots
+        WHERE queue = queue_ AND slot = ANY (slots_) AND number = ANY (numbers)
+        ORDER BY slot FOR UPDATE
+    );
+    UPDATE {{schema}}.slots SET number = NULL, rank = NULL, put_at = NULL, due = NULL,
+        lease = NULL, deliveries = NULL, headers = NULL, data = NULL
+    WHERE queue = queue_ AND slot = ANY (emptied);
     IF EXISTS (SELECT FROM {{schema}}.slots WHERE queue = queue_ AND is_extra) THEN
         PERFORM {{schema}}.remove_extra(queue_, emptied);
     END IF;
@@ -308,16 +307,15 @@ CREATE FUNCTION {{schema}}.give_back(
 DECLARE
     count_ integer;
 BEGIN
-    WITH mine AS MATERIALIZED (
-        SELECT held.slot, given.delay
-        FROM unnest(slots_, numbers, leases, delays) AS given (slot, number, lease, delay)
-        JOIN {{schema}}.slots AS held ON held.queue = queue_ AND held.slot = given.slot
-            AND held.number = given.number AND held.lease = given.lease
-        ORDER BY held.slot FOR UPDATE OF held
-    )
-    UPDATE {{schema}}.slots AS s SET lease = NULL,
-        due = CASE WHEN delay > 0 THEN clock_timestamp() + make_interval(secs => delay) END
-    FROM mine WHERE s.queue = queue_ AND s.slot = mine.slot;
+    UPDATE {{schema}}.slots SET lease = NULL,
+        due = clock_timestamp()
+            + make_interval(secs => nullif(delays[array_position(numbers, number)], 0))
+    WHERE queue = queue_ AND slot = ANY (ARRAY(
+        SELECT slot FROM {{schema}}.slots
+        WHERE queue = queue_ AND slot = ANY (slots_)
+            AND lease = leases[array_position(numbers, number)]
+        ORDER BY slot FOR UPDATE
+    ));
     GET DIAGNOSTICS count_ = ROW_COUNT;
     RETURN count_;
 END $$;
