@@ -15,8 +15,15 @@ from typing import Any
 
 from penstock.brokers.engine import Stored
 from penstock.brokers.sql import statements as sql
-from penstock.brokers.sql.leases import new_lease
-from penstock.brokers.sql.rows import Counts, DeadRow, ItemLease, Kept, NewItem, StoredItem
+from penstock.brokers.sql.rows import (
+    Counts,
+    DeadRow,
+    ItemLease,
+    Kept,
+    NewItem,
+    StoredItem,
+    new_lease,
+)
 from penstock.brokers.sql.settings import SqlSettings
 from penstock.brokers.sqlite import schema
 
