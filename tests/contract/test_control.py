@@ -348,7 +348,11 @@ class TestClearOfAWorkQueue:
         await put_all(queue, 0, 1, 2)
         # A worker that has looked at an item, and found no room for it, is about to put it back.
         await until(
-            lambda: service.items == [0] and queue.limits.statistics().waiting and queue.size == 2
+            lambda: (
+                service.items == [0]
+                and queue.limits.statistics().waiting
+                and queue.unprocessed == [1, 2]
+            )
         )
         assert queue.clear() == [1, 2]
         await until(lambda: not queue.limits.statistics().waiting)
