@@ -17,9 +17,10 @@ from collections.abc import (
 )
 from contextlib import aclosing
 from functools import partial
-from typing import Any, Literal, TypeVar, overload
+from typing import Any, Generic, Literal, TypeVar, overload
 
 from penstock._util import checks
+from penstock._util.compat import Outcome
 from penstock._util.lifecycle import Lifecycle
 from penstock._util.progress import progress_bar
 from penstock._util.signals import LoopSignalHandlers, check_signals
@@ -52,7 +53,9 @@ R = TypeVar("R")
 _PAUSE = 0.1
 
 
-class WorkQueue(Lifecycle, FromConfig, WorkQueueBase[T], Consumable[T]):
+class WorkQueue(
+    Lifecycle, FromConfig, WorkQueueBase[T], Consumable[T], Generic[T, Outcome]
+):
     """A queue with workers, batches and results: process, batch_process, submit, map.
 
     Args:
@@ -75,6 +78,9 @@ class WorkQueue(Lifecycle, FromConfig, WorkQueueBase[T], Consumable[T]):
         policy: a :class:`penstock.Policy`, in place of limits, retry, breaker, deadline and
             attempt_timeout. Other queues and calls may share it.
         max_dead_letters: how many of the items that failed for good are kept, zero or more.
+
+    For type checkers: in ``WorkQueue[int, str]`` items are ints, and worker functions return strs,
+    as futures of ``submit`` then do. ``WorkQueue[int]`` leaves open what they return.
 
     With any of these, a worker function that raises ``RateLimitError(retry_after=...)`` holds up
     all workers for ``retry_after`` seconds.
@@ -256,7 +262,7 @@ class WorkQueue(Lifecycle, FromConfig, WorkQueueBase[T], Consumable[T]):
 
     async def process(
         self,
-        worker_func: WorkerFunc[T, Any],
+        worker_func: WorkerFunc[T, Outcome],
         num_workers: int | AdaptiveConcurrency | None = None,
         error_handler: ErrorHandler[T] | None = None,
     ) -> None:
@@ -468,7 +474,7 @@ class WorkQueue(Lifecycle, FromConfig, WorkQueueBase[T], Consumable[T]):
 
     async def submit(
         self, item: T, *, timeout: float | None = None, deadline: float | None = None
-    ) -> asyncio.Future[Any]:
+    ) -> asyncio.Future[Outcome]:
         """Put an item and return a future of what the worker function makes of it.
 
         Args:

@@ -16,10 +16,10 @@ from collections.abc import (
     Sequence,
 )
 from types import TracebackType
-from typing import Any, Literal, NoReturn, TypeVar, overload
+from typing import Any, Generic, Literal, NoReturn, TypeVar, overload
 
 from penstock._util import checks
-from penstock._util.compat import Self
+from penstock._util.compat import Outcome, Self
 from penstock._util.garbage import is_collecting
 from penstock._util.loop_thread import LoopThread
 from penstock._util.progress import progress_bar
@@ -65,7 +65,7 @@ def _and_then(items: Iterator[T], call: Callable[[], object]) -> Iterator[T]:
         call()
 
 
-class WorkQueue(FromConfig, WorkQueueBase[T], BlockingConsumable[T]):
+class WorkQueue(FromConfig, WorkQueueBase[T], BlockingConsumable[T], Generic[T, Outcome]):
     """A work queue for threads: the blocking face of :class:`penstock.WorkQueue`.
 
     Names, meanings, arguments and errors are the same; what differs is said here. Calls block the
@@ -263,7 +263,7 @@ class WorkQueue(FromConfig, WorkQueueBase[T], BlockingConsumable[T]):
 
     def process(
         self,
-        worker_func: WorkerFunc[T, Any],
+        worker_func: WorkerFunc[T, Outcome],
         num_workers: int | AdaptiveConcurrency | None = None,
         error_handler: ErrorHandler[T] | None = None,
     ) -> None:
@@ -409,7 +409,7 @@ class WorkQueue(FromConfig, WorkQueueBase[T], BlockingConsumable[T]):
 
     def submit(
         self, item: T, *, timeout: float | None = None, deadline: float | None = None
-    ) -> Result:
+    ) -> Result[Outcome]:
         """Put an item; return a ``concurrent.futures.Future`` of its result.
 
         That of an item that runs already cannot be cancelled, but by :meth:`cancel` if the worker
