@@ -53,9 +53,7 @@ R = TypeVar("R")
 _PAUSE = 0.1
 
 
-class WorkQueue(
-    Lifecycle, FromConfig, WorkQueueBase[T], Consumable[T], Generic[T, Outcome]
-):
+class WorkQueue(Lifecycle, FromConfig, WorkQueueBase[T], Consumable[T], Generic[T, Outcome]):
     """A queue with workers, batches and results: process, batch_process, submit, map.
 
     Args:

@@ -25,6 +25,7 @@ from penstock.limits.error_response import (
     seconds_to_wait,
     unwrapped,
 )
+from penstock.limits.mail import failure_of_mail
 from penstock.limits.refusals import Failure, failure_of_answer, failure_of_response, may_pass
 
 __all__ = [
@@ -89,6 +90,9 @@ def failure_of(error: BaseException | Failure) -> Failure:
     inner = unwrapped(error)
     if isinstance(inner, PenstockError):
         return _failure_of_ours(inner)
+    said_by_mail = failure_of_mail(inner)
+    if said_by_mail is not None:
+        return said_by_mail
     for response in responses(inner):
         failure = failure_of_response(response)
         if failure is not None:
