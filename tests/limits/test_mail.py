@@ -1,4 +1,4 @@
-"""What errors of mail servers say: SMTP's codes mean "later" from 400 on, and "never" from 500 on."""
+"""What errors of mail servers say: SMTP's codes mean "later" from 400 on, "never" from 500 on."""
 
 from __future__ import annotations
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from itertools import chain
 from typing import Any, TypeAlias
 
 from penstock._util import checks
@@ -90,14 +91,8 @@ def failure_of(error: BaseException | Failure) -> Failure:
     inner = unwrapped(error)
     if isinstance(inner, PenstockError):
         return _failure_of_ours(inner)
-    said_by_mail = failure_of_mail(inner)
-    if said_by_mail is not None:
-        return said_by_mail
-    for response in responses(inner):
-        failure = failure_of_response(response)
-        if failure is not None:
-            return failure
-    return Failure(
+    answers = chain([failure_of_mail(inner)], map(failure_of_response, responses(inner)))
+    return next((failure for failure in answers if failure is not None), None) or Failure(
         is_transient=is_broken(inner),
         is_permanent=isinstance(inner, _PERSISTENT),
         retry_after=seconds_to_wait(inner),
