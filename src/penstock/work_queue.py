@@ -22,7 +22,7 @@ from typing import Any, Generic, Literal, TypeVar, overload
 from penstock._util import checks
 from penstock._util.compat import Outcome
 from penstock._util.lifecycle import Lifecycle
-from penstock._util.progress import progress_bar
+from penstock._util.progress import progress_bar, show_progress
 from penstock._util.signals import LoopSignalHandlers, check_signals
 from penstock.errors import QueueClosedError, QueueStateError
 from penstock.from_config import FromConfig
@@ -503,6 +503,7 @@ class WorkQueue(Lifecycle, FromConfig, WorkQueueBase[T], Consumable[T], Generic[
         *,
         num_workers: int | AdaptiveConcurrency | None = None,
         ordered: bool = True,
+        progress: bool = False,
         return_exceptions: Literal[False] = False,
     ) -> AsyncGenerator[R, None]: ...
     @overload
@@ -513,6 +514,7 @@ class WorkQueue(Lifecycle, FromConfig, WorkQueueBase[T], Consumable[T], Generic[
         *,
         num_workers: int | AdaptiveConcurrency | None = None,
         ordered: bool = True,
+        progress: bool = False,
         return_exceptions: Literal[False] = False,
     ) -> AsyncGenerator[R, None]: ...
     @overload
@@ -523,6 +525,7 @@ class WorkQueue(Lifecycle, FromConfig, WorkQueueBase[T], Consumable[T], Generic[
         *,
         num_workers: int | AdaptiveConcurrency | None = None,
         ordered: bool = True,
+        progress: bool = False,
         return_exceptions: bool,
     ) -> AsyncGenerator[R | BaseException, None]: ...
     @overload
@@ -533,6 +536,7 @@ class WorkQueue(Lifecycle, FromConfig, WorkQueueBase[T], Consumable[T], Generic[
         *,
         num_workers: int | AdaptiveConcurrency | None = None,
         ordered: bool = True,
+        progress: bool = False,
         return_exceptions: bool,
     ) -> AsyncGenerator[R | BaseException, None]: ...
     def map(
@@ -542,6 +546,7 @@ class WorkQueue(Lifecycle, FromConfig, WorkQueueBase[T], Consumable[T], Generic[
         *,
         num_workers: int | AdaptiveConcurrency | None = None,
         ordered: bool = True,
+        progress: bool = False,
         return_exceptions: bool = False,
     ) -> AsyncGenerator[Any, None]:
         """Iterate over the results of ``worker_func`` on each item.
@@ -552,6 +557,7 @@ class WorkQueue(Lifecycle, FromConfig, WorkQueueBase[T], Consumable[T], Generic[
             num_workers: the most items in hand at once, as for :meth:`process`. On a queue that
                 has workers, and without a ``concurrency_limit``, as many as these by default.
             ordered: yield the results in the order of the items; with False, as they come.
+            progress: show a bar of the results on standard error, with ``penstock[progress]``.
             return_exceptions: yield the exceptions of ``worker_func``; with False the first one is
                 raised, and ends the iteration.
 
@@ -562,6 +568,7 @@ class WorkQueue(Lifecycle, FromConfig, WorkQueueBase[T], Consumable[T], Generic[
                 ``give_up_after``. No more items are read. With ``return_exceptions``, it comes
                 after the outcomes of what was accepted.
             ValueError, TypeError: at the call, for an argument that is not allowed.
+            ImportError: at the call, ``progress`` without the extra.
 
         Bounded at both ends: at most ``maxsize`` items plus one for each worker are read ahead of
         the results, so a slow reader of results slows down the reading of ``items``.
@@ -574,7 +581,8 @@ class WorkQueue(Lifecycle, FromConfig, WorkQueueBase[T], Consumable[T], Generic[
         """
         workers = self._check_job(items, worker_func, num_workers)
         queue = self._in_process(BoundedQueue, "map")
-        return self._map(queue, worker_func, items, workers, ordered, return_exceptions)
+        results = self._map(queue, worker_func, items, workers, ordered, return_exceptions)
+        return show_progress(results, items) if progress else results
 
     @overload
     def map_batches(
@@ -586,6 +594,7 @@ class WorkQueue(Lifecycle, FromConfig, WorkQueueBase[T], Consumable[T], Generic[
         max_wait: float = 0,
         num_workers: int | AdaptiveConcurrency | None = None,
         ordered: bool = True,
+        progress: bool = False,
         return_exceptions: Literal[False] = False,
         split: bool = True,
     ) -> AsyncGenerator[R, None]: ...
@@ -599,6 +608,7 @@ class WorkQueue(Lifecycle, FromConfig, WorkQueueBase[T], Consumable[T], Generic[
         max_wait: float = 0,
         num_workers: int | AdaptiveConcurrency | None = None,
         ordered: bool = True,
+        progress: bool = False,
         return_exceptions: Literal[False] = False,
         split: bool = True,
     ) -> AsyncGenerator[R, None]: ...
@@ -612,6 +622,7 @@ class WorkQueue(Lifecycle, FromConfig, WorkQueueBase[T], Consumable[T], Generic[
         max_wait: float = 0,
         num_workers: int | AdaptiveConcurrency | None = None,
         ordered: bool = True,
+        progress: bool = False,
         return_exceptions: bool,
         split: bool = True,
     ) -> AsyncGenerator[R | BaseException, None]: ...
@@ -625,6 +636,7 @@ class WorkQueue(Lifecycle, FromConfig, WorkQueueBase[T], Consumable[T], Generic[
         max_wait: float = 0,
         num_workers: int | AdaptiveConcurrency | None = None,
         ordered: bool = True,
+        progress: bool = False,
         return_exceptions: bool,
         split: bool = True,
     ) -> AsyncGenerator[R | BaseException, None]: ...
@@ -637,6 +649,7 @@ class WorkQueue(Lifecycle, FromConfig, WorkQueueBase[T], Consumable[T], Generic[
         max_wait: float = 0,
         num_workers: int | AdaptiveConcurrency | None = None,
         ordered: bool = True,
+        progress: bool = False,
         return_exceptions: bool = False,
         split: bool = True,
     ) -> AsyncGenerator[Any, None]:
@@ -658,7 +671,10 @@ class WorkQueue(Lifecycle, FromConfig, WorkQueueBase[T], Consumable[T], Generic[
         workers = self._check_job(items, worker_func, num_workers)
         queue = self._in_process(BoundedQueue, "map_batches")
         batching = self._batching(max_size, max_wait, split=split, needs_results=True)
-        return self._map(queue, worker_func, items, workers, ordered, return_exceptions, batching)
+        results = self._map(
+            queue, worker_func, items, workers, ordered, return_exceptions, batching
+        )
+        return show_progress(results, items) if progress else results
 
     async def _map(
         self,
