@@ -315,6 +315,8 @@ def test_metrics_are_called_that() -> None:
         r"|brokers)\b"
     )
     for page in PAGES:
+        if page.name == "upgrading.md":  # has the old names, too
+            continue
         told = set(re.findall(r"`(penstock\.[a-z_.]+)`", page.read_text(encoding="utf-8")))
         assert {name for name in told if not re.match(modules, name)} <= known, page
         assert not page.match("how-to/telemetry.md") or len(told & known) > 10
