@@ -67,9 +67,9 @@ def draw(picture: Picture) -> str:
     longest = max(float(cells[1]) for cells in table)
     room = WIDTH - LABELS - 140
     height = 50 + len(table) * (BAR + GAP)
+    font = 'font-family="sans-serif" font-size="13" role="img"'
     parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" '
-        'font-family="sans-serif" font-size="13" role="img">',
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" {font}>',
         f"<title>{escape(picture.title)}</title>",
         f'<rect width="{WIDTH}" height="{height}" rx="6" fill="#ffffff"/>',
         f'<text x="16" y="28" font-weight="bold" fill="#222222">{escape(picture.title)}</text>',
