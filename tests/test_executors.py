@@ -663,6 +663,4 @@ async def test_the_repr_of_an_executor_tells_its_state() -> None:
     await call
     await executor.shutdown()
     assert repr(executor) == "<AsyncExecutor shut down: calls: 0, at once: 2>"
-    assert (
-        repr(RateLimitedExecutor()) == "<RateLimitedExecutor open: calls: 0, at once: any number>"
-    )
+    assert repr(RateLimitedExecutor()).endswith("open: calls: 0, at once: any number>")
