@@ -193,7 +193,7 @@ def test_the_bar_of_a_map_of_threads(bars: list[Bar]) -> None:
     queue: sync.WorkQueue[int] = sync.WorkQueue()
     assert list(queue.map(str, range(3), progress=True)) == ["0", "1", "2"]
     doubled = queue.map_batches(lambda items: items * 2, [1], max_size=1, progress=True)
-    with closing(doubled), pytest.raises(TypeError, match="as many"):
+    with closing(doubled), pytest.raises(TypeError, match="one outcome for each item"):
         next(doubled)
     assert [(bar.total, bar.count, bar.closed) for bar in bars] == [(3, 3, True), (1, 0, True)]
 
