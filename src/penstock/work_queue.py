@@ -17,11 +17,12 @@ from collections.abc import (
 )
 from contextlib import aclosing
 from functools import partial
-from typing import Any, Literal, TypeVar, overload
+from typing import Any, Generic, Literal, TypeVar, overload
 
 from penstock._util import checks
+from penstock._util.compat import Outcome
 from penstock._util.lifecycle import Lifecycle
-from penstock._util.progress import progress_bar
+from penstock._util.progress import progress_bar, show_progress
 from penstock._util.signals import LoopSignalHandlers, check_signals
 from penstock.errors import QueueClosedError, QueueStateError
 from penstock.from_config import FromConfig
@@ -52,7 +53,7 @@ R = TypeVar("R")
 _PAUSE = 0.1
 
 
-class WorkQueue(Lifecycle, FromConfig, WorkQueueBase[T], Consumable[T]):
+class WorkQueue(Lifecycle, FromConfig, WorkQueueBase[T], Consumable[T], Generic[T, Outcome]):
     """A queue with workers, batches and results: process, batch_process, submit, map.
 
     Args:
@@ -77,6 +78,9 @@ class WorkQueue(Lifecycle, FromConfig, WorkQueueBase[T], Consumable[T]):
         policy: a :class:`penstock.Policy`, in place of limits, retry, breaker, deadline and
             attempt_timeout. Other queues and calls may share it.
         max_dead_letters: how many items that failed for good are kept, zero or more.
+
+    For type checkers: in ``WorkQueue[int, str]`` items are ints, and worker functions return strs.
+    So futures of ``submit`` give strs. ``WorkQueue[int]`` leaves open what functions return.
 
     With any of these, when a worker function raises ``RateLimitError(retry_after=...)``, all
     workers wait for ``retry_after`` seconds.
@@ -258,7 +262,7 @@ class WorkQueue(Lifecycle, FromConfig, WorkQueueBase[T], Consumable[T]):
 
     async def process(
         self,
-        worker_func: WorkerFunc[T, Any],
+        worker_func: WorkerFunc[T, Outcome],
         num_workers: int | AdaptiveConcurrency | None = None,
         error_handler: ErrorHandler[T] | None = None,
     ) -> None:
@@ -471,7 +475,7 @@ class WorkQueue(Lifecycle, FromConfig, WorkQueueBase[T], Consumable[T]):
 
     async def submit(
         self, item: T, *, timeout: float | None = None, deadline: float | None = None
-    ) -> asyncio.Future[Any]:
+    ) -> asyncio.Future[Outcome]:
         """Put an item and return a future of what the worker function makes of it.
 
         Args:
@@ -502,6 +506,7 @@ class WorkQueue(Lifecycle, FromConfig, WorkQueueBase[T], Consumable[T]):
         *,
         num_workers: int | AdaptiveConcurrency | None = None,
         ordered: bool = True,
+        progress: bool = False,
         return_exceptions: Literal[False] = False,
     ) -> AsyncGenerator[R, None]: ...
     @overload
@@ -512,6 +517,7 @@ class WorkQueue(Lifecycle, FromConfig, WorkQueueBase[T], Consumable[T]):
         *,
         num_workers: int | AdaptiveConcurrency | None = None,
         ordered: bool = True,
+        progress: bool = False,
         return_exceptions: Literal[False] = False,
     ) -> AsyncGenerator[R, None]: ...
     @overload
@@ -522,6 +528,7 @@ class WorkQueue(Lifecycle, FromConfig, WorkQueueBase[T], Consumable[T]):
         *,
         num_workers: int | AdaptiveConcurrency | None = None,
         ordered: bool = True,
+        progress: bool = False,
         return_exceptions: bool,
     ) -> AsyncGenerator[R | BaseException, None]: ...
     @overload
@@ -532,6 +539,7 @@ class WorkQueue(Lifecycle, FromConfig, WorkQueueBase[T], Consumable[T]):
         *,
         num_workers: int | AdaptiveConcurrency | None = None,
         ordered: bool = True,
+        progress: bool = False,
         return_exceptions: bool,
     ) -> AsyncGenerator[R | BaseException, None]: ...
     def map(
@@ -541,6 +549,7 @@ class WorkQueue(Lifecycle, FromConfig, WorkQueueBase[T], Consumable[T]):
         *,
         num_workers: int | AdaptiveConcurrency | None = None,
         ordered: bool = True,
+        progress: bool = False,
         return_exceptions: bool = False,
     ) -> AsyncGenerator[Any, None]:
         """Iterate over the results of ``worker_func`` on each item.
@@ -552,6 +561,7 @@ class WorkQueue(Lifecycle, FromConfig, WorkQueueBase[T], Consumable[T]):
                 default, on a queue that has workers and no ``concurrency_limit``, the number of
                 these workers.
             ordered: yield the results in the order of the items; with False, when they are ready.
+            progress: show a bar of the results on standard error, with ``penstock[progress]``.
             return_exceptions: yield the exceptions of ``worker_func``; with False the first one is
                 raised, and ends the iteration.
 
@@ -562,6 +572,7 @@ class WorkQueue(Lifecycle, FromConfig, WorkQueueBase[T], Consumable[T]):
                 the retry policy. No more items are read. With ``return_exceptions``, it comes
                 after the results of the accepted items.
             ValueError, TypeError: at the call, for an argument that is not allowed.
+            ImportError: at the call, ``progress`` without the extra.
 
         At most ``maxsize`` items plus one for each worker are read before their results are taken.
         So if results are read slowly, ``items`` are read slowly too.
@@ -574,7 +585,8 @@ class WorkQueue(Lifecycle, FromConfig, WorkQueueBase[T], Consumable[T]):
         """
         workers = self._check_job(items, worker_func, num_workers)
         queue = self._in_process(BoundedQueue, "map")
-        return self._map(queue, worker_func, items, workers, ordered, return_exceptions)
+        results = self._map(queue, worker_func, items, workers, ordered, return_exceptions)
+        return show_progress(results, items) if progress else results
 
     @overload
     def map_batches(
@@ -586,6 +598,7 @@ class WorkQueue(Lifecycle, FromConfig, WorkQueueBase[T], Consumable[T]):
         max_wait: float = 0,
         num_workers: int | AdaptiveConcurrency | None = None,
         ordered: bool = True,
+        progress: bool = False,
         return_exceptions: Literal[False] = False,
         split: bool = True,
     ) -> AsyncGenerator[R, None]: ...
@@ -599,6 +612,7 @@ class WorkQueue(Lifecycle, FromConfig, WorkQueueBase[T], Consumable[T]):
         max_wait: float = 0,
         num_workers: int | AdaptiveConcurrency | None = None,
         ordered: bool = True,
+        progress: bool = False,
         return_exceptions: Literal[False] = False,
         split: bool = True,
     ) -> AsyncGenerator[R, None]: ...
@@ -612,6 +626,7 @@ class WorkQueue(Lifecycle, FromConfig, WorkQueueBase[T], Consumable[T]):
         max_wait: float = 0,
         num_workers: int | AdaptiveConcurrency | None = None,
         ordered: bool = True,
+        progress: bool = False,
         return_exceptions: bool,
         split: bool = True,
     ) -> AsyncGenerator[R | BaseException, None]: ...
@@ -625,6 +640,7 @@ class WorkQueue(Lifecycle, FromConfig, WorkQueueBase[T], Consumable[T]):
         max_wait: float = 0,
         num_workers: int | AdaptiveConcurrency | None = None,
         ordered: bool = True,
+        progress: bool = False,
         return_exceptions: bool,
         split: bool = True,
     ) -> AsyncGenerator[R | BaseException, None]: ...
@@ -637,6 +653,7 @@ class WorkQueue(Lifecycle, FromConfig, WorkQueueBase[T], Consumable[T]):
         max_wait: float = 0,
         num_workers: int | AdaptiveConcurrency | None = None,
         ordered: bool = True,
+        progress: bool = False,
         return_exceptions: bool = False,
         split: bool = True,
     ) -> AsyncGenerator[Any, None]:
@@ -657,7 +674,10 @@ class WorkQueue(Lifecycle, FromConfig, WorkQueueBase[T], Consumable[T]):
         workers = self._check_job(items, worker_func, num_workers)
         queue = self._in_process(BoundedQueue, "map_batches")
         batching = self._batching(max_size, max_wait, split=split, needs_results=True)
-        return self._map(queue, worker_func, items, workers, ordered, return_exceptions, batching)
+        results = self._map(
+            queue, worker_func, items, workers, ordered, return_exceptions, batching
+        )
+        return show_progress(results, items) if progress else results
 
     async def _map(
         self,

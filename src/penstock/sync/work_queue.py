@@ -16,13 +16,13 @@ from collections.abc import (
     Sequence,
 )
 from types import TracebackType
-from typing import Any, Literal, NoReturn, TypeVar, overload
+from typing import Any, Generic, Literal, NoReturn, TypeVar, overload
 
 from penstock._util import checks
-from penstock._util.compat import Self
+from penstock._util.compat import Outcome, Self
 from penstock._util.garbage import is_collecting
 from penstock._util.loop_thread import LoopThread
-from penstock._util.progress import progress_bar
+from penstock._util.progress import progress_bar, show_progress_blocking
 from penstock._util.signals import ThreadSignalHandlers, check_signals
 from penstock.errors import QueueClosedError, QueueStateError
 from penstock.from_config import FromConfig
@@ -65,7 +65,7 @@ def _and_then(items: Iterator[T], call: Callable[[], object]) -> Iterator[T]:
         call()
 
 
-class WorkQueue(FromConfig, WorkQueueBase[T], BlockingConsumable[T]):
+class WorkQueue(FromConfig, WorkQueueBase[T], BlockingConsumable[T], Generic[T, Outcome]):
     """A work queue for threads: the blocking face of :class:`penstock.WorkQueue`.
 
     Names, meanings, arguments and errors are the same; the differences are described here. Calls
@@ -263,7 +263,7 @@ class WorkQueue(FromConfig, WorkQueueBase[T], BlockingConsumable[T]):
 
     def process(
         self,
-        worker_func: WorkerFunc[T, Any],
+        worker_func: WorkerFunc[T, Outcome],
         num_workers: int | AdaptiveConcurrency | None = None,
         error_handler: ErrorHandler[T] | None = None,
     ) -> None:
@@ -409,7 +409,7 @@ class WorkQueue(FromConfig, WorkQueueBase[T], BlockingConsumable[T]):
 
     def submit(
         self, item: T, *, timeout: float | None = None, deadline: float | None = None
-    ) -> Result:
+    ) -> Result[Outcome]:
         """Put an item; return a ``concurrent.futures.Future`` of its result.
 
         The future of a running item cannot be cancelled, except with :meth:`cancel` if the worker
@@ -428,6 +428,7 @@ class WorkQueue(FromConfig, WorkQueueBase[T], BlockingConsumable[T]):
         *,
         num_workers: int | AdaptiveConcurrency | None = None,
         ordered: bool = True,
+        progress: bool = False,
         return_exceptions: Literal[False] = False,
     ) -> Generator[R, None, None]: ...
     @overload
@@ -438,6 +439,7 @@ class WorkQueue(FromConfig, WorkQueueBase[T], BlockingConsumable[T]):
         *,
         num_workers: int | AdaptiveConcurrency | None = None,
         ordered: bool = True,
+        progress: bool = False,
         return_exceptions: Literal[False] = False,
     ) -> Generator[R, None, None]: ...
     @overload
@@ -448,6 +450,7 @@ class WorkQueue(FromConfig, WorkQueueBase[T], BlockingConsumable[T]):
         *,
         num_workers: int | AdaptiveConcurrency | None = None,
         ordered: bool = True,
+        progress: bool = False,
         return_exceptions: bool,
     ) -> Generator[R | BaseException, None, None]: ...
     @overload
@@ -458,6 +461,7 @@ class WorkQueue(FromConfig, WorkQueueBase[T], BlockingConsumable[T]):
         *,
         num_workers: int | AdaptiveConcurrency | None = None,
         ordered: bool = True,
+        progress: bool = False,
         return_exceptions: bool,
     ) -> Generator[R | BaseException, None, None]: ...
     def map(
@@ -467,6 +471,7 @@ class WorkQueue(FromConfig, WorkQueueBase[T], BlockingConsumable[T]):
         *,
         num_workers: int | AdaptiveConcurrency | None = None,
         ordered: bool = True,
+        progress: bool = False,
         return_exceptions: bool = False,
     ) -> Generator[Any, None, None]:
         """Iterate over results, as :meth:`penstock.WorkQueue.map` does.
@@ -478,7 +483,8 @@ class WorkQueue(FromConfig, WorkQueueBase[T], BlockingConsumable[T]):
         """
         workers = self._check_blocking_job(items, worker_func, num_workers)
         queue: BlockingQueue[T] = self._in_process(BlockingQueue, "map")
-        return self._map(queue, worker_func, items, workers, ordered, return_exceptions)
+        results = self._map(queue, worker_func, items, workers, ordered, return_exceptions)
+        return show_progress_blocking(results, items) if progress else results
 
     @overload
     def map_batches(
@@ -490,6 +496,7 @@ class WorkQueue(FromConfig, WorkQueueBase[T], BlockingConsumable[T]):
         max_wait: float = 0,
         num_workers: int | AdaptiveConcurrency | None = None,
         ordered: bool = True,
+        progress: bool = False,
         return_exceptions: Literal[False] = False,
         split: bool = True,
     ) -> Generator[R, None, None]: ...
@@ -503,6 +510,7 @@ class WorkQueue(FromConfig, WorkQueueBase[T], BlockingConsumable[T]):
         max_wait: float = 0,
         num_workers: int | AdaptiveConcurrency | None = None,
         ordered: bool = True,
+        progress: bool = False,
         return_exceptions: Literal[False] = False,
         split: bool = True,
     ) -> Generator[R, None, None]: ...
@@ -516,6 +524,7 @@ class WorkQueue(FromConfig, WorkQueueBase[T], BlockingConsumable[T]):
         max_wait: float = 0,
         num_workers: int | AdaptiveConcurrency | None = None,
         ordered: bool = True,
+        progress: bool = False,
         return_exceptions: bool,
         split: bool = True,
     ) -> Generator[R | BaseException, None, None]: ...
@@ -529,6 +538,7 @@ class WorkQueue(FromConfig, WorkQueueBase[T], BlockingConsumable[T]):
         max_wait: float = 0,
         num_workers: int | AdaptiveConcurrency | None = None,
         ordered: bool = True,
+        progress: bool = False,
         return_exceptions: bool,
         split: bool = True,
     ) -> Generator[R | BaseException, None, None]: ...
@@ -541,6 +551,7 @@ class WorkQueue(FromConfig, WorkQueueBase[T], BlockingConsumable[T]):
         max_wait: float = 0,
         num_workers: int | AdaptiveConcurrency | None = None,
         ordered: bool = True,
+        progress: bool = False,
         return_exceptions: bool = False,
         split: bool = True,
     ) -> Generator[Any, None, None]:
@@ -551,7 +562,10 @@ class WorkQueue(FromConfig, WorkQueueBase[T], BlockingConsumable[T]):
         workers = self._check_blocking_job(items, worker_func, num_workers)
         queue: BlockingQueue[T] = self._in_process(BlockingQueue, "map_batches")
         batching = self._batching(max_size, max_wait, split=split, needs_results=True)
-        return self._map(queue, worker_func, items, workers, ordered, return_exceptions, batching)
+        results = self._map(
+            queue, worker_func, items, workers, ordered, return_exceptions, batching
+        )
+        return show_progress_blocking(results, items) if progress else results
 
     def _map(
         self,
