@@ -53,6 +53,13 @@ def test_jaeger_draws_processing_below_the_put(servers: Servers, outcome: Outcom
     assert (first["traceID"], first["spanID"]) == (trace_id, spans["put orders"]["spanID"])
 
 
+def test_jaeger_warns_of_no_clock(servers: Servers, outcome: Outcome) -> None:
+    """An item is processed after its put has ended, and that is not the clock's fault."""
+    spans = [span for trace in servers.jaeger.all_as_drawn(SERVICE) for span in trace["spans"]]
+    assert len(spans) == len(outcome.traces.spans)
+    assert [span["warnings"] for span in spans if span["warnings"]] == []
+
+
 def test_with_relation_link_processing_is_a_trace_of_its_own(outcome: Outcome) -> None:
     done = outcome.traces.named("process mails")
     assert [span for span in done if span.failed]
