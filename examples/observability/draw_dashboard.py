@@ -30,7 +30,7 @@ DASHBOARD = Path(__file__).parent / "grafana" / "dashboards" / "penstock-queues.
 #: How the units of Grafana are written on an axis.
 UNITS = {"percentunit": PercentFormatter(1), "s": EngFormatter("s")}
 #: Inches; that of a row is a unit of Grafana's grid.
-WIDTH, ROW = 18, 0.6
+WIDTH, ROW = 18, 0.52
 COLOURS = mpl.colormaps["tab20"].colors  # type: ignore[attr-defined]
 
 
@@ -83,7 +83,7 @@ def draw(dashboard: dict[str, Any], data: Prometheus) -> Figure:
         # A part of the figure, with room for the title, the numbers at the axes, and the legend.
         x, y = place["x"] / 24, 1 - (place["y"] + place["h"]) / rows
         width, height = place["w"] / 24, place["h"] / rows
-        box = (x + 0.037, y + 0.42 * height, width - 0.08, 0.39 * height)
+        box = (x + 0.037, y + 0.35 * height, width - 0.08, 0.45 * height)
         axes = figure.add_axes(box)
         axes.set_xlim(0, data.minutes)
         question = panel["description"].partition("?")[0] + "?"
@@ -129,13 +129,14 @@ def draw_panel(axes: Axes, panel: dict[str, Any], data: Prometheus) -> None:
     named = [line for line in lines if not str(line.get_label()).startswith("_")]
     # As in Grafana: below the lines, and the largest first.
     named.sort(key=_last, reverse=True)
+    longest = max((len(str(line.get_label())) for line in named), default=0)
     axes.legend(
         handles=named,
         fontsize=8,
         loc="upper left",
-        bbox_to_anchor=(-0.08, -0.11),
+        bbox_to_anchor=(-0.08, -0.1),
         frameon=False,
-        ncols=3,
+        ncols=max(1, min(4, 84 // (longest + 8))),
         columnspacing=1,
         handlelength=1.4,
     )

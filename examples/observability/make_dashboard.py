@@ -125,8 +125,8 @@ def panel(title: str, question: str, unit: str, width: int) -> Panel:
 def top(expression: str, count: int = 12) -> str:
     """The largest series only: with a dozen queues more than that cannot be read.
 
-    By the most that each was in all of the time that is shown: "topk" by itself chooses anew at each
-    moment, and in the end there would be lines of all.
+    By the most that each was in all of the time that is shown: "topk" by itself chooses anew at
+    each moment, and in the end there would be lines of all.
     """
     return f"({expression}) and topk({count}, max_over_time(({expression})[$__range:] @ end()))"
 
@@ -224,7 +224,8 @@ def workers() -> Panel:
         panel(
             "What workers do",
             "Which share of the workers is busy, and which share waits for a limit (dashed)? All"
-            " busy: they are the bottleneck, or they hang. Neither: there is nothing to do.",
+            " busy: they are the bottleneck, or they hang. Neither: there is nothing to do, or the"
+            " queue is paused.",
             "percentunit",
             8,
         )
