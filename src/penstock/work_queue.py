@@ -38,6 +38,7 @@ from penstock.policies.policy import Policy
 from penstock.protocols import Queue
 from penstock.queue.bounded import BoundedQueue, QueueStatus
 from penstock.queue.jobs import BatchResult, RunningJob, check_outage
+from penstock.queue.orders import Order
 from penstock.queue.results import ResultStream, each, outcome_of
 from penstock.queue.stream import Consumable
 from penstock.queue.work_queue_base import WorkQueueBase
@@ -75,6 +76,9 @@ class WorkQueue(Lifecycle, FromConfig, WorkQueueBase[T], Consumable[T]):
         policy: a :class:`penstock.Policy`, in place of limits, retry, breaker, deadline and
             attempt_timeout. Other queues and calls may share it.
         max_dead_letters: how many of the items that failed for good are kept, zero or more.
+        order: which item is next: a :class:`penstock.Priorities`, by the ``priority`` of its put,
+            or a :class:`penstock.FairShares`, each key its turn. ``None``: first come, first
+            served.
 
     With any of these, a worker function that raises ``RateLimitError(retry_after=...)`` holds up
     all workers for ``retry_after`` seconds.
@@ -103,6 +107,7 @@ class WorkQueue(Lifecycle, FromConfig, WorkQueueBase[T], Consumable[T]):
         policy: Policy | None = None,
         max_dead_letters: int = MAX_DEAD_LETTERS,
         telemetry: ObserverProvider | None = None,
+        order: Order | None = None,
     ) -> None:
         settings: dict[str, Any] = {
             "maxsize": maxsize,
@@ -117,6 +122,7 @@ class WorkQueue(Lifecycle, FromConfig, WorkQueueBase[T], Consumable[T]):
             "attempt_timeout": attempt_timeout,
             "policy": policy,
             "max_dead_letters": max_dead_letters,
+            "order": order,
         }
         self.queue: Queue[T]
         if self._set_up(concurrency_limit, queue, settings):
@@ -173,7 +179,12 @@ class WorkQueue(Lifecycle, FromConfig, WorkQueueBase[T], Consumable[T]):
             self._restore_signals_if_stopped()
 
     async def put(
-        self, item: T, timeout: float | None = None, *, deadline: float | None = None
+        self,
+        item: T,
+        timeout: float | None = None,
+        *,
+        priority: float = 0,
+        deadline: float | None = None,
     ) -> bool:
         """Offer an item; True when it is accepted, False when the queue stayed full.
 
@@ -181,6 +192,7 @@ class WorkQueue(Lifecycle, FromConfig, WorkQueueBase[T], Consumable[T]):
             item: anything.
             timeout: seconds to wait for room. ``None``: the queue's own, 0.1 unless given. ``0``:
                 do not wait. ``math.inf``: as long as it takes.
+            priority: a number, lower is sooner, for a queue with ``order=Priorities()``.
             deadline: seconds from now in which the item is to be done.
 
         Raises:
@@ -188,36 +200,43 @@ class WorkQueue(Lifecycle, FromConfig, WorkQueueBase[T], Consumable[T]):
                 closed.
             ValueError: ``timeout`` or ``deadline`` is negative, NaN or no number; or a limit can
                 never let the item pass.
+            TypeError: ``priority`` is no number, or the queue's order takes none; a queue on a
+                broker has no order.
+            Exception: what a function of the queue's order raised; the item is not in the queue.
 
         True: the item will be handled or handed back, exactly once. False: it is not accepted and
         never will be, so look at it. A put that is cancelled leaves nothing behind. All of it:
         :meth:`penstock.BoundedQueue.put`.
         """
-        if deadline is not None:
-            put: Any = self.queue.put  # not every kind of queue knows deadlines
-            accepted: bool = await put(item, timeout=timeout, deadline=deadline)
+        if deadline is not None or priority:
+            put: Any = self.queue.put  # not every kind of queue knows these
+            options = self._put_options(priority, deadline)
+            accepted: bool = await put(item, timeout=timeout, **options)
             return accepted
         if timeout is None:
             return await self.queue.put(item)
         return await self.queue.put(item, timeout=timeout)
 
-    async def put_many(self, items: Collection[T], timeout: float | None = None) -> int:
+    async def put_many(
+        self, items: Collection[T], timeout: float | None = None, *, priority: float = 0
+    ) -> int:
         """Put ``items`` in their order; return how many were accepted, from the front.
 
         Args:
             items: a list or another collection. An iterator is refused: what it gave away and was
                 not accepted would be lost.
             timeout: seconds to wait for room, all items together, as for :meth:`put`.
+            priority: that of all of them, as for :meth:`put`.
 
         Raises:
             QueueStateError, ValueError: as :meth:`put`, about the first item. If some were accepted
                 before, their number is returned, and the next call with the rest raises.
-            TypeError: ``items`` is no collection, or the queue is on a broker.
+            TypeError: ``items`` is no collection, or the queue is on a broker; or as :meth:`put`.
 
         ``items[count:]`` were not accepted. If it is cancelled, what was accepted until then stays.
         """
         queue: Any = self._with("put_many", "put_many()")
-        count: int = await queue.put_many(items, timeout)
+        count: int = await queue.put_many(items, timeout, **self._put_options(priority))
         return count
 
     async def get(self, timeout: float | None = None) -> T:
@@ -467,12 +486,17 @@ class WorkQueue(Lifecycle, FromConfig, WorkQueueBase[T], Consumable[T]):
         return count
 
     async def submit(
-        self, item: T, *, timeout: float | None = None, deadline: float | None = None
+        self,
+        item: T,
+        *,
+        timeout: float | None = None,
+        priority: float = 0,
+        deadline: float | None = None,
     ) -> asyncio.Future[Any]:
         """Put an item and return a future of what the worker function makes of it.
 
         Args:
-            item, timeout, deadline: as for :meth:`put`.
+            item, timeout, priority, deadline: as for :meth:`put`.
 
         Returns:
             A future of the result, or of what the item failed with after its last attempt. The
@@ -483,12 +507,12 @@ class WorkQueue(Lifecycle, FromConfig, WorkQueueBase[T], Consumable[T]):
         Raises:
             QueueFullError: there was no room in time.
             QueueStateError, ValueError: as for :meth:`put`.
-            TypeError: the queue is not one in this process.
+            TypeError: the queue is not one in this process; or as for :meth:`put`.
 
         All of it: :meth:`penstock.BoundedQueue.submit`.
         """
         return await self._in_process(BoundedQueue, "submit").submit(
-            item, timeout=timeout, deadline=deadline
+            item, timeout=timeout, priority=priority, deadline=deadline
         )
 
     @overload

@@ -193,7 +193,13 @@ class BatchBuffer(BatchStore[T], Buffer[T]):
     #: By which those are counted that a batch has done.
     counters: Any
 
-    def offer(self, item: T, ticket: Ticket | None = None, context: Context | None = None) -> bool:
+    def offer(
+        self,
+        item: T,
+        ticket: Ticket | None = None,
+        context: Context | None = None,
+        priority: float = 0,
+    ) -> bool:
         """As any buffer; but a worker is woken only when there is a batch."""
         size = len(self.entries) + 1
         batching = None if self.standing is None else self.standing.batching

@@ -56,7 +56,11 @@ class EntryBuffer(Protocol[T]):
     def take_back(self, entries: Iterable[Entry[T]]) -> list[Entry[T]]: ...
     def set_paused(self, is_paused: bool) -> bool: ...
     def offer(
-        self, item: T, ticket: Ticket | None = None, context: Context | None = None
+        self,
+        item: T,
+        ticket: Ticket | None = None,
+        context: Context | None = None,
+        priority: float = 0,
     ) -> bool: ...
     async def wait_for_room(
         self,

@@ -14,7 +14,8 @@ from collections import deque
 from collections.abc import Callable, Collection
 from contextlib import AbstractContextManager, nullcontext
 from contextvars import Context
-from typing import TypeVar
+from functools import partial
+from typing import Any, TypeVar
 
 from penstock._util import checks
 from penstock.errors import QueueClosedError, QueueEmptyError, QueueStateError
@@ -36,6 +37,7 @@ from penstock.queue.holder import Holder
 from penstock.queue.key_hold import KeyHold
 from penstock.queue.lifecycle import is_cancelled
 from penstock.queue.limit_hold import LimitHold
+from penstock.queue.orders import Order, Priorities, checked_order, checked_priority
 from penstock.queue.status import QueueStatistics, QueueStatus
 from penstock.workers.calls import AsyncCall
 from penstock.workers.inside import Caller
@@ -64,8 +66,10 @@ class InProcessQueue(QueueControl[T]):
         telemetry: ObserverProvider | None,
         policy: Policy | None,
         max_dead_letters: int,
+        order: Order | None,
     ) -> None:
         super().__init__(maxsize, timeout, logger, name)
+        self._order = checked_order(order)
         self._buffer, self._counters, self._pool = self._make_parts()
         self._observe(telemetry, self._counters.totals, self._buffer)
         self._log_failures()
@@ -180,6 +184,7 @@ class InProcessQueue(QueueControl[T]):
             accepted = is_hopeless = False
             try:
                 ticket = self._new_ticket(letter.item, None)
+                ticket.priority = letter.priority
                 accepted = await self._put_with(ticket, letter.item, limit, letter.origin)
             except (ValueError, TypeError) as error:  # no limit can ever let it pass: the next one
                 is_hopeless = True
@@ -203,9 +208,12 @@ class InProcessQueue(QueueControl[T]):
         future: AnyFuture | None = None,
         call: AsyncCall[T] | None = None,
         job: Job[T] | None = None,
+        priority: float = 0,
     ) -> bool:
         """Put an item that has more to it than item and context: a ticket."""
         ticket = self._new_ticket(item, deadline)
+        if priority:
+            ticket.priority = self._checked_priority(priority)
         if future is not None:
             ticket.future, ticket.call = future, call
         if job is not None:
@@ -223,6 +231,23 @@ class InProcessQueue(QueueControl[T]):
             scope.policy.prepare(ticket, item, deadline)
         return ticket
 
+    def _checked_priority(self, priority: Any) -> float:
+        """``priority``, if the queue's order takes one.
+
+        Raises:
+            TypeError, ValueError: it does not; or the priority is no number, or NaN.
+        """
+        order = self._order
+        priorities = order if isinstance(order, Priorities) or order is None else order.within
+        if priorities is None or priorities.key is not None:
+            cause = (
+                "needs a queue with order=Priorities(), or FairShares(..., within=Priorities())"
+                if priorities is None
+                else "is not for a queue whose Priorities have a key, by which an item has its own"
+            )
+            raise TypeError(f"priority {cause}; queue {self._name} got {checks.shown(priority)}")
+        return checked_priority(priority)
+
     async def _put_with(
         self, ticket: Ticket, item: T, timeout: float, origin: Origin | None = None
     ) -> bool:
@@ -237,14 +262,20 @@ class InProcessQueue(QueueControl[T]):
                 return put.accepted
         return self._buffer.offer(item, ticket) or await self._wait_for_room(item, timeout, ticket)
 
-    async def _put_many(self, items: Collection[T], timeout: float | None) -> int:
+    async def _put_many(
+        self, items: Collection[T], timeout: float | None, priority: float = 0
+    ) -> int:
         """Put items, each as ``put`` does; return how many were accepted before the first not."""
         checks.collection(items)
+        if priority:
+            priority = self._checked_priority(priority)
         if _get_running_loop() is not self._open_in:
             self._refuse("put")
         ends_at = self._now() + (self._timeout if timeout is None else checks.seconds(timeout))
         count = 0
         is_slow, offer = self._needs_slow_path(), self._buffer.offer
+        if priority:
+            offer = partial(offer, ticket=None, context=None, priority=priority)
         try:
             for item in items:
                 if not is_slow and offer(item):
@@ -253,8 +284,8 @@ class InProcessQueue(QueueControl[T]):
                 if _get_running_loop() is not self._open_in:  # it was stopped since the last one
                     self._refuse("put")
                 left = max(0.0, ends_at - self._now())
-                if is_slow:
-                    accepted = await self._put_slow(item, left)
+                if is_slow or priority:
+                    accepted = await self._put_slow(item, left, priority=priority)
                 else:
                     accepted = await self._wait_for_room(item, left)
                     if _get_running_loop() is self._open_in:
@@ -269,11 +300,16 @@ class InProcessQueue(QueueControl[T]):
                 raise
         return count
 
-    def _put_nowait(self, item: T, deadline: float | None) -> None:
+    def _put_nowait(self, item: T, deadline: float | None, priority: float) -> None:
+        if priority:
+            priority = self._checked_priority(priority)
         if not self._needs_slow_path() and deadline is None:
-            accepted = self._buffer.offer(item)
+            offer = self._buffer.offer
+            accepted = offer(item, None, None, priority) if priority else offer(item)
         else:
             ticket = self._new_ticket(item, deadline)
+            if priority:
+                ticket.priority = priority
             if isinstance(ticket, ObservedTicket):
                 with self._observer.on_put() as put:
                     ticket.observed = put
@@ -293,9 +329,13 @@ class InProcessQueue(QueueControl[T]):
         deadline: float | None,
         future: AnyFuture,
         call: AsyncCall[T] | None,
+        priority: float,
     ) -> None:
         self._needs_slow_path()  # it is slow in any case, and may be the first put
-        if not await self._put_slow(item, timeout, deadline, future, call):
+        accepted = await self._put_slow(
+            item, timeout, deadline, future, call, priority=priority
+        )
+        if not accepted:
             raise self._full_error()
 
     async def _put_of(

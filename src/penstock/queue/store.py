@@ -57,7 +57,7 @@ class EntryStore(Generic[T]):
         self.room = maxsize
         #: How many may be there without a new ``peak``: ``peak`` less those in lanes.
         self.main_peak = 0
-        self._main: Lane[T] = Lane(None, entries)
+        self._main: Lane[T] = self._new_lane(None, entries)
         self._requeued = self._main.requeued
         # The job that has ``entries`` for its own.
         self._owner: Job[T] | None = None
@@ -130,7 +130,7 @@ class EntryStore(Generic[T]):
         oldest: Entry[T] | None = None
         for lane in self._all_lanes():
             try:
-                head = lane.head
+                head = lane.oldest
             except IndexError:  # it was taken between two looks
                 continue
             if head is not None and (oldest is None or head[0] < oldest[0]):
@@ -232,9 +232,9 @@ class EntryStore(Generic[T]):
             self._split()
         lane = None if job is None else self.lanes.get(job)
         if lane is not None:
-            heappush(lane.requeued, entry)
+            lane.requeue(entry)
         else:
-            heappush(self._requeued, entry if job is self._owner else _without_job(entry))
+            self._main.requeue(entry if job is self._owner else _without_job(entry))
         self._is_special = True
 
     # -- pauses and limits --------------------------------------------------------------------
@@ -292,20 +292,23 @@ class EntryStore(Generic[T]):
             is_for_threads: the kind of the worker, if there is more than one.
         """
         best: Lane[T] | None = None
-        first: Entry[T] | None = None
+        lowest: Any = None
         for lane in lanes:
             head = lane.head
-            if head is None or head[0] in granted or (first is not None and first[0] < head[0]):
+            if head is None or head[0] in granted:
+                continue
+            rank = lane.rank
+            if best is not None and lowest < rank:
                 continue
             job = self._job_of(lane)
             if self._free(job) and is_for_threads in (None, job.is_for_threads):  # type: ignore[union-attr]
-                best, first = lane, head
+                best, lowest = lane, rank
         return None if best is None else self._pop(best)
 
     def _pop(self, lane: Lane[T]) -> Entry[T]:
         """Take the head of a lane."""
-        if lane.requeued:
-            entry = heappop(lane.requeued)
+        if lane.is_requeued_next:
+            entry = lane.pop_requeued()
             number = entry[0]
             if number in self._delayed_ids:  # it takes up no room any more
                 self._delayed_ids.discard(number)
@@ -344,13 +347,16 @@ class EntryStore(Generic[T]):
 
     # -- jobs ---------------------------------------------------------------------------------
 
+    def _new_lane(self, job: Job[T] | None, waiting: deque[Entry[T]] | None = None) -> Lane[T]:
+        return Lane(job, deque() if waiting is None else waiting)
+
     def _open_lane(self, job: Job[T], *, is_alone: bool) -> None:
         """Keep a place for the entries of ``job``. ``is_alone``: nobody else takes any."""
         if is_alone and not self.lanes and not self.ready and not self._owner and not self.standing:
             self._owner = job
             return
         self._split()
-        self._add_lane(Lane(job, deque()))
+        self._add_lane(self._new_lane(job))
 
     def _add_lane(self, lane: Lane[T]) -> None:
         assert lane.job is not None
@@ -361,10 +367,9 @@ class EntryStore(Generic[T]):
         """There is more than one job: the owner of ``entries`` gets a lane like any other."""
         owner, self._owner = self._owner, None
         if owner is not None:
-            lane = Lane(owner, self.entries.copy())
-            lane.requeued[:] = self._requeued
-            self.entries.clear()
-            self._requeued.clear()
+            lane = self._new_lane(owner)
+            lane.fill(self.entries, self._requeued)
+            self._main.clear()
             self._add_lane(lane)
 
     def _close_lane(self, job: Job[T]) -> int:
@@ -396,11 +401,10 @@ class EntryStore(Generic[T]):
             lanes = self._all_lanes()
             waiting = sorted((one for lane in lanes for one in lane.waiting), key=number_of)
             requeued = [one for lane in lanes for one in lane.requeued]
+            for lane in lanes:
+                lane.clear()
             self.lanes.clear()
-            self.entries.clear()
-            self.entries.extend(map(_without_job, waiting))
-            self._requeued[:] = map(_without_job, requeued)
-            heapify(self._requeued)
+            self._main.fill(map(_without_job, waiting), map(_without_job, requeued))
             self._count()
         return jobs
 

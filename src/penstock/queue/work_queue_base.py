@@ -48,6 +48,10 @@ class WorkQueueBase(Generic[T]):
             self._retries = policy is not None and policy.retry is not None
             return True
         self._retries = False
+        if settings["order"] is not None and not isinstance(queue, InProcessQueue):
+            raise TypeError(
+                f"order is for queues in this process; {checks.shown(queue)} is none"
+            )
         checks.members(queue, "queue", Queue)
         if any(value != _DEFAULTS.get(name) for name, value in settings.items()):
             raise ValueError(
@@ -119,15 +123,35 @@ class WorkQueueBase(Generic[T]):
         statistics: QueueStatistics = self._view.statistics()
         return statistics
 
-    def put_nowait(self, item: T, *, deadline: float | None = None) -> None:
+    def put_nowait(
+        self, item: T, *, priority: float = 0, deadline: float | None = None
+    ) -> None:
         """Like ``put(item, timeout=0)``, but raise ``QueueFullError`` instead of returning False.
 
         Never waits, and needs no ``await``.
         """
-        if deadline is None:
+        if deadline is None and not priority:
             self._view.put_nowait(item)
-        else:
-            self.queue.put_nowait(item, deadline=deadline)  # not every kind knows deadlines
+        else:  # not every kind knows these
+            self.queue.put_nowait(item, **self._put_options(priority, deadline))
+
+    def _put_options(self, priority: float, deadline: float | None = None) -> dict[str, Any]:
+        """What a put has more than most.
+
+        Raises:
+            TypeError: a priority for a queue that is not in this process.
+        """
+        options: dict[str, Any] = {}
+        if priority:
+            if not isinstance(self.queue, InProcessQueue):
+                raise TypeError(
+                    "priority is for queues in this process that have order=Priorities(); "
+                    f"{checks.shown(self.queue)} is none"
+                )
+            options["priority"] = priority
+        if deadline is not None:
+            options["deadline"] = deadline
+        return options
 
     def get_nowait(self) -> T:
         """Like ``get(timeout=0)``, without ``await``.

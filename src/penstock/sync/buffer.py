@@ -24,7 +24,6 @@ from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from contextvars import Context, copy_context
-from heapq import heappush
 from typing import Any, Protocol, TypeVar
 
 from penstock._util.garbage import refuse_in_collection
@@ -186,7 +185,7 @@ class JanusBuffer(EntryStore[T]):
     ) -> Entry[T]:
         self._last_number = number = self._last_number + 1
         entry: Entry[T] = (number, item, context, ticket)
-        heappush(lane.requeued, entry)
+        lane.requeue(entry)
         self.wake_locked()
         return entry
 

@@ -1,0 +1,156 @@
+"""The buffer of a queue with an order, in one event loop."""
+
+from __future__ import annotations
+
+from contextvars import Context, copy_context
+from typing import Any, TypeVar
+
+from penstock.queue.batch_buffer import BatchBuffer
+from penstock.queue.buffer import Buffer, _Waiter
+from penstock.queue.lane import Lane
+from penstock.queue.ordered_store import OrderedStore
+from penstock.queue.orders import Order
+from penstock.queue.ranks import ranks_of
+from penstock.workers.item import Entry, Ticket
+from penstock.workers.turn import LoopTurn
+
+T = TypeVar("T")
+
+#: So many waiting puts that have ended may be in a line, beside one for each that waits.
+_STALE = 64
+
+
+class OrderedBuffer(OrderedStore[T], Buffer[T]):
+    """A buffer that hands out its entries in an order, and grants its room in the same order."""
+
+    _putters: Any
+
+    def __init__(self, maxsize: int, order: Order) -> None:
+        turn = LoopTurn()
+        self.ranks = ranks_of(order, turn)
+        # Of waiting puts, (rank, None) each; those that have ended leave theirs behind.
+        self._line = self.ranks.entries()
+        entries: Any = self.ranks.entries()
+        Buffer.__init__(self, maxsize, entries, turn)
+
+    # -- putting ------------------------------------------------------------------------------
+
+    def offer(
+        self,
+        item: T,
+        ticket: Ticket | None = None,
+        context: Context | None = None,
+        priority: float = 0,
+    ) -> bool:
+        """Store the item if there is room; False if not."""
+        if len(self.entries) >= self.room and self._lane_outside_bound(ticket) is None:
+            return False
+        if ticket is not None:
+            priority = ticket.priority
+        # This calls a function of the user's, which may even put.
+        claim = self.ranks.claim(item, priority)
+        lane = None
+        if len(self.entries) >= self.room or not self.ranks.has_room(claim):
+            lane = self._lane_outside_bound(ticket)
+            if lane is None:
+                return False
+        entry: Any = (
+            self.ranks.rank(claim),
+            item,
+            copy_context() if context is None else context,
+            ticket,
+        )
+        self._last_number += 1
+        if lane is not None:
+            lane.requeue(entry)
+        elif self._is_special or (ticket is not None and ticket.job is not self._owner):
+            self._append(entry)
+        else:
+            entries = self.entries
+            entries.append(entry)
+            size = len(entries)
+            if size > self.main_peak:  # noqa: PLR1730 - a call would take longer
+                self.main_peak = size
+            if self._waiters and not self._unparked:
+                self._unpark(1)
+            return True
+        self.wake()
+        return True
+
+    def _join_putters(
+        self, waiter: _Waiter[T], item: T, context: Context, ticket: Ticket | None
+    ) -> Any:
+        claim = self.ranks.claim(item, 0 if ticket is None else ticket.priority)
+        rank = self.ranks.rank(claim)
+        if len(self._line) > 2 * len(self._putters) + _STALE:
+            self._line.remove_all({one[0] for one in self._line} - self._putters.keys())
+        self._putters[rank] = waiter, item, context, ticket
+        self._line.append((rank, None))
+        self._grant()  # a function of the user's may have made room
+        return rank
+
+    def _grant(self) -> None:
+        """Grant free slots to the waiting puts of the lowest ranks."""
+        line, putters = self._line, self._putters
+        while putters and len(self.entries) < self.room:
+            rank, _ = line.popleft()
+            put = putters.pop(rank, None)
+            if put is not None and not put[0].done():  # or it is about to withdraw
+                self._append(self._grant_rank(rank, *put))
+
+    def _grant_outside_bound(self, lane: Lane[T]) -> None:
+        ranks = [
+            rank
+            for rank, (waiter, _, _, ticket) in self._putters.items()
+            if ticket is not None and ticket.job is lane.job and not waiter.done()
+        ]
+        if ranks:
+            first = min(ranks)
+            lane.requeue(self._grant_rank(first, *self._putters.pop(first)))
+
+    def _grant_rank(
+        self, rank: Any, waiter: _Waiter[T], item: T, context: Context, ticket: Ticket | None
+    ) -> Entry[T]:
+        self._last_number += 1
+        entry: Entry[T] = (rank, item, context, ticket)
+        self._granted[rank] = entry
+        waiter.set_result(entry)
+        return entry
+
+    def _forget_putters(self) -> list[_Waiter[T]]:
+        self._line.clear()
+        return super()._forget_putters()
+
+    # -- taking -------------------------------------------------------------------------------
+
+    def take(self) -> Entry[T] | None:
+        """The next entry for a worker. None: there is none, or its put is not confirmed yet."""
+        if self._is_special:
+            limits = self.limits
+            if self.turn.is_paused or limits.is_held or limits.is_paused:
+                return None
+            found = self._take_special(self._all_lanes(), self._granted)
+            if found is None and limits.is_limited:
+                self._end_limited()
+            return self._taken(found)
+        entries: Any = self.entries
+        if not entries or (self._granted and entries.head[0] in self._granted):
+            return None
+        entry: Entry[T] = entries.popleft()
+        if self._putters:
+            self._grant()
+        return entry
+
+
+class OrderedBatchBuffer(BatchBuffer[T], OrderedBuffer[T]):
+    """An ordered buffer whose entries are taken several at once."""
+
+    def offer(
+        self,
+        item: T,
+        ticket: Ticket | None = None,
+        context: Context | None = None,
+        priority: float = 0,
+    ) -> bool:
+        """As any ordered buffer; but a worker is woken only when there is a batch."""
+        return OrderedBuffer.offer(self, item, ticket, context, priority)

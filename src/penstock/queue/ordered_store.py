@@ -1,0 +1,109 @@
+"""What a store needs for an order: lanes in which the entry of the lowest rank is next."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, TypeVar
+
+from penstock.queue.lane import Lane, number_of
+from penstock.queue.ranks import PriorityRanks, RankedEntries
+from penstock.queue.store import EntryStore
+from penstock.workers.item import Entry
+from penstock.workers.job import Job
+
+T = TypeVar("T")
+
+
+class OrderedLane(Lane[T]):
+    """A lane whose requeued entries are among the waiting ones, each in its place."""
+
+    __slots__ = ()
+
+    requeued: Any
+    waiting: Any
+
+    def __init__(self, job: Job[T] | None, waiting: Any, requeued: Any) -> None:
+        self.job = job
+        self.waiting: RankedEntries = waiting
+        self.requeued: RankedEntries = requeued
+
+    def __iter__(self) -> Iterator[Entry[T]]:
+        return iter(sorted([*self.requeued, *self.waiting], key=number_of))
+
+    @property
+    def head(self) -> Entry[T] | None:
+        """The entry that is taken next."""
+        if self.is_requeued_next:
+            entry: Entry[T] = self.requeued.head
+            return entry
+        return self.waiting.head if self.waiting else None
+
+    @property
+    def rank(self) -> Any:
+        """That of the head, to be compared with those of other lanes: the lowest goes first."""
+        return (self.requeued if self.is_requeued_next else self.waiting).rank
+
+    @property
+    def oldest(self) -> Entry[T] | None:
+        """The entry that was put first."""
+        return min(self, key=put_number_of, default=None)
+
+    @property
+    def is_requeued_next(self) -> bool:
+        """Whether the head is a requeued entry."""
+        requeued, waiting = self.requeued, self.waiting
+        return bool(requeued) and (not waiting or requeued.rank < waiting.rank)
+
+    def requeue(self, entry: Entry[T]) -> None:
+        """Put an entry back in its place."""
+        self.requeued.append(entry)
+
+    def pop_requeued(self) -> Entry[T]:
+        """Take the head, a requeued entry."""
+        entry: Entry[T] = self.requeued.popleft()
+        return entry
+
+    def fill(self, waiting: Any, requeued: Any) -> None:
+        """Add entries of other lanes."""
+        self.waiting.extend(waiting)
+        self.requeued.extend(requeued)
+
+    def remove_waiting(self, entry: Entry[T]) -> bool:
+        """Remove one waiting entry; False if it is not there."""
+        removed: bool = self.waiting.discard(entry)
+        return removed
+
+    def remove(self, numbers: set[Any]) -> None:
+        """Remove the entries of these ranks, in one pass."""
+        self.waiting.remove_all(numbers)
+        self.requeued.remove_all(numbers)
+
+
+class OrderedStore(EntryStore[T]):
+    """A store whose entries have ranks in the place of their numbers.
+
+    Requeued entries do not come before the waiting ones: each has the place that its rank says.
+    """
+
+    ranks: PriorityRanks
+
+    def _new_lane(self, job: Job[T] | None, waiting: Any = None) -> Lane[T]:
+        entries = self.ranks.entries() if waiting is None else waiting
+        return OrderedLane(job, entries, self.ranks.entries())
+
+    @property
+    def oldest(self) -> Entry[T] | None:
+        """The entry that was put first of those that may start. From any thread."""
+        heads = [lane.oldest for lane in self._all_lanes()]
+        return min((one for one in heads if one is not None), key=put_number_of, default=None)
+
+    def snapshot(self) -> list[Entry[T]]:
+        """The accepted entries that no worker holds, in their order."""
+        return sorted(super().snapshot(), key=number_of)
+
+
+def put_number_of(entry: Entry[Any]) -> int:
+    """The place of an entry in the order of puts."""
+    rank: Any = entry[0]
+    number: int = rank[1]
+    return number

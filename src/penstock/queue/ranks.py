@@ -1,0 +1,224 @@
+"""Entries in the order of their priorities.
+
+With an order, what an entry has in the place of its number is its *rank*: a tuple that sorts as the
+order has it. Its second part is the number in the order of puts, so no two are the same, and
+nothing behind it is ever compared.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator
+from heapq import heapify, heappop, heappush
+from typing import Any, Protocol, TypeVar
+
+from penstock.queue.orders import Order, Priorities, checked_priority
+from penstock.workers.item import Entry
+from penstock.workers.turn import LoopTurn
+
+T = TypeVar("T")
+
+#: So many entries that are gone may be left in a heap, beside one for each that is there.
+_STALE = 64
+
+
+class RankedEntries(Protocol):
+    """Entries of one lane, or waiting puts, the next one first. What a lane needs of a deque."""
+
+    def __len__(self) -> int: ...
+    def __iter__(self) -> Iterator[Any]: ...
+    @property
+    def head(self) -> Any:
+        """The entry that is next. Not to be asked where there is none."""
+        ...
+
+    @property
+    def rank(self) -> Any:
+        """That of the head, to be compared with those of other lanes."""
+        ...
+
+    def append(self, entry: Any, /) -> None: ...
+    def popleft(self) -> Any: ...
+    def extend(self, entries: Iterable[Any], /) -> None: ...
+    def clear(self) -> None: ...
+    def discard(self, entry: Any) -> bool:
+        """Remove one entry; False if it is not there."""
+        ...
+
+    def remove_all(self, ranks: set[Any]) -> None:
+        """Remove the entries of these ranks, in one pass."""
+        ...
+
+
+class RankHeap(list[Any]):
+    """Entries by their ranks: a heap."""
+
+    @property
+    def head(self) -> Any:
+        """The entry with the lowest rank."""
+        return self[0]
+
+    @property
+    def rank(self) -> Any:
+        """The lowest rank."""
+        return self[0][0]
+
+    def append(self, entry: Any, /) -> None:
+        """Add an entry."""
+        heappush(self, entry)
+
+    def popleft(self) -> Any:
+        """Take the head."""
+        return heappop(self)
+
+    def extend(self, entries: Iterable[Any], /) -> None:
+        """Add entries."""
+        super().extend(entries)
+        heapify(self)
+
+    def discard(self, entry: Any) -> bool:
+        """Remove one entry; False if it is not there."""
+        try:
+            place = self.index(entry)
+        except ValueError:
+            return False
+        last = self.pop()
+        if place < len(self):
+            self[place] = last
+            heapify(self)
+        return True
+
+    def remove_all(self, ranks: set[Any]) -> None:
+        """Remove the entries of these ranks, in one pass."""
+        self[:] = [entry for entry in self if entry[0] not in ranks]
+        heapify(self)
+
+
+class OverdueFirst:
+    """Entries by their ranks, but what has waited for ``max_wait`` seconds before all others.
+
+    Their ranks have the time of the put in the third place.
+    """
+
+    def __init__(self, turn: LoopTurn, max_wait: float) -> None:
+        self._turn = turn
+        self._max_wait = max_wait
+        #: The entries, by number; and heaps of their ranks, and of their numbers and times. What is
+        #: gone is left in these until it comes up, or there is too much of it.
+        self._entries: dict[int, Any] = {}
+        self._ranks: list[Any] = []
+        self._ages: list[tuple[int, float]] = []
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter([*self._entries.values()])
+
+    def _next(self) -> tuple[Any, int]:
+        """The rank of the head among those of other lanes, and its number."""
+        entries, ages, ranks = self._entries, self._ages, self._ranks
+        while ages[0][0] not in entries:
+            heappop(ages)
+        number, since = ages[0]
+        if self._turn.clock() - since >= self._max_wait:
+            return (-math.inf, number), number
+        while ranks[0][1] not in entries:
+            heappop(ranks)
+        rank = ranks[0]
+        return rank, rank[1]
+
+    @property
+    def head(self) -> Any:
+        """The entry that is next."""
+        return self._entries[self._next()[1]]
+
+    @property
+    def rank(self) -> Any:
+        """The rank of the head, the lowest of all if it is overdue."""
+        return self._next()[0]
+
+    def append(self, entry: Any, /) -> None:
+        """Add an entry."""
+        rank = entry[0]
+        _, number, since = rank
+        self._entries[number] = entry
+        heappush(self._ranks, rank)
+        heappush(self._ages, (number, since))
+        if len(self._ages) > 2 * len(self._entries) + _STALE:
+            self._forget_stale()
+        elif len(self._ranks) > 2 * len(self._entries) + _STALE:
+            self._forget_stale()
+
+    def _forget_stale(self) -> None:
+        self._ranks = [entry[0] for entry in self._entries.values()]
+        heapify(self._ranks)
+        self._ages = sorted((number, since) for _, number, since in self._ranks)
+
+    def popleft(self) -> Any:
+        """Take the head."""
+        return self._entries.pop(self._next()[1])
+
+    def extend(self, entries: Iterable[Any], /) -> None:
+        """Add entries."""
+        for entry in entries:
+            self.append(entry)
+
+    def clear(self) -> None:
+        """Remove all."""
+        self._entries.clear()
+        self._ranks.clear()
+        self._ages.clear()
+
+    def discard(self, entry: Any) -> bool:
+        """Remove one entry; False if it is not there."""
+        return self._entries.pop(entry[0][1], None) is not None
+
+    def remove_all(self, ranks: set[Any]) -> None:
+        """Remove the entries of these ranks."""
+        for _, number, _ in ranks:
+            self._entries.pop(number, None)
+
+
+class PriorityRanks:
+    """What a store asks of :class:`Priorities`: the ranks of entries, and where to keep them."""
+
+    def __init__(self, order: Priorities, turn: LoopTurn) -> None:
+        self._key = order.key
+        self._turn = turn
+        self._max_wait = math.inf if order.max_wait is None else order.max_wait
+        self._last_number = 0
+
+    def claim(self, item: Any, priority: float) -> Any:
+        """What the rank of an item depends on. Calls functions of the user's.
+
+        Raises:
+            TypeError, ValueError: the key is no priority.
+            Exception: what the user's function raised.
+        """
+        if self._key is None:
+            return priority
+        return checked_priority(self._key(item), "the key that Priorities got for an item")
+
+    def has_room(self, claim: Any) -> bool:
+        """Whether there is room for an item, as far as the order goes."""
+        return True
+
+    def rank(self, claim: Any) -> Any:
+        """The rank of an item that is put now."""
+        self._last_number = number = self._last_number + 1
+        if self._max_wait == math.inf:
+            return claim, number
+        return claim, number, self._turn.clock()
+
+    def entries(self) -> RankedEntries:
+        """Make a place for entries, or for waiting puts."""
+        if self._max_wait == math.inf:
+            return RankHeap()
+        return OverdueFirst(self._turn, self._max_wait)
+
+
+def ranks_of(order: Order, turn: LoopTurn) -> PriorityRanks:
+    """What a store asks of an order."""
+    assert isinstance(order, Priorities)
+    return PriorityRanks(order, turn)
