@@ -141,7 +141,7 @@ class BatchStore(EntryStore[T]):
         self, lanes: list[Lane[T]], granted: dict[int, Any], is_for_threads: bool | None = None
     ) -> Entry[T] | None:
         eligible = [
-            (head[0], lane)
+            (lane.rank, lane)
             for lane in lanes
             if (head := lane.head) is not None
             and head[0] not in granted
@@ -160,6 +160,19 @@ class BatchStore(EntryStore[T]):
     def _pop_batch(self, lane: Lane[T], job: Job[T], granted: dict[int, Any]) -> Entry[T]:
         """Take the entries of one call, as one entry."""
         batching: Batching = job.batching
+        entries = self._pop_entries(lane, batching, granted)
+        if lane.job is not None and lane.job.is_nested and not len(lane):
+            self._grant_outside_bound(lane)
+        if not len(lane):
+            batching.end_wait()
+        items = Batch([entry[1] for entry in entries])
+        # In no context of theirs: each item has its own.
+        return entries[0][0], items, Context(), BatchTicket(entries, job, batching)  # type: ignore[return-value]
+
+    def _pop_entries(
+        self, lane: Lane[T], batching: Batching, granted: dict[int, Any]
+    ) -> list[Entry[T]]:
+        """Take the next entries of a lane, as many as a call may have."""
         most = batching.max_size
         entries: list[Entry[T]] = []
         while lane.requeued and len(entries) < most:
@@ -175,13 +188,7 @@ class BatchStore(EntryStore[T]):
             self._in_lanes -= count
             self.room += count
             self.main_peak += count
-        if lane.job is not None and lane.job.is_nested and not len(lane):
-            self._grant_outside_bound(lane)
-        if not len(lane):
-            batching.end_wait()
-        items = Batch([entry[1] for entry in entries])
-        # In no context of theirs: each item has its own.
-        return entries[0][0], items, Context(), BatchTicket(entries, job, batching)  # type: ignore[return-value]
+        return entries
 
     def _pop_many(self, waiting: deque[Entry[T]], count: int) -> list[Entry[T]]:
         return [self._pop_waiting(waiting) for _ in range(count)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from heapq import heapify, heappop, heappush
 from typing import Any, Generic, TypeVar
 
@@ -71,6 +71,17 @@ class Lane(Generic[T]):
         self.waiting.extend(waiting)
         self.requeued.extend(requeued)
         heapify(self.requeued)
+
+    def merge(
+        self, lanes: Iterable[Lane[T]], change: Callable[[Entry[T]], Entry[T]]
+    ) -> None:
+        """Add the entries of other lanes, each as ``change`` makes it."""
+        lanes = [*lanes]
+        waiting = [change(one) for lane in lanes for one in lane.waiting]
+        requeued = [change(one) for lane in lanes for one in lane.requeued]
+        waiting = sorted([*self.waiting, *waiting], key=number_of)
+        self.waiting.clear()
+        self.fill(waiting, requeued)
 
     def clear(self) -> None:
         """Remove all entries."""

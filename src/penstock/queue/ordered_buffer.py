@@ -8,9 +8,9 @@ from typing import Any, TypeVar
 from penstock.queue.batch_buffer import BatchBuffer
 from penstock.queue.buffer import Buffer, _Waiter
 from penstock.queue.lane import Lane
-from penstock.queue.ordered_store import OrderedStore
+from penstock.queue.ordered_store import OrderedBatchStore, OrderedStore
 from penstock.queue.orders import Order
-from penstock.queue.ranks import ranks_of
+from penstock.queue.shares import ranks_of
 from penstock.workers.item import Entry, Ticket
 from penstock.workers.turn import LoopTurn
 
@@ -28,9 +28,9 @@ class OrderedBuffer(OrderedStore[T], Buffer[T]):
     def __init__(self, maxsize: int, order: Order) -> None:
         turn = LoopTurn()
         self.ranks = ranks_of(order, turn)
-        # Of waiting puts, (rank, None) each; those that have ended leave theirs behind.
-        self._line = self.ranks.entries()
-        entries: Any = self.ranks.entries()
+        # Waiting puts that have ended leave theirs behind.
+        self._line = self.ranks.puts
+        entries: Any = self.ranks.entries(is_in_order=True)
         Buffer.__init__(self, maxsize, entries, turn)
 
     # -- putting ------------------------------------------------------------------------------
@@ -93,7 +93,10 @@ class OrderedBuffer(OrderedStore[T], Buffer[T]):
         """Grant free slots to the waiting puts of the lowest ranks."""
         line, putters = self._line, self._putters
         while putters and len(self.entries) < self.room:
-            rank, _ = line.popleft()
+            first = line.popleft()
+            if first is None:  # there are only those of keys that have too much already
+                return
+            rank = first[0]
             put = putters.pop(rank, None)
             if put is not None and not put[0].done():  # or it is about to withdraw
                 self._append(self._grant_rank(rank, *put))
@@ -112,6 +115,7 @@ class OrderedBuffer(OrderedStore[T], Buffer[T]):
         self, rank: Any, waiter: _Waiter[T], item: T, context: Context, ticket: Ticket | None
     ) -> Entry[T]:
         self._last_number += 1
+        self.ranks.granted(rank)
         entry: Entry[T] = (rank, item, context, ticket)
         self._granted[rank] = entry
         waiter.set_result(entry)
@@ -142,7 +146,7 @@ class OrderedBuffer(OrderedStore[T], Buffer[T]):
         return entry
 
 
-class OrderedBatchBuffer(BatchBuffer[T], OrderedBuffer[T]):
+class OrderedBatchBuffer(OrderedBatchStore[T], BatchBuffer[T], OrderedBuffer[T]):
     """An ordered buffer whose entries are taken several at once."""
 
     def offer(

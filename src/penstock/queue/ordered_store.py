@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
 
+from penstock.queue.batch_buffer import BatchStore
 from penstock.queue.lane import Lane, number_of
 from penstock.queue.ranks import PriorityRanks, RankedEntries
 from penstock.queue.store import EntryStore
+from penstock.workers.batch import Batching
 from penstock.workers.item import Entry
 from penstock.workers.job import Job
 
@@ -68,6 +70,14 @@ class OrderedLane(Lane[T]):
         self.waiting.extend(waiting)
         self.requeued.extend(requeued)
 
+    def merge(
+        self, lanes: Iterable[Lane[T]], change: Callable[[Entry[T]], Entry[T]]
+    ) -> None:
+        """Add the entries of other lanes, each as ``change`` makes it."""
+        for lane in lanes:
+            self.fill(map(change, lane.waiting), map(change, lane.requeued))
+            lane.clear()
+
     def remove_waiting(self, entry: Entry[T]) -> bool:
         """Remove one waiting entry; False if it is not there."""
         removed: bool = self.waiting.discard(entry)
@@ -88,7 +98,7 @@ class OrderedStore(EntryStore[T]):
     ranks: PriorityRanks
 
     def _new_lane(self, job: Job[T] | None, waiting: Any = None) -> Lane[T]:
-        entries = self.ranks.entries() if waiting is None else waiting
+        entries = self.ranks.entries(is_in_order=True) if waiting is None else waiting
         return OrderedLane(job, entries, self.ranks.entries())
 
     @property
@@ -100,6 +110,53 @@ class OrderedStore(EntryStore[T]):
     def snapshot(self) -> list[Entry[T]]:
         """The accepted entries that no worker holds, in their order."""
         return sorted(super().snapshot(), key=number_of)
+
+    def _remove(self, entries: Iterable[Entry[T]]) -> int:
+        count = super()._remove(entries)
+        self.ranks.removed(self._all_delayed())
+        return count
+
+    def _close_lane(self, job: Job[T]) -> int:
+        self._split()
+        lane = self.lanes.get(job)
+        count = super()._close_lane(job)
+        if lane is not None:
+            lane.clear()
+        self.ranks.removed(self._all_delayed())
+        return count
+
+    # -- entries that come back ---------------------------------------------------------------
+
+    def _requeue(self, entry: Entry[T]) -> None:
+        self._restore(self.ranks.returned(entry))
+
+    def _put_back(self, entry: Entry[T]) -> None:
+        ticket = entry[3]
+        if ticket is not None and ticket.place is not None:  # it is parked
+            entry = self.ranks.delayed(self.ranks.returned(entry))
+        super()._put_back(entry)
+
+    def _delay(self, entry: Entry[T], due: float) -> None:
+        super()._delay(self.ranks.delayed(entry), due)
+
+    def _promote(self, entry: Entry[T]) -> None:
+        self.ranks.ready(entry)
+        self._restore(entry)
+
+
+class OrderedBatchStore(BatchStore[T], OrderedStore[T]):
+    """An ordered store whose entries are taken several at once."""
+
+    def _pop_entries(
+        self, lane: Lane[T], batching: Batching, granted: dict[int, Any]
+    ) -> list[Entry[T]]:
+        entries: list[Entry[T]] = []
+        while len(entries) < batching.max_size:
+            head = lane.head
+            if head is None or head[0] in granted:
+                break
+            entries.append(self._pop(lane))
+        return entries
 
 
 def put_number_of(entry: Entry[Any]) -> int:

@@ -8,11 +8,12 @@ nothing behind it is ever compared.
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Iterable, Iterator
 from heapq import heapify, heappop, heappush
 from typing import Any, Protocol, TypeVar
 
-from penstock.queue.orders import Order, Priorities, checked_priority
+from penstock.queue.orders import Priorities, checked_priority
 from penstock.workers.item import Entry
 from penstock.workers.turn import LoopTurn
 
@@ -94,10 +95,29 @@ class RankHeap(list[Any]):
         heapify(self)
 
 
+class Fifo(deque[Any]):
+    """Entries whose ranks come in order."""
+
+    __slots__ = ()
+
+    @property
+    def rank(self) -> Any:
+        """The lowest rank."""
+        return self[0][0]
+
+    def discard(self, entry: Any) -> bool:
+        """Remove one entry; False if it is not there."""
+        try:
+            self.remove(entry)
+        except ValueError:
+            return False
+        return True
+
+
 class OverdueFirst:
     """Entries by their ranks, but what has waited for ``max_wait`` seconds before all others.
 
-    Their ranks have the time of the put in the third place.
+    Their ranks have the time of the put in the last place.
     """
 
     def __init__(self, turn: LoopTurn, max_wait: float) -> None:
@@ -113,7 +133,15 @@ class OverdueFirst:
         return len(self._entries)
 
     def __iter__(self) -> Iterator[Any]:
-        return iter([*self._entries.values()])
+        return iter(self.copy())
+
+    def __getitem__(self, index: int) -> Any:
+        """The entry that is next, by the index 0."""
+        return self._entries[self._next()[1]]
+
+    def copy(self) -> list[Any]:
+        """The entries, in no order."""
+        return [*self._entries.values()]
 
     def _next(self) -> tuple[Any, int]:
         """The rank of the head among those of other lanes, and its number."""
@@ -141,19 +169,17 @@ class OverdueFirst:
     def append(self, entry: Any, /) -> None:
         """Add an entry."""
         rank = entry[0]
-        _, number, since = rank
+        number, since = rank[1], rank[-1]
         self._entries[number] = entry
         heappush(self._ranks, rank)
         heappush(self._ages, (number, since))
-        if len(self._ages) > 2 * len(self._entries) + _STALE:
-            self._forget_stale()
-        elif len(self._ranks) > 2 * len(self._entries) + _STALE:
+        if max(len(self._ages), len(self._ranks)) > 2 * len(self._entries) + _STALE:
             self._forget_stale()
 
     def _forget_stale(self) -> None:
         self._ranks = [entry[0] for entry in self._entries.values()]
         heapify(self._ranks)
-        self._ages = sorted((number, since) for _, number, since in self._ranks)
+        self._ages = sorted((rank[1], rank[-1]) for rank in self._ranks)
 
     def popleft(self) -> Any:
         """Take the head."""
@@ -176,18 +202,25 @@ class OverdueFirst:
 
     def remove_all(self, ranks: set[Any]) -> None:
         """Remove the entries of these ranks."""
-        for _, number, _ in ranks:
-            self._entries.pop(number, None)
+        for rank in ranks:
+            self._entries.pop(rank[1], None)
 
 
 class PriorityRanks:
-    """What a store asks of :class:`Priorities`: the ranks of entries, and where to keep them."""
+    """What a store asks of :class:`Priorities`: the ranks of entries, and where to keep them.
 
-    def __init__(self, order: Priorities, turn: LoopTurn) -> None:
-        self._key = order.key
+    A store calls its methods, but :meth:`claim`, with its lock, if it has one.
+    """
+
+    def __init__(self, order: Priorities | None, turn: LoopTurn) -> None:
+        self._is_by_priority = order is not None
+        self._key = None if order is None else order.key
         self._turn = turn
-        self._max_wait = math.inf if order.max_wait is None else order.max_wait
+        no_limit = order is None or order.max_wait is None
+        self._max_wait = math.inf if no_limit else order.max_wait  # type: ignore[union-attr]
         self._last_number = 0
+        #: The waiting puts, (rank, anything) each.
+        self.puts: RankedEntries = self.entries()
 
     def claim(self, item: Any, priority: float) -> Any:
         """What the rank of an item depends on. Calls functions of the user's.
@@ -211,14 +244,27 @@ class PriorityRanks:
             return claim, number
         return claim, number, self._turn.clock()
 
-    def entries(self) -> RankedEntries:
-        """Make a place for entries, or for waiting puts."""
-        if self._max_wait == math.inf:
-            return RankHeap()
-        return OverdueFirst(self._turn, self._max_wait)
+    def entries(self, *, is_in_order: bool = False) -> RankedEntries:
+        """Make a place for entries. ``is_in_order``: among equals, the one put first comes first."""
+        if self._max_wait != math.inf:
+            return OverdueFirst(self._turn, self._max_wait)
+        return RankHeap() if self._is_by_priority or not is_in_order else Fifo()
 
+    # -- what happens to entries --------------------------------------------------------------
 
-def ranks_of(order: Order, turn: LoopTurn) -> PriorityRanks:
-    """What a store asks of an order."""
-    assert isinstance(order, Priorities)
-    return PriorityRanks(order, turn)
+    def granted(self, rank: Any) -> None:
+        """The entry of a waiting put is about to be added."""
+
+    def returned(self, entry: Entry[Any]) -> Entry[Any]:
+        """An entry was taken and did not start. Return it as it is now."""
+        return entry
+
+    def delayed(self, entry: Entry[Any]) -> Entry[Any]:
+        """An entry cannot be taken for a while. Return it as it is now."""
+        return entry
+
+    def ready(self, entry: Entry[Any]) -> None:
+        """An entry that was delayed is about to be added."""
+
+    def removed(self, delayed: Iterable[Entry[Any]]) -> None:
+        """Any entries were removed: these are the delayed ones that are left."""

@@ -227,6 +227,11 @@ class EntryStore(Generic[T]):
             self.main_peak = size
 
     def _requeue(self, entry: Entry[T]) -> None:
+        """Put back an entry that was taken, and did not start or was broken off."""
+        self._restore(entry)
+
+    def _restore(self, entry: Entry[T]) -> None:
+        """Put an entry among those that come back."""
         job = job_of(entry)
         if self._owner is not None and job is not self._owner:
             self._split()
@@ -398,13 +403,8 @@ class EntryStore(Generic[T]):
         self._split()
         jobs = list(self.lanes)
         if jobs:
-            lanes = self._all_lanes()
-            waiting = sorted((one for lane in lanes for one in lane.waiting), key=number_of)
-            requeued = [one for lane in lanes for one in lane.requeued]
-            for lane in lanes:
-                lane.clear()
+            self._main.merge(self.lanes.values(), _without_job)
             self.lanes.clear()
-            self._main.fill(map(_without_job, waiting), map(_without_job, requeued))
             self._count()
         return jobs
 
@@ -416,16 +416,20 @@ class EntryStore(Generic[T]):
         self._delayed_ids.add(number)
         self.room -= 1
 
+    def _promote(self, entry: Entry[T]) -> None:
+        """Let an entry be taken that was delayed, or parked."""
+        self._restore(entry)
+
     def _promote_due(self, now: float) -> None:
         """Move the delayed entries that are due to the requeued ones."""
         while self._delayed and self._delayed[0][0] <= now:
-            self._requeue(heappop(self._delayed)[2])
+            self._promote(heappop(self._delayed)[2])
 
     def _promote_all(self) -> None:
         """Move all delayed entries, parked ones too, to the requeued ones."""
         self._promote_due(math.inf)
         while self.limits.parked:
-            self._requeue(self.limits.parked.popitem()[1])
+            self._promote(self.limits.parked.popitem()[1])
         self.limits.handed_out.clear()
 
     def _put_back(self, entry: Entry[T]) -> None:
@@ -443,7 +447,7 @@ class EntryStore(Generic[T]):
         """Let a parked entry be taken next; False if its job has as many in hand as it may."""
         entry = self.limits.parked.pop(number)
         self.limits.handed_out.add(number)
-        self._requeue(entry)
+        self._promote(entry)
         return not self.lanes or self._free(job_of(entry) or self.standing) > 0
 
 

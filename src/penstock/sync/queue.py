@@ -30,6 +30,7 @@ from penstock.queue.status import NotProcessedError, QueueStatistics, QueueStatu
 from penstock.sync.batch_buffer import BatchJanusBuffer
 from penstock.sync.buffer import JanusBuffer
 from penstock.sync.futures import Result
+from penstock.sync.ordered_buffer import OrderedBatchJanusBuffer, OrderedJanusBuffer
 from penstock.sync.pool import ThreadWorkerPool, run_to_completion
 from penstock.sync.provider import LoopThreadProvider, refuse_to_wait
 from penstock.sync.slots import SharedCounters
@@ -86,7 +87,11 @@ class BlockingQueue(BlockingConsumable[T], InProcessQueue[T]):
         hooks.tell_forked_child(self)
 
     def _make_parts(self) -> tuple[EntryBuffer[T], SharedCounters, ThreadWorkerPool[T]]:
-        buffer: JanusBuffer[T] = JanusBuffer(self._maxsize)
+        buffer: JanusBuffer[T] = (
+            JanusBuffer(self._maxsize)
+            if self._order is None
+            else OrderedJanusBuffer(self._maxsize, self._order)
+        )
         counters = SharedCounters(buffer)
         buffer.holders = lambda: counters.slots
         return buffer, counters, ThreadWorkerPool(buffer, counters, self._name, self._logger)
@@ -95,7 +100,8 @@ class BlockingQueue(BlockingConsumable[T], InProcessQueue[T]):
         with self._buffer.lock:
             buffer: Any = self._buffer
             if not isinstance(buffer, BatchJanusBuffer):
-                buffer.__class__ = BatchJanusBuffer
+                is_ordered = self._order is not None
+                buffer.__class__ = OrderedBatchJanusBuffer if is_ordered else BatchJanusBuffer
                 buffer.know_batches()
 
     def _note_waiting(self) -> None:
