@@ -25,7 +25,7 @@ from penstock.queue.buffer import Buffer
 from penstock.queue.counters import QueueCounters
 from penstock.queue.entry_buffer import EntryBuffer
 from penstock.queue.in_process import InProcessQueue
-from penstock.queue.ordered_buffer import OrderedBatchBuffer, OrderedBuffer
+from penstock.queue.ordered_buffer import OrderedBatchBuffer, make_buffer
 from penstock.queue.orders import Order
 from penstock.queue.status import QueueStatistics, QueueStatus
 from penstock.queue.stream import Consumable
@@ -125,12 +125,10 @@ class BoundedQueue(Lifecycle, Consumable[T], InProcessQueue[T]):
         self._warning_muted = False
         self._unmute_timer: asyncio.TimerHandle | None = None
 
-    def _make_parts(self) -> tuple[EntryBuffer[T], QueueCounters, WorkerPool[T]]:
-        buffer: Buffer[T] = (
-            Buffer(self._maxsize)
-            if self._order is None
-            else OrderedBuffer(self._maxsize, self._order)
-        )
+    def _make_parts(
+        self, order: Order | None
+    ) -> tuple[EntryBuffer[T], QueueCounters, WorkerPool[T]]:
+        buffer: Buffer[T] = make_buffer(self._maxsize, order)
         self._entries = buffer.entries
         counters = QueueCounters(buffer)
         return buffer, counters, WorkerPool(buffer, counters, self._name, self._logger)
@@ -138,7 +136,7 @@ class BoundedQueue(Lifecycle, Consumable[T], InProcessQueue[T]):
     def _use_batches(self) -> None:
         buffer: Any = self._buffer
         if not isinstance(buffer, BatchBuffer):
-            buffer.__class__ = BatchBuffer if self._order is None else OrderedBatchBuffer
+            buffer.__class__ = BatchBuffer if buffer.ranks is None else OrderedBatchBuffer
             buffer.counters = self._counters
             buffer.know_batches()
 
@@ -192,7 +190,9 @@ class BoundedQueue(Lifecycle, Consumable[T], InProcessQueue[T]):
                 return True  # with no coroutine in between: most items under a policy
             return await self._put_with(ticket, item, timeout)
         if priority:
-            priority = self._checked_priority(priority)
+            ranks = self._buffer.ranks
+            if type(priority) is not int or ranks is None or not ranks.takes_priority:
+                priority = self._checked_priority(priority)
             if self._buffer.offer(item, None, None, priority):
                 return True
             return await self._put_slow(item, timeout, priority=priority)

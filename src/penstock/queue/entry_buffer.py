@@ -34,6 +34,7 @@ class EntryBuffer(Protocol[T]):
     entries: deque[Entry[T]]
     standing: Job[T] | None
     limits: Holder
+    ranks: Any
 
     def __len__(self) -> int: ...
     @property

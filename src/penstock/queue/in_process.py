@@ -37,7 +37,7 @@ from penstock.queue.holder import Holder
 from penstock.queue.key_hold import KeyHold
 from penstock.queue.lifecycle import is_cancelled
 from penstock.queue.limit_hold import LimitHold
-from penstock.queue.orders import Order, Priorities, checked_order, checked_priority
+from penstock.queue.orders import Order, checked_order, checked_priority
 from penstock.queue.status import QueueStatistics, QueueStatus
 from penstock.workers.calls import AsyncCall
 from penstock.workers.inside import Caller
@@ -69,8 +69,7 @@ class InProcessQueue(QueueControl[T]):
         order: Order | None,
     ) -> None:
         super().__init__(maxsize, timeout, logger, name)
-        self._order = checked_order(order)
-        self._buffer, self._counters, self._pool = self._make_parts()
+        self._buffer, self._counters, self._pool = self._make_parts(checked_order(order))
         self._observe(telemetry, self._counters.totals, self._buffer)
         self._log_failures()
         max_dead_letters = check_max_dead_letters(max_dead_letters)
@@ -102,7 +101,9 @@ class InProcessQueue(QueueControl[T]):
         kind = KeyHold if policy._has_gate_keys else LimitHold
         return kind(policy.limits, self._buffer, self._grace)
 
-    def _make_parts(self) -> tuple[EntryBuffer[T], QueueCounters, WorkerPool[T]]:
+    def _make_parts(
+        self, order: Order | None
+    ) -> tuple[EntryBuffer[T], QueueCounters, WorkerPool[T]]:
         """Make the buffer, the counters and the worker pool."""
         raise NotImplementedError
 
@@ -237,12 +238,11 @@ class InProcessQueue(QueueControl[T]):
         Raises:
             TypeError, ValueError: it does not; or the priority is no number, or NaN.
         """
-        order = self._order
-        priorities = order if isinstance(order, Priorities) or order is None else order.within
-        if priorities is None or priorities.key is not None:
+        ranks = self._buffer.ranks
+        if ranks is None or not ranks.takes_priority:
             cause = (
                 "needs a queue with order=Priorities(), or FairShares(..., within=Priorities())"
-                if priorities is None
+                if ranks is None or not ranks.is_by_priority
                 else "is not for a queue whose Priorities have a key, by which an item has its own"
             )
             raise TypeError(f"priority {cause}; queue {self._name} got {checks.shown(priority)}")

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import math
+from collections import deque
 from contextvars import Context, copy_context
 from typing import Any, TypeVar
 
 from penstock.queue.batch_buffer import BatchBuffer
 from penstock.queue.buffer import Buffer, _Waiter
 from penstock.queue.lane import Lane
+from penstock.queue.fair_ranks import ShareRanks, ranks_of
 from penstock.queue.ordered_store import OrderedBatchStore, OrderedStore
-from penstock.queue.orders import Order
-from penstock.queue.shares import ranks_of
+from penstock.queue.orders import FairShares, Order
 from penstock.workers.item import Entry, Ticket
 from penstock.workers.turn import LoopTurn
 
@@ -30,7 +32,7 @@ class OrderedBuffer(OrderedStore[T], Buffer[T]):
         self.ranks = ranks_of(order, turn)
         # Waiting puts that have ended leave theirs behind.
         self._line = self.ranks.puts
-        entries: Any = self.ranks.entries(is_in_order=True)
+        entries: Any = self.ranks.entries()
         Buffer.__init__(self, maxsize, entries, turn)
 
     # -- putting ------------------------------------------------------------------------------
@@ -48,19 +50,23 @@ class OrderedBuffer(OrderedStore[T], Buffer[T]):
         if ticket is not None:
             priority = ticket.priority
         # This calls a function of the user's, which may even put.
-        claim = self.ranks.claim(item, priority)
+        return self._offer_claim(self.ranks.claim(item, priority), item, ticket, context)
+
+    def _offer_claim(
+        self, claim: Any, item: T, ticket: Ticket | None, context: Context | None
+    ) -> bool:
         lane = None
         if len(self.entries) >= self.room or not self.ranks.has_room(claim):
             lane = self._lane_outside_bound(ticket)
             if lane is None:
                 return False
+        self._last_number = number = self._last_number + 1
         entry: Any = (
-            self.ranks.rank(claim),
+            self.ranks.rank(claim, number),
             item,
             copy_context() if context is None else context,
             ticket,
         )
-        self._last_number += 1
         if lane is not None:
             lane.requeue(entry)
         elif self._is_special or (ticket is not None and ticket.job is not self._owner):
@@ -81,7 +87,8 @@ class OrderedBuffer(OrderedStore[T], Buffer[T]):
         self, waiter: _Waiter[T], item: T, context: Context, ticket: Ticket | None
     ) -> Any:
         claim = self.ranks.claim(item, 0 if ticket is None else ticket.priority)
-        rank = self.ranks.rank(claim)
+        self._putter_number = number = self._putter_number + 1
+        rank = self.ranks.rank(claim, number)
         if len(self._line) > 2 * len(self._putters) + _STALE:
             self._line.remove_all({one[0] for one in self._line} - self._putters.keys())
         self._putters[rank] = waiter, item, context, ticket
@@ -114,8 +121,8 @@ class OrderedBuffer(OrderedStore[T], Buffer[T]):
     def _grant_rank(
         self, rank: Any, waiter: _Waiter[T], item: T, context: Context, ticket: Ticket | None
     ) -> Entry[T]:
-        self._last_number += 1
-        self.ranks.granted(rank)
+        self._last_number = number = self._last_number + 1
+        rank = self.ranks.granted(rank, number)
         entry: Entry[T] = (rank, item, context, ticket)
         self._granted[rank] = entry
         waiter.set_result(entry)
@@ -138,12 +145,108 @@ class OrderedBuffer(OrderedStore[T], Buffer[T]):
                 self._end_limited()
             return self._taken(found)
         entries: Any = self.entries
-        if not entries or (self._granted and entries.head[0] in self._granted):
+        if not entries.size:
             return None
         entry: Entry[T] = entries.popleft()
+        if self._granted and entry[0] in self._granted:  # a look at the head would cost more
+            entries.undo(self.ranks.returned(entry))
+            return None
         if self._putters:
             self._grant()
         return entry
+
+
+class PriorityBuffer(OrderedBuffer[T]):
+    """A buffer in the order of priorities: it takes the short way with most puts and takes."""
+
+    entries: Any
+
+    def offer(
+        self,
+        item: T,
+        ticket: Ticket | None = None,
+        context: Context | None = None,
+        priority: float = 0,
+    ) -> bool:
+        """Store the item if there is room; False if not."""
+        entries = self.entries
+        size = entries.size + 1
+        if ticket is not None:
+            return super().offer(item, ticket, context, priority)
+        if size > self.room:
+            return False
+        if self.ranks.key is not None:
+            priority = self.ranks.claim(item, priority)
+            size = entries.size + 1  # a function of the user's may even put
+            if size > self.room:
+                return False
+        self._last_number = number = self._last_number + 1
+        entry = (priority, number), item, copy_context() if context is None else context, None
+        line = entries.lines.get(priority)
+        if type(line) is deque:
+            line.append(entry)
+            entries.size = size
+        else:
+            entries.append(entry)
+        if size > self.main_peak:  # noqa: PLR1730 - a call would take longer
+            self.main_peak = size
+        if self._waiters and not self._unparked:
+            self._unpark(1)
+        return True
+
+
+class FairBuffer(OrderedBuffer[T]):
+    """A buffer of fair shares: it takes the short way with most puts."""
+
+    entries: Any
+    ranks: ShareRanks
+
+    def offer(
+        self,
+        item: T,
+        ticket: Ticket | None = None,
+        context: Context | None = None,
+        priority: float = 0,
+    ) -> bool:
+        """Store the item if there is room; False if not."""
+        entries = self.entries
+        if ticket is not None:
+            return super().offer(item, ticket, context, priority)
+        if entries.size >= self.room:
+            return False
+        ranks = self.ranks
+        key = ranks.key_of(item)
+        try:
+            line = entries.lines.get(key)
+        except TypeError:  # the error has to say which key it was
+            line = None
+        if line is None or ranks.is_by_priority:
+            claim = ranks.claim_for(key, item, priority)
+            return self._offer_claim(claim, item, ticket, context)
+        size, share = entries.size + 1, line.share
+        if size > self.room or share.ready + share.delayed >= ranks.shares.most:
+            return False
+        self._last_number = number = self._last_number + 1
+        line.entries.append(
+            ((0, number, share), item, copy_context() if context is None else context, None)
+        )
+        share.ready += 1
+        entries.size = size
+        if size > self.main_peak:  # noqa: PLR1730 - a call would take longer
+            self.main_peak = size
+        if self._waiters and not self._unparked:
+            self._unpark(1)
+        return True
+
+
+def make_buffer(maxsize: int, order: Order | None) -> Buffer[Any]:
+    """The buffer for an order, with the shortest way that there is."""
+    if order is None:
+        return Buffer(maxsize)
+    if isinstance(order, FairShares):
+        return FairBuffer(maxsize, order)
+    has_limit = order.max_wait not in (None, math.inf)
+    return OrderedBuffer(maxsize, order) if has_limit else PriorityBuffer(maxsize, order)
 
 
 class OrderedBatchBuffer(OrderedBatchStore[T], BatchBuffer[T], OrderedBuffer[T]):

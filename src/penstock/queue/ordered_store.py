@@ -54,11 +54,11 @@ class OrderedLane(Lane[T]):
     def is_requeued_next(self) -> bool:
         """Whether the head is a requeued entry."""
         requeued, waiting = self.requeued, self.waiting
-        return bool(requeued) and (not waiting or requeued.rank < waiting.rank)
+        return requeued.size > 0 and (not waiting.size or requeued.goes_before(waiting))
 
     def requeue(self, entry: Entry[T]) -> None:
         """Put an entry back in its place."""
-        self.requeued.append(entry)
+        self.requeued.put_back(entry)
 
     def pop_requeued(self) -> Entry[T]:
         """Take the head, a requeued entry."""
@@ -98,8 +98,8 @@ class OrderedStore(EntryStore[T]):
     ranks: PriorityRanks
 
     def _new_lane(self, job: Job[T] | None, waiting: Any = None) -> Lane[T]:
-        entries = self.ranks.entries(is_in_order=True) if waiting is None else waiting
-        return OrderedLane(job, entries, self.ranks.entries())
+        entries = self.ranks.entries() if waiting is None else waiting
+        return OrderedLane(job, entries, self.ranks.requeued())
 
     @property
     def oldest(self) -> Entry[T] | None:

@@ -26,6 +26,9 @@ _STALE = 64
 class RankedEntries(Protocol):
     """Entries of one lane, or waiting puts, the next one first. What a lane needs of a deque."""
 
+    #: How many they are.
+    size: int
+
     def __len__(self) -> int: ...
     def __iter__(self) -> Iterator[Any]: ...
     @property
@@ -38,9 +41,27 @@ class RankedEntries(Protocol):
         """That of the head, to be compared with those of other lanes."""
         ...
 
-    def append(self, entry: Any, /) -> None: ...
+    def goes_before(self, other: Any) -> bool:
+        """Whether the head goes before that of ``other``, the waiting entries of the same lane."""
+        ...
+
+    def append(self, entry: Any, /) -> None:
+        """Add an entry that was put after all that are there."""
+        ...
+
+    def put_back(self, entry: Any) -> None:
+        """Add an entry that comes back, in its place."""
+        ...
+
     def popleft(self) -> Any: ...
-    def extend(self, entries: Iterable[Any], /) -> None: ...
+    def undo(self, entry: Any) -> None:
+        """Add the entry again that was taken last."""
+        ...
+
+    def extend(self, entries: Iterable[Any], /) -> None:
+        """Add entries, whenever they were put."""
+        ...
+
     def clear(self) -> None: ...
     def discard(self, entry: Any) -> bool:
         """Remove one entry; False if it is not there."""
@@ -55,6 +76,11 @@ class RankHeap(list[Any]):
     """Entries by their ranks: a heap."""
 
     @property
+    def size(self) -> int:
+        """How many they are."""
+        return len(self)
+
+    @property
     def head(self) -> Any:
         """The entry with the lowest rank."""
         return self[0]
@@ -64,9 +90,15 @@ class RankHeap(list[Any]):
         """The lowest rank."""
         return self[0][0]
 
+    def goes_before(self, other: Any) -> bool:
+        """Whether the head goes before that of ``other``."""
+        return bool(self[0][0] < other.rank)
+
     def append(self, entry: Any, /) -> None:
         """Add an entry."""
         heappush(self, entry)
+
+    put_back = undo = append
 
     def popleft(self) -> Any:
         """Take the head."""
@@ -114,6 +146,119 @@ class Fifo(deque[Any]):
         return True
 
 
+class PriorityLines:
+    """Entries by their priorities: a line for each, and a heap of the priorities.
+
+    There are few priorities, most often, so this is quicker than a heap of all entries. And a line
+    of one is that entry, or else as many priorities as entries would take much memory.
+    """
+
+    __slots__ = ("_priorities", "lines", "size")
+
+    def __init__(self) -> None:
+        self.size = 0
+        #: A deque of entries, or one entry, by priority.
+        self.lines: dict[float, Any] = {}
+        self._priorities: list[float] = []
+
+    def __len__(self) -> int:
+        return self.size
+
+    def __iter__(self) -> Iterator[Any]:
+        lines = [*self.lines.values()]
+        return iter(
+            [entry for one in lines for entry in ((one,) if type(one) is tuple else one.copy())]
+        )
+
+    @property
+    def head(self) -> Any:
+        """The entry with the lowest rank."""
+        line = self.lines[self._priorities[0]]
+        return line if type(line) is tuple else line[0]
+
+    @property
+    def rank(self) -> Any:
+        """The lowest rank."""
+        return self.head[0]
+
+    def goes_before(self, other: Any) -> bool:
+        """Whether the head goes before that of ``other``."""
+        return bool(self.rank < other.rank)
+
+    def append(self, entry: Any, /) -> None:
+        """Add an entry that was put after all that are there."""
+        priority = entry[0][0]
+        line = self.lines.get(priority)
+        self.size += 1
+        if line is None:
+            self.lines[priority] = entry
+            heappush(self._priorities, priority)
+        elif type(line) is tuple:
+            self.lines[priority] = deque((line, entry))
+        else:
+            line.append(entry)
+
+    def popleft(self) -> Any:
+        """Take the head."""
+        priorities = self._priorities
+        line = self.lines[priorities[0]]
+        self.size -= 1
+        if type(line) is tuple:
+            del self.lines[heappop(priorities)]
+            return line
+        entry = line.popleft()
+        if not line:
+            del self.lines[heappop(priorities)]
+        return entry
+
+    def undo(self, entry: Any) -> None:
+        """Add the entry again that was taken last."""
+        priority = entry[0][0]
+        line = self.lines.get(priority)
+        if line is None:
+            self.append(entry)
+        else:
+            self.size += 1
+            self.lines[priority] = deque((entry, *((line,) if type(line) is tuple else line)))
+
+    def extend(self, entries: Iterable[Any], /) -> None:
+        """Add entries, whenever they were put."""
+        ordered = sorted([*self, *entries], key=rank_of)
+        self.clear()
+        for entry in ordered:
+            self.append(entry)
+
+    def clear(self) -> None:
+        """Remove all."""
+        self.size = 0
+        self.lines.clear()
+        self._priorities.clear()
+
+    def discard(self, entry: Any) -> bool:
+        """Remove one entry; False if it is not there."""
+        priority = entry[0][0]
+        line = self.lines.get(priority)
+        if line is entry:
+            line = ()
+        elif line is None or type(line) is tuple or entry not in line:
+            return False
+        else:
+            line.remove(entry)
+        self.size -= 1
+        if not line:
+            del self.lines[priority]
+            self._priorities.remove(priority)
+            heapify(self._priorities)
+        return True
+
+    def remove_all(self, ranks: set[Any]) -> None:
+        """Remove the entries of these ranks, in one pass."""
+        left = [entry for entry in self if entry[0] not in ranks]
+        self.clear()
+        for entry in left:
+            self.append(entry)
+
+
 class OverdueFirst:
     """Entries by their ranks, but what has waited for ``max_wait`` seconds before all others.
 
@@ -138,6 +283,11 @@ class OverdueFirst:
     def __getitem__(self, index: int) -> Any:
         """The entry that is next, by the index 0."""
         return self._entries[self._next()[1]]
+
+    @property
+    def size(self) -> int:
+        """How many they are."""
+        return len(self._entries)
 
     def copy(self) -> list[Any]:
         """The entries, in no order."""
@@ -166,6 +316,10 @@ class OverdueFirst:
         """The rank of the head, the lowest of all if it is overdue."""
         return self._next()[0]
 
+    def goes_before(self, other: Any) -> bool:
+        """Whether the head goes before that of ``other``."""
+        return bool(self.rank < other.rank)
+
     def append(self, entry: Any, /) -> None:
         """Add an entry."""
         rank = entry[0]
@@ -175,6 +329,8 @@ class OverdueFirst:
         heappush(self._ages, (number, since))
         if max(len(self._ages), len(self._ranks)) > 2 * len(self._entries) + _STALE:
             self._forget_stale()
+
+    put_back = undo = append
 
     def _forget_stale(self) -> None:
         self._ranks = [entry[0] for entry in self._entries.values()]
@@ -213,14 +369,15 @@ class PriorityRanks:
     """
 
     def __init__(self, order: Priorities | None, turn: LoopTurn) -> None:
-        self._is_by_priority = order is not None
-        self._key = None if order is None else order.key
+        #: Whether there are priorities, and whether a put may say its own.
+        self.is_by_priority = order is not None
+        self.takes_priority = order is not None and order.key is None
+        self.key = None if order is None else order.key
         self._turn = turn
         no_limit = order is None or order.max_wait is None
         self._max_wait = math.inf if no_limit else order.max_wait  # type: ignore[union-attr]
-        self._last_number = 0
         #: The waiting puts, (rank, anything) each.
-        self.puts: RankedEntries = self.entries()
+        self.puts: Any = self._waiting_puts()
 
     def claim(self, item: Any, priority: float) -> Any:
         """What the rank of an item depends on. Calls functions of the user's.
@@ -229,31 +386,41 @@ class PriorityRanks:
             TypeError, ValueError: the key is no priority.
             Exception: what the user's function raised.
         """
-        if self._key is None:
+        if self.key is None:
             return priority
-        return checked_priority(self._key(item), "the key that Priorities got for an item")
+        priority = self.key(item)
+        if type(priority) is int:
+            return priority
+        return checked_priority(priority, "the priority that key gave an item")
 
     def has_room(self, claim: Any) -> bool:
         """Whether there is room for an item, as far as the order goes."""
         return True
 
-    def rank(self, claim: Any) -> Any:
-        """The rank of an item that is put now."""
-        self._last_number = number = self._last_number + 1
+    def rank(self, claim: Any, number: int) -> Any:
+        """The rank of an item that is put now, or of a put that begins to wait."""
         if self._max_wait == math.inf:
             return claim, number
         return claim, number, self._turn.clock()
 
-    def entries(self, *, is_in_order: bool = False) -> RankedEntries:
-        """Make a place for entries. ``is_in_order``: among equals, the one put first comes first."""
-        if self._max_wait != math.inf:
-            return OverdueFirst(self._turn, self._max_wait)
-        return RankHeap() if self._is_by_priority or not is_in_order else Fifo()
+    def entries(self) -> Any:
+        """Make a place for the entries of a lane, which come in the order of their puts."""
+        return PriorityLines() if self._max_wait == math.inf else self.requeued()
+
+    def _waiting_puts(self) -> Any:
+        return self.requeued()
+
+    def requeued(self) -> Any:
+        """Make a place for entries that come in any order."""
+        if self._max_wait == math.inf:
+            return RankHeap()
+        return OverdueFirst(self._turn, self._max_wait)
 
     # -- what happens to entries --------------------------------------------------------------
 
-    def granted(self, rank: Any) -> None:
-        """The entry of a waiting put is about to be added."""
+    def granted(self, rank: Any, number: int) -> Any:
+        """The entry of a waiting put is about to be added; return its rank."""
+        return (rank[0], number, *rank[2:])
 
     def returned(self, entry: Entry[Any]) -> Entry[Any]:
         """An entry was taken and did not start. Return it as it is now."""
@@ -268,3 +435,8 @@ class PriorityRanks:
 
     def removed(self, delayed: Iterable[Entry[Any]]) -> None:
         """Any entries were removed: these are the delayed ones that are left."""
+
+
+def rank_of(entry: Entry[Any]) -> Any:
+    """The rank of an entry."""
+    return entry[0]

@@ -44,6 +44,9 @@ class EntryStore(Generic[T]):
     Nor do they find anything while their ``turn`` in the event loop is paused.
     """
 
+    #: What knows the ranks of entries, where there is an order.
+    ranks: Any = None
+
     def __init__(self, maxsize: int, entries: deque[Entry[T]], turn: LoopTurn = ENDLESS) -> None:
         #: How long workers may go on without a wait.
         self.turn = turn

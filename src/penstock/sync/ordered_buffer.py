@@ -7,9 +7,9 @@ from typing import Any, TypeVar
 
 from penstock.queue.entry_buffer import PutOutcome
 from penstock.queue.lane import Lane
+from penstock.queue.fair_ranks import ranks_of
 from penstock.queue.ordered_store import OrderedBatchStore, OrderedStore
 from penstock.queue.orders import Order
-from penstock.queue.shares import ranks_of
 from penstock.sync.batch_buffer import BatchJanusBuffer
 from penstock.sync.buffer import JanusBuffer
 from penstock.sync.waiting import WaitingPut
@@ -33,7 +33,8 @@ class OrderedJanusBuffer(OrderedStore[T], JanusBuffer[T]):
         self.ranks = ranks_of(order, ENDLESS)
         # (rank, put) of the puts that wait. Those that have ended leave theirs behind.
         self._line = self.ranks.puts
-        entries: Any = self.ranks.entries(is_in_order=True)
+        entries: Any = self.ranks.entries()
+        self._put_number = 0
         JanusBuffer.__init__(self, maxsize, entries)
 
     @property
@@ -63,18 +64,20 @@ class OrderedJanusBuffer(OrderedStore[T], JanusBuffer[T]):
             if self.closed:
                 return False
             if len(self.entries) < self.room and self.ranks.has_room(claim):
-                self._admit(item, context, ticket, self.ranks.rank(claim))
+                self._last_number = number = self._last_number + 1
+                self._admit(item, context, ticket, self.ranks.rank(claim, number))
                 return True
             lane = self._lane_outside_bound(ticket)
             if lane is None:
                 return False
-            self._admit_outside_bound(lane, item, context, ticket, self.ranks.rank(claim))
+            self._last_number = number = self._last_number + 1
+            rank = self.ranks.rank(claim, number)
+            self._admit_outside_bound(lane, item, context, ticket, rank)
             return True
 
     def _admit(
         self, item: T, context: Context, ticket: Ticket | None, rank: Any = None
     ) -> Entry[T]:
-        self._last_number += 1
         entry: Entry[T] = (rank, item, context, ticket)
         self._put_nowait(entry)
         size = len(self.entries)
@@ -91,7 +94,6 @@ class OrderedJanusBuffer(OrderedStore[T], JanusBuffer[T]):
     def _admit_outside_bound(
         self, lane: Lane[T], item: T, context: Context, ticket: Ticket | None, rank: Any = None
     ) -> Entry[T]:
-        self._last_number += 1
         entry: Entry[T] = (rank, item, context, ticket)
         lane.requeue(entry)
         self.wake_locked()
@@ -108,7 +110,8 @@ class OrderedJanusBuffer(OrderedStore[T], JanusBuffer[T]):
         waiting, line = self._waiting_puts, self._line
         if len(line) > 2 * len(waiting) + _STALE:
             line.remove_all({rank for rank, one in line if one not in waiting})
-        put.rank = self.ranks.rank(put.rank)
+        self._put_number = number = self._put_number + 1
+        put.rank = self.ranks.rank(put.rank, number)
         waiting[put] = None
         line.append((put.rank, put))
 
@@ -122,7 +125,7 @@ class OrderedJanusBuffer(OrderedStore[T], JanusBuffer[T]):
             if put not in self._waiting_puts:  # it has ended
                 continue
             del self._waiting_puts[put]
-            self.ranks.granted(rank)
+            rank = self._rank_granted(rank)
             put.entry = self._admit(put.item, put.context, put.ticket, rank)
             put.outcome = PutOutcome.ACCEPTED
             put.set()
@@ -137,10 +140,14 @@ class OrderedJanusBuffer(OrderedStore[T], JanusBuffer[T]):
             return
         put = min(puts, key=_rank_of)
         del self._waiting_puts[put]
-        self.ranks.granted(put.rank)
-        put.entry = self._admit_outside_bound(lane, put.item, put.context, put.ticket, put.rank)
+        rank = self._rank_granted(put.rank)
+        put.entry = self._admit_outside_bound(lane, put.item, put.context, put.ticket, rank)
         put.outcome = PutOutcome.ACCEPTED
         put.set()
+
+    def _rank_granted(self, rank: Any) -> Any:
+        self._last_number = number = self._last_number + 1
+        return self.ranks.granted(rank, number)
 
     def close(self, *, drain: bool = True) -> None:
         """As any buffer for threads."""

@@ -86,11 +86,12 @@ class BlockingQueue(BlockingConsumable[T], InProcessQueue[T]):
         self._calls: deque[Callable[[], Coroutine[Any, Any, object]]] = deque()
         hooks.tell_forked_child(self)
 
-    def _make_parts(self) -> tuple[EntryBuffer[T], SharedCounters, ThreadWorkerPool[T]]:
+    def _make_parts(
+        self, order: Order | None
+    ) -> tuple[EntryBuffer[T], SharedCounters, ThreadWorkerPool[T]]:
+        size = self._maxsize
         buffer: JanusBuffer[T] = (
-            JanusBuffer(self._maxsize)
-            if self._order is None
-            else OrderedJanusBuffer(self._maxsize, self._order)
+            JanusBuffer(size) if order is None else OrderedJanusBuffer(size, order)
         )
         counters = SharedCounters(buffer)
         buffer.holders = lambda: counters.slots
@@ -100,7 +101,7 @@ class BlockingQueue(BlockingConsumable[T], InProcessQueue[T]):
         with self._buffer.lock:
             buffer: Any = self._buffer
             if not isinstance(buffer, BatchJanusBuffer):
-                is_ordered = self._order is not None
+                is_ordered = buffer.ranks is not None
                 buffer.__class__ = OrderedBatchJanusBuffer if is_ordered else BatchJanusBuffer
                 buffer.know_batches()
 
