@@ -213,7 +213,7 @@ class Buffer(EntryStore[T], WaitQueue):
             raise
         if isinstance(granted, PutOutcome):
             return granted
-        if self._granted.pop(granted[0], None) is None:  # closed between the grant and now
+        if not self._confirm(granted):  # closed between the grant and now
             return PutOutcome.CLOSED
         self.wake()  # this entry, or the one behind it, may be the next to be taken
         return PutOutcome.ACCEPTED
@@ -225,6 +225,10 @@ class Buffer(EntryStore[T], WaitQueue):
         self._putter_number = number = self._putter_number + 1
         self._putters[number] = waiter, item, context, ticket
         return number
+
+    def _confirm(self, entry: Entry[T]) -> bool:
+        """The task of a put has run, whose entry was granted: it is accepted, if it still stands."""
+        return self._granted.pop(entry[0], None) is not None
 
     def _grant(self) -> None:
         """Grant free slots to the puts that have waited longest."""

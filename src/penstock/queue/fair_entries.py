@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Callable, Hashable, Iterable, Iterator
 from heapq import heappop, heappush
@@ -35,10 +36,30 @@ class FairEntries:
     the others.
     """
 
-    __slots__ = ("_make_line", "_shares", "_starts", "_turns", "lines", "size")
+    __slots__ = (
+        "_make_line",
+        "_next",
+        "_next_turn",
+        "_now",
+        "_shares",
+        "_starts",
+        "_turn",
+        "_turns",
+        "is_capped",
+        "key_of",
+        "last_start",
+        "lines",
+        "size",
+    )
 
-    def __init__(self, shares: Shares, make_line: Callable[[], Any]) -> None:
+    def __init__(
+        self, shares: Shares, make_line: Callable[[], Any], key_of: Callable[[Any], Any] = id
+    ) -> None:
         self._shares = shares
+        #: What a put asks for, here at hand: the key of an item, and whether a key may not have as
+        #: many entries as there is room for.
+        self.key_of = key_of
+        self.is_capped = shares.most < math.inf
         self._make_line = make_line
         self.size = 0
         #: The lines that have entries, by key.
@@ -46,6 +67,12 @@ class FairEntries:
         # A line may be in several turns, and stands in one alone: that of its ``at``.
         self._turns: dict[float, deque[_KeyLine]] = {}
         self._starts: list[float] = []
+        # Here at hand: the first turn and its start, and the turn that a line got last.
+        self._turn: deque[_KeyLine] = deque()
+        self._now = self._next = -math.inf
+        self._next_turn = self._turn
+        #: The start of the entry that was taken last.
+        self.last_start = -math.inf
 
     def __len__(self) -> int:
         return self.size
@@ -54,44 +81,55 @@ class FairEntries:
         lines = [*self.lines.values()]  # in one piece: a reader may be in another thread
         return iter([entry for line in lines for entry in line.entries.copy()])
 
+    def has_room(self, share: Share) -> bool:
+        """Whether a key may have one more entry."""
+        return self._shares.has_room(share)
+
     # -- turns --------------------------------------------------------------------------------
+
+    def _turn_at(self, start: float) -> deque[_KeyLine]:
+        turn = self._turns.get(start)
+        if turn is None:
+            turn = self._turns[start] = deque()
+            heappush(self._starts, start)
+            if start < self._now:
+                self._turn = turn
+                self._now = start
+        self._next, self._next_turn = start, turn
+        return turn
 
     def _place(self, line: _KeyLine) -> None:
         """Let a line stand where its share starts."""
         line.at = start = line.share.start
-        turn = self._turns.get(start)
-        if turn is None:
-            self._turns[start] = deque((line,))
-            heappush(self._starts, start)
-        else:
-            turn.append(line)
+        self._turn_at(start).append(line)
 
     def place_first(self, line: _KeyLine) -> None:
         """Let a line stand where its share starts, before the others."""
         line.at = start = line.share.start
-        turn = self._turns.get(start)
-        if turn is None:
-            self._turns[start] = deque((line,))
-            heappush(self._starts, start)
-        else:
-            turn.appendleft(line)
-            if len(turn) > 2 * len(self.lines) + _STALE:
-                self._turns[start] = deque(dict.fromkeys(one for one in turn if one.at == start))
+        turn = self._turn_at(start)
+        turn.appendleft(line)
+        if len(turn) > 2 * len(self.lines) + _STALE:
+            left = dict.fromkeys(one for one in turn if one.at == start)
+            turn.clear()
+            turn.extend(left)
 
     def _top(self) -> _KeyLine:
         """The line that is next: the first of the first turn."""
         while True:
-            at = self._starts[0]
-            turn = self._turns[at]
+            self._now = at = self._starts[0]
+            self._turn = turn = self._turns[at]
             while turn:
                 line = turn[0]
                 if line.at == at:
                     if line.share.start == at:
                         return line
+                    turn.popleft()
                     self._place(line)  # entries of the key were taken from other lanes
-                turn.popleft()
+                else:
+                    turn.popleft()
             del self._turns[at]
             heappop(self._starts)
+            self._next = -math.inf
 
     @property
     def head(self) -> Any:
@@ -131,48 +169,45 @@ class FairEntries:
     def append(self, entry: Any, /) -> None:
         """Add an entry that was put after all others of its key."""
         share: Share = entry[0][2]
-        line = self._line_of(share)
-        share.ready += 1
+        line = share.lines.get(self)
+        if line is None or line.at is None:
+            line = self._line_of(share)
+            line.at = start = share.start
+            if start == self._next:
+                self._next_turn.append(line)
+            else:
+                self._turn_at(start).append(line)
         self.size += 1
         line.entries.append(entry)
-        if line.at is None:
-            self._place(line)
 
     def put_back(self, entry: Any) -> None:
         """Add an entry that comes back."""
         share: Share = entry[0][2]
         line = self._line_of(share)
-        share.ready += 1
         self.size += 1
         line.entries.append(entry)
         self.place_first(line)
 
     def popleft(self) -> Any:
         """Take the head, and charge it to its key."""
-        at = self._starts[0]
-        turn = self._turns[at]
-        if not turn or (line := turn[0]).at != at or line.share.start != at:
+        turn = self._turn
+        if not turn or (line := turn[0]).at != self._now or line.share.start != self._now:
             line = self._top()
-            at = line.share.start
-            turn = self._turns[at]
+            turn = self._turn
         entries, share = line.entries, line.share
         entry = entries.popleft()
         self.size -= 1
-        share.ready -= 1
         ticket = entry[3]
         if ticket is None or not ticket.is_cancelled:  # else it is skipped, and does not start
-            if at > self._shares.virtual:
-                self._shares.virtual = at
-            share.start = start = at + share.step
+            self.last_start = self._now
+            share.start = start = share.start + share.step
             turn.popleft()
             if entries:
                 line.at = start
-                turn = self._turns.get(start)  # type: ignore[assignment]
-                if turn is None:
-                    self._turns[start] = deque((line,))
-                    heappush(self._starts, start)
+                if start == self._next:
+                    self._next_turn.append(line)
                 else:
-                    turn.append(line)
+                    self._turn_at(start).append(line)
             else:
                 self._was_emptied(line)
         elif not entries:
@@ -181,14 +216,6 @@ class FairEntries:
         if share.is_blocked:
             self._shares.unblock(share)
         return entry
-
-    def undo(self, entry: Any) -> None:
-        """Add the entry again that was taken last, and is charged no more."""
-        line = self._line_of(entry[0][2])
-        later = line.entries.copy()
-        line.entries.clear()
-        self.put_back(entry)
-        line.entries.extend(later)
 
     def extend(self, entries: Iterable[Any], /) -> None:
         """Add entries, whenever they were put."""
@@ -227,13 +254,11 @@ class FairEntries:
             self._has_fewer(line, count)
 
     def _has_fewer(self, line: _KeyLine, count: int) -> None:
-        share = line.share
         self.size -= count
-        share.ready -= count
         if not line.entries:
             self._was_emptied(line)
-        if share.is_blocked:
-            self._shares.unblock(share)
+        if line.share.is_blocked:
+            self._shares.unblock(line.share)
 
     def _was_emptied(self, line: _KeyLine) -> None:
         line.at = None
@@ -241,5 +266,7 @@ class FairEntries:
         if not self.lines:
             self._turns.clear()
             self._starts.clear()
-            del self._shares.filled[self]
-            self._shares.end_busy_time()
+            self._turn = deque()
+            self._now = self._next = -math.inf
+            self._shares.was_emptied(self)
+            self.last_start = -math.inf

@@ -54,7 +54,7 @@ class FairPuts:
             if share.put_at != at:
                 heappop(heap)
                 continue
-            if share.ready + share.delayed >= shares.most:
+            if not shares.has_room(share):
                 share.put_at, share.is_blocked = None, True
                 heappop(heap)
                 continue

@@ -24,10 +24,11 @@ class ShareRanks(PriorityRanks):
 
     def __init__(self, order: FairShares, turn: LoopTurn) -> None:
         self.shares = Shares(math.inf if order.max_per_key is None else order.max_per_key)
+        self.key_of = order.key
         super().__init__(order.within, turn)
         self.shares.puts = self.puts
-        self.key_of = order.key
         self._weight = order.weight
+        self.has_weights = order.weight is not None
 
     # -- the functions of the user --------------------------------------------------------------
 
@@ -44,16 +45,28 @@ class ShareRanks(PriorityRanks):
         """:meth:`claim`, of an item whose key is known."""
         if self.is_by_priority:
             priority = super().claim(item, priority)
+        share = self._known_share(key)
+        if share is not None and share.is_busy:
+            return priority, key, share.step, False
+        return priority, key, 1.0 if self._weight is None else self._step(key), True
+
+    def _known_share(self, key: Any) -> Share | None:
         try:
-            share = self.shares.keys.get(key)
+            return self.shares.keys.get(key)
         except TypeError as error:
             raise TypeError(
                 f"the key that FairShares got for an item must be hashable, "
                 f"got {checks.shown(key)}: {error}"
             ) from None
-        if share is not None and share.is_busy:
-            return priority, key, share.step, False
-        return priority, key, 1.0 if self._weight is None else self._step(key), True
+
+    def share_of(self, key: Any) -> Share:
+        """The share of a key that is about to have an entry, where no key has a weight."""
+        share = self._known_share(key)
+        if share is None:
+            return self.shares.share_of(key, 1.0, is_new_step=False)
+        if not share.ready:
+            self.shares.wake(share)
+        return share
 
     def _step(self, key: Hashable) -> float:
         assert self._weight is not None
@@ -74,7 +87,7 @@ class ShareRanks(PriorityRanks):
     def has_room(self, claim: Any) -> bool:
         """Whether the key may have one more entry."""
         share = self.shares.keys.get(claim[1])
-        return share is None or share.ready + share.delayed < self.shares.most
+        return share is None or self.shares.has_room(share)
 
     def rank(self, claim: Any, number: int) -> Any:
         """The rank of an item that is put now, or of a put that begins to wait."""
@@ -88,6 +101,12 @@ class ShareRanks(PriorityRanks):
     def granted(self, rank: Any, number: int) -> Any:
         """The entry of a waiting put is about to be added; return its rank."""
         return (rank[0], number, self.shares.known(rank[2]), *rank[3:])
+
+    def reserved(self, rank: Any, number: int) -> Any:
+        """The entry of a waiting put is to be added before long; return its rank."""
+        rank[2].delayed += 1
+        self.shares.delayed += 1
+        return super().reserved(rank, number)
 
     # -- entries that come back -----------------------------------------------------------------
 
@@ -145,7 +164,8 @@ class ShareRanks(PriorityRanks):
 
     def entries(self) -> Any:
         """Make a place for the entries of a lane, those of a key in the order of their puts."""
-        return FairEntries(self.shares, super().requeued if self.is_by_priority else Fifo)
+        make_line = super().requeued if self.is_by_priority else Fifo
+        return FairEntries(self.shares, make_line, self.key_of)
 
     def requeued(self) -> Any:
         """Make a place for entries that come in any order."""

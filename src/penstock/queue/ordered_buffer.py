@@ -13,7 +13,9 @@ from penstock.queue.lane import Lane
 from penstock.queue.fair_ranks import ShareRanks, ranks_of
 from penstock.queue.ordered_store import OrderedBatchStore, OrderedStore
 from penstock.queue.orders import FairShares, Order
-from penstock.workers.item import Entry, Ticket
+from penstock.queue.ranks import checked_key
+from penstock.workers.item import Entry, Ticket, job_of
+from penstock.workers.job import Job
 from penstock.workers.turn import LoopTurn
 
 T = TypeVar("T")
@@ -23,7 +25,11 @@ _STALE = 64
 
 
 class OrderedBuffer(OrderedStore[T], Buffer[T]):
-    """A buffer that hands out its entries in an order, and grants its room in the same order."""
+    """A buffer that hands out its entries in an order, and grants its room in the same order.
+
+    A granted put has its room reserved, and is in its place when its task has confirmed it: workers
+    that go on meanwhile take what is accepted.
+    """
 
     _putters: Any
 
@@ -33,6 +39,8 @@ class OrderedBuffer(OrderedStore[T], Buffer[T]):
         # Waiting puts that have ended leave theirs behind.
         self._line = self.ranks.puts
         entries: Any = self.ranks.entries()
+        # The entries of granted puts, by rank.
+        self._reserved: dict[Any, Entry[T]] = {}
         Buffer.__init__(self, maxsize, entries, turn)
 
     # -- putting ------------------------------------------------------------------------------
@@ -83,6 +91,18 @@ class OrderedBuffer(OrderedStore[T], Buffer[T]):
         self.wake()
         return True
 
+    # -- puts that wait for room --------------------------------------------------------------
+
+    @property
+    def putters(self) -> int:
+        """How many puts wait for room."""
+        return super().putters + len(self._reserved)
+
+    @property
+    def accepted(self) -> int:
+        """How many entries were ever accepted."""
+        return super().accepted - len(self._reserved)
+
     def _join_putters(
         self, waiter: _Waiter[T], item: T, context: Context, ticket: Ticket | None
     ) -> Any:
@@ -103,10 +123,36 @@ class OrderedBuffer(OrderedStore[T], Buffer[T]):
             first = line.popleft()
             if first is None:  # there are only those of keys that have too much already
                 return
-            rank = first[0]
-            put = putters.pop(rank, None)
+            put = putters.pop(first[0], None)
             if put is not None and not put[0].done():  # or it is about to withdraw
-                self._append(self._grant_rank(rank, *put))
+                self._last_number = number = self._last_number + 1
+                rank = self.ranks.reserved(first[0], number)
+                self._reserved[rank] = entry = (rank, *put[1:])
+                self.room -= 1
+                put[0].set_result(entry)
+
+    def _confirm(self, entry: Entry[T]) -> bool:
+        if self._give_up(entry) is None:
+            return super()._confirm(entry)
+        self._append(entry)
+        return True
+
+    def _withdraw(self, number: Any, waiter: _Waiter[T]) -> None:
+        granted = waiter.result() if waiter.done() and not waiter.cancelled() else None
+        if isinstance(granted, tuple) and self._give_up(granted) is not None:
+            self._withdrawn += 1
+            if not waiter.get_loop().is_closed():
+                self._grant()
+        else:
+            super()._withdraw(number, waiter)
+
+    def _give_up(self, entry: Entry[T]) -> Entry[T] | None:
+        """Reserve the room of a granted put no longer; None if it was not."""
+        reserved = self._reserved.pop(entry[0], None)
+        if reserved is not None:
+            self.room += 1
+            self.ranks.ready(reserved)
+        return reserved
 
     def _grant_outside_bound(self, lane: Lane[T]) -> None:
         ranks = [
@@ -116,26 +162,36 @@ class OrderedBuffer(OrderedStore[T], Buffer[T]):
         ]
         if ranks:
             first = min(ranks)
-            lane.requeue(self._grant_rank(first, *self._putters.pop(first)))
+            put = self._putters.pop(first)
+            self._last_number = number = self._last_number + 1
+            rank: Any = self.ranks.granted(first, number)
+            self._granted[rank] = entry = (rank, *put[1:])
+            lane.requeue(entry)
+            put[0].set_result(entry)
 
-    def _grant_rank(
-        self, rank: Any, waiter: _Waiter[T], item: T, context: Context, ticket: Ticket | None
-    ) -> Entry[T]:
-        self._last_number = number = self._last_number + 1
-        rank = self.ranks.granted(rank, number)
-        entry: Entry[T] = (rank, item, context, ticket)
-        self._granted[rank] = entry
-        waiter.set_result(entry)
-        return entry
+    def _count(self) -> None:
+        super()._count()
+        self.room -= len(self._reserved)
+
+    def close_lane(self, job: Job[T]) -> int:
+        """Remove the entries of a job that is over; return how many had been accepted."""
+        for entry in [*self._reserved.values()]:
+            if job_of(entry) is job:
+                self._give_up(entry)
+                self._withdrawn += 1
+        return super().close_lane(job)
 
     def _forget_putters(self) -> list[_Waiter[T]]:
         self._line.clear()
+        for entry in [*self._reserved.values()]:
+            self._give_up(entry)
+            self._withdrawn += 1
         return super()._forget_putters()
 
     # -- taking -------------------------------------------------------------------------------
 
     def take(self) -> Entry[T] | None:
-        """The next entry for a worker. None: there is none, or its put is not confirmed yet."""
+        """The next entry for a worker; None if there is none."""
         if self._is_special:
             limits = self.limits
             if self.turn.is_paused or limits.is_held or limits.is_paused:
@@ -148,9 +204,6 @@ class OrderedBuffer(OrderedStore[T], Buffer[T]):
         if not entries.size:
             return None
         entry: Entry[T] = entries.popleft()
-        if self._granted and entry[0] in self._granted:  # a look at the head would cost more
-            entries.undo(self.ranks.returned(entry))
-            return None
         if self._putters:
             self._grant()
         return entry
@@ -175,8 +228,11 @@ class PriorityBuffer(OrderedBuffer[T]):
             return super().offer(item, ticket, context, priority)
         if size > self.room:
             return False
-        if self.ranks.key is not None:
-            priority = self.ranks.claim(item, priority)
+        key_of = entries.key_of
+        if key_of is not None:
+            priority = key_of(item)
+            if type(priority) is not int:
+                priority = checked_key(priority)
             size = entries.size + 1  # a function of the user's may even put
             if size > self.room:
                 return False
@@ -209,29 +265,32 @@ class FairBuffer(OrderedBuffer[T]):
         priority: float = 0,
     ) -> bool:
         """Store the item if there is room; False if not."""
-        entries = self.entries
         if ticket is not None:
             return super().offer(item, ticket, context, priority)
-        if entries.size >= self.room:
-            return False
-        ranks = self.ranks
-        key = ranks.key_of(item)
+        entries = self.entries
+        key = entries.key_of(item)
         try:
             line = entries.lines.get(key)
         except TypeError:  # the error has to say which key it was
             line = None
-        if line is None or ranks.is_by_priority:
-            claim = ranks.claim_for(key, item, priority)
+        if line is not None:
+            share = line.share
+        elif self.ranks.has_weights:
+            claim = self.ranks.claim_for(key, item, priority)
             return self._offer_claim(claim, item, ticket, context)
-        size, share = entries.size + 1, line.share
-        if size > self.room or share.ready + share.delayed >= ranks.shares.most:
+        else:
+            share = self.ranks.share_of(key)
+        size = entries.size + 1  # looked at here: a function of the user's may even put
+        if size > self.room or (entries.is_capped and not entries.has_room(share)):
             return False
         self._last_number = number = self._last_number + 1
-        line.entries.append(
-            ((0, number, share), item, copy_context() if context is None else context, None)
-        )
-        share.ready += 1
-        entries.size = size
+        rank = 0, number, share
+        entry = rank, item, copy_context() if context is None else context, None
+        if line is None:
+            entries.append(entry)
+        else:
+            line.entries.append(entry)
+            entries.size = size
         if size > self.main_peak:  # noqa: PLR1730 - a call would take longer
             self.main_peak = size
         if self._waiters and not self._unparked:
@@ -244,7 +303,8 @@ def make_buffer(maxsize: int, order: Order | None) -> Buffer[Any]:
     if order is None:
         return Buffer(maxsize)
     if isinstance(order, FairShares):
-        return FairBuffer(maxsize, order)
+        is_plain = order.within is None
+        return FairBuffer(maxsize, order) if is_plain else OrderedBuffer(maxsize, order)
     has_limit = order.max_wait not in (None, math.inf)
     return OrderedBuffer(maxsize, order) if has_limit else PriorityBuffer(maxsize, order)
 

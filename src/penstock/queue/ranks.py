@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from heapq import heapify, heappop, heappush
 from typing import Any, Protocol, TypeVar
 
@@ -54,10 +54,6 @@ class RankedEntries(Protocol):
         ...
 
     def popleft(self) -> Any: ...
-    def undo(self, entry: Any) -> None:
-        """Add the entry again that was taken last."""
-        ...
-
     def extend(self, entries: Iterable[Any], /) -> None:
         """Add entries, whenever they were put."""
         ...
@@ -98,7 +94,7 @@ class RankHeap(list[Any]):
         """Add an entry."""
         heappush(self, entry)
 
-    put_back = undo = append
+    put_back = append
 
     def popleft(self) -> Any:
         """Take the head."""
@@ -149,17 +145,21 @@ class Fifo(deque[Any]):
 class PriorityLines:
     """Entries by their priorities: a line for each, and a heap of the priorities.
 
-    There are few priorities, most often, so this is quicker than a heap of all entries. And a line
-    of one is that entry, or else as many priorities as entries would take much memory.
+    There are few priorities, most often, so this is quicker than a heap of all entries. A line of
+    one is that entry, or else as many priorities as entries would take much memory.
     """
 
-    __slots__ = ("_priorities", "lines", "size")
+    __slots__ = ("_first", "_priorities", "key_of", "lines", "size")
 
-    def __init__(self) -> None:
+    def __init__(self, key_of: Callable[[Any], Any] | None = None) -> None:
+        #: What a put asks for, here at hand: the priority of an item; None: its put says it.
+        self.key_of = key_of
         self.size = 0
-        #: A deque of entries, or one entry, by priority.
+        #: A deque of entries, or one entry, by priority. The first may be empty.
         self.lines: dict[float, Any] = {}
         self._priorities: list[float] = []
+        # The first line, unless it is empty, or another has become the first.
+        self._first: deque[Any] = deque()
 
     def __len__(self) -> int:
         return self.size
@@ -170,11 +170,19 @@ class PriorityLines:
             [entry for one in lines for entry in ((one,) if type(one) is tuple else one.copy())]
         )
 
+    def _first_line(self) -> deque[Any]:
+        lines, priorities = self.lines, self._priorities
+        while not (line := lines[priorities[0]]):
+            del lines[heappop(priorities)]
+        if type(line) is tuple:
+            line = lines[priorities[0]] = deque((line,))
+        self._first = line
+        return self._first
+
     @property
     def head(self) -> Any:
         """The entry with the lowest rank."""
-        line = self.lines[self._priorities[0]]
-        return line if type(line) is tuple else line[0]
+        return (self._first or self._first_line())[0]
 
     @property
     def rank(self) -> Any:
@@ -193,6 +201,8 @@ class PriorityLines:
         if line is None:
             self.lines[priority] = entry
             heappush(self._priorities, priority)
+            if self._priorities[0] == priority:
+                self._first = deque()
         elif type(line) is tuple:
             self.lines[priority] = deque((line, entry))
         else:
@@ -200,26 +210,9 @@ class PriorityLines:
 
     def popleft(self) -> Any:
         """Take the head."""
-        priorities = self._priorities
-        line = self.lines[priorities[0]]
+        line = self._first or self._first_line()
         self.size -= 1
-        if type(line) is tuple:
-            del self.lines[heappop(priorities)]
-            return line
-        entry = line.popleft()
-        if not line:
-            del self.lines[heappop(priorities)]
-        return entry
-
-    def undo(self, entry: Any) -> None:
-        """Add the entry again that was taken last."""
-        priority = entry[0][0]
-        line = self.lines.get(priority)
-        if line is None:
-            self.append(entry)
-        else:
-            self.size += 1
-            self.lines[priority] = deque((entry, *((line,) if type(line) is tuple else line)))
+        return line.popleft()
 
     def extend(self, entries: Iterable[Any], /) -> None:
         """Add entries, whenever they were put."""
@@ -233,30 +226,27 @@ class PriorityLines:
         self.size = 0
         self.lines.clear()
         self._priorities.clear()
+        self._first = deque()
 
     def discard(self, entry: Any) -> bool:
         """Remove one entry; False if it is not there."""
-        priority = entry[0][0]
-        line = self.lines.get(priority)
-        if line is entry:
-            line = ()
-        elif line is None or type(line) is tuple or entry not in line:
+        line = self.lines.get(entry[0][0])
+        if not line or (line is not entry and (type(line) is tuple or entry not in line)):
             return False
+        if line is entry:
+            self.lines[entry[0][0]] = deque()
         else:
             line.remove(entry)
         self.size -= 1
-        if not line:
-            del self.lines[priority]
-            self._priorities.remove(priority)
-            heapify(self._priorities)
         return True
 
     def remove_all(self, ranks: set[Any]) -> None:
         """Remove the entries of these ranks, in one pass."""
         left = [entry for entry in self if entry[0] not in ranks]
-        self.clear()
-        for entry in left:
-            self.append(entry)
+        if len(left) < self.size:
+            self.clear()
+            for entry in left:
+                self.append(entry)
 
 
 class OverdueFirst:
@@ -330,7 +320,7 @@ class OverdueFirst:
         if max(len(self._ages), len(self._ranks)) > 2 * len(self._entries) + _STALE:
             self._forget_stale()
 
-    put_back = undo = append
+    put_back = append
 
     def _forget_stale(self) -> None:
         self._ranks = [entry[0] for entry in self._entries.values()]
@@ -389,9 +379,7 @@ class PriorityRanks:
         if self.key is None:
             return priority
         priority = self.key(item)
-        if type(priority) is int:
-            return priority
-        return checked_priority(priority, "the priority that key gave an item")
+        return priority if type(priority) is int else checked_key(priority)
 
     def has_room(self, claim: Any) -> bool:
         """Whether there is room for an item, as far as the order goes."""
@@ -405,7 +393,7 @@ class PriorityRanks:
 
     def entries(self) -> Any:
         """Make a place for the entries of a lane, which come in the order of their puts."""
-        return PriorityLines() if self._max_wait == math.inf else self.requeued()
+        return PriorityLines(self.key) if self._max_wait == math.inf else self.requeued()
 
     def _waiting_puts(self) -> Any:
         return self.requeued()
@@ -422,6 +410,10 @@ class PriorityRanks:
         """The entry of a waiting put is about to be added; return its rank."""
         return (rank[0], number, *rank[2:])
 
+    def reserved(self, rank: Any, number: int) -> Any:
+        """The entry of a waiting put is to be added before long; return its rank."""
+        return (rank[0], number, *rank[2:])
+
     def returned(self, entry: Entry[Any]) -> Entry[Any]:
         """An entry was taken and did not start. Return it as it is now."""
         return entry
@@ -435,6 +427,15 @@ class PriorityRanks:
 
     def removed(self, delayed: Iterable[Entry[Any]]) -> None:
         """Any entries were removed: these are the delayed ones that are left."""
+
+
+def checked_key(priority: Any) -> float:
+    """``priority``, if it is one.
+
+    Raises:
+        TypeError, ValueError: it is none.
+    """
+    return checked_priority(priority, "the priority that key gave an item")
 
 
 def rank_of(entry: Entry[Any]) -> Any:

@@ -30,7 +30,6 @@ class Share:
         "lines",
         "put_at",
         "puts",
-        "ready",
         "start",
         "step",
     )
@@ -44,15 +43,20 @@ class Share:
         self.busy_time = busy_time
         #: The virtual start when it was the virtual time last. No less: what came before is past.
         self.base = start
-        #: How many entries it has that can be taken, and how many that cannot, yet.
-        self.ready = self.delayed = 0
         #: Its lines, by the places of entries that have them.
         self.lines: dict[Any, Any] = {}
+        #: How many of its entries are in none of these: they cannot be taken, yet.
+        self.delayed = 0
         #: Its waiting puts; where they stand among those of other keys; and whether they do not,
         #: since it has as many entries as it may have.
         self.puts: Any = None
         self.put_at: float | None = None
         self.is_blocked = False
+
+    @property
+    def ready(self) -> int:
+        """How many entries it has that can be taken. From any thread."""
+        return sum([len(line.entries) for line in tuple(self.lines.values())])
 
     @property
     def is_busy(self) -> bool:
@@ -72,13 +76,21 @@ class Shares:
         #: The most entries that a key may have.
         self.most = most
         self.keys: dict[Hashable, Share] = {}
-        self.virtual = 0.0
+        self._virtual = 0.0
         self.busy_time = 0
         #: The places that have entries; and how many entries are delayed, puts wait.
         self.filled: dict[Any, None] = {}
         self.delayed = 0
         self.puts: Any = ()
         self._sweep_at = FEW
+
+    @property
+    def virtual(self) -> float:
+        """The virtual time: the highest start of all entries that were taken."""
+        for place in self.filled:
+            if place.last_start > self._virtual:
+                self._virtual = place.last_start
+        return self._virtual
 
     def share_of(self, key: Hashable, step: float, *, is_new_step: bool) -> Share:
         """The share of a key that is about to have an entry, or a put that waits."""
@@ -96,10 +108,10 @@ class Shares:
     def wake(self, share: Share) -> None:
         """A key may have had nothing to take, and is about to have an entry."""
         if share.busy_time != self.busy_time:
-            share.busy_time, share.start = self.busy_time, self.virtual
-            share.base = share.start
-        elif not share.ready and share.start < self.virtual:
+            share.busy_time = self.busy_time
             share.start = share.base = self.virtual
+        elif not share.ready and share.start < (virtual := self.virtual):
+            share.start = share.base = virtual
 
     def known(self, share: Share) -> Share:
         """The share of its key by now: it may have been forgotten since."""
@@ -115,32 +127,43 @@ class Shares:
         start = max(share.start - share.step, share.base)
         share.start = start if share.ready else max(start, min(share.start, self.virtual))
 
+    def has_room(self, share: Share) -> bool:
+        """Whether a key may have one more entry."""
+        return self.most == math.inf or share.ready + share.delayed < self.most
+
     def next_start(self, share: Share) -> float:
         """The virtual start that another entry of the key would have."""
-        start = share.start if share.ready else max(share.start, self.virtual)
-        return start + share.ready * share.step
+        ready = share.ready
+        return share.start + ready * share.step if ready else max(share.start, self.virtual)
 
     def unblock(self, share: Share) -> None:
         """A key that had as many entries as it may have has fewer."""
-        if share.ready + share.delayed < self.most:
+        if self.has_room(share):
             self.puts.unblock(share)
 
+    def was_emptied(self, place: Any) -> None:
+        """A place of entries has none any more."""
+        self._virtual = self.virtual
+        del self.filled[place]
+        self.end_busy_time()
+
     def end_busy_time(self) -> None:
-        """One of the places has no entries any more."""
+        """Begin anew if no entry is left."""
         if self.filled or self.delayed or self.puts:
             return
         self.busy_time += 1
-        self.virtual = 0.0
+        self._virtual = 0.0
         if len(self.keys) > FEW:
             self.keys.clear()
             self._sweep_at = FEW
 
     def _sweep(self) -> None:
+        virtual = self.virtual
         self.keys = {
             key: share
             for key, share in self.keys.items()
             if share.is_busy
-            or (share.busy_time == self.busy_time and share.start > self.virtual)
+            or (share.busy_time == self.busy_time and share.start > virtual)
         }
         self._sweep_at = 2 * len(self.keys) + FEW
 
