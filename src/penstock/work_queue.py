@@ -312,6 +312,7 @@ class WorkQueue(Lifecycle, FromConfig, WorkQueueBase[T], Consumable[T]):
         num_workers: int | AdaptiveConcurrency | None = None,
         error_handler: ErrorHandler[T] | None = None,
         split: bool = True,
+        per_key: bool = False,
     ) -> None:
         """Start workers that call ``worker_func`` on several items at once.
 
@@ -327,10 +328,12 @@ class WorkQueue(Lifecycle, FromConfig, WorkQueueBase[T], Consumable[T]):
             split: whether a call that raises what another attempt would not change is made again
                 for each half of its items, and so on, until the culprit stands alone. With False
                 all its items fail.
+            per_key: whether all items of a call have the same key, on a queue with
+                ``order=FairShares(...)``. The first item of each key waits for others of its key.
 
         Raises:
-            ValueError, TypeError: for an argument that is not allowed; the limits have a ``key``,
-                or the queue is on a broker.
+            ValueError, TypeError: for an argument that is not allowed; the limits have a ``key``;
+                ``per_key`` without fair shares; or the queue is on a broker.
             QueueStateError: the queue is stopping.
 
         As :meth:`process`, whose workers it replaces. One call is one start for a limit without a
@@ -341,7 +344,7 @@ class WorkQueue(Lifecycle, FromConfig, WorkQueueBase[T], Consumable[T]):
         tried again. The call runs in an empty context, as its items come from several. A stop with
         a timeout gives back all items of a call.
         """
-        batching = self._batching(max_size, max_wait, split=split)
+        batching = self._batching(max_size, max_wait, split=split, per_key=per_key)
         workers = self._workers_wanted(num_workers)
         queue = self._in_process(BoundedQueue, "process_batches")
         size = queue.check_workers(worker_func, workers, error_handler)
@@ -608,6 +611,7 @@ class WorkQueue(Lifecycle, FromConfig, WorkQueueBase[T], Consumable[T]):
         ordered: bool = True,
         return_exceptions: Literal[False] = False,
         split: bool = True,
+        per_key: bool = False,
     ) -> AsyncGenerator[R, None]: ...
     @overload
     def map_batches(
@@ -621,6 +625,7 @@ class WorkQueue(Lifecycle, FromConfig, WorkQueueBase[T], Consumable[T]):
         ordered: bool = True,
         return_exceptions: Literal[False] = False,
         split: bool = True,
+        per_key: bool = False,
     ) -> AsyncGenerator[R, None]: ...
     @overload
     def map_batches(
@@ -634,6 +639,7 @@ class WorkQueue(Lifecycle, FromConfig, WorkQueueBase[T], Consumable[T]):
         ordered: bool = True,
         return_exceptions: bool,
         split: bool = True,
+        per_key: bool = False,
     ) -> AsyncGenerator[R | BaseException, None]: ...
     @overload
     def map_batches(
@@ -647,6 +653,7 @@ class WorkQueue(Lifecycle, FromConfig, WorkQueueBase[T], Consumable[T]):
         ordered: bool = True,
         return_exceptions: bool,
         split: bool = True,
+        per_key: bool = False,
     ) -> AsyncGenerator[R | BaseException, None]: ...
     def map_batches(
         self,
@@ -659,6 +666,7 @@ class WorkQueue(Lifecycle, FromConfig, WorkQueueBase[T], Consumable[T]):
         ordered: bool = True,
         return_exceptions: bool = False,
         split: bool = True,
+        per_key: bool = False,
     ) -> AsyncGenerator[Any, None]:
         """Iterate over the results of ``worker_func`` on several items at once, item by item.
 
@@ -667,8 +675,8 @@ class WorkQueue(Lifecycle, FromConfig, WorkQueueBase[T], Consumable[T]):
                 in it fails its item. What it raises fails all.
             items, num_workers, ordered, return_exceptions: as for :meth:`map`; ``num_workers``
                 counts calls.
-            max_size, max_wait, split: as for :meth:`process_batches`. The last batch waits for
-                nothing.
+            max_size, max_wait, split, per_key: as for :meth:`process_batches`. The last batch
+                waits for nothing.
 
         Raises:
             QueueStateError, ValueError, TypeError: as :meth:`map` and :meth:`process_batches`.
@@ -677,7 +685,9 @@ class WorkQueue(Lifecycle, FromConfig, WorkQueueBase[T], Consumable[T]):
         """
         workers = self._check_job(items, worker_func, num_workers)
         queue = self._in_process(BoundedQueue, "map_batches")
-        batching = self._batching(max_size, max_wait, split=split, needs_results=True)
+        batching = self._batching(
+            max_size, max_wait, split=split, needs_results=True, per_key=per_key
+        )
         return self._map(queue, worker_func, items, workers, ordered, return_exceptions, batching)
 
     async def _map(

@@ -52,17 +52,23 @@ class BatchStore(EntryStore[T]):
         if not rest:
             return full
         since = math.inf if batching.since is None else batching.since
-        is_last = self.closed or batching.is_complete or len(self.entries) >= self.room
         is_due = self.turn.clock() >= since + batching.max_wait
-        return full + bool(lane.requeued or is_last or is_due)
+        return full + bool(lane.requeued or self._is_last(batching) or is_due)
+
+    def _is_last(self, batching: Batching) -> bool:
+        """Whether no more entries can come, for now."""
+        return self.closed or batching.is_complete or len(self.entries) >= self.room
 
     def _calls_in(self, lane: Lane[T]) -> int:
         """For how many calls there are entries in a lane now."""
         batching = self._batching_of(lane)
         return len(lane) if batching is None else self._batches_in(lane, batching)
 
-    def _note_put(self, lane: Lane[T]) -> bool:
-        """There is one more entry in the lane; return whether workers are to be woken."""
+    def _note_put(self, lane: Lane[T], entry: Entry[T] | None = None) -> bool:
+        """There is one more entry in the lane; return whether workers are to be woken.
+
+        ``entry``: which one; None: they may all be new to the job.
+        """
         batching = self._batching_of(lane)
         if batching is None:
             return True
@@ -111,7 +117,7 @@ class BatchStore(EntryStore[T]):
     def _append(self, entry: Entry[T]) -> None:
         super()._append(entry)
         job = job_of(entry)
-        self._note_put(self._main if job is None else self.lanes.get(job, self._main))
+        self._note_put(self._main if job is None else self.lanes.get(job, self._main), entry)
 
     def _requeue(self, entry: Entry[T]) -> None:
         for part in parts_of(entry):

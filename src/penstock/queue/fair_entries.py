@@ -155,6 +155,24 @@ class FairEntries:
 
     # -- entries ------------------------------------------------------------------------------
 
+    def goes_before_of(self, share: Share, other: FairEntries) -> bool:
+        """:meth:`goes_before`, for the entries of one key; the next that is taken is of that."""
+        mine, others = share.lines.get(self), share.lines.get(other)
+        has_mine = mine is not None and mine.at is not None
+        has_others = others is not None and others.at is not None
+        is_mine = has_mine and (not has_others or mine.entries.rank < others.entries.rank)
+        (self if is_mine else other).prefer(share)
+        return is_mine
+
+    def prefer(self, share: Share | None) -> None:
+        """Let the entry that is taken next be of this key; None: let the order hold again."""
+        if share is None:
+            self._turn, self._now = deque(), -math.inf
+        else:
+            line = share.lines[self]
+            self._turn = deque((line,))
+            self._now = line.at = share.start
+
     def _line_of(self, share: Share) -> _KeyLine:
         line = share.lines.get(self)
         if line is None:

@@ -108,6 +108,12 @@ class ShareRanks(PriorityRanks):
         self.shares.delayed += 1
         return super().reserved(rank, number)
 
+    def given_up(self, rank: Any) -> None:
+        """The entry of a waiting put is not to be added after all."""
+        if rank[2].is_blocked:
+            self.shares.unblock(rank[2])
+        self.shares.end_busy_time()
+
     # -- entries that come back -----------------------------------------------------------------
 
     def returned(self, entry: Entry[Any]) -> Entry[Any]:

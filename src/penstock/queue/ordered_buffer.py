@@ -11,7 +11,8 @@ from penstock.queue.batch_buffer import BatchBuffer
 from penstock.queue.buffer import Buffer, _Waiter
 from penstock.queue.lane import Lane
 from penstock.queue.fair_ranks import ShareRanks, ranks_of
-from penstock.queue.ordered_store import OrderedBatchStore, OrderedStore
+from penstock.queue.ordered_batches import OrderedBatchStore
+from penstock.queue.ordered_store import OrderedStore
 from penstock.queue.orders import FairShares, Order
 from penstock.queue.ranks import checked_key
 from penstock.workers.item import Entry, Ticket, job_of
@@ -140,6 +141,7 @@ class OrderedBuffer(OrderedStore[T], Buffer[T]):
     def _withdraw(self, number: Any, waiter: _Waiter[T]) -> None:
         granted = waiter.result() if waiter.done() and not waiter.cancelled() else None
         if isinstance(granted, tuple) and self._give_up(granted) is not None:
+            self.ranks.given_up(granted[0])
             self._withdrawn += 1
             if not waiter.get_loop().is_closed():
                 self._grant()
@@ -178,6 +180,7 @@ class OrderedBuffer(OrderedStore[T], Buffer[T]):
         for entry in [*self._reserved.values()]:
             if job_of(entry) is job:
                 self._give_up(entry)
+                self.ranks.given_up(entry[0])
                 self._withdrawn += 1
         return super().close_lane(job)
 

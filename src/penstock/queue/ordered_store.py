@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
 
-from penstock.queue.batch_buffer import BatchStore
 from penstock.queue.lane import Lane, number_of
 from penstock.queue.ranks import PriorityRanks, RankedEntries
 from penstock.queue.store import EntryStore
-from penstock.workers.batch import Batching
 from penstock.workers.item import Entry
 from penstock.workers.job import Job
 
@@ -19,13 +17,15 @@ T = TypeVar("T")
 class OrderedLane(Lane[T]):
     """A lane whose requeued entries are among the waiting ones, each in its place."""
 
-    __slots__ = ()
+    __slots__ = ("only",)
 
     requeued: Any
     waiting: Any
 
     def __init__(self, job: Job[T] | None, waiting: Any, requeued: Any) -> None:
         self.job = job
+        #: The share of a key whose entries alone are to be taken, where there are such.
+        self.only: Any = None
         self.waiting: RankedEntries = waiting
         self.requeued: RankedEntries = requeued
 
@@ -54,6 +54,8 @@ class OrderedLane(Lane[T]):
     def is_requeued_next(self) -> bool:
         """Whether the head is a requeued entry."""
         requeued, waiting = self.requeued, self.waiting
+        if self.only is not None:
+            return bool(requeued.goes_before_of(self.only, waiting))
         return requeued.size > 0 and (not waiting.size or requeued.goes_before(waiting))
 
     def requeue(self, entry: Entry[T]) -> None:
@@ -142,21 +144,6 @@ class OrderedStore(EntryStore[T]):
     def _promote(self, entry: Entry[T]) -> None:
         self.ranks.ready(entry)
         self._restore(entry)
-
-
-class OrderedBatchStore(BatchStore[T], OrderedStore[T]):
-    """An ordered store whose entries are taken several at once."""
-
-    def _pop_entries(
-        self, lane: Lane[T], batching: Batching, granted: dict[int, Any]
-    ) -> list[Entry[T]]:
-        entries: list[Entry[T]] = []
-        while len(entries) < batching.max_size:
-            head = lane.head
-            if head is None or head[0] in granted:
-                break
-            entries.append(self._pop(lane))
-        return entries
 
 
 def put_number_of(entry: Entry[Any]) -> int:

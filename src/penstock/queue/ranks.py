@@ -414,6 +414,9 @@ class PriorityRanks:
         """The entry of a waiting put is to be added before long; return its rank."""
         return (rank[0], number, *rank[2:])
 
+    def given_up(self, rank: Any) -> None:
+        """The entry of a waiting put is not to be added after all."""
+
     def returned(self, entry: Entry[Any]) -> Entry[Any]:
         """An entry was taken and did not start. Return it as it is now."""
         return entry

@@ -337,21 +337,31 @@ class WorkQueueBase(Generic[T]):
     # -- checks -------------------------------------------------------------------------------
 
     def _batching(
-        self, max_size: Any, max_wait: Any, *, split: bool = True, needs_results: bool = False
+        self,
+        max_size: Any,
+        max_wait: Any,
+        *,
+        split: bool = True,
+        needs_results: bool = False,
+        per_key: bool = False,
     ) -> Batching:
         """How entries are taken together.
 
         Raises:
-            TypeError, ValueError: for an argument that is not allowed; or a limit has a ``key``.
+            TypeError, ValueError: for an argument that is not allowed; a limit has a ``key``; or
+                there are no keys for ``per_key``.
         """
         size = checks.positive_int(max_size, "max_size", "max_size must be at least 1")
         wait = checks.seconds(max_wait, "max_wait")
-        policy = self._in_this_process("process_batches")._policy
+        queue = self._in_this_process("process_batches")
+        if per_key and not hasattr(queue._buffer.ranks, "shares"):
+            raise ValueError("per_key=True needs a queue with order=FairShares(...)")
+        policy = queue._policy
         if policy is not None and policy._has_gate_keys:
             raise ValueError(
                 "Batches are for limits without a key: the items of one call may have several"
             )
-        return Batching(size, wait, split, needs_results)
+        return Batching(size, wait, split, needs_results, bool(per_key))
 
     def _workers_wanted(self, num_workers: Any) -> int | AdaptiveConcurrency:
         limit = self.concurrency_limit

@@ -31,7 +31,7 @@ class BatchJanusBuffer(BatchStore[T], JanusBuffer[T]):
     ) -> Entry[T]:
         entry = super()._admit(item, context, ticket, rank)
         job = job_of(entry)
-        if self._note_put(self._main if job is None else self.lanes.get(job, self._main)):
+        if self._note_put(self._main if job is None else self.lanes.get(job, self._main), entry):
             self.wake_locked()
         return entry
 

@@ -8,7 +8,8 @@ from typing import Any, TypeVar
 from penstock.queue.entry_buffer import PutOutcome
 from penstock.queue.lane import Lane
 from penstock.queue.fair_ranks import ranks_of
-from penstock.queue.ordered_store import OrderedBatchStore, OrderedStore
+from penstock.queue.ordered_batches import OrderedBatchStore
+from penstock.queue.ordered_store import OrderedStore
 from penstock.queue.orders import Order
 from penstock.sync.batch_buffer import BatchJanusBuffer
 from penstock.sync.buffer import JanusBuffer

@@ -304,13 +304,14 @@ class WorkQueue(FromConfig, WorkQueueBase[T], BlockingConsumable[T]):
         num_workers: int | AdaptiveConcurrency | None = None,
         error_handler: ErrorHandler[T] | None = None,
         split: bool = True,
+        per_key: bool = False,
     ) -> None:
         """Start workers that call ``worker_func`` on several items at once.
 
         As :meth:`penstock.WorkQueue.process_batches`. A plain function that is stuck when a stop
         has no more time goes on in its thread, and all its items are given back.
         """
-        batching = self._batching(max_size, max_wait, split=split)
+        batching = self._batching(max_size, max_wait, split=split, per_key=per_key)
         workers = self._workers_wanted(num_workers)
         queue: BlockingQueue[T] = self._in_process(BlockingQueue, "process_batches")
         queue.start_workers(worker_func, workers, error_handler, batching)  # type: ignore[arg-type]
@@ -513,6 +514,7 @@ class WorkQueue(FromConfig, WorkQueueBase[T], BlockingConsumable[T]):
         ordered: bool = True,
         return_exceptions: Literal[False] = False,
         split: bool = True,
+        per_key: bool = False,
     ) -> Generator[R, None, None]: ...
     @overload
     def map_batches(
@@ -526,6 +528,7 @@ class WorkQueue(FromConfig, WorkQueueBase[T], BlockingConsumable[T]):
         ordered: bool = True,
         return_exceptions: Literal[False] = False,
         split: bool = True,
+        per_key: bool = False,
     ) -> Generator[R, None, None]: ...
     @overload
     def map_batches(
@@ -539,6 +542,7 @@ class WorkQueue(FromConfig, WorkQueueBase[T], BlockingConsumable[T]):
         ordered: bool = True,
         return_exceptions: bool,
         split: bool = True,
+        per_key: bool = False,
     ) -> Generator[R | BaseException, None, None]: ...
     @overload
     def map_batches(
@@ -552,6 +556,7 @@ class WorkQueue(FromConfig, WorkQueueBase[T], BlockingConsumable[T]):
         ordered: bool = True,
         return_exceptions: bool,
         split: bool = True,
+        per_key: bool = False,
     ) -> Generator[R | BaseException, None, None]: ...
     def map_batches(
         self,
@@ -564,6 +569,7 @@ class WorkQueue(FromConfig, WorkQueueBase[T], BlockingConsumable[T]):
         ordered: bool = True,
         return_exceptions: bool = False,
         split: bool = True,
+        per_key: bool = False,
     ) -> Generator[Any, None, None]:
         """Iterate over results, item by item, as :meth:`penstock.WorkQueue.map_batches` does.
 
@@ -571,7 +577,9 @@ class WorkQueue(FromConfig, WorkQueueBase[T], BlockingConsumable[T]):
         """
         workers = self._check_blocking_job(items, worker_func, num_workers)
         queue: BlockingQueue[T] = self._in_process(BlockingQueue, "map_batches")
-        batching = self._batching(max_size, max_wait, split=split, needs_results=True)
+        batching = self._batching(
+            max_size, max_wait, split=split, needs_results=True, per_key=per_key
+        )
         return self._map(queue, worker_func, items, workers, ordered, return_exceptions, batching)
 
     def _map(
