@@ -34,7 +34,7 @@ $(VENV)/.%: pyproject.toml constraints.txt | $(VENV)/.created
 
 # -- The two that everybody runs ------------------------------------------------------------------
 
-demo: $(VENV)/.demo  ## Send 500 HTTP requests through a queue to a server that pushes back (15 s)
+demo: $(VENV)/.demo  ## Send 500 HTTP requests through a queue to a server that answers 429 (15 s)
 	$(BIN)/python examples/demo.py $(if $(OTLP),--otlp $(OTLP) --service-name penstock-demo)
 
 # Several at once, and more than there are cores: some of them wait for something.

@@ -1,6 +1,6 @@
-"""A session of aiohttp, unchanged, that keeps to what an API allows: by one argument.
+"""A session of aiohttp that keeps to the limits of an API, with one argument.
 
-Starts ``api_server.py``, which allows 50 requests a second and fails now and then, and fetches 150
+Starts ``api_server.py``, which allows 50 requests a second and fails sometimes, and fetches 150
 items at once. Needs penstock[aiohttp], starlette and uvicorn.
 """
 

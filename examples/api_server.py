@@ -3,10 +3,10 @@
     python examples/api_server.py --rate 60 --seed 1
 
 It listens on the loopback interface and prints its address as its first line. Answers take a
-varying time, some are 500, and above the rate they are 429 with ``Retry-After``. What happens to
-a request depends on the seed, its ``X-Request-Id`` and how often it was tried, and on nothing
-else, with one exception: who gets a 429 depends on who comes first, as in life. A client that
-waits as long as it is told is served after at most ``MOST_ERRORS`` + 2 attempts.
+varying time, some are 500, and above the rate they are 429 with ``Retry-After``. The answer to
+a request depends only on the seed, its ``X-Request-Id`` and how often it was tried, with one
+exception: which requests get a 429 depends on the order in which they arrive. A client that
+waits as long as the server says succeeds after at most ``MOST_ERRORS`` + 2 attempts.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class Fate:
         self._attempts[request_id] += 1
         attempt = self._attempts[request_id]
         fails = attempt <= MOST_ERRORS and self._draw("error", request_id, attempt) < self.errors
-        if not fails:  # whoever comes with this id again begins anew
+        if not fails:  # a later request with this id starts again
             del self._attempts[request_id]
             self._promises.pop(request_id, None)
         # Most answers take about the same time, and a few take much longer.

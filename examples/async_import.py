@@ -1,8 +1,8 @@
 """An async service: requests put work into a queue, and get 503 when it is full.
 
-Runs the service on a free port of this machine, sends it more than it can take, stops. With
+Runs the service on a free port of this machine, sends it more than it can process, and stops. With
 ``OTEL_EXPORTER_OTLP_ENDPOINT=http://localhost:4317`` its traces and metrics go there (extra
-``otel``); examples/observability starts something that receives and shows them.
+``otel``); examples/observability starts programs that receive and show them.
 """
 
 from __future__ import annotations

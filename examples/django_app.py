@@ -2,11 +2,11 @@
 
     cd examples && python -m django runserver --settings=django_app
 
-The queue is made with the first request that needs it: in the process that serves, after whatever
-forks a server makes, and not by ``manage.py migrate``. Any number of threads put into it. When the
-process ends, what was accepted is done first; it must end as Python does, by ``sys.exit``, Ctrl-C
-or as gunicorn's workers do, and not by a signal that nobody handles. Run by itself, it tries that
-out (see ``thumbnails.py``). Needs django and httpx.
+The first request that needs the queue creates it: in the process that serves, after all forks of
+the server, and not by ``manage.py migrate``. Any number of threads may put into it. When the
+process ends, the accepted items are done first. The process must end in Python's normal way
+(``sys.exit``, Ctrl-C, gunicorn's workers), and not by a signal without a handler. Run directly,
+this file tests all of it (see ``thumbnails.py``). Needs django and httpx.
 """
 
 from __future__ import annotations

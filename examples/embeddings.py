@@ -2,7 +2,7 @@
 
     python examples/embeddings.py
 
-``embed`` stands for the request to a service; its minute is one second long here.
+``embed`` stands for the request to a service. Its minute is one second long here.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Work that is objects with a state of their own, run by an Executor.
+"""Work as objects that have a state, run by an Executor.
 
-Prints what became of each event.
+Prints the result of each event.
 """
 
 from __future__ import annotations

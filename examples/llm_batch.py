@@ -1,4 +1,4 @@
-"""A batch of chat requests under requests and tokens a minute, with what it cost.
+"""A batch of chat requests, with limits on requests and tokens per minute, and with its cost.
 
     python examples/llm_batch.py
 
@@ -65,7 +65,7 @@ async def run_batch(chats: list[Chat], url: str) -> None:
         response.raise_for_status()  # and this call is tried again
         completion = response.json()
         usage = completion["usage"]
-        tokens.settle(usage["total_tokens"])  # what was not used is free for others at once
+        tokens.settle(usage["total_tokens"])  # other calls can use the rest at once
         prompt_tokens += usage["prompt_tokens"]
         answer_tokens += usage["completion_tokens"]
         answers[chat] = completion["choices"][0]["message"]["content"]

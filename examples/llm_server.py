@@ -1,11 +1,11 @@
-"""A small server that speaks OpenAI's chat completions, and keeps to requests and tokens a minute.
+"""A small server with the chat API of OpenAI, and limits on requests and tokens per minute.
 
     python examples/llm_server.py --requests 30 --tokens 6000 --minute 2
 
 It listens on the loopback interface and prints its address as its first line. Its "minute" may be
-shorter than others. Answers tell by ``usage`` what they cost, and by ``x-ratelimit-*`` what is
-left; with ``"stream": true`` they come word by word, as events. Once, somebody else has used the
-account up: then all get 429 for a second.
+shorter. Answers have their cost in ``usage``, and in ``x-ratelimit-*`` what is left. With
+``"stream": true`` they come word by word, as events. Once, the account is used up by another user:
+then all requests get 429 for a second.
 """
 
 from __future__ import annotations

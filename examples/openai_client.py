@@ -1,9 +1,9 @@
-"""OpenAI's client, unchanged, within its limits: by one argument.
+"""OpenAI's client within its limits, with one argument.
 
-The client gets an HTTP client of penstock's transport, and everything that it sends keeps to
-requests and tokens a minute, is tried again when the server says "too many requests", and has a
-trace. Starts ``llm_server.py``, whose "minute" has two seconds, to have something to talk to; for
-the real thing leave out ``base_url`` and have ``MINUTE = 60``. Needs openai and penstock[httpx2]
+The client gets an HTTP client with a transport of penstock. All its requests keep to the limits on
+requests and tokens per minute, are sent again when the server says "too many requests", and have a
+trace. Starts ``llm_server.py``, whose "minute" has two seconds. For the real service, leave out
+``base_url`` and set ``MINUTE = 60``. Needs openai and penstock[httpx2]
 (with an openai before version 3: penstock[httpx], and httpx for httpx2).
 """
 

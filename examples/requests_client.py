@@ -1,6 +1,6 @@
-"""A script with requests and threads that keeps to what an API allows: by one line.
+"""A script with requests and threads that keeps to the limits of an API, with one line.
 
-Starts ``api_server.py``, which allows 50 requests a second and fails now and then, and fetches 150
+Starts ``api_server.py``, which allows 50 requests a second and fails sometimes, and fetches 150
 items in 16 threads. Needs penstock[requests], starlette and uvicorn.
 """
 

@@ -1,6 +1,6 @@
-"""Plain threads and requests, and no asyncio: threads put, other threads call a server.
+"""Plain threads and requests, without asyncio: threads put, other threads call a server.
 
-Starts ``api_server.py``, calls it through a queue, prints what came of it and in which traces.
+Starts ``api_server.py``, calls it through a queue, and prints the results and their traces.
 With ``OTEL_EXPORTER_OTLP_ENDPOINT=http://localhost:4317`` these go to Jaeger instead. Needs
 penstock[otel] and requests.
 """

@@ -1,7 +1,7 @@
-"""What the web examples have in common: the work, and a try of it all.
+"""What the web examples share: the work, and a test of the app.
 
-The try serves an app in a process of its own, sends more than it can take by 16 threads, ends the
-server with SIGTERM, and looks whether all that was accepted was done.
+The test serves an app in another process, sends more than it can process from 16 threads, ends the
+server with SIGTERM, and checks that all accepted items were done.
 """
 
 from __future__ import annotations

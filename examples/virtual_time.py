@@ -1,4 +1,4 @@
-"""Testing code that uses penstock: an hour of pacing and timeouts, in no time at all."""
+"""Testing code that uses penstock: an hour of limits and timeouts, in no time."""
 
 from __future__ import annotations
 

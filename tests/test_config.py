@@ -182,7 +182,7 @@ def test_a_limit_as_people_write_it(text: str) -> None:
         ({"retry": {"attempts": 2, "give_up_after": 0}}, "greater than 0"),
         ({"adaptive": "5-2"}, "min must not be above max, got 5 and 2"),
         ({"adaptive": "5"}, "adaptive.max"),
-        ({"adaptive": "1-5", "concurrency_limit": 2}, "contradict each other"),
+        ({"adaptive": "1-5", "concurrency_limit": 2}, "exclude each other"),
         ({"breaker": {"failure_share": 2}}, "less than or equal to 1"),
         ({"deadline": 0}, "greater than 0"),
         ({"deadline": math.nan}, "finite"),

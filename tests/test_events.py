@@ -362,7 +362,7 @@ async def test_an_event_is_appended_once() -> None:
     executor = Executor(Echo)
     event = Echo()
     executor.append(event)
-    with pytest.raises(ValueError, match=f"event {event.id} was appended before"):
+    with pytest.raises(ValueError, match=f"event {event.id} is appended already"):
         executor.append(event)
     assert executor.pending == [event]
 

@@ -411,7 +411,7 @@ async def test_shutdown_cancels_the_calls_after_its_timeout(timeout: float) -> N
     assert now() - begun == pytest.approx(timeout)
     assert meter.running == 0
     for call in calls:
-        with pytest.raises(QueueStateError, match="shut down before the call was over") as caught:
+        with pytest.raises(QueueStateError, match="shut down before the call ended") as caught:
             await call
         assert caught.value.current_state == "stopped"
 

@@ -511,11 +511,11 @@ async def test_items_that_nobody_takes_are_told_of_where_they_hold_up_a_batch(
     await queue.put(1)
     await queue.stop()
     await asyncio.sleep(2)
-    assert "nobody takes any" not in caplog.text
+    assert "no worker takes them" not in caplog.text
     batch = asyncio.create_task(queue.batch_process([2], Recorder()))
     await asyncio.sleep(2)
     assert not batch.done()
-    assert "Queue default has 1 items and nobody takes any" in caplog.text
+    assert "Queue default has 1 items and no worker takes them" in caplog.text
     await queue.process(AsyncMock())
     assert (await batch).processed == 1
     await queue.stop()
@@ -529,7 +529,7 @@ async def test_items_of_a_batch_that_wait_are_nothing_to_tell_of(
     await asyncio.sleep(1)
     assert await queue.put(9, timeout=0) is False
     await asyncio.sleep(2)
-    assert "nobody takes any" not in caplog.text
+    assert "no worker takes them" not in caplog.text
     assert (await batch).processed == 5
     await queue.stop()
 

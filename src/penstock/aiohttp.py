@@ -1,4 +1,4 @@
-"""Sessions of aiohttp that keep to limits, by one argument.
+"""Sessions of aiohttp that keep to limits, with one argument.
 
 >>> import aiohttp, penstock.aiohttp
 >>> from penstock import Limit, RetryPolicy
@@ -107,61 +107,62 @@ def permit_of(response: ClientResponse) -> Permit | None:
 class PolicyMiddleware(PolicyShown[TaskSender]):
     """Sends requests under a policy: ``ClientSession(middlewares=[PolicyMiddleware(...)])``.
 
-    Each request is sent by the task that makes it, and each hop of a redirect is one. One
-    middleware may serve several sessions, in any event loops.
+    The task that makes a request sends it. Each hop of a redirect is one request. Several sessions,
+    in any event loops, may use one middleware.
 
     Args:
         limits: how fast requests may start: a list of :class:`penstock.Limit`, or of texts such as
             ``"500/min"``; or a :class:`penstock.Limiter` that others share. ``cost`` and ``key``
             functions get the ``aiohttp.ClientRequest``.
-        retry: a :class:`penstock.RetryPolicy`; ``None``: none. Unless it has an ``on`` of its own,
-            requests are sent again as :func:`penstock.httpx.worth_retrying` says; an ``on`` gets
-            aiohttp's errors, and :class:`ResponseError` for responses. A body that can be read only
-            once, as that of an async generator, is sent once, and its failure is passed on.
+        retry: a :class:`penstock.RetryPolicy`; ``None``: none. If it has no ``on``, requests are
+            sent again as :func:`penstock.httpx.worth_retrying` says; an ``on`` gets the errors of
+            aiohttp, and :class:`ResponseError` for responses. A body that can be read only
+            once, for example of an async generator, is sent once, and its failure is passed on.
         breaker: a :class:`penstock.CircuitBreaker`. ``None``: none.
-        concurrency: how many requests are under way at once, at least 1, or an
-            :class:`penstock.AdaptiveConcurrency`; never more than the session's connector has
+        concurrency: how many requests are sent at once, at least 1, or an
+            :class:`penstock.AdaptiveConcurrency`; never more than the connector of the session has
             connections (``TCPConnector(limit=100)``).
         timeout: seconds, zero or more, for which a request waits for a slot; then its caller gets
-            :class:`QueueFullError`. Unless given, as long as it takes.
-        deadline: seconds in which a request must have been sent, all attempts and waits included;
-            after that it is not, and its caller gets :class:`DeadlineExceededError`, or what the
-            last attempt ended with. ``None``: that of the policy, if there is one.
+            :class:`QueueFullError`. Default: as long as it takes.
+        deadline: seconds in which a request must have been sent, all attempts and waits included.
+            Later it is not sent, and its caller gets :class:`DeadlineExceededError`, or the result
+            of the last attempt. ``None``: the deadline of the policy, if there is one.
         maxsize: how many requests may wait for their first attempt, at least 1; the caller of one
             more gets :class:`QueueFullError` at once. ``None``: any number.
-        retry_unsafe: whether requests are sent again that may have been processed, though their
-            method is not idempotent. Set this for an API that is all POST.
-        is_failure: tells of a response, whose body is not read yet, whether it is a failure. Unless
-            given, :func:`is_failure`.
+        retry_unsafe: send requests again that may have been processed, also if their method is not
+            idempotent. Set this for an API where all calls are POST.
+        is_failure: a function from a response, whose body is not read yet, to whether it is a
+            failure. Default: :func:`is_failure`.
         gate_key: a function from a request to the key of its gate. When a service says "too many
-            requests", the requests with its key wait. Unless given, the host; or the keys of the
-            limits, where any has ``key=``.
+            requests", the requests with its key wait. Default: the host; or the keys of the
+            limits, if any has ``key=``.
         policy: a :class:`penstock.Policy` in place of ``limits``, ``retry``, ``breaker`` and
             ``gate_key``, which other clients and queues share.
-        name: what it is called in errors and telemetry; "http" unless given, or the policy's name.
-        telemetry: as for :class:`penstock.WorkQueue`. Each attempt has a span under that of the
+        name: its name in errors and telemetry; "http" by default, or the name of the policy.
+        telemetry: as for :class:`penstock.WorkQueue`. Each attempt has a span under the span of the
             caller, until the headers are there. No URL, header or body is recorded.
 
     Raises:
         ValueError, TypeError: for an argument that is not allowed.
 
-    **What a caller gets.** A response: when all attempts ended in a failure, the last one, which
-    ``raise_for_status`` judges as ever. What the last attempt raised, if there was none. What was
-    never sent: :class:`QueueFullError`, :class:`CircuitBreakerOpenError`,
-    :class:`BudgetExceededError` and :class:`DeadlineExceededError`, which are errors of penstock
-    and of aiohttp both. ``ValueError``: a limit can never let the request pass.
+    **What a caller gets.** A response. If all attempts failed, it is the last one, and
+    ``raise_for_status`` works as usual. If there was no response, the caller gets the exception of
+    the last attempt. A request that was never sent raises :class:`QueueFullError`,
+    :class:`CircuitBreakerOpenError`, :class:`BudgetExceededError` or
+    :class:`DeadlineExceededError`, which are errors of penstock and of aiohttp. ``ValueError``: a
+    limit can never let the request pass.
 
-    **What counts when.** For limits, a request counts from when it is sent, each attempt anew. For
-    ``concurrency``, until its response is read to the end, released, closed or collected. Failures
-    are read first, unless they say that they are longer than 1 MiB.
+    **What counts when.** For limits, a request counts when it is sent, each attempt again. For
+    ``concurrency``, it counts until its response is read to the end, released, closed or
+    garbage-collected. Failures are read first, unless they say that they are longer than 1 MiB.
 
-    **Timeouts.** ``ClientTimeout(total=...)`` is for all of it, waits and attempts together, and
-    aiohttp's default is 300 seconds: use ``total=None`` with ``sock_connect`` and ``sock_read``,
-    which are for each attempt. ``deadline`` bounds the waits. A caller that is cancelled takes its
-    request with it: what waits is never sent and has used nothing up.
+    **Timeouts.** ``ClientTimeout(total=...)`` is for all waits and attempts together, and the
+    default of aiohttp is 300 seconds: use ``total=None`` with ``sock_connect`` and ``sock_read``,
+    which are for each attempt. ``deadline`` limits the waits. When a caller is cancelled, its
+    request is cancelled: a request that waits is not sent and uses up nothing.
 
-    aiohttp itself repeats a request once whose kept-alive connection broke, if the method is
-    idempotent; that is a new request here, with attempts of its own.
+    If a kept-alive connection broke and the method is idempotent, aiohttp itself repeats the
+    request once; this is a new request here, with its own attempts.
     """
 
     def __init__(

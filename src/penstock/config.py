@@ -35,11 +35,11 @@ class LimitConfig(_Frozen):
 
 
 class RetryConfig(_Frozen):
-    """How often an item is tried; also written as the number of ``attempts`` alone.
+    """How often an item is attempted; also written as the number of ``attempts`` alone.
 
-    ``attempts``: the most calls for each item. ``base``, ``max``: the seconds of the first and of
-    the longest pause between two calls. ``hold``, ``give_up_after``: what becomes of items while
-    their service is away, as for :class:`penstock.RetryPolicy`.
+    ``attempts``: the largest number of calls for each item. ``base``, ``max``: the seconds of the
+    first and of the longest pause between two calls. ``hold``, ``give_up_after``: whether items
+    wait while their service is down, as for :class:`penstock.RetryPolicy`.
     """
 
     attempts: int = Field(default=3, ge=1, le=sys.maxsize)
@@ -55,7 +55,7 @@ class RetryConfig(_Frozen):
 
 
 class AdaptiveConfig(_Frozen):
-    """The least and the most calls at once; also written as ``"1-50"``."""
+    """The smallest and the largest number of calls at once; also written as ``"1-50"``."""
 
     min: int = Field(default=1, ge=1, le=sys.maxsize)
     max: int = Field(default=1000, ge=1, le=sys.maxsize)
@@ -91,13 +91,13 @@ class QueueConfig(BaseModel):
     ``ValueError``.
 
     Attributes:
-        queue_capacity: the most items that may wait, at least 1.
+        queue_capacity: the largest number of items that may wait, at least 1.
         capacity_refresh_time: seconds, more than 0. In any such time an :class:`penstock.Executor`
             starts at most ``queue_capacity`` events. A ``WorkQueue`` does not use it.
-        concurrency_limit: the most items that are processed at once, at least 1. ``None``: one, or
-            the ``num_workers`` of ``process``.
+        concurrency_limit: the largest number of items that are processed at once, at least 1.
+            ``None``: one, or the ``num_workers`` of ``process``.
         limits: how fast items may start, for example ``["500/min", "20/s"]``.
-        retry: how failed items are tried again, for example ``{"attempts": 5}``. ``None``: they go
+        retry: how failed items are retried, for example ``{"attempts": 5}``. ``None``: they go
             to the error handler.
         adaptive: the bounds between which the number of items that are processed at once adapts to
             the service, for example ``"1-50"``. Not together with ``concurrency_limit``.
@@ -126,7 +126,7 @@ class QueueConfig(BaseModel):
     @model_validator(mode="after")
     def _check_one_concurrency(self) -> QueueConfig:
         if self.adaptive is not None and self.concurrency_limit is not None:
-            raise ValueError("concurrency_limit and adaptive contradict each other: give one")
+            raise ValueError("concurrency_limit and adaptive exclude each other: give one")
         return self
 
     @field_validator("*", mode="before")
@@ -168,8 +168,8 @@ class QueueConfig(BaseModel):
             environ: a mapping to read in place of ``os.environ``.
 
         Limits are written as ``500/min, 20/s``, a retry as the number of attempts, ``adaptive`` as
-        ``1-50``, and anything longer as JSON. For a variable that is missing or empty the default
-        counts. Other variables are ignored.
+        ``1-50``, and longer values as JSON. If a variable is missing or empty, the default is
+        used. Other variables are ignored.
 
         Raises:
             ValidationError: a value is not allowed.

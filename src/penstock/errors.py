@@ -42,10 +42,10 @@ class QueueError(PenstockError):
 # The second and third bases let ``except queue.Full`` and ``except asyncio.QueueFull``,
 # already written in somebody's code, go on working.
 class QueueFullError(QueueError, _stdlib_queue.Full, asyncio.QueueFull):
-    """There was no room in time. The item was not accepted and never will be.
+    """There was no room in time. The item was not accepted and will not be.
 
-    ``queue_size``: how many items waited. ``queue_capacity``: the most items that may wait. Either
-    is ``None`` where it is not known. Also a ``queue.Full`` and an ``asyncio.QueueFull``.
+    ``queue_size``: how many items waited. ``queue_capacity``: how many items may wait. Either
+    is ``None`` if it is not known. Also a ``queue.Full`` and an ``asyncio.QueueFull``.
     """
 
     def __init__(
@@ -71,7 +71,7 @@ class QueueStateError(QueueError, RuntimeError):
     """The call is not possible in the state of the queue. Also a ``RuntimeError``.
 
     ``current_state`` is that state, the value of a :class:`penstock.QueueStatus`, for example
-    ``"idle"``; ``None`` where it does not matter.
+    ``"idle"``; ``None`` if it does not matter.
     """
 
     def __init__(self, message: str, *, current_state: str | None = None) -> None:
@@ -91,7 +91,7 @@ _SHUT_DOWN: tuple[type[Exception], ...] = tuple(
 
 
 class QueueClosedError(QueueStateError, *_SHUT_DOWN):  # type: ignore[misc]
-    """The queue is closed: nothing can be put, or nothing is left to be taken.
+    """The queue is closed: no item can be put, or no item is left to be taken.
 
     From Python 3.13 on also a ``queue.ShutDown`` and an ``asyncio.QueueShutDown``.
     """
@@ -142,7 +142,7 @@ class RateLimitError(PenstockError):
 class CircuitBreakerOpenError(PenstockError):
     """The call was not attempted, because too many calls before it failed.
 
-    ``retry_after``: seconds until the breaker may let a call through, or None.
+    ``retry_after``: seconds until the breaker may allow a call, or None.
     """
 
     def __init__(self, message: str, *, retry_after: float | None = None) -> None:
@@ -151,11 +151,11 @@ class CircuitBreakerOpenError(PenstockError):
 
 
 class BudgetExceededError(PenstockError):
-    """What is left of a :class:`penstock.Budget` is less than the call costs; it was not made.
+    """A :class:`penstock.Budget` has less left than the call costs; the call was not made.
 
-    ``budget``: the name of the budget. ``max``: all of it. ``used``: what was spent, with the
-    estimates for calls under way. ``cost``: what the call was to cost. Each is ``None`` where it is
-    not known.
+    ``budget``: the name of the budget. ``max``: its whole amount. ``used``: the used amount, with
+    the estimates for running calls. ``cost``: what the call would have cost. Each is ``None`` if it
+    is not known.
     """
 
     def __init__(
@@ -175,15 +175,15 @@ class BudgetExceededError(PenstockError):
 
 
 class OutageError(PenstockError):
-    """The service has been away for longer than ``give_up_after`` of the retry policy.
+    """The service has been down for longer than ``give_up_after`` of the retry policy.
 
-    It is the error of an item that was held and never attempted; and ``map`` and ``batch_process``
-    raise it, and read no further. ``result``: of ``batch_process``, its
-    :class:`penstock.BatchResult`; else None.
+    An item that was held and never attempted has this error. ``map`` and ``batch_process`` raise
+    it, and stop reading items. ``result``: for ``batch_process``, its
+    :class:`penstock.BatchResult`; otherwise None.
     """
 
     def __init__(
-        self, message: str = "The service has been away for too long", *, result: Any = None
+        self, message: str = "The service has been down for too long", *, result: Any = None
     ) -> None:
         super().__init__(message)
         self.result = result
@@ -194,4 +194,4 @@ class APITimeoutError(PenstockError):
 
 
 class DeadlineExceededError(PenstockError):
-    """The item could not be processed before its deadline any more, so it was not attempted."""
+    """The item could not be done before its deadline any more, so it was not attempted."""

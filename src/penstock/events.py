@@ -41,7 +41,7 @@ class ExecutionStatus(str, Enum):
 
 @dataclass(slots=True)
 class Execution:
-    """The execution of an event: its state, and what came of it.
+    """The execution of an event: its state and its result.
 
     ``result`` is what ``invoke`` returned. ``error`` is what it raised, or why the event was not
     started. ``duration`` is the seconds that ``invoke`` took; ``None`` until it has ended.
@@ -72,7 +72,7 @@ class Event:
 
     async def invoke(self) -> Any:
         """Do the work. Its result or exception is recorded in ``execution``."""
-        raise NotImplementedError(f"{type(self).__name__} does not say how to invoke it")
+        raise NotImplementedError(f"{type(self).__name__} must define invoke()")
 
 
 E = TypeVar("E", bound=Event)
@@ -82,10 +82,10 @@ class Executor(Lifecycle, Generic[E]):
     """Runs events, objects with a state of their own, through a ``WorkQueue``.
 
     Args:
-        event_type: a subclass of :class:`penstock.Event`; only such events are taken.
+        event_type: a subclass of :class:`penstock.Event`; only such events are accepted.
         queue_config: the settings of the queue. ``None``: the defaults of ``QueueConfig``. At most
-            ``queue_capacity`` events start in any ``capacity_refresh_time`` seconds: that is one of
-            the queue's limits, beside those of ``limits``, and all are taken at once.
+            ``queue_capacity`` events start in any ``capacity_refresh_time`` seconds: this is one of
+            the limits of the queue, besides ``limits``, and an event must pass all of them.
         logger, name, telemetry: as for :class:`penstock.BoundedQueue`.
 
     Raises:
@@ -137,14 +137,14 @@ class Executor(Lifecycle, Generic[E]):
 
         Raises:
             TypeError: it is not an ``event_type``.
-            ValueError: it was appended before.
+            ValueError: it is appended already.
         """
         if not isinstance(event, self.event_type):
             raise TypeError(
                 f"event must be a {self.event_type.__qualname__}, got {checks.shown(event)}"
             )
         if event.id in self._events:
-            raise ValueError(f"event {event.id} was appended before")
+            raise ValueError(f"event {event.id} is appended already")
         self._events[event.id] = event
         self._unsettled.add(event.id)
         self._unforwarded.append(event)
@@ -153,7 +153,7 @@ class Executor(Lifecycle, Generic[E]):
         """Move all appended events into the queue, and wait while it is full.
 
         Raises:
-            QueueStateError: the executor is not started, or stops meanwhile.
+            QueueStateError: the executor is not started, or stops during the call.
 
         If this is cancelled, the next call moves the events that are left.
         """

@@ -104,7 +104,7 @@ class AsyncExecutor:
         else:
             if call.cancelled() and call in self._cut_off:
                 raise QueueStateError(
-                    "The executor was shut down before the call was over", current_state="stopped"
+                    "The executor was shut down before the call ended", current_state="stopped"
                 )
             return call.result()
         finally:
@@ -144,7 +144,7 @@ class AsyncExecutor:
         """Call ``func`` on each item, and return the results in the order of the items.
 
         ``items`` is read lazily, no faster than calls start. An async generator is closed when no
-        more items are read. The first exception cancels the calls under way and is raised;
+        more items are read. The first exception cancels the running calls and is raised;
         otherwise the errors are those of :meth:`execute`.
         """
         checks.items(items)
@@ -203,7 +203,7 @@ class AsyncExecutor:
                         task.exception()  # or asyncio logs it
 
     async def shutdown(self, timeout: float | None = None) -> None:
-        """Start no more calls, and wait until those under way have ended.
+        """Start no more calls, and wait until the running calls have ended.
 
         Args:
             timeout: seconds after which they are cancelled; their callers get
@@ -250,7 +250,7 @@ class AsyncExecutor:
 
 
 class RateLimitedExecutor(AsyncExecutor):
-    """Runs calls under a policy: no faster than limits allow, tried again, at most so many at once.
+    """Runs calls under a policy: with limits, retries, and a largest number of calls at once.
 
     Args:
         limits: a list of :class:`penstock.Limit`, or of texts such as ``"500/min"``; or a
@@ -264,11 +264,11 @@ class RateLimitedExecutor(AsyncExecutor):
     Raises:
         ValueError, TypeError: for an argument that is not allowed.
 
-    A call waits for its turn among ``max_concurrency`` first, and for the limits then. A retry
-    waits in its turn.
+    A call first waits for its turn among ``max_concurrency``, and then for the limits. A retry
+    waits for its turn too.
 
-    A call to which the service said "too many requests" holds up all others for the seconds that
-    the exception asks for. Such exceptions are ``RateLimitError`` and those of clients that say so
+    When the service says "too many requests" to a call, all calls wait for the seconds that the
+    exception asks for. Such exceptions are ``RateLimitError`` and those of clients that say so
     (:func:`penstock.limits.failures.failure_of`).
     """
 

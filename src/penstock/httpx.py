@@ -1,12 +1,12 @@
-"""Clients of httpx that keep to limits, by one argument.
+"""Clients of httpx that keep to limits, with one argument.
 
 >>> import httpx, penstock.httpx
 >>> from penstock import Limit, RetryPolicy
 >>> transport = penstock.httpx.PolicyTransport(limits=[Limit(50, per=1)], retry=RetryPolicy(5))
 >>> client = httpx.AsyncClient(transport=transport)
 
-SDKs that accept a client of httpx, as OpenAI's, get them so too. Needs ``penstock[httpx]``. For
-those that accept one of httpx2, as Anthropic's, :mod:`penstock.httpx2` has the same.
+SDKs that accept a client of httpx can use this client. Needs ``penstock[httpx]``. For SDKs that
+accept a client of httpx2, such as OpenAI's and Anthropic's, :mod:`penstock.httpx2` has the same.
 """
 
 from __future__ import annotations
@@ -103,76 +103,77 @@ class PolicyTransport(
 ):
     """Sends requests under a policy: ``httpx.AsyncClient(transport=PolicyTransport(...))``.
 
-    Each request is sent by the task that makes it, and each hop of a redirect is one.
+    The task that makes a request sends it. Each hop of a redirect is one request.
 
     Args:
         limits: how fast requests may start: a list of :class:`penstock.Limit`, or of
             texts such as ``"500/min"``; or a :class:`penstock.Limiter` that other transports and
             queues share. ``cost`` and ``key`` functions get the ``httpx.Request``.
-        retry: a :class:`penstock.RetryPolicy`; ``None``: none. Unless it has an ``on`` of its own,
-            :func:`worth_retrying` decides. Only requests whose body is at hand are sent again:
-            one that is a stream can be sent once, and its failure is passed on.
+        retry: a :class:`penstock.RetryPolicy`; ``None``: none. If it has no ``on``,
+            :func:`worth_retrying` decides. A request whose body is a stream can be sent only once,
+            and its failure is passed on.
         breaker: a :class:`penstock.CircuitBreaker`. ``None``: none.
-        concurrency: how many requests are under way at once, at least 1, or an
-            :class:`penstock.AdaptiveConcurrency`. Who waits gets a slot in turn.
+        concurrency: how many requests are sent at once, at least 1, or an
+            :class:`penstock.AdaptiveConcurrency`. Requests get a slot in their order.
         timeout: seconds, zero or more, for which a request waits for a slot; then its caller gets
-            :class:`QueueFullError`. Unless given, as long as it takes.
-        deadline: seconds in which a request must have been sent, all attempts and waits included;
-            after that it is not, and its caller gets :class:`DeadlineExceededError`, or what the
-            last attempt ended with. ``None``: that of the policy, if there is one.
+            :class:`QueueFullError`. Default: as long as it takes.
+        deadline: seconds in which a request must have been sent, all attempts and waits included.
+            Later it is not sent, and its caller gets :class:`DeadlineExceededError`, or the result
+            of the last attempt. ``None``: the deadline of the policy, if there is one.
         maxsize: how many requests may wait for their first attempt, at least 1; the caller of one
             more gets :class:`QueueFullError` at once. ``None``: any number.
-        retry_unsafe: whether requests are sent again that may have been processed, though their
-            method is not idempotent. Set this for an API that is all POST, as those of LLMs are.
-        is_failure: tells of a response, whose body is not read yet, whether it is a failure:
-            something for ``retry``, ``breaker`` and adaptive concurrency. Unless given,
-            :func:`is_failure`: status 408, 425, 429, or 500 and above; a 403 that is about a rate,
-            and what the service wants to be sent again (``x-should-retry: true``).
+        retry_unsafe: send requests again that may have been processed, also if their method is not
+            idempotent. Set this for an API where all calls are POST, as with LLMs.
+        is_failure: a function from a response, whose body is not read yet, to whether it is a
+            failure for ``retry``, ``breaker`` and adaptive concurrency. Default:
+            :func:`is_failure`: status 408, 425, 429, or 500 and above; a 403 because of a rate,
+            and a response that asks to be sent again (``x-should-retry: true``).
         gate_key: a function from a request to the key of its gate. When a service says "too many
-            requests", the requests with its key wait. Unless given, the host; or the keys of the
-            limits, where any has ``key=``.
+            requests", the requests with its key wait. Default: the host; or the keys of the
+            limits, if any has ``key=``.
         policy: a :class:`penstock.Policy` in place of ``limits``, ``retry``, ``breaker`` and
             ``gate_key``, which other clients and queues share. Its ``concurrency``, if it has one,
-            bounds all of them together.
-        transport: what sends: ``httpx.AsyncHTTPTransport``, with as many connections as
-            ``concurrency``, unless given. httpx ignores the ``verify``, ``cert``, ``http1``,
-            ``http2``, ``limits`` and ``proxy`` of a client that is given a transport, and the
-            proxies of the environment: they belong there,
-            ``transport=httpx.AsyncHTTPTransport(http2=True, proxy=...)``. Where one has fewer
-            connections than ``concurrency``, no more requests than that are under way.
-        name: what it is called in errors and telemetry; "http" unless given, or the policy's name.
-        telemetry: as for :class:`penstock.WorkQueue`. Each attempt has a span under that of the
+            limits all of them together.
+        transport: the inner transport that sends. Default: an ``httpx.AsyncHTTPTransport``, with as
+            many connections as ``concurrency``. If a client has a transport, httpx ignores its
+            ``verify``, ``cert``, ``http1``, ``http2``, ``limits`` and ``proxy``, and the
+            proxies of the environment. Give them to the inner transport:
+            ``transport=httpx.AsyncHTTPTransport(http2=True, proxy=...)``. If it has fewer
+            connections than ``concurrency``, no more requests than that are sent at once.
+        name: its name in errors and telemetry; "http" by default, or the name of the policy.
+        telemetry: as for :class:`penstock.WorkQueue`. Each attempt has a span under the span of the
             caller, until the headers are there, with ``http.request.resend_count`` if it is not
-            the first; the spans of an instrumented httpx come under it. No URL, header or body is
+            the first; the spans of an instrumented httpx are under it. No URL, header or body is
             recorded.
 
     Raises:
         ValueError, TypeError: for an argument that is not allowed.
 
-    **What a caller gets.** A response, as from any transport: when all attempts ended in a failure,
-    the last response, and ``raise_for_status()`` says so. What the last attempt raised, if there
-    was none. What was never sent: :class:`QueueFullError`, :class:`CircuitBreakerOpenError`,
-    :class:`BudgetExceededError` and :class:`DeadlineExceededError`, which are errors of penstock
-    and of httpx both. ``QueueStateError``: the transport is closed. ``ValueError``: a limit can
-    never let the request pass.
+    **What a caller gets.** A response, as from any transport. If all attempts failed, it is the
+    last response, and ``raise_for_status()`` raises its error. If there was no response, the caller
+    gets the exception of the last attempt. A request that was never sent raises
+    :class:`QueueFullError`, :class:`CircuitBreakerOpenError`, :class:`BudgetExceededError` or
+    :class:`DeadlineExceededError`, which are errors of penstock and of httpx.
+    ``QueueStateError``: the transport is closed. ``ValueError``: a limit can never let the request
+    pass.
 
-    **What counts when.** For limits, a request counts from when it is sent, each attempt anew. For
-    ``concurrency``, until its response is closed, which reading to the end does: who holds as many
-    streams open as ``concurrency`` says, and asks for one more, waits until ``deadline`` or
-    ``timeout``, or for ever. For latency (adaptive concurrency, deadlines), until the headers are
-    there. Failures are read first, up to 1 MiB, so that their connection is used again; longer ones
-    are passed on.
+    **What counts when.** For limits, a request counts when it is sent, each attempt again. For
+    ``concurrency``, it counts until its response is closed, or read to its end. A program that
+    keeps as many streams open as ``concurrency`` allows, and sends one more request, waits until
+    ``deadline`` or ``timeout``, or for ever. For latency (adaptive concurrency, deadlines), it
+    counts until the headers are there. Failures are read first, up to 1 MiB, so that their
+    connection can be used again; longer ones are passed on.
 
-    **Timeouts** of httpx are for each attempt. Waits are not among them; ``deadline`` bounds them,
-    and ``asyncio.timeout`` around the call. A caller that is cancelled takes its request with it:
-    what waits is never sent and has used nothing up, what is in flight is broken off.
+    **Timeouts** of httpx are for each attempt, without the waits. For the waits, use ``deadline``,
+    or ``asyncio.timeout`` around the call. When a caller is cancelled, its request is cancelled: a
+    request that waits is not sent and uses up nothing, a request in flight is aborted.
 
-    **Headers** of each response go to ``limits.observe``: with ``Retry-After`` and the like all
-    requests to that host wait. What a request truly cost is told by
-    ``response.extensions["penstock_permit"]``, a permit:
+    **Headers** of each response go to ``limits.observe``: after ``Retry-After`` and similar
+    headers, all requests to that host wait. Set the true cost of a request on its permit,
+    ``response.extensions["penstock_permit"]``:
     ``permit.settle("tokens", response.json()["usage"]["total_tokens"])``.
 
-    :meth:`statistics` tells how it does: a :class:`penstock.policies.policy.PolicyStatistics`.
+    :meth:`statistics` returns a :class:`penstock.policies.policy.PolicyStatistics`.
     """
 
     _library: ClassVar[Any] = httpx
@@ -187,12 +188,12 @@ class SyncPolicyTransport(
 ):
     """The same for threads: ``httpx.Client(transport=SyncPolicyTransport(...))``.
 
-    The arguments, and what holds, are those of :class:`PolicyTransport`, with
-    ``httpx.HTTPTransport``. Any number of threads may send. Each request is sent by its own thread;
-    Ctrl-C gets out of the wait and of the request. Where an event loop runs in the thread, a
-    request that would have to wait gets ``QueueStateError``, since it would block the loop: use
-    :class:`PolicyTransport` there. (In a notebook it works in each cell that has no ``await`` of
-    its own.) In a forked child the limits and slots are as new.
+    The arguments and rules are those of :class:`PolicyTransport`, with ``httpx.HTTPTransport``. Any
+    number of threads may send. Each request is sent by its own thread; Ctrl-C ends the wait and the
+    request. If an event loop runs in the thread, a request that would wait raises
+    ``QueueStateError``, because it would block the loop: use :class:`PolicyTransport` there. (In a
+    notebook it works in each cell without ``await``.) In a forked child the limits and slots start
+    empty.
     """
 
     _library: ClassVar[Any] = httpx

@@ -1,4 +1,4 @@
-"""Clients of httpx2 that keep to limits, by one argument.
+"""Clients of httpx2 that keep to limits, with one argument.
 
 >>> import httpx2, penstock.httpx2
 >>> from penstock import Limit, RetryPolicy

@@ -1,4 +1,4 @@
-"""Sessions of requests that keep to limits, by one line.
+"""Sessions of requests that keep to limits, with one line.
 
 >>> import requests, penstock.requests
 >>> from penstock import Limit, RetryPolicy
@@ -91,60 +91,62 @@ def permit_of(response: Response) -> Permit | None:
 class PolicyAdapter(PolicyShown[ThreadSender], HTTPAdapter):
     """Sends requests under a policy: ``session.mount("https://", PolicyAdapter(...))``.
 
-    Each request is sent by the thread that makes it, and each hop of a redirect is one. Mount one
-    adapter for ``https://`` and ``http://``, or one for each service; any number of sessions and
+    The thread that makes a request sends it. Each hop of a redirect is one request. Mount one
+    adapter for ``https://`` and ``http://``, or one for each service. Any number of sessions and
     threads may share one.
 
     Args:
         limits: how fast requests may start: a list of :class:`penstock.Limit`, or of texts such as
             ``"500/min"``; or a :class:`penstock.Limiter` that others share. ``cost`` and ``key``
             functions get the ``requests.PreparedRequest``.
-        retry: a :class:`penstock.RetryPolicy`; ``None``: none. Unless it has an ``on`` of its own,
-            requests are sent again as :func:`penstock.httpx.worth_retrying` says; an ``on`` gets
-            errors of requests, ``HTTPError`` for responses. A body that is a file is put back to
-            where it was; a generator can be sent once, and its failure is passed on.
+        retry: a :class:`penstock.RetryPolicy`; ``None``: none. If it has no ``on``, requests are
+            sent again as :func:`penstock.httpx.worth_retrying` says; an ``on`` gets
+            errors of requests, ``HTTPError`` for responses. A body that is a file is read again
+            from its start position; a generator is sent only once, and its failure is passed on.
         breaker: a :class:`penstock.CircuitBreaker`. ``None``: none.
-        concurrency: how many requests are under way at once, at least 1, or an
+        concurrency: how many requests are sent at once, at least 1, or an
             :class:`penstock.AdaptiveConcurrency`. The pool of each host has as many connections.
         timeout: seconds, zero or more, for which a request waits for a slot; then its caller gets
-            :class:`QueueFullError`. Unless given, as long as it takes.
-        deadline: seconds in which a request must have been sent, all attempts and waits included;
-            after that it is not, and its caller gets :class:`DeadlineExceededError`, or what the
-            last attempt ended with. ``None``: that of the policy, if there is one.
+            :class:`QueueFullError`. Default: as long as it takes.
+        deadline: seconds in which a request must have been sent, all attempts and waits included.
+            Later it is not sent, and its caller gets :class:`DeadlineExceededError`, or the result
+            of the last attempt. ``None``: the deadline of the policy, if there is one.
         maxsize: how many requests may wait for their first attempt, at least 1; the caller of one
             more gets :class:`QueueFullError` at once. ``None``: any number.
-        retry_unsafe: whether requests are sent again that may have been processed, though their
-            method is not idempotent. Set this for an API that is all POST.
-        is_failure: tells of a response whether it is a failure. Unless given, :func:`is_failure`.
+        retry_unsafe: send requests again that may have been processed, also if their method is not
+            idempotent. Set this for an API where all calls are POST.
+        is_failure: a function from a response to whether it is a failure. Default:
+            :func:`is_failure`.
         gate_key: a function from a request to the key of its gate. When a service says "too many
-            requests", the requests with its key wait. Unless given, the host; or the keys of the
-            limits, where any has ``key=``.
+            requests", the requests with its key wait. Default: the host; or the keys of the
+            limits, if any has ``key=``.
         policy: a :class:`penstock.Policy` in place of ``limits``, ``retry``, ``breaker`` and
             ``gate_key``, which other clients and queues share.
-        adapter: what sends, an adapter of yours. Unless given, this one, which is an
+        adapter: your own adapter, which sends the requests. Default: this one, which is an
             ``HTTPAdapter``.
-        name: what it is called in errors and telemetry; "http" unless given, or the policy's name.
-        telemetry: as for :class:`penstock.WorkQueue`. Each attempt has a span under that of the
+        name: its name in errors and telemetry; "http" by default, or the name of the policy.
+        telemetry: as for :class:`penstock.WorkQueue`. Each attempt has a span under the span of the
             caller. No URL, header or body is recorded.
 
     Raises:
         ValueError, TypeError: for an argument that is not allowed.
 
-    **What a caller gets.** A response: when all attempts ended in a failure, the last one, and
-    ``raise_for_status()`` says so. What the last attempt raised, if there was none. What was never
-    sent: :class:`QueueFullError`, :class:`CircuitBreakerOpenError`, :class:`BudgetExceededError`
-    and :class:`DeadlineExceededError`, which are errors of penstock and of requests both.
-    ``ValueError``: a limit can never let the request pass. ``QueueStateError``: it would have to
-    wait, in a thread whose event loop runs.
+    **What a caller gets.** A response. If all attempts failed, it is the last one, and
+    ``raise_for_status()`` raises its error. If there was no response, the caller gets the exception
+    of the last attempt. A request that was never sent raises :class:`QueueFullError`,
+    :class:`CircuitBreakerOpenError`, :class:`BudgetExceededError` or
+    :class:`DeadlineExceededError`, which are errors of penstock and of requests.
+    ``ValueError``: a limit can never let the request pass. ``QueueStateError``: the request would
+    wait, in a thread in which an event loop runs.
 
-    **What counts when.** For limits, a request counts from when it is sent, each attempt anew. For
-    ``concurrency``, until its body is read, which requests does at once unless ``stream=True``:
-    then until it is read to its end, closed or collected. A body that breaks off is a failure as
-    any other, unless it is a stream.
+    **What counts when.** For limits, a request counts when it is sent, each attempt again. For
+    ``concurrency``, it counts until its body is read, which requests does at once. With
+    ``stream=True`` it counts until the body is read to its end, closed or garbage-collected. A body
+    that ends too early is a failure like any other, unless it is a stream.
 
-    **Timeouts** of requests are for each attempt, and waits are not among them: ``deadline`` bounds
-    these. Ctrl-C gets out of the wait and of the request. ``session.close()`` ends no waits, and
-    the session can be used afterwards, as ever. In a forked child the limits and slots are as new.
+    **Timeouts** of requests are for each attempt, without the waits: use ``deadline`` for these.
+    Ctrl-C ends the wait and the request. ``session.close()`` ends no waits, and the session can be
+    used afterwards, as usual. In a forked child the limits and slots start empty.
     """
 
     def __init__(

@@ -25,12 +25,12 @@ class DeadlockError(PenstockError, RuntimeError):
 
 
 class VirtualTimeLoop(asyncio.SelectorEventLoop):
-    """An event loop that does not wait: when nothing is ready, its clock jumps to the next timer.
+    """An event loop that does not wait: when nothing is ready, its clock moves to the next timer.
 
     ``asyncio.sleep(3600)`` takes no time, timeouts come in their exact order, and a test cannot
-    hang: when nothing can ever happen again, the loop raises ``DeadlockError``. The clock stands
+    hang: when nothing can happen any more, the loop raises ``DeadlockError``. The clock stands
     still while a function runs in a thread (``run_in_executor``, ``to_thread``, plain worker
-    functions), and it keeps real time while a socket is open, so that timers overtake neither.
+    functions). It follows real time while a socket is open, so that timers do not come too early.
 
     Use it as ``asyncio.Runner(loop_factory=VirtualTimeLoop)``, or :func:`run`, or as the loop
     factory of your test framework.

@@ -58,30 +58,36 @@ class WorkQueue(Lifecycle, FromConfig, WorkQueueBase[T], Consumable[T]):
 
     Args:
         maxsize, timeout, logger, name, telemetry: as for :class:`penstock.BoundedQueue`.
-        concurrency_limit: the most workers, and how many ``process``, ``batch_process`` and ``map``
-            have without a ``num_workers``: at least 1, or an :class:`penstock.AdaptiveConcurrency`,
-            which adapts the number to the service. ``None``: no limit, and one worker.
-        queue: a queue to use instead of a new ``BoundedQueue``; it has its own maxsize, timeout,
-            logger, name and telemetry, so these must be left out then.
+        concurrency_limit: the largest number of workers, and the number of workers of ``process``,
+            ``batch_process`` and ``map`` without ``num_workers``: at least 1, or an
+            :class:`penstock.AdaptiveConcurrency`, which adapts the number to the service.
+            ``None``: no limit, and one worker.
+        queue: a queue to use instead of a new ``BoundedQueue``. It has its own maxsize, timeout,
+            logger, name and telemetry, so leave these out here.
         limits: how fast calls may start: a list of :class:`penstock.Limit`, or of
             texts such as ``"500/min"``; or a :class:`penstock.Limiter` that others share.
-        retry: how failed items are tried again: a :class:`penstock.RetryPolicy`. ``None``: they go
+        retry: how failed items are retried: a :class:`penstock.RetryPolicy`. ``None``: they go
             to the error handler at once.
         breaker: a :class:`penstock.CircuitBreaker`. ``None``: none.
-        deadline: seconds from its put in which each item must be done. An item that can no longer
-            be in time is not attempted, and fails with ``DeadlineExceededError``. ``None``: none.
+        deadline: seconds after its put in which each item must be done. An item that can no longer
+            be done in time is not attempted, and fails with ``DeadlineExceededError``. ``None``:
+            no deadline.
         attempt_timeout: seconds that one call of an async worker function may take; then the call
-            is cancelled, and the attempt has failed with ``APITimeoutError``. ``None``: no limit. A
-            plain function cannot be cut off: with this, it is refused.
+            is cancelled, and the attempt fails with ``APITimeoutError``. ``None``: no limit. A
+            plain function cannot be cancelled, and is refused with this.
         policy: a :class:`penstock.Policy`, in place of limits, retry, breaker, deadline and
             attempt_timeout. Other queues and calls may share it.
+<<<<<<< HEAD
         max_dead_letters: how many of the items that failed for good are kept, zero or more.
         order: which item is next: a :class:`penstock.Priorities`, by the ``priority`` of its put,
             or a :class:`penstock.FairShares`, each key its turn. ``None``: first come, first
             served.
+=======
+        max_dead_letters: how many items that failed for good are kept, zero or more.
+>>>>>>> main
 
-    With any of these, a worker function that raises ``RateLimitError(retry_after=...)`` holds up
-    all workers for ``retry_after`` seconds.
+    With any of these, when a worker function raises ``RateLimitError(retry_after=...)``, all
+    workers wait for ``retry_after`` seconds.
 
     Raises:
         ValueError, TypeError: for an argument that is not allowed.
@@ -132,10 +138,10 @@ class WorkQueue(Lifecycle, FromConfig, WorkQueueBase[T], Consumable[T]):
     # -- passed on to the queue ---------------------------------------------------------------
 
     async def start(self) -> None:
-        """Take items from now on, in the running event loop. ``async with`` does it, too.
+        """Accept items from now on, in the running event loop. ``async with`` does this too.
 
-        What an earlier stop left comes first. Does nothing if the queue is started; opens it again
-        if it was closed; waits for a stop under way.
+        Items that an earlier stop left come first. Does nothing if the queue is started; opens it
+        again if it was closed; waits for a running stop.
 
         Raises:
             QueueStateError: the queue runs in another event loop.
@@ -143,33 +149,33 @@ class WorkQueue(Lifecycle, FromConfig, WorkQueueBase[T], Consumable[T]):
         await self.queue.start()
 
     def close(self) -> None:
-        """Let nobody put any more; what was accepted is processed, or taken, and then it stops.
+        """Refuse all further puts. The accepted items are processed or taken; then the queue stops.
 
         See :meth:`penstock.BoundedQueue.close`.
 
         Raises:
-            TypeError: the queue is on a broker, where others go on putting.
+            TypeError: the queue is on a broker, where other machines may still put.
         """
         self._with("close", "close()").close()
 
     async def stop(self, timeout: float | None = None, *, drain: bool = True) -> bool:
-        """Take no more items, finish what was accepted, end the workers.
+        """Accept no more items, finish the accepted items, end the workers.
 
         Args:
             timeout: seconds after which the workers are cancelled. ``None`` or ``math.inf``: never.
                 ``0``: at once.
-            drain: False: what waits stays; the workers only finish what they hold.
+            drain: False: items that wait stay, and the workers only finish the items in hand.
 
         Returns:
-            True when nothing is left. False when something is: ``unprocessed`` lists it, and the
-            next ``start()`` takes it up again. Nothing is dropped.
+            True if no item is left. False if items are left: ``unprocessed`` lists them, and the
+            next ``start()`` continues with them. No item is dropped.
 
         Raises:
             QueueStateError: called in a worker function, which would wait for itself.
             ValueError: the timeout is negative, NaN or no number.
 
-        The end of an ``async with`` block does it, too. Who waits in ``put`` or ``get`` gets
-        ``QueueStateError``. Cancelling it cancels the workers. All of it:
+        The end of an ``async with`` block does this too. A ``put`` or ``get`` that waits raises
+        ``QueueStateError``. If this call is cancelled, the workers are cancelled. Details:
         :meth:`penstock.BoundedQueue.stop`.
         """
         options = {} if drain else {"drain": False}
@@ -186,7 +192,7 @@ class WorkQueue(Lifecycle, FromConfig, WorkQueueBase[T], Consumable[T]):
         priority: float = 0,
         deadline: float | None = None,
     ) -> bool:
-        """Offer an item; True when it is accepted, False when the queue stayed full.
+        """Offer an item; return True if it is accepted, False if the queue stayed full.
 
         Args:
             item: anything.
@@ -204,9 +210,9 @@ class WorkQueue(Lifecycle, FromConfig, WorkQueueBase[T], Consumable[T]):
                 broker has no order.
             Exception: what a function of the queue's order raised; the item is not in the queue.
 
-        True: the item will be handled or handed back, exactly once. False: it is not accepted and
-        never will be, so look at it. A put that is cancelled leaves nothing behind. All of it:
-        :meth:`penstock.BoundedQueue.put`.
+        True: the item will be processed or returned, exactly once. False: the item is not accepted
+        and will not be, so look at the result. A cancelled put leaves no item in the queue.
+        Details: :meth:`penstock.BoundedQueue.put`.
         """
         if deadline is not None or priority:
             put: Any = self.queue.put  # not every kind of queue knows these
@@ -252,7 +258,7 @@ class WorkQueue(Lifecycle, FromConfig, WorkQueueBase[T], Consumable[T]):
                 closed and empty.
             ValueError: the timeout is negative, NaN or no number.
 
-        Cancelling it loses nothing.
+        If it is cancelled, no item is lost.
         """
         if timeout is None:
             return await self.queue.get()
@@ -284,17 +290,17 @@ class WorkQueue(Lifecycle, FromConfig, WorkQueueBase[T], Consumable[T]):
         Args:
             worker_func: gets one argument, the item. An async function runs in a task, a plain one
                 in a thread.
-            num_workers: how many items are processed at once, ``concurrency_limit`` at most.
+            num_workers: how many items are processed at once, at most ``concurrency_limit``.
                 ``None``: ``concurrency_limit``, or one. Or a
-                :class:`penstock.AdaptiveConcurrency`, which finds out how many.
-            error_handler: is called as ``error_handler(error, item)`` for an item that failed, in
-                place of the log.
+                :class:`penstock.AdaptiveConcurrency`, which adapts the number.
+            error_handler: called as ``error_handler(error, item)`` for an item that failed. Without
+                it, the error is logged.
 
         Raises:
             ValueError, TypeError: for an argument that is not allowed.
             QueueStateError: the queue is stopping.
 
-        Does not wait for items. Called again, it replaces the workers. All of it:
+        Does not wait for items. A second call replaces the workers. Details:
         :meth:`penstock.BoundedQueue.start_workers`.
         """
         await self.queue.start_workers(
@@ -317,16 +323,16 @@ class WorkQueue(Lifecycle, FromConfig, WorkQueueBase[T], Consumable[T]):
         """Start workers that call ``worker_func`` on several items at once.
 
         Args:
-            worker_func: gets a list of items. It returns None, or a list of as many outcomes as
-                there are items: an exception in it fails its item. What it raises fails all.
-            max_size: the most items of one call, at least 1.
+            worker_func: gets a list of items. It returns None, or a list with one outcome for each
+                item: an exception in the list fails its item. If it raises, all items fail.
+            max_size: the largest number of items in one call, at least 1.
             max_wait: seconds that the first item waits for others, unless there are ``max_size``;
-                ``0``: it takes what is there. Nothing is waited for when the queue is full, closed
-                or stopping.
+                ``0``: the call takes the items that are there. When the queue is full, closed or
+                stopping, the call does not wait.
             num_workers: how many calls at once; as for :meth:`process`.
-            error_handler: is called as ``error_handler(error, item)`` for each item that failed.
-            split: whether a call that raises what another attempt would not change is made again
-                for each half of its items, and so on, until the culprit stands alone. With False
+            error_handler: called as ``error_handler(error, item)`` for each item that failed.
+            split: if a call raises an error that a retry would not change, make the call again for
+                each half of its items, and so on, until only the bad item is left. With False,
                 all its items fail.
             per_key: whether all items of a call have the same key, on a queue with
                 ``order=FairShares(...)``. The first item of each key waits for others of its key.
@@ -336,13 +342,13 @@ class WorkQueue(Lifecycle, FromConfig, WorkQueueBase[T], Consumable[T]):
                 ``per_key`` without fair shares; or the queue is on a broker.
             QueueStateError: the queue is stopping.
 
-        As :meth:`process`, whose workers it replaces. One call is one start for a limit without a
-        ``cost``, and the sum of the costs for one with it; a batch ends before the item that would
-        lift the sum above the ``max``. While a limit is waited for no items are in hand, and the
-        batch is filled when the call may start. With ``retry`` each failed item is tried again by
-        itself, in later batches. Anything but None or such a list is a ``TypeError``, and is not
-        tried again. The call runs in an empty context, as its items come from several. A stop with
-        a timeout gives back all items of a call.
+        Otherwise as :meth:`process`, whose workers it replaces. For a limit without a ``cost``, one
+        call is one start. With a ``cost``, it costs the sum of its items, and a batch ends before
+        the item that would raise the sum above the ``max``. While a call waits for a limit, it has
+        no items; the batch is filled when the call may start. With ``retry``, each failed item is
+        retried by itself, in a later batch. Any other return value is a ``TypeError``, and is not
+        retried. The call runs in an empty context, because its items come from several contexts. A
+        stop with a timeout returns all items of a call.
         """
         batching = self._batching(max_size, max_wait, split=split, per_key=per_key)
         workers = self._workers_wanted(num_workers)
@@ -351,14 +357,15 @@ class WorkQueue(Lifecycle, FromConfig, WorkQueueBase[T], Consumable[T]):
         await queue._start_workers(worker_func, size, error_handler, batching)
 
     async def stop_workers(self, timeout: float | None = None) -> None:
-        """Let the workers of :meth:`process` finish what they hold, and end them.
+        """Let the workers of :meth:`process` finish their items, and end the workers.
 
         Args:
-            timeout: seconds after which they are cancelled and their items given back. ``None`` or
+            timeout: seconds after which they are cancelled and their items returned. ``None`` or
                 ``math.inf``: never. ``0``: at once.
 
-        The queue goes on, and so do a ``map`` or a batch, which have workers of their own. Raises
-        as :meth:`penstock.BoundedQueue.stop_workers`; cancelling it cancels the workers at once.
+        The queue continues. A ``map`` or a batch continues too, since it has its own workers.
+        Raises as :meth:`penstock.BoundedQueue.stop_workers`. If it is cancelled, the workers are
+        cancelled at once.
         """
         await self.queue.stop_workers(timeout=timeout)
 
@@ -374,30 +381,30 @@ class WorkQueue(Lifecycle, FromConfig, WorkQueueBase[T], Consumable[T]):
         """Process all ``items`` and return when the last one is done.
 
         Args:
-            items: read lazily, as there is room: at most ``maxsize`` items and one more wait. An
+            items: read lazily, when there is room: at most ``maxsize`` items and one more wait. An
                 async generator is closed when no more items are read.
-            worker_func, num_workers, error_handler: as for :meth:`process`; for these items alone.
-            progress: show a bar on standard error, with ``penstock[progress]``.
+            worker_func, num_workers, error_handler: as for :meth:`process`, but only for these
+                items.
+            progress: show a progress bar on standard error, with ``penstock[progress]``.
 
         Returns:
             How many items were processed, how many failed, and the first error of each type. On a
-            queue that is not in this process: the counts of all that it did meanwhile.
+            queue that is not in this process: the counts of all items that it processed during the
+            batch.
 
         Raises:
-            QueueStateError: the queue was stopped by somebody else before all was done. What was
-                accepted is done by then, or handed back, as that stop has it.
-            OutageError: the service was away for longer than the retry policy's ``give_up_after``.
-                No more items were read; those that were held have failed. ``result`` has the
-                counts.
+            QueueStateError: other code stopped the queue before all items were done. The accepted
+                items are done then, or returned, as that stop allows.
+            OutageError: the service was down for longer than ``give_up_after`` of the retry policy.
+                No more items were read, and the held items have failed. ``result`` has the counts.
             ImportError: ``progress`` without the extra.
             ValueError, TypeError: for an argument that is not allowed.
 
-        Items of other puts, and other batches on the same queue, are none of its business: any
-        number of them may run at once, each with its own function and no more workers than it asks
-        for. The batch starts the queue, if need be; a queue that was started for batches alone is
-        stopped by the last of them. An exception of ``worker_func`` does not end the batch; it goes
-        to ``error_handler`` or the log. If the batch is cancelled, or ``items`` raises, the batch
-        takes back its items that are not done.
+        Any number of batches may run at once on the same queue, beside other puts. Each has its own
+        function, and no more workers than it asks for. The batch starts the queue if it is not
+        running. If only batches have used the queue, the last one stops it. An exception of
+        ``worker_func`` does not end the batch; it goes to ``error_handler`` or the log. If the
+        batch is cancelled, or ``items`` raises, the batch removes its items that are not done.
         """
         workers = self._check_job(items, worker_func, num_workers)
         checks.optional_function(error_handler, "error_handler", "exc", "item")
@@ -480,7 +487,7 @@ class WorkQueue(Lifecycle, FromConfig, WorkQueueBase[T], Consumable[T]):
             timeout: seconds that each may wait for room, as for :meth:`put`.
 
         Returns:
-            How many were put. At the first that finds no room it ends, and the rest stay.
+            How many were put. It ends at the first item that finds no room; the others stay.
 
         Raises:
             QueueStateError, ValueError: as for :meth:`put`.
@@ -502,10 +509,10 @@ class WorkQueue(Lifecycle, FromConfig, WorkQueueBase[T], Consumable[T]):
             item, timeout, priority, deadline: as for :meth:`put`.
 
         Returns:
-            A future of the result, or of what the item failed with after its last attempt. The
-            error handler does not hear of it. If it is cancelled while the item waits, the item
-            is skipped; :meth:`cancel` also ends a call that is under way. If the queue stops
-            first, the future raises ``QueueStateError``.
+            A future of the result, or of the exception of the last attempt. The error handler is
+            not called. If the future is cancelled while the item waits, the item is skipped;
+            :meth:`cancel` also ends a running call. If the queue stops first, the future raises
+            ``QueueStateError``.
 
         Raises:
             QueueFullError: there was no room in time.
@@ -572,27 +579,28 @@ class WorkQueue(Lifecycle, FromConfig, WorkQueueBase[T], Consumable[T]):
         Args:
             worker_func: ``async def`` or a plain function.
             items: read lazily. An async generator is closed when no more items are read.
-            num_workers: the most items in hand at once, as for :meth:`process`. On a queue that
-                has workers, and without a ``concurrency_limit``, as many as these by default.
-            ordered: yield the results in the order of the items; with False, as they come.
+            num_workers: the largest number of items processed at once, as for :meth:`process`. By
+                default, on a queue that has workers and no ``concurrency_limit``, the number of
+                these workers.
+            ordered: yield the results in the order of the items; with False, when they are ready.
             return_exceptions: yield the exceptions of ``worker_func``; with False the first one is
                 raised, and ends the iteration.
 
         Raises:
-            QueueStateError: in the iteration, after the results of what was accepted, if the queue
-                is stopped by somebody else.
-            OutageError: in the iteration, the service was away for longer than the retry policy's
-                ``give_up_after``. No more items are read. With ``return_exceptions``, it comes
-                after the outcomes of what was accepted.
+            QueueStateError: in the iteration, after the results of the accepted items, if other
+                code stops the queue.
+            OutageError: in the iteration, the service was down for longer than ``give_up_after`` of
+                the retry policy. No more items are read. With ``return_exceptions``, it comes
+                after the results of the accepted items.
             ValueError, TypeError: at the call, for an argument that is not allowed.
 
-        Bounded at both ends: at most ``maxsize`` items plus one for each worker are read ahead of
-        the results, so a slow reader of results slows down the reading of ``items``.
+        At most ``maxsize`` items plus one for each worker are read before their results are taken.
+        So if results are read slowly, ``items`` are read slowly too.
 
         Any number of maps, batches and puts may share a queue, as :meth:`batch_process` says. When
-        the iteration ends, by an error or a ``break`` too, it takes back its items: those that wait
-        are skipped, and calls of ``worker_func`` under way are cancelled. After a ``break`` that
-        happens when Python collects the iterator, a moment later;
+        the iteration ends, also by an error or a ``break``, its items are removed: those that wait
+        are skipped, and running calls of ``worker_func`` are cancelled. After a ``break`` this
+        happens a moment later, when Python garbage-collects the iterator;
         ``async with contextlib.aclosing(queue.map(...)) as results`` waits for it.
         """
         workers = self._check_job(items, worker_func, num_workers)
@@ -671,12 +679,16 @@ class WorkQueue(Lifecycle, FromConfig, WorkQueueBase[T], Consumable[T]):
         """Iterate over the results of ``worker_func`` on several items at once, item by item.
 
         Args:
-            worker_func: gets a list of items, and returns a list of as many results; an exception
-                in it fails its item. What it raises fails all.
+            worker_func: gets a list of items, and returns a list with one result for each item; an
+                exception in the list fails its item. If it raises, all items fail.
             items, num_workers, ordered, return_exceptions: as for :meth:`map`; ``num_workers``
                 counts calls.
+<<<<<<< HEAD
             max_size, max_wait, split, per_key: as for :meth:`process_batches`. The last batch
                 waits for nothing.
+=======
+            max_size, max_wait, split: as for :meth:`process_batches`. The last batch does not wait.
+>>>>>>> main
 
         Raises:
             QueueStateError, ValueError, TypeError: as :meth:`map` and :meth:`process_batches`.
@@ -737,15 +749,15 @@ class WorkQueue(Lifecycle, FromConfig, WorkQueueBase[T], Consumable[T]):
             ValueError: called outside the main thread; or one of ``signals`` is no signal, or
                 ``timeout`` no such number.
 
-        Opt-in. When the queue has stopped, the handlers that were installed before come back.
-        Puts that wait get ``QueueStateError``, ``join()`` returns when all items are done, and
-        your main function goes on from there.
+        When the queue has stopped, the earlier handlers are set again. Puts that wait get
+        ``QueueStateError``, ``join()`` returns when all items are done, and your main function
+        continues.
 
-        Several queues may ask for the same signal, in tasks and in threads. They are drained one
-        after the other, in the order of asking: the workers of one may put into the next. The
-        second signal cancels the workers of all. The handlers from before come back when the last
-        of the queues has stopped; a handler that somebody else has installed meanwhile stays.
-        A forked child hears of nothing.
+        Several queues may call this for the same signal, in tasks and in threads. They stop one
+        after the other, in the order of these calls: the workers of one may put into the next. The
+        second signal cancels the workers of all. The earlier handlers are set again when the last
+        queue has stopped; a handler that other code has set in that time stays. In a forked child
+        the signals stop no queue.
         """
         limit = checks.optional_seconds(timeout)
         asyncio.get_running_loop()

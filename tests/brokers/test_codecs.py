@@ -140,7 +140,7 @@ class Opaque:
     ids=repr,
 )
 def test_json_refuses_what_would_come_back_as_something_else(item: Any) -> None:
-    with pytest.raises(CodecError, match="cannot be put as application/json") as caught:
+    with pytest.raises(CodecError, match="cannot be encoded as application/json") as caught:
         JsonCodec().encode(item)
     assert type(item).__name__ in str(caught.value)
     assert SECRET not in str(caught.value)
@@ -154,7 +154,7 @@ def test_json_refuses_what_would_come_back_as_something_else(item: Any) -> None:
     ids=repr,
 )
 def test_msgpack_refuses_what_would_come_back_as_something_else(item: Any) -> None:
-    with pytest.raises(CodecError, match="cannot be put as application/msgpack") as caught:
+    with pytest.raises(CodecError, match="cannot be encoded as application/msgpack") as caught:
         MsgpackCodec().encode(item)
     assert SECRET not in str(caught.value)
 
@@ -192,14 +192,18 @@ def test_what_was_put_by_another_version_is_named_by_its_place(codec: Codec[Any]
     "data", [b"", b"{", b'{"a": hunter2}', b"\xff\xfe", b'"hunter2', b"[" * 100_000, b"1 2"]
 )
 def test_bytes_that_are_no_json(data: bytes) -> None:
-    with pytest.raises(CodecError, match=f"{len(data)} bytes are no item as application/json") as e:
+    with pytest.raises(
+        CodecError, match=f"{len(data)} bytes cannot be decoded as application/json"
+    ) as e:
         JsonCodec().decode(data)
     assert SECRET not in str(e.value)
 
 
 @pytest.mark.parametrize("data", [b"", b"\xc1", b"\x92\x01", b"\x01\x02", b"\x91" * 100_000])
 def test_bytes_that_are_no_msgpack(data: bytes) -> None:
-    with pytest.raises(CodecError, match=f"{len(data)} bytes are no item as application/msgpack"):
+    with pytest.raises(
+        CodecError, match=f"{len(data)} bytes cannot be decoded as application/msgpack"
+    ):
         MsgpackCodec().decode(data)
 
 

@@ -45,7 +45,7 @@ def test_a_row_may_have_line_breaks_within_quotes(size: int, end: bytes) -> None
         (b"a,b,c", "has 3 fields, and the first line 2 columns: sku, note"),
         (b'a,"b', "not CSV: a quote is opened and never closed"),
         (b'a,"b"c', "not CSV: ',' expected after '\"'"),
-        (b"a,b\rc,d", "not CSV: a line break (CR) that is not within quotes"),
+        (b"a,b\rc,d", "not CSV: a line break (CR) outside of quotes"),
         (b"a,\xff", "not UTF-8: byte 3 is wrong"),
     ],
 )
@@ -84,11 +84,11 @@ def test_the_first_row_names_the_columns(data: bytes, columns: list[str], first_
         (b"sku,note,sku\n", "two columns have the name 'sku'"),
         (
             b'sku,"note\n',
-            "its first line cannot be read as the names of columns: not CSV: a quote is opened",
+            "its first line must have the names of the columns: not CSV: a quote is opened",
         ),
         (
             b"sk\xff\n",
-            "its first line cannot be read as the names of columns: not UTF-8: byte 3 is wrong",
+            "its first line must have the names of the columns: not UTF-8: byte 3 is wrong",
         ),
     ],
 )

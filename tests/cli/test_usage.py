@@ -16,9 +16,9 @@ NO_FULL_URL = (
     "must be a full URL that starts with http:// or https://, "
     "for example https://api.example.com/v1"
 )
-MISSING_OUT = "--out is missing: the file that results go to, or - for standard output"
+MISSING_OUT = "--out is missing: give the file for the results, or - for standard output"
 NEEDS_EARLIER = "--retry-failed needs the results of earlier runs, and"
-NO_JOURNAL = "it exists already and has no results of penstock run in it; give another name"
+NO_JOURNAL = "it exists already, and has no results of penstock run: give another name"
 WRONG: list[tuple[list[str], str]] = [
     (["missing.jsonl", "--out", "new"], "cannot read missing.jsonl: No such file or directory"),
     (["folder", "--out", "new"], "cannot read folder: Is a directory"),
@@ -36,7 +36,7 @@ WRONG: list[tuple[list[str], str]] = [
     ),
     (
         ["lines", "--out", "new", "--url", "http://h?a=1"],
-        "--url must have no '?' and no '#': put parameters into the lines",
+        "--url must have no '?' and no '#': write parameters into the lines",
     ),
     (["lines", "--out", "new", "--concurrency", "0"], "--concurrency must be at least 1, got 0"),
     (["lines", "--out", "new", "--capacity", "-1"], "--capacity must be at least 1, got -1"),
@@ -72,10 +72,10 @@ WRONG: list[tuple[list[str], str]] = [
         ["lines", "--out", "new", "--failures", "-"],
         "--failures must be the name of a file, and not standard output",
     ),
-    (["lines", "--out", "-", "--retry-failed"], f"{NEEDS_EARLIER} --out - leaves none"),
+    (["lines", "--out", "-", "--retry-failed"], f"{NEEDS_EARLIER} --out - keeps none"),
     (
         ["lines", "--out", "new", "--retry-failed", "--overwrite"],
-        f"{NEEDS_EARLIER} --overwrite leaves none",
+        f"{NEEDS_EARLIER} --overwrite keeps none",
     ),
     (["lines", "--out", "no/new"], "cannot write --out no/new: No such file or directory"),
     (["lines", "--out", "folder"], "cannot write --out folder: Is a directory"),

@@ -229,7 +229,7 @@ class TestProcessBatches:
 
     async def test_limits_with_a_key(self, make_queue: MakeQueue) -> None:
         queue = make_queue(limits=[Limit(1, per=1, key=lambda item: item)])
-        with pytest.raises(ValueError, match="Batches are for limits without a key"):
+        with pytest.raises(ValueError, match="Batches need limits without a key"):
             await queue.process_batches(Bulk(), max_size=1, max_wait=0)
 
 
@@ -348,7 +348,7 @@ class TestFailures:
         await soon(queue.join())
         assert len(bulk.began) == 1
         assert [type(error) for error in errors] == [TypeError, TypeError]
-        assert "None or a list of as many outcomes as there are items, 2, got" in str(errors[0])
+        assert "None or a list with one outcome for each item, 2 in all, got" in str(errors[0])
 
     async def test_futures(self, make_queue: MakeQueue) -> None:
         queue, bulk = make_queue(), Bulk()
@@ -489,7 +489,7 @@ class TestMapBatches:
             return None
 
         queue = make_queue()
-        with pytest.raises(TypeError, match="must return a list of as many outcomes"):
+        with pytest.raises(TypeError, match="must return a list with one outcome for each item"):
             [result async for result in queue.map_batches(nothing, range(3), max_size=3)]
 
     async def test_beside_a_map_and_process(self, make_queue: MakeQueue) -> None:

@@ -90,7 +90,7 @@ class TestStates:
         async with queue_that_is(state, make_queue) as queue:
             with pytest.raises(QueueStateError) as caught:
                 await call(queue)
-            cure = ": start it first, by start() or a with block" if state == "idle" else ""
+            cure = ": start it first, with start() or a with block" if state == "idle" else ""
             assert str(caught.value) == f"Cannot {what} when queue is {state}{cure}"
             assert caught.value.current_state == state
             assert isinstance(caught.value, RuntimeError)

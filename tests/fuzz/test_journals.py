@@ -86,7 +86,7 @@ def test_swapped_lines_say_the_same_but_for_which_is_newest(order: list[int]) ->
 def test_a_line_into_which_another_run_wrote_is_refused_by_its_number(
     cut: int, after: bytes
 ) -> None:
-    with pytest.raises(NotAJournalError, match=r"line 2 is no result .*repair the file"):
+    with pytest.raises(NotAJournalError, match=r"line 2 is not a result .*repair the file"):
         read(LINES[0] + LINES[1][:cut] + after + LINES[1][cut:])
 
 

@@ -30,7 +30,7 @@ from penstock import AdaptiveConcurrency, Limit, Limiter, Policy, RetryPolicy
         (
             {"policy": Policy(), "retry": RetryPolicy(2)},
             ValueError,
-            "retry and policy were given, and the policy has its own",
+            "retry and policy were given, and a policy has its own",
         ),
         ({"policy": Policy(attempt_timeout=1)}, ValueError, "must have no attempt_timeout"),
         ({"name": ""}, ValueError, "name must not be empty"),

@@ -729,7 +729,7 @@ async def test_why_a_request_is_not_sent_again_is_noted(
         with pytest.raises(library.RemoteProtocolError) as streamed:
             await http.put("/", content=body())
     assert "it may have been processed, and retry_unsafe is False" in notes(unsafe.value)
-    assert "its body can be sent once" in notes(streamed.value)
+    assert "its body can be sent only once" in notes(streamed.value)
 
 
 def notes(error: BaseException) -> str:

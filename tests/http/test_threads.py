@@ -203,7 +203,7 @@ async def test_a_wait_that_would_hold_up_a_running_event_loop_is_refused(
 ) -> None:
     http = client(Limit(1, per=3600))
     assert http.get("/").status_code == 200  # it need not wait
-    with pytest.raises(QueueStateError, match=r"hold up the event loop.*asyncio\.to_thread"):
+    with pytest.raises(QueueStateError, match=r"block the event loop.*asyncio\.to_thread"):
         http.get("/")
     http.close()
     assert len(server.seen) == 1

@@ -425,12 +425,12 @@ def test_each_change_of_its_state_is_logged_once(caplog: pytest.LogCaptureFixtur
     CircuitBreaker().open(2)
     assert [(record.levelname, record.message) for record in caplog.records] == [
         ("WARNING", "Circuit breaker vendor is open for 10 s: 2 of the last 2 calls failed"),
-        ("INFO", "Circuit breaker vendor is half-open: calls at once that it lets through: 1"),
+        ("INFO", "Circuit breaker vendor is half-open: calls that it allows at once: 1"),
         ("WARNING", "Circuit breaker vendor is open for 10 s: a probe failed"),
-        ("INFO", "Circuit breaker vendor is half-open: calls at once that it lets through: 1"),
-        ("INFO", "Circuit breaker vendor is closed: its probes succeeded"),
+        ("INFO", "Circuit breaker vendor is half-open: calls that it allows at once: 1"),
+        ("INFO", "Circuit breaker vendor is closed: the probes succeeded"),
         ("WARNING", "Circuit breaker vendor is open until it is closed: by hand"),
-        ("INFO", "Circuit breaker vendor is closed, by hand"),
+        ("INFO", "Circuit breaker vendor is closed: close() was called"),
         ("WARNING", "Circuit breaker is open for 2 s: by hand"),
     ]
 

@@ -156,7 +156,7 @@ async def _async_predicate(error: Exception) -> bool:
 @pytest.mark.parametrize(
     ("which", "error", "message"),
     [
-        ((), ValueError, r"on must name at least one exception class, got \(\)"),
+        ((), ValueError, r"on must have at least one exception class, got \(\)"),
         (KeyboardInterrupt, ValueError, "subclasses of Exception, got KeyboardInterrupt"),
         ((OSError, asyncio.CancelledError), ValueError, "got CancelledError"),
         (BaseException, ValueError, "got BaseException"),

@@ -133,7 +133,7 @@ async def test_plain_functions_that_would_hold_up_the_loop_are_refused(what: str
     elif what == "a slot":
         holder = asyncio.create_task(policy.call(for_ever))
         await settle()
-    with pytest.raises(QueueStateError, match=r"would have to wait here.*asyncio\.to_thread"):
+    with pytest.raises(QueueStateError, match=r"would wait here.*asyncio\.to_thread"):
         policy.call(call, 1)
     assert len(calls) == (what == "another attempt")
     if what == "a slot":
@@ -183,7 +183,7 @@ async def an_async_generator(item: int) -> AsyncIterator[int]:
     [
         (a_generator, "got the generator"),
         (an_async_generator, "got the generator"),
-        (lambda item: a_generator(item + 1), "must return what it has done"),
+        (lambda item: a_generator(item + 1), "must not be a generator"),
         (5, "func must be a function, got 5"),
     ],
 )
@@ -339,7 +339,7 @@ async def test_settle_finds_the_permit_of_the_call() -> None:
         return now()
 
     assert [await policy.call(call, item) for item in range(3)] == [0, 10, 20]
-    with pytest.raises(RuntimeError, match="outside of any call"):
+    with pytest.raises(RuntimeError, match="outside of a call"):
         tokens.settle(1)
 
 
@@ -353,7 +353,7 @@ async def test_a_call_inside_another_settles_its_own_limit_and_that_of_the_other
 
     async def call(item: str) -> None:
         await other.call(give_back, item)
-        with pytest.raises(RuntimeError, match="'inner' was called outside of any call"):
+        with pytest.raises(RuntimeError, match="'inner' was called outside of a call"):
             inner.settle(1)
 
     for item in "ab":

@@ -130,7 +130,7 @@ class TestAnOutageInAJob:
                 read.append(item)
                 yield item
 
-        with pytest.raises(OutageError, match=r"away for more than 300 s: .* items have") as raised:
+        with pytest.raises(OutageError, match=r"down for more than 300 s: .* items have") as raised:
             await queue.batch_process(items(), service, 5, ignore)
         assert 305 <= now() <= 306
         assert len(read) < 205, "it read no further"
@@ -675,10 +675,10 @@ class TestGivingUp:
         for _, error in handler.got:
             [note] = error.__notes__
             if isinstance(error, OutageError):
-                assert note == "penstock: not attempted: its service has been away for 30 s"
+                assert note == "penstock: not attempted: its service has been down for 30 s"
             else:
                 assert note.startswith("penstock: given up after ")
-                assert note.endswith(": its service has been away for 30 s")
+                assert note.endswith(": its service has been down for 30 s")
 
 
 class TestStops:
@@ -869,14 +869,14 @@ class TestWhatIsLogged:
         beginning, end = await self.job(caplog, until=20)
         assert beginning == (
             "WARNING Policy mail: an outage: 5 items failed and none succeeded, the last with "
-            "ConnectionError('nobody there'); queued items are held, and one at a time is tried"
+            "ConnectionError('nobody there'); queued items are held, and one at a time is attempted"
         )
         assert end == "INFO Policy mail: the outage is over, after 30.0 s"
 
     async def test_that_it_was_given_up(self, caplog: pytest.LogCaptureFixture) -> None:
         [_, given_up] = await self.job(caplog, until=FOR_EVER, give_up_after=30)
         assert given_up == (
-            "WARNING Policy mail: the outage has lasted for 30 s: what was held for it fails, and "
+            "WARNING Policy mail: the outage has lasted for 30 s: the held items fail, and "
             "from now on each item gets one attempt"
         )
 

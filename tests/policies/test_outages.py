@@ -217,7 +217,7 @@ class TestGivingUp:
         assert outages.start(None, later, 30.0) == 0
         [_, text] = texts(outages)
         assert text == (
-            "the outage has lasted for 30 s: what was held for it fails, and from now on each item "
+            "the outage has lasted for 30 s: the held items fail, and from now on each item "
             "gets one attempt"
         )
 

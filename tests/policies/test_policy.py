@@ -596,7 +596,7 @@ async def test_a_task_that_an_item_starts_settles_it_until_its_attempt_ends() ->
         assert now() == 13, "the second attempt did not have to wait for the limit"
     await asyncio.gather(*tasks)
     assert heard[0] == "settled at 1"
-    assert "outside of any call" in heard[1], "it was another attempt by then"
+    assert "outside of a call" in heard[1], "it was another attempt by then"
 
 
 @pytest.mark.parametrize("limited", [True, False])
@@ -1147,7 +1147,7 @@ async def test_what_comes_after_the_answer_is_not_the_failure_of_the_service() -
     [
         ({"limits": Limit(1, 1)}, TypeError, "write limits="),
         ({"limits": [1]}, TypeError, "got 1 in it"),
-        ({"limits": [Limit(1, 1), Limit(1, 1)]}, ValueError, "give them names"),
+        ({"limits": [Limit(1, 1), Limit(1, 1)]}, ValueError, "give them different names"),
         ({"limits": [(5, 60)]}, TypeError, r"got \(5, 60\) in it: write Limit\(5, 60\)$"),
         ({"retry": 3}, TypeError, r"got 3: write retry=RetryPolicy\(attempts=3\)$"),
         ({"retry": RetryPolicy}, TypeError, r"write retry=RetryPolicy\(\)$"),

@@ -129,12 +129,12 @@ class TestWhyThereIsNoOther:
 
     async def test_it_would_end_in_the_same_way(self) -> None:
         assert await self.notes(every(1), KeyError) == [
-            "penstock: given up after 1 attempt: another attempt would end in the same way"
+            "penstock: given up after 1 attempt: another attempt would fail in the same way"
         ]
 
     async def test_nobody_asked_for_it(self) -> None:
         assert await self.notes(every(1, on=KeyError), ConnectionError) == [
-            "penstock: given up after 1 attempt: the retry policy does not try such an error again"
+            "penstock: given up after 1 attempt: the retry policy does not retry such an error"
         ]
 
     async def test_it_would_be_too_late(self) -> None:
@@ -146,7 +146,7 @@ class TestWhyThereIsNoOther:
         with pytest.raises(KeyError) as raised:
             await Policy(retry=every(1)).call(Service({"a": 9}, error=KeyError), "a")
         assert raised.value.__notes__ == [
-            "penstock: given up after 1 attempt: another attempt would end in the same way"
+            "penstock: given up after 1 attempt: another attempt would fail in the same way"
         ]
 
     async def test_an_error_that_was_redriven_says_it_once(self) -> None:

@@ -2088,7 +2088,7 @@ async def test_items_that_nobody_takes_are_told_of_once(caplog: pytest.LogCaptur
     assert caplog.messages == []
     await asyncio.sleep(100)
     assert caplog.messages == [
-        "Queue q has 3 items and nobody takes any: start workers with process()"
+        "Queue q has 3 items and no worker takes them: start workers with process()"
     ]
     assert caplog.records[0].levelname == "WARNING"
     await queue.put(4)
@@ -2108,7 +2108,7 @@ async def test_however_they_were_put(caplog: pytest.LogCaptureFixture, how: str)
     else:
         await queue.put(1, deadline=1000)
     await asyncio.sleep(2)
-    assert "nobody takes any" in caplog.text
+    assert "no worker takes them" in caplog.text
     await queue.stop()
 
 

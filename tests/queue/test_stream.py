@@ -240,7 +240,7 @@ async def test_two_tasks_that_ask_one_iterator_are_told(filled: Filled) -> None:
     items = queue.items()
     first = asyncio.create_task(anext(items))
     await settle()
-    with pytest.raises(RuntimeError, match="ask the queue for one each"):
+    with pytest.raises(RuntimeError, match="give each consumer an iterator of its own"):
         await anext(items)
     await queue.put("a")
     assert await first == "a"
@@ -334,11 +334,11 @@ def test_a_loop_that_ends_before_a_closed_queue_is_done_leaves_the_rest() -> Non
 
 async def test_a_queue_on_a_broker_cannot_be_closed() -> None:
     queue: WorkQueue[str] = WorkQueue(queue=NatsQueue("nats://localhost", "numbers"))
-    with pytest.raises(TypeError, match=r"close\(\) is for queues that have it"):
+    with pytest.raises(TypeError, match=r"close\(\) needs a queue that has it"):
         queue.close()
     assert not queue.is_closed
     for call in (queue.items, queue.processing, lambda: aiter(queue)):
-        with pytest.raises(TypeError, match="are for queues in this process"):
+        with pytest.raises(TypeError, match="need a queue in this process"):
             call()
 
 

@@ -49,7 +49,7 @@ DIFFERENCES: list[tuple[str, str, str]] = [
     ),
     (r"BoundedQueue", r"(Bounded|Blocking)Queue", "each face has a queue of its own kind"),
     (
-        r", nor in a task that one has started: it would wait for itself\. Call it where .* put",
+        r", or in a task that it has started: it would wait for itself\. Call it in .* items",
         r": it would wait for itself\. Use threading\.Thread\(target=queue\.join\).* join it there",
         "a task that a worker function starts is inside the item as well, and a thread is not",
     ),

@@ -37,7 +37,7 @@ class TestAnotherKindOfQueue:
             queue.process(done.append)
             queue.batch_process(range(10), done.append)
             for call in (lambda: queue.submit(1), lambda: queue.map(print, [1])):
-                with pytest.raises(TypeError, match="can give results back"):
+                with pytest.raises(TypeError, match="can return results"):
                     call()
         assert sorted(done) == list(range(10))
         assert queue.status == "stopped"

@@ -127,7 +127,7 @@ class TestAStuckWorker:
         for future in (stuck, waiting):
             with pytest.raises(QueueStateError, match="stopped before the item was processed"):
                 future.result(0)
-        assert "may still be running" in caplog.text or "given up" in caplog.text
+        assert "may still be running" in caplog.text or "abandoned" in caplog.text
         held.may_go_on.set()
         eventually(lambda: held.done == ["stuck"])  # its end comes too late to count
         assert queue.metrics["processed"] == 0

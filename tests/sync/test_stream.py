@@ -373,7 +373,7 @@ class TestAnIterator:
         items = queue.items()
         first = in_thread(next, items)
         eventually(lambda: queue.queue._buffer._waiters)
-        with pytest.raises(RuntimeError, match="ask the queue for one each"):
+        with pytest.raises(RuntimeError, match="give each consumer an iterator of its own"):
             next(items)
         queue.put("a")
         assert first.result(BOUND) == "a"
@@ -406,11 +406,11 @@ class TestProcessing:
 class TestOtherKindsOfQueue:
     def test_one_on_a_broker_cannot_be_closed(self) -> None:
         queue: WorkQueue[Any] = WorkQueue(queue=NatsQueue("nats://localhost", "numbers"))
-        with pytest.raises(TypeError, match=r"close\(\) is for queues that have it"):
+        with pytest.raises(TypeError, match=r"close\(\) needs a queue that has it"):
             queue.close()
         assert not queue.is_closed
         for call in (queue.items, queue.processing, lambda: iter(queue)):
-            with pytest.raises(TypeError, match="are for queues in this process"):
+            with pytest.raises(TypeError, match="need a queue in this process"):
                 call()
 
     def test_an_asynchronous_one_in_this_process_can(self) -> None:

@@ -246,7 +246,7 @@ def test_providers_that_are_set_are_used() -> None:
         "print(recorder.names())",
     )
     assert done.stdout == "['process q', 'put q']\n"
-    assert done.stderr == "penstock INFO OpenTelemetry is set up already: penstock uses that\n"
+    assert done.stderr == "penstock INFO OpenTelemetry is set up already: penstock uses it\n"
 
 
 def test_only_the_provider_that_is_missing_is_set() -> None:
@@ -260,7 +260,7 @@ def test_only_the_provider_that_is_missing_is_set() -> None:
             "print(recorder.names())",
         )
         assert done.stdout == "['process q', 'put q']\n"
-        assert "set up already, but for metrics: penstock uses that" in done.stderr
+        assert "set up already, except for metrics: penstock uses it" in done.stderr
         assert receiver.spans == []
         assert "penstock.process.items" in receiver.metrics
 

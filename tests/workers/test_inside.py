@@ -24,7 +24,7 @@ async def test_a_join_in_a_task_that_an_item_awaits_is_refused() -> None:
 
     async with BoundedQueue[int]() as queue:
         await queue.start_workers(work, 1)
-        with pytest.raises(QueueStateError, match="Call it where the items are put"):
+        with pytest.raises(QueueStateError, match="Call it in the code that puts the items"):
             await (await queue.submit(1))
 
 
@@ -57,7 +57,7 @@ async def test_puts_in_tasks_of_all_workers_are_refused(workers: int) -> None:
         await queue.start_workers(greedy, workers)
         await queue.join()
     assert told
-    assert all("none would ever make room" in str(error) for error in told)
+    assert all("no worker would make room" in str(error) for error in told)
 
 
 async def test_several_puts_of_one_item_do_not_stand_for_several_workers() -> None:

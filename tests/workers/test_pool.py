@@ -1279,7 +1279,7 @@ async def test_workers_that_would_all_wait_for_room_for_ever_are_told(workers: i
         await queue.start_workers(greedy, workers)
         await queue.join()
     assert len(told) == 1
-    assert "if all workers did, none would ever make room" in told[0]
+    assert "if all workers waited, no worker would make room" in told[0]
     assert "put_nowait()" in told[0]
     assert queue.metrics["processed"] == queue.metrics["enqueued"]
 

@@ -125,7 +125,9 @@ def plain_callable(value: Any, name: str) -> None:
         inspect.isgeneratorfunction(func) or inspect.isasyncgenfunction(func)
         for func in (value, own_call)
     ):
-        raise TypeError(f"{name} must be a function that returns, got the generator {shown(value)}")
+        raise TypeError(
+            f"{name} must be a function without yield, got the generator {shown(value)}"
+        )
 
 
 def function(value: Any, name: str, *parameters: str) -> None:
@@ -140,7 +142,7 @@ def function(value: Any, name: str, *parameters: str) -> None:
     except TypeError as error:
         cure = ""
         if parameters == ("item",) and len(signature.parameters) > 1:
-            cure = ". An item is one argument: put a tuple, and take it apart in the function"
+            cure = ". An item is one argument: put a tuple, and unpack it in the function"
         raise TypeError(
             f"{name} must accept {' and '.join(parameters)} as positional arguments, "
             f"got {shown(value)} with {signature}: {error}{cure}"
@@ -165,7 +167,7 @@ def collection(value: Any) -> None:
     An iterator is none: nobody could get the items again that were read from it for nothing.
     """
     if isinstance(value, (str, bytes, bytearray)) or not isinstance(value, Collection):
-        cure = ": pass list(...) of it" if isinstance(value, Iterable) else ""
+        cure = ": use list(...)" if isinstance(value, Iterable) else ""
         raise TypeError(f"items must be a list or another collection, got {shown(value)}{cure}")
 
 
@@ -199,7 +201,9 @@ def members(value: Any, name: str, protocol: type) -> None:
     (``isinstance`` does not say which.)
     """
     if isinstance(value, type):
-        raise TypeError(f"{name} must be an object, got the class {shown(value)}: call it")
+        raise TypeError(
+            f"{name} must be an object, got the class {shown(value)}: write {value.__name__}(...)"
+        )
     wanted = [member for member in vars(protocol) if not member.startswith("_")]
     missing = [member for member in wanted if not hasattr(value, member)]
     if missing:

@@ -43,5 +43,6 @@ def refuse_in_collection(call: str) -> None:
     if is_collecting():
         raise QueueStateError(
             f"Cannot wait in {call}() in a finaliser: the garbage collector may have interrupted "
-            "the very code that it would wait for. Leave a note there, and do it elsewhere"
+            "the very code that it would wait for. In the finaliser only set a flag, and call it "
+            "in other code"
         )

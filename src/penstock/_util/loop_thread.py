@@ -80,7 +80,7 @@ class _Runner:
     def _finish(self, loop: asyncio.AbstractEventLoop) -> None:
         """Call the crash callbacks if nobody closed the loop; cancel its tasks; close it."""
         if not self.closing:
-            why = "was stopped by somebody" if self.error is None else f"died: {self.error!r}"
+            why = "was stopped by other code" if self.error is None else f"died: {self.error!r}"
             message = f"The event loop thread {threading.current_thread().name} {why}"
             _logger.critical(message, exc_info=self.error)
             with self.lock:
@@ -166,13 +166,13 @@ class _Runner:
 class LoopThread:
     """An event loop on a daemon thread, which starts in an empty context.
 
-    Every queue has one of its own unless it is given one: ``WorkQueue(loop_thread=...)`` lets
-    several queues share. One that you make is yours to close: by ``close()``, by ``with``, or by
-    letting go of it.
+    By default every queue has its own. With ``WorkQueue(loop_thread=...)`` several queues can share
+    one. If you create one, you must close it: with ``close()`` or ``with``. It is also closed when
+    it is garbage-collected.
 
     Args:
-        loop_factory: makes the loop, in its thread: ``uvloop.new_event_loop`` for one.
-        name: of the thread, in logs and debuggers.
+        loop_factory: creates the loop, in its thread, for example ``uvloop.new_event_loop``.
+        name: the name of the thread, in logs and debuggers.
 
     Raises:
         TypeError, ValueError: for an argument that is not allowed.
@@ -238,7 +238,7 @@ class LoopThread:
     def _get_runner(self) -> _Runner:
         if self._is_inherited:
             raise QueueStateError(
-                f"The event loop thread {self.name} stayed behind in the parent of this process: "
+                f"The event loop thread {self.name} is in the parent process: "
                 "make queues after the fork"
             )
         if self._is_closed or self._runner is None:
@@ -249,7 +249,7 @@ class LoopThread:
         return self._runner
 
     def send(self, func: Callable[..., Coroutine[Any, Any, R]], *args: Any) -> LoopFuture[R]:
-        """Have the loop run ``func(*args)``, in a copy of the caller's context; do not wait.
+        """Let the loop run ``func(*args)``, in a copy of the caller's context; do not wait.
 
         Returns a ``concurrent.futures.Future``, for :meth:`wait` or :meth:`cancel`.
 
@@ -275,8 +275,8 @@ class LoopThread:
             TimeoutError: the call took longer than ``timeout`` seconds (``None``: no limit).
             QueueStateError: the thread is not running, or ended before the call did.
 
-        What ``func`` raises is raised here. After ``TimeoutError`` or Ctrl-C the call is cancelled,
-        and nobody waits for its end.
+        An exception of ``func`` is raised here. After ``TimeoutError`` or Ctrl-C the call is
+        cancelled, and this method does not wait for its end.
         """
         future = self.send(func, *args)
         if not self.wait(future, timeout):
@@ -344,8 +344,8 @@ class LoopThread:
     def on_end(self, callback: Callable[[], None]) -> None:
         """Call ``callback()`` when the loop is closed, whatever ended it. In the loop's thread.
 
-        What a loop is asked to call in its last moment it may never call. ``callback`` is a method
-        of an object; it is called only if the object still exists then.
+        If the loop is asked to make a call in its last moment, it may never make it. ``callback``
+        is a method of an object; it is called only if the object still exists then.
 
         Raises:
             QueueStateError: the thread is not running.
@@ -356,7 +356,7 @@ class LoopThread:
     def close(self, timeout: float | None = None) -> bool:
         """End the loop and its thread; False if that takes longer than ``timeout`` seconds.
 
-        Tasks that are left are cancelled. Queues that still run on it get nothing done any more:
+        Tasks that are left are cancelled. Queues that still run on it can process nothing any more:
         stop them first. Closing it again does nothing.
 
         Raises:
@@ -385,7 +385,7 @@ class LoopThread:
         """Close it although the loop is blocked; pending calls raise ``QueueStateError``."""
         self.close_nowait()
         if self._runner is not None:
-            reason = f"The event loop thread {self.name} is blocked and was given up"
+            reason = f"The event loop thread {self.name} is blocked and was abandoned"
             self._runner.refuse_calls(reason)
 
     def _after_fork_in_child(self) -> object:

@@ -198,6 +198,8 @@ def check_signals(signals: tuple[int, ...]) -> None:
     for number in signals:
         is_int = isinstance(number, int) and not isinstance(number, bool)
         if not is_int or number not in set(signal.Signals) - uncatchable:
-            raise ValueError(f"signals must be ones that can be caught, got {checks.shown(number)}")
+            raise ValueError(
+                f"signals must be signals that can be caught, got {checks.shown(number)}"
+            )
     if threading.current_thread() is not threading.main_thread():
         raise ValueError("signals can be caught in the main thread only")

@@ -29,7 +29,7 @@ _to_json = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(","
 
 
 def _refuse(word: str) -> NoReturn:
-    raise ValueError(f"{word} is no JSON")
+    raise ValueError(f"{word} is not JSON")
 
 
 _from_json = json.JSONDecoder(parse_constant=_refuse).decode
@@ -81,7 +81,8 @@ class _Typed(Generic[T]):
             return self._to_bytes(item)
         except _ENCODING_FAILURES as error:
             raise CodecError(
-                f"A {type(item).__name__} cannot be put as {self.content_type}: {_reason(error)}"
+                f"A {type(item).__name__} cannot be encoded as {self.content_type}: "
+                f"{_reason(error)}"
             ) from None  # a traceback would show what is in the item
 
     def decode(self, data: bytes) -> T:
@@ -94,7 +95,7 @@ class _Typed(Generic[T]):
             return self._from_bytes(data)
         except _DECODING_FAILURES as error:
             raise CodecError(
-                f"{len(data)} bytes are no item as {self.content_type}: {_reason(error)}"
+                f"{len(data)} bytes cannot be decoded as {self.content_type}: {_reason(error)}"
             ) from None
 
     def _to_bytes(self, item: T) -> bytes:

@@ -66,7 +66,7 @@ def _show_version(wanted: bool) -> None:
 def penstock(
     show_version: Annotated[
         bool,
-        typer.Option("--version", callback=_show_version, is_eager=True, help="Say the version."),
+        typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version."),
     ] = False,
 ) -> None:
     """Send many requests to services that can say "too many requests"."""

@@ -65,7 +65,7 @@ class _Notes:
     def admit(self, text: str) -> str | None:
         self._count += 1
         if self._count == _MOST_NOTES:
-            text += "\n(more of this is not told one by one)"
+            text += "\n(more such lines are not shown)"
         return text if self._count <= _MOST_NOTES else None
 
 

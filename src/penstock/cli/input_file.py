@@ -27,8 +27,8 @@ _BINARY = (
     (b"PAR1", "a Parquet file: export it as CSV or JSON lines"),
     (b"SQLite format 3\0", "an SQLite database: export the table as CSV"),
     (b"%PDF", "a PDF"),
-    (b"BZh", "packed by bzip2: bzcat FILE | penstock run - ..."),
-    (b"\xfd7zXZ\0", "packed by xz: xzcat FILE | penstock run - ..."),
+    (b"BZh", "compressed with bzip2: write bzcat FILE | penstock run - ..."),
+    (b"\xfd7zXZ\0", "compressed with xz: write xzcat FILE | penstock run - ..."),
 )
 #: Marks at the beginning of a text that name its encoding; the longer ones first.
 _MARKS = (
@@ -164,7 +164,7 @@ class _Pieces(io.RawIOBase):
             try:
                 self._rest = self._read(_PIECE)
             except self._broken as error:
-                raise OSError(f"what is packed in it is broken: {error}") from None
+                raise OSError(f"its compressed data is damaged: {error}") from None
         piece = self._rest[: len(buffer)]
         self._rest = self._rest[len(piece) :]
         buffer[: len(piece)] = piece
@@ -200,7 +200,7 @@ def _zstd() -> Any:
     try:
         return load_zstd()
     except ImportError:
-        raise OSError("it is packed by Zstandard: pip install 'penstock[cli]'") from None
+        raise OSError("it is compressed with Zstandard: pip install 'penstock[cli]'") from None
 
 
 def _zstd_error() -> type[Exception]:
@@ -225,7 +225,7 @@ def _refuse_binary(head: bytes) -> None:
         if nulls > len(head[:1000]) / 4:
             order = "le" if head[1:2] == b"\0" else "be"
             raise UnreadableError(f"it looks like UTF-16: give --encoding utf-16-{order}")
-        raise UnreadableError("it is no text: there are zero bytes in it")
+        raise UnreadableError("it is not text: it has zero bytes")
 
 
 def check_utf8(head: bytes) -> None:
@@ -239,5 +239,5 @@ def check_utf8(head: bytes) -> None:
     except UnicodeDecodeError as error:
         raise UnreadableError(
             f"it is not UTF-8 (byte {error.start + 1}): give --encoding cp1252 if it comes from "
-            "Windows or Excel, --encoding latin-1 if it comes from elsewhere in western Europe"
+            "Windows or Excel, or --encoding latin-1 for other western European text"
         ) from None

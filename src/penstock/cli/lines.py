@@ -173,7 +173,9 @@ class LineWriter:
             while written < len(data):
                 count = self._file.write(memoryview(data)[written:])
                 if count is None:
-                    raise BlockingIOError("the other end does not read, and does not let us wait")
+                    raise BlockingIOError(
+                        "the reader of the output does not read, and waiting is not possible"
+                    )
                 written += count
         except OSError:
             self._end_with_a_whole_line(data[:written])

@@ -99,7 +99,7 @@ def read_attempts(attempts: int | None, retry: int | None, default: int) -> int:
     """Attempts at most: ``--attempts``, or one more than the older ``--retry``."""
     if retry is not None:
         if attempts is not None:
-            refuse("--attempts and --retry say the same: give --attempts")
+            refuse("--attempts and --retry mean the same: give only --attempts")
         check_at_least("--retry", retry, 0)
         return retry + 1
     if attempts is None:

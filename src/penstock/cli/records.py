@@ -191,9 +191,7 @@ def read_header(file: io.BufferedReader, delimiter: str | None = None) -> Header
     try:
         columns = [column.strip() for column in _cells(bytes(row).strip(b"\r\n"), delimiter)]
     except MalformedLineError as error:
-        raise ValueError(
-            f"its first line cannot be read as the names of columns: {error}"
-        ) from None
+        raise ValueError(f"its first line must have the names of the columns: {error}") from None
     while columns and not columns[-1]:  # the line ends with a delimiter
         columns.pop()
     if not columns:
@@ -244,7 +242,7 @@ def _cells(row: bytes, delimiter: str) -> list[str]:
             raise MalformedLineError("not CSV: a quote is opened and never closed") from None
         raise MalformedLineError(f"not CSV: {error}") from None
     if len(rows) > 1:
-        raise MalformedLineError("not CSV: a line break (CR) that is not within quotes")
+        raise MalformedLineError("not CSV: a line break (CR) outside of quotes")
     return rows[0] if rows else []
 
 
@@ -346,9 +344,9 @@ def read_json(line: bytes, **hooks: Any) -> Any:
     except json.JSONDecodeError as error:
         raise MalformedLineError(f"not JSON: {error.msg} at column {error.colno}") from None
     except RecursionError:
-        raise MalformedLineError("not JSON that can be read: nested too deeply") from None
+        raise MalformedLineError("not readable JSON: nested too deeply") from None
     except ValueError:  # an integer of thousands of digits
-        raise MalformedLineError("not JSON that can be read: a number is too long") from None
+        raise MalformedLineError("not readable JSON: a number is too long") from None
 
 
 def read_object(line: bytes) -> dict[str, Any]:
@@ -384,5 +382,5 @@ def _refuse_constant(name: str) -> NoReturn:
 def _finite(digits: str) -> float:
     number = float(digits)
     if math.isinf(number):
-        raise MalformedLineError("not JSON that can be read: a number is too large")
+        raise MalformedLineError("not readable JSON: a number is too large")
     return number

@@ -306,7 +306,7 @@ class Sending:
         if sender.policy.retry is None or self._is_last:
             return False
         if not sender.client.can_resend(self.request):
-            state.why = "its body can be sent once"
+            state.why = "its body can be sent only once"
             return False
         failure = state.failure
         if sender.has_own_on or failure is None:
@@ -369,7 +369,7 @@ def _policy(given: Policy | None, **parts: Any) -> Policy:
     named = [name for name, value in parts.items() if value is not None and value != ()]
     if named:
         raise ValueError(
-            f"{' and '.join(named)} and policy were given, and the policy has its own: "
+            f"{' and '.join(named)} and policy were given, and a policy has its own: "
             f"leave out policy, or {' and '.join(named)}"
         )
     if given.attempt_timeout is not None:

@@ -134,7 +134,7 @@ class ThreadSender(RequestSender):
         """A block in which a request waits, no longer than until the end of all."""
         if blocks_loop():
             raise QueueStateError(
-                f"the {self.client.name} would have to wait here, and hold up the event loop that "
+                f"the {self.client.name} would wait here, and block the event loop that "
                 "runs in this thread: use a client for asyncio, or call this one by "
                 f"asyncio.to_thread{advice()}"
             )

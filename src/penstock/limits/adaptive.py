@@ -85,17 +85,17 @@ class DecreaseStreak:
 
 
 class AdaptiveConcurrency:
-    """Finds how many calls at once a service takes, between ``min`` and ``max``.
+    """Finds how many calls at once a service accepts, between ``min`` and ``max``.
 
-    In place of a fixed ``concurrency_limit``. The limit begins with ``start`` (``min`` unless
-    given), and doubles each round until the first sign of too many calls. From then on it grows in
+    Use it in place of a fixed ``concurrency_limit``. The limit starts at ``start`` (``min`` by
+    default), and doubles each round until the first sign of too many calls. After that it grows in
     each round in which it was reached: half-way back to where the last cut was made, then by one (a
     twentieth of a limit above 20). It is cut to 0.7 of itself when a call is rejected, or when
     latency is well above its baseline: relative to it, so that there is no latency to set. When
-    cuts in a row do not bring latency down, the service itself has become slower: its latency is
-    the new baseline then, and the cuts are undone. When a call is rejected although
-    as many calls at once were served before, the reason may be another one, such as a limit of
-    calls per second: that cut is undone by the next round in which all is well, and it does not end
+    several cuts in a row do not lower the latency, the service itself has become slower: its
+    latency is the new baseline then, and the cuts are undone. When a call is rejected although
+    as many calls at once succeeded before, the reason may be another one, such as a limit of
+    calls per second: the next round without a problem undoes that cut, and it does not end
     the doubling.
 
     Report how each call ended, by :meth:`succeeded`, :meth:`rejected` or :meth:`failed`, and let at

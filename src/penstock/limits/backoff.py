@@ -32,9 +32,9 @@ class Backoff:
         base: Seconds; zero or more, and finite.
         factor: What the bound is multiplied by for each attempt; at least 1, and finite.
         max: Seconds; at least ``base`` and ``throttle_base``, and finite.
-        jitter: ``"full"``, or ``"none"`` for waits that are the bound itself.
-        throttle_base: Takes the place of ``base`` after "too many requests". Unless given: one
-            second, but not below ``base``, nor above ``max``.
+        jitter: ``"full"``, or ``"none"``: each wait is the bound itself.
+        throttle_base: Used in place of ``base`` after "too many requests". Default: one second,
+            but not below ``base``, nor above ``max``.
 
     Raises:
         TypeError: ``factor`` is not a number.

@@ -38,8 +38,9 @@ class CircuitBreaker:
     Closed, it lets every call through and remembers how the last ``window`` calls ended. Once at
     least ``minimum`` of them ended and the share ``failure_share`` failed, it opens: it refuses
     every call for ``open_for`` seconds. Then it is half-open: it lets at most ``probes`` calls
-    through at once. When that many have succeeded it closes, and begins anew; when one fails it
-    opens again. Probes whose end is not reported within ``open_for`` seconds are given up.
+    through at once. When that many have succeeded, it closes and forgets the earlier calls; when
+    one fails, it opens again. A probe whose end is not reported within ``open_for`` seconds no
+    longer counts.
 
     Call :meth:`allow` before each call, and report its end **once**, with the permit that it got:
     :meth:`succeeded`, :meth:`failed` or :meth:`cancelled`. The end of a call that began before the
@@ -53,15 +54,15 @@ class CircuitBreaker:
         failure_share: The share of failures at which it opens; above 0, at most 1.
         window: The number of calls that are remembered; at least 1.
         minimum: The number of ended calls before which it does not open; at most ``window``. Half
-            of the window unless given.
+            of the window by default.
         open_for: Seconds; above 0 and finite.
         probes: The number of calls at once when half-open; at least 1.
         on: Which errors are failures of the service: an exception class, a tuple of classes, or a
             function from the error to a bool. All other errors count as successes, because the
-            service did answer. Unless given, any ``Exception`` is a failure, except an HTTP answer
-            below 500 other than 408; and errors that say nothing about the service are not counted:
+            service did answer. By default, any ``Exception`` is a failure, except an HTTP answer
+            below 500 other than 408. Errors that say nothing about the service are not counted:
             rate limits, missed deadlines, errors of a queue.
-        name: what it is called in the log; for where there are several.
+        name: its name in the log, if there are several.
 
     Raises:
         TypeError: A setting is of the wrong type.
@@ -126,9 +127,9 @@ class CircuitBreaker:
         return self._opened
 
     def open(self, seconds: float | None = None) -> None:
-        """Refuse every call for ``seconds`` from now; then it is half-open, as ever.
+        """Refuse every call for ``seconds`` from now; then it is half-open, as usual.
 
-        The time that it is open already counts no more. From any thread.
+        If it is open already, the new time replaces the old one. From any thread.
 
         Args:
             seconds: above 0. ``None``: ``open_for``. ``math.inf``: until :meth:`close` is called.
@@ -144,14 +145,14 @@ class CircuitBreaker:
         self._log_changes()
 
     def close(self) -> None:
-        """Let calls through from now on, and remember none that ended before. From any thread.
+        """Let calls through from now on, and forget the earlier calls. From any thread.
 
-        Items that a queue has put off meanwhile come back when their ``retry_after`` is over, in
-        at most ``open_for`` seconds.
+        Items that a queue has delayed come back when their ``retry_after`` is over, in at most
+        ``open_for`` seconds.
         """
         with self._lock:
             if self._state is not BreakerState.CLOSED:
-                self._changes.append((logging.INFO, "is closed, by hand"))
+                self._changes.append((logging.INFO, "is closed: close() was called"))
             self._enter(BreakerState.CLOSED, -math.inf)
         self._log_changes()
 
@@ -206,7 +207,7 @@ class CircuitBreaker:
                 self._state is BreakerState.HALF_OPEN and self._under_way == self._probes
             ):
                 if self._state is BreakerState.OPEN:
-                    news = f"is half-open: calls at once that it lets through: {self._probes}"
+                    news = f"is half-open: calls that it allows at once: {self._probes}"
                     self._changes.append((logging.INFO, news))
                 self._enter(BreakerState.HALF_OPEN, now)
             if self._state is BreakerState.HALF_OPEN:
@@ -217,7 +218,7 @@ class CircuitBreaker:
         return period
 
     def succeeded(self, now: float, permit: int) -> None:
-        """The call with this permit was served."""
+        """The call with this permit succeeded."""
         self._ended(now, permit, failed=False)
 
     def failed(
@@ -273,7 +274,7 @@ class CircuitBreaker:
                 if failed:
                     self._open(now, self._open_for, "a probe failed")
                 elif self._probed >= self._probes:
-                    self._changes.append((logging.INFO, "is closed: its probes succeeded"))
+                    self._changes.append((logging.INFO, "is closed: the probes succeeded"))
                     self._enter(BreakerState.CLOSED, now)
             else:
                 self._remember(now, failed=failed)

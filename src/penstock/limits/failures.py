@@ -131,7 +131,7 @@ def as_predicate(which: Any, name: str) -> Callable[[Exception], bool]:
     if isinstance(which, (type, tuple)):
         classes = which if isinstance(which, tuple) else (which,)
         if not classes:
-            raise ValueError(f"{name} must name at least one exception class, got ()")
+            raise ValueError(f"{name} must have at least one exception class, got ()")
         for cls in classes:
             if not (isinstance(cls, type) and issubclass(cls, BaseException)):
                 raise TypeError(
@@ -140,7 +140,7 @@ def as_predicate(which: Any, name: str) -> Callable[[Exception], bool]:
             if not issubclass(cls, Exception):
                 raise ValueError(
                     f"{name} must be subclasses of Exception, got {cls.__name__}: "
-                    "what ends a program or a task is never held back"
+                    "an exception that ends a program or a task is always raised"
                 )
         return lambda error: isinstance(error, classes)
     if isinstance(which, BaseException):

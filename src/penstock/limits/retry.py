@@ -27,8 +27,8 @@ _GIVEN_UP, _NOT_ATTEMPTED = "penstock: given up after ", "penstock: not attempte
 #: Why an item is not tried again.
 NO_ATTEMPTS = "the retry policy allows no more attempts"
 NO_BUDGET = "the budget for retries is empty"
-_PERMANENT = "another attempt would end in the same way"
-_NOT_ASKED_FOR = "the retry policy does not try such an error again"
+_PERMANENT = "another attempt would fail in the same way"
+_NOT_ASKED_FOR = "the retry policy does not retry such an error"
 _TOO_LATE = "another attempt would come after its deadline"
 
 _default_rng = random.Random()  # noqa: S311 - spreads load, keeps no secret
@@ -36,36 +36,37 @@ _default_rng = random.Random()  # noqa: S311 - spreads load, keeps no secret
 
 @dataclass(frozen=True)
 class RetryPolicy:
-    """Which errors are worth another attempt, how many attempts, when, and what they cost.
+    """Which errors are retried, how often, when, and what a retry costs.
 
-    It decides (:meth:`next_wait`), and its users wait. It is frozen; the budget in it is not, so
-    queues that are given the same policy share one budget.
+    It decides (:meth:`next_wait`), and its users wait. It is frozen, but its budget is not: queues
+    with the same policy share one budget.
 
     Args:
         attempts: Calls of the worker function for one item, the first one included; at least 1. Or
             a ``stop_...`` object of tenacity.
         on: Which errors are retried: an exception class, a tuple of classes, or a function from the
-            error to a bool. Unless given: :func:`penstock.limits.failures.worth_retrying`. Errors
-            that are no ``Exception`` (``CancelledError``, ``KeyboardInterrupt``, ``SystemExit``)
-            are never retried.
+            error to a bool. Default: :func:`penstock.limits.failures.worth_retrying`. Errors
+            that are not an ``Exception`` (``CancelledError``, ``KeyboardInterrupt``,
+            ``SystemExit``) are never retried.
         backoff: A :class:`Backoff`, a function ``(attempt, error) -> seconds``, or a ``wait_...``
             object of tenacity (that is, anything that takes one argument, a ``RetryCallState``).
-            A retry is never earlier than an error's ``retry_after`` says.
-        budget: The :class:`RetryBudget` that pays for retries; ``None``: they cost nothing. Unless
-            given, a budget of this policy's own.
-        hold: What becomes of items while their service is away. ``None``: those of ``put``,
-            ``map`` and ``batch_process`` wait until it is back; what somebody awaits (``submit``,
-            ``Policy.call``, HTTP clients) fails after its attempts. ``True``: all wait. ``False``:
-            none does.
-        give_up_after: Seconds of unbroken outage after which items wait no longer; above 0, or
-            ``math.inf``. They fail then, ``map`` and ``batch_process`` read no further and raise
-            :class:`penstock.OutageError`, and what is put gets one attempt, until one succeeds.
+            A retry is never earlier than ``retry_after`` of an error says.
+        budget: The :class:`RetryBudget` that pays for retries; ``None``: they cost nothing. By
+            default, the policy has its own budget.
+        hold: Whether items wait while their service is down. ``None``: items of ``put``, ``map``
+            and ``batch_process`` wait until it is back; if a caller awaits the result (``submit``,
+            ``Policy.call``, HTTP clients), the item fails after its attempts. ``True``: all wait.
+            ``False``: none waits.
+        give_up_after: Seconds of outage without a break after which items no longer wait; above 0,
+            or ``math.inf``. Then they fail, ``map`` and ``batch_process`` stop reading items and
+            raise :class:`penstock.OutageError`, and each new item gets one attempt, until one
+            succeeds.
 
     Raises:
         TypeError: A setting is of the wrong type.
         ImportError: An object of tenacity is given, and tenacity is not installed.
         ValueError: A setting is out of its range, or settings contradict each other: with
-            ``attempts=1`` there is nothing for a backoff or a budget to do.
+            ``attempts=1`` there are no retries, so a backoff or a budget has no use.
     """
 
     attempts: int | Callable[[RetryCallState], bool] = 3
@@ -99,7 +100,7 @@ class RetryPolicy:
                 if given:
                     shown = checks.shown(getattr(self, name))
                     raise ValueError(
-                        f"attempts=1 means no retries, so leave {name} out; got {name}={shown}"
+                        f"attempts=1 means no retries: leave {name} out, got {name}={shown}"
                     )
         takes_state = not isinstance(self.backoff, Backoff) and _takes_state(self.backoff)
         budget: Any = self.budget
@@ -133,22 +134,23 @@ class RetryPolicy:
         rng: random.Random | None = None,
         failure: Failure | None = None,
     ) -> float | None:
-        """Seconds to wait before the next attempt; ``None``: give the item up.
+        """Seconds to wait before the next attempt; ``None``: there is no other attempt.
 
-        The budget has paid for a wait that is returned.
+        When a wait is returned, the budget has paid for it.
 
         Args:
             attempt: The number of the attempt that ended with ``error``, from 1.
             error: How it ended.
             elapsed: Seconds since the first attempt began.
-            at_most: Seconds; with a longer wait the item is given up.
+            at_most: Seconds; if the wait would be longer, there is no other attempt.
             rng: Draws the jitter.
-            failure: What ``error`` says; unless given, that is found out here.
+            failure: What ``error`` says; by default this method reads ``error``.
 
         Raises:
             ValueError: The backoff function returned no finite number of seconds.
             Exception: What an ``on``, ``backoff`` or ``attempts`` function raised. Both have
-                ``error`` as their cause. The item is to be given up, and nothing has been paid.
+                ``error`` as their cause. The item must not be retried, and the budget has paid
+                nothing.
         """
         if not isinstance(error, Exception):
             return None
@@ -281,7 +283,9 @@ def _retry_state(
 
 def _no_class(value: Any, name: str) -> None:
     if isinstance(value, type):
-        raise TypeError(f"{name} must be an object, got the class {value.__name__}: call it")
+        raise TypeError(
+            f"{name} must be an object, got the class {value.__name__}: write {value.__name__}(...)"
+        )
 
 
 def _takes_state(backoff: Any) -> bool:

@@ -279,7 +279,7 @@ class Admission(Holding):
             attempt.passed_at = permit.at
             self.limits._standstills.tell()
         if state.is_revoked:  # a thread waited for this, and its item was taken from it meanwhile
-            raise asyncio.CancelledError("somebody else has the item now")
+            raise asyncio.CancelledError("another worker has the item now")
         if error is None and self._check_outage(state, starts=True):
             error = state.refusal
         if error is not None:
@@ -338,4 +338,4 @@ def _left(state: ItemState, moment: float) -> float | None:
 
 
 def _too_late() -> DeadlineExceededError:
-    return DeadlineExceededError("The item could not be served before its deadline")
+    return DeadlineExceededError("The item could not be processed before its deadline")

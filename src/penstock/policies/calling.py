@@ -142,8 +142,8 @@ class PolicyCall:
 
     def _refuse_to_wait(self, error: Exception | None) -> NoReturn:
         raise QueueStateError(
-            f"{checks.shown(self._func)} would have to wait here, and hold up the event loop that "
-            "runs in this thread: call it by asyncio.to_thread, or make it an async function"
+            f"{checks.shown(self._func)} would wait here, and block the event loop that "
+            "runs in this thread: call it with asyncio.to_thread, or make it an async function"
             f"{advice()}"
         ) from error
 
@@ -198,7 +198,7 @@ def check_timeout(func: Any, attempt_timeout: float | None) -> None:
     """Raise ``TypeError`` for a plain function where attempts have a timeout."""
     if attempt_timeout is not None and not is_async(func):
         raise TypeError(
-            "attempt_timeout is for async functions, since a plain one cannot be cut off: "
+            "attempt_timeout is for async functions, since a plain one cannot be cancelled: "
             f"got {checks.shown(func)}"
         )
 
@@ -249,6 +249,6 @@ def _refuse_generator(result: Any) -> None:
         if isinstance(result, Generator):
             result.close()
         raise TypeError(
-            f"a function under a policy must return what it has done, got {checks.shown(result)}, "
-            "whose code runs later"
+            f"a function under a policy must not be a generator, got {checks.shown(result)}: "
+            "its code would run later, without the policy"
         )

@@ -119,7 +119,7 @@ class CapacityLimiter:
             self._add(borrower)
             while not event.wait(min(_ASK_EVERY, give_up_at - time.monotonic())):
                 if not is_wanted():
-                    raise asyncio.CancelledError("nobody wants to start any more")
+                    raise asyncio.CancelledError("the call is no longer wanted")
                 if time.monotonic() >= give_up_at:
                     break
         except BaseException:

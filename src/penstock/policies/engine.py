@@ -195,7 +195,7 @@ class PolicyEngine(Retrying):
         """What an error says that asks for a longer wait than is allowed: not to try again."""
         add_note(
             error,
-            f"penstock: not tried again, the service asks to wait {failure.retry_after:g} s, and "
+            f"penstock: not retried, the service asks to wait {failure.retry_after:g} s, and "
             f"max_retry_after is {self.max_retry_after:g}",
         )
         return replace(failure, is_permanent=True, is_transient=False)

@@ -77,7 +77,7 @@ class Holding:
             return self._outages.longest(now())
 
     def _check_outage(self, state: ItemState, *, starts: bool) -> bool:
-        """Whether the item fails: its service has been away for too long.
+        """Whether the item fails: its service has been down for too long.
 
         ``starts``: it begins now, if it may.
 
@@ -109,11 +109,11 @@ class Holding:
         return False
 
     def _give_up(self, state: ItemState, item: ItemFailures) -> None:
-        """The item fails, since its service has been away for too long."""
+        """The item fails, since its service has been down for too long."""
         assert self.retry is not None
-        state.why = f"its service has been away for {self.retry.give_up_after:g} s"
+        state.why = f"its service has been down for {self.retry.give_up_after:g} s"
         item.outage_error = OutageError(
-            f"The service has been away for more than {self.retry.give_up_after:g} s"
+            f"The service has been down for more than {self.retry.give_up_after:g} s"
         )
 
     # -- how calls ended ----------------------------------------------------------------------

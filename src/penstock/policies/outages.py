@@ -252,7 +252,7 @@ class Outages:
             self._tell(
                 logging.WARNING,
                 key,
-                f"the outage has lasted for {self._give_up_after:g} s: what was held for it fails, "
+                f"the outage has lasted for {self._give_up_after:g} s: the held items fail, "
                 "and from now on each item gets one attempt",
             )
 
@@ -261,7 +261,7 @@ class Outages:
             logging.WARNING,
             key,
             f"an outage: {period.items} items failed and none succeeded, the last with "
-            f"{checks.shown(error)}; queued items are held, and one at a time is tried",
+            f"{checks.shown(error)}; queued items are held, and one at a time is attempted",
         )
 
     def _tell(self, level: int, key: Hashable, text: str) -> None:

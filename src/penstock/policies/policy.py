@@ -53,7 +53,7 @@ class PolicyStatistics:
 
 
 class Policy(PolicyEngine):
-    """Limits, retries, a breaker, deadlines and concurrency taken as one, for calls of functions.
+    """Limits, retries, a breaker, deadlines and concurrency together, for calls of functions.
 
     >>> policy = Policy(limits=[Limit(500, per=60)], retry=RetryPolicy(5), concurrency=20)
     >>> result = await policy.call(fetch, item)  # or policy.call(plain, item), in a thread
@@ -63,39 +63,39 @@ class Policy(PolicyEngine):
     Args:
         limits: how fast calls may start: a list of :class:`penstock.Limit`, or of texts such as
             ``"500/min"``; or a :class:`penstock.Limiter` that others share.
-        retry: how calls that failed are tried again: a :class:`penstock.RetryPolicy`. ``None``:
-            they are not.
+        retry: how failed calls are retried: a :class:`penstock.RetryPolicy`. ``None``: they are
+            not retried.
         breaker: a :class:`penstock.CircuitBreaker`. With ``retry``, calls that the breaker refuses
-            wait until it lets them through; without, they fail with ``CircuitBreakerOpenError``.
-        deadline: seconds from its beginning in which each call must be done, all its attempts and
-            waits together. A call that can no longer be in time is not attempted, and fails with
-            ``DeadlineExceededError``. ``None``: none.
+            wait until it allows them; without, they fail with ``CircuitBreakerOpenError``.
+        deadline: seconds after its beginning in which each call must be done, with all its attempts
+            and waits. A call that can no longer be done in time is not attempted, and fails with
+            ``DeadlineExceededError``. ``None``: no deadline.
         attempt_timeout: seconds, above 0 and finite, that one attempt of an async function may
-            take; then it is cancelled, and has failed with ``APITimeoutError``. A plain function
-            cannot be cut off: with this, it is refused. ``None``: no limit.
-        concurrency: how many calls may be under way at once, all users of the policy together: at
-            least 1, or a :class:`penstock.AdaptiveConcurrency` that finds it out. ``None``: any
+            take; then it is cancelled, and fails with ``APITimeoutError``. A plain function cannot
+            be cancelled, and is refused with this. ``None``: no limit.
+        concurrency: how many calls may run at once, for all users of the policy together: at least
+            1, or a :class:`penstock.AdaptiveConcurrency` that adapts the number. ``None``: any
             number.
-        classify: what an exception says, asked once for each attempt that failed, before penstock
-            looks at it: a function from the exception to a :class:`penstock.Failure`, or to None
-            where it does not know it. What it raises is what the attempt failed with.
-        gate_key: which service, or which of its users, an item is for, where one policy serves
-            several: a function from the item to a key, which must be hashable. When a service says
-            "too many requests", only the items with its key wait. What it raises, the put or the
-            call raises, as a ``ValueError``. ``None``: the keys of ``limits``, where any has
-            ``key=``; or else all items wait.
-        max_retry_after: the longest time that a service may have a call wait for, in seconds, above
-            0. What it refuses for longer is not tried again, and fails with a note that says
-            how long it was. ``math.inf``: any time is waited for.
-        name: what to call it in telemetry; "policy" unless given.
-        telemetry: where the spans and metrics of calls go that are made without a queue; by default
+        classify: a function from an exception to a :class:`penstock.Failure`, or to None if it does
+            not know the exception. It is called once for each failed attempt, before penstock reads
+            the exception itself. If it raises, the attempt fails with that exception.
+        gate_key: a function from the item to a key, which must be hashable: which service, or which
+            user of it, the item is for, if one policy is for several. When a service says "too many
+            requests", only the items with its key wait. If it raises, the put or the call raises a
+            ``ValueError``. ``None``: the keys of ``limits`` are used, if any has ``key=``; if not,
+            all items wait.
+        max_retry_after: the longest wait that a service may ask for, in seconds, above 0. If it
+            asks for more, the call is not retried, and fails with a note that says how long the
+            wait was. ``math.inf``: any wait is accepted.
+        name: its name in telemetry; "policy" by default.
+        telemetry: where the spans and metrics of calls without a queue go; by default to
             OpenTelemetry's global providers.
 
     Raises:
         TypeError, ValueError: for an argument that is not allowed.
 
-    One policy serves any number of event loops, threads and queues at once; all of them share its
-    limits, its breaker, its budget for retries and its ``concurrency``. For queues:
+    Any number of event loops, threads and queues can use one policy at once. They share its limits,
+    its breaker, its budget for retries and its ``concurrency``. For queues:
     ``WorkQueue(policy=policy)``.
     """
 
@@ -175,22 +175,22 @@ class Policy(PolicyEngine):
         """Call ``func(*args, **kwargs)`` under the policy, in the caller's own task or thread.
 
         Args:
-            func: an async function: await what this method returns. A plain function: it blocks the
-                calling thread until the call is done, and returns the result. Where a plain
-                function returns an awaitable in an event loop, await that. ``cost``, ``key``
-                and ``gate_key`` get the first positional argument, or None where there is none.
+            func: an async function: await the return value of this method. A plain function: this
+                method blocks the calling thread until the call is done, and returns the result. If
+                a plain function returns an awaitable in an event loop, await it. ``cost``, ``key``
+                and ``gate_key`` get the first positional argument, or None if there is none.
 
         Raises:
-            Exception: what the last attempt raised; or that of a function of the policy.
-            DeadlineExceededError, CircuitBreakerOpenError, BudgetExceededError, ValueError: it may
-                not start, ever.
-            QueueStateError: a plain function would have to wait, for a limit or for another
-                attempt, in a thread whose event loop runs: use ``asyncio.to_thread``.
-            TypeError: ``func`` is no function, or is a generator.
+            Exception: the exception of the last attempt, or of a function of the policy.
+            DeadlineExceededError, CircuitBreakerOpenError, BudgetExceededError, ValueError: the
+                call can never start.
+            QueueStateError: a plain function would wait, for a limit or for another attempt, in a
+                thread in which an event loop runs: use ``asyncio.to_thread``.
+            TypeError: ``func`` is not a function, or is a generator.
 
-        A call inside a call of the same policy asks the limits anew, and is tried again by itself;
-        but it takes no second one of the ``concurrency``. A call that is cancelled while it waits
-        has used nothing up; one that is cancelled later has neither succeeded nor failed.
+        A call inside a call of the same policy counts towards the limits again, and is retried by
+        itself; but it takes no second slot of ``concurrency``. A call that is cancelled while it
+        waits uses up nothing; a call that is cancelled later counts as neither success nor failure.
         """
         check_func(func, self.attempt_timeout)
         item = args[0] if args else None
@@ -275,7 +275,7 @@ def policy_of(policy: Any, parts: dict[str, Any], name: str | None = None) -> Po
         raise TypeError(f"policy must be a penstock.Policy or None, got {checks.shown(policy)}")
     if given:
         raise ValueError(
-            f"{' and '.join(given)} and policy were given, and the policy has its own: "
+            f"{' and '.join(given)} and policy were given, and a policy has its own: "
             f"leave out policy, or {' and '.join(given)}"
         )
     return policy

@@ -97,7 +97,7 @@ class Retrying(Admission):
                 is_free=is_free,
             )
         except StopIteration:  # a backoff that takes its waits from an iterator: no more
-            add_note(error, "penstock: not tried again, the retry policy raised StopIteration")
+            add_note(error, "penstock: not retried, the retry policy raised StopIteration")
             state.why = ""
             return None
         if isinstance(verdict, str):

@@ -309,8 +309,8 @@ class QueueBase(Generic[T]):
         """Refuse a join inside an item, in whatever task: it would wait for the item."""
         if self._pool.is_inside:
             raise QueueStateError(
-                "Cannot call join() from inside a worker function, nor in a task that one has "
-                "started: it would wait for itself. Call it where the items are put",
+                "Cannot call join() from inside a worker function, or in a task that it has "
+                "started: it would wait for itself. Call it in the code that puts the items",
                 current_state=self._status.value,
             )
 

@@ -77,22 +77,22 @@ class Submitted(asyncio.Future[Any]):
 class BoundedQueue(Lifecycle, Consumable[T], InProcessQueue[T]):
     """A bounded queue with backpressure, workers and an explicit lifecycle, for one event loop.
 
-    The promise: an item for which ``put`` returned True is handled by a worker (or the error
-    handler), or handed back in ``unprocessed``; exactly once, in one process. An item for which
-    it returned False, or raised, never runs.
+    The promise: an item for which ``put`` returned True is processed by a worker (or the error
+    handler), or returned in ``unprocessed``; exactly once, in one process. An item for which
+    ``put`` returned False, or raised, never runs.
 
     Args:
-        maxsize: the most items that may wait, at least 1. Items in the hands of workers do not
-            count. What cancelled workers give back does not count either: it never waited twice.
-        timeout: seconds that a put waits for room unless it says otherwise: zero or more, or
+        maxsize: the largest number of items that may wait, at least 1. Items that workers process
+            do not count. Items that cancelled workers return do not count either.
+        timeout: seconds that a put without its own timeout waits for room: zero or more, or
             ``math.inf``.
         logger: gets state changes (INFO), refusals (WARNING, at most one a second) and errors of
             worker functions that have no handler; ``logging.getLogger("penstock")`` by default.
-        name: what the queue is called in logs and telemetry. Queues of one name add up there.
+        name: its name in logs and telemetry. Queues with the same name add up there.
         telemetry: a :class:`penstock.telemetry.Telemetry`, which says where its spans and metrics
             go, and which; by default all, to OpenTelemetry's global providers.
-        policy: a :class:`penstock.Policy`, limits, retries and the like for all items.
-        max_dead_letters: how many of the items that failed for good are kept, zero or more, if the
+        policy: a :class:`penstock.Policy`: limits, retries and so on for all items.
+        max_dead_letters: how many items that failed for good are kept, zero or more, if the
             policy has retries.
         order: which item is next: a :class:`penstock.Priorities` or a
             :class:`penstock.FairShares`. ``None``: first come, first served.
@@ -100,9 +100,9 @@ class BoundedQueue(Lifecycle, Consumable[T], InProcessQueue[T]):
     Raises:
         ValueError, TypeError: for an argument that is not allowed.
 
-    The queue is made anywhere and belongs to the event loop in which it is started. Everything
-    but reading its properties must happen there: another loop or thread gets a
-    ``QueueStateError``. To share a queue between threads, use ``penstock.sync``.
+    The queue may be created anywhere. It belongs to the event loop in which it is started: in
+    another loop or thread, every call raises ``QueueStateError``, and only its properties can be
+    read. To share a queue between threads, use ``penstock.sync``.
     """
 
     def __init__(
@@ -283,14 +283,14 @@ class BoundedQueue(Lifecycle, Consumable[T], InProcessQueue[T]):
             QueueStateError, TypeError, ValueError: as in :meth:`put`.
 
         An exception of the worker function goes to the future and not to the error handler.
-        Cancelling the future of an item that still waits skips the item when its turn comes; one
-        that runs already runs on, and its result is dropped: :meth:`cancel` ends it, too. If the
+        If the future is cancelled while the item waits, the item is skipped when its turn comes. If
+        the item is running, it continues and its result is dropped; :meth:`cancel` ends it. If the
         queue stops before the item is done, the future raises ``QueueStateError`` and the item is
         in ``unprocessed``.
 
-        A worker function may submit to its own queue and await the future: one more worker is there
-        meanwhile. If it waits by ``asyncio.gather`` or ``asyncio.wait``, nobody knows that for
-        certain, and one more is there only if all workers may be waiting like this.
+        A worker function may submit to its own queue and await the future: the queue has one more
+        worker in that time. If it waits with ``asyncio.gather`` or ``asyncio.wait``, the queue
+        cannot be certain of this, and has one more worker only if all workers may wait like this.
         """
         if _get_running_loop() is not self._open_in:
             self._refuse("put")
@@ -385,30 +385,30 @@ class BoundedQueue(Lifecycle, Consumable[T], InProcessQueue[T]):
         Args:
             worker_func: takes an item; ``async def``, or a plain function, which runs in one of
                 ``num_workers`` threads. It runs in the context of the item's put.
-            num_workers: at least 1; or an ``AdaptiveConcurrency``, which finds the number out.
+            num_workers: at least 1; or an ``AdaptiveConcurrency``, which adapts the number.
             error_handler: called with the exception and the item when ``worker_func`` raised,
                 after the item was counted in ``errors``; ``async def`` or a plain function, which
                 runs on the loop. Without one the exception is logged. Also gets a
-                ``CancelledError`` that the function raised of its own accord.
+                ``CancelledError`` that the function raised itself.
 
         Raises:
             QueueStateError: the queue is stopping.
             ValueError, TypeError: for an argument that is not allowed.
 
-        Called again, it replaces the workers at once: the old ones finish what they hold and take
-        no more, so for that long more than ``num_workers`` items can be in hand.
+        A second call replaces the workers at once: the old ones finish their items and take no
+        more. Until then, more than ``num_workers`` items can be in hand.
 
-        Nothing but ``KeyboardInterrupt`` and ``SystemExit`` out of an item ends a worker: those
-        end the program, as asyncio has it.
+        Of the exceptions of an item, only ``KeyboardInterrupt`` and ``SystemExit`` end a worker:
+        they end the program, as always in asyncio.
         """
         size = self.check_workers(worker_func, num_workers, error_handler)
         await self._start_workers(worker_func, size, error_handler)
 
     async def stop_workers(self, timeout: float | None = None) -> None:
-        """Let the workers finish what they hold, and end them; the queue goes on.
+        """Let the workers finish their items, and end the workers; the queue continues.
 
         Args:
-            timeout: seconds after which they are cancelled and their items given back. ``None``
+            timeout: seconds after which they are cancelled and their items returned. ``None``
                 or ``math.inf``: never. ``0``: at once.
 
         Raises:
@@ -433,28 +433,28 @@ class BoundedQueue(Lifecycle, Consumable[T], InProcessQueue[T]):
         await self._open()
 
     async def stop(self, timeout: float | None = None, *, drain: bool = True) -> bool:
-        """Take no more items, finish what was accepted, end the workers.
+        """Accept no more items, finish the accepted items, end the workers.
 
         Args:
             timeout: seconds for the workers to finish; then they are cancelled. ``None`` or
                 ``math.inf``: as long as it takes. ``0``: cancel at once.
-            drain: have the workers process all that waits. With False, or without workers, what
-                waits stays, and the workers finish what they hold.
+            drain: let the workers process all items that wait. With False, or without workers,
+                items that wait stay, and the workers finish the items in hand.
 
         Returns:
-            True when nothing was left. False when something was: ``unprocessed`` lists it, and
-            the next ``start()`` takes it up again. Nothing is dropped.
+            True if no item is left. False if items are left: ``unprocessed`` lists them, and
+            the next ``start()`` continues with them. No item is dropped.
 
         Raises:
             QueueStateError: called from inside a worker function, which would wait for itself.
                 There, use ``asyncio.create_task(queue.stop())``.
             ValueError: the timeout is negative, NaN or no number.
 
-        Puts and gets that wait get ``QueueStateError``. A stop while another is under way joins
-        it; the shorter timeout counts. Cancelling a stop cancels the workers: the queue is stopped
-        when ``CancelledError`` comes out. A worker function that ignores its cancellation is
-        waited for one second more and then left to itself, its item in ``unprocessed``; a plain
-        function cannot be cancelled and may go on in its thread.
+        Puts and gets that wait get ``QueueStateError``. A second stop waits for the running one;
+        the shorter timeout counts. If a stop is cancelled, the workers are cancelled, and the queue
+        is stopped when ``CancelledError`` is raised. For a worker function that ignores its
+        cancellation, the stop waits one second more; then its item is in ``unprocessed``. A plain
+        function cannot be cancelled, and may continue in its thread.
         """
         return await self._stop(checks.optional_seconds(timeout), drain)
 

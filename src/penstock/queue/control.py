@@ -146,13 +146,13 @@ class QueueControl(QueueLifecycle[T]):
     def in_hand(self) -> list[ItemInHand[T]]:
         """The items that workers have in hand: each with its worker, its time, a ``cancel()``.
 
-        Not those that were taken with ``get`` and the like; nor the item of an async function that
-        has not waited for anything yet.
+        Items that were taken with ``get`` and similar methods are not listed, nor the item of an
+        async function that has not waited for anything yet.
 
         Raises:
             QueueStateError: the queue runs in another event loop.
         """
-        self._check_control("look at what is in hand")
+        self._check_control("list the items in hand")
         return [
             ItemInHand(
                 entry[1],

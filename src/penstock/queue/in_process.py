@@ -189,7 +189,7 @@ class InProcessQueue(QueueControl[T]):
                 accepted = await self._put_with(ticket, letter.item, limit, letter.origin)
             except (ValueError, TypeError) as error:  # no limit can ever let it pass: the next one
                 is_hopeless = True
-                self._logger.warning("Queue %s cannot take up %r: %s", self._name, letter, error)
+                self._logger.warning("Queue %s cannot put %r back: %s", self._name, letter, error)
                 continue
             finally:
                 if not accepted:
@@ -392,8 +392,8 @@ class InProcessQueue(QueueControl[T]):
     def _none_would_make_room(self) -> QueueStateError:
         return QueueStateError(
             f"Cannot wait for room in queue {self._name} from inside its own worker function: "
-            "if all workers did, none would ever make room. Use a timeout, put_nowait(), or a "
-            "queue of its own for what workers put",
+            "if all workers waited, no worker would make room. Use a timeout, put_nowait(), or "
+            "another queue for the items that workers put",
             current_state=self._status.value,
         )
 

@@ -19,7 +19,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class BatchResult:
-    """What became of the items of a batch."""
+    """The numbers of a batch: how many items were processed and failed, and the first errors."""
 
     #: Items that are done, succeeded or failed for good.
     processed: int
@@ -128,7 +128,7 @@ class RunningJob(Generic[T]):
 
     @property
     def is_given_up(self) -> bool:
-        """Whether no more items are to be read: their service has been away for too long."""
+        """Whether no more items are to be read: their service has been down for too long."""
         return self.job.outage_error is not None
 
     async def join(self) -> None:

@@ -259,25 +259,25 @@ class QueueLifecycle(QueueBase[T]):
         return self._is_closed
 
     def close(self) -> None:
-        """Let nobody put any more; what was accepted is processed, or taken, and then it stops.
+        """Refuse all further puts. The accepted items are processed or taken; then the queue stops.
 
         Raises:
             QueueStateError: the queue runs in another event loop.
 
-        Returns at once. Puts, and those that wait for room, get ``QueueClosedError``. ``get``,
-        ``processing`` and iteration go on: they hand out what is left, wait for items that are
-        to be tried again, and raise ``QueueClosedError`` when nothing is left to be taken. (They
-        do not wait for what others hold. If that is given back, the next ``get`` finds it.)
-        Workers process what is left.
+        Returns at once. New puts, and puts that wait for room, get ``QueueClosedError``. ``get``,
+        ``processing`` and iteration continue: they return the items that are left, wait for items
+        that will be retried, and raise ``QueueClosedError`` when no item is left. (They do not wait
+        for items that others have taken. If such an item is returned, the next ``get`` finds it.)
+        Workers process the items that are left.
 
         The queue stays ``PROCESSING`` until the last item is done. Then it stops by itself:
-        workers end, and ``stop_on_signals`` has the handlers from before come back. ``join()``
-        waits for that. ``stop()`` does what it always does.
+        workers end, and the signal handlers from before ``stop_on_signals`` are set again.
+        ``join()`` waits for this. ``stop()`` works as usual.
 
         ``start()`` opens the queue again, and so does ``start_workers()`` when the queue has
-        stopped. If workers are still processing what is left, ``start()`` waits for them first.
+        stopped. If workers still process the items that are left, ``start()`` waits for them first.
 
-        To close a queue twice is the same as once. To close one that was not started stops it.
+        To close a queue twice is the same as once. If a queue was not started, ``close`` stops it.
         A worker function may close its own queue. A signal handler or a ``__del__`` may not: it
         may interrupt another call. There, use ``loop.call_soon_threadsafe(queue.close)``.
         """
@@ -417,7 +417,7 @@ class QueueLifecycle(QueueBase[T]):
         is_idle &= not self._buffer.limits.is_paused  # resume() sets the timer again
         if waiting and is_idle and self._status is QueueStatus.PROCESSING:
             self._logger.warning(
-                "Queue %s has %d items and nobody takes any: start workers with process()",
+                "Queue %s has %d items and no worker takes them: start workers with process()",
                 self._name,
                 waiting,
             )

@@ -69,7 +69,7 @@ class NotProcessedError(QueueStateError):
 
 def state_error(what: str, status: QueueStatus) -> QueueStateError:
     """The error for a call that the status of the queue does not allow."""
-    cure = ": start it first, by start() or a with block" if status is QueueStatus.IDLE else ""
+    cure = ": start it first, with start() or a with block" if status is QueueStatus.IDLE else ""
     return QueueStateError(
         f"Cannot {what} when queue is {status.value}{cure}", current_state=status.value
     )

@@ -85,8 +85,8 @@ class StreamBase(Generic[T]):
         """
         if not self._asking.acquire(blocking=False):
             raise RuntimeError(
-                "Two consumers ask one iterator for its next item: ask the queue for one each, "
-                "with items()"
+                "Two consumers use one iterator at once: give each consumer an iterator of its "
+                "own, with items()"
             )
         try:
             self._finish(None)

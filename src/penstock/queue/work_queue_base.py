@@ -55,8 +55,8 @@ class WorkQueueBase(Generic[T]):
         checks.members(queue, "queue", Queue)
         if any(value != _DEFAULTS.get(name) for name, value in settings.items()):
             raise ValueError(
-                f"queue={checks.shown(queue)} has its own {', '.join(settings)}; "
-                "set them there and leave them out here"
+                f"queue={checks.shown(queue)} has its own {', '.join(settings)}: "
+                "set them on that queue, and leave them out here"
             )
         self.queue = queue
         return False
@@ -79,7 +79,7 @@ class WorkQueueBase(Generic[T]):
 
     @property
     def maxsize(self) -> int:
-        """The most items that may wait."""
+        """The largest number of items that may wait."""
         return self._view.maxsize
 
     @property
@@ -110,7 +110,7 @@ class WorkQueueBase(Generic[T]):
 
     @property
     def unprocessed(self) -> list[T]:
-        """The accepted items that no worker holds; after a stop, those that were left."""
+        """The accepted items that no worker has in hand; after a stop, the items that are left."""
         return self._view.unprocessed
 
     @property
@@ -178,16 +178,16 @@ class WorkQueueBase(Generic[T]):
         return bool(getattr(self.queue, "is_paused", False))
 
     def pause(self) -> None:
-        """Let nobody take an item, until :meth:`resume`: the workers of this process stand still.
+        """Let no worker take an item until :meth:`resume`. Running calls continue.
 
         Raises:
             QueueStateError: the queue is not processing; a ``QueueClosedError`` if it is closed.
             TypeError: the queue is on a broker.
 
-        Items are accepted until the queue is full. What workers have in hand goes on, and what
-        fails waits for its next attempt. ``get`` waits, or raises ``QueueEmptyError`` after its
-        timeout. To pause a queue twice is the same as once. ``close()`` and ``stop()`` end a pause,
-        and have the workers finish what waits; ``stop(drain=False)`` leaves it as it is.
+        Items are accepted until the queue is full. An item that fails waits for its next attempt.
+        ``get`` waits, or raises ``QueueEmptyError`` after its timeout. To pause a queue twice is
+        the same as once. ``close()`` and ``stop()`` end a pause, and the workers process the items
+        that wait; after ``stop(drain=False)`` these items stay.
         """
         self._call_with("pause")
 
@@ -207,10 +207,10 @@ class WorkQueueBase(Generic[T]):
             QueueStateError: the queue runs in another event loop.
             TypeError: the queue is on a broker.
 
-        Those are the items of ``put`` and ``submit`` that no worker holds: what waits for another
-        attempt or for a limit too, and what a stop has left. The items of a ``map`` or a batch stay
-        with it. Futures of ``submit`` are cancelled. What is removed counts as done, so ``join()``
-        does not wait for it. Puts that wait for room get the room.
+        These are the items of ``put`` and ``submit`` that no worker has in hand, also those that
+        wait for another attempt or for a limit, and those that a stop has left. The items of a
+        ``map`` or a batch are not removed. Futures of ``submit`` are cancelled. A removed item
+        counts as done, so ``join()`` does not wait for it. Puts that wait for room get the room.
         """
         items: list[T] = self._call_with("clear")
         return items
@@ -218,11 +218,11 @@ class WorkQueueBase(Generic[T]):
     def remove(self, predicate: Callable[[T], object]) -> list[T]:
         """Remove the items that wait and for which ``predicate(item)`` is true; return them.
 
-        As :meth:`clear`, for some of the items. On a queue for threads an item that a worker takes
-        meanwhile is not removed.
+        As :meth:`clear`, for some of the items. On a queue for threads, an item that a worker takes
+        during this call is not removed.
 
         Raises:
-            TypeError: ``predicate`` is no function of an item, or the queue is on a broker.
+            TypeError: ``predicate`` is not a function of an item, or the queue is on a broker.
             QueueStateError: the queue runs in another event loop.
             Exception: what ``predicate`` raised; then nothing is removed.
         """
@@ -232,8 +232,8 @@ class WorkQueueBase(Generic[T]):
     def in_hand(self) -> list[ItemInHand[T]]:
         """The items that workers have in hand: each with its worker, its time, a ``cancel()``.
 
-        Not those that were taken with ``get`` and the like; nor the item of an async function that
-        has not waited for anything yet.
+        Items that were taken with ``get`` and similar methods are not listed, nor the item of an
+        async function that has not waited for anything yet.
 
         Raises:
             QueueStateError: the queue runs in another event loop.
@@ -256,8 +256,8 @@ class WorkQueueBase(Generic[T]):
             TypeError: it is no such future, or the queue is on a broker.
             QueueStateError: the queue runs in another event loop.
 
-        ``future.cancel()`` gives up the result only: a call that is under way goes on. With this it
-        is cancelled, and the future is done when the call has ended; as :meth:`ItemInHand.cancel`.
+        ``future.cancel()`` only drops the result: a running call continues. This method cancels the
+        call, and the future is done when the call has ended; as :meth:`ItemInHand.cancel`.
         """
         return self._in_this_process("cancel").cancel(future)
 
@@ -268,7 +268,7 @@ class WorkQueueBase(Generic[T]):
     def _in_this_process(self, method: str) -> InProcessQueue[T]:
         if not isinstance(self.queue, InProcessQueue):
             raise TypeError(
-                f"{method}() is for queues in this process; {checks.shown(self.queue)} is none"
+                f"{method}() needs a queue in this process, got {checks.shown(self.queue)}"
             )
         return self.queue
 
@@ -282,8 +282,8 @@ class WorkQueueBase(Generic[T]):
     def _consumed_by(self, kind: type[Q]) -> Q:
         if not isinstance(self.queue, kind):
             raise TypeError(
-                "iteration and processing() are for queues in this process; "
-                f"{checks.shown(self.queue)} is none. Use get() and task_done()"
+                "iteration and processing() need a queue in this process, "
+                f"got {checks.shown(self.queue)}. Use get() and task_done()"
             )
         return self.queue
 
@@ -298,7 +298,7 @@ class WorkQueueBase(Generic[T]):
     def limits(self) -> Limiter:
         """The limiter that all workers ask before each call.
 
-        ``limits.observe(headers)`` tells it what the service said. There is a limiter also where
+        ``limits.observe(headers)`` passes it the headers of a response. There is a limiter even if
         no limits were given: a service can close its gate.
         """
         limiter: Limiter = self._with("limiter", "limits").limiter
@@ -308,7 +308,7 @@ class WorkQueueBase(Generic[T]):
     def dead_letters(self) -> list[DeadLetter[T]]:
         """The items that failed for good, with ``retry`` given; the oldest first.
 
-        At most ``max_dead_letters``; then the oldest goes. Items with a future, those of
+        At most ``max_dead_letters``; then the oldest is removed. Items with a future, those of
         ``submit`` and ``map``, are not among them.
         """
         letters: list[DeadLetter[T]] = self._with("dead_letters").dead_letters
@@ -322,15 +322,15 @@ class WorkQueueBase(Generic[T]):
         """
         if not hasattr(self.queue, member):
             raise TypeError(
-                f"{what or member} is for queues that have it; {checks.shown(self.queue)} has not"
+                f"{what or member} needs a queue that has it; {checks.shown(self.queue)} does not"
             )
         return self.queue
 
     def _in_process(self, kind: type[Q], what: str) -> Q:
         if not isinstance(self.queue, kind):
             raise TypeError(
-                f"{what}() needs a queue in this process, which can give results back; "
-                f"{checks.shown(self.queue)} cannot. Use put() or batch_process()"
+                f"{what}() needs a queue in this process, which can return results, "
+                f"got {checks.shown(self.queue)}. Use put() or batch_process()"
             )
         return self.queue
 
@@ -359,7 +359,7 @@ class WorkQueueBase(Generic[T]):
         policy = queue._policy
         if policy is not None and policy._has_gate_keys:
             raise ValueError(
-                "Batches are for limits without a key: the items of one call may have several"
+                "Batches need limits without a key: the items of one call may have different keys"
             )
         return Batching(size, wait, split, needs_results, bool(per_key))
 

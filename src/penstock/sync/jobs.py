@@ -86,7 +86,7 @@ class BlockingJob(Generic[T]):
 
     @property
     def is_given_up(self) -> bool:
-        """Whether no more items are to be read: their service has been away for too long."""
+        """Whether no more items are to be read: their service has been down for too long."""
         return self.job.outage_error is not None
 
     def until_given_up(self, items: Iterator[T]) -> Iterator[T]:

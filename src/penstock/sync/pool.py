@@ -283,7 +283,7 @@ async def _await(
 ) -> tuple[Any, BaseException | None]:
     # Asked in the loop, where workers are given up: somebody else may have the item since.
     if slot is not None and slot.is_revoked:
-        raise asyncio.CancelledError("somebody else has the item now")
+        raise asyncio.CancelledError("another worker has the item now")
     # The error as a value: a task that raises SystemExit or KeyboardInterrupt ends its loop.
     try:
         return await awaitable, None

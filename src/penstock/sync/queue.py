@@ -386,7 +386,7 @@ class BlockingQueue(BlockingConsumable[T], InProcessQueue[T]):
         if not self._provider.discard(thread):
             return  # another thread was faster
         self._logger.error(
-            "The event loop of queue %s is blocked by a worker function and was given up",
+            "The event loop of queue %s is blocked by a worker function and was abandoned",
             self._name,
         )
         self._stop_without_loop()
@@ -437,8 +437,8 @@ class BlockingQueue(BlockingConsumable[T], InProcessQueue[T]):
         if self._buffer.is_interrupted():
             raise QueueStateError(
                 f"Cannot {what} here: a signal handler or a finaliser has interrupted queue "
-                f"{self._name} itself in the middle of a change. Leave a note there, and do it "
-                "elsewhere",
+                f"{self._name} itself in the middle of a change. There only set a flag, and do "
+                "it in other code",
                 current_state=self._status.value,
             )
 

@@ -69,11 +69,11 @@ def _and_then(items: Iterator[T], call: Callable[[], object]) -> Iterator[T]:
 class WorkQueue(FromConfig, WorkQueueBase[T], BlockingConsumable[T]):
     """A work queue for threads: the blocking face of :class:`penstock.WorkQueue`.
 
-    Names, meanings, arguments and errors are the same; what differs is said here. Calls block the
-    calling thread instead of being awaited, and any number of threads may make them at once. Worker
-    functions may be ``async def``: these run in an event loop on a background thread. Plain ones
-    run in ``num_workers`` threads. The promise is that of :class:`penstock.BoundedQueue`, and a
-    program that ends without ``stop()`` has everything processed first.
+    Names, meanings, arguments and errors are the same; the differences are described here. Calls
+    block the calling thread and are not awaited. Any number of threads may make them at once.
+    Worker functions may be ``async def``: these run in an event loop on a background thread. Plain
+    ones run in ``num_workers`` threads. The promise is that of :class:`penstock.BoundedQueue`. A
+    program that ends without ``stop()`` processes all items first.
 
     Args:
         maxsize, timeout, concurrency_limit, logger, name: as for :class:`penstock.WorkQueue`.
@@ -81,8 +81,8 @@ class WorkQueue(FromConfig, WorkQueueBase[T], BlockingConsumable[T]):
             order: the same.
         queue: an asynchronous queue to use, one on a broker for example, instead of one in this
             process. It has its own maxsize, timeout, logger, name and telemetry.
-        loop_thread: the event loop thread to use, which several queues can share; by default one
-            of its own, from ``start()`` to ``stop()``.
+        loop_thread: the event loop thread to use, which several queues can share; by default the
+            queue has its own, from ``start()`` to ``stop()``.
 
     Raises:
         ValueError, TypeError: for an argument that is not allowed.
@@ -90,10 +90,10 @@ class WorkQueue(FromConfig, WorkQueueBase[T], BlockingConsumable[T]):
 
     Calls that block raise ``QueueStateError`` where they could never return: in a running event
     loop, in a forked child of the process that made the queue, and some in a worker of the queue.
-    In a notebook they work in each cell that has no ``await`` of its own. ``put_nowait`` is allowed
+    In a notebook they work in each cell without ``await``. ``put_nowait`` is allowed
     everywhere; in a signal handler or a ``__del__`` that has interrupted the queue itself it raises
-    ``QueueStateError``. Ctrl-C gets out of every call. A queue that is garbage-collected unstopped
-    warns (``ResourceWarning``), processes what it has accepted, and ends its thread.
+    ``QueueStateError``. Ctrl-C ends every call. A queue that is garbage-collected before it was
+    stopped warns (``ResourceWarning``), processes its accepted items, and ends its thread.
     """
 
     def __init__(
@@ -142,20 +142,20 @@ class WorkQueue(FromConfig, WorkQueueBase[T], BlockingConsumable[T]):
     # -- lifecycle ----------------------------------------------------------------------------
 
     def start(self) -> None:
-        """Take items from now on, as :meth:`penstock.BoundedQueue.start` does.
+        """Accept items from now on, as :meth:`penstock.BoundedQueue.start` does.
 
         Takes about a millisecond, in which the event loop thread starts.
         """
         self._blocking.start()
 
     def close(self) -> None:
-        """Let nobody put any more, as :meth:`penstock.BoundedQueue.close` does.
+        """Refuse all further puts, as :meth:`penstock.BoundedQueue.close` does.
 
-        From any thread, and in a running event loop. When the last item is done the queue stops
-        by itself, and its event loop thread ends, a moment later; ``join()`` waits for that.
+        May be called in any thread, and in a running event loop. A moment after the last item is
+        done, the queue stops by itself, and its event loop thread ends; ``join()`` waits for this.
 
         Raises:
-            TypeError: the queue is on a broker, where others go on putting.
+            TypeError: the queue is on a broker, where other machines may still put.
             QueueStateError: the event loop thread has died, or this is a forked child.
         """
         self._with("close", "close()")
@@ -166,10 +166,10 @@ class WorkQueue(FromConfig, WorkQueueBase[T], BlockingConsumable[T]):
 
         The workers are cancelled after ``timeout`` seconds (``None``: never, ``0``: at once), and
         at Ctrl-C. Any number of threads may call it; the shorter timeout counts. A plain function
-        that is stuck in its thread cannot be cancelled: its item is in ``unprocessed``, its future
-        fails, and the log says that it may still be running. An async one that ignores its
-        cancellation is waited for one second more, and one that blocks its event loop is left
-        behind, loop and all. In a finaliser that the garbage collector runs it does not wait: it
+        that blocks in its thread cannot be cancelled: its item is in ``unprocessed``, its future
+        fails, and the log says that it may still be running. For an async one that ignores its
+        cancellation, the stop waits one second more. One that blocks its event loop is abandoned
+        with the loop. In a finaliser that the garbage collector runs, the call does not wait: it
         begins the stop, and returns False if there is anything to stop.
 
         Raises:
@@ -221,9 +221,9 @@ class WorkQueue(FromConfig, WorkQueueBase[T], BlockingConsumable[T]):
         """Offer an item, as :meth:`penstock.BoundedQueue.put` does: True when it is accepted.
 
         ``timeout`` is in seconds: ``None`` the queue's own, ``0`` no wait, ``math.inf`` no limit.
-        Decides in the calling thread: where there is room it waits for nobody. The item will run in
-        a copy of the thread's context. Ctrl-C in a put that waits leaves nothing behind, unless a
-        worker has the item already in that very instant; then it is processed and counted.
+        If there is room, it does not wait for another thread. The item will run in a copy of the
+        thread's context. After Ctrl-C in a put that waits, the item is not in the queue, unless a
+        worker has taken it at this moment; then it is processed and counted.
 
         Raises:
             QueueStateError: among others, a worker function of this queue would wait for room
@@ -283,7 +283,7 @@ class WorkQueue(FromConfig, WorkQueueBase[T], BlockingConsumable[T]):
         num_workers: int | AdaptiveConcurrency | None = None,
         error_handler: ErrorHandler[T] | None = None,
     ) -> None:
-        """Start workers: ``num_workers``, or else ``concurrency_limit``, the most; or else one.
+        """Start workers: ``num_workers``, or else ``concurrency_limit``, or else one.
 
         As :meth:`penstock.BoundedQueue.start_workers`, but plain functions run in the threads that
         are the workers, and a plain ``error_handler`` runs where the function ran. No exception out
@@ -308,8 +308,8 @@ class WorkQueue(FromConfig, WorkQueueBase[T], BlockingConsumable[T]):
     ) -> None:
         """Start workers that call ``worker_func`` on several items at once.
 
-        As :meth:`penstock.WorkQueue.process_batches`. A plain function that is stuck when a stop
-        has no more time goes on in its thread, and all its items are given back.
+        As :meth:`penstock.WorkQueue.process_batches`. If a plain function still runs when the time
+        of a stop is over, it continues in its thread, and all its items are returned.
         """
         batching = self._batching(max_size, max_wait, split=split, per_key=per_key)
         workers = self._workers_wanted(num_workers)
@@ -317,10 +317,10 @@ class WorkQueue(FromConfig, WorkQueueBase[T], BlockingConsumable[T]):
         queue.start_workers(worker_func, workers, error_handler, batching)  # type: ignore[arg-type]
 
     def stop_workers(self, timeout: float | None = None) -> None:
-        """Let the workers of :meth:`process` finish what they hold, and end them.
+        """Let the workers of :meth:`process` finish their items, and end the workers.
 
-        As :meth:`penstock.WorkQueue.stop_workers`; but a plain function that is still under way
-        after ``timeout`` seconds goes on in its thread, and its item is given back all the same.
+        As :meth:`penstock.WorkQueue.stop_workers`; but a plain function that still runs after
+        ``timeout`` seconds continues in its thread, and its item is returned.
 
         Raises:
             QueueStateError: called in a worker function, which would wait for itself.
@@ -340,8 +340,8 @@ class WorkQueue(FromConfig, WorkQueueBase[T], BlockingConsumable[T]):
         """Process all ``items``, as :meth:`penstock.WorkQueue.batch_process` does.
 
         ``items`` are read in the calling thread, at most one more than ``maxsize`` waits. At Ctrl-C
-        the batch takes back its items that are not done, as after any exception. A plain function
-        that is under way then goes on in its thread, and its outcome is dropped.
+        the batch removes its items that are not done, as after any exception. A plain function
+        that runs then continues in its thread, and its result is dropped.
         """
         workers = self._check_blocking_job(items, worker_func, num_workers)
         checks.optional_function(error_handler, "error_handler", "exc", "item")
@@ -434,9 +434,9 @@ class WorkQueue(FromConfig, WorkQueueBase[T], BlockingConsumable[T]):
     ) -> Result:
         """Put an item; return a ``concurrent.futures.Future`` of its result.
 
-        That of an item that runs already cannot be cancelled, but by :meth:`cancel` if the worker
-        function is ``async def``. An exception is logged if nobody has
-        read it when the future is garbage-collected, or when the program ends. Otherwise as
+        The future of a running item cannot be cancelled, except with :meth:`cancel` if the worker
+        function is ``async def``. If no code has read an exception when the future is
+        garbage-collected, or when the program ends, the exception is logged. Otherwise as
         :meth:`penstock.WorkQueue.submit`.
         """
         queue: BlockingQueue[T] = self._in_process(BlockingQueue, "submit")
@@ -493,10 +493,10 @@ class WorkQueue(FromConfig, WorkQueueBase[T], BlockingConsumable[T]):
     ) -> Generator[Any, None, None]:
         """Iterate over results, as :meth:`penstock.WorkQueue.map` does.
 
-        ``items`` are read in the thread that iterates, between one result and the next. Whatever
-        ends the iteration, its items that are not done are taken back then; a moment later, if the
-        garbage collector ends it. A plain function that is under way goes on in its thread, and its
-        outcome is dropped.
+        ``items`` are read in the thread that iterates, between one result and the next. When the
+        iteration ends in any way, its items that are not done are removed; a moment later, if the
+        garbage collector ends it. A plain function that runs then continues in its thread, and its
+        result is dropped.
         """
         workers = self._check_blocking_job(items, worker_func, num_workers)
         queue: BlockingQueue[T] = self._in_process(BlockingQueue, "map")

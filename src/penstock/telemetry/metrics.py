@@ -113,7 +113,7 @@ _LEVELS: tuple[tuple[str, str, str, str | None, Callable[[QueueSnapshot], _Level
     (
         names.CONCURRENCY_LIMIT_METRIC,
         "{call}",
-        "Calls that may be under way, where that is found out.",
+        "Calls that may be under way, where this number adapts.",
         None,
         _concurrency,
         False,
@@ -125,7 +125,7 @@ _GAUGES: tuple[tuple[str, str, str, str | None, Callable[[QueueSnapshot], _Level
     (
         names.OLDEST_AGE_METRIC,
         "s",
-        "How long the oldest of those items waits that may start.",
+        "How long the oldest item waits of those that may start.",
         None,
         _oldest_age,
     ),
@@ -183,7 +183,7 @@ class Instruments:
         )
         self.limit_wait = histogram(
             names.LIMIT_WAIT_METRIC,
-            "How long items waited for limits, by the limit that had least left.",
+            "How long items waited for limits, by the limit with the least left.",
             names.WAIT_BUCKETS,
         )
         self.worker_errors = meter.create_counter(
@@ -194,7 +194,7 @@ class Instruments:
         self.retries = meter.create_counter(
             names.RETRIES_METRIC,
             unit="{retry}",
-            description="Attempts that failed and are followed by another.",
+            description="Attempts that failed and will be retried.",
         )
 
     def _make_observed(self, meter: Meter) -> None:
@@ -208,14 +208,14 @@ class Instruments:
             (
                 names.PUT_ITEMS_METRIC,
                 "{item}",
-                "Items offered to the queue, by what became of the put.",
+                "Items offered to the queue, by the result of the put.",
                 names.PUT_OUTCOME,
                 {outcome: outcome for outcome in (*names.OUTCOMES, *names.RARE_OUTCOMES)},
             ),
             (
                 names.PROCESS_ITEMS_METRIC,
                 "{item}",
-                "Items that are done, by what became of each.",
+                "Items that are done, by their result.",
                 names.PROCESS_OUTCOME,
                 {f"{names.PROCESSED}.{end}": end for end in (core.OK, *core.FAILURES)},
             ),
@@ -229,7 +229,7 @@ class Instruments:
             (
                 names.GATE_CLOSED_METRIC,
                 "s",
-                "For how long the gate was closed, since a service asked for a pause.",
+                "How long the gate was closed because a service asked for a pause.",
                 None,
                 {names.GATE_CLOSED: ""},
             ),

@@ -58,34 +58,34 @@ def setup(
             ``OTEL_SERVICE_NAME``.
         endpoint: the URL of a collector or of Jaeger, ``http://localhost:4317`` for example.
             ``None``: the variable ``OTEL_EXPORTER_OTLP_ENDPOINT``, or else OpenTelemetry's default.
-        console: write a line for each span to ``stderr``, and the metrics at the end: it needs no
-            server. They are sent as well only where ``endpoint`` or a variable says where to.
+        console: write a line for each span to ``stderr``, and the metrics at the end: this needs no
+            server. They are also sent if ``endpoint`` or a variable says where to.
         protocol: ``"grpc"``, usually on port 4317, or ``"http/protobuf"``, usually on 4318.
             ``None``: the variable ``OTEL_EXPORTER_OTLP_PROTOCOL``, or that of the signal, or else
-            what the endpoint's port says, or else gRPC.
+            the protocol of the endpoint's port, or else gRPC.
         headers: sent with every export, for example with a token.
         resource_attributes: other attributes of the program, for example
             ``{"deployment.environment.name": "test"}``; added to ``OTEL_RESOURCE_ATTRIBUTES``.
 
     Returns:
-        A handle: ``flush()`` sends what there is, before a process is frozen for example, and
-        ``shutdown()`` ends it.
+        A handle: ``flush()`` sends all collected data, for example before a process is frozen, and
+        ``shutdown()`` ends telemetry.
 
     Raises:
         ImportError: without the extra: ``pip install 'penstock[otel]'``.
         ValueError, TypeError: for an argument, or a variable, that is not allowed.
 
-    Opt-in, and for programs: it sets the global providers, which a library should never do. What is
-    set up already is used, with a line in the log: by a call before (in a notebook cell that is run
-    twice), by ``opentelemetry-instrument``, by another library. Each process has its own
-    ``service.instance.id``.
+    Call it in programs only: it sets the global providers, which a library should never do. If
+    OpenTelemetry is set up already, it uses that, and logs a line. It may have been set up by an
+    earlier call (in a notebook cell that is run twice), by ``opentelemetry-instrument``, or by
+    another library. Each process has its own ``service.instance.id``.
 
-    The standard ``OTEL_*`` variables count: ``OTEL_SDK_DISABLED``, ``OTEL_TRACES_EXPORTER`` and
+    The standard ``OTEL_*`` variables work: ``OTEL_SDK_DISABLED``, ``OTEL_TRACES_EXPORTER`` and
     ``OTEL_METRICS_EXPORTER`` (``otlp``, ``console``, ``none``, or one that is installed), endpoints
     and protocols of a signal, sampler, batch sizes, export interval.
 
-    What was not sent yet is sent when the interpreter exits. If nobody answers, that takes two
-    seconds at most, and one line in the log says which URL it is.
+    Data that was not sent yet is sent when the interpreter exits. If the receiver does not answer,
+    this takes at most two seconds, and one line in the log names the URL.
     """
     if service_name is not None:
         checks.label(service_name, "service_name")
@@ -106,8 +106,8 @@ def setup(
         missing.append("metrics")
     if len(missing) < 2:
         _logger.info(
-            "OpenTelemetry is set up already%s: penstock uses that",
-            f", but for {missing[0]}" if missing else "",
+            "OpenTelemetry is set up already%s: penstock uses it",
+            f", except for {missing[0]}" if missing else "",
         )
     handle = TelemetryHandle()
     if missing:

@@ -57,7 +57,7 @@ def _meter_of(provider: MeterProvider) -> Meter:
     try:
         return provider.get_meter(names.SCOPE, __version__, schema_url=names.SCHEMA_URL)
     except Exception:  # of somebody else's provider: the queue goes on without metrics
-        _logger.exception("The meter provider made no meter: there are no metrics")
+        _logger.exception("The meter provider returned no meter: there are no metrics")
         return NoOpMeter(names.SCOPE)
 
 
@@ -155,7 +155,10 @@ class TelemetrySettings:
         """Log the exception that is being handled, the first time that telemetry fails."""
         if not self._is_failure_logged:
             self._is_failure_logged = True
-            _logger.error("Telemetry failed; the queue goes on. This is logged once", exc_info=True)
+            _logger.error(
+                "Telemetry failed, and the queue continues without it. This is logged once",
+                exc_info=True,
+            )
 
 
 def _escape_surrogates(text: str) -> str:

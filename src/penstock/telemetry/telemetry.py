@@ -15,14 +15,14 @@ class Telemetry(TelemetrySettings):
         spans: ``"all"``: a span for each put and for each attempt. ``"process"``: for attempts
             only. ``"parent"``: for both, but only under a sampled span. ``"none"``: none.
         relation: how the span of an attempt relates to the span of the put. ``"parent"``: it is
-            its child, in the same trace. ``"link"``: it begins a trace of its own. It is linked to
-            the put in both cases.
+            its child, in the same trace. ``"link"``: it begins a new trace. It is linked to the put
+            in both cases.
         record_exceptions: whether the message and the stack of an exception of a worker function
-            are recorded and logged. With False only its type is: for messages that may hold
-            secrets.
-        verbose_errors: whether each failure of a worker function that nobody handles is logged with
-            its traceback. With False that is the first of a kind, by function, type and place;
-            those that follow are one line a second with their number.
+            are recorded and logged. With False only its type is recorded and logged, for messages
+            that may have secrets.
+        verbose_errors: whether each failure of a worker function without an error handler is logged
+            with its traceback. With False only the first of a kind is, by function, type and place;
+            the next ones are one line a second with their number.
 
     Raises:
         ValueError, TypeError: for an argument that is not allowed.

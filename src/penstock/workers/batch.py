@@ -223,8 +223,8 @@ class BatchTicket(Ticket, Generic[T]):
             allowed = "a list" if self.batching.needs_results else "None or a list"
             given = f"{len(result)}" if isinstance(result, (list, tuple)) else checks.shown(result)
             error = TypeError(
-                f"The function of a batch must return {allowed} of as many outcomes as there are "
-                f"items, {len(entries)}, got {given}"
+                f"The function of a batch must return {allowed} with one outcome for each item, "
+                f"{len(entries)} in all, got {given}"
             )
             self.refusal = error  # a mistake in the program: nothing is tried again
             raise error

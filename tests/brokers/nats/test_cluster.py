@@ -223,5 +223,5 @@ async def test_more_replicas_than_there_are_nodes(
     start_cluster: StartCluster, make_queue: MakeQueue
 ) -> None:
     cluster: Cluster = await asyncio.to_thread(start_cluster)
-    with pytest.raises(BrokerError, match="not enough servers for so many replicas"):
+    with pytest.raises(BrokerError, match="too few servers for these replicas"):
         await soon(make_queue(cluster.urls, replicas=5).start())

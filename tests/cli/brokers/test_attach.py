@@ -80,7 +80,7 @@ def test_the_environment_can_tell_the_url(run: Run, monkeypatch: pytest.MonkeyPa
         ),
         (
             ["--nats", NOWHERE, "--tls-cert", "items.jsonl", "--tls-key", "items.jsonl"],
-            "--tls-cert items.jsonl and its key do not go together, or are not in PEM form",
+            "--tls-cert items.jsonl and its key do not match, or are not in PEM form",
         ),
         (
             ["--nats", NOWHERE, "--tls-key", "items.jsonl"],
@@ -111,7 +111,8 @@ def test_a_queue_is_made_with_what_was_asked_for_and_joined_with_what_it_has(
     code, _, told = run(*put, "--maxsize", "3", "--ack-wait", "5")
     assert code == 0
     assert told == (
-        "penstock: made queue attached: at most 3 items (--maxsize), 1 replica(s), ack wait 5 s\n"
+        "penstock: created queue attached: at most 3 items (--maxsize), 1 replica(s), "
+        "ack wait 5 s\n"
     )
     assert run(*put) == (0, "accepted     1 item\nrefused      0\n", "")
     code, _, told = run(*put, "--maxsize", "4")

@@ -82,9 +82,9 @@ def test_malformed_lines_are_told_by_number_and_the_rest_goes_on(
     assert told.splitlines()[1:] == [
         "line 2: not JSON: Expecting value at column 1",
         "line 4: not UTF-8: byte 2 is wrong",
-        f"line 5: A float cannot be put as application/json: {no_number.value}",
-        "line 6: not JSON that can be read: nested too deeply",
-        "line 7: not JSON that can be read: a number is too long",
+        f"line 5: A float cannot be encoded as application/json: {no_number.value}",
+        "line 6: not readable JSON: nested too deeply",
+        "line 7: not readable JSON: a number is too long",
     ]
     assert items(nats_server, "malformed") == [1, 2]
 
@@ -104,7 +104,7 @@ def test_without_room_it_stops_and_says_where_to_go_on(run: Run, nats_server: Na
     code, out, told = run(lines, nats_server, "full", "--maxsize", "2", "--timeout", "0.05")
     assert code == 1
     assert out == (
-        "accepted     2 items\nrefused      0\nstopped      after line 3; to go on: --skip 3\n"
+        "accepted     2 items\nrefused      0\nstopped      after line 3; to continue: --skip 3\n"
     )
     assert told.endswith("penstock: line 4: no room in 0.05 s\n")
     assert items(nats_server, "full", 2) == [1, 2]
@@ -145,13 +145,13 @@ def test_standard_input_is_put_as_it_comes_and_a_signal_ends_it(
         process.stdin.write(b"1\n2\n")
         process.stdin.flush()
         assert process.stderr is not None
-        assert process.stderr.readline().startswith(b"penstock: made queue piped")
+        assert process.stderr.readline().startswith(b"penstock: created queue piped")
         wait_for("two items", lambda: size(nats_server, "piped") == 2)
         process.send_signal(signal.SIGTERM)
         out, told = process.stdout.read(), process.stderr.read()  # type: ignore[union-attr]
         assert process.wait(90) == 143
     assert out.decode() == (
-        "accepted     2 items\nrefused      0\nstopped      after line 2; to go on: --skip 2\n"
+        "accepted     2 items\nrefused      0\nstopped      after line 2; to continue: --skip 2\n"
     )
     assert told.decode() == "penstock: interrupted\n"
 
@@ -171,7 +171,7 @@ def test_interrupted_while_it_waits_for_room_it_knows_that_the_line_is_not_in(
         out = process.stdout.read()  # type: ignore[union-attr]
         assert process.wait(90) == 130
     assert out.decode() == (
-        "accepted     2 items\nrefused      0\nstopped      after line 2; to go on: --skip 2\n"
+        "accepted     2 items\nrefused      0\nstopped      after line 2; to continue: --skip 2\n"
     )
     assert items(nats_server, "waits", 2) == [1, 2]
 
@@ -204,10 +204,10 @@ def test_interrupted_while_the_server_has_not_answered_it_says_that_nobody_knows
         out, told = process.communicate(timeout=60)
     assert process.returncode == 130, told
     assert out.decode() == (
-        "accepted     1 item\nrefused      0\nstopped      after line 1; to go on: --skip 1\n"
+        "accepted     1 item\nrefused      0\nstopped      after line 1; to continue: --skip 1\n"
     )
     doubt = (
-        "line 2 may be in the queue or not: with --skip 1 it may be there twice, "
+        "line 2 may be in the queue or not: with --skip 1 it may be in the queue twice, "
         "with --skip 2 not at all\n"
     )
     server.thaw()

@@ -111,7 +111,7 @@ async def test_dead_letters_are_shown_with_their_reasons_and_put_back(
         assert (code, out) == (
             0,
             # What would turn the terminal red is shown instead of done.
-            "1. handed out once, ValueError: no \\x1b[31mred\\x1b[0m\n    0\n",
+            "1. delivered once, ValueError: no \\x1b[31mred\\x1b[0m\n    0\n",
         )
         code, out = await look(*where, "--dead-letters", "1", "--json")
         assert json.loads(out) == {

@@ -135,7 +135,7 @@ def test_the_second_signal_hands_back_at_once(function: str, place: Place) -> No
         process.send_signal(signal.SIGTERM)
         told = end(process)
     assert process.returncode == 1, told
-    assert "; 1 handed back" in told
+    assert "; 1 returned" in told
     place.go_on()
     with place.worker(function) as process:
         wait_for("the second call", lambda: len(place.called) == 2)
@@ -152,7 +152,7 @@ def test_the_stop_timeout_ends_the_patience(place: Place) -> None:
         process.send_signal(signal.SIGTERM)
         told = end(process)
     assert process.returncode == 1, told
-    assert "; 1 handed back" in told
+    assert "; 1 returned" in told
     assert place.info().size == 1
 
 
@@ -220,7 +220,7 @@ def test_a_shared_rate_holds_for_all_processes(place: Place) -> None:
         ),
         (
             ["jobs:plain", "--rate", "5/s", "--shared-rate", "5/s"],
-            "--rate is for this process and --shared-rate for all: give one",
+            "--rate is for this process, and --shared-rate for all: give one of them",
         ),
         (
             ["jobs:plain", "--rate", "5"],

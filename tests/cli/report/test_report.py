@@ -246,10 +246,10 @@ def test_a_link_stays_a_link(tmp_path: Path) -> None:
     [
         ("-", "must be the name of a file"),
         ("nowhere/report.html", r"cannot write nowhere/report.html: there is no folder .*nowhere$"),
-        ("precious.txt", "precious.txt exists already and is no report: give another name"),
-        ("folder", "folder exists already and is no report"),
-        ("results.jsonl", "results.jsonl is a file that the run itself needs"),
-        (os.devnull, f"{os.devnull} exists already and is no report"),
+        ("precious.txt", "precious.txt exists already and is not a report: give another name"),
+        ("folder", "folder exists already and is not a report"),
+        ("results.jsonl", "results.jsonl is another file of the run"),
+        (os.devnull, f"{os.devnull} exists already and is not a report"),
     ],
 )
 def test_what_cannot_be_a_report_is_refused_before_the_run(
@@ -320,7 +320,7 @@ def test_a_run_that_is_interrupted_has_its_report(penstock: Any, server: Any) ->
         assert process.wait(90) == 130
         release.set()
     page = Page((penstock.folder / "report.html").read_text(encoding="utf-8"))
-    assert any("were under way and have no result" in text for text in page.texts)
+    assert any("were in progress and have no result" in text for text in page.texts)
     assert len(page.all("svg")) == 6
 
 

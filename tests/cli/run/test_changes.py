@@ -39,7 +39,7 @@ def test_a_few_changes_are_sent_again_and_told(penstock: Command, server: Server
     done = ask(penstock, server, 30, "b", since=20)
     assert done.returncode == 0, done.stderr
     assert words(server) == ["b"] * 10
-    assert "changed      10 lines ask for something else than before; sent again" in done.stdout
+    assert "changed      10 lines differ from the earlier run; sent again" in done.stdout
     assert ask(penstock, server, 30, "b", since=20).stdout.startswith("sent         0 requests")
 
 
@@ -52,15 +52,15 @@ def test_many_changes_are_asked_about_and_nothing_is_sent(
     done = ask(penstock, server, 30, "b")
     assert done.returncode == 2
     assert done.stderr == (
-        "penstock: 30 of the 30 requests that have a result ask for something else than before "
-        "(another body, template or URL). --send-changed sends them again, --keep-changed keeps "
-        "their answers; or give another --out\n"
+        "penstock: 30 of the 30 requests that have a result differ from the earlier run "
+        "(another body, template or URL). Give --send-changed to send them again, --keep-changed "
+        "to keep their answers, or another --out\n"
     )
     assert not server.seen
     assert (penstock.folder / "results.jsonl").read_bytes() == written
     done = ask(penstock, server, 30, "b", "--keep-changed")
     assert done.returncode == 0
-    assert "kept         30 lines ask for something else than before; not sent" in done.stdout
+    assert "kept         30 lines differ from the earlier run; not sent" in done.stdout
     assert not server.seen
     done = ask(penstock, server, 30, "b", "--send-changed")
     assert (done.returncode, words(server)) == (0, ["b"] * 30)
@@ -72,7 +72,7 @@ def test_another_base_url_is_asked_about(penstock: Command, server: Server) -> N
     other = server.url.replace("127.0.0.1", "localhost")
     done = ask(penstock, server, 30, "a", url=other)
     assert done.returncode == 2
-    assert "go to another base URL than before (--url)" in done.stderr
+    assert "have another base URL than before (--url)" in done.stderr
     assert not server.seen
     with_user = server.url.replace("//", "//user:word@")  # which is a secret, and no place
     assert ask(penstock, server, 30, "a", url=with_user).returncode == 0
@@ -172,5 +172,5 @@ def test_what_are_no_results_is_told(penstock: Command) -> None:
     (penstock.folder / "a").write_text("letters\n")
     done = penstock.run("results", "a")
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == "penstock: cannot read a: line 1 is no result of penstock run\n"
+    assert done.stderr == "penstock: cannot read a: line 1 is not a result of penstock run\n"
     assert penstock.run("results", "none").returncode == 2

@@ -130,7 +130,7 @@ def test_another_service_does_not_get_them(penstock: Any, server: Any) -> None:
         (["--header", "A: secret", "--header", "a: secret"], "--header: a is given twice"),
         (
             ["--header", "Content-Length: 1"],
-            "--header: Content-Length follows from the body; leave it out",
+            "--header: penstock sets Content-Length from the body: leave it out",
         ),
         (
             ["--header-env", "A"],

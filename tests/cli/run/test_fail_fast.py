@@ -32,7 +32,7 @@ def test_a_token_that_expires_stops_the_run_and_a_new_one_goes_on(
     assert done.returncode == 3
     assert done.stderr == (
         f"penstock: {server.url} answered 401 Unauthorized: it wants a valid token "
-        "(--bearer-env, --header-env). The same command again goes on from here.\n"
+        "(--bearer-env, --header-env). Run the same command again to continue from here.\n"
     )
     assert 21 <= len(server.seen) <= 28
     assert len(penstock.results()) == 20
@@ -62,7 +62,7 @@ def test_spent_credit_stops_the_run_and_quotes_the_service(penstock: Any, server
     assert done.returncode == 3
     assert done.stderr == (
         f"penstock: {server.url} answered 429 Too Many Requests: You exceeded your quota. "
-        "The same command again goes on from here.\n"
+        "Run the same command again to continue from here.\n"
     )
     assert 21 <= len(server.seen) <= 20 + 4  # those that were at once
     assert len(penstock.results()) == 20
@@ -91,7 +91,7 @@ def test_nobody_there_is_told_once(penstock: Any, server: Any, count: int) -> No
     attempts = 2 * min(count, 10)
     assert done.stderr == (
         f"penstock: no answer from {url} to {attempts} attempts: Connection refused. "
-        "The same command again goes on from here.\n"
+        "Run the same command again to continue from here.\n"
     )
     assert penstock.results() == []
     done = penstock.run("run", lines, "--url", server.url, *OUT)

@@ -234,7 +234,7 @@ REFUSED = {
     "Parquet": (b"PAR1\x15\x04", "a Parquet file: export it as CSV or JSON lines"),
     "SQLite": (b"SQLite format 3\0", "an SQLite database: export the table as CSV"),
     "bzip2": (b"BZh91AY", "bzcat FILE | penstock run -"),
-    "zeros": (b"abc\0def" * 10, "it is no text: there are zero bytes in it"),
+    "zeros": (b"abc\0def" * 10, "it is not text: it has zero bytes"),
     "UTF-16": (TABLE.encode("utf-16-le"), "give --encoding utf-16-le"),
     "latin-1": (TABLE.encode("latin-1"), "give --encoding cp1252 if it comes from Windows"),
 }
@@ -251,7 +251,7 @@ def test_what_cannot_be_read_is_told_with_a_guess(
 
 def test_a_packed_file_that_is_broken_is_an_error(tmp_path: Path) -> None:
     packed = gzip.compress(TABLE.encode() * 1000)
-    with pytest.raises(OSError, match="what is packed in it is broken"):
+    with pytest.raises(OSError, match="its compressed data is damaged"):
         made_of(tmp_path, "a.csv.gz", packed[: len(packed) // 2], ITEM)
 
 
@@ -262,7 +262,7 @@ WRONG = {
         "Its records have sku, name: a --template",
     ),
     "HTML": (b"<!doctype html>\n<p>", "It looks like HTML or XML."),
-    "prose": (b"Dear all\n", "The only record of a.txt is no request; line 1: not JSON"),
+    "prose": (b"Dear all\n", "The only record of a.txt is not a request; line 1: not JSON"),
 }
 
 

@@ -64,7 +64,7 @@ def test_a_torn_last_line_is_known_wherever_it_is_torn(cut: int) -> None:
 
 @pytest.mark.parametrize("broken", [b"\n", b"\0\0\0\n", b"{}\n", b"[1]\n", b'{"id": 1}\n'])
 def test_a_broken_line_in_the_middle_is_an_error_that_names_it(broken: bytes) -> None:
-    with pytest.raises(NotAJournalError, match="line 2 is no result"):
+    with pytest.raises(NotAJournalError, match="line 2 is not a result"):
         scan(io.BytesIO(line(1) + broken + line(3)))
     assert scan(io.BytesIO(line(1) + broken)).torn_at == len(line(1))
 
@@ -123,8 +123,8 @@ def test_duplicates_are_told_and_sent_once(penstock: Command, server: Server) ->
     done = penstock.run("run", lines, "--url", server.url, *OUT)
     assert done.returncode == 1
     assert paths(server) == ["/a", "/b", "/d"]
-    assert "line 2: asks for the same as line 1, and is sent once" in done.stdout
-    assert "line 5: the id '1' is that of line 3, for something else" in done.stdout
+    assert "line 2: is the same request as line 1, and is sent once" in done.stdout
+    assert "line 5: line 3 has the same id '1', for another request" in done.stdout
     assert "duplicates   2 lines, sent once" in done.stdout
     assert "failed       1 (malformed 1)" in done.stdout
     # The one that was sent keeps its id for itself.
@@ -142,7 +142,7 @@ def test_only_failures_are_sent_again_when_asked(penstock: Command, server: Serv
     options = ("run", lines, "--url", server.url, *OUT, "--failures", "failed.jsonl")
     done = penstock.run(*options)
     assert done.returncode == 1
-    assert "--retry-failed sends the failed ones again" in done.stdout
+    assert "--retry-failed to send the failed ones again" in done.stdout
     assert [result["id"] for result in penstock.results("failed.jsonl")] == ["r1", "r3", "r5"]
 
     server.seen.clear()
@@ -190,7 +190,7 @@ def test_a_torn_line_is_redone(penstock: Command, server: Server) -> None:
     journal.write_bytes(line(1) + line(2) + line(3)[:30])
     done = penstock.run("run", lines, "--url", server.url, *OUT)
     assert done.returncode == 0, done.stderr
-    assert "the last line of results.jsonl is torn and cut off" in done.stdout
+    assert "the last line of results.jsonl is incomplete and was removed" in done.stdout
     assert paths(server) == ["/items/3"]
     assert [result["id"] for result in penstock.results()] == ["r1", "r2", "r3"]
 
@@ -201,7 +201,7 @@ def test_a_broken_journal_is_left_alone(penstock: Command, server: Server) -> No
     (penstock.folder / "results.jsonl").write_bytes(broken)
     done = penstock.run("run", lines, "--url", server.url, *OUT)
     assert done.returncode == 2
-    assert "cannot write --out results.jsonl: line 2 is no result of penstock run" in done.stderr
+    assert "cannot write --out results.jsonl: line 2 is not a result of penstock run" in done.stderr
     assert (penstock.folder / "results.jsonl").read_bytes() == broken
     assert not server.seen
 
@@ -219,7 +219,7 @@ def test_two_runs_on_one_journal_are_refused(penstock: Command, server: Server) 
             assert second.returncode == 2
             assert second.stderr == (
                 f"penstock: cannot write --out {options[1]}: another penstock run is writing to "
-                "it; wait for its end, or give another name\n"
+                "it: wait for its end, or give another name\n"
             )
         release.set()
         assert first.wait(LIMIT) == 0
@@ -250,7 +250,7 @@ sys.exit(run_command(sys.argv[1:]))
     assert done.returncode == 5, done.stderr
     assert done.stderr == (
         "penstock: cannot write the results: File too large. "
-        "The same command again goes on from here.\n"
+        "Run the same command again to continue from here.\n"
     )
     written = [result["id"] for result in penstock.results()]  # in whole lines
     assert 5 < len(written) < 20

@@ -52,7 +52,7 @@ def test_an_outage_in_the_middle_loses_nothing(penstock: Command, server: Server
     # The ten that were under way, a few before the verdict, and single ones after it.
     assert len(away.while_away) <= 40
     assert "failed       0" in done.stdout
-    assert "the service is away: nothing fails for that" in done.stdout
+    assert "the service is down: no request fails because of it" in done.stdout
     assert "the service is back after 1" in done.stdout
     assert done.stderr == ""
 
@@ -66,8 +66,8 @@ def test_a_service_that_stays_away_ends_the_run_and_it_goes_on(
     done = penstock.run(*options, "--give-up-after", "3")
     assert done.returncode == 4
     assert done.stderr == (
-        "penstock: the service has been away for 3 s (--give-up-after): 503 Service Unavailable. "
-        "The same command again goes on from here.\n"
+        "penstock: the service has been down for 3 s (--give-up-after): 503 Service Unavailable. "
+        "Run the same command again to continue from here.\n"
     )
     assert len(penstock.results()) == 40
     server.answer = lambda seen: (200, {}, b"")

@@ -100,12 +100,12 @@ MALFORMED: list[tuple[Any, str]] = [
     (b'{"path": }', "not JSON: Expecting value at column 10"),
     (b'{"path": "\xff"}', "not UTF-8: byte 11 is wrong"),
     (b'{"path": "/", "json": NaN}', "not JSON: NaN is not a JSON number"),
-    (b'{"path": "/", "json": 1e999}', "not JSON that can be read: a number is too large"),
+    (b'{"path": "/", "json": 1e999}', "not readable JSON: a number is too large"),
     (
         b'{"path": "/", "json": ' + b"1" * 5000 + b"}",
-        "not JSON that can be read: a number is too long",
+        "not readable JSON: a number is too long",
     ),
-    (b"[" * 100_000, "not JSON that can be read: nested too deeply"),
+    (b"[" * 100_000, "not readable JSON: nested too deeply"),
     ([], "must be an object, got a list"),
     (None, "must be an object, got null"),
     ({}, "has neither path nor url"),
@@ -120,7 +120,7 @@ MALFORMED: list[tuple[Any, str]] = [
     ),
     ({"path": 1}, "path must be text, got a number"),
     ({"path": "http://other/"}, "path must be relative to --url; use url for a full one"),
-    ({"path": "\ud800"}, "path is not a valid URL: it has half a character in it"),
+    ({"path": "\ud800"}, "path is not a valid URL: it has an incomplete character"),
     (
         {"url": "/x"},
         f"url {NO_FULL_URL}",
@@ -145,7 +145,10 @@ MALFORMED: list[tuple[Any, str]] = [
         {"path": "/", "params": {"a": [[]]}},
         f"params: 'a' {NO_PARAM}, got a list in a list",
     ),
-    ({"path": "/", "params": {"a": "\ud800"}}, "params have half a character in them"),
+    (
+        {"path": "/", "params": {"a": "\ud800"}},
+        "params have an incomplete character (a lone surrogate)",
+    ),
     ({"path": "/", "headers": []}, "headers must be an object, got a list"),
     ({"path": "/", "headers": {"a b": "c"}}, "headers: 'a b' cannot be the name of a header"),
     ({"path": "/", "headers": {"A": 1}}, "headers: A must be text, got a number"),
@@ -155,7 +158,7 @@ MALFORMED: list[tuple[Any, str]] = [
     ),
     (
         {"path": "/", "headers": {"Content-Length": "9"}},
-        "headers: Content-Length follows from the body; leave it out",
+        "headers: penstock sets Content-Length from the body: leave it out",
     ),
 ]
 

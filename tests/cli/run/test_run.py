@@ -207,7 +207,7 @@ def test_what_is_no_journal_is_replaced_only_when_asked(penstock: Any, server: A
     old.write_text("letters of a lifetime\n" * 100)
     done = penstock.run("run", lines, "--url", server.url, *OUT)
     assert done.returncode == 2
-    assert "results.jsonl: it exists already and has no results" in done.stderr
+    assert "results.jsonl: it exists already, and has no results" in done.stderr
     assert not server.seen
     assert old.read_text() == "letters of a lifetime\n" * 100
     done = penstock.run("run", lines, "--url", server.url, *OUT, "--overwrite")
@@ -253,7 +253,7 @@ def test_an_interrupted_run_finishes_what_is_under_way_or_stops_at_once(
         server.wait_for(4)  # one that was answered, three that hang
         written = read_lines(penstock.folder / "results.jsonl", 1)
         process.send_signal(number)
-        told = read_until(process.stdout, b"waiting for the answers that are under way (3)")
+        told = read_until(process.stdout, b"waiting for the answers in progress (3)")
         if insisting:
             process.send_signal(number)
         else:
@@ -261,12 +261,12 @@ def test_an_interrupted_run_finishes_what_is_under_way_or_stops_at_once(
         told += process.stdout.read()
         assert process.wait(90) == code
         assert process.stderr.read() == (
-            b"penstock: interrupted. The same command again goes on from here.\n"
+            b"penstock: interrupted. Run the same command again to continue from here.\n"
         )
     release.set()
     assert len(server.seen) == 4
     if insisting:
-        assert b"unfinished   3 were under way and have no result" in told
+        assert b"unfinished   3 were in progress and have no result" in told
         assert penstock.results() == written
     else:
         assert b"unfinished" not in told
@@ -300,7 +300,7 @@ def test_an_interrupt_while_waiting_for_standard_input(penstock: Any, server: An
         assert len(read_lines(penstock.folder / "results.jsonl", 1)) == 1
         process.send_signal(signal.SIGINT)
         assert process.wait(90) == 130
-        assert process.stderr.read().startswith(b"penstock: interrupted. The same command ")
+        assert process.stderr.read().startswith(b"penstock: interrupted. Run the same command ")
 
 
 @pytest.mark.skipif(os.name == "nt", reason="needs pipes of a known size")

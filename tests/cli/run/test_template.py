@@ -63,7 +63,7 @@ def test_in_a_path_values_are_encoded(path: str, filled: str) -> None:
 @pytest.mark.parametrize(
     ("fields", "problem"),
     [
-        ({}, "has no 'n', which the template asks for"),
+        ({}, "has no 'n', which the template needs"),
         ({"n": "a secret"}, "'n' must be a number, got other text"),
         ({"n": ""}, "'n' must be a number, got other text"),
         ({"n": "NaN"}, "'n' must be a number, got other text"),
@@ -131,7 +131,7 @@ def test_objects_fill_a_template_too(penstock: Any, server: Any) -> None:
     done = penstock.run("run", lines, *options)
     assert done.returncode == 1
     assert [(seen.path, seen.body) for seen in server.seen] == [("/1", b'{"n":1}')]
-    assert "line 2: has no 'n', which the template asks for" in done.stdout
+    assert "line 2: has no 'n', which the template needs" in done.stdout
 
 
 @pytest.mark.parametrize(
@@ -140,7 +140,7 @@ def test_objects_fill_a_template_too(penstock: Any, server: Any) -> None:
         (
             "orders.csv",
             None,
-            "orders.csv: a table needs a --template that makes requests of its rows",
+            "orders.csv: a table needs a --template that makes requests from its rows",
         ),
         (
             "orders.csv",

@@ -46,13 +46,13 @@ def test_a_budget_of_requests_ends_the_run_and_a_larger_one_goes_on(
     done = run(penstock, server, 30, "--max-requests", "10")
     assert done.returncode == 6
     assert done.stderr == (
-        "penstock: --max-requests is spent; a larger one goes on from here. "
-        "The same command again goes on from here.\n"
+        "penstock: --max-requests is used up: give a larger one to continue from here. "
+        "Run the same command again to continue from here.\n"
     )
     assert len(server.seen) == len(penstock.results()) == 10
     done = run(penstock, server, 30, "--max-requests", "10")
     assert done.returncode == 6
-    assert "--max-requests 10 is spent by earlier runs already" in done.stderr
+    assert "earlier runs have used up --max-requests 10" in done.stderr
     assert len(server.seen) == 10
     assert run(penstock, server, 30, "--max-requests", "25").returncode == 6
     assert len(server.seen) == 25
@@ -65,7 +65,7 @@ def test_a_budget_of_tokens_is_kept_to(penstock: Command, server: Server) -> Non
     server.answer = lambda seen: (200, JSON, usage)
     done = run(penstock, server, 50, "--max-tokens", "1000", "--concurrency", "4")
     assert done.returncode == 6
-    assert "--max-tokens is spent" in done.stderr
+    assert "--max-tokens is used up" in done.stderr
     assert len(server.seen) == 10
     assert "tokens       1,000" in done.stdout
     done = run(penstock, server, 50, "--max-tokens", "1500", "--concurrency", "4")
@@ -79,7 +79,7 @@ def test_answers_without_tokens_end_a_run_that_is_to_count_them(
     server.answer = lambda seen: (200, JSON, b'{"n": 1}')
     done = run(penstock, server, 100, "--tokens", "1000000/s", "--concurrency", "5")
     assert done.returncode == 2
-    assert "20 answers came, and none says how many tokens it was" in done.stderr
+    assert "20 answers came, and none has a number of tokens" in done.stderr
     assert 20 <= len(server.seen) <= 25
     done = run(penstock, server, 100, "--tokens", "1000000/s", "--cost", "n")
     assert done.returncode == 0, done.stderr

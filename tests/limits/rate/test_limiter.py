@@ -462,13 +462,15 @@ async def test_a_quota_of_a_month_closes_no_gate_after_a_success_and_the_log_say
         assert limiter.observe(MONTH, status).wait > 900
     assert limiter.statistics().closed_for == 0
     assert [record.levelname for record in caplog.records] == ["WARNING"]
-    assert "nothing remains for 2" in caplog.text
+    assert "nothing is allowed for 2" in caplog.text
     await asyncio.sleep(60)
     limiter.observe(MONTH, 200)
     assert len(caplog.records) == 2
     limiter.observe({"x-ratelimit-remaining-tokens": "0", "x-ratelimit-reset-tokens": "15m"}, 200)
     assert limiter.statistics().closed_for == 900
-    assert "No call of the limiter 'default' starts for 900.0 s: a service said so" in caplog.text
+    assert (
+        "No call of the limiter 'default' starts for 900.0 s: a service asked for it" in caplog.text
+    )
 
 
 async def test_headers_close_the_gate_for_no_longer_than_is_allowed() -> None:
@@ -569,9 +571,9 @@ async def test_a_limit_may_move_on_when_its_limiter_is_gone_and_remembers() -> N
         (5, TypeError, "limits must be a list of Limit, got 5"),
         ([5], TypeError, "got 5 in it"),
         (["500"], ValueError, "limits: a rate must look like 500/min, 20/s or 100/10s, got '500'"),
-        (["1/s", Limit(1, 1)], ValueError, "two limits are called '1 per 1 s'"),
-        ([Limit(1, 1), Limit(1, 1)], ValueError, "two limits are called '1 per 1 s'"),
-        ([Limit(1, 1, name="a"), Limit(2, 1, name="a")], ValueError, "called 'a'"),
+        (["1/s", Limit(1, 1)], ValueError, "two limits have the name '1 per 1 s'"),
+        ([Limit(1, 1), Limit(1, 1)], ValueError, "two limits have the name '1 per 1 s'"),
+        ([Limit(1, 1, name="a"), Limit(2, 1, name="a")], ValueError, "have the name 'a'"),
     ],
 )
 def test_limits_that_are_none_are_refused(limits: Any, error: type, text: str) -> None:

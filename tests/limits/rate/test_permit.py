@@ -103,7 +103,7 @@ def test_whichever_of_two_ends_first_the_other_is_still_current() -> None:
     second.__enter__()
     first.__exit__(None, None, None)
     inner.settle(0)
-    with pytest.raises(RuntimeError, match="outside of any call"):
+    with pytest.raises(RuntimeError, match="outside of a call"):
         outer.settle(0)
     second.__exit__(None, None, None)
 

@@ -20,13 +20,13 @@ P = ParamSpec("P")
 #: Exit codes, beside 0, 128 + signal, and 1 for what each command says.
 BROKER, FILE = 4, 5
 
-_WHERE, _TLS, _MADE = "Server", "Credentials", "The queue, if it is not there yet"
+_WHERE, _TLS, _MADE = "Server", "Credentials", "The queue, if it does not exist yet"
 
 
 Servers = Annotated[
     str,
     option(
-        *(_WHERE, "--nats", "URL", "URL of the server; several of a cluster with commas between."),
+        *(_WHERE, "--nats", "URL", "URL of the server; of a cluster, several with commas."),
         envvar="NATS_URL",
     ),
 ]
@@ -54,7 +54,7 @@ AckWait = Annotated[
         _MADE,
         "--ack-wait",
         "SECONDS",
-        "Time until the item of a silent worker goes to another (30).",
+        "Time until the item of a lost worker goes to another (30).",
     ),
 ]
 Otlp = Annotated[
@@ -107,7 +107,7 @@ def _tls(ca: str | None, cert: str | None, key: str | None) -> ssl.SSLContext:
         try:
             context.load_cert_chain(cert, key)
         except ssl.SSLError:
-            refuse(f"--tls-cert {cert} and its key do not go together, or are not in PEM form")
+            refuse(f"--tls-cert {cert} and its key do not match, or are not in PEM form")
     return context
 
 
@@ -152,7 +152,7 @@ async def attach(
     if there is None:
         say(
             sys.stderr,
-            f"penstock: made queue {where.name}: at most {settings['maxsize']} items "
+            f"penstock: created queue {where.name}: at most {settings['maxsize']} items "
             f"(--maxsize), {settings['replicas']} replica(s), ack wait {settings['ack_wait']:g} s",
         )
     return queue

@@ -26,11 +26,11 @@ from penstock.errors import BrokerError, CodecError, QueueStateError, QueueUnkno
 
 HELP = flowing(
     """
-Put each line of FILE (- is standard input), JSON of any kind, as an item into a queue on NATS, in
-their order, and wait for room where there is none. Blank lines are skipped. A line that is no JSON,
-or too large, is told with its number and refused, and the rest goes on.
+Put each line of FILE (- is standard input) as an item into a queue on NATS, in order, and wait
+when there is no room. A line is JSON of any kind. Blank lines are skipped. A line that is not JSON,
+or is too large, is refused and reported with its number. The command continues with the next line.
 
-Interrupted, it says how many lines are dealt with; --skip goes on from there.
+When interrupted, it says how many lines are done. --skip continues from there.
 """
 )
 EPILOG = flowing(
@@ -50,7 +50,7 @@ def put(
         float,
         typer.Option(
             metavar="SECONDS",
-            help="Time that a line may wait for room, before the command stops (no limit).",
+            help="Time that a line may wait for room before the command stops (no limit).",
             show_default=False,
         ),
     ] = math.inf,
@@ -148,7 +148,7 @@ class Filling:
             try:
                 line = await self._next()
             except OSError as error:
-                return FILE, f"cannot read on: {error.strerror or error}"
+                return FILE, f"cannot continue to read: {error.strerror or error}"
             if line is None:
                 break
             number = self._settled + 1
@@ -191,7 +191,7 @@ class Filling:
         number = self._settled + 1
         return (
             f"line {number} may be in the queue or not: with --skip {self._settled} it may be "
-            f"there twice, with --skip {number} not at all"
+            f"in the queue twice, with --skip {number} not at all"
         )
 
     def _report(self, why: str, *, is_complete: bool) -> None:
@@ -202,7 +202,7 @@ class Filling:
         say(sys.stdout, f"{'refused':<13}{self._refused}")
         if not is_complete:
             done = self._settled
-            say(sys.stdout, f"{'stopped':<13}after line {done}; to go on: --skip {done}")
+            say(sys.stdout, f"{'stopped':<13}after line {done}; to continue: --skip {done}")
 
 
 def _read_line(file: io.BufferedReader) -> bytes:

@@ -27,9 +27,9 @@ if TYPE_CHECKING:
 
 HELP = flowing(
     """
-Show what is in the queue NAME on NATS: on a terminal as a table that is renewed each second until
-Ctrl-C, elsewhere in one line. The server knows the size, what is in flight and the dead letters;
-the processes that have the queue open are asked for the rest, which they count since they began.
+Show the queue NAME on NATS: on a terminal as a table that is updated each second until Ctrl-C,
+elsewhere in one line. The server knows the size, the items in flight and the dead letters. The
+processes that have the queue open report the rest, which they count from their start.
 """
 )
 EPILOG = flowing(
@@ -49,17 +49,18 @@ def watch(
     name: Annotated[str, typer.Argument(metavar="NAME", show_default=False)],
     nats: common.Servers,
     as_json: Annotated[
-        bool, typer.Option("--json", help="Write JSON, once, on a terminal too.")
+        bool, typer.Option("--json", help="Write JSON, once, also on a terminal.")
     ] = False,
     dead_letters: Annotated[
         int | None,
-        typer.Option(metavar="N", help="Show the oldest N dead letters, and why they are."),
+        typer.Option(metavar="N", help="Show the oldest N dead letters, and their errors."),
     ] = None,
     redrive: Annotated[
         bool, typer.Option("--redrive", help="Put the dead letters back, the oldest first.")
     ] = False,
     timeout: Annotated[
-        float, typer.Option(metavar="SECONDS", help="How long --redrive waits for room for each.")
+        float,
+        typer.Option(metavar="SECONDS", help="How long --redrive waits for room, for each item."),
     ] = 5.0,
     creds: common.Creds = None,
     tls_ca: common.TlsCa = None,
@@ -219,7 +220,7 @@ def _letter_as_text(letter: NatsDeadLetter[Any]) -> str:
         item = f"{item[:_LONGEST]}... (--json has all)"
     times = "once" if letter.deliveries == 1 else f"{letter.deliveries} times"
     error = " ".join(f"{letter.error_type}: {letter.error}".split("\n"))
-    return f"{letter.number}. handed out {times}, {error}\n    {item}"
+    return f"{letter.number}. delivered {times}, {error}\n    {item}"
 
 
 def _is_json(letter: NatsDeadLetter[Any]) -> bool:

@@ -27,15 +27,15 @@ HELP = flowing(
     """
 Call MODULE:FUNCTION, async or plain, with each item of a queue on NATS, and tell the server that an
 item is done when the function has returned. The module is looked for in the current directory too.
-An item whose call raises is tried again, up to --attempts in all, if that may help, and becomes a
-dead letter then (penstock queue NAME --dead-letters 10). An item may come twice.
+If a call raises a temporary error, the item is attempted again, up to --attempts in all. Then it
+becomes a dead letter (penstock queue NAME --dead-letters 10). An item may come twice.
 
-The first SIGTERM or Ctrl-C: finish what is in hand, take no more. The second: hand it back at once.
+The first SIGTERM or Ctrl-C: finish the items in hand, take no more. The second: return them now.
 """
 )
 EPILOG = flowing(
     """
-Exit codes: 0 stopped, all that was in hand is done; 1 stopped, some was handed back for another
+Exit codes: 0 stopped, all items in hand are done; 1 stopped, some were returned for another
 worker; 2 wrong usage; 4 NATS cannot be reached or refuses.
 """
 )
@@ -71,7 +71,7 @@ def worker(
     stop_timeout: Annotated[
         float | None,
         typer.Option(
-            metavar="SECONDS", help="Time to finish what is in hand at a stop (no limit)."
+            metavar="SECONDS", help="Time to finish the items in hand at a stop (no limit)."
         ),
     ] = None,
     maxsize: common.Maxsize = None,
@@ -92,7 +92,7 @@ def worker(
     if stop_timeout is not None and not stop_timeout >= 0:
         refuse(f"--stop-timeout must be 0 seconds or more, got {stop_timeout:g}")
     if rate is not None and shared_rate is not None:
-        refuse("--rate is for this process and --shared-rate for all: give one")
+        refuse("--rate is for this process, and --shared-rate for all: give one of them")
     own, shared = _limits("--rate", rate), _limits("--shared-rate", shared_rate)
     called = _load(function)
     # After the import: if the module sets logging up, that is how it is to be.
@@ -159,7 +159,7 @@ async def _work(
             return
         say(
             sys.stderr,
-            f"penstock: stopping, {in_hand()} in hand (once more: hand it back at once)",
+            f"penstock: stopping, {in_hand()} in hand (press again to return them at once)",
         )
         stops.append(asyncio.create_task(queue.stop()))
         if stop_timeout is not None:
@@ -181,7 +181,7 @@ async def _work(
     say(
         sys.stderr,
         f"penstock: processed {done['processed']}, {done['errors']} of them failed"
-        + (f"; {handed_back} handed back" if handed_back else ""),
+        + (f"; {handed_back} returned" if handed_back else ""),
     )
     return not handed_back
 
@@ -226,7 +226,7 @@ def _leave_threads() -> None:
     """End now if a plain function is still at it: Python would wait for its thread."""
     stuck = [one for one in threading.enumerate() if one.name.startswith("penstock-worker")]
     if stuck:
-        say(sys.stderr, f"penstock: {len(stuck)} call(s) cut off in the middle")
+        say(sys.stderr, f"penstock: {len(stuck)} call(s) cancelled before their end")
         for stream in (sys.stdout, sys.stderr):
             if stream is not None:
                 stream.flush()

@@ -22,8 +22,8 @@ MARK = "<!-- a report of penstock run -->"
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
 _PERCENTILES = ((99, "bad", "wide"), (95, "warn", "line"), (50, "good", "line"))
 _SMALL_PRINT = (
-    "Held up: the service said to wait. The rate of attempts is over five seconds, or over the "
-    "time that its limit has. "
+    "Held up: the service said to wait. The rate of attempts is an average over five seconds, or "
+    "over the time of its limit. "
     f"Percentiles over time are within {100 * RELATIVE_ERROR:g} % of the true ones. "
     "URLs are shown without user and query."
 )

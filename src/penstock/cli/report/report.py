@@ -39,15 +39,15 @@ def check_report(name: str, *others: str) -> None:
         raise ReportError("must be the name of a file, and not standard output")
     path = Path(name)
     if any(os.path.realpath(name) == os.path.realpath(other) for other in others):
-        raise ReportError(f"{name} is a file that the run itself needs: give another name")
+        raise ReportError(f"{name} is another file of the run: give another name")
     try:
         folder = path.resolve().parent
         if not folder.is_dir():
             raise ReportError(f"cannot write {name}: there is no folder {folder}")
         if not os.access(folder, os.W_OK):
-            raise ReportError(f"cannot write {name}: nothing can be written in {folder}")
+            raise ReportError(f"cannot write {name}: the folder {folder} is not writable")
         if path.exists() and not _is_report(path):
-            raise ReportError(f"{name} exists already and is no report: give another name")
+            raise ReportError(f"{name} exists already and is not a report: give another name")
         import matplotlib as mpl  # noqa: F401 - is it there
     except ImportError as error:
         raise ReportError(

@@ -134,7 +134,7 @@ class AnswerJudge:
         if not response.content:
             return Answer(response)
         if kind in ("text/html", "application/xhtml+xml") and self._asks_for_json(request):
-            message = "200 with an HTML page, and JSON was asked for"
+            message = "200 with an HTML page, and not JSON"
             message = message.replace("200", str(response.status), 1)
             return Answer(
                 response, "not_json", message, Failure(response.status, is_permanent=True)

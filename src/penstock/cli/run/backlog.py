@@ -108,10 +108,10 @@ class Backlog:
         if is_same:
             self._totals.duplicates += 1
             self._display.note(
-                f"line {request.line}: asks for the same as line {line}, and is sent once"
+                f"line {request.line}: is the same request as line {line}, and is sent once"
             )
         else:
-            problem = f"the id {quote(str(request.id))} is that of line {line}, for something else"
+            problem = f"line {line} has the same id {quote(str(request.id))}, for another request"
             # Not under that id, which is another's.
             await self._refuse(request.line, fingerprint(request.id, request.asks_for), problem)
 

@@ -97,7 +97,9 @@ def make_body(fields: dict[str, Any], folder: Path | None) -> Body:
         try:
             return Body(value.encode(), "text/plain; charset=utf-8", (name, value))
         except UnicodeEncodeError:
-            raise MalformedLineError("text has half a character in it") from None
+            raise MalformedLineError(
+                "text has an incomplete character (a lone surrogate)"
+            ) from None
     try:
         return Body(b64decode(value, validate=True), "application/octet-stream", (name, value))
     except (ValueError, binascii.Error):

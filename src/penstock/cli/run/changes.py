@@ -34,13 +34,13 @@ class Changes:
     def question(self) -> str:
         """What to say then."""
         what = (
-            "go to another base URL than before (--url)"
+            "have another base URL than before (--url)"
             if self._elsewhere == self._changed
-            else "ask for something else than before (another body, template or URL)"
+            else "differ from the earlier run (another body, template or URL)"
         )
         return (
             f"{self._changed} of the {self._answered} requests that have a result {what}. "
-            "--send-changed sends them again, --keep-changed keeps their answers; or give "
+            "Give --send-changed to send them again, --keep-changed to keep their answers, or "
             "another --out"
         )
 

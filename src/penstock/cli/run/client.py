@@ -142,9 +142,9 @@ class AiohttpClient:
             try:
                 url = url.join(URL(response.location)).with_fragment(None)
             except ValueError:
-                raise RedirectsError("redirected to what is no URL") from None
+                raise RedirectsError("redirected to an invalid URL") from None
             if url.scheme not in ("http", "https"):
-                raise RedirectsError("redirected to what is neither http nor https")
+                raise RedirectsError("redirected to a URL that is neither http nor https")
             if origin_of(url) != origin_of(before):
                 headers = self._credentials.strip_cross_origin(headers)
             left = None if self._timeout is None else self._timeout - (clock() - began)

@@ -15,10 +15,10 @@ HELP = flowing(
   penstock run prompts.jsonl --rate 500/min --bearer-env TOKEN --url ...
 
 Send the HTTP requests in FILE under a service's limits, and write the answers to another file.
-The same command again goes on where it stopped.
+Run the same command again, and it continues where it stopped.
 
-FILE (- is standard input) has a request a line: {"path": "/items/7"}, or {"url": "https://..."};
-beside it may stand id, method, params, headers, and a body as json, form, text, body_base64 or
+FILE (- is standard input) has one request per line: {"path": "/items/7"}, or {"url": "https://..."}.
+A request may also have id, method, params, headers, and a body as json, form, text, body_base64 or
 multipart. Tables, JSON arrays, lists of URLs and batch files are read too, also in gzip.
 """
 )
@@ -26,7 +26,7 @@ multipart. Tables, JSON arrays, lists of URLs and batch files are read too, also
 EPILOG = flowing(
     """
 Exit codes: 0 all succeeded; 1 some failed; 2 wrong usage, nothing was sent; stopped by 3 a 401 or
-spent credit, 4 no answer from anybody, 5 a file, 6 a budget, 129 SIGHUP, 130 Ctrl-C, 143 SIGTERM.
+used-up credit, 4 no answers at all, 5 a file, 6 a budget, 129 SIGHUP, 130 Ctrl-C, 143 SIGTERM.
 """
 )
 

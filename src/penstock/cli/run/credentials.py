@@ -141,7 +141,7 @@ def read_credentials(
         if not TOKEN.fullmatch(name):
             raise ValueError(f"{option}: the name of a header must be a word such as X-Api-Key")
         if name.lower() in OUR_HEADERS:
-            raise ValueError(f"{option}: {name} follows from the body; leave it out")
+            raise ValueError(f"{option}: penstock sets {name} from the body: leave it out")
         if name.lower() in map(str.lower, found):
             raise ValueError(f"{option}: {name} is given twice")
         if not HEADER_VALUE.fullmatch(value):

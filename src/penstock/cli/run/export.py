@@ -60,7 +60,7 @@ def results(
     source: Annotated[
         str | None,
         option(
-            None, "--input", "FILE", "Requests or rows that were sent, to stand beside results."
+            None, "--input", "FILE", "Requests or rows that were sent, to write beside results."
         ),
     ] = None,
 ) -> int:

@@ -53,18 +53,18 @@ Url = Annotated[
 ]
 TemplateText = Annotated[
     str | None,
-    option(INPUT, "--template", "FILE|JSON", "Make a request of each row: JSON with {column}."),
+    option(INPUT, "--template", "FILE|JSON", "Make a request from each row: JSON with {column}."),
 ]
 Kind = Annotated[
     InputKind,
     option(
         *(INPUT, "--input-format", "KIND"),
-        "Format of FILE, if that is not found out: jsonl, json, csv, tsv or urls.",
+        "Format of FILE, if it is not detected: jsonl, json, csv, tsv or urls.",
     ),
 ]
 Delimiter = Annotated[
     str | None,
-    option(INPUT, "--delimiter", "CHAR", "Character between columns (found out: , ; | or tab)."),
+    option(INPUT, "--delimiter", "CHAR", "Character between columns (detected: , ; | or tab)."),
 ]
 Encoding = Annotated[
     str | None, option(INPUT, "--encoding", "NAME", "Encoding of FILE: cp1252, utf-16 (utf-8).")
@@ -72,7 +72,7 @@ Encoding = Annotated[
 
 Out = Annotated[
     str | None,
-    option(RESULTS, "--out", "FILE", "Write answers to FILE, and go on there; - is stdout."),
+    option(RESULTS, "--out", "FILE", "Write answers to FILE, and continue it; - is stdout."),
 ]
 Failures = Annotated[
     str | None, option(RESULTS, "--failures", "FILE", "Write failures to FILE as well.")
@@ -83,20 +83,22 @@ KeepHeaders = Annotated[
 ]
 SaveBodies = Annotated[
     str | None,
-    option(RESULTS, "--save-bodies", "DIR", "Write bodies that are no text to files in DIR."),
+    option(RESULTS, "--save-bodies", "DIR", "Write bodies that are not text to files in DIR."),
 ]
 RetryFailed = Annotated[
-    bool, option(RESULTS, "--retry-failed", " ", "Send again what failed in earlier runs.")
+    bool,
+    option(RESULTS, "--retry-failed", " ", "Send the requests again that failed in earlier runs."),
 ]
 SendChanged = Annotated[
     bool,
-    option(RESULTS, "--send-changed", " ", "Send again what an earlier run sent otherwise."),
+    option(RESULTS, "--send-changed", " ", "Send requests again that have changed since."),
 ]
 KeepChanged = Annotated[
-    bool, option(RESULTS, "--keep-changed", " ", "Keep the answers to what was sent otherwise.")
+    bool,
+    option(RESULTS, "--keep-changed", " ", "Keep the answers to requests that have changed since."),
 ]
 Overwrite = Annotated[
-    bool, option(RESULTS, "--overwrite", " ", "Throw the earlier results away and begin anew.")
+    bool, option(RESULTS, "--overwrite", " ", "Delete the earlier results and start again.")
 ]
 
 FailIf = Annotated[
@@ -107,35 +109,36 @@ FailIf = Annotated[
 ]
 RetryOn = Annotated[
     str | None,
-    option(SUCCESS, "--retry-on", "STATUS,...", "Try again after these statuses too."),
+    option(SUCCESS, "--retry-on", "STATUS,...", "Retry after these statuses too."),
 ]
 SafeMethodsOnly = Annotated[
     bool,
     option(
         *(SUCCESS, "--safe-methods-only", " "),
-        "Do not send a POST or PATCH again that may have been carried out.",
+        "Do not resend a POST or PATCH that may have had an effect.",
     ),
 ]
 
 Rate = Annotated[
-    list[str] | None, option(PACE, "--rate", "N/TIME", "Requests at most; several hold together.")
+    list[str] | None,
+    option(PACE, "--rate", "N/TIME", "Requests at most; give several, and all apply."),
 ]
 Tokens = Annotated[
     str | None, option(PACE, "--tokens", "N/TIME", "Tokens at most, as in 90000/min.")
 ]
 Cost = Annotated[
     str | None,
-    option(PACE, "--cost", "PATH[+PATH]", "Where answers tell their tokens (found out)."),
+    option(PACE, "--cost", "PATH[+PATH]", "Where answers have their tokens (detected)."),
 ]
 Concurrency = Annotated[
     str,
-    option(PACE, "--concurrency", "N|auto", "Requests at once (10); auto finds out, up to 100."),
+    option(PACE, "--concurrency", "N|auto", "Requests at once (10); auto adapts it, up to 100."),
 ]
 Capacity = Annotated[
     int, option(PACE, "--capacity", "N", "Requests that wait in memory at most (100).")
 ]
 NoFeedback = Annotated[
-    bool, option(PACE, "--no-feedback", " ", "Ignore what headers of answers say of limits.")
+    bool, option(PACE, "--no-feedback", " ", "Ignore the rate-limit headers of answers.")
 ]
 
 Attempts = Annotated[
@@ -155,7 +158,7 @@ GiveUpAfter = Annotated[
     float,
     option(
         *(STOPS, "--give-up-after", "SECONDS"),
-        "Time to wait for a service that is away (3600), then stop.",
+        "Time to wait for a service that is down (3600), then stop.",
     ),
 ]
 MaxRequests = Annotated[
@@ -167,7 +170,8 @@ MaxTokens = Annotated[
     option(STOPS, "--max-tokens", "N", "Stop after N tokens, those of earlier runs included."),
 ]
 KeepGoing = Annotated[
-    bool, option(STOPS, "--keep-going", " ", "Do not stop after a 401, spent credit or silence.")
+    bool,
+    option(STOPS, "--keep-going", " ", "Do not stop after a 401, used-up credit or no answers."),
 ]
 
 BearerEnv = Annotated[
@@ -183,11 +187,13 @@ Header = Annotated[
 ]
 HeaderEnv = Annotated[
     list[str] | None,
-    option(SERVICE, "--header-env", "NAME=VAR", "Header whose value is in a variable."),
+    option(
+        SERVICE, "--header-env", "NAME=VAR", "Header whose value is in an environment variable."
+    ),
 ]
 ParamEnv = Annotated[
     list[str] | None,
-    option(SERVICE, "--param-env", "NAME=VAR", "Query parameter whose value is in a variable."),
+    option(SERVICE, "--param-env", "NAME=VAR", "Query parameter from an environment variable."),
 ]
 CaCert = Annotated[
     str | None, option(SERVICE, "--cacert", "FILE", "Trust these certificates (PEM), no others.")
@@ -197,5 +203,5 @@ Cert = Annotated[
 ]
 Insecure = Annotated[
     bool,
-    option(SERVICE, "--insecure", " ", "Trust any certificate: others can read and change all."),
+    option(SERVICE, "--insecure", " ", "Trust any certificate: attackers can read everything."),
 ]

@@ -121,7 +121,7 @@ def find_format(
         return InputFormat(base, template, kind, before=before, folder=folder)
     if template is None and needs_template:
         raise ValueError(
-            "a table needs a --template that makes requests of its rows, such as "
+            "a table needs a --template that makes requests from its rows, such as "
             '{"path": "/items/{sku}"}'
         )
     check_utf8(file.head)
@@ -175,11 +175,11 @@ def guess(head: bytes, problem: str) -> str:
         hint = _hint_of_fields(first)
     elif first.count(sniff_delimiter(first).encode()):
         hint = (
-            "It looks like a table: give a --template that makes requests of its rows, such as "
+            "It looks like a table: give a --template that makes requests from its rows, such as "
             '{"path": "/items/{sku}"}, and --input-format csv.'
         )
     elif "UTF-8" in problem:
-        hint = "It may be in another encoding: --encoding cp1252, or latin-1."
+        hint = "It may be in another encoding: give --encoding cp1252, or latin-1."
     return hint
 
 
@@ -191,6 +191,6 @@ def _hint_of_fields(record: bytes) -> str:
     if not isinstance(fields, dict) or not fields:
         return ""
     return (
-        f"Its records have {listed(list(fields))}: a --template makes requests of them, such as "
+        f"Its records have {listed(list(fields))}: a --template makes requests from them, such as "
         f'{{"path": "/items/{{{next(iter(fields))}}}"}}.'
     )

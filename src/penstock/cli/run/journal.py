@@ -162,7 +162,7 @@ def entries(
                     earlier.torn_at = offset
                 return
             raise NotAJournalError(
-                f"line {number} is no result of penstock run"
+                f"line {number} is not a result of penstock run"
                 + ("" if number == 1 else ": repair the file, or give another name")
             )
         yield offset, entry
@@ -276,7 +276,7 @@ def open_failures(name: str, *others: HasFileno) -> io.FileIO:
     except FileNotFoundError:
         return io.FileIO(name, "wb", opener=private)
     if any(os.path.samestat(there, os.fstat(other.fileno())) for other in others):
-        raise OSError("it is the file of the requests, or that of the results")
+        raise OSError("it is the file of the requests or of the results")
     if stat.S_ISREG(there.st_mode):
         _refuse_other_files(name)
     return io.FileIO(name, "wb")
@@ -288,7 +288,7 @@ def _refuse_other_files(name: str) -> None:
         begin = file.read(len(_BEGIN))
     if not _may_be_torn(begin):
         raise NotAJournalError(
-            "it exists already and has no results of penstock run in it; give another name"
+            "it exists already, and has no results of penstock run: give another name"
         )
 
 
@@ -298,6 +298,6 @@ def _locked(name: str) -> FileLock:
         lock.acquire(timeout=0)
     except Timeout:
         raise BlockingIOError(
-            0, "another penstock run is writing to it; wait for its end, or give another name"
+            0, "another penstock run is writing to it: wait for its end, or give another name"
         ) from None
     return lock

@@ -13,7 +13,7 @@ MOST = 20
 def explain(name: str, head: bytes, count: int, first: Malformed) -> str:
     """What to say of an input without a request among its first ``count`` records."""
     which = "The only record" if count == 1 else f"None of the first {count} records"
-    is_none = "is no request" if count == 1 else "is a request"
+    is_none = "is not a request" if count == 1 else "is a request"
     hint = guess(head, first.problem)
     said = f"{which} of {name} {is_none}; line {first.line}: {first.problem}"
     return f"{said.rstrip('.')}. {hint}".strip()

@@ -16,8 +16,8 @@ from penstock.cli.run.results import Totals
 from penstock.cli.run.run import Run
 from penstock.cli.run.summary import as_json, printed, summary
 
-_AGAIN = "The same command again goes on from here."
-_GONE = "What is done is in the results, but another run cannot know it: --out FILE would."
+_AGAIN = "Run the same command again to continue from here."
+_GONE = "The results have what is done, but another run cannot read them: use --out FILE."
 
 
 def carry_out(
@@ -38,7 +38,10 @@ def carry_out(
     problem: RunError | None = None
     interrupted_by = None
     if job.results.earlier.torn_at is not None:
-        say(stream, f"the last line of {out} is torn and cut off; its request is sent again")
+        say(
+            stream,
+            f"the last line of {out} is incomplete and was removed; its request is sent again",
+        )
     with display_on(stream, totals, history, is_quiet=bool(style)) as display:
         try:
             interrupted_by = asyncio.run(Run(job, totals, display, history)())
@@ -72,7 +75,7 @@ def carry_out(
     if why is not None:
         say(sys.stderr, f"penstock: {why}. {_AGAIN if job.results.is_journal else _GONE}")
     elif not style and job.results.is_journal and failed > totals.failed[MALFORMED]:
-        say(stream, "The same command with --retry-failed sends the failed ones again.")
+        say(stream, "Run the same command with --retry-failed to send the failed ones again.")
     return code
 
 
@@ -87,7 +90,7 @@ def _end(problem: RunError | None, interrupted_by: int | None) -> tuple[int, str
 
 def settings_of(job: RunJob, rates: list[str], tokens: str | None) -> list[tuple[str, str]]:
     """What was asked for, for the report; nothing that is secret."""
-    at_once = f"{job.concurrency} at most, found out" if job.is_adaptive else str(job.concurrency)
+    at_once = f"{job.concurrency} at most, adapted" if job.is_adaptive else str(job.concurrency)
     asked = [
         ("Concurrency", at_once),
         ("Queue", str(job.capacity)),

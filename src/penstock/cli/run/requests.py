@@ -69,7 +69,7 @@ def parse_base(text: str) -> str:
     """
     url = parse_url(text)
     if "?" in text or "#" in text:
-        raise ValueError("must have no '?' and no '#': put parameters into the lines")
+        raise ValueError("must have no '?' and no '#': write parameters into the lines")
     return str(url).rstrip("/")
 
 
@@ -192,7 +192,7 @@ def _url(fields: dict[str, Any], base: str | None) -> str:
     try:
         return add_params(str(url), params)
     except UnicodeError:
-        raise MalformedLineError("params have half a character in them") from None
+        raise MalformedLineError("params have an incomplete character (a lone surrogate)") from None
 
 
 def add_params(url: str, params: dict[str, Any]) -> str:
@@ -237,9 +237,9 @@ def parse_url(text: str) -> URL:
         url = URL(text).with_fragment(None)
         host, port = url.raw_host, url.port
     except UnicodeEncodeError:
-        raise ValueError("is not a valid URL: it has half a character in it") from None
+        raise ValueError("is not a valid URL: it has an incomplete character") from None
     except UnicodeError:
-        raise ValueError("is not a valid URL: no host can be called that") from None
+        raise ValueError("is not a valid URL: its host is not a valid name") from None
     except ValueError as error:
         port_of = _PORT.search(text)
         if port_of is not None:
@@ -253,7 +253,7 @@ def parse_url(text: str) -> URL:
     if port == 0:
         raise ValueError("is not a valid URL: there is no port 0")
     if not _HOST.fullmatch(host) or _CONTROL.search(text):
-        raise ValueError("is not a valid URL: it has a character that cannot be there")
+        raise ValueError("is not a valid URL: it has a character that is not allowed")
     return url
 
 
@@ -279,7 +279,7 @@ def _headers(fields: dict[str, Any]) -> dict[str, str]:
         if not TOKEN.fullmatch(name):
             raise MalformedLineError(f"headers: {quote(name)} cannot be the name of a header")
         if name.lower() in OUR_HEADERS:
-            raise MalformedLineError(f"headers: {name} follows from the body; leave it out")
+            raise MalformedLineError(f"headers: penstock sets {name} from the body: leave it out")
         if not isinstance(value, str):
             raise MalformedLineError(f"headers: {name} must be text, got {kind(value)}")
         if not HEADER_VALUE.fullmatch(value):

@@ -37,8 +37,8 @@ from penstock.work_queue import WorkQueue
 #: Seconds between two looks at the display.
 _TICK = 0.1
 NO_TOKENS = (
-    "20 answers came, and none says how many tokens it was (usage.total_tokens and the like); "
-    "--cost says where answers do, as in --cost meta.tokens.input+meta.tokens.output"
+    "20 answers came, and none has a number of tokens (such as usage.total_tokens): say with "
+    "--cost where answers have it, as in --cost meta.tokens.input+meta.tokens.output"
 )
 #: What windows of rates are made longer by: a share of them, and seconds at most.
 _SLACK, _MOST_SLACK = 0.05, 0.1
@@ -227,7 +227,7 @@ class Run:
         away_for, limit = self._policy.statistics().outage_for, self._job.give_up_after
         if isinstance(error, OutageError) or away_for >= limit:
             why = "" if pending.answer is None else f": {pending.answer.message}"
-            problem = f"the service has been away for {duration(limit)} (--give-up-after){why}"
+            problem = f"the service has been down for {duration(limit)} (--give-up-after){why}"
             self._end(RunError(problem, UNREACHABLE))  # the request is unfinished
             return
         if isinstance(error, AttemptError) and error.failure.retry_after > limit:
@@ -256,7 +256,7 @@ class Run:
         self._signal = number
         if self._under_way:
             self._display.tell(
-                f"interrupted: waiting for the answers that are under way ({self._under_way}); "
+                f"interrupted: waiting for the answers in progress ({self._under_way}); "
                 "once more stops at once"
             )
         self._end()
@@ -286,8 +286,8 @@ class Run:
         """Tell people when the service goes away, and when it is back."""
         if away_for and not self._away_for:
             self._display.tell(
-                "the service is away: nothing fails for that; one request now and then finds out "
-                "when it is back"
+                "the service is down: no request fails because of it. From time to time one "
+                "request tests whether it is back"
             )
         elif self._away_for and not away_for and not self._is_ending:
             self._display.tell(f"the service is back after {duration(self._away_for)}")
@@ -297,7 +297,7 @@ class Run:
         """What holds the requests up, if it is not the service's word."""
         away_for = self._policy.statistics().outage_for
         if away_for:
-            return f"the service, away for {duration(away_for)}"
+            return f"the service, down for {duration(away_for)}"
         if closed_for > 0:
             return ""  # which is told in words of its own
         if self._history.in_use >= concurrency:
@@ -337,7 +337,7 @@ def _host(pending: Pending) -> str:
 
 
 def _spent(error: BudgetExceededError) -> str:
-    return f"{error.budget} is spent; a larger one goes on from here"
+    return f"{error.budget} is used up: give a larger one to continue from here"
 
 
 def slack(per: float) -> float:

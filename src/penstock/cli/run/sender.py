@@ -186,7 +186,7 @@ class Sender:
     ) -> Answer:
         reason = _reason(error)
         if isinstance(error, aiohttp.ClientConnectorCertificateError):
-            reason += " (--cacert names whom to trust)"
+            reason += " (say with --cacert which one to trust)"
             failure = _PERMANENT
         if isinstance(error, aiohttp.ClientProxyConnectionError):
             reason = f"{self._proxy(request)} cannot be reached: {reason}"

@@ -210,12 +210,12 @@ def _check(given: Given) -> None:
         if most is not None:
             check_at_least(name, most, 1)
     if given.out is None and not given.dry_run:
-        refuse("--out is missing: the file that results go to, or - for standard output")
+        refuse("--out is missing: give the file for the results, or - for standard output")
     if given.failures == STANDARD:
         refuse("--failures must be the name of a file, and not standard output")
     if given.retry_failed and (given.overwrite or given.out == STANDARD):
         other = "--overwrite" if given.overwrite else "--out -"
-        refuse(f"--retry-failed needs the results of earlier runs, and {other} leaves none")
+        refuse(f"--retry-failed needs the results of earlier runs, and {other} keeps none")
     if given.send_changed and given.keep_changed:
         refuse("--send-changed and --keep-changed are opposites: give one")
 
@@ -231,8 +231,8 @@ def _make_ready(given: Given) -> None:
     if given.insecure:
         say(
             sys.stderr,
-            "penstock: any certificate is trusted (--insecure): whoever is between here and the "
-            "service can read and change everything, secrets too",
+            "penstock: any certificate is trusted (--insecure): an attacker on the network can "
+            "read and change everything, secrets too",
         )
 
 
@@ -246,7 +246,7 @@ def _open_requests(given: Given) -> InputFile:
     except OSError as error:
         refuse(f"cannot read {given.file}: {said(error)}")
     except LookupError:
-        refuse(f"--encoding {given.encoding}: there is none such; cp1252 and utf-16 are some")
+        refuse(f"--encoding {given.encoding} is unknown: write cp1252 or utf-16, for example")
     except ValueError as error:
         refuse(f"{_called(given.file)}: {error}")
 
@@ -268,7 +268,7 @@ def _open_results(
     opened.callback(results.release)
     spent = _spent_before(results.earlier, given.max_requests, given.max_tokens)
     if spent is not None:
-        refuse(f"{spent} is spent by earlier runs already; give a larger one", BUDGET_SPENT)
+        refuse(f"earlier runs have used up {spent}: give a larger one", BUDGET_SPENT)
     if results.earlier and not (given.send_changed or given.keep_changed):
         try:
             question = look_for_changes(requests, form, results.earlier)

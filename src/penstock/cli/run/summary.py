@@ -49,7 +49,7 @@ def summary(
             ("throughput", f"{answered / elapsed:.1f} requests/s"),
         ]
     if totals.unfinished:
-        rows.append(("unfinished", f"{totals.unfinished} were under way and have no result"))
+        rows.append(("unfinished", f"{totals.unfinished} were in progress and have no result"))
     rows.append(("results", results))
     return rows
 
@@ -59,9 +59,9 @@ def _earlier(totals: Totals) -> Iterator[tuple[str, str]]:
         earlier = f"{totals.skipped} succeeded, {totals.failed_earlier} failed; not sent again"
         yield "earlier", earlier
     if totals.changed:
-        yield "changed", f"{totals.changed} lines ask for something else than before; sent again"
+        yield "changed", f"{totals.changed} lines differ from the earlier run; sent again"
     if totals.kept:
-        yield "kept", f"{totals.kept} lines ask for something else than before; not sent"
+        yield "kept", f"{totals.kept} lines differ from the earlier run; not sent"
     if totals.duplicates:
         yield "duplicates", f"{totals.duplicates} lines, sent once"
 

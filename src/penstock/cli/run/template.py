@@ -69,7 +69,7 @@ class _Gap:
         if value is _MISSING and "." in self.name:
             value = _inner(fields, self.name.split("."))
         if value is _MISSING:
-            raise MalformedLineError(f"has no {quote(self.name)}, which the template asks for")
+            raise MalformedLineError(f"has no {quote(self.name)}, which the template needs")
         return value
 
     def _parsed(self, text: str) -> Any:
@@ -201,7 +201,7 @@ class Template:
                 and not any(gap.kind == "raw" for gap in gaps)
             ):
                 raise MalformedLineError(
-                    f"the fields make a '.' or '..' of a part of the path: {quote(path)}"
+                    f"a part of the path must not be '.' or '..', got the path {quote(path)}"
                 )
             return path
 
@@ -222,8 +222,8 @@ def _parts(text: str) -> Iterator[str | _Gap]:
         if name is None:
             if found[0] not in _BRACES:
                 raise ValueError(
-                    f"there is a single {found[0]!r} in {quote(text)}: a name goes between two "
-                    "braces, and {{ and }} stand for braces"
+                    f"there is a single {found[0]!r} in {quote(text)}: write a name between "
+                    "two braces, and {{ or }} for a brace"
                 )
             literal += _BRACES[found[0]]
             continue

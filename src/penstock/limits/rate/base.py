@@ -100,7 +100,7 @@ class LimiterBase:
         for limit in self.limits:
             if limit.name in self._by_name:
                 called = checks.shown(limit.name)
-                raise ValueError(f"two limits are called {called}: give them names")
+                raise ValueError(f"two limits have the name {called}: give them different names")
             self._by_name[limit.name] = limit
         #: Whether calls are to be told to be over.
         self._has_budget = any(isinstance(limit, Budget) for limit in self.limits)

@@ -137,23 +137,22 @@ class Budget(Limit):
         max: the number of items, or the sum of their costs; above 0, need not be whole.
         cost: a function from an item to its cost, a number of zero or more. Each item costs 1
             unless given.
-        name: what to call it in telemetry, in messages and in ``Permit.settle``. Default: "budget
+        name: its name in telemetry, in messages and in ``Permit.settle``. Default: "budget
             of ``max``".
 
     Raises:
-        TypeError: ``max`` is no number, or ``cost`` cannot be called with one item.
+        TypeError: ``max`` is not a number, or ``cost`` cannot be called with one item.
         ValueError: ``max`` is out of its range, or ``name`` is empty.
 
-    It stands among other limits: ``limits=["500/min", Budget(2_000_000, cost=tokens)]``. Each
-    attempt costs anew. No call starts whose cost is more than what is left. It fails with
-    ``BudgetExceededError``, or waits: while calls under way (in a worker, or in the block of
-    ``async with limiter.permit(item)``) might turn out to cost so little that it fits. (One
-    that is begun inside of another call does not wait for the end of that one.) What a call
-    cost in truth is told by ``settle``, as for any limit; what it cost beyond its estimate is
-    spent all the same. What a permit of a bare ``acquire`` costs counts until it is settled, and
-    nobody waits for that.
+    Put it into a list of limits: ``limits=["500/min", Budget(2_000_000, cost=tokens)]``. Each
+    attempt costs. No call starts if it costs more than what is left. It fails with
+    ``BudgetExceededError``. But it waits while running calls (in a worker, or in the block of
+    ``async with limiter.permit(item)``) may cost so little that it fits. (A call inside another
+    call does not wait for the end of the outer one.) ``settle`` sets the true cost of a call, as
+    for any limit; a cost above the estimate is charged in full. The cost of a permit of ``acquire``
+    counts until it is settled, and no call waits for that.
 
-    A budget counts in one process, from the beginning of the program, or of a forked child. It
+    A budget counts in one process, from the start of the program, or of a forked child. It
     learns nothing from refusals.
     """
 
@@ -172,14 +171,14 @@ class Budget(Limit):
 
     @property
     def used(self) -> float:
-        """How much is spent, with the estimates for calls under way. From any thread."""
+        """How much is used, with the estimates for running calls. From any thread."""
         return float(sum(window.log.used(0.0) for window in self._state.windows()))
 
     def __repr__(self) -> str:
         return f"<Budget {self.name!r}: {self.used:g} of {float(self.max):g} used>"
 
     def change(self, max: float) -> None:  # type: ignore[override] # it has no ``per``
-        """Set another ``max``, from any thread. What is spent stays spent.
+        """Set another ``max``, from any thread. The used amount does not change.
 
         Calls that wait start at once if there is room now, or fail if there will be none.
 

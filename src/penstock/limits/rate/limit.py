@@ -56,11 +56,11 @@ class Limit:
             unless given. An item that costs 0 passes freely.
         key: a function from an item to its key, which must be hashable. Items with different keys
             are limited separately, each key with ``max`` per ``per``. Idle keys are forgotten.
-        name: what to call it in telemetry, in messages and in ``Permit.settle``; for example
+        name: its name in telemetry, in messages and in ``Permit.settle``; for example
             "tokens". Default: "``max`` per ``per`` s".
 
     Raises:
-        TypeError: a number is none, or a function cannot be called with one item.
+        TypeError: a number is not a number, or a function cannot be called with one item.
         ValueError: a number is out of its range, or ``name`` is empty.
 
     A limit counts for one :class:`Limiter` at a time. To share a limit, share its limiter.
@@ -94,11 +94,11 @@ class Limit:
         key: Callable[[Any], Hashable] | None = None,
         name: str | None = None,
     ) -> Limit:
-        """A limit as people write it: ``Limit.parse("500/min")`` is ``Limit(500, per=60)``.
+        """A limit from a text: ``Limit.parse("500/min")`` is ``Limit(500, per=60)``.
 
         Other rates are ``20/s``, ``100/10s``, ``1_000/day`` and ``200 per minute``. The units are
-        ms, s, min (or m), h and d, and their long names. Wherever a list of limits is taken, such
-        a text may stand in it.
+        ms, s, min (or m), h and d, and their long names. Every list of limits may have such texts
+        in it.
 
         Args:
             rate: the rate.
@@ -158,20 +158,20 @@ class Limit:
             limiter._change(self, new_max, new_per)
 
     def settle(self, actual: float) -> None:
-        """Correct the cost of the call under way: the difference is given back, or charged.
+        """Correct the cost of the running call: the difference is given back, or charged.
 
-        For use inside of a worker function, or of ``async with limiter:``. Elsewhere, and from
-        another context, use :meth:`Permit.settle`, which says more.
+        Call it in a worker function, or in ``async with limiter:``. Elsewhere, and from another
+        context, use :meth:`Permit.settle`, which has the details.
 
         Raises:
-            RuntimeError: no call under way has a permit of this limit.
+            RuntimeError: no running call has a permit of this limit.
             ValueError, TypeError: ``actual`` is not a number of zero or more.
         """
         limiter = self.limiter
         if limiter is None or not limiter._settle_current(self, actual):
             raise RuntimeError(
-                f"settle of the limit {checks.shown(self.name)} was called outside of any call "
-                "that it let through: call it in the worker function, or in `async with limiter:`, "
+                f"settle of the limit {checks.shown(self.name)} was called outside of a call "
+                "that has its permit: call it in the worker function, or in `async with limiter:`, "
                 "or keep the permit and use permit.settle"
             )
 
@@ -186,7 +186,7 @@ class Limit:
         if self.limiter not in (None, limiter):
             raise ValueError(
                 f"the limit {checks.shown(self.name)} is part of another Limiter: make one Limit "
-                "for each, or pass that Limiter on to all who share it"
+                "for each, or give that Limiter to all who share it"
             )
         self._limiter = weakref.ref(limiter)
         self._state.log_type = log_type

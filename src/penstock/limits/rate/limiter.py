@@ -52,21 +52,21 @@ class Limiter(LimiterBase):
     Args:
         limits: the limits, or texts such as ``"500/min"``. A call takes from all of them at once,
             or waits and takes from none.
-        name: what to call it in telemetry.
+        name: its name in telemetry.
         rng: draws the gaps between the calls that start when the gate opens.
 
     Raises:
-        TypeError: ``limits`` holds something that is neither a :class:`Limit` nor text.
-        ValueError: a text is no rate, two limits have the same name, or a limit is part of another
-            limiter.
+        TypeError: ``limits`` has a value that is neither a :class:`Limit` nor text.
+        ValueError: a text is not a rate, two limits have the same name, or a limit is part of
+            another limiter.
 
-    One limiter serves any number of event loops and threads at once. A call that cannot start yet
-    waits behind all older calls that lack room in a limit that it needs too. A call that is
-    cancelled or runs out of time has used nothing up. A start counts from the moment in which the
-    caller goes on, so a loop that stalls does not let calls through in the wrong window.
+    Any number of event loops and threads can use one limiter at once. A call that cannot start yet
+    waits behind all older calls that wait for a limit that it needs too. A call that is cancelled
+    or runs out of time uses up nothing. A start counts from the moment at which the caller
+    continues, so a loop that is blocked for a while does not let calls start in the wrong window.
 
-    The clock is the monotonic one; in an event loop with a clock of its own, as
-    :class:`penstock.testing.VirtualTimeLoop`, it is that one.
+    The clock is the monotonic clock; in an event loop that has its own clock, such as
+    :class:`penstock.testing.VirtualTimeLoop`, it is the clock of the loop.
     """
 
     #: Whether limits learn from refusals.
@@ -102,19 +102,19 @@ class Limiter(LimiterBase):
 
         Args:
             item: what the call is for.
-            finishes: whether the caller calls :meth:`Permit.finish` when the call is over. Until
-                then, calls that lack room in a :class:`penstock.Budget` wait, if they would fit
-                should this call turn out cheaper.
-            gate_key: which gate it has to pass, beside the one for all calls: a key that is
-                hashable. Unless given, that of its key under the limits, if any has keys.
+            finishes: whether the caller calls :meth:`Permit.finish` when the call has ended. Until
+                then, calls that find no room in a :class:`penstock.Budget` wait, if they would fit
+                when this call costs less than estimated.
+            gate_key: a second gate that the call must pass, besides the gate for all calls: a
+                hashable key. By default the gate of its key under the limits, if any has keys.
 
         Raises:
             BudgetExceededError: a budget has less left than the call costs.
-            TypeError, ValueError: a cost or key function raised, or returned what cannot be a cost
-                or a key; or the cost is above the ``max`` of its limit, which may be lowered while
-                this method waits.
+            TypeError, ValueError: a cost or key function raised, or returned a value that cannot be
+                a cost or a key; or the cost is above the ``max`` of its limit, which may be lowered
+                while this method waits.
 
-        Cancelling it uses nothing up. If the call may start at once, it does not suspend.
+        If it is cancelled, nothing is used up. If the call may start at once, it does not suspend.
         """
         # ``finishes`` is not keyword-only: a function that has such takes longer to call.
         running = asyncio.get_running_loop()
@@ -169,19 +169,19 @@ class Limiter(LimiterBase):
 
         Args:
             item: what the call is for.
-            timeout: seconds to wait at most, zero or more; ``None``: without an end.
-            is_wanted: asked twice a second while the thread waits; when it returns False, the wait
-                ends by ``CancelledError``.
+            timeout: seconds to wait at most, zero or more; ``None``: no limit.
+            is_wanted: called twice a second while the thread waits; when it returns False, the wait
+                ends with ``CancelledError``.
             finishes, gate_key: as for :meth:`acquire`.
 
         Raises:
             TimeoutError: the call could not start in time; nothing was used up.
             RuntimeError: an event loop runs in this thread, and would be blocked. (In a notebook
-                this works in each cell that has no ``await`` of its own.)
-            BudgetExceededError, TypeError, ValueError: as :meth:`acquire`; or ``timeout`` is no
+                this works in each cell without ``await``.)
+            BudgetExceededError, TypeError, ValueError: as :meth:`acquire`; or ``timeout`` is not a
                 number of seconds.
 
-        Ctrl-C ends the wait at once, and uses nothing up.
+        Ctrl-C ends the wait at once, and uses up nothing.
         """
         patience = checks.seconds(math.inf if timeout is None else timeout)
         if blocks_loop():
@@ -212,7 +212,7 @@ class Limiter(LimiterBase):
                             return self._permit_for(now, waiter, charges, None, finishes)
                         continue
                     if is_wanted is not None and not is_wanted():
-                        raise asyncio.CancelledError("nobody wants to start any more")
+                        raise asyncio.CancelledError("the call is no longer wanted")
                     if now >= deadline:
                         raise TimeoutError(f"no call could start within {patience:g} seconds")
                     watches = self._wakeups.watches_time(waiter)
@@ -249,11 +249,11 @@ class Limiter(LimiterBase):
             return self._permit(now, demand, records, charges, running, finishes)
 
     def wait_time(self, item: Any = None, *, gate_key: Hashable = None) -> float:
-        """Seconds until :meth:`try_acquire` is worth a try; 0: now. Takes nothing.
+        """Seconds until :meth:`try_acquire` may succeed; 0: now. Takes nothing.
 
-        It may become less, when a cost is given back or a limit is raised, and more, when others
-        take the room. ``math.inf``: nobody can say, it depends on calls that are about to start, or
-        on what those under way cost of a budget.
+        The time may become shorter, when a cost is given back or a limit is raised, and longer,
+        when other calls take the room. ``math.inf``: it is not known, because it depends on calls
+        that are about to start, or on the cost of running calls under a budget.
 
         Raises:
             BudgetExceededError, TypeError, ValueError: as :meth:`acquire`.
@@ -274,7 +274,7 @@ class Limiter(LimiterBase):
     def check(self, item: Any) -> None:
         """Raise what :meth:`acquire` would raise for an item that can never start. Takes nothing.
 
-        It asks no budget: what is left of one may be less, or more, when the item is to start.
+        It checks no budget: less or more of it may be left when the item starts.
 
         Raises:
             TypeError, ValueError: as :meth:`acquire`.
@@ -284,7 +284,7 @@ class Limiter(LimiterBase):
     def permit(self, item: Any = None) -> PermitContext:
         """For ``async with limiter.permit(item):``, or ``with`` in a thread.
 
-        It acquires on the way in, and raises what :meth:`acquire` or :meth:`acquire_blocking` do.
+        The block acquires at its start, and raises as :meth:`acquire` or :meth:`acquire_blocking`.
         """
         return PermitContext(self, item)
 
@@ -292,12 +292,12 @@ class Limiter(LimiterBase):
         """Close the gate: let no call start for ``seconds``. From any thread.
 
         If it is closed already, the later end counts. When the gate opens, the calls that waited
-        start one after the other, spread over a tenth of ``seconds``, one second at most.
+        start one after the other, over a tenth of ``seconds``, at most one second.
 
         Args:
             seconds: finite, zero or more.
-            key: the key of the calls that are to wait, as the ``gate_key`` of a policy or the
-                limits with keys have it. Unless given, all calls wait.
+            key: the key of the calls that must wait: a value of the ``gate_key`` of a policy, or of
+                the ``key`` of a limit. By default, all calls wait.
 
         Raises:
             ValueError: ``seconds`` is not a finite number of zero or more.
@@ -331,25 +331,25 @@ class Limiter(LimiterBase):
     ) -> None:
         """Learn that the service answered "too many requests" to the call with this permit.
 
-        The gate closes for ``retry_after`` seconds, as by :meth:`close_for`. Where the service
-        named no time, it closes for a second, and up to a quarter more. When it opens, one call
-        goes first. If that is refused too, the gate closes for twice as long, and so on, for a
-        minute at most. What had started before the gate was closed does not make that longer.
+        The gate closes for ``retry_after`` seconds, as with :meth:`close_for`. If the service named
+        no time, it closes for 1 to 1.25 seconds. When it opens, one call goes first. If that call
+        is refused too, the gate closes for twice as long, and so on, up to a minute. Refused calls
+        that had started before the gate was closed do not make this longer.
 
-        And the limit of which most was used learns from it: at first it only spreads the starts; if
-        that is insufficient, it allows what the service took before it refused. When that has done
-        well for long, it allows more again. It never allows more than ``max``, and ``Limit.change``
-        ends it. Where there is no limit, calls start at a pace that is found in the same way.
+        The limit that was used most learns from it: at first it only spreads the starts. If this is
+        not enough, it allows what the service accepted before it refused. After a long time without
+        refusals, it allows more again. It never allows more than ``max``, and ``Limit.change`` ends
+        this. If there is no limit, calls start at a rate that is learned in the same way.
 
         Queues, policies and executors call this method themselves when a call raises an error that
         says so. From any thread.
 
         Args:
             retry_after: seconds, finite; 0: the service named none.
-            permit: that of the call. Unless given, that of the call under way; without one, only
-                the gate closes.
-            key: the key of the gate that is to close. Unless given, that of the call, if it has
-                one; or else the gate is that of all calls.
+            permit: the permit of the call. By default the permit of the running call; without one,
+                only the gate closes.
+            key: the key of the gate to close. By default the key of the call, if it has one; if
+                not, the gate for all calls closes.
 
         Raises:
             ValueError: ``retry_after`` is not a finite number of zero or more.
@@ -422,23 +422,23 @@ class Limiter(LimiterBase):
         """Read the headers of a response, and close the gate if they say so.
 
         It closes for the time of ``Retry-After``, or else until the latest reset of a limit with
-        nothing remaining; :mod:`penstock.limits.rate.headers` lists the forms. It closes for no
-        longer than ``max_retry_after``. Values that make no sense are ignored and counted; whatever
-        the headers are, this method does not raise. From any thread.
+        nothing remaining; :mod:`penstock.limits.rate.headers` lists the forms. It closes for at
+        most ``max_retry_after``. Values without a meaning are ignored and counted; this method does
+        not raise for any headers. From any thread.
 
         Args:
             headers: any mapping or list of pairs, of str or bytes.
             status: the HTTP status; below 400, a ``Retry-After`` is about a redirect or about
                 polling, and closes nothing.
-            key: the key of the gate. Unless given, that of the call under way, if it has one; or
-                else the gate is that of all calls.
+            key: the key of the gate. By default the key of the running call, if it has one; if not,
+                the gate for all calls.
 
         Raises:
             TypeError: ``key`` is not hashable.
 
-        Where a call succeeded, and nothing remains of a limit for longer than ``max_retry_after``
-        (a quota of a day, of a month), the gate stays open, and the log says so, once in a minute:
-        perhaps the next call succeeds as well, and if not, its refusal says for how long to wait.
+        If a call succeeded, and nothing of a limit remains for longer than ``max_retry_after`` (a
+        quota of a day or a month), the gate stays open, and the log says so, once in a minute. The
+        next call may succeed too. If not, its refusal says how long to wait.
         """
         _check_key(key)
         feedback = _headers.parse(headers, time.time(), status)
@@ -459,12 +459,12 @@ class Limiter(LimiterBase):
                 key = permit.gate_key if permit is not None and key is None else key
                 gate, waiting = self._gate_of(key, now)
                 gate.close(now, min(wait, longest), waiting)
-                self._was_closed(gate, key, waiting, "a service said so in its headers")
+                self._was_closed(gate, key, waiting, "a service asked for it in its headers")
                 self._dispatch(now, running)
         if not is_told:
             _logger.warning(
-                "A service says, with a call that succeeded, that nothing remains for %.0f s; the "
-                "next calls are made all the same",
+                "The headers of a successful call say that nothing is allowed for %.0f s. They are "
+                "ignored, and the next calls are made",
                 wait,
             )
         self._standstills.tell()

@@ -77,7 +77,7 @@ def test_what_is_no_list_of_urls(servers: Any) -> None:
 
 
 def test_an_empty_list_of_urls() -> None:
-    with pytest.raises(ValueError, match="servers must name at least one"):
+    with pytest.raises(ValueError, match="servers must have at least one URL"):
         NatsQueue([], "q")
 
 

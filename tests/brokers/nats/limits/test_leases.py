@@ -319,9 +319,9 @@ def test_it_can_be_told_which_writes_were_made() -> None:
 @pytest.mark.parametrize(
     ("data", "complaint"),
     [
-        (b"\xff", "there is no ledger"),
-        (b"[]", "there is no ledger"),
-        (b'{"format":1}', "there is no ledger"),
+        (b"\xff", "this is not a ledger"),
+        (b"[]", "this is not a ledger"),
+        (b'{"format":1}', "this is not a ledger"),
         (b'{"format":2}', "has format 2, and this version reads 1"),
     ],
 )

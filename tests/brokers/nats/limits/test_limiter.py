@@ -451,12 +451,12 @@ def test_a_forked_child_is_told_to_make_its_own(make: Make) -> None:
     ("arguments", "complaint"),
     [
         ({"servers": "http://x"}, "servers must be like nats://"),
-        ({"servers": []}, "servers must name at least one"),
+        ({"servers": []}, "servers must have at least one URL"),
         ({"limits": []}, "limits must have at least one Limit"),
-        ({"limits": [Limit(1, 1, key=str)]}, "has a key, and a NatsLimiter cannot share those"),
+        ({"limits": [Limit(1, 1, key=str)]}, "has a key, and a NatsLimiter cannot share keys"),
         (
             {"limits": [Budget(9)]},
-            "'budget of 9' is a Budget, and a NatsLimiter cannot share those",
+            "'budget of 9' is a Budget, and a NatsLimiter cannot share budgets",
         ),
         ({"limits": [Limit(1e-7, 1)]}, "must be at least 0.000001"),
         ({"name": "a b"}, "name must be up to 200"),

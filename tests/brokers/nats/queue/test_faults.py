@@ -227,7 +227,7 @@ async def test_telemetry_tells_puts_that_failed_from_those_in_doubt(
     await queue.start()
     await put_all(queue, 1)
     put = await in_doubt(queue, proxy)
-    with pytest.raises(QueueUnknownError, match="put it again if twice is better than never"):
+    with pytest.raises(QueueUnknownError, match="put it again if twice is better than not at all"):
         await soon(put)
     proxy.cut()
     with pytest.raises(BrokerError, match="is not stored") as caught:

@@ -72,7 +72,7 @@ async def test_msgpack_has_bytes(make_queue: MakeQueue) -> None:
 async def test_what_cannot_be_put_is_refused_at_its_put(make_queue: MakeQueue, item: Any) -> None:
     queue = make_queue()
     await queue.start()
-    with pytest.raises(CodecError, match="cannot be put as application/json"):
+    with pytest.raises(CodecError, match="cannot be encoded as application/json"):
         await queue.put(item)
     assert queue.metrics["enqueued"] == 0
     assert (await queue.info()).size == 0

@@ -193,7 +193,7 @@ async def test_a_server_whose_disk_is_used_up(start_nats: Start, make_queue: Mak
         await soon(put_until_it_fails())
     text = str(caught.value)
     assert "cannot store the item" in text
-    assert "process what is there, or raise max_file_store" in text
+    assert "process items, or raise max_file_store" in text
     assert "xxx" not in text
     assert 0 < count <= 10
     await queue.start_workers(worker, 1)

@@ -26,7 +26,7 @@ def check_servers(servers: Any) -> tuple[str, ...]:
     if not isinstance(urls, (list, tuple)) or not all(isinstance(url, str) for url in urls):
         raise TypeError(f"servers must be a URL or a list of URLs, got {type(servers).__name__}")
     if not urls:
-        raise ValueError("servers must name at least one, got an empty list")
+        raise ValueError("servers must have at least one URL, got an empty list")
     for url in urls:
         try:
             parts = urlsplit(url if "://" in url else f"nats://{url}")
@@ -49,7 +49,7 @@ def check_options(options: Any) -> dict[str, Any]:
         raise TypeError(f"options must be a mapping, got {type(options).__name__}")
     for name in _OURS:
         if name in options:
-            raise ValueError(f"options must not have {name!r}: the queue has its own")
+            raise ValueError(f"options must not have {name!r}: the queue sets it itself")
     allowed = inspect.signature(Client.connect).parameters
     for name in options:
         if name not in allowed:

@@ -22,13 +22,13 @@ NO_STORAGE: Final = (10023, 10028, 10047)
 WRONG_SEQUENCE: Final = (10071, 10164)
 
 ADVICE: Final = {
-    10005: "The cluster has not enough servers for so many replicas: give fewer, or start more",
-    10023: "The server has no room left for streams: raise max_file_store in its configuration",
-    10028: "The account has no room left: raise its limits in the server's configuration",
+    10005: "The cluster has too few servers for these replicas: give fewer, or start more servers",
+    10023: "The server has no space left for streams: raise max_file_store in its configuration",
+    10028: "The account has no space left: raise its limits in the server's configuration",
     10035: "The user is not permitted to use JetStream",
     10039: "JetStream is not enabled for this account: give the account jetstream: enabled",
-    10047: "The server's disk allowance is used up: raise max_file_store in its configuration",
-    10052: "The server's configuration of the stream is in the way",
+    10047: "The storage limit of the server is reached: raise max_file_store in its configuration",
+    10052: "The configuration of the stream on the server does not allow this",
     10074: "Only a cluster can keep replicas: give replicas=1, or start a cluster",
     10076: "JetStream is not enabled on the server: start nats-server -js",
 }

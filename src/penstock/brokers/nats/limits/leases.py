@@ -253,7 +253,7 @@ class Ledger:
                 made.count, made.writes = told["count"], list(told["writes"])
                 return made
         except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
-            raise ValueError(f"there is no ledger of limits: {data[:100]!r}") from error
+            raise ValueError(f"this is not a ledger of limits: {data[:100]!r}") from error
         raise ValueError(
             f"the ledger has format {checks.shown(number)}, and this version reads {FORMAT}"
         )

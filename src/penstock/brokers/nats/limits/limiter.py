@@ -346,7 +346,9 @@ class NatsLimiter(Limiter):
         with self._lock:
             now = self._now(None)
             self._gate.close(now, when - now, self._scheduler.calls)
-            super()._was_closed(self._gate, None, self._scheduler.calls, "another machine said so")
+            super()._was_closed(
+                self._gate, None, self._scheduler.calls, "another machine closed the gate"
+            )
             self._dispatch(now, None)
         self._standstills.tell()
 
@@ -370,7 +372,7 @@ class NatsLimiter(Limiter):
             self._dismiss(UnusableLimiterError(str(error)))
             if self._problem != str(error):
                 self._problem = str(error)
-                self._logger.error("Shared limits: %s; nobody can start until that ends", error)
+                self._logger.error("Shared limits: %s; no call can start until this ends", error)
 
     def _look_again(self, now: float) -> None:
         for limit in self.limits:
@@ -403,13 +405,13 @@ class NatsLimiter(Limiter):
 def _check_sharable(limit: Limit) -> None:
     if isinstance(limit, Budget):
         raise ValueError(
-            f"{checks.shown(limit.name)} is a Budget, and a NatsLimiter cannot share those: give "
-            "each machine a budget of its own, in a Limiter"
+            f"{checks.shown(limit.name)} is a Budget, and a NatsLimiter cannot share budgets: "
+            "give each machine a budget of its own, in a Limiter"
         )
     if limit.key is not None:
         raise ValueError(
             f"the limit {checks.shown(limit.name)} has a key, and a NatsLimiter cannot share "
-            "those: make a NatsLimiter for each key, or give limits with keys to each machine"
+            "keys: make a NatsLimiter for each key, or give each machine a Limiter with keys"
         )
     _check_max(limit.name, limit.max)
 

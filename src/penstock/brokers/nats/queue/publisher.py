@@ -83,12 +83,12 @@ class Publisher:
         text = f"The NATS server at {self._wire.where} cannot store the item: {error}"
         if error.code in NO_STORAGE:
             text += (
-                ". Its disk allowance is used up: process what is there, or raise max_file_store "
+                ". Its storage limit is reached: process items, or raise max_file_store "
                 "in its configuration"
             )
         if is_in_doubt:
             return QueueUnknownError(
-                f"{text}. An earlier offer of it was not answered, so it may be stored even so",
+                f"{text}. An earlier attempt to store it got no answer, so it may be stored",
                 message_id=headers[MESSAGE_ID],
             )
         return BrokerError(text)
@@ -100,11 +100,12 @@ class Publisher:
         if is_in_doubt:
             return QueueUnknownError(
                 f"Unknown whether the item is stored: NATS at {where} did not say for {waited:.0f} "
-                f"s ({reason}). It is at most once; put it again if twice is better than never",
+                f"s ({reason}). It is stored once or not at all: put it again if twice is better "
+                "than not at all",
                 message_id=headers[MESSAGE_ID],
             )
         return BrokerError(
-            f"The item is not stored at {where}: {reason}. Is the server there, was the queue "
+            f"The item is not stored at {where}: {reason}. Is the server running, was the queue "
             "deleted, or has the cluster lost its majority?"
         )
 
