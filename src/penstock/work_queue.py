@@ -77,14 +77,10 @@ class WorkQueue(Lifecycle, FromConfig, WorkQueueBase[T], Consumable[T]):
             plain function cannot be cancelled, and is refused with this.
         policy: a :class:`penstock.Policy`, in place of limits, retry, breaker, deadline and
             attempt_timeout. Other queues and calls may share it.
-<<<<<<< HEAD
-        max_dead_letters: how many of the items that failed for good are kept, zero or more.
+        max_dead_letters: how many items that failed for good are kept, zero or more.
         order: which item is next: a :class:`penstock.Priorities`, by the ``priority`` of its put,
             or a :class:`penstock.FairShares`, each key its turn. ``None``: first come, first
             served.
-=======
-        max_dead_letters: how many items that failed for good are kept, zero or more.
->>>>>>> main
 
     With any of these, when a worker function raises ``RateLimitError(retry_after=...)``, all
     workers wait for ``retry_after`` seconds.
@@ -683,12 +679,8 @@ class WorkQueue(Lifecycle, FromConfig, WorkQueueBase[T], Consumable[T]):
                 exception in the list fails its item. If it raises, all items fail.
             items, num_workers, ordered, return_exceptions: as for :meth:`map`; ``num_workers``
                 counts calls.
-<<<<<<< HEAD
-            max_size, max_wait, split, per_key: as for :meth:`process_batches`. The last batch
-                waits for nothing.
-=======
-            max_size, max_wait, split: as for :meth:`process_batches`. The last batch does not wait.
->>>>>>> main
+            max_size, max_wait, split, per_key: as for :meth:`process_batches`. The last batch does
+                not wait.
 
         Raises:
             QueueStateError, ValueError, TypeError: as :meth:`map` and :meth:`process_batches`.

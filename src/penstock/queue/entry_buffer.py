@@ -35,6 +35,7 @@ class EntryBuffer(Protocol[T]):
     standing: Job[T] | None
     limits: Holder
     ranks: Any
+    has_room_for_others: bool
 
     def __len__(self) -> int: ...
     @property

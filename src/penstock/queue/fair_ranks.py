@@ -23,6 +23,7 @@ class ShareRanks(PriorityRanks):
     """
 
     def __init__(self, order: FairShares, turn: LoopTurn) -> None:
+        self.is_capped = order.max_per_key is not None
         self.shares = Shares(math.inf if order.max_per_key is None else order.max_per_key)
         self.key_of = order.key
         super().__init__(order.within, turn)

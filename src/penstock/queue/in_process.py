@@ -23,6 +23,8 @@ from penstock.policies.dead_letters import DeadLetter, check_max_dead_letters
 from penstock.policies.item_state import Hold
 from penstock.policies.observer import (
     CANCELLED,
+    MAX_PER_KEY,
+    ObservedPut,
     ObserverProvider,
     Origin,
     QueueReadings,
@@ -257,10 +259,16 @@ class InProcessQueue(QueueControl[T]):
             with put:
                 put.accepted = self._buffer.offer(item, ticket, put.context)
                 if not put.accepted:
-                    put.on_full()
+                    self._tell_full(put)
                     put.accepted = await self._wait_for_room(item, timeout, ticket, put.context)
                 return put.accepted
         return self._buffer.offer(item, ticket) or await self._wait_for_room(item, timeout, ticket)
+
+    def _tell_full(self, put: ObservedPut) -> None:
+        if self._buffer.has_room_for_others:
+            put.on_full(MAX_PER_KEY)
+        else:
+            put.on_full()
 
     async def _put_many(
         self, items: Collection[T], timeout: float | None, priority: float = 0
@@ -315,7 +323,7 @@ class InProcessQueue(QueueControl[T]):
                     ticket.observed = put
                     put.accepted = accepted = self._buffer.offer(item, ticket, put.context)
                     if not accepted:
-                        put.on_full()
+                        self._tell_full(put)
             else:
                 accepted = self._buffer.offer(item, ticket)
         if not accepted:
@@ -405,6 +413,23 @@ class InProcessQueue(QueueControl[T]):
         self._counters.add("full")
         self._warn_full()
         return False
+
+    def _log_full(self) -> None:
+        if not self._buffer.has_room_for_others:
+            super()._log_full()
+            return
+        self._refusals_logged = self._counters.full
+        self._logger.warning(
+            "Queue %s has max_per_key=%d items of a key: %d puts refused so far",
+            self._name,
+            self._buffer.ranks.shares.most,
+            self._counters.full,
+        )
+
+    def _why_full(self) -> str:
+        if self._buffer.has_room_for_others:
+            return f"has max_per_key={self._buffer.ranks.shares.most} items of the item's key"
+        return super()._why_full()
 
     def _warn_full(self) -> None:
         """Log that the queue is full, unless that was logged within WARNING_INTERVAL seconds."""

@@ -104,6 +104,11 @@ class OrderedStore(EntryStore[T]):
         return OrderedLane(job, entries, self.ranks.requeued())
 
     @property
+    def has_room_for_others(self) -> bool:  # type: ignore[override]
+        """Whether there is room, so that a put found none for its key alone."""
+        return self.ranks.is_capped and len(self.entries) < self.room
+
+    @property
     def oldest(self) -> Entry[T] | None:
         """The entry that was put first of those that may start. From any thread."""
         heads = [lane.oldest for lane in self._all_lanes()]

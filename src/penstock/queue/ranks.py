@@ -358,6 +358,9 @@ class PriorityRanks:
     A store calls its methods, but :meth:`claim`, with its lock, if it has one.
     """
 
+    #: Whether a key may have no more than a number of entries.
+    is_capped = False
+
     def __init__(self, order: Priorities | None, turn: LoopTurn) -> None:
         #: Whether there are priorities, and whether a put may say its own.
         self.is_by_priority = order is not None

@@ -46,6 +46,8 @@ class EntryStore(Generic[T]):
 
     #: What knows the ranks of entries, where there is an order.
     ranks: Any = None
+    #: Whether it may have room, and none for an item that has come: its key has its most already.
+    has_room_for_others = False
 
     def __init__(self, maxsize: int, entries: deque[Entry[T]], turn: LoopTurn = ENDLESS) -> None:
         #: How long workers may go on without a wait.

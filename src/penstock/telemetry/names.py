@@ -28,6 +28,9 @@ WAIT_TIME: Final = "penstock.wait_time"
 WORKER_ID: Final = "penstock.worker.id"
 BATCH_SIZE: Final = "penstock.batch.size"
 PUT_OUTCOME: Final = "penstock.put.outcome"
+#: What held a put up, if it was not the size of the queue; the values are those of
+#: ``policies/observer.py``.
+PUT_HELD_UP_BY: Final = "penstock.put.held_up_by"
 LIMIT_WAIT_TIME: Final = "penstock.limit.wait_time"
 LIMIT_NAME: Final = "penstock.limit.name"
 #: What became of an attempt; the values are those of ``policies/observer.py``.
