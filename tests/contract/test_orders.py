@@ -470,12 +470,19 @@ class TestFairShares:
         assert sorted(map(first, began[:3])) == ["a", "b", "c"]
         assert sorted(map(first, began[3:])) == ["a", "b", "c"]
 
-    async def test_limits_with_keys_of_their_own(self, make_queue: MakeQueue) -> None:
-        items = [f"{key}{n}" for key in "ab" for n in range(4)]
-        limit = Limit(1, 0.05, key=lambda item: int(item[1]) % 2)
-        queue = await with_shares(make_queue, *items, limits=[limit])
-        began = await processed(queue, workers=3)
-        assert sorted(began) == sorted(items)
+    async def test_keys_have_their_turns_in_the_line_of_a_limit(
+        self, make_queue: MakeQueue
+    ) -> None:
+        limit = Limit(1, 0.1, key=lambda item: "the same")
+        queue = await with_shares(make_queue, *[f"a{n}" for n in range(6)], limits=[limit])
+        worker = Worker()
+        await queue.process(worker, 2)
+        await until(lambda: worker.began == ["a0"])
+        await a_while()  # all have been looked at
+        await put_all(queue, "b0", "b1")
+        await soon(queue.join())
+        assert worker.began.index("b1") <= 5
+        assert sorted(worker.began) == [*(f"a{n}" for n in range(6)), "b0", "b1"]
 
 
 class TestMostOfAKey:
@@ -595,7 +602,7 @@ class TestBatchesOfOneKey:
             return [item.upper() for item in items]
 
         items = ["a1", "b1", "a2", "a3", "b2"]
-        results = queue.map_batches(work, items, max_size=2, per_key=True)
+        results = queue.map_batches(work, items, max_size=2, max_wait=10, per_key=True)
         assert [result async for result in results] == ["A1", "B1", "A2", "A3", "B2"]
         assert sorted(sizes) == [1, 2, 2]
 

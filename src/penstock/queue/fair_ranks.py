@@ -10,6 +10,7 @@ from penstock._util import checks
 from penstock.queue.fair_entries import FairEntries
 from penstock.queue.fair_puts import FairPuts
 from penstock.queue.orders import FairShares, Order
+from penstock.queue.places import FairPlaces, Places
 from penstock.queue.ranks import Fifo, PriorityRanks
 from penstock.queue.shares import Share, Shares, step_of
 from penstock.workers.item import Entry
@@ -168,6 +169,10 @@ class ShareRanks(PriorityRanks):
 
     def _waiting_puts(self) -> Any:
         return FairPuts(self.shares, super().requeued)
+
+    def places(self) -> Places:
+        """Make a place for parked items."""
+        return FairPlaces()
 
     def entries(self) -> Any:
         """Make a place for the entries of a lane, those of a key in the order of their puts."""

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
 
 from penstock.queue.lane import Lane, number_of
+from penstock.queue.places import Places
 from penstock.queue.ranks import PriorityRanks, RankedEntries
 from penstock.queue.store import EntryStore
 from penstock.workers.item import Entry
@@ -136,6 +137,10 @@ class OrderedStore(EntryStore[T]):
 
     def _requeue(self, entry: Entry[T]) -> None:
         self._restore(self.ranks.returned(entry))
+
+    def places(self) -> Places:
+        """Make a place for parked items that need the same keys."""
+        return self.ranks.places()
 
     def _put_back(self, entry: Entry[T]) -> None:
         ticket = entry[3]

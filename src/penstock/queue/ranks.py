@@ -14,6 +14,7 @@ from heapq import heapify, heappop, heappush
 from typing import Any, Protocol, TypeVar
 
 from penstock.queue.orders import Priorities, checked_priority
+from penstock.queue.places import PlaceHeap, Places
 from penstock.workers.item import Entry
 from penstock.workers.turn import LoopTurn
 
@@ -406,6 +407,10 @@ class PriorityRanks:
         if self._max_wait == math.inf:
             return RankHeap()
         return OverdueFirst(self._turn, self._max_wait)
+
+    def places(self) -> Places:
+        """Make a place for parked items."""
+        return PlaceHeap()
 
     # -- what happens to entries --------------------------------------------------------------
 

@@ -11,6 +11,7 @@ from typing import Any, Generic, TypeVar
 from penstock._util.clock import now
 from penstock.queue.holder import Holder
 from penstock.queue.lane import Lane, number_of
+from penstock.queue.places import PlaceHeap, Places
 from penstock.workers.item import Entry, Ticket, job_of
 from penstock.workers.job import Job
 from penstock.workers.turn import ENDLESS, LoopTurn
@@ -436,6 +437,10 @@ class EntryStore(Generic[T]):
         while self.limits.parked:
             self._promote(self.limits.parked.popitem()[1])
         self.limits.handed_out.clear()
+
+    def places(self) -> Places:
+        """Make a place for parked items that need the same keys."""
+        return PlaceHeap()
 
     def _put_back(self, entry: Entry[T]) -> None:
         """It has to wait for a limit: it is the next, or is parked if it waits for its keys."""
