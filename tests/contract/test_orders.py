@@ -149,9 +149,7 @@ class TestPriorities:
     async def test_clear_and_remove_return_items_in_their_order(
         self, make_queue: MakeQueue
     ) -> None:
-        queue = await with_priorities(
-            make_queue, ("c", 3), ("a", 1), ("b", 2), ("a2", 1), ("d", 4)
-        )
+        queue = await with_priorities(make_queue, ("c", 3), ("a", 1), ("b", 2), ("a2", 1), ("d", 4))
         assert queue.remove(lambda item: item in ("c", "a")) == ["a", "c"]
         assert queue.clear() == ["a2", "b", "d"]
         assert queue.size == 0
@@ -219,9 +217,7 @@ class TestPriorities:
         assert worker.began == ["b1", "a2", "c2"]
 
     async def test_batches_are_taken_in_order(self, make_queue: MakeQueue) -> None:
-        queue = await with_priorities(
-            make_queue, ("c", 3), ("a", 1), ("b", 2), ("a2", 1), ("d", 4)
-        )
+        queue = await with_priorities(make_queue, ("c", 3), ("a", 1), ("b", 2), ("a2", 1), ("d", 4))
         began: list[list[str]] = []
 
         async def work(items: list[str]) -> None:
@@ -486,9 +482,7 @@ class TestFairShares:
 
 
 class TestMostOfAKey:
-    async def test_a_put_is_refused_while_other_keys_find_room(
-        self, make_queue: MakeQueue
-    ) -> None:
+    async def test_a_put_is_refused_while_other_keys_find_room(self, make_queue: MakeQueue) -> None:
         queue = await with_shares(
             make_queue, "a1", "a2", order=FairShares(first, max_per_key=2), maxsize=10
         )

@@ -117,9 +117,7 @@ class BoundedQueue(Lifecycle, Consumable[T], InProcessQueue[T]):
         max_dead_letters: int = MAX_DEAD_LETTERS,
         order: Order | None = None,
     ) -> None:
-        super().__init__(
-            maxsize, timeout, logger, name, telemetry, policy, max_dead_letters, order
-        )
+        super().__init__(maxsize, timeout, logger, name, telemetry, policy, max_dead_letters, order)
         # The calls of items inside of which puts wait for room as long as it takes.
         self._calls_that_put = self._pool.waiting_calls()
         self._warning_muted = False
@@ -169,8 +167,9 @@ class BoundedQueue(Lifecycle, Consumable[T], InProcessQueue[T]):
             Exception: what a function of the queue's order raised; the item is not in the queue.
 
         False says that the item is not accepted and never will be; ``backpressure_events``
-        counts it. Puts that wait are served first come, first served, or in the queue's order. If the put is cancelled
-        and raises ``CancelledError``, the item is not in the queue and never runs.
+        counts it. Puts that wait are served first come, first served, or in the queue's order. If
+        the put is cancelled and raises ``CancelledError``, the item is not in the queue and never
+        runs.
 
         A worker function that puts into its own queue waits for a worker to take something. If all
         of them wait like that, each waits out its timeout and gets False; with ``math.inf`` the
@@ -193,9 +192,8 @@ class BoundedQueue(Lifecycle, Consumable[T], InProcessQueue[T]):
             ranks = self._buffer.ranks
             if type(priority) is not int or ranks is None or not ranks.takes_priority:
                 priority = self._checked_priority(priority)
-            if self._buffer.offer(item, None, None, priority):
-                return True
-            return await self._put_slow(item, timeout, priority=priority)
+            offered = self._buffer.offer(item, None, None, priority)
+            return offered or await self._put_slow(item, timeout, priority=priority)
         if not timeout and len(self._entries) >= self._maxsize:  # a refusal is to cost nothing
             self._counters.full += 1
             if not self._warning_muted:
@@ -205,9 +203,7 @@ class BoundedQueue(Lifecycle, Consumable[T], InProcessQueue[T]):
             return True
         return await self._wait_for_room(item, timeout)
 
-    def put_nowait(
-        self, item: T, *, priority: float = 0, deadline: float | None = None
-    ) -> None:
+    def put_nowait(self, item: T, *, priority: float = 0, deadline: float | None = None) -> None:
         """Like ``put(item, timeout=0)``, but raises ``QueueFullError`` instead of returning False.
 
         Args:

@@ -227,7 +227,7 @@ class Buffer(EntryStore[T], WaitQueue):
         return number
 
     def _confirm(self, entry: Entry[T]) -> bool:
-        """The task of a put has run, whose entry was granted: it is accepted, if it still stands."""
+        """The task of a put has run, whose entry was granted; False: the grant is withdrawn."""
         return self._granted.pop(entry[0], None) is not None
 
     def _grant(self) -> None:

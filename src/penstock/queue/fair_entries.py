@@ -8,7 +8,7 @@ from collections.abc import Callable, Hashable, Iterable, Iterator
 from heapq import heappop, heappush
 from typing import Any
 
-from penstock.queue.ranks import rank_of
+from penstock.queue.ranked_entries import rank_of
 from penstock.queue.shares import Share, Shares
 
 #: So many lines may stand in a turn that is not theirs any more.
@@ -157,12 +157,14 @@ class FairEntries:
 
     def goes_before_of(self, share: Share, other: FairEntries) -> bool:
         """:meth:`goes_before`, for the entries of one key; the next that is taken is of that."""
-        mine, others = share.lines.get(self), share.lines.get(other)
-        has_mine = mine is not None and mine.at is not None
-        has_others = others is not None and others.at is not None
-        is_mine = has_mine and (not has_others or mine.entries.rank < others.entries.rank)
+        mine, others = self._rank_of(share), other._rank_of(share)
+        is_mine = mine is not None and (others is None or mine < others)
         (self if is_mine else other).prefer(share)
         return is_mine
+
+    def _rank_of(self, share: Share) -> Any:
+        line = share.lines.get(self)
+        return None if line is None or line.at is None else line.entries.rank
 
     def prefer(self, share: Share | None) -> None:
         """Let the entry that is taken next be of this key; None: let the order hold again."""
@@ -237,7 +239,7 @@ class FairEntries:
 
     def extend(self, entries: Iterable[Any], /) -> None:
         """Add entries, whenever they were put."""
-        changed = {}
+        changed: dict[_KeyLine, None] = {}
         for entry in entries:
             self.append(entry)
             changed[self._line_of(entry[0][2])] = None

@@ -11,7 +11,8 @@ from penstock.queue.fair_entries import FairEntries
 from penstock.queue.fair_puts import FairPuts
 from penstock.queue.orders import FairShares, Order
 from penstock.queue.places import FairPlaces, Places
-from penstock.queue.ranks import Fifo, PriorityRanks
+from penstock.queue.ranked_entries import Fifo
+from penstock.queue.ranks import PriorityRanks
 from penstock.queue.shares import Share, Shares, step_of
 from penstock.workers.item import Entry
 from penstock.workers.turn import LoopTurn
@@ -174,12 +175,12 @@ class ShareRanks(PriorityRanks):
         """Make a place for parked items."""
         return FairPlaces()
 
-    def entries(self) -> Any:
+    def entries(self) -> FairEntries:
         """Make a place for the entries of a lane, those of a key in the order of their puts."""
         make_line = super().requeued if self.is_by_priority else Fifo
         return FairEntries(self.shares, make_line, self.key_of)
 
-    def requeued(self) -> Any:
+    def requeued(self) -> FairEntries:
         """Make a place for entries that come in any order."""
         return FairEntries(self.shares, super().requeued)
 

@@ -275,15 +275,11 @@ class InProcessQueue(QueueControl[T]):
     ) -> int:
         """Put items, each as ``put`` does; return how many were accepted before the first not."""
         checks.collection(items)
-        if priority:
-            priority = self._checked_priority(priority)
         if _get_running_loop() is not self._open_in:
             self._refuse("put")
         ends_at = self._now() + (self._timeout if timeout is None else checks.seconds(timeout))
         count = 0
-        is_slow, offer = self._needs_slow_path(), self._buffer.offer
-        if priority:
-            offer = partial(offer, ticket=None, context=None, priority=priority)
+        is_slow, offer = self._needs_slow_path(), self._offer_of(priority)
         try:
             for item in items:
                 if not is_slow and offer(item):
@@ -307,6 +303,13 @@ class InProcessQueue(QueueControl[T]):
             if not count:  # else the next call meets it
                 raise
         return count
+
+    def _offer_of(self, priority: float) -> Callable[[T], bool]:
+        """How to offer items of this priority that have no ticket."""
+        if not priority:
+            return self._buffer.offer
+        priority = self._checked_priority(priority)
+        return partial(self._buffer.offer, ticket=None, context=None, priority=priority)
 
     def _put_nowait(self, item: T, deadline: float | None, priority: float) -> None:
         if priority:
@@ -340,9 +343,7 @@ class InProcessQueue(QueueControl[T]):
         priority: float,
     ) -> None:
         self._needs_slow_path()  # it is slow in any case, and may be the first put
-        accepted = await self._put_slow(
-            item, timeout, deadline, future, call, priority=priority
-        )
+        accepted = await self._put_slow(item, timeout, deadline, future, call, priority=priority)
         if not accepted:
             raise self._full_error()
 

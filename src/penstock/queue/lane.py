@@ -72,9 +72,7 @@ class Lane(Generic[T]):
         self.requeued.extend(requeued)
         heapify(self.requeued)
 
-    def merge(
-        self, lanes: Iterable[Lane[T]], change: Callable[[Entry[T]], Entry[T]]
-    ) -> None:
+    def merge(self, lanes: Iterable[Lane[T]], change: Callable[[Entry[T]], Entry[T]]) -> None:
         """Add the entries of other lanes, each as ``change`` makes it."""
         lanes = [*lanes]
         waiting = [change(one) for lane in lanes for one in lane.waiting]

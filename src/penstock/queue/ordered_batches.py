@@ -48,7 +48,7 @@ class OrderedBatchStore(BatchStore[T], OrderedStore[T]):
             entries = [self._pop(lane) for _ in range(count)]
         finally:
             lane.only = None
-            for place in (lane.waiting, lane.requeued):
+            for place in lane.places:
                 place.prefer(None)
         left = self._count_of(share, lane)
         if not left:
@@ -56,6 +56,11 @@ class OrderedBatchStore(BatchStore[T], OrderedStore[T]):
         elif left < batching.max_size and keys.since.get(share, now) + batching.max_wait > now:
             keys.ripe.pop(share, None)
         return entries
+
+    def _has_room(self, share: Share) -> bool:
+        ranks: Any = self.ranks
+        has_room: bool = ranks.shares.has_room(share)
+        return has_room
 
     @staticmethod
     def _count_of(share: Share, lane: Lane[T]) -> int:
@@ -88,7 +93,12 @@ class OrderedBatchStore(BatchStore[T], OrderedStore[T]):
         return self._batches_in(lane, batching) > 0
 
     def _note_keys(
-        self, lane: Lane[T], batching: Batching, entries: Iterable[Entry[T]], *, is_back: bool = False
+        self,
+        lane: Lane[T],
+        batching: Batching,
+        entries: Iterable[Entry[T]],
+        *,
+        is_back: bool = False,
     ) -> None:
         """Entries have come, or come back: those have waited before."""
         keys, now = batching.keys, self.turn.clock()
@@ -97,7 +107,7 @@ class OrderedBatchStore(BatchStore[T], OrderedStore[T]):
             share: Share = rank[2]
             keys.since.setdefault(share, now)
             is_full = is_back or self._count_of(share, lane) >= batching.max_size
-            if is_full or not batching.max_wait or not self.ranks.shares.has_room(share):
+            if is_full or not batching.max_wait or not self._has_room(share):
                 keys.ripe[share] = None
         if batching.since is None and batching.max_wait:
             self._wait_for(batching, now)

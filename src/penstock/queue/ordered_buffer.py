@@ -9,8 +9,8 @@ from typing import Any, TypeVar
 
 from penstock.queue.batch_buffer import BatchBuffer
 from penstock.queue.buffer import Buffer, _Waiter
-from penstock.queue.lane import Lane
 from penstock.queue.fair_ranks import ShareRanks, ranks_of
+from penstock.queue.lane import Lane
 from penstock.queue.ordered_batches import OrderedBatchStore
 from penstock.queue.ordered_store import OrderedStore
 from penstock.queue.orders import FairShares, Order

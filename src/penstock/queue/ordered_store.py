@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 from penstock.queue.lane import Lane, number_of
 from penstock.queue.places import Places
-from penstock.queue.ranks import PriorityRanks, RankedEntries
+from penstock.queue.ranks import PriorityRanks
 from penstock.queue.store import EntryStore
 from penstock.workers.item import Entry
 from penstock.workers.job import Job
@@ -20,6 +20,7 @@ class OrderedLane(Lane[T]):
 
     __slots__ = ("only",)
 
+    # RankedEntries both. (A lane without an order has a list and a deque.)
     requeued: Any
     waiting: Any
 
@@ -27,8 +28,13 @@ class OrderedLane(Lane[T]):
         self.job = job
         #: The share of a key whose entries alone are to be taken, where there are such.
         self.only: Any = None
-        self.waiting: RankedEntries = waiting
-        self.requeued: RankedEntries = requeued
+        self.waiting = waiting
+        self.requeued = requeued
+
+    @property
+    def places(self) -> tuple[Any, Any]:
+        """Where its entries are."""
+        return self.waiting, self.requeued
 
     def __iter__(self) -> Iterator[Entry[T]]:
         return iter(sorted([*self.requeued, *self.waiting], key=number_of))
@@ -73,9 +79,7 @@ class OrderedLane(Lane[T]):
         self.waiting.extend(waiting)
         self.requeued.extend(requeued)
 
-    def merge(
-        self, lanes: Iterable[Lane[T]], change: Callable[[Entry[T]], Entry[T]]
-    ) -> None:
+    def merge(self, lanes: Iterable[Lane[T]], change: Callable[[Entry[T]], Entry[T]]) -> None:
         """Add the entries of other lanes, each as ``change`` makes it."""
         for lane in lanes:
             self.fill(map(change, lane.waiting), map(change, lane.requeued))

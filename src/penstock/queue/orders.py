@@ -43,7 +43,7 @@ class Priorities:
 
 @dataclass(frozen=True)
 class FairShares:
-    """Each key has its turn: one with 10,000 items holds up another's ten by no more than its share.
+    """Each key has its turn: the 10,000 items of one hold up another's ten by no more than a share.
 
     A key is a tenant, a user, a customer: whoever is to have a share. While several keys have items
     that wait, each gets as many starts as its weight says. (Start-time fair queueing: Goyal, Vin

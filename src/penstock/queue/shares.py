@@ -88,8 +88,7 @@ class Shares:
     def virtual(self) -> float:
         """The virtual time: the highest start of all entries that were taken."""
         for place in self.filled:
-            if place.last_start > self._virtual:
-                self._virtual = place.last_start
+            self._virtual = max(self._virtual, place.last_start)
         return self._virtual
 
     def share_of(self, key: Hashable, step: float, *, is_new_step: bool) -> Share:
@@ -162,8 +161,7 @@ class Shares:
         self.keys = {
             key: share
             for key, share in self.keys.items()
-            if share.is_busy
-            or (share.busy_time == self.busy_time and share.start > virtual)
+            if share.is_busy or (share.busy_time == self.busy_time and share.start > virtual)
         }
         self._sweep_at = 2 * len(self.keys) + FEW
 

@@ -49,9 +49,7 @@ class WorkQueueBase(Generic[T]):
             return True
         self._retries = False
         if settings["order"] is not None and not isinstance(queue, InProcessQueue):
-            raise TypeError(
-                f"order is for queues in this process; {checks.shown(queue)} is none"
-            )
+            raise TypeError(f"order is for queues in this process; {checks.shown(queue)} is none")
         checks.members(queue, "queue", Queue)
         if any(value != _DEFAULTS.get(name) for name, value in settings.items()):
             raise ValueError(
@@ -123,9 +121,7 @@ class WorkQueueBase(Generic[T]):
         statistics: QueueStatistics = self._view.statistics()
         return statistics
 
-    def put_nowait(
-        self, item: T, *, priority: float = 0, deadline: float | None = None
-    ) -> None:
+    def put_nowait(self, item: T, *, priority: float = 0, deadline: float | None = None) -> None:
         """Like ``put(item, timeout=0)``, but raise ``QueueFullError`` instead of returning False.
 
         Never waits, and needs no ``await``.

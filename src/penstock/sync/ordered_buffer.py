@@ -6,8 +6,8 @@ from contextvars import Context, copy_context
 from typing import Any, TypeVar
 
 from penstock.queue.entry_buffer import PutOutcome
-from penstock.queue.lane import Lane
 from penstock.queue.fair_ranks import ranks_of
+from penstock.queue.lane import Lane
 from penstock.queue.ordered_batches import OrderedBatchStore
 from penstock.queue.ordered_store import OrderedStore
 from penstock.queue.orders import Order

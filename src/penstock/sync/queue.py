@@ -72,9 +72,7 @@ class BlockingQueue(BlockingConsumable[T], InProcessQueue[T]):
         order: Order | None = None,
         loop_thread: LoopThread | None = None,
     ) -> None:
-        super().__init__(
-            maxsize, timeout, logger, name, telemetry, policy, max_dead_letters, order
-        )
+        super().__init__(maxsize, timeout, logger, name, telemetry, policy, max_dead_letters, order)
         self._provider = LoopThreadProvider(loop_thread, self._is_at_rest)
         self._warn_after = 0.0
         self._warning_lock = threading.Lock()
@@ -146,9 +144,7 @@ class BlockingQueue(BlockingConsumable[T], InProcessQueue[T]):
             )
         return self._buffer.offer(item) or run_to_completion(self._wait_for_room(item, timeout))
 
-    def put_nowait(
-        self, item: T, *, priority: float = 0, deadline: float | None = None
-    ) -> None:
+    def put_nowait(self, item: T, *, priority: float = 0, deadline: float | None = None) -> None:
         """Like ``put(item, timeout=0)``, but raises ``QueueFullError``; allowed anywhere."""
         self._check_not_interrupted()
         if self._open_in is CLOSED:

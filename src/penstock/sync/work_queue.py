@@ -233,9 +233,7 @@ class WorkQueue(FromConfig, WorkQueueBase[T], BlockingConsumable[T]):
             return self._blocking.put(item, timeout, **self._put_options(priority, deadline))
         return self._blocking.put(item, timeout, deadline=deadline)
 
-    def put_nowait(
-        self, item: T, *, priority: float = 0, deadline: float | None = None
-    ) -> None:
+    def put_nowait(self, item: T, *, priority: float = 0, deadline: float | None = None) -> None:
         """Offer an item, as :meth:`penstock.BoundedQueue.put_nowait` does; never wait.
 
         Allowed in a running event loop and in worker functions, too.

@@ -78,7 +78,7 @@ class Batching:
 
     def __post_init__(self) -> None:
         #: Since when the entries of each key wait, where a call has items of one.
-        self.keys = KeyWaits() if self.per_key else None
+        self.keys: Any = KeyWaits() if self.per_key else None
 
     def end_wait(self) -> None:
         """None of the entries waits any more."""
