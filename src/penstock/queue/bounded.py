@@ -144,11 +144,12 @@ class BoundedQueue(Lifecycle, Consumable[T], InProcessQueue[T]):
         self,
         item: T,
         timeout: float | None = None,
-        *,
         priority: float = 0,
         deadline: float | None = None,
     ) -> bool:
         """Offer an item; True when it is accepted, False when the queue stayed full.
+
+        Pass ``priority`` and ``deadline`` by keyword.
 
         Args:
             item: anything. It will run in a copy of the caller's context.
@@ -203,8 +204,10 @@ class BoundedQueue(Lifecycle, Consumable[T], InProcessQueue[T]):
             return True
         return await self._wait_for_room(item, timeout)
 
-    def put_nowait(self, item: T, *, priority: float = 0, deadline: float | None = None) -> None:
+    def put_nowait(self, item: T, priority: float = 0, deadline: float | None = None) -> None:
         """Like ``put(item, timeout=0)``, but raises ``QueueFullError`` instead of returning False.
+
+        Pass ``priority`` and ``deadline`` by keyword.
 
         Args:
             item, priority, deadline: as for :meth:`put`.

@@ -125,7 +125,7 @@ class OrderedBatchStore(BatchStore[T], OrderedStore[T]):
         if batching.since != since:
             return False
         batching.since = None
-        later = batching.keys.ripen(max(since, self.turn.clock() - batching.max_wait))
+        later = batching.keys.end_waits(max(since, self.turn.clock() - batching.max_wait))
         if later is not None:
             self._wait_for(batching, later)
         return True

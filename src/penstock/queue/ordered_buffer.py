@@ -171,6 +171,9 @@ class OrderedBuffer(OrderedStore[T], Buffer[T]):
             lane.requeue(entry)
             put[0].set_result(entry)
 
+    def _not_ready(self) -> list[Entry[T]]:
+        return [*super()._not_ready(), *self._reserved.values()]
+
     def _count(self) -> None:
         super()._count()
         self.room -= len(self._reserved)

@@ -125,7 +125,7 @@ class OrderedStore(EntryStore[T]):
 
     def _remove(self, entries: Iterable[Entry[T]]) -> int:
         count = super()._remove(entries)
-        self.ranks.removed(self._all_delayed())
+        self.ranks.removed(self._not_ready())
         return count
 
     def _close_lane(self, job: Job[T]) -> int:
@@ -134,8 +134,12 @@ class OrderedStore(EntryStore[T]):
         count = super()._close_lane(job)
         if lane is not None:
             lane.clear()
-        self.ranks.removed(self._all_delayed())
+        self.ranks.removed(self._not_ready())
         return count
+
+    def _not_ready(self) -> list[Entry[T]]:
+        """The entries that are there and are in no lane."""
+        return self._all_delayed()
 
     # -- entries that come back ---------------------------------------------------------------
 

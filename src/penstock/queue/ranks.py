@@ -59,7 +59,9 @@ class PriorityRanks:
 
     def entries(self) -> RankedEntries:
         """Make a place for the entries of a lane, which come in the order of their puts."""
-        return PriorityLines(self.key) if self._max_wait == math.inf else self.requeued()
+        if self._max_wait == math.inf:
+            return PriorityLines(self.key)
+        return OverdueFirst(self._turn, self._max_wait)
 
     def _waiting_puts(self) -> Any:
         return self.requeued()

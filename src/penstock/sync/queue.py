@@ -127,7 +127,6 @@ class BlockingQueue(BlockingConsumable[T], InProcessQueue[T]):
         self,
         item: T,
         timeout: float | None = None,
-        *,
         priority: float = 0,
         deadline: float | None = None,
     ) -> bool:
@@ -144,7 +143,7 @@ class BlockingQueue(BlockingConsumable[T], InProcessQueue[T]):
             )
         return self._buffer.offer(item) or run_to_completion(self._wait_for_room(item, timeout))
 
-    def put_nowait(self, item: T, *, priority: float = 0, deadline: float | None = None) -> None:
+    def put_nowait(self, item: T, priority: float = 0, deadline: float | None = None) -> None:
         """Like ``put(item, timeout=0)``, but raises ``QueueFullError``; allowed anywhere."""
         self._check_not_interrupted()
         if self._open_in is CLOSED:

@@ -238,7 +238,10 @@ class WorkQueue(FromConfig, WorkQueueBase[T], BlockingConsumable[T]):
 
         Allowed in a running event loop and in worker functions, too.
         """
-        self._blocking.put_nowait(item, **self._put_options(priority, deadline))
+        if priority:
+            self._blocking.put_nowait(item, **self._put_options(priority, deadline))
+        else:
+            self._blocking.put_nowait(item, deadline=deadline)
 
     def put_many(
         self, items: Collection[T], timeout: float | None = None, *, priority: float = 0

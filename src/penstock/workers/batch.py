@@ -46,7 +46,7 @@ class KeyWaits:
         self.since.pop(share, None)
         self.ripe.pop(share, None)
 
-    def ripen(self, until: float) -> float | None:
+    def end_waits(self, until: float) -> float | None:
         """Let those wait no more that have waited since ``until``; return since when others do."""
         for share, since in self.since.items():
             if since > until:
