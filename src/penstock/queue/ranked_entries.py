@@ -43,10 +43,6 @@ class RankedEntries(Protocol):
         """Add an entry that was put after all that are there."""
         ...
 
-    def put_back(self, entry: Any) -> None:
-        """Add an entry that comes back, in its place."""
-        ...
-
     def popleft(self) -> Any:
         """Take the head."""
         ...
@@ -65,6 +61,14 @@ class RankedEntries(Protocol):
 
     def remove_all(self, ranks: set[Any]) -> None:
         """Remove the entries of these ranks, in one pass."""
+        ...
+
+
+class ReturnedEntries(RankedEntries, Protocol):
+    """Entries that come back to one lane, in any order."""
+
+    def put_back(self, entry: Any) -> None:
+        """Add an entry that comes back, in its place."""
         ...
 
 

@@ -10,7 +10,7 @@ from penstock.queue.orders import Priorities, checked_priority
 from penstock.queue.overdue import OverdueFirst
 from penstock.queue.places import PlaceHeap, Places
 from penstock.queue.priority_lines import PriorityLines
-from penstock.queue.ranked_entries import RankedEntries, RankHeap
+from penstock.queue.ranked_entries import RankedEntries, RankHeap, ReturnedEntries
 from penstock.workers.item import Entry
 from penstock.workers.turn import LoopTurn
 
@@ -66,7 +66,7 @@ class PriorityRanks:
     def _waiting_puts(self) -> Any:
         return self.requeued()
 
-    def requeued(self) -> RankedEntries:
+    def requeued(self) -> ReturnedEntries:
         """Make a place for entries that come in any order."""
         if self._max_wait == math.inf:
             return RankHeap()
