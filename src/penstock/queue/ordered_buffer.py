@@ -37,11 +37,7 @@ class OrderedBuffer(OrderedStore[T], Buffer[T]):
     def __init__(self, maxsize: int, order: Order) -> None:
         turn = LoopTurn()
         self.ranks = ranks_of(order, turn)
-        # Waiting puts that have ended leave theirs behind.
-        self._line = self.ranks.puts
         entries: Any = self.ranks.entries()
-        # The entries of granted puts, by rank.
-        self._reserved: dict[Any, Entry[T]] = {}
         Buffer.__init__(self, maxsize, entries, turn)
 
     # -- putting ------------------------------------------------------------------------------
@@ -97,12 +93,12 @@ class OrderedBuffer(OrderedStore[T], Buffer[T]):
     @property
     def putters(self) -> int:
         """How many puts wait for room."""
-        return super().putters + len(self._reserved)
+        return super().putters + len(self.ranks.to_come)
 
     @property
     def accepted(self) -> int:
         """How many entries were ever accepted."""
-        return super().accepted - len(self._reserved)
+        return super().accepted - len(self.ranks.to_come)
 
     def _join_putters(
         self, waiter: _Waiter[T], item: T, context: Context, ticket: Ticket | None
@@ -110,16 +106,17 @@ class OrderedBuffer(OrderedStore[T], Buffer[T]):
         claim = self.ranks.claim(item, 0 if ticket is None else ticket.priority)
         self._putter_number = number = self._putter_number + 1
         rank = self.ranks.rank(claim, number)
-        if len(self._line) > 2 * len(self._putters) + _STALE:
-            self._line.remove_all({one[0] for one in self._line} - self._putters.keys())
+        if len(self.ranks.puts) > 2 * len(self._putters) + _STALE:
+            self.ranks.puts.remove_all({one[0] for one in self.ranks.puts} - self._putters.keys())
         self._putters[rank] = waiter, item, context, ticket
-        self._line.append((rank, None))
-        self._grant()  # a function of the user's may have made room
+        self.ranks.puts.append((rank, None))
+        if len(self.entries) < self.room:  # a function of the user's may have made some
+            self._grant()
         return rank
 
     def _grant(self) -> None:
         """Grant free slots to the waiting puts of the lowest ranks."""
-        line, putters = self._line, self._putters
+        line, putters = self.ranks.puts, self._putters
         while putters and len(self.entries) < self.room:
             first = line.popleft()
             if first is None:  # there are only those of keys that have too much already
@@ -128,7 +125,7 @@ class OrderedBuffer(OrderedStore[T], Buffer[T]):
             if put is not None and not put[0].done():  # or it is about to withdraw
                 self._last_number = number = self._last_number + 1
                 rank = self.ranks.reserved(first[0], number)
-                self._reserved[rank] = entry = (rank, *put[1:])
+                self.ranks.to_come[rank] = entry = (rank, *put[1:])
                 self.room -= 1
                 put[0].set_result(entry)
 
@@ -150,7 +147,7 @@ class OrderedBuffer(OrderedStore[T], Buffer[T]):
 
     def _give_up(self, entry: Entry[T]) -> Entry[T] | None:
         """Reserve the room of a granted put no longer; None if it was not."""
-        reserved = self._reserved.pop(entry[0], None)
+        reserved = self.ranks.to_come.pop(entry[0], None)
         if reserved is not None:
             self.room += 1
             self.ranks.ready(reserved)
@@ -172,15 +169,15 @@ class OrderedBuffer(OrderedStore[T], Buffer[T]):
             put[0].set_result(entry)
 
     def _not_ready(self) -> list[Entry[T]]:
-        return [*super()._not_ready(), *self._reserved.values()]
+        return [*super()._not_ready(), *self.ranks.to_come.values()]
 
     def _count(self) -> None:
         super()._count()
-        self.room -= len(self._reserved)
+        self.room -= len(self.ranks.to_come)
 
     def close_lane(self, job: Job[T]) -> int:
         """Remove the entries of a job that is over; return how many had been accepted."""
-        for entry in [*self._reserved.values()]:
+        for entry in [*self.ranks.to_come.values()]:
             if job_of(entry) is job:
                 self._give_up(entry)
                 self.ranks.given_up(entry[0])
@@ -188,8 +185,8 @@ class OrderedBuffer(OrderedStore[T], Buffer[T]):
         return super().close_lane(job)
 
     def _forget_putters(self) -> list[_Waiter[T]]:
-        self._line.clear()
-        for entry in [*self._reserved.values()]:
+        self.ranks.puts.clear()
+        for entry in [*self.ranks.to_come.values()]:
             self._give_up(entry)
             self._withdrawn += 1
         return super()._forget_putters()

@@ -32,6 +32,10 @@ class PriorityRanks:
         self._turn = turn
         max_wait = None if order is None else order.max_wait
         self._max_wait = math.inf if max_wait is None else max_wait
+        #: The entries of granted puts that are not confirmed, by rank, in one event loop.
+        self.to_come: dict[Any, Entry[Any]] = {}
+        #: How many puts have waited, in threads.
+        self.last_put = 0
         #: The waiting puts, (rank, anything) each.
         self.puts: Any = self._waiting_puts()
 

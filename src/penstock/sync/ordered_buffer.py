@@ -32,10 +32,7 @@ class OrderedJanusBuffer(OrderedStore[T], JanusBuffer[T]):
 
     def __init__(self, maxsize: int, order: Order) -> None:
         self.ranks = ranks_of(order, ENDLESS)
-        # (rank, put) of the puts that wait. Those that have ended leave theirs behind.
-        self._line = self.ranks.puts
         entries: Any = self.ranks.entries()
-        self._put_number = 0
         JanusBuffer.__init__(self, maxsize, entries)
 
     @property
@@ -108,10 +105,10 @@ class OrderedJanusBuffer(OrderedStore[T], JanusBuffer[T]):
         return put
 
     def _join_puts(self, put: WaitingPut) -> None:
-        waiting, line = self._waiting_puts, self._line
+        waiting, line = self._waiting_puts, self.ranks.puts
         if len(line) > 2 * len(waiting) + _STALE:
             line.remove_all({rank for rank, one in line if one not in waiting})
-        self._put_number = number = self._put_number + 1
+        self.ranks.last_put = number = self.ranks.last_put + 1
         put.rank = self.ranks.rank(put.rank, number)
         waiting[put] = None
         line.append((put.rank, put))
@@ -119,7 +116,7 @@ class OrderedJanusBuffer(OrderedStore[T], JanusBuffer[T]):
     def _grant(self) -> None:
         """Fill the room that there is with the entries of the waiting puts of the lowest ranks."""
         while self._waiting_puts and len(self.entries) < self.room:
-            first = self._line.popleft()
+            first = self.ranks.puts.popleft()
             if first is None:  # there are only those of keys that have too much already
                 return
             rank, put = first
@@ -154,7 +151,7 @@ class OrderedJanusBuffer(OrderedStore[T], JanusBuffer[T]):
         """As any buffer for threads."""
         with self.lock:
             super().close(drain=drain)
-            self._line.clear()
+            self.ranks.puts.clear()
 
 
 class OrderedBatchJanusBuffer(OrderedBatchStore[T], BatchJanusBuffer[T], OrderedJanusBuffer[T]):
