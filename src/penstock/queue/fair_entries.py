@@ -192,21 +192,23 @@ class FairEntries:
         line = share.lines.get(self)
         if line is None or line.at is None:
             line = self._line_of(share)
+            line.entries.append(entry)  # first: a line that is in a turn is never empty
             line.at = start = share.start
             if start == self._next:
                 self._next_turn.append(line)
             else:
                 self._turn_at(start).append(line)
+        else:
+            line.entries.append(entry)
         self.size += 1
-        line.entries.append(entry)
 
     def put_back(self, entry: Any) -> None:
         """Add an entry that comes back."""
         share: Share = entry[0][2]
         line = self._line_of(share)
-        self.size += 1
         line.entries.append(entry)
         self.place_first(line)
+        self.size += 1
 
     def popleft(self) -> Any:
         """Take the head, and charge it to its key."""

@@ -55,7 +55,7 @@ class OrderedLane(Lane[T]):
     @property
     def oldest(self) -> Entry[T] | None:
         """The entry that was put first."""
-        return min(self, key=put_number_of, default=None)
+        return min([*self.requeued, *self.waiting], key=put_number_of, default=None)
 
     @property
     def is_requeued_next(self) -> bool:
