@@ -1,4 +1,4 @@
-"""One word for one thing: what the names in the code are made of."""
+"""One word for one thing: what the names in the code and the first pages are made of."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import ast
 import re
 from collections.abc import Iterator
 from pathlib import Path
+
+import pytest
 
 import penstock
 
@@ -45,6 +47,23 @@ RETIRED = {
     "void": "revoked",
 }
 
+#: Phrases that do not come back into the first pages, and what to write instead.
+PHRASES = {
+    r"\bso many\b": "a number, or 'a number of'",
+    r"\bbelongs? into\b": "belongs in",
+    r"\b(is|are|was) told\b": "say who says it to whom",
+    r"\bbeg[ia]ns? anew\b": "starts again",
+    r"\bgo(es)? on\b": "continue",
+    r"\bwhoever\b": "name the caller, the producer or the user",
+    r"\b(no|some)body\b": "name the caller, the producer or the user",
+    r"\ball the same\b": "still",
+    r"\bas ever\b": "as usual",
+    r"\bunless you say\b": "by default",
+}
+
+#: What a newcomer reads first.
+FIRST_PAGES = ("README.md", "docs/index.md", "docs/tutorial.md", "docs/which-one.md")
+
 #: Names that have such a word all the same, by module. May only get shorter.
 LEFT: set[tuple[str, str]] = set()
 
@@ -82,6 +101,13 @@ def test_no_name_has_a_word_that_was_given_up() -> None:
     found = breaches()
     assert found - LEFT == set(), "RETIRED says which word to use"
     assert LEFT - found == set(), "LEFT can be shorter"
+
+
+@pytest.mark.parametrize("page", FIRST_PAGES)
+def test_the_first_pages_have_usual_words(page: str) -> None:
+    text = (Path(__file__).parents[1] / page).read_text(encoding="utf-8").lower()
+    instead = {phrase: words for phrase, words in PHRASES.items() if re.search(phrase, text)}
+    assert instead == {}
 
 
 def test_a_name_is_taken_apart_into_its_words() -> None:

@@ -159,12 +159,12 @@ def as_predicate(which: Any, name: str) -> Callable[[Exception], bool]:
 def worth_retrying(error: Exception) -> bool:
     """Whether another attempt may succeed where this one did not.
 
-    What the service says decides: its order to try again or not, spent credit or quota, or else the
-    HTTP status. After 408, 425, 429 and 5xx except 501 and 505 another attempt may succeed, after
-    others not. Mistakes in a program (``TypeError``, ``KeyError``,
-    ``AssertionError``…), missing files, missing permissions and missed deadlines stay. After all
-    other errors another attempt may succeed: there is no list of the errors that all clients raise
-    when a connection breaks.
+    The answer of the service decides: its order to retry or not, used-up credit or quota, or else
+    the HTTP status. After 408, 425, 429 and 5xx except 501 and 505 another attempt may succeed,
+    after other statuses not. After mistakes in a program (``TypeError``, ``KeyError``,
+    ``AssertionError``…), missing files, missing permissions and missed deadlines, it would fail
+    again. After all other errors another attempt may succeed: there is no list of the errors that
+    all clients raise when a connection breaks.
     """
     return not failure_of(error).is_permanent
 

@@ -23,20 +23,20 @@ _LONGEST_REASON = 300
 class Failure:
     """What an error of an attempt says; what a ``classify`` function returns."""
 
-    #: The HTTP status, or the one that a gRPC code stands for; ``None``: the error has none.
+    #: The HTTP status, or the status for a gRPC code; ``None``: the error has none.
     status: int | None = None
     #: The service said "too many requests".
     is_throttle: bool = False
-    #: Another attempt may succeed: the service, or the way to it, is down or too busy.
+    #: Another attempt may succeed: the service or the network is down or too busy.
     is_transient: bool = False
-    #: Another attempt would end in the same way. With neither, nobody knows, and it is tried again.
+    #: Another attempt would fail in the same way. With neither, it is not known, and it is retried.
     is_permanent: bool = False
     #: Seconds that the service wants the caller to wait; 0: it named none.
     retry_after: float = 0.0
     #: A circuit breaker refused the call: it was not made.
     is_short_circuit: bool = False
-    #: A throttle because too many calls are under way, not because too many started: it is no
-    #: reason to let no call start for a while.
+    #: A throttle because too many calls run at once, not because too many started: it does not
+    #: close the gate.
     is_concurrency: bool = False
     #: Credit or quota is used up, so that all calls of the account fail. It is permanent, too.
     is_quota_spent: bool = False

@@ -22,9 +22,9 @@ class DeadLetter(Generic[T]):
 
     item: T
     error: BaseException
-    #: Calls of the worker function that were made; 0 if it was not to start at all.
+    #: Calls of the worker function that were made; 0 if the item could not start.
     attempts: int
-    #: Where telemetry has its last attempt; None where it was not observed.
+    #: Where telemetry has its last attempt; None if it was not observed.
     origin: Origin | None = field(default=None, repr=False, compare=False)
     #: That of its put, in a queue with priorities; ``redrive`` puts it back with that.
     priority: float = field(default=0, repr=False)

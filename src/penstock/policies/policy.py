@@ -29,25 +29,25 @@ class PolicyStatistics:
     """What was done under a policy so far, by all that use it."""
 
     name: str
-    #: Calls that were let through, and calls that wait for a limit, by the policy's limiter: with
+    #: Calls that started, and calls that wait for a limit, in the limiter of the policy: with
     #: those of others that share the limiter.
     starts: int
     waiting: int
-    #: Calls that failed, and those of them that were followed by another attempt.
+    #: Calls that failed, and those of them that were retried.
     failures: int
     retries: int
-    #: With ``concurrency``: how many calls may be under way, are under way, and wait for that.
+    #: With ``concurrency``: how many calls may run at once, run now, and wait for a slot.
     concurrency_limit: int | None
     under_way: int
     waiting_for_slots: int
-    #: How often the gate was closed by the service, where each key has a gate any of them; seconds
-    #: until the last of them opens, 0 when all are open.
+    #: How often the service closed the gate (any of them, if each key has one); seconds until the
+    #: last of them opens, 0 when all are open.
     gate_closures: int
     gate_closed_for: float
     #: ``"closed"``, ``"open"`` or ``"half_open"``; ``None`` without a breaker.
     breaker_state: str | None
-    #: With ``retry``: how often a service went away; seconds for which it has been away, 0 when it
-    #: is there as far as is known. Of several services, that which has been away for longest.
+    #: With ``retry``: how often a service went down; seconds for which it has been down, 0 if it
+    #: is not down as far as is known. Of several services, the one that has been down longest.
     outages: int
     outage_for: float
 

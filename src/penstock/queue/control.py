@@ -34,12 +34,12 @@ class ItemInHand(Generic[T]):
         """Cancel the call of the worker function: the item fails with ``CancelledError``.
 
         Returns:
-            False if nothing was cancelled: the worker has the item no longer, or it is a thread,
-            which cannot be cancelled.
+            False if nothing was cancelled: the worker no longer has the item, or the worker is a
+            thread, which cannot be cancelled.
 
-        Does not wait for the end of the call. The error handler hears of it, or the log; the item
-        is not tried again. A function may ignore its cancellation, as any task may. Of a plain
-        function on an event loop the thread goes on, and what it returns is dropped.
+        Does not wait for the end of the call. The error handler is called, or the error is logged;
+        the item is not retried. A function may ignore its cancellation, as any task may. If a plain
+        function of an event loop is cancelled, its thread continues, and its result is dropped.
         """
         return self._cancel()
 
@@ -55,15 +55,15 @@ class QueueControl(QueueLifecycle[T]):
         return self._buffer.limits.is_paused and self._status is QueueStatus.PROCESSING
 
     def pause(self) -> None:
-        """Let nobody take an item, until :meth:`resume`: the workers of this process stand still.
+        """Let no worker take an item until :meth:`resume`. Running calls continue.
 
         Raises:
             QueueStateError: the queue is not processing; a ``QueueClosedError`` if it is closed.
 
-        Items are accepted until the queue is full. What workers have in hand goes on, and what
-        fails waits for its next attempt. ``get`` waits, or raises ``QueueEmptyError`` after its
-        timeout. To pause a queue twice is the same as once. ``close()`` and ``stop()`` end a pause,
-        and have the workers finish what waits; ``stop(drain=False)`` leaves it as it is.
+        Items are accepted until the queue is full. An item that fails waits for its next attempt.
+        ``get`` waits, or raises ``QueueEmptyError`` after its timeout. To pause a queue twice is
+        the same as once. ``close()`` and ``stop()`` end a pause, and the workers process the items
+        that wait; after ``stop(drain=False)`` these items stay.
         """
         self._check_control("pause")
         if self._status is not QueueStatus.PROCESSING:
@@ -99,21 +99,21 @@ class QueueControl(QueueLifecycle[T]):
         Raises:
             QueueStateError: the queue runs in another event loop.
 
-        Those are the items of ``put`` and ``submit`` that no worker holds: what waits for another
-        attempt or for a limit too, and what a stop has left. The items of a ``map`` or a batch stay
-        with it. Futures of ``submit`` are cancelled. What is removed counts as done, so ``join()``
-        does not wait for it. Puts that wait for room get the room.
+        These are the items of ``put`` and ``submit`` that no worker has in hand, also those that
+        wait for another attempt or for a limit, and those that a stop has left. The items of a
+        ``map`` or a batch are not removed. Futures of ``submit`` are cancelled. A removed item
+        counts as done, so ``join()`` does not wait for it. Puts that wait for room get the room.
         """
         return self._take_back(self._unclaimed("clear"))
 
     def remove(self, predicate: Callable[[T], object]) -> list[T]:
         """Remove the items that wait and for which ``predicate(item)`` is true; return them.
 
-        As :meth:`clear`, for some of the items. On a queue for threads an item that a worker takes
-        meanwhile is not removed.
+        As :meth:`clear`, for some of the items. On a queue for threads, an item that a worker takes
+        during this call is not removed.
 
         Raises:
-            TypeError: ``predicate`` is no function of an item.
+            TypeError: ``predicate`` is not a function of an item.
             QueueStateError: the queue runs in another event loop.
             Exception: what ``predicate`` raised; then nothing is removed.
         """
@@ -177,8 +177,8 @@ class QueueControl(QueueLifecycle[T]):
             TypeError: it is no such future.
             QueueStateError: the queue runs in another event loop.
 
-        ``future.cancel()`` gives up the result only: a call that is under way goes on. With this it
-        is cancelled, and the future is done when the call has ended; as :meth:`ItemInHand.cancel`.
+        ``future.cancel()`` only drops the result: a running call continues. This method cancels the
+        call, and the future is done when the call has ended; as :meth:`ItemInHand.cancel`.
         """
         self._check_control("cancel an item")
         pool, is_ours = self._pool, getattr(future, "_pool", None) is self._pool

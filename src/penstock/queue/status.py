@@ -27,39 +27,39 @@ class QueueStatistics:
 
     name: str
     status: QueueStatus
-    #: Items that wait, and the most that may.
+    #: Items that wait, and the largest number that may wait.
     size: int
     maxsize: int
-    #: The most that ever waited at once.
+    #: The largest number that waited at once.
     peak_size: int
     #: Accepted items, and how many of these are done, succeeded or failed.
     enqueued: int
     processed: int
     #: Failures of worker functions.
     errors: int
-    #: Puts refused because the queue was full, and puts that waited, whatever became of them.
+    #: Puts refused because the queue was full, and puts that waited, with any result.
     backpressure_events: int
     put_waits: int
-    #: Items that workers or callers of ``get`` hold.
+    #: Items that workers or callers of ``get`` have in hand.
     inflight: int
     #: Accepted items that are not done: waiting, requeued by cancelled workers, or in flight.
     unfinished: int
     worker_count: int
-    #: Puts that wait for room right now.
+    #: Puts that wait for room now.
     waiting_putters: int
-    #: Attempts that failed and were followed by another, or will be.
+    #: Attempts that failed and were retried, or will be.
     retries: int
     #: Items that wait for another attempt, or for the limit of their key.
     retrying: int
     #: Items that failed for good and are kept, for ``redrive()``.
     dead_letters: int
-    #: The number of calls that may be under way, with adaptive concurrency; else None.
+    #: How many calls may run at once, with adaptive concurrency; else None.
     concurrency_limit: int | None
     #: How often an answer of the service closed the gate for all workers.
     gate_closures: int
     #: "closed", "open" or "half_open"; None without a circuit breaker.
     breaker_state: str | None
-    #: Whether workers take nothing, by ``pause()``.
+    #: Whether the queue is paused, by ``pause()``.
     is_paused: bool = False
 
 

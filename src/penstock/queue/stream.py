@@ -28,8 +28,8 @@ class Consumable(Generic[T]):
     def processing(self, timeout: float | None = None) -> AbstractAsyncContextManager[T]:
         """``async with queue.processing() as item``: a ``get`` and its ``task_done``, traced.
 
-        An exception in the block counts in ``errors`` and goes on to the caller. When the block is
-        cancelled, the item is given back, as from a cancelled worker: it is the next to be taken.
+        An exception in the block counts in ``errors`` and is raised in the caller. When the block
+        is cancelled, the item is returned to the queue, and is taken next.
 
         Args:
             timeout: as in :meth:`get`; so are the exceptions.
@@ -37,20 +37,20 @@ class Consumable(Generic[T]):
         return ProcessingBlock(self._consumed(), timeout)
 
     def items(self) -> ItemStream[T]:
-        """Iterate over the items until the queue is closed and nothing is left to be taken.
+        """Iterate over the items until the queue is closed and no item is left.
 
-        ``async for item in queue`` does the same. Each item is done when the next one is asked
-        for. To have the last item counted as failed when the body of the loop raises, close the
-        iterator: ``async with contextlib.aclosing(queue.items()) as items``. It is given back when
-        the body is cancelled, as in :meth:`processing`, and done after a ``break``.
+        ``async for item in queue`` does the same. Each item is done when the loop asks for the
+        next one. If the body of the loop may raise, close the iterator, so that the last item
+        counts as failed: ``async with contextlib.aclosing(queue.items()) as items``. The item is
+        returned when the body is cancelled, as in :meth:`processing`, and done after a ``break``.
 
-        An iterator that is not closed is closed when Python collects it, and its item is done a
-        moment later; it is given back, or has failed, if the task that took it ended by a
-        cancellation or an exception. Where the loop may be left early, ``processing()`` says more
-        clearly what becomes of the item.
+        An iterator that is not closed is closed when Python garbage-collects it, and its item is
+        done a moment later; it is returned, or has failed, if the task that took it ended by a
+        cancellation or an exception. If the loop may end early, use ``processing()``: there it is
+        clear what happens to the item.
 
-        An iterator is for one task: each task asks for its own. Each item has a span, which is
-        not the current one in the body. ``task_done()`` is not to be called.
+        An iterator is for one task: each task needs its own. Each item has a span, which is
+        not the current span in the body. Do not call ``task_done()``.
 
         Raises:
             QueueStateError: in the iteration, if the queue is not processing, or is stopped.

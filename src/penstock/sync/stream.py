@@ -26,7 +26,7 @@ class BlockingConsumable(Generic[T]):
     def processing(self, timeout: float | None = None) -> AbstractContextManager[T]:
         """``with queue.processing() as item``: a ``get`` and its ``task_done``, traced.
 
-        An exception in the block counts in ``errors`` and goes on to the caller.
+        An exception in the block counts in ``errors`` and is raised in the caller.
 
         Args:
             timeout: as in :meth:`get`; so are the exceptions.
@@ -34,18 +34,18 @@ class BlockingConsumable(Generic[T]):
         return BlockingProcessingBlock(self._consumed(), timeout)
 
     def items(self) -> BlockingItemStream[T]:
-        """Iterate over the items until the queue is closed and nothing is left to be taken.
+        """Iterate over the items until the queue is closed and no item is left.
 
-        ``for item in queue`` does the same. Each item is done when the next one is asked for. To
-        have the last item counted as failed when the body of the loop raises, close the iterator:
-        ``with contextlib.closing(queue.items()) as items``. It is done after a ``break``.
+        ``for item in queue`` does the same. Each item is done when the loop asks for the next one.
+        If the body of the loop may raise, close the iterator, so that the last item counts as
+        failed: ``with contextlib.closing(queue.items()) as items``. After a ``break`` it is done.
 
-        An iterator that is not closed is closed when Python collects it, and its item is done a
-        moment later, however the loop was left. Where it may be left early, ``processing()`` says
-        more clearly what becomes of the item.
+        An iterator that is not closed is closed when Python garbage-collects it, and its item is
+        done a moment later in any case. If the loop may end early, use ``processing()``: there it
+        is clear what happens to the item.
 
-        An iterator is for one thread: each thread asks for its own. Each item has a span, which
-        is not the current one in the body. ``task_done()`` is not to be called.
+        An iterator is for one thread: each thread needs its own. Each item has a span, which
+        is not the current span in the body. Do not call ``task_done()``.
 
         Raises:
             QueueStateError: in the iteration, if the queue is not processing, or is stopped.

@@ -64,11 +64,11 @@ class Feedback:
 
     @property
     def wait(self) -> float:
-        """The seconds in which no call should start; 0: go on.
+        """The seconds in which no call should start; 0: calls may start.
 
         It is ``retry_after`` if the service named that, which takes precedence by the draft; or
-        else the longest wait of a dimension with nothing remaining. What counts calls under way,
-        and the quotas of single callers (:attr:`partitions`), are no reason to hold up all calls.
+        else the longest wait of a dimension with nothing remaining. Limits on calls at once, and
+        the quotas of single callers (:attr:`partitions`), are no reason to make all calls wait.
         """
         if self.is_concurrency:
             return 0.0

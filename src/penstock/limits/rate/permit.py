@@ -77,8 +77,9 @@ class Permit:
     def settle(self, limit: Limit | str, actual: float) -> None:
         """Correct the cost of the call: it was ``actual`` of ``limit``, or the limit of that name.
 
-        The difference is given back, or charged, as of when the call started. A start that has left
-        the window stays as it is. May be called again with a better figure, from any thread.
+        The difference is given back, or charged, for the time at which the call started. If the
+        start has left the window, nothing changes. May be called again with a better number, from
+        any thread.
 
         Raises:
             ValueError, TypeError: ``actual`` is not a number of zero or more.
@@ -89,16 +90,16 @@ class Permit:
         self.limiter._settle(self, chosen, cost)
 
     def finish(self) -> None:
-        """The call is over. From any thread; a second time it does nothing.
+        """The call has ended. From any thread; a second time it does nothing.
 
-        Calls that lack room in a :class:`penstock.Budget` wait no longer for this one to turn out
-        cheaper. The blocks of ``async with limiter:`` and ``limiter.permit(item)`` call this method
+        Calls that find no room in a :class:`penstock.Budget` no longer wait for this call to cost
+        less. The blocks of ``async with limiter:`` and ``limiter.permit(item)`` call this method
         at their end, and so do queues.
         """
         self.limiter._finish(self)
 
     def give_back(self) -> None:
-        """The call will not be made after all: it cost nothing of any limit. From any thread."""
+        """The call will not be made: it costs nothing in any limit. From any thread."""
         for limit in self.limiter.limits:
             self.limiter._settle(self, limit, 0)
 

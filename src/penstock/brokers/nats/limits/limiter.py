@@ -42,7 +42,7 @@ _CLOSE = 5.0
 class NatsLimiter(Limiter):
     """One rate for all machines: never more than ``max`` starts in any ``per`` seconds of all.
 
-    Goes wherever a :class:`penstock.Limiter` goes, and has all that one has::
+    Use it wherever you use a :class:`penstock.Limiter`; it has the same methods::
 
         limiter = NatsLimiter("nats://10.0.0.1:4222", [Limit(100, per=1)], name="openai")
         queue = WorkQueue(limits=limiter)
@@ -53,35 +53,35 @@ class NatsLimiter(Limiter):
             or waits and takes from none.
         name: which of the limits in the bucket these are: all who give this name share them.
             Letters, digits, ``_`` and ``-``.
-        bucket: the key-value bucket that holds them; it is made if it is not there.
-        replicas, storage: how it is made then; ``"file"`` or ``"memory"``.
-        options: what ``nats.connect`` takes beside: ``user``, ``password``, ``token``, ``tls``...
+        bucket: the key-value bucket that stores them; it is created if it does not exist.
+        replicas, storage: the settings of a new bucket; storage is ``"file"`` or ``"memory"``.
+        options: other arguments of ``nats.connect``: ``user``, ``password``, ``token``, ``tls``...
         rng: draws the gaps after a closure of the gate.
-        logger: told when NATS is away, and when it is back.
+        logger: gets a line when NATS is down, and when it is back.
 
     Raises:
-        TypeError, ValueError: for what is not allowed; neither a limit with ``key`` nor a
-            :class:`penstock.Budget` can be shared.
+        TypeError, ValueError: for an argument that is not allowed; neither a limit with ``key`` nor
+            a :class:`penstock.Budget` can be shared.
 
-    Who waits gets a *slot*, a time at which to start, taken from the bucket by compare and set
-    for several at once and a quarter of a second ahead at most. What a machine that dies had taken
-    passes unused. Times are those of the server's clock, of which each machine keeps an estimate:
-    wall clocks may differ as they like. (If the servers of a cluster disagree about the time, so
-    much of a window is uncertain when another one becomes the leader: keep them on NTP.)
+    A call that waits gets a *slot*, a time at which to start. Slots are taken from the bucket with
+    compare-and-set, several at once, and at most a quarter of a second ahead. The slots of a
+    machine that dies are not used. Times are those of the server's clock, which each machine
+    estimates: the clocks of the machines may differ. (If the clocks of the servers of a cluster
+    differ, this part of a window is uncertain when another server becomes the leader: use NTP.)
 
-    Within one machine it is first come, first served. A start counts as late as its slot allows
-    until it is told when it was: what is late costs up to a twentieth of ``per``, at least 0.02 and
-    at most 0.25 seconds of each window.
+    On one machine it is first come, first served. Until its real time is known, a start counts as
+    late as its slot allows: this costs up to a twentieth of ``per``, at least 0.02 and at most 0.25
+    seconds of each window.
 
-    While NATS cannot be reached, calls wait: the rate is never exceeded for want of an answer. It
-    is logged once, and goes on when NATS is back. Closing the gate takes effect here at once, and
-    elsewhere as soon as the news is there; so does a rate changed by :meth:`penstock.Limit.change`,
-    which counts for all machines. A machine that comes with other rates than those in use gets a
-    ``ValueError`` from ``acquire`` that names both, and a queue keeps its items until they agree
-    and logs why; limits that nobody has used for a minute longer than ``per`` give way. Costs are
+    While NATS cannot be reached, calls wait, so the rate is never exceeded. This is logged once,
+    and calls continue when NATS is back. Closing the gate takes effect here at once, and on other
+    machines as soon as they hear of it; so does a rate changed by :meth:`penstock.Limit.change`,
+    which applies to all machines. If a machine has other rates than those in use, ``acquire``
+    raises a ``ValueError`` that names both; a queue keeps its items until the rates agree, and logs
+    why. Limits that were not used for a minute longer than ``per`` can be replaced. Costs are
     counted in millionths, rounded up.
 
-    It connects at the first use, in a thread of its own. :meth:`close` it in the end.
+    It connects at the first use, in its own thread. Call :meth:`close` at the end.
     """
 
     log_type: ClassVar[type[SlidingLog]] = LeasedLog
@@ -148,7 +148,7 @@ class NatsLimiter(Limiter):
         return self._keeper.calls
 
     def close(self) -> None:
-        """Disconnect. Who waits gets a ``RuntimeError``, and so does who comes later."""
+        """Disconnect. Calls that wait, and later calls, get a ``RuntimeError``."""
         with self._lock:
             self._is_closed = True
             self._dismiss(self._closed())
@@ -167,8 +167,8 @@ class NatsLimiter(Limiter):
     ) -> Permit | None:
         """As :meth:`acquire`, but ``None`` where that would wait. From any thread.
 
-        That is so unless a slot is there already: ``None`` has one fetched, so that it can be had
-        in a moment; after that it is gone.
+        It returns ``None`` unless there is a slot already. Then it fetches a slot, which can be
+        used a moment later, for a short time.
         """
         permit = super().try_acquire(item, finishes=finishes, gate_key=gate_key)
         if permit is None:
