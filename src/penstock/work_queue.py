@@ -39,6 +39,7 @@ from penstock.policies.policy import Policy
 from penstock.protocols import Queue
 from penstock.queue.bounded import BoundedQueue, QueueStatus
 from penstock.queue.jobs import BatchResult, RunningJob, check_outage
+from penstock.queue.orders import Order
 from penstock.queue.results import ResultStream, each, outcome_of
 from penstock.queue.stream import Consumable
 from penstock.queue.work_queue_base import WorkQueueBase
@@ -78,6 +79,9 @@ class WorkQueue(Lifecycle, FromConfig, WorkQueueBase[T], Consumable[T], Generic[
         policy: a :class:`penstock.Policy`, in place of limits, retry, breaker, deadline and
             attempt_timeout. Other queues and calls may share it.
         max_dead_letters: how many items that failed for good are kept, zero or more.
+        order: which item is next: a :class:`penstock.Priorities`, by the ``priority`` of its put,
+            or a :class:`penstock.FairShares`, each key its turn. ``None``: first come, first
+            served.
 
     For type checkers: in ``WorkQueue[int, str]`` items are ints, and worker functions return strs.
     So futures of ``submit`` give strs. ``WorkQueue[int]`` leaves open what functions return.
@@ -109,6 +113,7 @@ class WorkQueue(Lifecycle, FromConfig, WorkQueueBase[T], Consumable[T], Generic[
         policy: Policy | None = None,
         max_dead_letters: int = MAX_DEAD_LETTERS,
         telemetry: ObserverProvider | None = None,
+        order: Order | None = None,
     ) -> None:
         settings: dict[str, Any] = {
             "maxsize": maxsize,
@@ -123,6 +128,7 @@ class WorkQueue(Lifecycle, FromConfig, WorkQueueBase[T], Consumable[T], Generic[
             "attempt_timeout": attempt_timeout,
             "policy": policy,
             "max_dead_letters": max_dead_letters,
+            "order": order,
         }
         self.queue: Queue[T]
         if self._set_up(concurrency_limit, queue, settings):
@@ -179,7 +185,12 @@ class WorkQueue(Lifecycle, FromConfig, WorkQueueBase[T], Consumable[T], Generic[
             self._restore_signals_if_stopped()
 
     async def put(
-        self, item: T, timeout: float | None = None, *, deadline: float | None = None
+        self,
+        item: T,
+        timeout: float | None = None,
+        *,
+        priority: float = 0,
+        deadline: float | None = None,
     ) -> bool:
         """Offer an item; return True if it is accepted, False if the queue stayed full.
 
@@ -187,6 +198,7 @@ class WorkQueue(Lifecycle, FromConfig, WorkQueueBase[T], Consumable[T], Generic[
             item: anything.
             timeout: seconds to wait for room. ``None``: the queue's own, 0.1 unless given. ``0``:
                 do not wait. ``math.inf``: as long as it takes.
+            priority: a number, lower is sooner, for a queue with ``order=Priorities()``.
             deadline: seconds from now in which the item is to be done.
 
         Raises:
@@ -194,36 +206,43 @@ class WorkQueue(Lifecycle, FromConfig, WorkQueueBase[T], Consumable[T], Generic[
                 closed.
             ValueError: ``timeout`` or ``deadline`` is negative, NaN or no number; or a limit can
                 never let the item pass.
+            TypeError: ``priority`` is no number, or the queue's order takes none; a queue on a
+                broker has no order.
+            Exception: what a function of the queue's order raised; the item is not in the queue.
 
         True: the item will be processed or returned, exactly once. False: the item is not accepted
         and will not be, so look at the result. A cancelled put leaves no item in the queue.
         Details: :meth:`penstock.BoundedQueue.put`.
         """
-        if deadline is not None:
-            put: Any = self.queue.put  # not every kind of queue knows deadlines
-            accepted: bool = await put(item, timeout=timeout, deadline=deadline)
+        if deadline is not None or priority:
+            put: Any = self.queue.put  # not every kind of queue knows these
+            options = self._put_options(priority, deadline)
+            accepted: bool = await put(item, timeout=timeout, **options)
             return accepted
         if timeout is None:
             return await self.queue.put(item)
         return await self.queue.put(item, timeout=timeout)
 
-    async def put_many(self, items: Collection[T], timeout: float | None = None) -> int:
+    async def put_many(
+        self, items: Collection[T], timeout: float | None = None, *, priority: float = 0
+    ) -> int:
         """Put ``items`` in their order; return how many were accepted, from the front.
 
         Args:
             items: a list or another collection. An iterator is refused: what it gave away and was
                 not accepted would be lost.
             timeout: seconds to wait for room, all items together, as for :meth:`put`.
+            priority: that of all of them, as for :meth:`put`.
 
         Raises:
             QueueStateError, ValueError: as :meth:`put`, about the first item. If some were accepted
                 before, their number is returned, and the next call with the rest raises.
-            TypeError: ``items`` is no collection, or the queue is on a broker.
+            TypeError: ``items`` is no collection, or the queue is on a broker; or as :meth:`put`.
 
         ``items[count:]`` were not accepted. If it is cancelled, what was accepted until then stays.
         """
         queue: Any = self._with("put_many", "put_many()")
-        count: int = await queue.put_many(items, timeout)
+        count: int = await queue.put_many(items, timeout, **self._put_options(priority))
         return count
 
     async def get(self, timeout: float | None = None) -> T:
@@ -299,6 +318,7 @@ class WorkQueue(Lifecycle, FromConfig, WorkQueueBase[T], Consumable[T], Generic[
         num_workers: int | AdaptiveConcurrency | None = None,
         error_handler: ErrorHandler[T] | None = None,
         split: bool = True,
+        per_key: bool = False,
     ) -> None:
         """Start workers that call ``worker_func`` on several items at once.
 
@@ -314,10 +334,12 @@ class WorkQueue(Lifecycle, FromConfig, WorkQueueBase[T], Consumable[T], Generic[
             split: if a call raises an error that a retry would not change, make the call again for
                 each half of its items, and so on, until only the bad item is left. With False,
                 all its items fail.
+            per_key: whether all items of a call have the same key, on a queue with
+                ``order=FairShares(...)``. The first item of each key waits for others of its key.
 
         Raises:
-            ValueError, TypeError: for an argument that is not allowed; the limits have a ``key``,
-                or the queue is on a broker.
+            ValueError, TypeError: for an argument that is not allowed; the limits have a ``key``;
+                ``per_key`` without fair shares; or the queue is on a broker.
             QueueStateError: the queue is stopping.
 
         Otherwise as :meth:`process`, whose workers it replaces. For a limit without a ``cost``, one
@@ -328,7 +350,7 @@ class WorkQueue(Lifecycle, FromConfig, WorkQueueBase[T], Consumable[T], Generic[
         retried. The call runs in an empty context, because its items come from several contexts. A
         stop with a timeout returns all items of a call.
         """
-        batching = self._batching(max_size, max_wait, split=split)
+        batching = self._batching(max_size, max_wait, split=split, per_key=per_key)
         workers = self._workers_wanted(num_workers)
         queue = self._in_process(BoundedQueue, "process_batches")
         size = queue.check_workers(worker_func, workers, error_handler)
@@ -474,12 +496,17 @@ class WorkQueue(Lifecycle, FromConfig, WorkQueueBase[T], Consumable[T], Generic[
         return count
 
     async def submit(
-        self, item: T, *, timeout: float | None = None, deadline: float | None = None
+        self,
+        item: T,
+        *,
+        timeout: float | None = None,
+        priority: float = 0,
+        deadline: float | None = None,
     ) -> asyncio.Future[Outcome]:
         """Put an item and return a future of what the worker function makes of it.
 
         Args:
-            item, timeout, deadline: as for :meth:`put`.
+            item, timeout, priority, deadline: as for :meth:`put`.
 
         Returns:
             A future of the result, or of the exception of the last attempt. The error handler is
@@ -490,12 +517,12 @@ class WorkQueue(Lifecycle, FromConfig, WorkQueueBase[T], Consumable[T], Generic[
         Raises:
             QueueFullError: there was no room in time.
             QueueStateError, ValueError: as for :meth:`put`.
-            TypeError: the queue is not one in this process.
+            TypeError: the queue is not one in this process; or as for :meth:`put`.
 
         All of it: :meth:`penstock.BoundedQueue.submit`.
         """
         return await self._in_process(BoundedQueue, "submit").submit(
-            item, timeout=timeout, deadline=deadline
+            item, timeout=timeout, priority=priority, deadline=deadline
         )
 
     @overload
@@ -601,6 +628,7 @@ class WorkQueue(Lifecycle, FromConfig, WorkQueueBase[T], Consumable[T], Generic[
         progress: bool = False,
         return_exceptions: Literal[False] = False,
         split: bool = True,
+        per_key: bool = False,
     ) -> AsyncGenerator[R, None]: ...
     @overload
     def map_batches(
@@ -615,6 +643,7 @@ class WorkQueue(Lifecycle, FromConfig, WorkQueueBase[T], Consumable[T], Generic[
         progress: bool = False,
         return_exceptions: Literal[False] = False,
         split: bool = True,
+        per_key: bool = False,
     ) -> AsyncGenerator[R, None]: ...
     @overload
     def map_batches(
@@ -629,6 +658,7 @@ class WorkQueue(Lifecycle, FromConfig, WorkQueueBase[T], Consumable[T], Generic[
         progress: bool = False,
         return_exceptions: bool,
         split: bool = True,
+        per_key: bool = False,
     ) -> AsyncGenerator[R | BaseException, None]: ...
     @overload
     def map_batches(
@@ -643,6 +673,7 @@ class WorkQueue(Lifecycle, FromConfig, WorkQueueBase[T], Consumable[T], Generic[
         progress: bool = False,
         return_exceptions: bool,
         split: bool = True,
+        per_key: bool = False,
     ) -> AsyncGenerator[R | BaseException, None]: ...
     def map_batches(
         self,
@@ -656,6 +687,7 @@ class WorkQueue(Lifecycle, FromConfig, WorkQueueBase[T], Consumable[T], Generic[
         progress: bool = False,
         return_exceptions: bool = False,
         split: bool = True,
+        per_key: bool = False,
     ) -> AsyncGenerator[Any, None]:
         """Iterate over the results of ``worker_func`` on several items at once, item by item.
 
@@ -664,7 +696,8 @@ class WorkQueue(Lifecycle, FromConfig, WorkQueueBase[T], Consumable[T], Generic[
                 exception in the list fails its item. If it raises, all items fail.
             items, num_workers, ordered, return_exceptions: as for :meth:`map`; ``num_workers``
                 counts calls.
-            max_size, max_wait, split: as for :meth:`process_batches`. The last batch does not wait.
+            max_size, max_wait, split, per_key: as for :meth:`process_batches`. The last batch does
+                not wait.
 
         Raises:
             QueueStateError, ValueError, TypeError: as :meth:`map` and :meth:`process_batches`.
@@ -673,7 +706,9 @@ class WorkQueue(Lifecycle, FromConfig, WorkQueueBase[T], Consumable[T], Generic[
         """
         workers = self._check_job(items, worker_func, num_workers)
         queue = self._in_process(BoundedQueue, "map_batches")
-        batching = self._batching(max_size, max_wait, split=split, needs_results=True)
+        batching = self._batching(
+            max_size, max_wait, split=split, needs_results=True, per_key=per_key
+        )
         results = self._map(
             queue, worker_func, items, workers, ordered, return_exceptions, batching
         )

@@ -196,10 +196,14 @@ class QueueBase(Generic[T]):
 
     def _full_error(self) -> QueueFullError:
         return QueueFullError(
-            f"Queue {self._name} is full: {self.size} of {self._maxsize} places are taken",
+            f"Queue {self._name} {self._why_full()}",
             queue_size=self.size,
             queue_capacity=self._maxsize,
         )
+
+    def _why_full(self) -> str:
+        """Why it has no room for an item."""
+        return f"is full: {self.size} of {self._maxsize} places are taken"
 
     # -- workers ------------------------------------------------------------------------------
 

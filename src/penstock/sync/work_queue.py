@@ -38,6 +38,7 @@ from penstock.policies.observer import ObserverProvider
 from penstock.policies.policy import Policy
 from penstock.protocols import Queue
 from penstock.queue.jobs import BatchResult, check_outage
+from penstock.queue.orders import Order
 from penstock.queue.results import outcome_of
 from penstock.queue.status import QueueStatus
 from penstock.queue.work_queue_base import WorkQueueBase
@@ -76,8 +77,8 @@ class WorkQueue(FromConfig, WorkQueueBase[T], BlockingConsumable[T], Generic[T, 
 
     Args:
         maxsize, timeout, concurrency_limit, logger, name: as for :class:`penstock.WorkQueue`.
-        limits, retry, breaker, deadline, attempt_timeout, policy, max_dead_letters, telemetry: the
-            same.
+        limits, retry, breaker, deadline, attempt_timeout, policy, max_dead_letters, telemetry,
+            order: the same.
         queue: an asynchronous queue to use, one on a broker for example, instead of one in this
             process. It has its own maxsize, timeout, logger, name and telemetry.
         loop_thread: the event loop thread to use, which several queues can share; by default the
@@ -112,6 +113,7 @@ class WorkQueue(FromConfig, WorkQueueBase[T], BlockingConsumable[T], Generic[T, 
         policy: Policy | None = None,
         max_dead_letters: int = MAX_DEAD_LETTERS,
         telemetry: ObserverProvider | None = None,
+        order: Order | None = None,
         loop_thread: LoopThread | None = None,
     ) -> None:
         refuse_green_threads()
@@ -128,6 +130,7 @@ class WorkQueue(FromConfig, WorkQueueBase[T], BlockingConsumable[T], Generic[T, 
             "attempt_timeout": attempt_timeout,
             "policy": policy,
             "max_dead_letters": max_dead_letters,
+            "order": order,
         }
         self._blocking: BlockingQueue[T] | BlockingAdapter
         if self._set_up(concurrency_limit, queue, settings):
@@ -207,7 +210,14 @@ class WorkQueue(FromConfig, WorkQueueBase[T], BlockingConsumable[T], Generic[T, 
 
     # -- putting and taking -------------------------------------------------------------------
 
-    def put(self, item: T, timeout: float | None = None, *, deadline: float | None = None) -> bool:
+    def put(
+        self,
+        item: T,
+        timeout: float | None = None,
+        *,
+        priority: float = 0,
+        deadline: float | None = None,
+    ) -> bool:
         """Offer an item, as :meth:`penstock.BoundedQueue.put` does: True when it is accepted.
 
         ``timeout`` is in seconds: ``None`` the queue's own, ``0`` no wait, ``math.inf`` no limit.
@@ -219,23 +229,30 @@ class WorkQueue(FromConfig, WorkQueueBase[T], BlockingConsumable[T], Generic[T, 
             QueueStateError: among others, a worker function of this queue would wait for room
                 without a limit.
         """
+        if priority:
+            return self._blocking.put(item, timeout, **self._put_options(priority, deadline))
         return self._blocking.put(item, timeout, deadline=deadline)
 
-    def put_nowait(self, item: T, *, deadline: float | None = None) -> None:
+    def put_nowait(self, item: T, *, priority: float = 0, deadline: float | None = None) -> None:
         """Offer an item, as :meth:`penstock.BoundedQueue.put_nowait` does; never wait.
 
         Allowed in a running event loop and in worker functions, too.
         """
-        self._blocking.put_nowait(item, deadline=deadline)
+        if priority:
+            self._blocking.put_nowait(item, **self._put_options(priority, deadline))
+        else:
+            self._blocking.put_nowait(item, deadline=deadline)
 
-    def put_many(self, items: Collection[T], timeout: float | None = None) -> int:
+    def put_many(
+        self, items: Collection[T], timeout: float | None = None, *, priority: float = 0
+    ) -> int:
         """Put ``items``, as :meth:`penstock.WorkQueue.put_many` does; return how many it accepted.
 
         ``timeout`` is in seconds, all items together: as for :meth:`put`. After Ctrl-C, what was
         accepted until then stays.
         """
         self._with("put_many", "put_many()")
-        return self._blocking.put_many(items, timeout)
+        return self._blocking.put_many(items, timeout, **self._put_options(priority))
 
     def get(self, timeout: float | None = None) -> T:
         """Take an item, as :meth:`penstock.BoundedQueue.get` does, in ``timeout`` seconds."""
@@ -288,13 +305,14 @@ class WorkQueue(FromConfig, WorkQueueBase[T], BlockingConsumable[T], Generic[T, 
         num_workers: int | AdaptiveConcurrency | None = None,
         error_handler: ErrorHandler[T] | None = None,
         split: bool = True,
+        per_key: bool = False,
     ) -> None:
         """Start workers that call ``worker_func`` on several items at once.
 
         As :meth:`penstock.WorkQueue.process_batches`. If a plain function still runs when the time
         of a stop is over, it continues in its thread, and all its items are returned.
         """
-        batching = self._batching(max_size, max_wait, split=split)
+        batching = self._batching(max_size, max_wait, split=split, per_key=per_key)
         workers = self._workers_wanted(num_workers)
         queue: BlockingQueue[T] = self._in_process(BlockingQueue, "process_batches")
         queue.start_workers(worker_func, workers, error_handler, batching)  # type: ignore[arg-type]
@@ -408,7 +426,12 @@ class WorkQueue(FromConfig, WorkQueueBase[T], BlockingConsumable[T], Generic[T, 
         return self._blocking.redrive(timeout)
 
     def submit(
-        self, item: T, *, timeout: float | None = None, deadline: float | None = None
+        self,
+        item: T,
+        *,
+        timeout: float | None = None,
+        priority: float = 0,
+        deadline: float | None = None,
     ) -> Result[Outcome]:
         """Put an item; return a ``concurrent.futures.Future`` of its result.
 
@@ -418,7 +441,7 @@ class WorkQueue(FromConfig, WorkQueueBase[T], BlockingConsumable[T], Generic[T, 
         :meth:`penstock.WorkQueue.submit`.
         """
         queue: BlockingQueue[T] = self._in_process(BlockingQueue, "submit")
-        return queue.submit(item, timeout=timeout, deadline=deadline)
+        return queue.submit(item, timeout=timeout, priority=priority, deadline=deadline)
 
     @overload
     def map(
@@ -499,6 +522,7 @@ class WorkQueue(FromConfig, WorkQueueBase[T], BlockingConsumable[T], Generic[T, 
         progress: bool = False,
         return_exceptions: Literal[False] = False,
         split: bool = True,
+        per_key: bool = False,
     ) -> Generator[R, None, None]: ...
     @overload
     def map_batches(
@@ -513,6 +537,7 @@ class WorkQueue(FromConfig, WorkQueueBase[T], BlockingConsumable[T], Generic[T, 
         progress: bool = False,
         return_exceptions: Literal[False] = False,
         split: bool = True,
+        per_key: bool = False,
     ) -> Generator[R, None, None]: ...
     @overload
     def map_batches(
@@ -527,6 +552,7 @@ class WorkQueue(FromConfig, WorkQueueBase[T], BlockingConsumable[T], Generic[T, 
         progress: bool = False,
         return_exceptions: bool,
         split: bool = True,
+        per_key: bool = False,
     ) -> Generator[R | BaseException, None, None]: ...
     @overload
     def map_batches(
@@ -541,6 +567,7 @@ class WorkQueue(FromConfig, WorkQueueBase[T], BlockingConsumable[T], Generic[T, 
         progress: bool = False,
         return_exceptions: bool,
         split: bool = True,
+        per_key: bool = False,
     ) -> Generator[R | BaseException, None, None]: ...
     def map_batches(
         self,
@@ -554,6 +581,7 @@ class WorkQueue(FromConfig, WorkQueueBase[T], BlockingConsumable[T], Generic[T, 
         progress: bool = False,
         return_exceptions: bool = False,
         split: bool = True,
+        per_key: bool = False,
     ) -> Generator[Any, None, None]:
         """Iterate over results, item by item, as :meth:`penstock.WorkQueue.map_batches` does.
 
@@ -561,7 +589,9 @@ class WorkQueue(FromConfig, WorkQueueBase[T], BlockingConsumable[T], Generic[T, 
         """
         workers = self._check_blocking_job(items, worker_func, num_workers)
         queue: BlockingQueue[T] = self._in_process(BlockingQueue, "map_batches")
-        batching = self._batching(max_size, max_wait, split=split, needs_results=True)
+        batching = self._batching(
+            max_size, max_wait, split=split, needs_results=True, per_key=per_key
+        )
         results = self._map(
             queue, worker_func, items, workers, ordered, return_exceptions, batching
         )
