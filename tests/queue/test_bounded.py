@@ -166,6 +166,7 @@ async def test_statistics_tell_everything_at_one_instant() -> None:
             "gate_closures": 0,
             "breaker_state": None,
             "is_paused": False,
+            "waiting_by_key": None,
         }
         worker.may_go_on.set()
         assert await waiting
