@@ -50,6 +50,7 @@ from penstock.policies.policy import Policy, PolicyStatistics
 from penstock.queue.bounded import BoundedQueue, QueueStatistics, QueueStatus
 from penstock.queue.control import ItemInHand
 from penstock.queue.jobs import BatchResult
+from penstock.queue.orders import FairShares, Priorities
 from penstock.telemetry.telemetry import default_observer as _default_observer
 from penstock.work_queue import WorkQueue
 
@@ -81,6 +82,7 @@ __all__ = [
     "ExecutionStatus",
     "Executor",
     "Failure",
+    "FairShares",
     "ItemInHand",
     "Limit",
     "Limiter",
@@ -88,6 +90,7 @@ __all__ = [
     "PenstockError",
     "Policy",
     "PolicyStatistics",
+    "Priorities",
     "QueueClosedError",
     "QueueConfig",
     "QueueEmptyError",

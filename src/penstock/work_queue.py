@@ -17,11 +17,12 @@ from collections.abc import (
 )
 from contextlib import aclosing
 from functools import partial
-from typing import Any, Literal, TypeVar, overload
+from typing import Any, Generic, Literal, TypeVar, overload
 
 from penstock._util import checks
+from penstock._util.compat import Outcome
 from penstock._util.lifecycle import Lifecycle
-from penstock._util.progress import progress_bar
+from penstock._util.progress import progress_bar, show_progress
 from penstock._util.signals import LoopSignalHandlers, check_signals
 from penstock.errors import QueueClosedError, QueueStateError
 from penstock.from_config import FromConfig
@@ -38,6 +39,7 @@ from penstock.policies.policy import Policy
 from penstock.protocols import Queue
 from penstock.queue.bounded import BoundedQueue, QueueStatus
 from penstock.queue.jobs import BatchResult, RunningJob, check_outage
+from penstock.queue.orders import Order
 from penstock.queue.results import ResultStream, each, outcome_of
 from penstock.queue.stream import Consumable
 from penstock.queue.work_queue_base import WorkQueueBase
@@ -52,7 +54,7 @@ R = TypeVar("R")
 _PAUSE = 0.1
 
 
-class WorkQueue(Lifecycle, FromConfig, WorkQueueBase[T], Consumable[T]):
+class WorkQueue(Lifecycle, FromConfig, WorkQueueBase[T], Consumable[T], Generic[T, Outcome]):
     """A queue with workers, batches and results: process, batch_process, submit, map.
 
     Args:
@@ -77,6 +79,12 @@ class WorkQueue(Lifecycle, FromConfig, WorkQueueBase[T], Consumable[T]):
         policy: a :class:`penstock.Policy`, in place of limits, retry, breaker, deadline and
             attempt_timeout. Other queues and calls may share it.
         max_dead_letters: how many items that failed for good are kept, zero or more.
+        order: which item is next: a :class:`penstock.Priorities`, by the ``priority`` of its put,
+            or a :class:`penstock.FairShares`, each key its turn. ``None``: first come, first
+            served.
+
+    For type checkers: in ``WorkQueue[int, str]`` items are ints, and worker functions return strs.
+    So futures of ``submit`` give strs. ``WorkQueue[int]`` leaves open what functions return.
 
     With any of these, when a worker function raises ``RateLimitError(retry_after=...)``, all
     workers wait for ``retry_after`` seconds.
@@ -105,6 +113,7 @@ class WorkQueue(Lifecycle, FromConfig, WorkQueueBase[T], Consumable[T]):
         policy: Policy | None = None,
         max_dead_letters: int = MAX_DEAD_LETTERS,
         telemetry: ObserverProvider | None = None,
+        order: Order | None = None,
     ) -> None:
         settings: dict[str, Any] = {
             "maxsize": maxsize,
@@ -119,6 +128,7 @@ class WorkQueue(Lifecycle, FromConfig, WorkQueueBase[T], Consumable[T]):
             "attempt_timeout": attempt_timeout,
             "policy": policy,
             "max_dead_letters": max_dead_letters,
+            "order": order,
         }
         self.queue: Queue[T]
         if self._set_up(concurrency_limit, queue, settings):
@@ -179,6 +189,7 @@ class WorkQueue(Lifecycle, FromConfig, WorkQueueBase[T], Consumable[T]):
         item: T,
         timeout: float | None = None,
         *,
+        priority: float = 0,
         deadline: float | None = None,
         id: str | None = None,
     ) -> bool:
@@ -188,6 +199,7 @@ class WorkQueue(Lifecycle, FromConfig, WorkQueueBase[T], Consumable[T]):
             item: anything.
             timeout: seconds to wait for room. ``None``: the queue's own, 0.1 unless given. ``0``:
                 do not wait. ``math.inf``: as long as it takes.
+            priority: a number, lower is sooner, for a queue with ``order=Priorities()``.
             deadline: seconds from now in which the item is to be done.
             id: for queues on a broker: when two puts have the same id within the ``dedupe`` seconds
                 of the queue, one item is stored, and both puts return True.
@@ -197,34 +209,39 @@ class WorkQueue(Lifecycle, FromConfig, WorkQueueBase[T], Consumable[T]):
                 closed.
             ValueError: ``timeout`` or ``deadline`` is negative, NaN or no number; or a limit can
                 never let the item pass.
-            TypeError: an ``id``, and the queue is in this process.
+            TypeError: an ``id``, and the queue is in this process; ``priority`` is no number, or
+                the queue's order takes none; a queue on a broker has no order.
+            Exception: what a function of the queue's order raised; the item is not in the queue.
 
         True: the item will be processed or returned, exactly once. False: the item is not accepted
         and will not be, so look at the result. A cancelled put leaves no item in the queue.
         Details: :meth:`penstock.BoundedQueue.put`.
         """
-        # In one comparison: they are the same if both are None, and only then.
-        if deadline is not id:  # type: ignore[comparison-overlap]
+        # In one comparison: deadline and id are the same if both are None, and only then.
+        if priority or deadline is not id:  # type: ignore[comparison-overlap]
             put: Any = self.queue.put  # not every kind of queue knows these
-            options: dict[str, Any] = {} if deadline is None else {"deadline": deadline}
-            accepted: bool = await put(item, timeout=timeout, **self._with_id(options, id))
+            options = self._with_id(self._put_options(priority, deadline), id)
+            accepted: bool = await put(item, timeout=timeout, **options)
             return accepted
         if timeout is None:
             return await self.queue.put(item)
         return await self.queue.put(item, timeout=timeout)
 
-    async def put_many(self, items: Collection[T], timeout: float | None = None) -> int:
+    async def put_many(
+        self, items: Collection[T], timeout: float | None = None, *, priority: float = 0
+    ) -> int:
         """Put ``items`` in their order; return how many were accepted, from the front.
 
         Args:
             items: a list or another collection. An iterator is refused: what it gave away and was
                 not accepted would be lost.
             timeout: seconds to wait for room, all items together, as for :meth:`put`.
+            priority: that of all of them, as for :meth:`put`.
 
         Raises:
             QueueStateError, ValueError: as :meth:`put`, about the first item. If some were accepted
                 before, their number is returned, and the next call with the rest raises.
-            TypeError: ``items`` is no collection.
+            TypeError: ``items`` is no collection; or as :meth:`put`.
             QueueUnknownError: a broker did not answer; ``accepted`` of the error is the number of
                 items that are certainly accepted.
 
@@ -232,7 +249,7 @@ class WorkQueue(Lifecycle, FromConfig, WorkQueueBase[T], Consumable[T]):
         On a broker up to 250 items go in one round trip.
         """
         queue: Any = self._with("put_many", "put_many()")
-        count: int = await queue.put_many(items, timeout)
+        count: int = await queue.put_many(items, timeout, **self._put_options(priority))
         return count
 
     async def pause_all(self) -> None:
@@ -292,7 +309,7 @@ class WorkQueue(Lifecycle, FromConfig, WorkQueueBase[T], Consumable[T]):
 
     async def process(
         self,
-        worker_func: WorkerFunc[T, Any],
+        worker_func: WorkerFunc[T, Outcome],
         num_workers: int | AdaptiveConcurrency | None = None,
         error_handler: ErrorHandler[T] | None = None,
     ) -> None:
@@ -329,6 +346,7 @@ class WorkQueue(Lifecycle, FromConfig, WorkQueueBase[T], Consumable[T]):
         num_workers: int | AdaptiveConcurrency | None = None,
         error_handler: ErrorHandler[T] | None = None,
         split: bool = True,
+        per_key: bool = False,
     ) -> None:
         """Start workers that call ``worker_func`` on several items at once.
 
@@ -344,10 +362,12 @@ class WorkQueue(Lifecycle, FromConfig, WorkQueueBase[T], Consumable[T]):
             split: if a call raises an error that a retry would not change, make the call again for
                 each half of its items, and so on, until only the bad item is left. With False,
                 all its items fail.
+            per_key: whether all items of a call have the same key, on a queue with
+                ``order=FairShares(...)``. The first item of each key waits for others of its key.
 
         Raises:
-            ValueError, TypeError: for an argument that is not allowed; the limits have a ``key``,
-                or the queue is on a broker.
+            ValueError, TypeError: for an argument that is not allowed; the limits have a ``key``;
+                ``per_key`` without fair shares; or the queue is on a broker.
             QueueStateError: the queue is stopping.
 
         Otherwise as :meth:`process`, whose workers it replaces. For a limit without a ``cost``, one
@@ -358,7 +378,7 @@ class WorkQueue(Lifecycle, FromConfig, WorkQueueBase[T], Consumable[T]):
         retried. The call runs in an empty context, because its items come from several contexts. A
         stop with a timeout returns all items of a call.
         """
-        batching = self._batching(max_size, max_wait, split=split)
+        batching = self._batching(max_size, max_wait, split=split, per_key=per_key)
         workers = self._workers_wanted(num_workers)
         queue = self._in_process(BoundedQueue, "process_batches")
         size = queue.check_workers(worker_func, workers, error_handler)
@@ -504,12 +524,17 @@ class WorkQueue(Lifecycle, FromConfig, WorkQueueBase[T], Consumable[T]):
         return count
 
     async def submit(
-        self, item: T, *, timeout: float | None = None, deadline: float | None = None
-    ) -> asyncio.Future[Any]:
+        self,
+        item: T,
+        *,
+        timeout: float | None = None,
+        priority: float = 0,
+        deadline: float | None = None,
+    ) -> asyncio.Future[Outcome]:
         """Put an item and return a future of what the worker function makes of it.
 
         Args:
-            item, timeout, deadline: as for :meth:`put`.
+            item, timeout, priority, deadline: as for :meth:`put`.
 
         Returns:
             A future of the result, or of the exception of the last attempt. The error handler is
@@ -520,12 +545,12 @@ class WorkQueue(Lifecycle, FromConfig, WorkQueueBase[T], Consumable[T]):
         Raises:
             QueueFullError: there was no room in time.
             QueueStateError, ValueError: as for :meth:`put`.
-            TypeError: the queue is not one in this process.
+            TypeError: the queue is not one in this process; or as for :meth:`put`.
 
         All of it: :meth:`penstock.BoundedQueue.submit`.
         """
         return await self._in_process(BoundedQueue, "submit").submit(
-            item, timeout=timeout, deadline=deadline
+            item, timeout=timeout, priority=priority, deadline=deadline
         )
 
     @overload
@@ -536,6 +561,7 @@ class WorkQueue(Lifecycle, FromConfig, WorkQueueBase[T], Consumable[T]):
         *,
         num_workers: int | AdaptiveConcurrency | None = None,
         ordered: bool = True,
+        progress: bool = False,
         return_exceptions: Literal[False] = False,
     ) -> AsyncGenerator[R, None]: ...
     @overload
@@ -546,6 +572,7 @@ class WorkQueue(Lifecycle, FromConfig, WorkQueueBase[T], Consumable[T]):
         *,
         num_workers: int | AdaptiveConcurrency | None = None,
         ordered: bool = True,
+        progress: bool = False,
         return_exceptions: Literal[False] = False,
     ) -> AsyncGenerator[R, None]: ...
     @overload
@@ -556,6 +583,7 @@ class WorkQueue(Lifecycle, FromConfig, WorkQueueBase[T], Consumable[T]):
         *,
         num_workers: int | AdaptiveConcurrency | None = None,
         ordered: bool = True,
+        progress: bool = False,
         return_exceptions: bool,
     ) -> AsyncGenerator[R | BaseException, None]: ...
     @overload
@@ -566,6 +594,7 @@ class WorkQueue(Lifecycle, FromConfig, WorkQueueBase[T], Consumable[T]):
         *,
         num_workers: int | AdaptiveConcurrency | None = None,
         ordered: bool = True,
+        progress: bool = False,
         return_exceptions: bool,
     ) -> AsyncGenerator[R | BaseException, None]: ...
     def map(
@@ -575,6 +604,7 @@ class WorkQueue(Lifecycle, FromConfig, WorkQueueBase[T], Consumable[T]):
         *,
         num_workers: int | AdaptiveConcurrency | None = None,
         ordered: bool = True,
+        progress: bool = False,
         return_exceptions: bool = False,
     ) -> AsyncGenerator[Any, None]:
         """Iterate over the results of ``worker_func`` on each item.
@@ -586,6 +616,7 @@ class WorkQueue(Lifecycle, FromConfig, WorkQueueBase[T], Consumable[T]):
                 default, on a queue that has workers and no ``concurrency_limit``, the number of
                 these workers.
             ordered: yield the results in the order of the items; with False, when they are ready.
+            progress: show a bar of the results on standard error, with ``penstock[progress]``.
             return_exceptions: yield the exceptions of ``worker_func``; with False the first one is
                 raised, and ends the iteration.
 
@@ -596,6 +627,7 @@ class WorkQueue(Lifecycle, FromConfig, WorkQueueBase[T], Consumable[T]):
                 the retry policy. No more items are read. With ``return_exceptions``, it comes
                 after the results of the accepted items.
             ValueError, TypeError: at the call, for an argument that is not allowed.
+            ImportError: at the call, ``progress`` without the extra.
 
         At most ``maxsize`` items plus one for each worker are read before their results are taken.
         So if results are read slowly, ``items`` are read slowly too.
@@ -608,7 +640,8 @@ class WorkQueue(Lifecycle, FromConfig, WorkQueueBase[T], Consumable[T]):
         """
         workers = self._check_job(items, worker_func, num_workers)
         queue = self._in_process(BoundedQueue, "map")
-        return self._map(queue, worker_func, items, workers, ordered, return_exceptions)
+        results = self._map(queue, worker_func, items, workers, ordered, return_exceptions)
+        return show_progress(results, items) if progress else results
 
     @overload
     def map_batches(
@@ -620,8 +653,10 @@ class WorkQueue(Lifecycle, FromConfig, WorkQueueBase[T], Consumable[T]):
         max_wait: float = 0,
         num_workers: int | AdaptiveConcurrency | None = None,
         ordered: bool = True,
+        progress: bool = False,
         return_exceptions: Literal[False] = False,
         split: bool = True,
+        per_key: bool = False,
     ) -> AsyncGenerator[R, None]: ...
     @overload
     def map_batches(
@@ -633,8 +668,10 @@ class WorkQueue(Lifecycle, FromConfig, WorkQueueBase[T], Consumable[T]):
         max_wait: float = 0,
         num_workers: int | AdaptiveConcurrency | None = None,
         ordered: bool = True,
+        progress: bool = False,
         return_exceptions: Literal[False] = False,
         split: bool = True,
+        per_key: bool = False,
     ) -> AsyncGenerator[R, None]: ...
     @overload
     def map_batches(
@@ -646,8 +683,10 @@ class WorkQueue(Lifecycle, FromConfig, WorkQueueBase[T], Consumable[T]):
         max_wait: float = 0,
         num_workers: int | AdaptiveConcurrency | None = None,
         ordered: bool = True,
+        progress: bool = False,
         return_exceptions: bool,
         split: bool = True,
+        per_key: bool = False,
     ) -> AsyncGenerator[R | BaseException, None]: ...
     @overload
     def map_batches(
@@ -659,8 +698,10 @@ class WorkQueue(Lifecycle, FromConfig, WorkQueueBase[T], Consumable[T]):
         max_wait: float = 0,
         num_workers: int | AdaptiveConcurrency | None = None,
         ordered: bool = True,
+        progress: bool = False,
         return_exceptions: bool,
         split: bool = True,
+        per_key: bool = False,
     ) -> AsyncGenerator[R | BaseException, None]: ...
     def map_batches(
         self,
@@ -671,8 +712,10 @@ class WorkQueue(Lifecycle, FromConfig, WorkQueueBase[T], Consumable[T]):
         max_wait: float = 0,
         num_workers: int | AdaptiveConcurrency | None = None,
         ordered: bool = True,
+        progress: bool = False,
         return_exceptions: bool = False,
         split: bool = True,
+        per_key: bool = False,
     ) -> AsyncGenerator[Any, None]:
         """Iterate over the results of ``worker_func`` on several items at once, item by item.
 
@@ -681,7 +724,8 @@ class WorkQueue(Lifecycle, FromConfig, WorkQueueBase[T], Consumable[T]):
                 exception in the list fails its item. If it raises, all items fail.
             items, num_workers, ordered, return_exceptions: as for :meth:`map`; ``num_workers``
                 counts calls.
-            max_size, max_wait, split: as for :meth:`process_batches`. The last batch does not wait.
+            max_size, max_wait, split, per_key: as for :meth:`process_batches`. The last batch does
+                not wait.
 
         Raises:
             QueueStateError, ValueError, TypeError: as :meth:`map` and :meth:`process_batches`.
@@ -690,8 +734,13 @@ class WorkQueue(Lifecycle, FromConfig, WorkQueueBase[T], Consumable[T]):
         """
         workers = self._check_job(items, worker_func, num_workers)
         queue = self._in_process(BoundedQueue, "map_batches")
-        batching = self._batching(max_size, max_wait, split=split, needs_results=True)
-        return self._map(queue, worker_func, items, workers, ordered, return_exceptions, batching)
+        batching = self._batching(
+            max_size, max_wait, split=split, needs_results=True, per_key=per_key
+        )
+        results = self._map(
+            queue, worker_func, items, workers, ordered, return_exceptions, batching
+        )
+        return show_progress(results, items) if progress else results
 
     async def _map(
         self,

@@ -136,7 +136,7 @@ class NotedPut(NotedItem):
         self.accepted = False
         self.was_full = False
 
-    def on_full(self) -> None:
+    def on_full(self, by: str | None = None) -> None:
         self.was_full = True
 
     def __enter__(self) -> Self:

@@ -387,8 +387,14 @@ NOT_LIMITS = [5, None, ["x"], penstock.Limit(1, per=1)]
 
 _WORK = {"worker_func": NOT_FUNCTIONS, "num_workers": NOT_COUNTS}
 _JOB = {"items": NOT_ITEMS, **_WORK}
-_BATCH = {"max_size": [None, *NOT_COUNTS], "max_wait": [None, *NOT_SECONDS]}
-_PUT = {"timeout": NOT_SECONDS, "deadline": NOT_SECONDS}
+_BATCH = {
+    "max_size": [None, *NOT_COUNTS],
+    "max_wait": [None, *NOT_SECONDS],
+    "per_key": [True],  # a queue without keys
+}
+#: Priorities that a queue without an order refuses.
+NOT_WITHOUT_ORDER = [1, -2.5, "high", True, math.nan]
+_PUT = {"timeout": NOT_SECONDS, "deadline": NOT_SECONDS, "priority": NOT_WITHOUT_ORDER}
 _QUEUE = {"logger": NOT_LOGGERS, "name": NOT_NAMES, "limits": NOT_LIMITS, "telemetry": [5, "otel"]}
 
 #: What each argument of each call refuses.
@@ -405,6 +411,7 @@ REFUSED: dict[str, dict[str, list[Any]]] = {
         "attempt_timeout": [*NOT_SECONDS, 0, math.inf],
         "policy": [1, "policy", [], RetryPolicy()],
         "max_dead_letters": [-1, 1.5, "1", True, None],
+        "order": [5, "first", penstock.Priorities],
     },
     "from_config": {**_QUEUE, "config": [None, 5, {}]},
     "batch_process": {**_JOB, "error_handler": NOT_HANDLERS},
@@ -416,8 +423,12 @@ REFUSED: dict[str, dict[str, list[Any]]] = {
     "process_batches": {**_WORK, **_BATCH, "error_handler": NOT_HANDLERS},
     "processing": {"timeout": NOT_SECONDS},
     "put": {**_PUT, "id": ["an id", 5]},  # it has none in this process
-    "put_many": {"items": [*NOT_ITEMS, "text"], "timeout": NOT_SECONDS},
-    "put_nowait": {"deadline": NOT_SECONDS},
+    "put_many": {
+        "items": [*NOT_ITEMS, "text"],
+        "timeout": NOT_SECONDS,
+        "priority": NOT_WITHOUT_ORDER,
+    },
+    "put_nowait": {"deadline": NOT_SECONDS, "priority": NOT_WITHOUT_ORDER},
     "redrive": {"timeout": NOT_SECONDS},
     "remove": {"predicate": NOT_FUNCTIONS},
     "stop": {"timeout": NOT_SECONDS},

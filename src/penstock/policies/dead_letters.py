@@ -26,6 +26,8 @@ class DeadLetter(Generic[T]):
     attempts: int
     #: Where telemetry has its last attempt; None if it was not observed.
     origin: Origin | None = field(default=None, repr=False, compare=False)
+    #: That of its put, in a queue with priorities; ``redrive`` puts it back with that.
+    priority: float = field(default=0, repr=False)
 
     @property
     def trace_id(self) -> str | None:

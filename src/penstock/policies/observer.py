@@ -29,6 +29,8 @@ DEAD_LETTER, FAILED = "dead_letter", "failed"
 #: It could not be served before its deadline.
 DEADLINE = "deadline"
 CANCELLED = "cancelled"
+#: What holds a put up where the queue itself has room: its key has as many items as it may have.
+MAX_PER_KEY = "max_per_key"
 #: The outcomes of an item that did not succeed.
 FAILURES: tuple[str, ...] = (FAILED, DEAD_LETTER, DEADLINE, CANCELLED)
 
@@ -233,8 +235,11 @@ class ObservedPut(ObservedItem, Protocol):
     #: Set before the block is left: whether the item is in the queue.
     accepted: bool
 
-    def on_full(self) -> None:
-        """There is no room: the put waits from now on, or is refused."""
+    def on_full(self, by: str | None = None) -> None:
+        """There is no room: the put waits from now on, or is refused.
+
+        ``by``: what holds it up, if it is not the queue's size: ``MAX_PER_KEY``.
+        """
         ...
 
     def __enter__(self) -> Self: ...

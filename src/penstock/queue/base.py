@@ -117,7 +117,9 @@ class QueueBase(Generic[T]):
 
     def __repr__(self) -> str:
         name = type(self).__name__
-        return f"<{name} {self._name!r} {self._status.value} {self.size}/{self._maxsize}>"
+        state = f"{self._name!r} {self._status.value} {self.size}/{self._maxsize}"
+        more = [word for word in ("closed", "paused") if getattr(self, f"is_{word}", False)]
+        return f"<{', '.join([f'{name} {state}', *more])}>"
 
     # -- properties: readable from any thread -------------------------------------------------
 
@@ -194,10 +196,14 @@ class QueueBase(Generic[T]):
 
     def _full_error(self) -> QueueFullError:
         return QueueFullError(
-            f"Queue {self._name} is full: {self.size} of {self._maxsize} places are taken",
+            f"Queue {self._name} {self._why_full()}",
             queue_size=self.size,
             queue_capacity=self._maxsize,
         )
+
+    def _why_full(self) -> str:
+        """Why it has no room for an item."""
+        return f"is full: {self.size} of {self._maxsize} places are taken"
 
     # -- workers ------------------------------------------------------------------------------
 

@@ -52,17 +52,23 @@ class BatchStore(EntryStore[T]):
         if not rest:
             return full
         since = math.inf if batching.since is None else batching.since
-        is_last = self.closed or batching.is_complete or len(self.entries) >= self.room
         is_due = self.turn.clock() >= since + batching.max_wait
-        return full + bool(lane.requeued or is_last or is_due)
+        return full + bool(lane.requeued or self._is_last(batching) or is_due)
+
+    def _is_last(self, batching: Batching) -> bool:
+        """Whether no more entries can come, for now."""
+        return self.closed or batching.is_complete or len(self.entries) >= self.room
 
     def _calls_in(self, lane: Lane[T]) -> int:
         """For how many calls there are entries in a lane now."""
         batching = self._batching_of(lane)
         return len(lane) if batching is None else self._batches_in(lane, batching)
 
-    def _note_put(self, lane: Lane[T]) -> bool:
-        """There is one more entry in the lane; return whether workers are to be woken."""
+    def _note_put(self, lane: Lane[T], entry: Entry[T] | None = None) -> bool:
+        """There is one more entry in the lane; return whether workers are to be woken.
+
+        ``entry``: which one; None: they may all be new to the job.
+        """
         batching = self._batching_of(lane)
         if batching is None:
             return True
@@ -111,7 +117,7 @@ class BatchStore(EntryStore[T]):
     def _append(self, entry: Entry[T]) -> None:
         super()._append(entry)
         job = job_of(entry)
-        self._note_put(self._main if job is None else self.lanes.get(job, self._main))
+        self._note_put(self._main if job is None else self.lanes.get(job, self._main), entry)
 
     def _requeue(self, entry: Entry[T]) -> None:
         for part in parts_of(entry):
@@ -141,7 +147,7 @@ class BatchStore(EntryStore[T]):
         self, lanes: list[Lane[T]], granted: dict[int, Any], is_for_threads: bool | None = None
     ) -> Entry[T] | None:
         eligible = [
-            (head[0], lane)
+            (lane.rank, lane)
             for lane in lanes
             if (head := lane.head) is not None
             and head[0] not in granted
@@ -160,6 +166,19 @@ class BatchStore(EntryStore[T]):
     def _pop_batch(self, lane: Lane[T], job: Job[T], granted: dict[int, Any]) -> Entry[T]:
         """Take the entries of one call, as one entry."""
         batching: Batching = job.batching
+        entries = self._pop_entries(lane, batching, granted)
+        if lane.job is not None and lane.job.is_nested and not len(lane):
+            self._grant_outside_bound(lane)
+        if not len(lane):
+            batching.end_wait()
+        items = Batch([entry[1] for entry in entries])
+        # In no context of theirs: each item has its own.
+        return entries[0][0], items, Context(), BatchTicket(entries, job, batching)  # type: ignore[return-value]
+
+    def _pop_entries(
+        self, lane: Lane[T], batching: Batching, granted: dict[int, Any]
+    ) -> list[Entry[T]]:
+        """Take the next entries of a lane, as many as a call may have."""
         most = batching.max_size
         entries: list[Entry[T]] = []
         while lane.requeued and len(entries) < most:
@@ -175,13 +194,7 @@ class BatchStore(EntryStore[T]):
             self._in_lanes -= count
             self.room += count
             self.main_peak += count
-        if lane.job is not None and lane.job.is_nested and not len(lane):
-            self._grant_outside_bound(lane)
-        if not len(lane):
-            batching.end_wait()
-        items = Batch([entry[1] for entry in entries])
-        # In no context of theirs: each item has its own.
-        return entries[0][0], items, Context(), BatchTicket(entries, job, batching)  # type: ignore[return-value]
+        return entries
 
     def _pop_many(self, waiting: deque[Entry[T]], count: int) -> list[Entry[T]]:
         return [self._pop_waiting(waiting) for _ in range(count)]
@@ -193,7 +206,13 @@ class BatchBuffer(BatchStore[T], Buffer[T]):
     #: By which those are counted that a batch has done.
     counters: Any
 
-    def offer(self, item: T, ticket: Ticket | None = None, context: Context | None = None) -> bool:
+    def offer(
+        self,
+        item: T,
+        ticket: Ticket | None = None,
+        context: Context | None = None,
+        priority: float = 0,
+    ) -> bool:
         """As any buffer; but a worker is woken only when there is a batch."""
         size = len(self.entries) + 1
         batching = None if self.standing is None else self.standing.batching

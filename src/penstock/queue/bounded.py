@@ -25,6 +25,8 @@ from penstock.queue.buffer import Buffer
 from penstock.queue.counters import QueueCounters
 from penstock.queue.entry_buffer import EntryBuffer
 from penstock.queue.in_process import InProcessQueue
+from penstock.queue.ordered_buffer import OrderedBatchBuffer, make_buffer
+from penstock.queue.orders import Order
 from penstock.queue.status import QueueStatistics, QueueStatus
 from penstock.queue.stream import Consumable
 from penstock.workers.calls import AsyncCall, ErrorHandler, WorkerFunc
@@ -92,6 +94,8 @@ class BoundedQueue(Lifecycle, Consumable[T], InProcessQueue[T]):
         policy: a :class:`penstock.Policy`: limits, retries and so on for all items.
         max_dead_letters: how many items that failed for good are kept, zero or more, if the
             policy has retries.
+        order: which item is next: a :class:`penstock.Priorities` or a
+            :class:`penstock.FairShares`. ``None``: first come, first served.
 
     Raises:
         ValueError, TypeError: for an argument that is not allowed.
@@ -111,15 +115,18 @@ class BoundedQueue(Lifecycle, Consumable[T], InProcessQueue[T]):
         telemetry: ObserverProvider | None = None,
         policy: Policy | None = None,
         max_dead_letters: int = MAX_DEAD_LETTERS,
+        order: Order | None = None,
     ) -> None:
-        super().__init__(maxsize, timeout, logger, name, telemetry, policy, max_dead_letters)
+        super().__init__(maxsize, timeout, logger, name, telemetry, policy, max_dead_letters, order)
         # The calls of items inside of which puts wait for room as long as it takes.
         self._calls_that_put = self._pool.waiting_calls()
         self._warning_muted = False
         self._unmute_timer: asyncio.TimerHandle | None = None
 
-    def _make_parts(self) -> tuple[EntryBuffer[T], QueueCounters, WorkerPool[T]]:
-        buffer: Buffer[T] = Buffer(self._maxsize)
+    def _make_parts(
+        self, order: Order | None
+    ) -> tuple[EntryBuffer[T], QueueCounters, WorkerPool[T]]:
+        buffer: Buffer[T] = make_buffer(self._maxsize, order)
         self._entries = buffer.entries
         counters = QueueCounters(buffer)
         return buffer, counters, WorkerPool(buffer, counters, self._name, self._logger)
@@ -127,33 +134,43 @@ class BoundedQueue(Lifecycle, Consumable[T], InProcessQueue[T]):
     def _use_batches(self) -> None:
         buffer: Any = self._buffer
         if not isinstance(buffer, BatchBuffer):
-            buffer.__class__ = BatchBuffer
+            buffer.__class__ = BatchBuffer if buffer.ranks is None else OrderedBatchBuffer
             buffer.counters = self._counters
             buffer.know_batches()
 
     # -- putting ------------------------------------------------------------------------------
 
     async def put(
-        self, item: T, timeout: float | None = None, *, deadline: float | None = None
+        self,
+        item: T,
+        timeout: float | None = None,
+        priority: float = 0,
+        deadline: float | None = None,
     ) -> bool:
         """Offer an item; True when it is accepted, False when the queue stayed full.
+
+        Pass ``priority`` and ``deadline`` by keyword.
 
         Args:
             item: anything. It will run in a copy of the caller's context.
             timeout: seconds to wait for room. ``None``: the queue's own timeout. ``0``: do not
                 wait. ``math.inf``: as long as it takes.
+            priority: a number, lower is sooner, for a queue with ``order=Priorities()``.
             deadline: seconds from now in which the item is to be done. If its call could not end
                 in time it is not made, and the item fails with ``DeadlineExceededError``.
 
         Raises:
             QueueStateError: the queue is not processing, or stopped while the put waited; a
                 ``QueueClosedError`` if it is closed.
-            ValueError: the timeout or deadline is negative, NaN or no number; or a limit can never
-                let the item pass.
+            ValueError: the timeout or deadline is negative, NaN or no number; the priority is NaN;
+                or a limit can never let the item pass.
+            TypeError: the priority is no number, or the queue's order takes none.
+            Exception: what a function of the queue's order raised; the item is not in the queue.
 
         False says that the item is not accepted and never will be; ``backpressure_events``
-        counts it. Puts that wait are served first come, first served. If the put is cancelled
-        and raises ``CancelledError``, the item is not in the queue and never runs.
+        counts it. Puts that wait are served first come, first served, or in the queue's order. If
+        the put is cancelled and raises ``CancelledError``, the item is not in the queue and never
+        runs.
 
         A worker function that puts into its own queue waits for a worker to take something. If all
         of them wait like that, each waits out its timeout and gets False; with ``math.inf`` the
@@ -167,9 +184,17 @@ class BoundedQueue(Lifecycle, Consumable[T], InProcessQueue[T]):
             timeout = checks.seconds(timeout)
         if self._needs_slow_path() or deadline is not None:
             ticket = self._new_ticket(item, deadline)
+            if priority:
+                ticket.priority = self._checked_priority(priority)
             if not ticket.is_observed and self._buffer.offer(item, ticket):
                 return True  # with no coroutine in between: most items under a policy
             return await self._put_with(ticket, item, timeout)
+        if priority:
+            ranks = self._buffer.ranks
+            if type(priority) is not int or ranks is None or not ranks.takes_priority:
+                priority = self._checked_priority(priority)
+            offered = self._buffer.offer(item, None, None, priority)
+            return offered or await self._put_slow(item, timeout, priority=priority)
         if not timeout and len(self._entries) >= self._maxsize:  # a refusal is to cost nothing
             self._counters.full += 1
             if not self._warning_muted:
@@ -179,23 +204,25 @@ class BoundedQueue(Lifecycle, Consumable[T], InProcessQueue[T]):
             return True
         return await self._wait_for_room(item, timeout)
 
-    def put_nowait(self, item: T, *, deadline: float | None = None) -> None:
+    def put_nowait(self, item: T, priority: float = 0, deadline: float | None = None) -> None:
         """Like ``put(item, timeout=0)``, but raises ``QueueFullError`` instead of returning False.
 
+        Pass ``priority`` and ``deadline`` by keyword.
+
         Args:
-            item, deadline: as for :meth:`put`.
+            item, priority, deadline: as for :meth:`put`.
 
         Raises:
             QueueFullError: there is no room.
-            QueueStateError: the queue is not processing.
-            ValueError: the deadline is negative, NaN or no number; or a limit can never let the
-                item pass.
+            QueueStateError, TypeError, ValueError: as :meth:`put`.
         """
         if _get_running_loop() is not self._open_in:
             self._refuse("put")
-        self._put_nowait(item, deadline)
+        self._put_nowait(item, deadline, priority)
 
-    async def put_many(self, items: Collection[T], timeout: float | None = None) -> int:
+    async def put_many(
+        self, items: Collection[T], timeout: float | None = None, *, priority: float = 0
+    ) -> int:
         """Put ``items`` in their order; return how many were accepted, from the front.
 
         Args:
@@ -203,18 +230,19 @@ class BoundedQueue(Lifecycle, Consumable[T], InProcessQueue[T]):
                 not accepted would be lost.
             timeout: seconds to wait for room, all items together. ``None``: the queue's own
                 timeout. ``0``: do not wait. ``math.inf``: as long as it takes.
+            priority: that of all of them, as in :meth:`put`.
 
         Raises:
             QueueStateError, ValueError: as :meth:`put`, about the first item. If some were accepted
                 before, their number is returned, and the next call with the rest raises.
-            TypeError: ``items`` is no collection.
+            TypeError: ``items`` is no collection; or as :meth:`put`.
 
         ``items[count:]`` were not accepted. At the first that finds no room it ends, which counts
         once in ``backpressure_events``. If it is cancelled, what was accepted until then stays.
         Each item is a put of its own: other puts may come in between, and it costs less than
         ``put``.
         """
-        return await self._put_many(items, timeout)
+        return await self._put_many(items, timeout, priority)
 
     async def redrive(self, timeout: float | None = None) -> int:
         """Put the items of ``dead_letters`` back, the oldest first, as if they were new.
@@ -238,6 +266,7 @@ class BoundedQueue(Lifecycle, Consumable[T], InProcessQueue[T]):
         item: T,
         *,
         timeout: float | None = None,
+        priority: float = 0,
         deadline: float | None = None,
         call: AsyncCall[T] | None = None,
     ) -> asyncio.Future[Any]:
@@ -245,12 +274,12 @@ class BoundedQueue(Lifecycle, Consumable[T], InProcessQueue[T]):
 
         Args:
             item: as in :meth:`put`.
-            timeout, deadline: as in :meth:`put`.
+            timeout, priority, deadline: as in :meth:`put`.
             call: an async function to call in place of the workers' own, for this item alone.
 
         Raises:
             QueueFullError: the queue stayed full.
-            QueueStateError, ValueError: as in :meth:`put`.
+            QueueStateError, TypeError, ValueError: as in :meth:`put`.
 
         An exception of the worker function goes to the future and not to the error handler.
         If the future is cancelled while the item waits, the item is skipped when its turn comes. If
@@ -268,7 +297,7 @@ class BoundedQueue(Lifecycle, Consumable[T], InProcessQueue[T]):
         if call is not None:
             checks.plain_callable(call, "call")
         future = Submitted(self._pool, asyncio.get_running_loop())
-        await self._submit(item, timeout, deadline, future, call)
+        await self._submit(item, timeout, deadline, future, call, priority)
         return future
 
     @contextmanager

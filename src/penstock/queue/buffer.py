@@ -51,8 +51,11 @@ _STALE = 64
 class Buffer(EntryStore[T], WaitQueue):
     """Used from the thread of one event loop only."""
 
-    def __init__(self, maxsize: int) -> None:
-        EntryStore.__init__(self, maxsize, deque(), LoopTurn())
+    def __init__(
+        self, maxsize: int, entries: deque[Entry[T]] | None = None, turn: LoopTurn | None = None
+    ) -> None:
+        entries, turn = deque() if entries is None else entries, turn or LoopTurn()
+        EntryStore.__init__(self, maxsize, entries, turn)
         WaitQueue.__init__(self)
         # Entries of puts that are not confirmed yet, by number. They are in ``entries`` already.
         self._granted: dict[int, Entry[T]] = {}
@@ -144,10 +147,17 @@ class Buffer(EntryStore[T], WaitQueue):
 
     # -- putting ------------------------------------------------------------------------------
 
-    def offer(self, item: T, ticket: Ticket | None = None, context: Context | None = None) -> bool:
+    def offer(
+        self,
+        item: T,
+        ticket: Ticket | None = None,
+        context: Context | None = None,
+        priority: float = 0,
+    ) -> bool:
         """Store the item if there is room; False if not. While puts wait, there is none.
 
         ``context``: the context that the item will run in; by default a copy of the caller's.
+        ``priority``: for a buffer with an order, that of an item without a ticket.
         """
         if ticket is not None and ticket.job is not self._owner:
             return self._offer_to_lane(item, ticket, context)
@@ -174,7 +184,7 @@ class Buffer(EntryStore[T], WaitQueue):
         if lane is None:
             self._append(entry)
         else:
-            heappush(lane.requeued, entry)
+            lane.requeue(entry)
         self.wake()
         return True
 
@@ -193,8 +203,7 @@ class Buffer(EntryStore[T], WaitQueue):
             context = copy_context()
         loop = asyncio.get_running_loop()
         waiter: _Waiter[T] = loop.create_future()
-        self._putter_number = number = self._putter_number + 1
-        self._putters[number] = waiter, item, context, ticket
+        number = self._join_putters(waiter, item, context, ticket)
         if timeout is not None:
             self._set_timeout(loop, loop.time() + timeout, number)
         try:
@@ -204,10 +213,22 @@ class Buffer(EntryStore[T], WaitQueue):
             raise
         if isinstance(granted, PutOutcome):
             return granted
-        if self._granted.pop(granted[0], None) is None:  # closed between the grant and now
+        if not self._confirm(granted):  # closed between the grant and now
             return PutOutcome.CLOSED
         self.wake()  # this entry, or the one behind it, may be the next to be taken
         return PutOutcome.ACCEPTED
+
+    def _join_putters(
+        self, waiter: _Waiter[T], item: T, context: Context, ticket: Ticket | None
+    ) -> int:
+        """Have a put wait for room; return its number."""
+        self._putter_number = number = self._putter_number + 1
+        self._putters[number] = waiter, item, context, ticket
+        return number
+
+    def _confirm(self, entry: Entry[T]) -> bool:
+        """The task of a put has run, whose entry was granted; False: the grant is withdrawn."""
+        return self._granted.pop(entry[0], None) is not None
 
     def _grant(self) -> None:
         """Grant free slots to the puts that have waited longest."""
@@ -221,7 +242,7 @@ class Buffer(EntryStore[T], WaitQueue):
             waiter, _, _, ticket = put
             if ticket is not None and ticket.job is lane.job and not waiter.done():
                 del self._putters[place]
-                heappush(lane.requeued, self._grant_to(*put))
+                lane.requeue(self._grant_to(*put))
                 return
 
     def _grant_to(

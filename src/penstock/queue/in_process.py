@@ -14,7 +14,8 @@ from collections import deque
 from collections.abc import Callable, Collection
 from contextlib import AbstractContextManager, nullcontext
 from contextvars import Context
-from typing import TypeVar
+from functools import partial
+from typing import Any, TypeVar
 
 from penstock._util import checks
 from penstock.errors import QueueClosedError, QueueEmptyError, QueueStateError
@@ -22,6 +23,8 @@ from penstock.policies.dead_letters import DeadLetter, check_max_dead_letters
 from penstock.policies.item_state import Hold
 from penstock.policies.observer import (
     CANCELLED,
+    MAX_PER_KEY,
+    ObservedPut,
     ObserverProvider,
     Origin,
     QueueReadings,
@@ -36,6 +39,7 @@ from penstock.queue.holder import Holder
 from penstock.queue.key_hold import KeyHold
 from penstock.queue.lifecycle import is_cancelled
 from penstock.queue.limit_hold import LimitHold
+from penstock.queue.orders import Order, checked_order, checked_priority
 from penstock.queue.status import QueueStatistics, QueueStatus
 from penstock.workers.calls import AsyncCall
 from penstock.workers.inside import Caller
@@ -64,9 +68,10 @@ class InProcessQueue(QueueControl[T]):
         telemetry: ObserverProvider | None,
         policy: Policy | None,
         max_dead_letters: int,
+        order: Order | None,
     ) -> None:
         super().__init__(maxsize, timeout, logger, name)
-        self._buffer, self._counters, self._pool = self._make_parts()
+        self._buffer, self._counters, self._pool = self._make_parts(checked_order(order))
         self._observe(telemetry, self._counters.totals, self._buffer)
         self._log_failures()
         max_dead_letters = check_max_dead_letters(max_dead_letters)
@@ -98,7 +103,9 @@ class InProcessQueue(QueueControl[T]):
         kind = KeyHold if policy._has_gate_keys else LimitHold
         return kind(policy.limits, self._buffer, self._grace)
 
-    def _make_parts(self) -> tuple[EntryBuffer[T], QueueCounters, WorkerPool[T]]:
+    def _make_parts(
+        self, order: Order | None
+    ) -> tuple[EntryBuffer[T], QueueCounters, WorkerPool[T]]:
         """Make the buffer, the counters and the worker pool."""
         raise NotImplementedError
 
@@ -141,6 +148,7 @@ class InProcessQueue(QueueControl[T]):
             waiting_putters=buffer.putters,
             retrying=buffer.delayed,
             is_paused=self.is_paused,
+            waiting_by_key=buffer.waiting_by_key,
             **policy_statistics(self._policy, self._scope, self._pool.adaptive),
         )
 
@@ -180,6 +188,7 @@ class InProcessQueue(QueueControl[T]):
             accepted = is_hopeless = False
             try:
                 ticket = self._new_ticket(letter.item, None)
+                ticket.priority = letter.priority
                 accepted = await self._put_with(ticket, letter.item, limit, letter.origin)
             except (ValueError, TypeError) as error:  # no limit can ever let it pass: the next one
                 is_hopeless = True
@@ -203,9 +212,12 @@ class InProcessQueue(QueueControl[T]):
         future: AnyFuture | None = None,
         call: AsyncCall[T] | None = None,
         job: Job[T] | None = None,
+        priority: float = 0,
     ) -> bool:
         """Put an item that has more to it than item and context: a ticket."""
         ticket = self._new_ticket(item, deadline)
+        if priority:
+            ticket.priority = self._checked_priority(priority)
         if future is not None:
             ticket.future, ticket.call = future, call
         if job is not None:
@@ -223,6 +235,22 @@ class InProcessQueue(QueueControl[T]):
             scope.policy.prepare(ticket, item, deadline)
         return ticket
 
+    def _checked_priority(self, priority: Any) -> float:
+        """``priority``, if the queue's order takes one.
+
+        Raises:
+            TypeError, ValueError: it does not; or the priority is no number, or NaN.
+        """
+        ranks = self._buffer.ranks
+        if ranks is None or not ranks.takes_priority:
+            cause = (
+                "needs a queue with order=Priorities(), or FairShares(..., within=Priorities())"
+                if ranks is None or not ranks.is_by_priority
+                else "is not for a queue whose Priorities have a key, by which an item has its own"
+            )
+            raise TypeError(f"priority {cause}; queue {self._name} got {checks.shown(priority)}")
+        return checked_priority(priority)
+
     async def _put_with(
         self, ticket: Ticket, item: T, timeout: float, origin: Origin | None = None
     ) -> bool:
@@ -232,19 +260,27 @@ class InProcessQueue(QueueControl[T]):
             with put:
                 put.accepted = self._buffer.offer(item, ticket, put.context)
                 if not put.accepted:
-                    put.on_full()
+                    self._tell_full(put)
                     put.accepted = await self._wait_for_room(item, timeout, ticket, put.context)
                 return put.accepted
         return self._buffer.offer(item, ticket) or await self._wait_for_room(item, timeout, ticket)
 
-    async def _put_many(self, items: Collection[T], timeout: float | None) -> int:
+    def _tell_full(self, put: ObservedPut) -> None:
+        if self._buffer.has_room_for_others:
+            put.on_full(MAX_PER_KEY)
+        else:
+            put.on_full()
+
+    async def _put_many(
+        self, items: Collection[T], timeout: float | None, priority: float = 0
+    ) -> int:
         """Put items, each as ``put`` does; return how many were accepted before the first not."""
         checks.collection(items)
         if _get_running_loop() is not self._open_in:
             self._refuse("put")
         ends_at = self._now() + (self._timeout if timeout is None else checks.seconds(timeout))
         count = 0
-        is_slow, offer = self._needs_slow_path(), self._buffer.offer
+        is_slow, offer = self._needs_slow_path(), self._offer_of(priority)
         try:
             for item in items:
                 if not is_slow and offer(item):
@@ -253,8 +289,8 @@ class InProcessQueue(QueueControl[T]):
                 if _get_running_loop() is not self._open_in:  # it was stopped since the last one
                     self._refuse("put")
                 left = max(0.0, ends_at - self._now())
-                if is_slow:
-                    accepted = await self._put_slow(item, left)
+                if is_slow or priority:
+                    accepted = await self._put_slow(item, left, priority=priority)
                 else:
                     accepted = await self._wait_for_room(item, left)
                     if _get_running_loop() is self._open_in:
@@ -269,17 +305,29 @@ class InProcessQueue(QueueControl[T]):
                 raise
         return count
 
-    def _put_nowait(self, item: T, deadline: float | None) -> None:
+    def _offer_of(self, priority: float) -> Callable[[T], bool]:
+        """How to offer items of this priority that have no ticket."""
+        if not priority:
+            return self._buffer.offer
+        priority = self._checked_priority(priority)
+        return partial(self._buffer.offer, ticket=None, context=None, priority=priority)
+
+    def _put_nowait(self, item: T, deadline: float | None, priority: float) -> None:
+        if priority:
+            priority = self._checked_priority(priority)
         if not self._needs_slow_path() and deadline is None:
-            accepted = self._buffer.offer(item)
+            offer = self._buffer.offer
+            accepted = offer(item, None, None, priority) if priority else offer(item)
         else:
             ticket = self._new_ticket(item, deadline)
+            if priority:
+                ticket.priority = priority
             if isinstance(ticket, ObservedTicket):
                 with self._observer.on_put() as put:
                     ticket.observed = put
                     put.accepted = accepted = self._buffer.offer(item, ticket, put.context)
                     if not accepted:
-                        put.on_full()
+                        self._tell_full(put)
             else:
                 accepted = self._buffer.offer(item, ticket)
         if not accepted:
@@ -293,9 +341,11 @@ class InProcessQueue(QueueControl[T]):
         deadline: float | None,
         future: AnyFuture,
         call: AsyncCall[T] | None,
+        priority: float,
     ) -> None:
         self._needs_slow_path()  # it is slow in any case, and may be the first put
-        if not await self._put_slow(item, timeout, deadline, future, call):
+        accepted = await self._put_slow(item, timeout, deadline, future, call, priority=priority)
+        if not accepted:
             raise self._full_error()
 
     async def _put_of(
@@ -365,6 +415,23 @@ class InProcessQueue(QueueControl[T]):
         self._counters.add("full")
         self._warn_full()
         return False
+
+    def _log_full(self) -> None:
+        if not self._buffer.has_room_for_others:
+            super()._log_full()
+            return
+        self._refusals_logged = self._counters.full
+        self._logger.warning(
+            "Queue %s has max_per_key=%d items of a key: %d puts refused so far",
+            self._name,
+            self._buffer.ranks.shares.most,
+            self._counters.full,
+        )
+
+    def _why_full(self) -> str:
+        if self._buffer.has_room_for_others:
+            return f"has max_per_key={self._buffer.ranks.shares.most} items of the item's key"
+        return super()._why_full()
 
     def _warn_full(self) -> None:
         """Log that the queue is full, unless that was logged within WARNING_INTERVAL seconds."""

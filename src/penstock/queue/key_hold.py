@@ -8,7 +8,6 @@ from asyncio import _get_running_loop
 from contextlib import AbstractContextManager, suppress
 from contextvars import Context
 from heapq import heappop, heappush
-from itertools import count
 from typing import Any, Protocol, TypeAlias
 
 from penstock._util.clock import now
@@ -21,6 +20,7 @@ from penstock.policies.admission import NoRoom
 from penstock.policies.item_state import ItemState
 from penstock.queue.holder import Holder
 from penstock.queue.limit_hold import call_after
+from penstock.queue.places import Places
 
 #: The job of an item, the key of its gate, and the limits of which the item takes something: their
 #: places, each with its key.
@@ -38,6 +38,10 @@ class ParkingBuffer(Protocol):
     @property
     def guard(self) -> AbstractContextManager[Any]:
         """What keeps others away from the entries."""
+        ...
+
+    def places(self) -> Places:
+        """Make a place for parked items that need the same keys."""
         ...
 
     def unpark(self, number: int) -> bool:
@@ -62,13 +66,12 @@ class _Place:
 class _Line:
     """The parked entries of a job that need the same keys. One at a time goes to a worker."""
 
-    __slots__ = ("granted", "heap", "keys", "out", "waiter")
+    __slots__ = ("granted", "keys", "out", "places", "waiter")
 
-    def __init__(self, keys: Keys) -> None:
+    def __init__(self, keys: Keys, places: Places) -> None:
         self.keys = keys
-        #: The parked entries, as a heap by their numbers; some may be gone. (And a number that
-        #: orders those that were parked twice.)
-        self.heap: list[tuple[int, int, _Place]] = []
+        #: Those of the parked entries; some may be gone.
+        self.places = places
         #: The waiter at the limiter, for the first of them.
         self.waiter: CallbackWaiter | None = None
         #: The entry that is on its way to a worker, and what is reserved for it.
@@ -102,7 +105,6 @@ class KeyHold(Holder):
         self._buffer = buffer
         self._grace = grace
         self._lines: dict[Keys, _Line] = {}
-        self._order = count()
         # The keys of lines where something has changed, and whether the loop is about to look.
         self._changed: dict[Keys, None] = {}
         self._is_called = False
@@ -177,8 +179,10 @@ class KeyHold(Holder):
     def was_parked(self, number: int, place: _Place) -> None:
         """The entry of this number is parked."""
         place.number = number
-        line = self._lines.setdefault(place.keys, _Line(place.keys))
-        heappush(line.heap, (number, next(self._order), place))
+        line = self._lines.get(place.keys)
+        if line is None:
+            line = self._lines[place.keys] = _Line(place.keys, self._buffer.places())
+        line.places.push(number, place)
         if line.out is place:
             line.out = None
         if place.deadline_at is not None and place.deadline_at < math.inf:
@@ -271,10 +275,8 @@ class KeyHold(Holder):
             self._wait_for(line, first)
 
     def _first(self, line: _Line) -> _Place | None:
-        heap = line.heap
-        while heap and heap[0][0] not in self.parked:
-            heappop(heap)
-        return heap[0][2] if heap else None
+        first: _Place | None = line.places.first(self.parked)
+        return first
 
     def _wait_for(self, line: _Line, place: _Place) -> None:
         loop = self._buffer.loop

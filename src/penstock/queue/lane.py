@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import deque
-from collections.abc import Iterator
-from heapq import heapify
+from collections.abc import Callable, Iterable, Iterator
+from heapq import heapify, heappop, heappush
 from typing import Any, Generic, TypeVar
 
 from penstock.workers.item import Entry
@@ -42,6 +42,49 @@ class Lane(Generic[T]):
         if self.requeued:
             return self.requeued[0]
         return self.waiting[0] if self.waiting else None
+
+    @property
+    def rank(self) -> Any:
+        """That of the head, to be compared with those of other lanes: the lowest goes first."""
+        return (self.requeued[0] if self.requeued else self.waiting[0])[0]
+
+    @property
+    def oldest(self) -> Entry[T] | None:
+        """The entry that was put first."""
+        return self.head
+
+    @property
+    def is_requeued_next(self) -> bool:
+        """Whether the head is a requeued entry."""
+        return bool(self.requeued)
+
+    def requeue(self, entry: Entry[T]) -> None:
+        """Put an entry back in its place."""
+        heappush(self.requeued, entry)
+
+    def pop_requeued(self) -> Entry[T]:
+        """Take the head, a requeued entry."""
+        return heappop(self.requeued)
+
+    def fill(self, waiting: Iterable[Entry[T]], requeued: Iterable[Entry[T]]) -> None:
+        """Add entries of other lanes: ``waiting`` are in order, and behind those that wait here."""
+        self.waiting.extend(waiting)
+        self.requeued.extend(requeued)
+        heapify(self.requeued)
+
+    def merge(self, lanes: Iterable[Lane[T]], change: Callable[[Entry[T]], Entry[T]]) -> None:
+        """Add the entries of other lanes, each as ``change`` makes it."""
+        lanes = [*lanes]
+        waiting = [change(one) for lane in lanes for one in lane.waiting]
+        requeued = [change(one) for lane in lanes for one in lane.requeued]
+        waiting = sorted([*self.waiting, *waiting], key=number_of)
+        self.waiting.clear()
+        self.fill(waiting, requeued)
+
+    def clear(self) -> None:
+        """Remove all entries."""
+        self.waiting.clear()
+        self.requeued.clear()
 
     def remove_waiting(self, entry: Entry[T]) -> bool:
         """Remove one waiting entry; False if it is not there."""

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from heapq import heapify, heappop, heappush
 from typing import Any, Generic, TypeVar
 
 from penstock._util.clock import now
 from penstock.queue.holder import Holder
 from penstock.queue.lane import Lane, number_of
+from penstock.queue.places import PlaceHeap, Places
 from penstock.workers.item import Entry, Ticket, job_of
 from penstock.workers.job import Job
 from penstock.workers.turn import ENDLESS, LoopTurn
@@ -44,6 +45,11 @@ class EntryStore(Generic[T]):
     Nor do they find anything while their ``turn`` in the event loop is paused.
     """
 
+    #: What knows the ranks of entries, where there is an order.
+    ranks: Any = None
+    #: Whether it may have room, and none for an item that has come: its key has its most already.
+    has_room_for_others = False
+
     def __init__(self, maxsize: int, entries: deque[Entry[T]], turn: LoopTurn = ENDLESS) -> None:
         #: How long workers may go on without a wait.
         self.turn = turn
@@ -57,7 +63,7 @@ class EntryStore(Generic[T]):
         self.room = maxsize
         #: How many may be there without a new ``peak``: ``peak`` less those in lanes.
         self.main_peak = 0
-        self._main: Lane[T] = Lane(None, entries)
+        self._main: Lane[T] = self._new_lane(None, entries)
         self._requeued = self._main.requeued
         # The job that has ``entries`` for its own.
         self._owner: Job[T] | None = None
@@ -110,6 +116,11 @@ class EntryStore(Generic[T]):
         return len(self._delayed_ids)
 
     @property
+    def waiting_by_key(self) -> Mapping[str, int] | None:
+        """How many entries no worker holds, of the keys that have most; None without an order."""
+        return None
+
+    @property
     def is_over(self) -> bool:
         """Whether no entry will ever come for a worker that finds none."""
         if not self.closed or self.has_delayed or (self.limits.is_limited and self.ready):
@@ -130,7 +141,7 @@ class EntryStore(Generic[T]):
         oldest: Entry[T] | None = None
         for lane in self._all_lanes():
             try:
-                head = lane.head
+                head = lane.oldest
             except IndexError:  # it was taken between two looks
                 continue
             if head is not None and (oldest is None or head[0] < oldest[0]):
@@ -227,14 +238,19 @@ class EntryStore(Generic[T]):
             self.main_peak = size
 
     def _requeue(self, entry: Entry[T]) -> None:
+        """Put back an entry that was taken, and did not start or was broken off."""
+        self._restore(entry)
+
+    def _restore(self, entry: Entry[T]) -> None:
+        """Put an entry among those that come back."""
         job = job_of(entry)
         if self._owner is not None and job is not self._owner:
             self._split()
         lane = None if job is None else self.lanes.get(job)
         if lane is not None:
-            heappush(lane.requeued, entry)
+            lane.requeue(entry)
         else:
-            heappush(self._requeued, entry if job is self._owner else _without_job(entry))
+            self._main.requeue(entry if job is self._owner else _without_job(entry))
         self._is_special = True
 
     # -- pauses and limits --------------------------------------------------------------------
@@ -292,20 +308,23 @@ class EntryStore(Generic[T]):
             is_for_threads: the kind of the worker, if there is more than one.
         """
         best: Lane[T] | None = None
-        first: Entry[T] | None = None
+        lowest: Any = None
         for lane in lanes:
             head = lane.head
-            if head is None or head[0] in granted or (first is not None and first[0] < head[0]):
+            if head is None or head[0] in granted:
+                continue
+            rank = lane.rank
+            if best is not None and lowest < rank:
                 continue
             job = self._job_of(lane)
             if self._free(job) and is_for_threads in (None, job.is_for_threads):  # type: ignore[union-attr]
-                best, first = lane, head
+                best, lowest = lane, rank
         return None if best is None else self._pop(best)
 
     def _pop(self, lane: Lane[T]) -> Entry[T]:
         """Take the head of a lane."""
-        if lane.requeued:
-            entry = heappop(lane.requeued)
+        if lane.is_requeued_next:
+            entry = lane.pop_requeued()
             number = entry[0]
             if number in self._delayed_ids:  # it takes up no room any more
                 self._delayed_ids.discard(number)
@@ -344,13 +363,16 @@ class EntryStore(Generic[T]):
 
     # -- jobs ---------------------------------------------------------------------------------
 
+    def _new_lane(self, job: Job[T] | None, waiting: deque[Entry[T]] | None = None) -> Lane[T]:
+        return Lane(job, deque() if waiting is None else waiting)
+
     def _open_lane(self, job: Job[T], *, is_alone: bool) -> None:
         """Keep a place for the entries of ``job``. ``is_alone``: nobody else takes any."""
         if is_alone and not self.lanes and not self.ready and not self._owner and not self.standing:
             self._owner = job
             return
         self._split()
-        self._add_lane(Lane(job, deque()))
+        self._add_lane(self._new_lane(job))
 
     def _add_lane(self, lane: Lane[T]) -> None:
         assert lane.job is not None
@@ -361,10 +383,9 @@ class EntryStore(Generic[T]):
         """There is more than one job: the owner of ``entries`` gets a lane like any other."""
         owner, self._owner = self._owner, None
         if owner is not None:
-            lane = Lane(owner, self.entries.copy())
-            lane.requeued[:] = self._requeued
-            self.entries.clear()
-            self._requeued.clear()
+            lane = self._new_lane(owner)
+            lane.fill(self.entries, self._requeued)
+            self._main.clear()
             self._add_lane(lane)
 
     def _close_lane(self, job: Job[T]) -> int:
@@ -393,14 +414,8 @@ class EntryStore(Generic[T]):
         self._split()
         jobs = list(self.lanes)
         if jobs:
-            lanes = self._all_lanes()
-            waiting = sorted((one for lane in lanes for one in lane.waiting), key=number_of)
-            requeued = [one for lane in lanes for one in lane.requeued]
+            self._main.merge(self.lanes.values(), _without_job)
             self.lanes.clear()
-            self.entries.clear()
-            self.entries.extend(map(_without_job, waiting))
-            self._requeued[:] = map(_without_job, requeued)
-            heapify(self._requeued)
             self._count()
         return jobs
 
@@ -412,17 +427,25 @@ class EntryStore(Generic[T]):
         self._delayed_ids.add(number)
         self.room -= 1
 
+    def _promote(self, entry: Entry[T]) -> None:
+        """Let an entry be taken that was delayed, or parked."""
+        self._restore(entry)
+
     def _promote_due(self, now: float) -> None:
         """Move the delayed entries that are due to the requeued ones."""
         while self._delayed and self._delayed[0][0] <= now:
-            self._requeue(heappop(self._delayed)[2])
+            self._promote(heappop(self._delayed)[2])
 
     def _promote_all(self) -> None:
         """Move all delayed entries, parked ones too, to the requeued ones."""
         self._promote_due(math.inf)
         while self.limits.parked:
-            self._requeue(self.limits.parked.popitem()[1])
+            self._promote(self.limits.parked.popitem()[1])
         self.limits.handed_out.clear()
+
+    def places(self) -> Places:
+        """Make a place for parked items that need the same keys."""
+        return PlaceHeap()
 
     def _put_back(self, entry: Entry[T]) -> None:
         """It has to wait for a limit: it is the next, or is parked if it waits for its keys."""
@@ -439,7 +462,7 @@ class EntryStore(Generic[T]):
         """Let a parked entry be taken next; False if its job has as many in hand as it may."""
         entry = self.limits.parked.pop(number)
         self.limits.handed_out.add(number)
-        self._requeue(entry)
+        self._promote(entry)
         return not self.lanes or self._free(job_of(entry) or self.standing) > 0
 
 

@@ -48,6 +48,8 @@ class WorkQueueBase(Generic[T]):
             self._retries = policy is not None and policy.retry is not None
             return True
         self._retries = False
+        if settings["order"] is not None and not isinstance(queue, InProcessQueue):
+            raise TypeError(f"order is for queues in this process; {checks.shown(queue)} is none")
         checks.members(queue, "queue", Queue)
         if any(value != _DEFAULTS.get(name) for name, value in settings.items()):
             raise ValueError(
@@ -119,15 +121,33 @@ class WorkQueueBase(Generic[T]):
         statistics: QueueStatistics = self._view.statistics()
         return statistics
 
-    def put_nowait(self, item: T, *, deadline: float | None = None) -> None:
+    def put_nowait(self, item: T, *, priority: float = 0, deadline: float | None = None) -> None:
         """Like ``put(item, timeout=0)``, but raise ``QueueFullError`` instead of returning False.
 
         Never waits, and needs no ``await``.
         """
-        if deadline is None:
+        if deadline is None and not priority:
             self._view.put_nowait(item)
-        else:
-            self.queue.put_nowait(item, deadline=deadline)  # not every kind knows deadlines
+        else:  # not every kind knows these
+            self.queue.put_nowait(item, **self._put_options(priority, deadline))
+
+    def _put_options(self, priority: float, deadline: float | None = None) -> dict[str, Any]:
+        """What a put has more than most.
+
+        Raises:
+            TypeError: a priority for a queue that is not in this process.
+        """
+        options: dict[str, Any] = {}
+        if priority:
+            if not isinstance(self.queue, InProcessQueue):
+                raise TypeError(
+                    "priority is for queues in this process that have order=Priorities(); "
+                    f"{checks.shown(self.queue)} is none"
+                )
+            options["priority"] = priority
+        if deadline is not None:
+            options["deadline"] = deadline
+        return options
 
     def get_nowait(self) -> T:
         """Like ``get(timeout=0)``, without ``await``.
@@ -327,21 +347,31 @@ class WorkQueueBase(Generic[T]):
     # -- checks -------------------------------------------------------------------------------
 
     def _batching(
-        self, max_size: Any, max_wait: Any, *, split: bool = True, needs_results: bool = False
+        self,
+        max_size: Any,
+        max_wait: Any,
+        *,
+        split: bool = True,
+        needs_results: bool = False,
+        per_key: bool = False,
     ) -> Batching:
         """How entries are taken together.
 
         Raises:
-            TypeError, ValueError: for an argument that is not allowed; or a limit has a ``key``.
+            TypeError, ValueError: for an argument that is not allowed; a limit has a ``key``; or
+                there are no keys for ``per_key``.
         """
         size = checks.positive_int(max_size, "max_size", "max_size must be at least 1")
         wait = checks.seconds(max_wait, "max_wait")
-        policy = self._in_this_process("process_batches")._policy
+        queue = self._in_this_process("process_batches")
+        if per_key and not hasattr(queue._buffer.ranks, "shares"):
+            raise ValueError("per_key=True needs a queue with order=FairShares(...)")
+        policy = queue._policy
         if policy is not None and policy._has_gate_keys:
             raise ValueError(
                 "Batches need limits without a key: the items of one call may have different keys"
             )
-        return Batching(size, wait, split, needs_results)
+        return Batching(size, wait, split, needs_results, bool(per_key))
 
     def _workers_wanted(self, num_workers: Any) -> int | AdaptiveConcurrency:
         limit = self.concurrency_limit

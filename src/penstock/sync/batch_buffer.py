@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import suppress
 from contextvars import Context
 from functools import partial
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from penstock.queue.batch_buffer import BatchStore
 from penstock.sync.buffer import EntryHolder, JanusBuffer
@@ -26,10 +26,12 @@ class BatchJanusBuffer(BatchStore[T], JanusBuffer[T]):
         count = self._takeable(kind == THREAD)
         return min(count, self._spare) if self.lanes else count
 
-    def _admit(self, item: T, context: Context, ticket: Ticket | None) -> Entry[T]:
-        entry = super()._admit(item, context, ticket)
+    def _admit(
+        self, item: T, context: Context, ticket: Ticket | None, rank: Any = None
+    ) -> Entry[T]:
+        entry = super()._admit(item, context, ticket, rank)
         job = job_of(entry)
-        if self._note_put(self._main if job is None else self.lanes.get(job, self._main)):
+        if self._note_put(self._main if job is None else self.lanes.get(job, self._main), entry):
             self.wake_locked()
         return entry
 

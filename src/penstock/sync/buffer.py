@@ -24,7 +24,6 @@ from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from contextvars import Context, copy_context
-from heapq import heappush
 from typing import Any, Protocol, TypeVar
 
 from penstock._util.garbage import refuse_in_collection
@@ -77,9 +76,9 @@ class JanusBuffer(EntryStore[T]):
     them is the same as for a queue in one loop.
     """
 
-    def __init__(self, maxsize: int) -> None:
+    def __init__(self, maxsize: int, entries: deque[Entry[T]] | None = None) -> None:
         queue: JanusQueue[T]
-        self._queue = queue = JanusQueue(maxsize)
+        self._queue = queue = JanusQueue(maxsize, entries)
         super().__init__(maxsize, queue.entries)
         queue.store = self
         self._is_plain = True
@@ -147,10 +146,17 @@ class JanusBuffer(EntryStore[T]):
                 self._unpark_all()
             return taken
 
-    def offer(self, item: T, ticket: Ticket | None = None, context: Context | None = None) -> bool:
+    def offer(
+        self,
+        item: T,
+        ticket: Ticket | None = None,
+        context: Context | None = None,
+        priority: float = 0,
+    ) -> bool:
         """Accept the item if there is room. (While puts wait for room, there is none.)
 
         ``context`` is the one that the item will run in; a copy of the caller's by default.
+        ``priority``: for a buffer with an order, that of an item without a ticket.
         """
         if context is None:  # an empty one is false
             context = copy_context()
@@ -166,7 +172,9 @@ class JanusBuffer(EntryStore[T]):
             self._admit(item, context, ticket)
             return True
 
-    def _admit(self, item: T, context: Context, ticket: Ticket | None) -> Entry[T]:
+    def _admit(
+        self, item: T, context: Context, ticket: Ticket | None, rank: Any = None
+    ) -> Entry[T]:
         self._last_number = number = self._last_number + 1
         entry: Entry[T] = (number, item, context, ticket)
         self._put_nowait(entry)
@@ -182,11 +190,11 @@ class JanusBuffer(EntryStore[T]):
         return entry
 
     def _admit_outside_bound(
-        self, lane: Lane[T], item: T, context: Context, ticket: Ticket | None
+        self, lane: Lane[T], item: T, context: Context, ticket: Ticket | None, rank: Any = None
     ) -> Entry[T]:
         self._last_number = number = self._last_number + 1
         entry: Entry[T] = (number, item, context, ticket)
-        heappush(lane.requeued, entry)
+        lane.requeue(entry)
         self.wake_locked()
         return entry
 
@@ -211,12 +219,12 @@ class JanusBuffer(EntryStore[T]):
         A KeyboardInterrupt takes the item back, unless a worker has taken it already.
         """
         refuse_in_collection("put")
-        put = WaitingPut(item, copy_context() if context is None else context, ticket)
+        put = self._new_put(item, copy_context() if context is None else context, ticket)
         try:
             with self.lock:
                 if self.closed:
                     return PutOutcome.CLOSED
-                self._waiting_puts[put] = None
+                self._join_puts(put)
                 self._grant()  # there may be room since the caller looked
                 lane = self._lane_outside_bound(ticket)
                 if lane is not None:
@@ -228,6 +236,12 @@ class JanusBuffer(EntryStore[T]):
         except BaseException:
             self._withdraw(put)
             raise
+
+    def _new_put(self, item: T, context: Context, ticket: Ticket | None) -> WaitingPut:
+        return WaitingPut(item, context, ticket)
+
+    def _join_puts(self, put: WaitingPut) -> None:
+        self._waiting_puts[put] = None
 
     def _grant(self) -> None:
         """Fill the room that there is with the entries of the puts that have waited longest."""

@@ -19,8 +19,8 @@ class JanusQueue(janus.Queue["Entry[T]"]):
     janus keeps the bound. Which entry is put where, and taken next, is for the store to say.
     """
 
-    def __init__(self, maxsize: int) -> None:
-        self.entries: deque[Entry[T]] = deque()
+    def __init__(self, maxsize: int, entries: deque[Entry[T]] | None = None) -> None:
+        self.entries: deque[Entry[T]] = deque() if entries is None else entries
         #: Where the next get takes from.
         self.source = self.entries
         self.store: EntryStore[T]

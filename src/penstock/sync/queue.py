@@ -25,10 +25,12 @@ from penstock.policies.policy import Policy
 from penstock.queue.base import CLOSED, WARNING_INTERVAL
 from penstock.queue.entry_buffer import EntryBuffer
 from penstock.queue.in_process import InProcessQueue
+from penstock.queue.orders import Order
 from penstock.queue.status import NotProcessedError, QueueStatistics, QueueStatus, state_error
 from penstock.sync.batch_buffer import BatchJanusBuffer
 from penstock.sync.buffer import JanusBuffer
 from penstock.sync.futures import Result
+from penstock.sync.ordered_buffer import OrderedBatchJanusBuffer, OrderedJanusBuffer
 from penstock.sync.pool import ThreadWorkerPool, run_to_completion
 from penstock.sync.provider import LoopThreadProvider, refuse_to_wait
 from penstock.sync.slots import SharedCounters
@@ -67,9 +69,10 @@ class BlockingQueue(BlockingConsumable[T], InProcessQueue[T]):
         telemetry: ObserverProvider | None = None,
         policy: Policy | None = None,
         max_dead_letters: int = MAX_DEAD_LETTERS,
+        order: Order | None = None,
         loop_thread: LoopThread | None = None,
     ) -> None:
-        super().__init__(maxsize, timeout, logger, name, telemetry, policy, max_dead_letters)
+        super().__init__(maxsize, timeout, logger, name, telemetry, policy, max_dead_letters, order)
         self._provider = LoopThreadProvider(loop_thread, self._is_at_rest)
         self._warn_after = 0.0
         self._warning_lock = threading.Lock()
@@ -81,8 +84,13 @@ class BlockingQueue(BlockingConsumable[T], InProcessQueue[T]):
         self._calls: deque[Callable[[], Coroutine[Any, Any, object]]] = deque()
         hooks.tell_forked_child(self)
 
-    def _make_parts(self) -> tuple[EntryBuffer[T], SharedCounters, ThreadWorkerPool[T]]:
-        buffer: JanusBuffer[T] = JanusBuffer(self._maxsize)
+    def _make_parts(
+        self, order: Order | None
+    ) -> tuple[EntryBuffer[T], SharedCounters, ThreadWorkerPool[T]]:
+        size = self._maxsize
+        buffer: JanusBuffer[T] = (
+            JanusBuffer(size) if order is None else OrderedJanusBuffer(size, order)
+        )
         counters = SharedCounters(buffer)
         buffer.holders = lambda: counters.slots
         return buffer, counters, ThreadWorkerPool(buffer, counters, self._name, self._logger)
@@ -91,7 +99,8 @@ class BlockingQueue(BlockingConsumable[T], InProcessQueue[T]):
         with self._buffer.lock:
             buffer: Any = self._buffer
             if not isinstance(buffer, BatchJanusBuffer):
-                buffer.__class__ = BatchJanusBuffer
+                is_ordered = buffer.ranks is not None
+                buffer.__class__ = OrderedBatchJanusBuffer if is_ordered else BatchJanusBuffer
                 buffer.know_batches()
 
     def _note_waiting(self) -> None:
@@ -114,25 +123,38 @@ class BlockingQueue(BlockingConsumable[T], InProcessQueue[T]):
 
     # -- putting and taking, in the calling thread --------------------------------------------
 
-    def put(self, item: T, timeout: float | None = None, *, deadline: float | None = None) -> bool:
+    def put(
+        self,
+        item: T,
+        timeout: float | None = None,
+        priority: float = 0,
+        deadline: float | None = None,
+    ) -> bool:
         """Offer an item; True when it is accepted, False when the queue stayed full."""
         if _get_running_loop() is not self._open_in:
             self._refuse("put")
         timeout = self._timeout if timeout is None else checks.seconds(timeout)
         if self._needs_slow_path() or deadline is not None:
-            return run_to_completion(self._put_slow(item, timeout, deadline))
+            return run_to_completion(self._put_slow(item, timeout, deadline, priority=priority))
+        if priority:
+            priority = self._checked_priority(priority)
+            return self._buffer.offer(item, None, None, priority) or run_to_completion(
+                self._put_slow(item, timeout, priority=priority)
+            )
         return self._buffer.offer(item) or run_to_completion(self._wait_for_room(item, timeout))
 
-    def put_nowait(self, item: T, *, deadline: float | None = None) -> None:
+    def put_nowait(self, item: T, priority: float = 0, deadline: float | None = None) -> None:
         """Like ``put(item, timeout=0)``, but raises ``QueueFullError``; allowed anywhere."""
         self._check_not_interrupted()
         if self._open_in is CLOSED:
             self._refuse("put")
-        self._put_nowait(item, deadline)
+        self._put_nowait(item, deadline, priority)
 
-    def put_many(self, items: Collection[T], timeout: float | None = None) -> int:
+    def put_many(
+        self, items: Collection[T], timeout: float | None = None, *, priority: float = 0
+    ) -> int:
         """Put items in their order; return how many were accepted, from the front."""
-        return run_to_completion(self._put_many(items, timeout))
+        return run_to_completion(self._put_many(items, timeout, priority))
 
     def redrive(self, timeout: float | None = None) -> int:
         """Put the items of ``dead_letters`` back, as if they were new."""
@@ -145,6 +167,7 @@ class BlockingQueue(BlockingConsumable[T], InProcessQueue[T]):
         item: T,
         *,
         timeout: float | None = None,
+        priority: float = 0,
         deadline: float | None = None,
         call: AsyncCall[T] | None = None,
     ) -> Result:
@@ -153,7 +176,7 @@ class BlockingQueue(BlockingConsumable[T], InProcessQueue[T]):
             self._refuse("submit")
         limit = self._timeout if timeout is None else checks.seconds(timeout)
         future = Result(self._pool)
-        run_to_completion(self._submit(item, limit, deadline, future, call))
+        run_to_completion(self._submit(item, limit, deadline, future, call, priority))
         return future
 
     def _waiting_as_worker(self, worker: Caller) -> AbstractContextManager[None]:

@@ -44,7 +44,10 @@ class OneShotEvent:
 class WaitingPut(OneShotEvent):
     """A put that waits for room, and its outcome."""
 
-    __slots__ = ("context", "entry", "item", "outcome", "ticket")
+    __slots__ = ("context", "entry", "item", "outcome", "rank", "ticket")
+
+    #: Its place among those that wait, in a queue with an order.
+    rank: Any
 
     def __init__(self, item: Any, context: Context, ticket: Ticket | None) -> None:
         super().__init__()

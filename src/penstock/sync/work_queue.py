@@ -16,13 +16,13 @@ from collections.abc import (
     Sequence,
 )
 from types import TracebackType
-from typing import Any, Literal, NoReturn, TypeVar, overload
+from typing import Any, Generic, Literal, NoReturn, TypeVar, overload
 
 from penstock._util import checks
-from penstock._util.compat import Self
+from penstock._util.compat import Outcome, Self
 from penstock._util.garbage import is_collecting
 from penstock._util.loop_thread import LoopThread
-from penstock._util.progress import progress_bar
+from penstock._util.progress import progress_bar, show_progress_blocking
 from penstock._util.signals import ThreadSignalHandlers, check_signals
 from penstock.errors import QueueClosedError, QueueStateError
 from penstock.from_config import FromConfig
@@ -38,6 +38,7 @@ from penstock.policies.observer import ObserverProvider
 from penstock.policies.policy import Policy
 from penstock.protocols import Queue
 from penstock.queue.jobs import BatchResult, check_outage
+from penstock.queue.orders import Order
 from penstock.queue.results import outcome_of
 from penstock.queue.status import QueueStatus
 from penstock.queue.work_queue_base import WorkQueueBase
@@ -65,7 +66,7 @@ def _and_then(items: Iterator[T], call: Callable[[], object]) -> Iterator[T]:
         call()
 
 
-class WorkQueue(FromConfig, WorkQueueBase[T], BlockingConsumable[T]):
+class WorkQueue(FromConfig, WorkQueueBase[T], BlockingConsumable[T], Generic[T, Outcome]):
     """A work queue for threads: the blocking face of :class:`penstock.WorkQueue`.
 
     Names, meanings, arguments and errors are the same; the differences are described here. Calls
@@ -76,8 +77,8 @@ class WorkQueue(FromConfig, WorkQueueBase[T], BlockingConsumable[T]):
 
     Args:
         maxsize, timeout, concurrency_limit, logger, name: as for :class:`penstock.WorkQueue`.
-        limits, retry, breaker, deadline, attempt_timeout, policy, max_dead_letters, telemetry: the
-            same.
+        limits, retry, breaker, deadline, attempt_timeout, policy, max_dead_letters, telemetry,
+            order: the same.
         queue: an asynchronous queue to use, one on a broker for example, instead of one in this
             process. It has its own maxsize, timeout, logger, name and telemetry.
         loop_thread: the event loop thread to use, which several queues can share; by default the
@@ -112,6 +113,7 @@ class WorkQueue(FromConfig, WorkQueueBase[T], BlockingConsumable[T]):
         policy: Policy | None = None,
         max_dead_letters: int = MAX_DEAD_LETTERS,
         telemetry: ObserverProvider | None = None,
+        order: Order | None = None,
         loop_thread: LoopThread | None = None,
     ) -> None:
         refuse_green_threads()
@@ -128,6 +130,7 @@ class WorkQueue(FromConfig, WorkQueueBase[T], BlockingConsumable[T]):
             "attempt_timeout": attempt_timeout,
             "policy": policy,
             "max_dead_letters": max_dead_letters,
+            "order": order,
         }
         self._blocking: BlockingQueue[T] | BlockingAdapter
         if self._set_up(concurrency_limit, queue, settings):
@@ -212,6 +215,7 @@ class WorkQueue(FromConfig, WorkQueueBase[T], BlockingConsumable[T]):
         item: T,
         timeout: float | None = None,
         *,
+        priority: float = 0,
         deadline: float | None = None,
         id: str | None = None,
     ) -> bool:
@@ -229,26 +233,31 @@ class WorkQueue(FromConfig, WorkQueueBase[T], BlockingConsumable[T]):
                 without a limit.
             TypeError: an ``id``, and the queue is in this process.
         """
-        if id is not None:
-            options = self._with_id({"deadline": deadline}, id)
+        if priority or id is not None:
+            options = self._with_id(self._put_options(priority, deadline), id)
             return self._blocking.put(item, timeout, **options)
         return self._blocking.put(item, timeout, deadline=deadline)
 
-    def put_nowait(self, item: T, *, deadline: float | None = None) -> None:
+    def put_nowait(self, item: T, *, priority: float = 0, deadline: float | None = None) -> None:
         """Offer an item, as :meth:`penstock.BoundedQueue.put_nowait` does; never wait.
 
         Allowed in a running event loop and in worker functions, too.
         """
-        self._blocking.put_nowait(item, deadline=deadline)
+        if priority:
+            self._blocking.put_nowait(item, **self._put_options(priority, deadline))
+        else:
+            self._blocking.put_nowait(item, deadline=deadline)
 
-    def put_many(self, items: Collection[T], timeout: float | None = None) -> int:
+    def put_many(
+        self, items: Collection[T], timeout: float | None = None, *, priority: float = 0
+    ) -> int:
         """Put ``items``, as :meth:`penstock.WorkQueue.put_many` does; return how many it accepted.
 
         ``timeout`` is in seconds, all items together: as for :meth:`put`. After Ctrl-C, what was
         accepted until then stays.
         """
         self._with("put_many", "put_many()")
-        return self._blocking.put_many(items, timeout)
+        return self._blocking.put_many(items, timeout, **self._put_options(priority))
 
     def pause_all(self) -> None:
         """Pause the queue for all processes, as :meth:`penstock.WorkQueue.pause_all` does."""
@@ -284,7 +293,7 @@ class WorkQueue(FromConfig, WorkQueueBase[T], BlockingConsumable[T]):
 
     def process(
         self,
-        worker_func: WorkerFunc[T, Any],
+        worker_func: WorkerFunc[T, Outcome],
         num_workers: int | AdaptiveConcurrency | None = None,
         error_handler: ErrorHandler[T] | None = None,
     ) -> None:
@@ -309,13 +318,14 @@ class WorkQueue(FromConfig, WorkQueueBase[T], BlockingConsumable[T]):
         num_workers: int | AdaptiveConcurrency | None = None,
         error_handler: ErrorHandler[T] | None = None,
         split: bool = True,
+        per_key: bool = False,
     ) -> None:
         """Start workers that call ``worker_func`` on several items at once.
 
         As :meth:`penstock.WorkQueue.process_batches`. If a plain function still runs when the time
         of a stop is over, it continues in its thread, and all its items are returned.
         """
-        batching = self._batching(max_size, max_wait, split=split)
+        batching = self._batching(max_size, max_wait, split=split, per_key=per_key)
         workers = self._workers_wanted(num_workers)
         queue: BlockingQueue[T] = self._in_process(BlockingQueue, "process_batches")
         queue.start_workers(worker_func, workers, error_handler, batching)  # type: ignore[arg-type]
@@ -429,8 +439,13 @@ class WorkQueue(FromConfig, WorkQueueBase[T], BlockingConsumable[T]):
         return self._blocking.redrive(timeout)
 
     def submit(
-        self, item: T, *, timeout: float | None = None, deadline: float | None = None
-    ) -> Result:
+        self,
+        item: T,
+        *,
+        timeout: float | None = None,
+        priority: float = 0,
+        deadline: float | None = None,
+    ) -> Result[Outcome]:
         """Put an item; return a ``concurrent.futures.Future`` of its result.
 
         The future of a running item cannot be cancelled, except with :meth:`cancel` if the worker
@@ -439,7 +454,7 @@ class WorkQueue(FromConfig, WorkQueueBase[T], BlockingConsumable[T]):
         :meth:`penstock.WorkQueue.submit`.
         """
         queue: BlockingQueue[T] = self._in_process(BlockingQueue, "submit")
-        return queue.submit(item, timeout=timeout, deadline=deadline)
+        return queue.submit(item, timeout=timeout, priority=priority, deadline=deadline)
 
     @overload
     def map(
@@ -449,6 +464,7 @@ class WorkQueue(FromConfig, WorkQueueBase[T], BlockingConsumable[T]):
         *,
         num_workers: int | AdaptiveConcurrency | None = None,
         ordered: bool = True,
+        progress: bool = False,
         return_exceptions: Literal[False] = False,
     ) -> Generator[R, None, None]: ...
     @overload
@@ -459,6 +475,7 @@ class WorkQueue(FromConfig, WorkQueueBase[T], BlockingConsumable[T]):
         *,
         num_workers: int | AdaptiveConcurrency | None = None,
         ordered: bool = True,
+        progress: bool = False,
         return_exceptions: Literal[False] = False,
     ) -> Generator[R, None, None]: ...
     @overload
@@ -469,6 +486,7 @@ class WorkQueue(FromConfig, WorkQueueBase[T], BlockingConsumable[T]):
         *,
         num_workers: int | AdaptiveConcurrency | None = None,
         ordered: bool = True,
+        progress: bool = False,
         return_exceptions: bool,
     ) -> Generator[R | BaseException, None, None]: ...
     @overload
@@ -479,6 +497,7 @@ class WorkQueue(FromConfig, WorkQueueBase[T], BlockingConsumable[T]):
         *,
         num_workers: int | AdaptiveConcurrency | None = None,
         ordered: bool = True,
+        progress: bool = False,
         return_exceptions: bool,
     ) -> Generator[R | BaseException, None, None]: ...
     def map(
@@ -488,6 +507,7 @@ class WorkQueue(FromConfig, WorkQueueBase[T], BlockingConsumable[T]):
         *,
         num_workers: int | AdaptiveConcurrency | None = None,
         ordered: bool = True,
+        progress: bool = False,
         return_exceptions: bool = False,
     ) -> Generator[Any, None, None]:
         """Iterate over results, as :meth:`penstock.WorkQueue.map` does.
@@ -499,7 +519,8 @@ class WorkQueue(FromConfig, WorkQueueBase[T], BlockingConsumable[T]):
         """
         workers = self._check_blocking_job(items, worker_func, num_workers)
         queue: BlockingQueue[T] = self._in_process(BlockingQueue, "map")
-        return self._map(queue, worker_func, items, workers, ordered, return_exceptions)
+        results = self._map(queue, worker_func, items, workers, ordered, return_exceptions)
+        return show_progress_blocking(results, items) if progress else results
 
     @overload
     def map_batches(
@@ -511,8 +532,10 @@ class WorkQueue(FromConfig, WorkQueueBase[T], BlockingConsumable[T]):
         max_wait: float = 0,
         num_workers: int | AdaptiveConcurrency | None = None,
         ordered: bool = True,
+        progress: bool = False,
         return_exceptions: Literal[False] = False,
         split: bool = True,
+        per_key: bool = False,
     ) -> Generator[R, None, None]: ...
     @overload
     def map_batches(
@@ -524,8 +547,10 @@ class WorkQueue(FromConfig, WorkQueueBase[T], BlockingConsumable[T]):
         max_wait: float = 0,
         num_workers: int | AdaptiveConcurrency | None = None,
         ordered: bool = True,
+        progress: bool = False,
         return_exceptions: Literal[False] = False,
         split: bool = True,
+        per_key: bool = False,
     ) -> Generator[R, None, None]: ...
     @overload
     def map_batches(
@@ -537,8 +562,10 @@ class WorkQueue(FromConfig, WorkQueueBase[T], BlockingConsumable[T]):
         max_wait: float = 0,
         num_workers: int | AdaptiveConcurrency | None = None,
         ordered: bool = True,
+        progress: bool = False,
         return_exceptions: bool,
         split: bool = True,
+        per_key: bool = False,
     ) -> Generator[R | BaseException, None, None]: ...
     @overload
     def map_batches(
@@ -550,8 +577,10 @@ class WorkQueue(FromConfig, WorkQueueBase[T], BlockingConsumable[T]):
         max_wait: float = 0,
         num_workers: int | AdaptiveConcurrency | None = None,
         ordered: bool = True,
+        progress: bool = False,
         return_exceptions: bool,
         split: bool = True,
+        per_key: bool = False,
     ) -> Generator[R | BaseException, None, None]: ...
     def map_batches(
         self,
@@ -562,8 +591,10 @@ class WorkQueue(FromConfig, WorkQueueBase[T], BlockingConsumable[T]):
         max_wait: float = 0,
         num_workers: int | AdaptiveConcurrency | None = None,
         ordered: bool = True,
+        progress: bool = False,
         return_exceptions: bool = False,
         split: bool = True,
+        per_key: bool = False,
     ) -> Generator[Any, None, None]:
         """Iterate over results, item by item, as :meth:`penstock.WorkQueue.map_batches` does.
 
@@ -571,8 +602,13 @@ class WorkQueue(FromConfig, WorkQueueBase[T], BlockingConsumable[T]):
         """
         workers = self._check_blocking_job(items, worker_func, num_workers)
         queue: BlockingQueue[T] = self._in_process(BlockingQueue, "map_batches")
-        batching = self._batching(max_size, max_wait, split=split, needs_results=True)
-        return self._map(queue, worker_func, items, workers, ordered, return_exceptions, batching)
+        batching = self._batching(
+            max_size, max_wait, split=split, needs_results=True, per_key=per_key
+        )
+        results = self._map(
+            queue, worker_func, items, workers, ordered, return_exceptions, batching
+        )
+        return show_progress_blocking(results, items) if progress else results
 
     def _map(
         self,

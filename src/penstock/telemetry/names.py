@@ -28,6 +28,9 @@ WAIT_TIME: Final = "penstock.wait_time"
 WORKER_ID: Final = "penstock.worker.id"
 BATCH_SIZE: Final = "penstock.batch.size"
 PUT_OUTCOME: Final = "penstock.put.outcome"
+#: What held a put up, if it was not the size of the queue; the values are those of
+#: ``policies/observer.py``.
+PUT_HELD_UP_BY: Final = "penstock.put.held_up_by"
 LIMIT_WAIT_TIME: Final = "penstock.limit.wait_time"
 LIMIT_NAME: Final = "penstock.limit.name"
 #: What became of an attempt; the values are those of ``policies/observer.py``.
@@ -54,6 +57,8 @@ RARE_OUTCOMES: Final = (FAILED, UNKNOWN)
 ITEM_STATE: Final = "penstock.item.state"
 READY: Final = "ready"
 DELAYED: Final = "delayed"
+#: A key of a queue's fair shares, or a priority: the text of it, which is a user's.
+ORDER_KEY: Final = "penstock.order.key"
 WAIT_CAUSE: Final = "penstock.wait.cause"
 FOR_WORKER: Final = "worker"
 FOR_LIMIT: Final = "limit"
@@ -69,6 +74,7 @@ BREAKER_STATES: Final = ("closed", "half_open", "open")
 # Metrics.
 SIZE_METRIC: Final = "penstock.queue.size"
 CAPACITY_METRIC: Final = "penstock.queue.capacity"
+ORDER_ITEMS_METRIC: Final = "penstock.order.items"
 OLDEST_AGE_METRIC: Final = "penstock.queue.oldest_item.age"
 PUT_ITEMS_METRIC: Final = "penstock.put.items"
 BACKPRESSURE_EVENTS_METRIC: Final = "penstock.backpressure.events"

@@ -144,7 +144,7 @@ class TracedPut(TracedItem):
     ``origin``: where the item comes from, if it was a dead letter.
     """
 
-    __slots__ = ("_full_since", "accepted", "context")
+    __slots__ = ("_full_by", "_full_since", "accepted", "context")
 
     def __init__(self, observer: Recording, origin: Origin | None = None) -> None:
         # Not by super(): one is made for every put that is observed.
@@ -173,9 +173,12 @@ class TracedPut(TracedItem):
         if span is not None:
             self.context.run(otel_context.attach, trace.set_span_in_context(span, parent))
 
-    def on_full(self) -> None:
-        """There is no room: from now on the put waits, which is backpressure."""
-        self._full_since = (time.time_ns(), _clock())
+    def on_full(self, by: str | None = None) -> None:
+        """There is no room: from now on the put waits, which is backpressure.
+
+        ``by``: what holds it up, if it is not the queue's size.
+        """
+        self._full_since, self._full_by = (time.time_ns(), _clock()), by
 
     def __enter__(self) -> Self:
         return self
@@ -209,8 +212,11 @@ class TracedPut(TracedItem):
         try:
             if span is not None and span.is_recording():
                 span.set_attributes({**observer.size_attributes(), names.PUT_OUTCOME: outcome})
+                by = None if self._full_since is None else self._full_by
+                if by is not None:
+                    span.set_attribute(names.PUT_HELD_UP_BY, by)
                 if outcome == names.FULL:  # no error, but it is to be seen at a glance
-                    span.add_event("refused: the queue is full")
+                    span.add_event(f"refused: {'the queue is full' if by is None else by}")
             if self._full_since is not None:
                 self._report_backpressure(*self._full_since, outcome)
         finally:
@@ -313,6 +319,9 @@ class TracedAttempt:
         attributes: dict[str, Any] = observer.process_attributes
         if number != 1:
             attributes = {**attributes, names.ATTEMPT: number}
+            if not put_context.is_valid and self._item.last_span is not None:
+                # There is no span of a put, so each attempt is a trace of its own.
+                put_context = self._item.last_span.get_span_context()
         try:
             span = observer.settings.tracer.start_span(
                 observer.process_name,

@@ -27,6 +27,34 @@ from penstock.workers.observed import ObservedTicket
 T = TypeVar("T")
 
 
+class KeyWaits:
+    """The keys of a job whose calls have items of one key each: since when their items wait."""
+
+    def __init__(self) -> None:
+        #: When the first of the entries came that wait, the oldest first.
+        self.since: dict[Any, float] = {}
+        #: The keys that wait for no more.
+        self.ripe: dict[Any, None] = {}
+
+    def clear(self) -> None:
+        """Forget all."""
+        self.since.clear()
+        self.ripe.clear()
+
+    def drop(self, share: Any) -> None:
+        """The key has no entries."""
+        self.since.pop(share, None)
+        self.ripe.pop(share, None)
+
+    def end_waits(self, until: float) -> float | None:
+        """Let those wait no more that have waited since ``until``; return since when others do."""
+        for share, since in self.since.items():
+            if since > until:
+                return since
+            self.ripe[share] = None
+        return None
+
+
 @dataclass(eq=False)
 class Batching:
     """How a job takes its entries: several for each call."""
@@ -39,6 +67,8 @@ class Batching:
     split: bool = True
     #: Whether the function has to return a result for each item.
     needs_results: bool = False
+    #: Whether the items of a call have one key of fair shares.
+    per_key: bool = False
     #: When the first of the entries came that wait; minus infinity: long ago. None: none waits.
     since: float | None = None
     #: What ends that wait, in an event loop.
@@ -46,9 +76,15 @@ class Batching:
     #: Whether no more entries will come: the last batch need not wait for others.
     is_complete: bool = False
 
+    def __post_init__(self) -> None:
+        #: Since when the entries of each key wait, where a call has items of one.
+        self.keys: Any = KeyWaits() if self.per_key else None
+
     def end_wait(self) -> None:
         """None of the entries waits any more."""
         self.since = None
+        if self.keys is not None:
+            self.keys.clear()
         timer, self.timer = self.timer, None
         if timer is not None:
             timer.cancel()

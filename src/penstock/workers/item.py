@@ -35,7 +35,8 @@ class Ticket(ItemState):
     ``ObservedTicket`` is the one of an item that an observer wants to hear of.
     """
 
-    __slots__ = ()
+    # Hardly any item has a priority, so it is set for those that have one.
+    __slots__ = ("_priority",)
 
     #: Gets the result, or the error, of the item.
     future: AnyFuture | None
@@ -43,6 +44,15 @@ class Ticket(ItemState):
     call: AsyncCall[Any] | None
     #: The job of the item; ``None``: the standing one.
     job: Job[Any] | None
+
+    @property
+    def priority(self) -> float:
+        """The priority of the item's put, in a queue with priorities."""
+        return getattr(self, "_priority", 0)
+
+    @priority.setter
+    def priority(self, priority: float) -> None:
+        self._priority = priority
 
     @property
     def is_cancelled(self) -> bool:
@@ -111,7 +121,8 @@ class Ticket(ItemState):
             return CANCELLED
         scope, is_dead_letter = self.scope, False
         if scope is not None and self.future is None and not self.is_revoked:
-            letter = DeadLetter(item, error, self._attempts_made(error), self.origin())
+            attempts, origin = self._attempts_made(error), self.origin()
+            letter = DeadLetter(item, error, attempts, origin, self.priority)
             is_dead_letter = scope.dead_letters.add(letter)
             if is_dead_letter and self.is_observed:
                 scope.observer.on_dead_letter(error)

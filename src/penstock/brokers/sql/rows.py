@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import secrets
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import NamedTuple
@@ -22,12 +23,21 @@ class NewItem:
 
 
 class ItemLease(NamedTuple):
-    """The right to settle an item that was handed out, until the lease ends."""
+    """The right to settle an item that was handed out, until the lease ends.
+
+    A worker that is at work says so in time, and the lease ends later. One that dies says nothing
+    more; when its lease ends, the item is handed out again.
+    """
 
     #: The item. Numbers grow with the puts to a queue, and none is used twice.
     number: int
     #: Each handing-out has another one.
     token: int
+
+
+def new_lease(number: int) -> ItemLease:
+    """A lease of an item, which no other one is taken for."""
+    return ItemLease(number, secrets.randbits(62))
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,6 @@ from typing import Any
 
 from penstock.brokers.engine import Stored
 from penstock.brokers.sql import statements as sql
-from penstock.brokers.sql.leases import new_lease
 from penstock.brokers.sql.rows import (
     Counts,
     DeadRow,
@@ -24,6 +23,7 @@ from penstock.brokers.sql.rows import (
     NewItem,
     StoredItem,
     headers_of,
+    new_lease,
 )
 from penstock.brokers.sql.settings import SqlSettings
 from penstock.brokers.sqlite import schema
