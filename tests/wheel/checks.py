@@ -41,6 +41,10 @@ import os, penstock.telemetry
 penstock.telemetry.setup("tests", "http://localhost:4317")
 os._exit(0)  # it would try to send what there is
 """,
+    "postgres": """
+from penstock.brokers.postgres import PostgresQueue
+PostgresQueue("postgresql://localhost/shop", name="calls")
+""",
     "progress": """
 import asyncio, penstock
 asyncio.run(penstock.WorkQueue().batch_process([1], str, progress=True))
@@ -308,6 +312,8 @@ def test_the_command_runs_with_its_extra(with_command: Environment, way: list[st
         ("nats", "queue calls --nats nats://localhost:1"),
         ("nats", "worker math:sqrt --nats nats://localhost:1 --queue calls"),
         ("nats", "worker math:sqrt --nats nats://localhost:1 --queue calls --shared-rate 1/s"),
+        ("postgres", "put {file} --broker postgresql://localhost:1/shop --queue calls"),
+        ("postgres", "postgres init postgresql://localhost:1/shop"),
     ],
 )
 def test_the_command_names_the_other_extras(
