@@ -27,6 +27,7 @@ PROGRAMS = {
     "threads": "threads",
     "telemetry": "telemetry",
     "brokers": "brokers",
+    "sqlite": "a queue in a file",
     "limits": "limits",
     "policy": "calls without a queue",
     "http": "HTTP clients",

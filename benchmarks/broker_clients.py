@@ -49,10 +49,10 @@ Left: TypeAlias = Callable[[], Awaitable[int]]
 #: What the stream, its subject and its consumer are called, and JetStream's number for: it is full.
 _NAME, _WORKERS, _FULL = "bench", "workers", 10077
 #: JSON as penstock has it, so that all items are of the same size.
-_to_json = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+to_json = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 #: What numbers begin at, so that all have as many digits.
 _FIRST: Final = 100_000
-_PADDING: Final = "x" * (512 - len(_to_json({"number": _FIRST, "payload": ""})))
+_PADDING: Final = "x" * (512 - len(to_json({"number": _FIRST, "payload": ""})))
 
 
 def item(number: int) -> Item:
@@ -112,7 +112,7 @@ def _consumer() -> ConsumerConfig:
     )
 
 
-async def _until_stored(store: Callable[[], Awaitable[bool]]) -> None:
+async def until_stored(store: Callable[[], Awaitable[bool]]) -> None:
     """Try until there is room, with the pauses that penstock makes."""
     pause = 0.005
     while not await store():
@@ -159,7 +159,7 @@ class ByHand(Client):
             await client.close()
 
     async def put(self, number: int) -> None:
-        payload = _to_json(item(number)).encode()
+        payload = to_json(item(number)).encode()
 
         async def store() -> bool:
             # A new id each time: what was refused is not to be known again.
@@ -172,13 +172,13 @@ class ByHand(Client):
                 return False
             return True
 
-        await _until_stored(store)
+        await until_stored(store)
 
     @asynccontextmanager
     async def work(self, work: Work) -> AsyncIterator[None]:
         tasks = {asyncio.create_task(task) for task in self._tasks(work)}
         yield
-        await _end(tasks)
+        await end(tasks)
 
     def _tasks(self, work: Work) -> list[Coroutine[Any, Any, None]]:
         return [self._one_by_one(work) for _ in range(WORKERS)]
@@ -191,7 +191,7 @@ class ByHand(Client):
                     await _handle(message, work)
 
 
-async def _end(tasks: set[asyncio.Task[None]]) -> None:
+async def end(tasks: set[asyncio.Task[None]]) -> None:
     # More than once: before Python 3.12 wait_for, by which nats-py waits, can swallow it.
     while tasks:
         for task in tasks:
@@ -267,7 +267,7 @@ class Taskiq(Client):
                 return False
             return True
 
-        await _until_stored(store)
+        await until_stored(store)
 
     @asynccontextmanager
     async def work(self, work: Work) -> AsyncIterator[None]:
@@ -278,7 +278,7 @@ class Taskiq(Client):
             )
         )
         yield
-        await _end({receiver})
+        await end({receiver})
 
 
 class Saq(Client):

@@ -234,17 +234,21 @@ class RateContest(Contest):
         measure: Callable[[Way, int], Awaitable[Took]],
         ways: Iterable[Way],
         items: int = ITEMS,
+        *,
+        ours: str = PENSTOCK,
+        by_hand: str = BY_HAND,
     ) -> None:
+        self.ours, self._by_hand = ours, by_hand
         ways = list(ways)
         self.cpu: dict[str, list[float]] = {way.name: [] for way in ways}
         super().__init__(
             title,
-            BY_HAND,
+            by_hand,
             [
                 Contestant(way.name, partial(self._run, measure, way), min(items, way.most))
                 for way in ways
             ],
-            {PENSTOCK: GOAL},
+            {ours: GOAL},
         )
 
     def _run(self, measure: Callable[[Way, int], Awaitable[Took]], way: Way, items: int) -> float:
@@ -262,7 +266,7 @@ class RateContest(Contest):
 
     def hold(self, rounds: int, scale: float = 1.0, *, warm_up: bool = True) -> None:
         super().hold(rounds, scale, warm_up=warm_up)
-        by_hand = [name for name in self.times if name.startswith(BY_HAND)]
+        by_hand = [name for name in self.times if name.startswith(self._by_hand)]
         self.baseline = min(by_hand, key=lambda name: statistics.median(self.times[name]))
 
     def ratio(self, name: str) -> Spread:
@@ -290,8 +294,8 @@ class RateContest(Contest):
 
     def reached(self) -> list[Goal]:
         """The goal: at least so much of the baseline's rate."""
-        what = f"{self.title}: {PENSTOCK} against {self.baseline}"
-        return [Goal(what, GOAL, self.ratio(PENSTOCK).median, at_least=True)]
+        what = f"{self.title}: {self.ours} against {self.baseline}"
+        return [Goal(what, GOAL, self.ratio(self.ours).median, at_least=True)]
 
 
 def contests(nats_url: str, redis_url: str | None, apart: Processes) -> list[RateContest]:

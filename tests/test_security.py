@@ -25,7 +25,7 @@ from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from cli.conftest import LIMIT, Command, Server, penstock, server  # noqa: F401
 from penstock import BoundedQueue, Limit, Limiter
 from penstock.brokers.nats import NatsQueue
-from penstock.brokers.nats.connection.wire import bare_url
+from penstock.brokers.nats.connection.addresses import bare_url
 from penstock.cli.input_file import InputFile
 from penstock.cli.report.report import RunInfo, write_report
 from penstock.cli.run import client as client_module

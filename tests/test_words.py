@@ -14,7 +14,7 @@ import penstock
 PACKAGE = Path(penstock.__file__).parent
 
 #: The rooms whose names are the field's. The others follow when they are rewritten.
-ROOMS = ("_util", "limits", "queue", "sync", "telemetry", "workers")
+ROOMS = ("_util", "brokers", "limits", "queue", "sync", "telemetry", "workers")
 
 #: Words that had another name for the same thing, and the word to use.
 RETIRED = {

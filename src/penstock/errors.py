@@ -110,11 +110,13 @@ class QueueUnknownError(BrokerError):
     """It is not known whether the broker accepted the item: its answer never came.
 
     The item is in the queue at most once. ``message_id`` is the id of the item's message.
+    ``accepted``: of a ``put_many``, how many items were accepted before it; else 0.
     """
 
-    def __init__(self, message: str, *, message_id: str | None = None) -> None:
+    def __init__(self, message: str, *, message_id: str | None = None, accepted: int = 0) -> None:
         super().__init__(message)
         self.message_id = message_id
+        self.accepted = accepted
 
 
 class CodecError(QueueError, ValueError):

@@ -191,6 +191,7 @@ class WorkQueue(Lifecycle, FromConfig, WorkQueueBase[T], Consumable[T], Generic[
         *,
         priority: float = 0,
         deadline: float | None = None,
+        id: str | None = None,
     ) -> bool:
         """Offer an item; return True if it is accepted, False if the queue stayed full.
 
@@ -200,6 +201,8 @@ class WorkQueue(Lifecycle, FromConfig, WorkQueueBase[T], Consumable[T], Generic[
                 do not wait. ``math.inf``: as long as it takes.
             priority: a number, lower is sooner, for a queue with ``order=Priorities()``.
             deadline: seconds from now in which the item is to be done.
+            id: for queues on a broker: when two puts have the same id within the ``dedupe`` seconds
+                of the queue, one item is stored, and both puts return True.
 
         Raises:
             QueueStateError: the queue is not started, or is stopped; ``QueueClosedError`` if it is
@@ -209,14 +212,15 @@ class WorkQueue(Lifecycle, FromConfig, WorkQueueBase[T], Consumable[T], Generic[
             TypeError: ``priority`` is no number, or the queue's order takes none; a queue on a
                 broker has no order.
             Exception: what a function of the queue's order raised; the item is not in the queue.
+            TypeError: an ``id``, and the queue is in this process.
 
         True: the item will be processed or returned, exactly once. False: the item is not accepted
         and will not be, so look at the result. A cancelled put leaves no item in the queue.
         Details: :meth:`penstock.BoundedQueue.put`.
         """
-        if deadline is not None or priority:
+        if deadline is not None or priority or id is not None:
             put: Any = self.queue.put  # not every kind of queue knows these
-            options = self._put_options(priority, deadline)
+            options = self._put_options(priority, deadline, id)
             accepted: bool = await put(item, timeout=timeout, **options)
             return accepted
         if timeout is None:
@@ -237,13 +241,37 @@ class WorkQueue(Lifecycle, FromConfig, WorkQueueBase[T], Consumable[T], Generic[
         Raises:
             QueueStateError, ValueError: as :meth:`put`, about the first item. If some were accepted
                 before, their number is returned, and the next call with the rest raises.
-            TypeError: ``items`` is no collection, or the queue is on a broker; or as :meth:`put`.
+            TypeError: ``items`` is no collection; or as :meth:`put`.
+            QueueUnknownError: a broker did not answer; ``accepted`` of the error is the number of
+                items that are certainly accepted.
 
         ``items[count:]`` were not accepted. If it is cancelled, what was accepted until then stays.
+        On a broker up to 250 items go in one round trip.
         """
         queue: Any = self._with("put_many", "put_many()")
         count: int = await queue.put_many(items, timeout, **self._put_options(priority))
         return count
+
+    async def pause_all(self) -> None:
+        """Let the broker deliver no items, to any process, until :meth:`resume_all`.
+
+        Raises:
+            TypeError: the queue is in this process: see :meth:`pause`.
+            QueueStateError: the queue is not processing.
+            BrokerError: the broker does not answer, or cannot do that.
+
+        Items are accepted until the queue is full. Running calls continue. The pause also holds for
+        processes that start later. ``stop()`` finishes the items in hand and takes no new ones.
+        """
+        await self._with("pause_all", "pause_all()").pause_all()
+
+    async def resume_all(self) -> None:
+        """End a pause of all processes. Does nothing if there is none.
+
+        Raises:
+            TypeError, QueueStateError, BrokerError: as :meth:`pause_all`.
+        """
+        await self._with("resume_all", "resume_all()").resume_all()
 
     async def get(self, timeout: float | None = None) -> T:
         """Take the item that has waited longest. Call ``task_done()`` when it is done.

@@ -17,7 +17,12 @@ from typing import Any
 import pytest
 
 # The servers of those tests, for the commands that need one.
-from brokers.conftest import nats_program, nats_server, start_nats  # noqa: F401
+from brokers.conftest import (  # noqa: F401
+    nats_program,
+    nats_server,
+    newer_nats_program,
+    start_nats,
+)
 
 #: Seconds that any process may take.
 LIMIT = 90.0

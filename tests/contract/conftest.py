@@ -18,8 +18,10 @@ from typing import Any
 import pytest
 
 from brokers.conftest import nats_program, nats_server
+from brokers.memory import MemoryQueue
 from contract.helpers import InOrder, MakeQueue
 from contract.nats import nats_queues
+from contract.sqlite import sqlite_queues
 from contract.threads import blocking_queues
 from penstock import BoundedQueue, WorkQueue
 from penstock.protocols import Queue
@@ -70,6 +72,11 @@ async def bounded_queues() -> AsyncIterator[MakeQueue]:
 
 
 @asynccontextmanager
+async def broker_queues() -> AsyncIterator[MakeQueue]:
+    yield MemoryQueue
+
+
+@asynccontextmanager
 async def work_queues() -> AsyncIterator[MakeQueue]:
     yield WorkQueue
 
@@ -87,14 +94,21 @@ BLOCKING_PLAIN = Kind(
     is_in_order=False,
 )
 
+#: What queues on all brokers share, on one in memory.
+IN_MEMORY = Kind(broker_queues, stop_drains=False, has_calls_at_once=False)
 #: penstock.brokers.nats.NatsQueue, on a server of its own.
 NATS = Kind(nats_queues, stop_drains=False, has_calls_at_once=False, needs_nats=True)
+
+#: penstock.brokers.sqlite.SqliteQueue, each in a file of its own.
+SQLITE = Kind(sqlite_queues, stop_drains=False, has_calls_at_once=False)
 
 KINDS = [
     pytest.param(Kind(bounded_queues), id="BoundedQueue"),
     pytest.param(BLOCKING, id="sync.WorkQueue", marks=pytest.mark.real_time),
     pytest.param(BLOCKING_PLAIN, id="sync.WorkQueue-plain", marks=pytest.mark.real_time),
+    pytest.param(IN_MEMORY, id="BrokerQueue"),
     pytest.param(NATS, id="NatsQueue", marks=pytest.mark.real_time),
+    pytest.param(SQLITE, id="SqliteQueue", marks=pytest.mark.real_time),
 ]
 
 #: Those whose items keep to limits, retries, deadlines and the like, each by the queue itself.

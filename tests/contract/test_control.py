@@ -8,7 +8,15 @@ from typing import Any
 
 import pytest
 
-from contract.conftest import BLOCKING, BLOCKING_PLAIN, Kind, bounded_queues, work_queues
+from contract.conftest import (
+    BLOCKING,
+    BLOCKING_PLAIN,
+    IN_MEMORY,
+    NATS,
+    Kind,
+    bounded_queues,
+    work_queues,
+)
 from contract.helpers import (
     NOT_SECONDS,
     InOrder,
@@ -577,6 +585,15 @@ class TestCancel:
                 queue.cancel(other)
 
 
+@pytest.mark.parametrize(
+    "kind",
+    [
+        *(pytest.param(Kind(bounded_queues), id="BoundedQueue"), *THREADS),
+        pytest.param(IN_MEMORY, id="BrokerQueue"),
+        pytest.param(NATS, id="NatsQueue", marks=pytest.mark.real_time),
+    ],
+    indirect=True,
+)
 class TestPutMany:
     async def test_as_many_as_there_is_room_for(self, make_queue: MakeQueue) -> None:
         queue: Any = make_queue(maxsize=3)
@@ -629,7 +646,8 @@ class TestPutMany:
             await put
         assert queue.unprocessed == [0, 1]
         assert await queue.get() == 0
-        assert await put_room(queue) is True
+        queue.task_done()
+        assert await soon(queue.put("there was room", timeout=math.inf)) is True
 
     @pytest.mark.parametrize("items", [None, 5, "text", b"bytes", iter([1]), (n for n in [1])])
     async def test_no_collection(self, make_queue: MakeQueue, items: Any) -> None:
@@ -646,6 +664,24 @@ class TestPutMany:
         with pytest.raises(ValueError, match="timeout must be"):
             await queue.put_many(["a"], timeout=timeout)
         assert queue.size == 0
+
+
+@pytest.mark.parametrize("kind", WORK_QUEUES, indirect=True)
+class TestWhatBrokersHave:
+    async def test_an_id(self, make_queue: MakeQueue) -> None:
+        queue: Any = make_queue()
+        await queue.start()
+        with pytest.raises(TypeError, match="id is for queues on a broker, and <"):
+            await queue.put("a", id="invoice-1")
+        assert queue.size == 0
+        assert await queue.put("a", id=None) is True
+
+    @pytest.mark.parametrize("method", ["pause_all", "resume_all"])
+    async def test_a_pause_of_all_processes(self, make_queue: MakeQueue, method: str) -> None:
+        queue: Any = make_queue()
+        await queue.start()
+        with pytest.raises(TypeError, match=rf"{method}\(\) needs a queue that has it"):
+            await getattr(queue, method)()
 
 
 async def put_room(queue: Any) -> bool:

@@ -230,6 +230,12 @@ class QueueInThreads:
         count: int = await in_thread(self.blocking.put_many, *args, **kwargs)
         return count
 
+    async def pause_all(self) -> None:
+        await in_thread(self.blocking.pause_all)
+
+    async def resume_all(self) -> None:
+        await in_thread(self.blocking.resume_all)
+
     # Allowed in an event loop:
 
     def pause(self) -> None:

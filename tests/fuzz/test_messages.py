@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import logging
 import pickle
 import traceback
 from collections.abc import Callable
@@ -18,8 +16,8 @@ from pydantic import BaseModel
 
 from fuzz.values import few
 from penstock.brokers.codecs import JsonCodec, MsgpackCodec
-from penstock.brokers.nats.queue.delivery import Delivery, Hands
-from penstock.brokers.nats.queue.intake import CONTENT_TYPE, DEADLINE, Intake
+from penstock.brokers.messages import CONTENT_TYPE, DEADLINE, MessageCodec
+from penstock.brokers.nats.queue.consumer import delivery_of
 from penstock.errors import CodecError
 from penstock.policies.item_state import PolicyScope
 from penstock.policies.policy import Policy
@@ -136,28 +134,17 @@ def test_no_traceback_shows_what_was_in_a_message(make: Callable[[], Any]) -> No
     ),
     number=st.integers(0, 30),
 )
-def test_any_message_is_an_entry_for_a_worker_or_turned_down(
+def test_any_message_is_an_entry_for_a_worker_or_an_error(
     data: bytes, headers: dict[str, str], number: int
 ) -> None:
-    refused: list[Exception] = []
-
-    async def take() -> Any:
-        logger = logging.getLogger("penstock")
-        hands = Hands(None, 30, logger, "q")  # type: ignore[arg-type]
-        observer = Telemetry(spans="none").get_observer("q")
-        intake: Intake[Any] = Intake(
-            JsonCodec(), hands, observer, 20, _nothing, lambda _, error: refused.append(error)
-        )
-        reply = REPLY.replace("c.1.", f"c.{number}.")
-        message = Msg(None, "q", reply, data, headers)  # type: ignore[arg-type]
-        scope = PolicyScope(Policy(), observer, max_dead_letters=0, postpones=True)
-        return intake.entry(message, scope)
-
-    entry = asyncio.run(take())
-    assert (entry is None) == bool(refused)
-    if number > 20:
-        assert "handed out 20 times" in str(refused[0])
-
-
-def _nothing(delivery: Delivery, error: BaseException) -> None:
-    pass
+    codec: MessageCodec[Any] = MessageCodec(JsonCodec(), None, 20)
+    reply = REPLY.replace("c.1.", f"c.{number}.")
+    delivery = delivery_of(Msg(None, "q", reply, data, headers))  # type: ignore[arg-type]
+    observer = Telemetry(spans="none").get_observer("q")
+    scope = PolicyScope(Policy(), observer, max_dead_letters=0, postpones=True)
+    try:
+        codec.unpack(delivery, scope, observer)
+    except Exception as error:
+        assert number <= 20 or "delivered 20 times" in str(error)
+    else:
+        assert number <= 20

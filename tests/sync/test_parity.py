@@ -290,6 +290,7 @@ CALLS: dict[str, list[Any]] = {
     "map": [map_all],
     "map_batches": [map_batches],
     "pause": [calling("pause")],
+    "pause_all": [calling("pause_all")],
     "process": [calling("process", ".work", 2)],
     "process_batches": [
         calling("process_batches", ".work_on_many", max_size=2, max_wait=0, num_workers=2),
@@ -305,6 +306,7 @@ CALLS: dict[str, list[Any]] = {
     "redrive": [calling("redrive")],
     "remove": [calling("remove", "b".__eq__), calling("remove", {}.__getitem__)],
     "resume": [calling("resume"), pause_and_resume],
+    "resume_all": [calling("resume_all")],
     "start": [calling("start")],
     "stop": [calling("stop"), calling("stop", 0), calling("stop", drain=False)],
     "stop_on_signals": [stop_on_signals],
@@ -420,7 +422,7 @@ REFUSED: dict[str, dict[str, list[Any]]] = {
     "process": {**_WORK, "error_handler": NOT_HANDLERS},
     "process_batches": {**_WORK, **_BATCH, "error_handler": NOT_HANDLERS},
     "processing": {"timeout": NOT_SECONDS},
-    "put": _PUT,
+    "put": {**_PUT, "id": ["an id", 5]},  # it has none in this process
     "put_many": {
         "items": [*NOT_ITEMS, "text"],
         "timeout": NOT_SECONDS,

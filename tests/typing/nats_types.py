@@ -10,7 +10,7 @@ from typing_extensions import assert_type
 from penstock import Limit, Limiter, QueueStatistics, WorkQueue
 from penstock.brokers.codecs import Codec, JsonCodec, MsgpackCodec
 from penstock.brokers.nats import (
-    NatsDeadLetter,
+    BrokerDeadLetter,
     NatsLimiter,
     NatsProcess,
     NatsQueue,
@@ -64,11 +64,16 @@ async def a_queue() -> None:
     async with queue as entered:
         assert_type(entered, NatsQueue[Order])
     assert_type(await queue.put(Order(number=1), 5, deadline=60), bool)
+    assert_type(await queue.put(Order(number=1), id="order-1"), bool)
+    assert_type(await queue.put_many([Order(number=1)], timeout=5), int)
+    assert_type(await queue.pause_all(), None)
+    assert_type(await queue.resume_all(), None)
+    assert_type(queue.is_paused, bool)
     assert_type(await queue.get(), Order)
     assert_type(queue.statistics(), QueueStatistics)
     assert_type(await queue.info(), QueueInfo)
     assert_type(await queue.processes(), list[NatsProcess])
-    assert_type(await queue.look_at_dead_letters(), list[NatsDeadLetter[Order]])
+    assert_type(await queue.look_at_dead_letters(), list[BrokerDeadLetter[Order]])
     assert_type((await queue.look_at_dead_letters())[0].item, Order | None)
     assert_type(await queue.redrive(), int)
     assert_type(await queue.stop(), bool)

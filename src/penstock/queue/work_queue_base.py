@@ -131,22 +131,31 @@ class WorkQueueBase(Generic[T]):
         else:  # not every kind knows these
             self.queue.put_nowait(item, **self._put_options(priority, deadline))
 
-    def _put_options(self, priority: float, deadline: float | None = None) -> dict[str, Any]:
+    def _put_options(
+        self, priority: float, deadline: float | None = None, id: str | None = None
+    ) -> dict[str, Any]:
         """What a put has more than most.
 
         Raises:
-            TypeError: a priority for a queue that is not in this process.
+            TypeError: a priority for a queue that is not in this process, or an id for one that is.
         """
         options: dict[str, Any] = {}
         if priority:
             if not isinstance(self.queue, InProcessQueue):
                 raise TypeError(
-                    "priority is for queues in this process that have order=Priorities(); "
-                    f"{checks.shown(self.queue)} is none"
+                    "priority needs a queue in this process that has order=Priorities(), "
+                    f"got {checks.shown(self.queue)}"
                 )
             options["priority"] = priority
         if deadline is not None:
             options["deadline"] = deadline
+        if id is not None:
+            if isinstance(self.queue, InProcessQueue):
+                raise TypeError(
+                    f"id is for queues on a broker, and {checks.shown(self.queue)} is in this "
+                    f"process: it takes no id, got {checks.shown(id)}"
+                )
+            options["id"] = id
         return options
 
     def get_nowait(self) -> T:
@@ -178,12 +187,12 @@ class WorkQueueBase(Generic[T]):
 
         Raises:
             QueueStateError: the queue is not processing; a ``QueueClosedError`` if it is closed.
-            TypeError: the queue is on a broker.
 
         Items are accepted until the queue is full. An item that fails waits for its next attempt.
         ``get`` waits, or raises ``QueueEmptyError`` after its timeout. To pause a queue twice is
         the same as once. ``close()`` and ``stop()`` end a pause, and the workers process the items
-        that wait; after ``stop(drain=False)`` these items stay.
+        that wait; after ``stop(drain=False)`` these items stay. Of a queue on a broker it pauses
+        the workers of this process, and others continue; ``pause_all`` pauses all.
         """
         self._call_with("pause")
 
@@ -192,7 +201,6 @@ class WorkQueueBase(Generic[T]):
 
         Raises:
             QueueStateError: the queue is not processing.
-            TypeError: the queue is on a broker.
         """
         self._call_with("resume")
 

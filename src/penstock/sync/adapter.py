@@ -67,13 +67,11 @@ class BlockingAdapter:
         """Let the workers finish what they hold, and end them."""
         self.call("stop_workers", timeout=timeout)
 
-    def put(
-        self, item: Any, timeout: float | None = None, *, deadline: float | None = None
-    ) -> bool:
-        """Offer an item."""
-        options = {} if timeout is None else {"timeout": timeout}
-        if deadline is not None:
-            options["deadline"] = deadline
+    def put(self, item: Any, timeout: float | None = None, **more: Any) -> bool:
+        """Offer an item; ``more``: its deadline, an id."""
+        options = {name: value for name, value in more.items() if value is not None}
+        if timeout is not None:
+            options["timeout"] = timeout
         return bool(self.call("put", item, **options))
 
     def put_nowait(self, item: Any, *, deadline: float | None = None) -> None:

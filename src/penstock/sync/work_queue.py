@@ -217,6 +217,7 @@ class WorkQueue(FromConfig, WorkQueueBase[T], BlockingConsumable[T], Generic[T, 
         *,
         priority: float = 0,
         deadline: float | None = None,
+        id: str | None = None,
     ) -> bool:
         """Offer an item, as :meth:`penstock.BoundedQueue.put` does: True when it is accepted.
 
@@ -225,12 +226,16 @@ class WorkQueue(FromConfig, WorkQueueBase[T], BlockingConsumable[T], Generic[T, 
         thread's context. After Ctrl-C in a put that waits, the item is not in the queue, unless a
         worker has taken it at this moment; then it is processed and counted.
 
+        ``id`` is for queues on a broker, as for :meth:`penstock.WorkQueue.put`.
+
         Raises:
             QueueStateError: among others, a worker function of this queue would wait for room
                 without a limit.
+            TypeError: an ``id``, and the queue is in this process.
         """
-        if priority:
-            return self._blocking.put(item, timeout, **self._put_options(priority, deadline))
+        if priority or id is not None:
+            options = self._put_options(priority, deadline, id)
+            return self._blocking.put(item, timeout, **options)
         return self._blocking.put(item, timeout, deadline=deadline)
 
     def put_nowait(self, item: T, *, priority: float = 0, deadline: float | None = None) -> None:
@@ -253,6 +258,14 @@ class WorkQueue(FromConfig, WorkQueueBase[T], BlockingConsumable[T], Generic[T, 
         """
         self._with("put_many", "put_many()")
         return self._blocking.put_many(items, timeout, **self._put_options(priority))
+
+    def pause_all(self) -> None:
+        """Pause the queue for all processes, as :meth:`penstock.WorkQueue.pause_all` does."""
+        self._call_with("pause_all")
+
+    def resume_all(self) -> None:
+        """End a pause of all processes, as :meth:`penstock.WorkQueue.resume_all` does."""
+        self._call_with("resume_all")
 
     def get(self, timeout: float | None = None) -> T:
         """Take an item, as :meth:`penstock.BoundedQueue.get` does, in ``timeout`` seconds."""

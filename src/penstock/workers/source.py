@@ -55,6 +55,17 @@ class Source(Protocol[T]):
         """Put the entry back; it can be taken again in ``delay`` seconds."""
 
 
+class SettlingSource(Source[T], Protocol[T]):
+    """A source that keeps each entry until it knows what became of it, as that of a broker does."""
+
+    async def done(self, entry: Entry[T]) -> None:
+        """The worker function has returned. The worker has the entry in hand until this ends."""
+
+    def failed(self, entry: Entry[T], error: BaseException) -> bool:
+        """The item failed for good, and its error was told. Return whether it is a dead letter."""
+        ...
+
+
 class Counters(Protocol):
     """What workers count. A source of several threads has counters for each worker."""
 

@@ -7,7 +7,7 @@ import types
 from collections.abc import Callable, Generator
 from inspect import isawaitable
 from itertools import repeat
-from typing import Any, Generic, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar
 
 from penstock._util.compat import CountingTask, cancel_requests, is_being_cancelled, uncancel
 from penstock.policies.observer import CANCELLED, outcome_of
@@ -74,6 +74,9 @@ class Worker(Generic[T]):
         "task",
     )
 
+    #: What the first step of an item returns that is done after it.
+    _done_at_once: ClassVar[object] = FINISHED
+
     def __init__(
         self,
         source: Source[T],
@@ -121,7 +124,7 @@ class Worker(Generic[T]):
         standing: Any = self.standing
         call: AsyncCall[Any] = _no_standing_job if standing is None else standing.call
         may_suspend = standing is not None and standing.may_suspend
-        enter = CURRENT_CALL.set
+        enter, done_at_once = CURRENT_CALL.set, self._done_at_once
         error: BaseException | None = None
         try:
             while True:
@@ -168,7 +171,7 @@ class Worker(Generic[T]):
                     except BaseException as raised:
                         error = raised
                     else:
-                        if awaited is not FINISHED:
+                        if awaited is not done_at_once:
                             error = await self._drive(entry, steps, awaited)
                     if error is not None:
                         failure = error
@@ -182,11 +185,7 @@ class Worker(Generic[T]):
                         error = await self._report(entry, failure)
                         if error is None and self.cancelled_by_others:
                             error = asyncio.CancelledError()  # the pool starts another worker
-                        counters.add_failure(
-                            outcome_of(failure)
-                            if ticket is None
-                            else context.run(ticket.on_failure, failure, item)
-                        )
+                        counters.add_failure(self._on_failure(entry, failure))
                         failure = None  # type: ignore[assignment] # or both keep each other alive
                     counters.processed += 1
                     if ticket is not None and ticket.job is not None:
@@ -280,6 +279,12 @@ class Worker(Generic[T]):
             return error
         finally:
             error = None
+
+    async def _drive_handler(
+        self, entry: Entry[T], steps: Generator[Any, Any, Any], awaited: Any
+    ) -> BaseException | None:
+        """:meth:`_drive` for the error handler of the entry."""
+        return await self._drive(entry, steps, awaited)
 
     @property
     def in_hand(self) -> Entry[T] | None:
@@ -431,7 +436,7 @@ class Worker(Generic[T]):
         except BaseException as raised:
             failure = raised
         if awaited is not FINISHED:
-            failure = await self._drive(entry, steps, awaited)
+            failure = await self._drive_handler(entry, steps, awaited)
         if job.can_end_program and isinstance(failure, (KeyboardInterrupt, SystemExit)):
             return failure
         if failure is not None:
@@ -468,6 +473,11 @@ class Worker(Generic[T]):
         finally:
             del batch  # or frame and exceptions would keep each other alive
         return ending
+
+    def _on_failure(self, entry: Entry[T], error: BaseException) -> str:
+        """An item failed for good, and its error was told; return its outcome."""
+        _, item, context, ticket = entry
+        return outcome_of(error) if ticket is None else context.run(ticket.on_failure, error, item)
 
     def _log(self, message: str, job: Job[T], error: BaseException) -> None:
         try:

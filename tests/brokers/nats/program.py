@@ -16,6 +16,7 @@ from typing import Any
 
 from penstock import RetryPolicy, WorkQueue
 from penstock.brokers.nats import NatsQueue
+from penstock.brokers.sqlite import SqliteQueue
 from penstock.errors import BrokerError, QueueUnknownError
 
 
@@ -24,14 +25,14 @@ def note(did: str, **what: Any) -> None:
     sys.stdout.flush()
 
 
-def queue_of(settings: dict[str, Any]) -> NatsQueue[Any]:
+def queue_of(settings: dict[str, Any]) -> Any:
     attempts = settings.pop("attempts", None)
     if attempts is not None:
         backoff = settings.pop("backoff", 0.01)
         settings["retry"] = RetryPolicy(
             attempts, on=Exception, backoff=lambda attempt, error: backoff, budget=None
         )
-    return NatsQueue(**settings)
+    return SqliteQueue(**settings) if "path" in settings else NatsQueue(**settings)
 
 
 async def produce(

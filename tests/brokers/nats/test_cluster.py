@@ -210,7 +210,7 @@ async def test_without_a_majority_nothing_is_promised(
         node.kill()
     with monkeypatch.context() as patch:  # not for the put after that, which waits for a leader
         patch.setattr("penstock.brokers.nats.queue.publisher.DOUBT", 3.0)
-        patch.setattr("penstock.brokers.nats.queue.publisher._NOBODY", 3.0)
+        patch.setattr("penstock.brokers.nats.queue.publisher._NO_RESPONDERS", 3.0)
         with pytest.raises(BrokerError):
             await soon(queue.put("a"))
     for node in cluster.nodes[1:]:

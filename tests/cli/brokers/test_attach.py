@@ -10,8 +10,10 @@ from typing import Any
 
 import pytest
 
+from brokers.memory import MemoryQueue, Store
 from brokers.servers import Certificates, NatsServer
 from penstock.cli.app import run_command
+from penstock.cli.brokers.attach import TARGETS
 
 pytestmark = pytest.mark.real_time
 
@@ -31,6 +33,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
     """Run the command here; its exit code, and what it wrote."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("NATS_URL", raising=False)
+    monkeypatch.delenv("PENSTOCK_BROKER", raising=False)
     (tmp_path / "items.jsonl").write_text("1\n")
 
     def run(*arguments: str) -> tuple[int, str, str]:
@@ -44,7 +47,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
 def test_the_url_must_be_given(command: str, run: Run) -> None:
     code, _, problem = run(*COMMANDS[command])
     assert code == 2
-    assert problem.startswith("penstock: Missing option '--nats'")
+    assert problem.startswith("penstock: Missing option '--broker'")
     assert problem.endswith(f"(see penstock {command} --help)\n")
 
 
@@ -94,6 +97,64 @@ def test_wrong_usage_is_told(options: list[str], problem: str, run: Run) -> None
         assert (code, out) == (2, "")
         assert told.startswith(f"penstock: {problem}")
         assert told.count("\n") == 1
+
+
+def test_a_broker_of_another_kind(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = Store(maxsize=3)
+    made: list[Any] = []
+
+    class InMemory:
+        """A target that another kind of broker may have."""
+
+        def __init__(self, url: str, name: str, credentials: dict[str, str | None]) -> None:
+            self.name = name
+            made.append((url, name, credentials["creds"]))
+
+        async def settings(self) -> dict[str, Any] | None:
+            return {"maxsize": 3}
+
+        def defaults(self) -> dict[str, Any]:
+            return {"maxsize": 100}
+
+        def queue(self, maxsize: int, **more: Any) -> MemoryQueue:
+            return MemoryQueue(maxsize, store=store, name=self.name)
+
+    monkeypatch.setitem(TARGETS, "memory", InMemory)  # type: ignore[arg-type]
+    code, _, told = run(*COMMANDS["put"], "--broker", "memory://here", "--replicas", "3")
+    assert (code, told) == (2, "penstock: --replicas is for queues on another kind of broker\n")
+    monkeypatch.setenv("PENSTOCK_BROKER", "memory://here")
+    assert run(*COMMANDS["put"]) == (0, "accepted     1 item\nrefused      0\n", "")
+    assert store.stored_items() == [1]
+    assert made == [("memory://here", "q", None)] * 2
+
+
+@pytest.mark.parametrize(("option", "is_paused"), [("--pause", True), ("--resume", False)])
+def test_all_processes_are_paused_and_resumed(
+    option: str,
+    is_paused: bool,
+    run: Run,
+    newer_nats_program: Path,
+    start_nats: Callable[..., NatsServer],
+) -> None:
+    url = start_nats(newer_nats_program).url
+    assert run(*COMMANDS["put"], "--nats", url)[0] == 0
+    assert run("queue", "q", "--nats", url, "--pause")[0] == 0
+    code, out, _ = run("queue", "q", "--nats", url, option)
+    assert (code, out) == (
+        0,
+        f"q: {'paused' if is_paused else 'resumed'}, for all processes\n",
+    )
+    _, line, _ = run("queue", "q", "--nats", url)
+    assert line.endswith(", paused\n") == is_paused
+
+
+def test_an_older_server_cannot_pause(run: Run, nats_server: NatsServer) -> None:
+    assert run(*COMMANDS["put"], "--nats", nats_server.url, "--queue", "older")[0] == 0
+    code, _, told = run("queue", "older", "--nats", nats_server.url, "--pause")
+    assert code == 4
+    assert "pause_all() needs nats-server 2.11.0 or newer" in told
+    code, _, told = run("queue", "older", "--nats", nats_server.url, "--pause", "--resume")
+    assert (code, told) == (2, "penstock: --pause or --resume: give one\n")
 
 
 def test_what_is_no_setting_is_told(run: Run, nats_server: NatsServer) -> None:

@@ -86,6 +86,7 @@ async def test_it_tells_what_the_server_and_what_the_processes_know(
         "redelivered": 0,
         "refused": 2,
         "dead_letters": 1,
+        "is_paused": False,
         "replicas": 1,
         "idle_workers": 0,
         "processes": [

@@ -20,14 +20,18 @@ except ImportError as error:
         "penstock.brokers.nats needs the extra nats: pip install 'penstock[nats]'"
     ) from error
 
+from penstock.brokers.engine import BrokerDeadLetter
 from penstock.brokers.nats.limits.limiter import NatsLimiter
-from penstock.brokers.nats.queue.dead_letters import NatsDeadLetter
-from penstock.brokers.nats.queue.engine import QueueInfo
+from penstock.brokers.nats.queue.processes import NatsProcess
 from penstock.brokers.nats.queue.queue import NatsQueue
-from penstock.brokers.nats.queue.roll_call import NatsProcess
 from penstock.brokers.nats.queue.settings import QueueSettings, existing_settings
+from penstock.brokers.nats.queue.streams import QueueInfo
+
+#: What it was called before other brokers had it.
+NatsDeadLetter = BrokerDeadLetter
 
 __all__ = [
+    "BrokerDeadLetter",
     "NatsDeadLetter",
     "NatsLimiter",
     "NatsProcess",

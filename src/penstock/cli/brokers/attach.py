@@ -1,21 +1,19 @@
-"""What the commands for a queue on NATS have in common: the way in, the options, the way out."""
+"""What the commands for a queue on a broker share: the way in, the options, the way out."""
 
 from __future__ import annotations
 
-import ssl
 import sys
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Annotated, Any, ParamSpec
+from collections.abc import Callable
+from typing import Annotated, Any, Protocol
 
+import typer
+
+from penstock.cli.brokers.nats import NatsTarget
+from penstock.cli.brokers.sqlite import SqliteTarget
 from penstock.cli.display import say
-from penstock.cli.options import option, refuse
+from penstock.cli.options import USAGE, option, refuse
 from penstock.errors import BrokerError
 from penstock.limits import Limit
-
-if TYPE_CHECKING:
-    from penstock.brokers.nats import NatsLimiter, NatsQueue
-
-P = ParamSpec("P")
 
 #: Exit codes, beside 0, 128 + signal, and 1 for what each command says.
 BROKER, FILE = 4, 5
@@ -23,14 +21,20 @@ BROKER, FILE = 4, 5
 _WHERE, _TLS, _MADE = "Server", "Credentials", "The queue, if it does not exist yet"
 
 
-Servers = Annotated[
+Url = Annotated[
     str,
-    option(
-        *(_WHERE, "--nats", "URL", "URL of the server; of a cluster, several with commas."),
-        envvar="NATS_URL",
+    typer.Option(
+        "--broker",
+        "--nats",
+        metavar="URL",
+        help="URL of the broker: sqlite:///calls.db, a file; or nats://host:4222; of a cluster, "
+        "several with commas.",
+        rich_help_panel=_WHERE,
+        show_default=False,
+        envvar=["PENSTOCK_BROKER", "NATS_URL"],
     ),
 ]
-Name = Annotated[str, option(_WHERE, "--queue", "NAME", "Name of the queue on the server.")]
+Name = Annotated[str, option(_WHERE, "--queue", "NAME", "Name of the queue there.")]
 Creds = Annotated[
     str | None, option(_TLS, "--creds", "FILE", "Credentials in the form of nsc (JWT and seed).")
 ]
@@ -66,105 +70,102 @@ ServiceName = Annotated[
 ]
 
 
-@dataclass(frozen=True)
-class NatsTarget:
-    """Where a queue is, and how to get in there."""
+class Target(Protocol):
+    """Where a queue is, and how to get in there: what each kind of broker says of its own.
 
-    servers: list[str] = field(repr=False)  # there may be passwords in them
-    name: str
-    options: dict[str, Any] = field(repr=False)
+    Each method may raise ``ImportError`` where an extra is missing, and what the queue raises.
+    """
+
+    @property
+    def name(self) -> str:
+        """The name of the queue."""
+        ...
+
+    @property
+    def place(self) -> str:
+        """Where it is looked for, for people: "on the server"."""
+        ...
+
+    async def settings(self) -> dict[str, Any] | None:
+        """The settings that the queue has there; None if it is not there. Makes nothing."""
+        ...
+
+    def defaults(self) -> dict[str, Any]:
+        """The settings of a queue that is made; their names are those that can be given."""
+        ...
+
+    def queue(self, **settings: Any) -> Any:
+        """The queue, not started. ``settings`` has what else the kind of queue takes, too."""
+        ...
+
+    def made(self, settings: dict[str, Any]) -> str:
+        """What was made, for people."""
+        ...
+
+    def limiter(self, limits: list[Limit]) -> Any:
+        """Limits for all workers of the queue, wherever they are."""
+        ...
 
 
-def nats_target(
-    servers: str,
+#: Makes a target of a URL, the name of a queue, and the values of --creds and the --tls options.
+MakeTarget = Callable[[str, str, dict[str, str | None]], Target]
+
+#: By the scheme of the URL. What has none, or another one, is for NATS to refuse.
+TARGETS: dict[str, MakeTarget] = {"nats": NatsTarget.of, "sqlite": SqliteTarget.of}
+
+
+def target_of(
+    url: str,
     name: str,
     creds: str | None,
     tls_ca: str | None,
     tls_cert: str | None,
     tls_key: str | None,
-) -> NatsTarget:
+) -> Target:
     """Check what the options of a command say of where the queue is."""
-    options: dict[str, Any] = {}
-    if creds is not None:
-        _check_readable("--creds", creds)
-        options["user_credentials"] = creds
-    if tls_key is not None and tls_cert is None:
-        refuse("--tls-key is the key of a certificate: give --tls-cert too")
-    if tls_ca is not None or tls_cert is not None:
-        options["tls"] = _tls(tls_ca, tls_cert, tls_key)
-    return NatsTarget([url.strip() for url in servers.split(",")], name, options)
-
-
-def _tls(ca: str | None, cert: str | None, key: str | None) -> ssl.SSLContext:
-    for name, path in (("--tls-ca", ca), ("--tls-cert", cert), ("--tls-key", key)):
-        if path is not None:
-            _check_readable(name, path)
-    try:
-        context = ssl.create_default_context(cafile=ca)
-    except ssl.SSLError:
-        refuse(f"--tls-ca {ca} has no certificate in PEM form")
-    if cert is not None:
-        try:
-            context.load_cert_chain(cert, key)
-        except ssl.SSLError:
-            refuse(f"--tls-cert {cert} and its key do not match, or are not in PEM form")
-    return context
-
-
-def _check_readable(name: str, path: str) -> None:
-    try:
-        with open(path, "rb"):
-            pass
-    except OSError as error:
-        refuse(f"cannot read {name} {path}: {error.strerror or error}")
+    credentials = {"creds": creds, "tls_ca": tls_ca, "tls_cert": tls_cert, "tls_key": tls_key}
+    make = TARGETS.get(url.partition("://")[0], NatsTarget.of)
+    return make(url, name, credentials)
 
 
 async def attach(
-    where: NatsTarget, *, may_make: bool = True, given: dict[str, Any] | None = None, **more: Any
-) -> NatsQueue[Any]:
-    """A queue, started, with the settings that it has on the server.
+    target: Target, *, may_make: bool = True, given: dict[str, Any] | None = None, **more: Any
+) -> Any:
+    """A queue, started, with the settings that it has there.
 
     Args:
-        where: where it is.
+        target: where it is.
         may_make: make it there if it is not there yet, and say so.
-        given: settings that were asked for; those left out, or None, are as on the server.
-        more: what else :class:`NatsQueue` takes.
+        given: settings that were asked for; those left out, or None, are as they are there.
+        more: what else the kind of queue takes.
 
     Raises:
         UsageError: that cannot be.
     """
-    try:
-        from penstock.brokers.nats import NatsQueue, QueueSettings, existing_settings
-    except ImportError as error:
-        refuse(str(error))
     asked = {key: value for key, value in (given or {}).items() if value is not None}
     try:
-        there = await existing_settings(where.servers, where.name, options=where.options)
+        there = await target.settings()
         if there is None and not may_make:
-            refuse(f"there is no queue {where.name} on the server", BROKER)
-        settings = {**(there or QueueSettings()).as_arguments(), **asked}
-        queue = NatsQueue[Any](where.servers, where.name, options=where.options, **settings, **more)
+            refuse(f"there is no queue {target.name} {target.place}", BROKER)
+        defaults = target.defaults()
+        for key in asked:
+            if key not in defaults:
+                refuse(f"--{key.replace('_', '-')} is for queues on another kind of broker")
+        settings = {**(there or defaults), **asked}
+        queue = target.queue(**settings, **more)
         await queue.start()
-    except BrokerError as error:
-        refuse(str(error), BROKER)
+    except (BrokerError, ImportError) as error:
+        refuse(str(error), BROKER if isinstance(error, BrokerError) else USAGE)
     except (TypeError, ValueError) as error:
         refuse(str(error))
     if there is None:
-        say(
-            sys.stderr,
-            f"penstock: created queue {where.name}: at most {settings['maxsize']} items "
-            f"(--maxsize), {settings['replicas']} replica(s), ack wait {settings['ack_wait']:g} s",
-        )
+        say(sys.stderr, f"penstock: created queue {target.name}: {target.made(settings)}")
     return queue
 
 
-def shared_limiter(where: NatsTarget, limits: list[Limit]) -> NatsLimiter:
+def shared_limiter(target: Target, limits: list[Limit]) -> Any:
     """Limits for all workers of a queue, wherever they are."""
     try:
-        from penstock.brokers.nats import NatsLimiter
-    except ImportError as error:
-        refuse(str(error))
-    try:
-        return NatsLimiter(where.servers, limits, name=where.name, options=where.options)
-    except (TypeError, ValueError) as error:
+        return target.limiter(limits)
+    except (ImportError, TypeError, ValueError) as error:
         refuse(str(error))

@@ -1,4 +1,4 @@
-"""``penstock put``: the lines of a file become items of a queue on NATS."""
+"""``penstock put``: the lines of a file become items of a queue on a broker."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from penstock.errors import BrokerError, CodecError, QueueStateError, QueueUnkno
 
 HELP = flowing(
     """
-Put each line of FILE (- is standard input) as an item into a queue on NATS, in order, and wait
+Put each line of FILE (- is standard input) as an item into a queue on a broker, in order, and wait
 when there is no room. A line is JSON of any kind. Blank lines are skipped. A line that is not JSON,
 or is too large, is refused and reported with its number. The command continues with the next line.
 
@@ -36,15 +36,15 @@ When interrupted, it says how many lines are done. --skip continues from there.
 EPILOG = flowing(
     """
 Exit codes: 0 every line was accepted; 1 some were refused, or there was no room within --timeout; 2
-wrong usage; 4 NATS cannot be reached, refuses, or did not say whether it has a line; 5 FILE cannot
-be read to its end; 130 Ctrl-C, 143 SIGTERM.
+wrong usage; 4 the broker cannot be reached, refuses, or did not say whether it has a line; 5 FILE
+cannot be read to its end; 130 Ctrl-C, 143 SIGTERM.
 """
 )
 
 
 def put(
     file: Annotated[str, typer.Argument(metavar="FILE", show_default=False)],
-    nats: common.Servers,
+    broker: common.Url,
     queue: common.Name,
     timeout: Annotated[
         float,
@@ -66,7 +66,7 @@ def put(
     service_name: common.ServiceName = None,
 ) -> int:
     """Check everything, then carry it out."""
-    where = common.nats_target(nats, queue, creds, tls_ca, tls_cert, tls_key)
+    where = common.target_of(broker, queue, creds, tls_ca, tls_cert, tls_key)
     if not timeout >= 0:
         refuse(f"--timeout must be 0 seconds or more, got {timeout:g}")
     if skip < 0:

@@ -1,4 +1,4 @@
-"""``penstock queue``: what is in a queue on NATS, and in its dead letters."""
+"""``penstock queue``: what is in a queue on a broker, and in its dead letters."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ from penstock.cli.options import flowing, refuse
 from penstock.errors import BrokerError
 
 if TYPE_CHECKING:
-    from penstock.brokers.nats import NatsDeadLetter, NatsProcess, NatsQueue, QueueInfo
+    from penstock.brokers.engine import BrokerDeadLetter, BrokerProcess, BrokerQueueInfo
 
 HELP = flowing(
     """
-Show the queue NAME on NATS: on a terminal as a table that is updated each second until Ctrl-C,
-elsewhere in one line. The server knows the size, the items in flight and the dead letters. The
-processes that have the queue open report the rest, which they count from their start.
+Show the queue NAME on its broker: on a terminal as a table that is updated each second until
+Ctrl-C, elsewhere in one line. The server knows the size, the items in flight and the dead letters.
+The processes that have the queue open report the rest, which they count from their start.
 """
 )
 EPILOG = flowing(
     """
-Exit codes: 0 done; 1 --redrive put back some and not all; 2 wrong usage; 4 NATS cannot be reached,
-refuses, or has no such queue; 143 SIGTERM.
+Exit codes: 0 done; 1 --redrive put back some and not all; 2 wrong usage; 4 the broker cannot be
+reached, refuses, or has no such queue; 143 SIGTERM.
 """
 )
 
@@ -47,7 +47,7 @@ _LONGEST = 200
 
 def watch(
     name: Annotated[str, typer.Argument(metavar="NAME", show_default=False)],
-    nats: common.Servers,
+    broker: common.Url,
     as_json: Annotated[
         bool, typer.Option("--json", help="Write JSON, once, also on a terminal.")
     ] = False,
@@ -58,6 +58,10 @@ def watch(
     redrive: Annotated[
         bool, typer.Option("--redrive", help="Put the dead letters back, the oldest first.")
     ] = False,
+    pause: Annotated[
+        bool, typer.Option("--pause", help="Hand out nothing, to any process, until --resume.")
+    ] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="End a pause of all processes.")] = False,
     timeout: Annotated[
         float,
         typer.Option(metavar="SECONDS", help="How long --redrive waits for room, for each item."),
@@ -68,14 +72,20 @@ def watch(
     tls_key: common.TlsKey = None,
 ) -> int:
     """Check everything, then look."""
-    where = common.nats_target(nats, name, creds, tls_ca, tls_cert, tls_key)
+    where = common.target_of(broker, name, creds, tls_ca, tls_cert, tls_key)
     if dead_letters is not None and dead_letters < 1:
         refuse(f"--dead-letters must be at least 1, got {dead_letters}")
     if not timeout >= 0:
         refuse(f"--timeout must be 0 seconds or more, got {timeout:g}")
+    if pause and resume:
+        refuse("--pause or --resume: give one")
 
     async def look() -> int:
         async with await attach(where, may_make=False) as queue:
+            if pause or resume:
+                await (queue.pause_all() if pause else queue.resume_all())
+                say(sys.stdout, f"{name}: {'paused' if pause else 'resumed'}, for all processes")
+                return 0
             if dead_letters is not None:
                 await _show_letters(queue, dead_letters, as_json)
             if redrive:
@@ -99,8 +109,8 @@ def watch(
 class Seen:
     """A queue at one instant."""
 
-    info: QueueInfo
-    processes: list[NatsProcess]
+    info: BrokerQueueInfo
+    processes: list[BrokerProcess]
 
     def as_json(self) -> str:
         """All of it, in one line."""
@@ -115,7 +125,9 @@ class Seen:
             f"{info.name}: {info.size} of {info.maxsize} ({self.waiting} waiting, {info.in_flight} "
             f"in flight), {self.refused} refused, {info.redelivered} redelivered, "
             f"{info.dead_letters} dead letters, {self.workers} workers ({self.idle} idle), "
-            f"{len(self.processes)} processes, {info.replicas} replicas"
+            f"{len(self.processes)} processes"
+            + ("" if self.replicas is None else f", {self.replicas} replicas")
+            + (", paused" if info.is_paused else "")
         )
 
     def as_table(self, news: str) -> Table:
@@ -130,12 +142,20 @@ class Seen:
         table.add_row(
             "dead letters", str(info.dead_letters), style="red" if info.dead_letters else None
         )
-        table.add_row("replicas", str(info.replicas))
+        if self.replicas is not None:
+            table.add_row("replicas", str(self.replicas))
+        if info.is_paused:
+            table.add_row("paused", "for all processes", style="yellow")
         table.add_section()  # what the processes say
         table.add_row("processes", str(len(self.processes)))
         table.add_row("workers", f"{self.workers}, {self.idle} idle")
         table.add_row("refused", str(self.refused))
         return table
+
+    @property
+    def replicas(self) -> int | None:
+        """On how many servers each item is, where the broker has several."""
+        return getattr(self.info, "replicas", None)
 
     @property
     def waiting(self) -> int:
@@ -158,12 +178,12 @@ class Seen:
         return sum(max(0, one.workers - one.in_flight) for one in self.processes)
 
 
-async def _look(queue: NatsQueue[Any]) -> Seen:
+async def _look(queue: Any) -> Seen:
     info, processes = await asyncio.gather(queue.info(), queue.processes(_ANSWERS))
     return Seen(info, processes)
 
 
-async def _keep_looking(queue: NatsQueue[Any], console: Console) -> int:
+async def _keep_looking(queue: Any, console: Console) -> int:
     loop = asyncio.get_running_loop()
     stopped: asyncio.Future[int] = loop.create_future()
 
@@ -178,7 +198,7 @@ async def _keep_looking(queue: NatsQueue[Any], console: Console) -> int:
         while not stopped.done():
             age = loop.time() - seen_at
             is_old = age > 3 * _PERIOD
-            news = f"NATS has not answered for {age:.0f} s" if is_old else "Ctrl-C ends"
+            news = f"no answer for {age:.0f} s" if is_old else "Ctrl-C ends"
             live.update(seen.as_table(news), refresh=True)
             await asyncio.wait([stopped], timeout=_PERIOD)
             looking = looking or asyncio.create_task(_look(queue))
@@ -195,12 +215,12 @@ async def _keep_looking(queue: NatsQueue[Any], console: Console) -> int:
     return 0 if code == 130 else code
 
 
-async def _show_letters(queue: NatsQueue[Any], count: int, as_json: bool) -> None:
+async def _show_letters(queue: Any, count: int, as_json: bool) -> None:
     for letter in await queue.look_at_dead_letters(count):
         say(sys.stdout, _letter_as_json(letter) if as_json else _letter_as_text(letter))
 
 
-def _letter_as_json(letter: NatsDeadLetter[Any]) -> str:
+def _letter_as_json(letter: BrokerDeadLetter[Any]) -> str:
     told: dict[str, Any] = {
         "number": letter.number,
         "deliveries": letter.deliveries,
@@ -214,7 +234,7 @@ def _letter_as_json(letter: NatsDeadLetter[Any]) -> str:
     return json.dumps(told)
 
 
-def _letter_as_text(letter: NatsDeadLetter[Any]) -> str:
+def _letter_as_text(letter: BrokerDeadLetter[Any]) -> str:
     item = json.dumps(letter.item) if _is_json(letter) else f"{len(letter.data)} bytes, not JSON"
     if len(item) > _LONGEST:
         item = f"{item[:_LONGEST]}... (--json has all)"
@@ -223,11 +243,11 @@ def _letter_as_text(letter: NatsDeadLetter[Any]) -> str:
     return f"{letter.number}. delivered {times}, {error}\n    {item}"
 
 
-def _is_json(letter: NatsDeadLetter[Any]) -> bool:
+def _is_json(letter: BrokerDeadLetter[Any]) -> bool:
     return letter.item is not None or letter.data.strip() == b"null"
 
 
-async def _redrive(queue: NatsQueue[Any], timeout: float) -> int:
+async def _redrive(queue: Any, timeout: float) -> int:
     count = await queue.redrive(timeout)
     left = (await queue.info()).dead_letters
     say(sys.stdout, f"put back {count}, {left} dead letters are left")

@@ -1,4 +1,4 @@
-"""``penstock worker``: call a function with each item of a queue on NATS."""
+"""``penstock worker``: call a function with each item of a queue on a broker."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ from penstock.limits import Limit, Limiter, RetryPolicy
 
 HELP = flowing(
     """
-Call MODULE:FUNCTION, async or plain, with each item of a queue on NATS, and tell the server that an
-item is done when the function has returned. The module is looked for in the current directory too.
-If a call raises a temporary error, the item is attempted again, up to --attempts in all. Then it
-becomes a dead letter (penstock queue NAME --dead-letters 10). An item may come twice.
+Call MODULE:FUNCTION, async or plain, with each item of a queue on a broker, and tell the server
+that an item is done when the function has returned. The module is looked for in the current
+directory too. If a call raises a temporary error, the item is attempted again, up to --attempts in
+all. Then it becomes a dead letter (penstock queue NAME --dead-letters 10). An item may come twice.
 
 The first SIGTERM or Ctrl-C: finish the items in hand, take no more. The second: return them now.
 """
 )
 EPILOG = flowing(
     """
-Exit codes: 0 stopped, all items in hand are done; 1 stopped, some were returned for another
-worker; 2 wrong usage; 4 NATS cannot be reached or refuses.
+Exit codes: 0 stopped, all items in hand are done; 1 stopped, some were returned for another worker;
+2 wrong usage; 4 the broker cannot be reached or refuses.
 """
 )
 
@@ -46,7 +46,7 @@ _GREETING = 3.0
 
 def worker(
     function: Annotated[str, typer.Argument(metavar="MODULE:FUNCTION", show_default=False)],
-    nats: common.Servers,
+    broker: common.Url,
     queue: common.Name,
     workers: Annotated[
         int,
@@ -90,7 +90,7 @@ def worker(
     service_name: common.ServiceName = None,
 ) -> int:
     """Check everything, then work until a signal comes."""
-    where = common.nats_target(nats, queue, creds, tls_ca, tls_cert, tls_key)
+    where = common.target_of(broker, queue, creds, tls_ca, tls_cert, tls_key)
     if workers < 1:
         refuse(f"--workers must be at least 1, got {workers}")
     most = read_attempts(attempts, retry, 1)
@@ -131,7 +131,9 @@ async def _check_rates(limiter: Limiter, queue: Any) -> None:
     """Refuse to work if others have other rates: each item would fail for it."""
     try:
         permit = await asyncio.wait_for(limiter.acquire(), _GREETING)
-    except asyncio.TimeoutError:  # others use it up, or NATS is slow: they may well be the same
+    except (
+        asyncio.TimeoutError
+    ):  # others use it up, or the broker is slow: they may well be the same
         return
     except ValueError as error:
         await queue.stop(0)

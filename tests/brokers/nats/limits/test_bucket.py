@@ -16,7 +16,7 @@ from brokers.servers import NatsServer
 from helpers.tasks import soon
 from penstock import Limit
 from penstock.brokers.nats import NatsLimiter
-from penstock.brokers.nats.connection.wire import Wire
+from penstock.brokers.nats.connection.connection import Connection
 from penstock.brokers.nats.limits.bucket import Key
 from penstock.brokers.nats.limits.leases import UNITS
 
@@ -27,14 +27,14 @@ BOUND = 20.0
 
 @asynccontextmanager
 async def key_of(url: str, bucket: str = "limits", name: str | None = None) -> AsyncIterator[Key]:
-    wire = Wire([url], {"no_echo": True}, logging.getLogger("penstock"))
-    await wire.open()
+    connection = Connection([url], {"no_echo": True}, logging.getLogger("penstock"))
+    await connection.open()
     try:
-        key = Key(wire, bucket, name or uuid.uuid4().hex, 1, "file")
+        key = Key(connection, bucket, name or uuid.uuid4().hex, 1, "file")
         await key.make_bucket()
         yield key
     finally:
-        await wire.close()
+        await connection.close()
 
 
 async def test_what_is_written_is_read(

@@ -156,8 +156,8 @@ async def test_what_cannot_be_buried_is_not_lost(
     caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("penstock.brokers.nats.queue.dead_letters._AGAIN", 0.5)
-    monkeypatch.setattr("penstock.brokers.nats.queue.publisher._NOBODY", 0.3)
+    monkeypatch.setattr("penstock.brokers.source._AGAIN", 0.5)
+    monkeypatch.setattr("penstock.brokers.nats.queue.publisher._NO_RESPONDERS", 0.3)
     queue, worker = make_queue(ack_wait=1), Worker()
     worker.failures = [ValueError("first"), ValueError("second")]
     await queue.start()
@@ -176,7 +176,7 @@ async def test_what_cannot_be_buried_is_not_lost(
     assert worker.done == ["a"] or [one.item for one in letters] == ["a"]
     said = [r for r in caplog.records if "cannot keep a dead letter" in r.getMessage()]
     assert {record.levelno for record in said} == {logging.ERROR}
-    assert "stays in the queue and comes again" in said[0].getMessage()
+    assert "stays in the queue and is delivered again" in said[0].getMessage()
 
 
 async def test_no_room_for_more_of_them(
@@ -185,7 +185,7 @@ async def test_no_room_for_more_of_them(
     queue = make_queue(max_dead_letters=2)
     await queue.start_workers(failing(), 1, ignore)
     await put_all(queue, 1, 2, 3)
-    await until(lambda: "they are as many as may be" in caplog.text)
+    await until(lambda: "there is no room for more of them" in caplog.text)
     info = await queue.info()
     assert (info.size, info.dead_letters) == (1, 2)
 

@@ -203,7 +203,7 @@ async def test_an_offer_that_arrives_late_was_not_refused_before(
 async def test_a_put_in_doubt_that_is_stopped_is_unknown(
     make_queue: MakeQueue, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("penstock.brokers.nats.queue.core._LAST_WORDS", 1.0)
+    monkeypatch.setattr("penstock.brokers.lifecycle._LAST_WORDS", 1.0)
     queue = make_queue(proxy.url)
     await queue.start()
     put = await in_doubt(queue, proxy)
@@ -220,8 +220,8 @@ async def test_telemetry_tells_puts_that_failed_from_those_in_doubt(
     make_queue: MakeQueue, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("penstock.brokers.nats.queue.publisher.DOUBT", 0.5)
-    monkeypatch.setattr("penstock.brokers.nats.queue.publisher._NOBODY", 0.5)
-    monkeypatch.setattr("penstock.brokers.nats.queue.core._LAST_WORDS", 1.0)
+    monkeypatch.setattr("penstock.brokers.nats.queue.publisher._NO_RESPONDERS", 0.5)
+    monkeypatch.setattr("penstock.brokers.lifecycle._LAST_WORDS", 1.0)
     recorder = Recorder()
     queue = make_queue(proxy.url, telemetry=recorder.telemetry())
     await queue.start()
@@ -325,7 +325,7 @@ async def test_a_server_that_is_gone_for_good_is_an_error_and_not_a_refusal(
     start_nats: Start, make_queue: MakeQueue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("penstock.brokers.nats.queue.publisher.DOUBT", 1.0)
-    monkeypatch.setattr("penstock.brokers.nats.queue.publisher._NOBODY", 1.0)
+    monkeypatch.setattr("penstock.brokers.nats.queue.publisher._NO_RESPONDERS", 1.0)
     server = start_nats()
     queue = make_queue(server.url)
     await queue.start()

@@ -16,7 +16,7 @@ from brokers.servers import NatsServer
 from helpers.queues import put_all
 from helpers.tasks import soon, until
 from helpers.workers import Worker
-from penstock import Limit, QueueStateError, QueueStatus, WorkQueue
+from penstock import Limit, QueueEmptyError, QueueStateError, QueueStatus, WorkQueue
 from penstock.brokers.nats import NatsQueue
 from penstock.errors import BrokerError
 from penstock.protocols import Queue
@@ -131,7 +131,9 @@ async def test_join_of_a_queue_that_stops_with_items_in_it(make_queue: MakeQueue
     join = asyncio.create_task(queue.join())
     await asyncio.sleep(0.1)
     await soon(queue.stop())
-    with pytest.raises(QueueStateError, match="Cannot join: the queue stopped here with 1 items"):
+    with pytest.raises(
+        QueueStateError, match="Cannot join: the queue stopped on this machine with 1 items"
+    ):
         await soon(join)
 
 
@@ -365,6 +367,24 @@ def test_a_batch_from_threads(make_blocking: Any) -> None:
     queue.batch_process(range(30), done.append, 4)
     assert sorted(done) == list(range(30))
     eventually(lambda: queue_threads() <= others)
+
+
+def test_threads_put_many_and_under_ids(
+    make_blocking: Any, nats_server: NatsServer, name: str
+) -> None:
+    with make_blocking(maxsize=4) as queue:
+        assert queue.put("a", id="invoice-1") is True
+        assert queue.put("a", timeout=1, deadline=60, id="invoice-1") is True
+        assert queue.put_many([1, 2, 3, 4], timeout=0) == 3
+        queue.pause()
+        assert queue.is_paused
+        with pytest.raises(QueueEmptyError):
+            queue.get(timeout=0)
+        queue.resume()
+        assert not queue.is_paused
+        with pytest.raises(BrokerError, match="pause_all"):  # the server is too old
+            queue.pause_all()
+    assert messages(nats_server, name) == 4
 
 
 def test_full_is_false_for_threads_too(make_blocking: Any) -> None:

@@ -65,7 +65,7 @@ async def test_a_stream_of_somebody_else_is_refused(nats_server: NatsServer) -> 
     client = await nats.connect(nats_server.url)
     await client.jetstream().add_stream(name="foreign", subjects=["foreign.>"])
     await client.close()
-    with pytest.raises(BrokerError, match=r"^Stream foreign at .* is there, and no queue"):
+    with pytest.raises(BrokerError, match=r"^Stream foreign at .* exists, and is no queue"):
         await existing_settings(nats_server.url, "foreign")
 
 

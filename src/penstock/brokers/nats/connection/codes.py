@@ -18,6 +18,8 @@ NO_LEADER: Final = 10008
 NOT_NOW: Final = (NO_LEADER, 10009, 10013)
 #: There is no room left for what is to be stored.
 NO_STORAGE: Final = (10023, 10028, 10047)
+#: The last message is not the one that was told.
+WRONG_LAST_ID: Final = 10070
 #: Somebody else was faster: in its form with the number, and without.
 WRONG_SEQUENCE: Final = (10071, 10164)
 

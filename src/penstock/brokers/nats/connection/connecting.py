@@ -12,7 +12,7 @@ from nats.aio.client import Client
 from nats.errors import AuthorizationError
 
 
-class Attempt:
+class ConnectAttempt:
     """One connection that is to be made.
 
     nats-py tries its servers in turn, without end where reconnecting is to have none. Once each is
@@ -24,19 +24,19 @@ class Attempt:
 
     def __init__(self, servers: int) -> None:
         self._servers = servers
-        self._complaints: list[Exception] = []
-        self._complained = asyncio.Event()
+        self._errors: list[Exception] = []
+        self._has_error = asyncio.Event()
 
-    def complain(self, error: Exception) -> None:
+    def add_error(self, error: Exception) -> None:
         """nats-py says what went wrong with one server."""
-        self._complaints.append(error)
-        self._complained.set()
+        self._errors.append(error)
+        self._has_error.set()
 
     async def failure(self, connecting: asyncio.Future[None]) -> Exception | None:
         """Wait until it is connected (None), or it is known that it will not be: why."""
         while True:
-            self._complained.clear()
-            news: asyncio.Future[Any] = asyncio.ensure_future(self._complained.wait())
+            self._has_error.clear()
+            news: asyncio.Future[Any] = asyncio.ensure_future(self._has_error.wait())
             waited_for: list[asyncio.Future[Any]] = [connecting, news]
             try:
                 await asyncio.wait(waited_for, return_when=asyncio.FIRST_COMPLETED)
@@ -47,10 +47,10 @@ class Attempt:
                 if error is not None and not isinstance(error, Exception):
                     raise error
                 return error
-            last, count = self._complaints[-1], self._servers
+            last, count = self._errors[-1], self._servers
             # Who is not let in may be cut off before the reason arrives: ask again.
-            clear = [one for one in self._complaints if not isinstance(one, ConnectionResetError)]
-            if is_refusal(last) or len(clear) >= count or len(self._complaints) >= 3 * count:
+            clear = [one for one in self._errors if not isinstance(one, ConnectionResetError)]
+            if is_refusal(last) or len(clear) >= count or len(self._errors) >= 3 * count:
                 return last
 
 

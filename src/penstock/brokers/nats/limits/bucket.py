@@ -11,14 +11,14 @@ from typing import Any, NamedTuple
 from nats.aio.msg import Msg
 from nats.js.api import Header
 
-from penstock.brokers.nats.connection.answers import ApiError, reading
 from penstock.brokers.nats.connection.codes import (
     NAME_IN_USE,
     NO_MESSAGE,
     NO_STREAM,
     WRONG_SEQUENCE,
 )
-from penstock.brokers.nats.connection.wire import Wire
+from penstock.brokers.nats.connection.connection import Connection
+from penstock.brokers.nats.connection.replies import ApiError, reading
 from penstock.brokers.nats.limits.leases import UNITS
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
@@ -37,10 +37,12 @@ class Entry(NamedTuple):
 
 
 class Key:
-    """A key in a bucket. Its methods raise what those of :class:`Wire` do, but for conflicts."""
+    """A key in a bucket. Its methods raise what a :class:`Connection` raises, but for conflicts."""
 
-    def __init__(self, wire: Wire, bucket: str, name: str, replicas: int, storage: str) -> None:
-        self._wire = wire
+    def __init__(
+        self, connection: Connection, bucket: str, name: str, replicas: int, storage: str
+    ) -> None:
+        self._connection = connection
         self._stream = f"KV_{bucket}"
         self._subject = f"$KV.{bucket}.{name}"
         self._clock = f"$KV.{bucket}.clock.{name}"
@@ -61,12 +63,12 @@ class Key:
     async def make_bucket(self) -> None:
         """Make the bucket, if it is not there."""
         try:
-            await self._wire.api(f"STREAM.INFO.{self._stream}")
+            await self._connection.api(f"STREAM.INFO.{self._stream}")
         except ApiError as error:
             if error.code != NO_STREAM:
                 raise
             try:
-                await self._wire.api(f"STREAM.CREATE.{self._stream}", self._config)
+                await self._connection.api(f"STREAM.CREATE.{self._stream}", self._config)
             except ApiError as failure:
                 if failure.code != NAME_IN_USE:  # or else another machine was faster
                     raise
@@ -78,14 +80,16 @@ class Key:
     async def ask_time(self) -> int:
         """What the server's clock said at some moment of this call, in microseconds."""
         self.calls += 1
-        reading(await self._wire.request(self._clock))
+        reading(await self._connection.request(self._clock))
         # If another machine has written there since, that was within this call as well.
         return (await self._last(self._clock)).stamp
 
     async def _last(self, subject: str) -> Entry:
         self.calls += 1
         try:
-            told = await self._wire.api(f"STREAM.MSG.GET.{self._stream}", {"last_by_subj": subject})
+            told = await self._connection.api(
+                f"STREAM.MSG.GET.{self._stream}", {"last_by_subj": subject}
+            )
         except ApiError as error:
             if error.code == NO_MESSAGE:
                 return Entry(0, b"", 0)
@@ -99,7 +103,7 @@ class Key:
         self.calls += 1
         headers = {Header.EXPECTED_LAST_SUBJECT_SEQUENCE.value: str(revision)}
         try:
-            told = reading(await self._wire.request(self._subject, data, headers))
+            told = reading(await self._connection.request(self._subject, data, headers))
         except ApiError as error:
             if error.code in WRONG_SEQUENCE:
                 return None
@@ -113,7 +117,7 @@ class Key:
         async def receive(message: Msg) -> None:
             heard(message.data)
 
-        await self._wire.subscribe(self._subject, receive)
+        await self._connection.subscribe(self._subject, receive)
 
 
 def _micros(stamp: str) -> int:

@@ -16,13 +16,13 @@ from typing import Any, ClassVar
 from penstock._util import checks
 from penstock._util.loop_thread import LoopFuture, LoopThread
 from penstock.brokers.nats.connection.addresses import check_options, check_servers
-from penstock.brokers.nats.connection.wire import Wire
+from penstock.brokers.nats.connection.connection import Connection
 from penstock.brokers.nats.limits.bucket import Key
-from penstock.brokers.nats.limits.keeper import Keeper
+from penstock.brokers.nats.limits.lease_client import LeaseClient
+from penstock.brokers.nats.limits.lease_request import LeaseRequest
 from penstock.brokers.nats.limits.leased_log import Lease, LeasedLog, uncovered
 from penstock.brokers.nats.limits.leases import UNITS, Slot, amount
 from penstock.brokers.nats.limits.server_clock import ServerClock
-from penstock.brokers.nats.limits.wishes import Wishes
 from penstock.limits.rate.budget import Budget
 from penstock.limits.rate.gate import Gate
 from penstock.limits.rate.limit import Limit
@@ -124,28 +124,28 @@ class NatsLimiter(Limiter):
         self._new_rates: dict[str, tuple[float, float]] = {}
         self._new_closing = -math.inf
         #: What was asked for without waiting, and was not there.
-        self._wish: Demand | None = None
+        self._next_demand: Demand | None = None
         self._expected = -math.inf
         self._is_closed = False
         #: Why nobody can start, as it was told last.
         self._problem = ""
         self._logger = log
         me = weakref.ref(self)
-        self._keeper = Keeper(
+        self._lease_client = LeaseClient(
             me,
             name,
-            lambda: Wire(urls, checked, log),
-            lambda wire: Key(wire, bucket, name, replicas, storage),
+            lambda: Connection(urls, checked, log),
+            lambda connection: Key(connection, bucket, name, replicas, storage),
             log,
         )
         self._thread = LoopThread(name=f"penstock-limits-{name}")
         self._kept: LoopFuture[None] | None = None
-        weakref.finalize(self, self._keeper.stop)
+        weakref.finalize(self, self._lease_client.stop)
 
     @property
     def calls(self) -> int:
         """Requests made to the bucket so far."""
-        return self._keeper.calls
+        return self._lease_client.calls
 
     def close(self) -> None:
         """Disconnect. Calls that wait, and later calls, get a ``RuntimeError``."""
@@ -153,7 +153,7 @@ class NatsLimiter(Limiter):
             self._is_closed = True
             self._dismiss(self._closed())
             kept = self._kept
-        self._keeper.stop()
+        self._lease_client.stop()
         if kept is not None:
             kept.ends_within(_CLOSE)
         self._thread.close(_CLOSE)
@@ -176,7 +176,7 @@ class NatsLimiter(Limiter):
             with self._lock:
                 if self._is_closed:
                     raise self._closed()
-                self._wish = self._demand_of(charges, self._now(None), gate_key)
+                self._next_demand = self._demand_of(charges, self._now(None), gate_key)
                 self._ask()
         return permit
 
@@ -228,7 +228,7 @@ class NatsLimiter(Limiter):
     def _dispatch(self, now: float, running: asyncio.AbstractEventLoop | None) -> None:
         super()._dispatch(now, running)
         if self._scheduler.waiting and any(log.lacks for log in self._logs().values()):
-            self._keeper.poke()
+            self._lease_client.wake()
 
     def _change(self, limit: Limit, maximum: float, period: float) -> None:
         _check_max(limit.name, maximum)
@@ -239,18 +239,18 @@ class NatsLimiter(Limiter):
 
     def _settle(self, permit: Permit, limit: Limit, cost: Any) -> None:
         super()._settle(permit, limit, cost)
-        self._keeper.poke()
+        self._lease_client.wake()
 
     def _ask(self) -> None:
-        """There is something for the keeper to do."""
+        """There is something for the lease client to do."""
         if self._is_closed:
             return
         thread = self._thread
         thread.start()  # says so if it stayed behind in the parent of this process
         if self._kept is None:
-            self._kept = thread.send(self._keeper.run)
+            self._kept = thread.send(self._lease_client.run)
             self._kept.add_done_callback(lambda _: thread.close_nowait())
-        self._keeper.poke()
+        self._lease_client.wake()
 
     def _closed(self) -> RuntimeError:
         return RuntimeError(f"the shared limiter {self.name!r} is closed")
@@ -263,14 +263,14 @@ class NatsLimiter(Limiter):
     def _logs(self) -> dict[str, LeasedLog]:
         return {limit.name: _log_of(limit) for limit in self.limits}
 
-    # -- for the keeper, in its thread ------------------------------------------------------------
+    # -- for the lease client, in its thread ------------------------------------------------------
 
     @property
     def rates(self) -> Mapping[str, tuple[float, float]]:
         """``max`` and ``per`` of each limit, by their names."""
         return {limit.name: (float(limit.max), limit.per) for limit in self.limits}
 
-    def wishes(self) -> Wishes:
+    def request(self) -> LeaseRequest:
         """What is wanted now."""
         with self._lock:
             now = self._now(None)
@@ -284,7 +284,7 @@ class NatsLimiter(Limiter):
             not_before = -math.inf
             if self._gate.is_active:  # one after the other, then
                 wants, not_before = wants[:1], self._gate.opens_at
-            return Wishes(
+            return LeaseRequest(
                 wants=wants,
                 not_before=not_before,
                 closed_until=self._new_closing,
@@ -294,11 +294,11 @@ class NatsLimiter(Limiter):
                 held_until=max(held, default=math.inf),
             )
 
-    def told(self, wishes: Wishes, *, certainly: bool) -> None:
+    def told(self, request: LeaseRequest, *, certainly: bool) -> None:
         """These corrections, closings and rates are in the bucket, or may be."""
         with self._lock:
             for name, log in self._logs().items():
-                for end, more in wishes.corrections.get(name, {}).items():
+                for end, more in request.corrections.get(name, {}).items():
                     # What may have been given back is not given back twice.
                     if certainly or more < 0:
                         rest = log.corrections.get(end, 0) - more
@@ -307,9 +307,9 @@ class NatsLimiter(Limiter):
                             del log.corrections[end]
             if not certainly:
                 return
-            if self._new_closing <= wishes.closed_until:
+            if self._new_closing <= request.closed_until:
                 self._new_closing = -math.inf
-            for name, rate in wishes.rates.items():
+            for name, rate in request.rates.items():
                 if self._new_rates.get(name) == rate:
                     del self._new_rates[name]
 
@@ -325,7 +325,7 @@ class NatsLimiter(Limiter):
             for log in logs.values():
                 log.server_time = clock.at_most
             if slots:
-                self._wish = None
+                self._next_demand = None
                 self._problem = ""
             self._look_again(now)
 
@@ -368,7 +368,7 @@ class NatsLimiter(Limiter):
     def refuse(self, error: Exception) -> None:
         """Nobody who waits can start, as things are."""
         with self._lock:
-            self._wish = None
+            self._next_demand = None
             self._dismiss(UnusableLimiterError(str(error)))
             if self._problem != str(error):
                 self._problem = str(error)
@@ -390,8 +390,8 @@ class NatsLimiter(Limiter):
         oldest = [each for each in self._scheduler.oldest(_MOST) if self._may_start(each, now)]
         each = (waiter.demand for waiter in oldest for _ in range(waiter.calls))
         waiting = list(islice(each, _MOST))
-        if self._wish is not None:
-            waiting.append(self._wish)
+        if self._next_demand is not None:
+            waiting.append(self._next_demand)
         return [
             {
                 window.owner.name: amount(cost)

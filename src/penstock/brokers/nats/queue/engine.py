@@ -1,315 +1,194 @@
-"""What a queue is on the server: a stream that is its line, one that keeps its dead letters.
-
-The stream has work-queue retention, so that what is acknowledged is gone; ``max_msgs`` with
-``discard: new`` is the bound. One durable consumer hands its messages out to all machines.
-"""
+"""The engine of a queue on NATS JetStream. A ``QueueEngine``, see ``penstock.brokers.engine``."""
 
 from __future__ import annotations
 
-import asyncio
-import re
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
-from typing import Any, Final, TypeVar
+import json
+import logging
+from collections.abc import AsyncIterator, Mapping, Sequence
+from typing import Any, Final
 
-from penstock._util import checks
-from penstock.brokers.nats.connection.answers import ApiError, LostError, NobodyError
-from penstock.brokers.nats.connection.codes import (
-    ADVICE,
-    NAME_IN_USE,
-    NO_CONSUMER,
-    NO_LEADER,
-    NO_STREAM,
-    SUBJECT_IN_USE,
-)
-from penstock.brokers.nats.connection.wire import Wire
-from penstock.errors import BrokerError
+from penstock.brokers.engine import KeptMessage, Receiver, Stored
+from penstock.brokers.messages import Delivery, Message
+from penstock.brokers.nats.connection.connection import Connection
+from penstock.brokers.nats.connection.replies import NoReplyError
+from penstock.brokers.nats.queue.consumer import PullConsumer
+from penstock.brokers.nats.queue.dead_letters import DeadLetterStore
+from penstock.brokers.nats.queue.processes import ProcessStats
+from penstock.brokers.nats.queue.publisher import MESSAGE_ID, Publisher
+from penstock.brokers.nats.queue.streams import CONSUMER, QueueStreams
 
-R = TypeVar("R")
+_ACK: Final = b"+ACK"
+_NAK: Final = b"-NAK"
+_TERM: Final = b"+TERM"
+_IN_PROGRESS: Final = b"+WPI"
 
-#: Seconds in which the server knows a message again that it has seen: JetStream's default.
-DEDUPE_WINDOW: Final = 120.0
-#: The durable consumer that all workers share.
-CONSUMER: Final = "workers"
-
-#: Seconds that a cluster gets to find a leader.
-_ELECTION = 20.0
-#: Nanoseconds in a second.
-NANO: Final = 1_000_000_000
-_NAME = re.compile(r"[A-Za-z0-9_-]{1,200}")
+#: How often items are seen that no worker gets, though workers wait, before the cause is searched.
+_SUSPICIOUS: Final = 3
 
 
-@dataclass(frozen=True)
-class QueueInfo:
-    """A queue as the server sees it, at one instant, over all machines."""
-
-    name: str
-    #: Items accepted and not done: those that wait, and those in flight.
-    size: int
-    maxsize: int
-    #: Items handed out and not done, those that wait for a retry among them.
-    in_flight: int
-    #: Items that were handed out more than once so far.
-    redelivered: int
-    dead_letters: int
-    #: Bytes that they all take up on the server, without the dead letters.
-    bytes: int
-    replicas: int
-    #: Requests of workers, anywhere, that wait for an item.
-    idle_workers: int
-
-
-class Engine:
-    """The streams of one queue: made, checked, looked at."""
+class NatsEngine:
+    """The streams of one queue, and the connection to them."""
 
     def __init__(
         self,
-        wire: Wire,
+        servers: Sequence[str],
         name: str,
+        options: Mapping[str, Any],
+        logger: logging.Logger,
         *,
         maxsize: int,
         replicas: int,
         ack_wait: float,
         max_dead_letters: int,
+        dedupe: float,
     ) -> None:
-        self._wire = wire
-        self.name = name
-        self.subject = f"penstock.{name}"
-        self.dead_name = f"{name}-dead"
-        #: Whether what failed for good is kept.
-        self.keeps_dead_letters = max_dead_letters > 0
-        self.dead_subject = f"penstock.{name}.dead"
-        #: Where processes that have the queue open are asked what they did.
-        self.roll_subject = f"penstock.{name}.roll"
-        common = {"storage": "file", "num_replicas": replicas, "discard": "new"}
-        self._stream = {
-            "name": name,
-            "subjects": [self.subject],
-            "retention": "workqueue",
-            "max_msgs": maxsize,
-            "duplicate_window": int(DEDUPE_WINDOW * NANO),
-            **common,
-        }
-        self._dead = {
-            "name": self.dead_name,
-            "subjects": [self.dead_subject],
-            "retention": "limits",
-            "max_msgs": max_dead_letters,
-            "duplicate_window": int(DEDUPE_WINDOW * NANO),
-            **common,
-        }
-        self._consumer = {
-            "durable_name": CONSUMER,
-            "ack_policy": "explicit",
-            "ack_wait": int(ack_wait * NANO),
-            "max_deliver": -1,
-            "max_ack_pending": maxsize,
-            "deliver_policy": "all",
-            "replay_policy": "instant",
-        }
-
-    async def set_up(self) -> None:
-        """Make what is not there, and check what is.
-
-        Raises:
-            BrokerError: there is one already that differs, or the server does not let us.
-        """
-        await self._have_stream(self._stream)
-        if self.keeps_dead_letters:
-            await self._have_stream(self._dead)
-        await self._have_consumer()
-
-    async def _have_stream(self, wanted: dict[str, Any]) -> None:
-        name = wanted["name"]
-        info = await self._stream_info(name)
-        if info is None:
-            try:
-                info = await self._ask(f"STREAM.CREATE.{name}", wanted)
-            except ApiError as failure:
-                # Mostly another machine was faster. A server that makes its stream just now may say
-                # as well that the subjects are in use: by the very stream.
-                is_there = failure.code in (NAME_IN_USE, SUBJECT_IN_USE)
-                info = await self._stream_info(name) if is_there else None
-                if info is None:
-                    raise self.refusal(f"create stream {name}", failure) from failure
-        self._compare(f"stream {name}", wanted, info["config"])
-
-    async def _stream_info(self, name: str) -> dict[str, Any] | None:
-        """What the server says of a stream; None if there is none."""
-        try:
-            return await self._ask(f"STREAM.INFO.{name}")
-        except ApiError as error:
-            if error.code != NO_STREAM:
-                raise self.refusal(f"look at stream {name}", error) from error
-            return None
-
-    async def _have_consumer(self) -> None:
-        wanted = self._consumer
-        try:
-            info = await self._ask(f"CONSUMER.INFO.{self.name}.{CONSUMER}")
-        except ApiError as error:
-            if error.code != NO_CONSUMER:
-                raise self.refusal(f"look at the consumer of {self.name}", error) from error
-            try:
-                info = await self._ask(
-                    f"CONSUMER.DURABLE.CREATE.{self.name}.{CONSUMER}",
-                    {"stream_name": self.name, "config": wanted},
-                )
-            except ApiError as failure:
-                raise self.refusal(f"create the consumer of {self.name}", failure) from failure
-        self._compare(f"the consumer of stream {self.name}", wanted, info["config"])
-
-    async def has_forgotten(self) -> bool:
-        """Whether there are items that the consumer takes for done.
-
-        nats-server 2.9 that is killed has them at times when it starts again: it knows that they
-        were acknowledged, or handed out, and not that it has removed them.
-
-        Raises:
-            ApiError, LostError, NobodyError, BrokerError: it cannot be told now.
-        """
-        told = await self._wire.api(f"CONSUMER.INFO.{self.name}.{CONSUMER}")
-        if told["num_pending"] or told["num_ack_pending"]:
-            return False
-        return await self.size() > 0
-
-    async def remind(self) -> None:
-        """Have all items handed out that are there, also those that the consumer takes for done.
-
-        Raises:
-            ApiError, LostError, NobodyError, BrokerError: it cannot be done now.
-        """
-        # Not a purge: what it forgets may also be that an item was not done.
-        await self._wire.api(f"CONSUMER.DELETE.{self.name}.{CONSUMER}")
-        await self._have_consumer()
-
-    def _compare(self, what: str, wanted: dict[str, Any], there: dict[str, Any]) -> None:
-        differences = [
-            f"{key} is {_shown(key, there.get(key))} there and {_shown(key, value)} here"
-            for key, value in wanted.items()
-            if there.get(key) != value
-        ]
-        # What would take items away behind our backs.
-        differences += [
-            f"{key} is {_shown(key, there[key])} there and must not be set"
-            for key in ("max_age", "max_bytes", "max_msgs_per_subject", "sealed")
-            if there.get(key) not in (None, 0, -1, False)
-        ]
-        if differences:
-            raise BrokerError(
-                f"Queue {self.name} does not fit {what} at {self._wire.where}: "
-                f"{'; '.join(differences)}. Give all machines the same settings, or change those "
-                "on the server (nats stream edit, nats consumer edit)"
-            )
-
-    def refusal(self, what: str, error: ApiError) -> BrokerError:
-        """What to raise when the server says no: what it said, and what to do."""
-        advice = ADVICE.get(error.code)
-        return BrokerError(
-            f"Cannot {what} at {self._wire.where}: {error} ({error.code})"
-            + (f". {advice}" if advice else "")
+        self._logger = logger
+        self.ack_wait = ack_wait
+        self.connection = connection = Connection(servers, options, logger)
+        self.streams = QueueStreams(
+            connection,
+            name,
+            maxsize=maxsize,
+            replicas=replicas,
+            ack_wait=ack_wait,
+            max_dead_letters=max_dead_letters,
+            dedupe=dedupe,
         )
+        self._publisher = Publisher(connection)
+        self._letters = DeadLetterStore(connection, self.streams, self._publisher)
+        self._consumer = PullConsumer(
+            connection, f"$JS.API.CONSUMER.MSG.NEXT.{name}.{CONSUMER}", logger
+        )
+        connection.on_reconnect = self._consumer.reconnected
+        #: What processes tell each other. Set before the first start.
+        self.processes: ProcessStats
 
-    async def _ask(self, subject: str, request: dict[str, Any] | None = None) -> dict[str, Any]:
-        """Ask JetStream, and give a cluster time to find a leader.
+    @property
+    def where(self) -> str:
+        """The servers, for people."""
+        return f"NATS at {self.connection.where}"
 
-        Raises:
-            ApiError: it says no.
-            BrokerError: it does not answer, or there is none.
-        """
-        return await self.patiently(lambda: self._wire.api(subject, request))
+    @property
+    def is_lost(self) -> bool:
+        """Whether there is no connection just now."""
+        return self.connection.is_lost
 
-    async def patiently(self, call: Callable[[], Awaitable[R]]) -> R:
-        """Await ``call()``, again for a while if nobody can answer just now."""
-        loop = asyncio.get_running_loop()
-        give_up_at = loop.time() + _ELECTION
-        while True:
-            try:
-                return await call()
-            except NobodyError as error:
-                if self._wire.is_lost:
-                    raise BrokerError(f"JetStream does not answer: {error}") from None
-                raise BrokerError(
-                    f"The NATS server at {self._wire.where} has no JetStream for this user: start "
-                    "nats-server with -js, or give the account jetstream: enabled"
-                ) from None
-            except LostError:
-                if loop.time() >= give_up_at:
-                    raise BrokerError(
-                        f"JetStream at {self._wire.where} does not answer: is a majority of the "
-                        "cluster's servers there?"
-                    ) from None
-            except ApiError as error:
-                if error.code != NO_LEADER or loop.time() >= give_up_at:
-                    raise
-            await asyncio.sleep(0.25)
+    @property
+    def keeps_dead_letters(self) -> bool:
+        """Whether items that failed for good are kept."""
+        return self.streams.keeps_dead_letters
+
+    # -- the connection -----------------------------------------------------------------------
+
+    async def open(self, receiver: Receiver) -> int:
+        """Connect, make or check the streams, and return how many items there are."""
+        await self.connection.open()
+        try:
+            await self.streams.set_up()
+            size = await self.streams.patiently(self.streams.size)
+            await self.processes.listen()
+        except BaseException:
+            await self.connection.close()
+            raise
+        self._publisher.open()
+        self._consumer.open(receiver)
+        return size
+
+    async def close(self) -> None:
+        """Send what waits to be sent, and disconnect."""
+        self._consumer.close()
+        await self.connection.close()
+
+    def forget(self) -> None:
+        """The event loop was closed."""
+        self._consumer.close()
+
+    # -- items in and out ---------------------------------------------------------------------
+
+    async def put(self, message: Message, message_id: str | None = None) -> Stored:
+        """Publish it, under an id that is new at each offer unless one is given."""
+        if message_id is None:
+            message.headers[MESSAGE_ID] = self._publisher.new_id()
+        else:
+            self.streams.check_ids()
+            message.headers[MESSAGE_ID] = f"id-{message_id}"  # and none of ours
+        return await self._publisher.store(self.streams.subject, message.payload, message.headers)
+
+    async def put_many(self, messages: Sequence[Message]) -> int:
+        """Publish them all at once; return how many of the first are stored."""
+        return await self._publisher.store_first(self.streams.subject, messages)
+
+    def ask(self, wanted: int, seconds: float) -> None:
+        """Have a pull stand at the server for what is wanted beyond those that stand."""
+        self._consumer.ask(wanted, seconds)
+
+    async def hush(self) -> None:
+        """Drain the subscription: nothing more comes of the pulls."""
+        await self._consumer.hush()
+
+    # -- settling -----------------------------------------------------------------------------
+
+    async def ack(self, delivery: Delivery, verdict: bytes = _ACK) -> None:
+        """Acknowledge it, and wait until the server has heard."""
+        try:
+            await self.connection.request(delivery.handle, verdict)
+        except NoReplyError:
+            await self.connection.is_alive()  # if not, connect again
+            raise
+
+    async def term(self, delivery: Delivery) -> None:
+        """Have it never delivered again, and wait until the server has heard."""
+        await self.ack(delivery, _TERM)
+
+    async def nak(self, delivery: Delivery, delay: float) -> None:
+        """Have it delivered again in ``delay`` seconds. The server need not hear: ack_wait ends."""
+        payload = _NAK
+        if delay > 0:
+            payload += b" " + json.dumps({"delay": int(delay * 1e9)}).encode()
+        await self.connection.send(delivery.handle, payload)
+
+    async def extend(self, deliveries: Sequence[Delivery]) -> None:
+        """All these are in progress: ``ack_wait`` starts again."""
+        for delivery in deliveries:
+            await self.connection.send(delivery.handle, _IN_PROGRESS)
+
+    # -- dead letters -------------------------------------------------------------------------
+
+    async def add_dead_letter(self, delivery: Delivery, error_type: str, error: str) -> bool:
+        """Publish it to the stream of dead letters. False: they are as many as may be."""
+        return await self._letters.add(delivery, error_type, error)
+
+    def dead_letters(self) -> AsyncIterator[KeptMessage]:
+        """Those that are there now, the oldest first."""
+        return self._letters.all()
+
+    async def redrive(self, letter: KeptMessage) -> Stored:
+        """Publish a dead letter to the queue again, and delete it."""
+        return await self._letters.redrive(letter)
 
     # -- looking ------------------------------------------------------------------------------
 
     async def size(self) -> int:
-        """How many items are accepted and not done.
+        """How many messages the stream has."""
+        return await self.streams.size()
 
-        Raises:
-            ApiError, LostError, NobodyError, BrokerError: it cannot be told now.
-        """
-        told = await self._wire.api(f"STREAM.INFO.{self.name}")
-        size: int = told["state"]["messages"]
-        return size
-
-    async def last_dead_letter(self) -> int:
-        """The number of the newest dead letter; those that are there have lower ones.
-
-        Raises:
-            BrokerError: it cannot be told now.
-        """
-        told = await self._ask(f"STREAM.INFO.{self.dead_name}")
-        number: int = told["state"]["last_seq"]
-        return number
-
-    async def info(self) -> QueueInfo:
-        """The queue as the server sees it.
-
-        Raises:
-            BrokerError: it cannot be told now.
-        """
-        try:
-            stream = await self._ask(f"STREAM.INFO.{self.name}")
-            consumer = await self._ask(f"CONSUMER.INFO.{self.name}.{CONSUMER}")
-            dead = 0
-            if self.keeps_dead_letters:
-                told = await self._ask(f"STREAM.INFO.{self.dead_name}")
-                dead = told["state"]["messages"]
-        except ApiError as error:
-            raise self.refusal(f"look at queue {self.name}", error) from error
-        return QueueInfo(
-            name=self.name,
-            size=stream["state"]["messages"],
-            maxsize=stream["config"]["max_msgs"],
-            in_flight=consumer["num_ack_pending"],
-            redelivered=consumer["num_redelivered"],
-            dead_letters=dead,
-            bytes=stream["state"]["bytes"],
-            replicas=stream["config"]["num_replicas"],
-            idle_workers=consumer["num_waiting"],
+    async def on_stall(self, looks: int) -> bool:
+        """There are items, and workers get none of them: see why, again and again to be sure."""
+        if looks <= _SUSPICIOUS:
+            return False
+        if not await self.streams.has_forgotten():
+            return True
+        if looks <= 2 * _SUSPICIOUS:
+            return False
+        await self.streams.remind()
+        self._logger.warning(
+            "Queue %s: the server has items and delivers none, as it may after it was killed; "
+            "now it delivers all of them, also those that were processed",
+            self.streams.name,
         )
+        self._consumer.reconnected()
+        return True
 
-
-def check_name(name: Any) -> str:
-    """A name for a queue on NATS, where it becomes the name of streams.
-
-    Raises:
-        TypeError, ValueError: it cannot be one.
-    """
-    label = checks.label(name, "name")
-    if not _NAME.fullmatch(label):
-        raise ValueError(
-            "name must be up to 200 of the letters A to Z, a to z, digits, _ and -, "
-            f"got {checks.shown(label)}"
-        )
-    return label
-
-
-def _shown(key: str, value: Any) -> str:
-    if key in ("ack_wait", "duplicate_window", "max_age") and isinstance(value, int):
-        return f"{value / NANO:g} s"
-    return repr(value)
+    async def set_paused(self, is_paused: bool) -> None:
+        """Pause the consumer that all processes share, or resume it."""
+        await self.streams.set_paused(is_paused)

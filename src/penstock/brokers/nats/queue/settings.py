@@ -8,10 +8,10 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from penstock.brokers.nats.connection.addresses import check_options, check_servers
-from penstock.brokers.nats.connection.answers import ApiError
 from penstock.brokers.nats.connection.codes import NO_CONSUMER, NO_STREAM
-from penstock.brokers.nats.connection.wire import Wire
-from penstock.brokers.nats.queue.engine import CONSUMER, NANO, Engine, check_name
+from penstock.brokers.nats.connection.connection import Connection
+from penstock.brokers.nats.connection.replies import ApiError
+from penstock.brokers.nats.queue.streams import CONSUMER, DEDUPE, NANO, QueueStreams, check_name
 from penstock.errors import BrokerError
 from penstock.policies.dead_letters import MAX_DEAD_LETTERS
 
@@ -27,6 +27,8 @@ class QueueSettings:
     #: In seconds.
     ack_wait: float = 30.0
     max_dead_letters: int = 10 * MAX_DEAD_LETTERS
+    #: In seconds.
+    dedupe: float = DEDUPE
 
     def as_arguments(self) -> dict[str, Any]:
         """For :class:`NatsQueue`: ``NatsQueue(servers, name, **settings.as_arguments())``."""
@@ -48,23 +50,23 @@ async def existing_settings(
         BrokerError: the server cannot be reached, does not let us, or has a stream of that name
             that is no queue.
     """
-    wire = Wire(check_servers(servers), check_options(options), _logger)
+    connection = Connection(check_servers(servers), check_options(options), _logger)
     defaults = QueueSettings()
-    engine = Engine(wire, check_name(name), **defaults.as_arguments())
-    await wire.open()
+    streams = QueueStreams(connection, check_name(name), **defaults.as_arguments())
+    await connection.open()
     try:
-        stream = await _config(engine, wire, f"STREAM.INFO.{name}")
+        stream = await _config(streams, connection, f"STREAM.INFO.{name}")
         if stream is None:
             return None
-        if stream.get("subjects") != [engine.subject] or stream.get("max_msgs", 0) < 1:
+        if stream.get("subjects") != [streams.subject] or stream.get("max_msgs", 0) < 1:
             raise BrokerError(
-                f"Stream {name} at {wire.where} is there, and no queue of penstock: "
+                f"Stream {name} at {connection.where} exists, and is no queue of penstock: "
                 "give the queue another name"
             )
-        consumer = await _config(engine, wire, f"CONSUMER.INFO.{name}.{CONSUMER}")
-        dead = await _config(engine, wire, f"STREAM.INFO.{engine.dead_name}")
+        consumer = await _config(streams, connection, f"CONSUMER.INFO.{name}.{CONSUMER}")
+        dead = await _config(streams, connection, f"STREAM.INFO.{streams.dead_name}")
     finally:
-        await wire.close()
+        await connection.close()
     if dead is not None:
         most_dead = dead["max_msgs"]
     else:  # the stream for them is made before the consumer
@@ -74,16 +76,19 @@ async def existing_settings(
         replicas=stream["num_replicas"],
         ack_wait=defaults.ack_wait if consumer is None else consumer["ack_wait"] / NANO,
         max_dead_letters=most_dead,
+        dedupe=stream["duplicate_window"] / NANO,
     )
 
 
-async def _config(engine: Engine, wire: Wire, subject: str) -> dict[str, Any] | None:
+async def _config(
+    streams: QueueStreams, connection: Connection, subject: str
+) -> dict[str, Any] | None:
     """What a stream or a consumer is set to; None if it is not there."""
     try:
-        told = await engine.patiently(lambda: wire.api(subject))
+        told = await streams.patiently(lambda: connection.api(subject))
     except ApiError as error:
         if error.code in (NO_STREAM, NO_CONSUMER):
             return None
-        raise engine.refusal(f"look at queue {engine.name}", error) from error
+        raise streams.refusal(f"look at queue {streams.name}", error) from error
     config: dict[str, Any] = told["config"]
     return config
