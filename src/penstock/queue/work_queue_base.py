@@ -49,7 +49,7 @@ class WorkQueueBase(Generic[T]):
             return True
         self._retries = False
         if settings["order"] is not None and not isinstance(queue, InProcessQueue):
-            raise TypeError(f"order is for queues in this process; {checks.shown(queue)} is none")
+            raise TypeError(f"order needs a queue in this process, got {checks.shown(queue)}")
         checks.members(queue, "queue", Queue)
         if any(value != _DEFAULTS.get(name) for name, value in settings.items()):
             raise ValueError(
