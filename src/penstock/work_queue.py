@@ -209,10 +209,9 @@ class WorkQueue(Lifecycle, FromConfig, WorkQueueBase[T], Consumable[T], Generic[
                 closed.
             ValueError: ``timeout`` or ``deadline`` is negative, NaN or no number; or a limit can
                 never let the item pass.
-            TypeError: ``priority`` is no number, or the queue's order takes none; a queue on a
-                broker has no order.
+            TypeError: an ``id``, and the queue is in this process; ``priority`` is no number, or
+                the queue's order takes none; a queue on a broker has no order.
             Exception: what a function of the queue's order raised; the item is not in the queue.
-            TypeError: an ``id``, and the queue is in this process.
 
         True: the item will be processed or returned, exactly once. False: the item is not accepted
         and will not be, so look at the result. A cancelled put leaves no item in the queue.
