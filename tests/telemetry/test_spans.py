@@ -43,6 +43,9 @@ async def work(item: Any) -> Any:
     return item
 
 
+HELD_UP_BY = "penstock.put.held_up_by"
+
+
 def queue_of(
     recorder: Recorder, maxsize: int = 100, timeout: float = 0.1, **options: Any
 ) -> penstock.BoundedQueue[Any]:
@@ -247,10 +250,32 @@ async def test_a_put_that_is_refused_is_full_and_no_error(
     assert attributes(wait)["penstock.wait_time"] == pytest.approx(timeout)
     assert parent_id(wait) == span_id(put)
     assert [event.name for event in put.events] == ["refused: the queue is full"]
+    assert HELD_UP_BY not in attributes(put)
     assert wait.events == ()
     for span in (put, wait):
         assert span.status.status_code is UNSET
         assert "error.type" not in attributes(span)
+
+
+@pytest.mark.parametrize("is_accepted", [True, False])
+async def test_a_put_that_its_key_holds_up_says_so(recorder: Recorder, is_accepted: bool) -> None:
+    order = penstock.FairShares(str, max_per_key=1)
+    async with penstock.BoundedQueue[int](
+        name="q", telemetry=recorder.telemetry(), order=order
+    ) as queue:
+        await queue.put(1)
+        waiting = asyncio.create_task(queue.put(1, timeout=1))
+        await settle()
+        await queue.put(2)
+        if is_accepted:
+            assert queue.clear() == [1, 2]
+        assert await waiting is is_accepted
+        queue.clear()
+    held_up = [one for one in recorder.spans("put q") if HELD_UP_BY in attributes(one)]
+    assert [attributes(put)[HELD_UP_BY] for put in held_up] == ["max_per_key"]
+    assert outcome(held_up[0]) == ("accepted" if is_accepted else "full")
+    events = [event.name for event in held_up[0].events]
+    assert events == ([] if is_accepted else ["refused: max_per_key"])
 
 
 @pytest.mark.parametrize("way", ["put_nowait", "submit"])

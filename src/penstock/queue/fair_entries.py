@@ -45,6 +45,7 @@ class FairEntries:
         "_starts",
         "_turn",
         "_turns",
+        "has_room",
         "is_capped",
         "key_of",
         "last_start",
@@ -60,6 +61,7 @@ class FairEntries:
         #: many entries as there is room for.
         self.key_of = key_of
         self.is_capped = shares.most < math.inf
+        self.has_room = shares.has_room
         self._make_line = make_line
         self.size = 0
         #: The lines that have entries, by key.
@@ -80,10 +82,6 @@ class FairEntries:
     def __iter__(self) -> Iterator[Any]:
         lines = [*self.lines.values()]  # in one piece: a reader may be in another thread
         return iter([entry for line in lines for entry in line.entries.copy()])
-
-    def has_room(self, share: Share) -> bool:
-        """Whether a key may have one more entry."""
-        return self._shares.has_room(share)
 
     # -- turns --------------------------------------------------------------------------------
 

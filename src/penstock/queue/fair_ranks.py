@@ -49,9 +49,11 @@ class ShareRanks(PriorityRanks):
         if self.is_by_priority:
             priority = super().claim(item, priority)
         share = self._known_share(key)
+        if self._weight is None:
+            return priority, key, 1.0, False
         if share is not None and share.is_busy:
             return priority, key, share.step, False
-        return priority, key, 1.0 if self._weight is None else self._step(key), True
+        return priority, key, self._step(key), True
 
     def _known_share(self, key: Any) -> Share | None:
         try:
@@ -72,8 +74,7 @@ class ShareRanks(PriorityRanks):
         return share
 
     def _step(self, key: Hashable) -> float:
-        assert self._weight is not None
-        weight = self._weight(key)
+        weight = self._weight(key)  # type: ignore[misc]
         number = weight if type(weight) in (int, float) else None
         if number is None:
             number = checks.real(weight, f"the weight of the key {checks.shown(key)}")

@@ -33,10 +33,12 @@ class PriorityLines:
         return self.size
 
     def __iter__(self) -> Iterator[Any]:
+        return iter(self.copy())
+
+    def copy(self) -> list[Any]:
+        """The entries, those of a priority in their order. From any thread."""
         lines = [*self.lines.values()]
-        return iter(
-            [entry for one in lines for entry in ((one,) if type(one) is tuple else one.copy())]
-        )
+        return [one for line in lines for one in ((line,) if type(line) is tuple else line.copy())]
 
     def _first_line(self) -> deque[Any]:
         lines, priorities = self.lines, self._priorities

@@ -128,7 +128,12 @@ class Shares:
 
     def has_room(self, share: Share) -> bool:
         """Whether a key may have one more entry."""
-        return self.most == math.inf or share.ready + share.delayed < self.most
+        if self.most == math.inf:
+            return True
+        count = share.delayed
+        for line in share.lines.values():
+            count += len(line.entries)
+        return count < self.most
 
     def next_start(self, share: Share) -> float:
         """The virtual start that another entry of the key would have."""
