@@ -385,7 +385,11 @@ NOT_LIMITS = [5, None, ["x"], penstock.Limit(1, per=1)]
 
 _WORK = {"worker_func": NOT_FUNCTIONS, "num_workers": NOT_COUNTS}
 _JOB = {"items": NOT_ITEMS, **_WORK}
-_BATCH = {"max_size": [None, *NOT_COUNTS], "max_wait": [None, *NOT_SECONDS]}
+_BATCH = {
+    "max_size": [None, *NOT_COUNTS],
+    "max_wait": [None, *NOT_SECONDS],
+    "per_key": [True],  # a queue without keys
+}
 #: Priorities that a queue without an order refuses.
 NOT_WITHOUT_ORDER = [1, -2.5, "high", True, math.nan]
 _PUT = {"timeout": NOT_SECONDS, "deadline": NOT_SECONDS, "priority": NOT_WITHOUT_ORDER}
