@@ -154,6 +154,7 @@ docs: $(VENV)/.docs  ## Build the documentation, strictly, in build/docs (30 s)
 
 pictures: $(VENV)/.test-servers  ## Make the pictures of the documentation anew (needs chromium)
 	$(BIN)/python docs/pictures/make.py
+	$(BIN)/python docs/pictures/draw_figures.py
 
 # -- Speed ----------------------------------------------------------------------------------------
 

@@ -23,6 +23,7 @@ ROOT = Path(__file__).resolve().parents[1]
 #: The programs, and the sections of the README that they write, in its order.
 PROGRAMS = {
     "queue": "queue",
+    "orders": "orders",
     "threads": "threads",
     "telemetry": "telemetry",
     "brokers": "brokers",

@@ -16,6 +16,8 @@ from penstock import (
     BoundedQueue,
     Event,
     Executor,
+    FairShares,
+    Priorities,
     QueueConfig,
     RetryPolicy,
     WorkQueue,
@@ -43,6 +45,44 @@ async def wait_and_go(n: int, meter: Meter) -> None:
         with meter:
             await put_all(queue, range(n))
             await queue.start_workers(do_nothing, 10)
+            await queue.join()
+
+
+async def priorities(n: int, meter: Meter) -> None:
+    """All of them have priorities of their own."""
+    order = Priorities(key=lambda item: -item)
+    async with BoundedQueue[int](n, order=order) as queue:
+        with meter:
+            await put_all(queue, range(n))
+            await queue.start_workers(do_nothing, 10)
+            await queue.join()
+
+
+async def keys(n: int, meter: Meter) -> None:
+    """All of them are of keys of their own."""
+    order = FairShares(key=lambda item: item)
+    async with BoundedQueue[int](n, order=order) as queue:
+        with meter:
+            await put_all(queue, range(n))
+            await queue.start_workers(do_nothing, 10)
+            await queue.join()
+
+
+async def keys_that_wait(n: int, meter: Meter) -> None:
+    order = FairShares(key=lambda item: item)
+    async with BoundedQueue[int](n, order=order) as queue:
+        with meter:
+            await put_all(queue, range(n))
+        await queue.stop()
+
+
+async def keys_that_are_over(n: int, meter: Meter) -> None:
+    """Each has an item, and nothing is left of the keys that were."""
+    order = FairShares(key=lambda item: item)
+    async with BoundedQueue[int](10, order=order) as queue:
+        await queue.start_workers(do_nothing, 10)
+        with meter:
+            await put_all(queue, range(n))
             await queue.join()
 
 
@@ -222,6 +262,14 @@ async def collection(n: int, meter: Meter) -> None:
 MANY_ITEMS = [
     Series("items through a queue", tens(3, 7), real(through)),
     Series("items that wait", tens(2, 6), real(wait_and_go), real(stock)),
+    Series("items that wait, each of a priority of its own", tens(2, 5), real(priorities)),
+    Series("keys of FairShares that wait", tens(2, 5), real(keys), real(keys_that_wait)),
+    Series(
+        "keys of FairShares that are over",
+        tens(2, 5),
+        real(keys_that_are_over),
+        real(keys_that_are_over),
+    ),
     Series("retries that wait, spread", tens(1, 5), virtual(retries_spread)),
     Series("retries that wait, due at once", tens(1, 5), virtual(retries_at_once)),
     Series("results that wait in map, in order", tens(1, 5), real(map_ordered)),

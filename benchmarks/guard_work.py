@@ -16,6 +16,7 @@ from functools import partial
 from time import process_time
 from typing import Any, TypeAlias
 
+import penstock
 from penstock import BoundedQueue, Limit, RetryPolicy, WorkQueue
 from penstock.sync import WorkQueue as BlockingWorkQueue
 
@@ -78,6 +79,20 @@ async def bounded_queue(items: int) -> float:
 async def work_queue(items: int) -> float:
     async with WorkQueue[int](BOUND, concurrency_limit=WORKERS) as queue:
         await queue.process(do_nothing)
+        return await through(queue, items)
+
+
+async def by_priority(items: int) -> float:
+    order = penstock.Priorities(key=lambda item: item % 10)
+    async with BoundedQueue[int](BOUND, order=order) as queue:
+        await queue.start_workers(do_nothing, WORKERS)
+        return await through(queue, items)
+
+
+async def by_key(items: int) -> float:
+    order = penstock.FairShares(key=lambda item: item % 10)
+    async with BoundedQueue[int](BOUND, order=order) as queue:
+        await queue.start_workers(do_nothing, WORKERS)
         return await through(queue, items)
 
 
@@ -150,3 +165,6 @@ LINES = {
     "put from 4 threads, async workers": Line(partial(from_threads, do_nothing), 1_000),
     "put from 4 threads, plain workers": Line(partial(from_threads, plain), 1_000),
 }
+if hasattr(penstock, "FairShares"):  # an older version has no orders
+    LINES["item of 10 priorities"] = Line(partial(in_loop, by_priority), 2_000)
+    LINES["item of 10 keys"] = Line(partial(in_loop, by_key), 2_000)

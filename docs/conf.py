@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from importlib.metadata import version as version_of
+from typing import Any
+
+from sphinx import addnodes
 
 project = "penstock"
 author = "The penstock developers"
@@ -35,7 +38,7 @@ myst_heading_anchors = 4
 nitpicky = True
 nitpick_ignore_regex = [
     ("py:.*", r"(?!penstock\.).*"),
-    ("py:.*", r"penstock\.[\w.]+\.([A-Z]|T_contra|E|Q)"),
+    ("py:.*", r"penstock\.[\w.]+\.([A-Z]|T_contra|E|Q|Outcome)"),
     (
         "py:.*",
         r"penstock\.[\w.]+\.(PermitContext|PermitIssuer|LimitOwner|LimiterStatistics)",
@@ -49,3 +52,28 @@ autodoc_typehints_format = "short"
 autodoc_default_options = {"members": True}
 napoleon_google_docstring = True
 napoleon_numpy_docstring = False
+
+#: What people look for, and where it leads. The search leaves out words that are numbers, and puts
+#: a class whose name only begins with the word behind many others.
+INDEX = {
+    "how-to/too-many-requests": {"429": ""},
+    "how-to/the-service-is-down": {"502": "", "503": "", "504": ""},
+    "reference/limits": {
+        "retry": "penstock.RetryPolicy",
+        "rate limit": "penstock.Limit",
+        "circuit breaker": "penstock.CircuitBreaker",
+    },
+}
+
+
+def add_index_entries(app: Any, doctree: Any) -> None:
+    """Let the page be found by these words."""
+    words = INDEX.get(app.env.docname, {})
+    entries = [("single", word, there, "main", None) for word, there in words.items()]
+    if entries:
+        next(iter(doctree)).insert(0, addnodes.index(entries=entries))
+
+
+def setup(app: Any) -> None:
+    """Called by Sphinx."""
+    app.connect("doctree-read", add_index_entries)

@@ -7,6 +7,10 @@ the server, and not by ``manage.py migrate``. Any number of threads may put into
 process ends, the accepted items are done first. The process must end in Python's normal way
 (``sys.exit``, Ctrl-C, gunicorn's workers), and not by a signal without a handler. Run directly,
 this file tests all of it (see ``thumbnails.py``). Needs django and httpx.
+
+``opentelemetry-instrument`` reads the settings before this file runs:
+
+    DJANGO_SETTINGS_MODULE=django_app opentelemetry-instrument python -m django runserver --noreload
 """
 
 from __future__ import annotations
@@ -98,11 +102,11 @@ def serve() -> None:
         sys.exit(0)
 
     signal.signal(signal.SIGTERM, end)
-    os.environ["DJANGO_SETTINGS_MODULE"] = "django_app"
     execute_from_command_line(["django", "runserver", "--noreload", "127.0.0.1:0"])
 
 
 if __name__ == "__main__":
+    os.environ["DJANGO_SETTINGS_MODULE"] = "django_app"
     if sys.argv[1:] == ["serve"]:
         serve()
     raise SystemExit(thumbnails.main([sys.executable, __file__, "serve"]))

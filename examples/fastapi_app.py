@@ -4,12 +4,16 @@
 
 The lifespan starts the queue, in the event loop that serves, and finishes what was accepted when
 the server ends. Each worker process has a queue of its own. Run by itself, it tries that out (see
-``thumbnails.py``). Needs fastapi, uvicorn and httpx.
+``thumbnails.py``). With ``OTEL_EXPORTER_OTLP_ENDPOINT=http://localhost:4317``, also under
+``opentelemetry-instrument``, its traces and metrics go there. Needs penstock[otel], fastapi,
+uvicorn and httpx.
 """
 
 from __future__ import annotations
 
+import asyncio
 import logging
+import os
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -19,6 +23,7 @@ import thumbnails
 from fastapi import FastAPI, Request, Response
 
 import penstock
+import penstock.telemetry
 
 logger = logging.getLogger("uvicorn.error")
 
@@ -26,6 +31,9 @@ logger = logging.getLogger("uvicorn.error")
 @asynccontextmanager
 async def lifespan(app: FastAPI) -> AsyncIterator[None]:
     """Have a queue while the app is served."""
+    telemetry = None
+    if os.environ.get("OTEL_EXPORTER_OTLP_ENDPOINT"):
+        telemetry = penstock.telemetry.setup("fastapi-app")
     queue = penstock.WorkQueue[str](maxsize=5, timeout=0.05, concurrency_limit=2, name="thumbnails")
     await queue.process(thumbnails.make_thumbnail)  # a plain function: two threads
     app.state.queue = queue
@@ -34,6 +42,9 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
     if not await queue.stop(timeout=20):
         logger.error("thumbnails not made, and to be kept: %s", queue.unprocessed)
     logger.info("queue thumbnails: %s", queue.metrics)
+    if telemetry is not None:
+        # uvicorn ends itself by the signal that it got: what Python does at its end is not done.
+        await asyncio.to_thread(telemetry.flush, 2)
 
 
 app = FastAPI(lifespan=lifespan)

@@ -8,6 +8,7 @@ instead. Needs penstock[otel] and opentelemetry-instrumentation-httpx.
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 
 import httpx
@@ -47,7 +48,7 @@ async def run(url: str) -> None:
             await queue.process(fetch, num_workers=2)
             for item in ("sluice", "weir", "turbine"):
                 with tracer.start_as_current_span(f"order {item}"):
-                    await queue.put(item)
+                    await queue.put(item, timeout=math.inf)
 
 
 def print_trees(spans: tuple[ReadableSpan, ...]) -> None:

@@ -653,3 +653,14 @@ class TestRateLimitedExecutor:
     def test_what_are_no_limits(self, limits: Any) -> None:
         with pytest.raises((TypeError, ValueError), match="limits"):
             RateLimitedExecutor(limits)
+
+
+async def test_the_repr_of_an_executor_tells_its_state() -> None:
+    executor = AsyncExecutor(max_concurrency=2)
+    call = asyncio.create_task(executor.execute(asyncio.sleep, 1))
+    await asyncio.sleep(0)
+    assert repr(executor) == "<AsyncExecutor open: calls: 1, at once: 2>"
+    await call
+    await executor.shutdown()
+    assert repr(executor) == "<AsyncExecutor shut down: calls: 0, at once: 2>"
+    assert repr(RateLimitedExecutor()).endswith("open: calls: 0, at once: any number>")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -33,3 +34,11 @@ def test_a_picture_is_small_and_loads_nothing(picture: str) -> None:
     assert 1000 < len(data) < 200_000
     assert b"url(http" not in data
     assert b"@import" not in data
+
+
+def test_the_pictures_of_figures_are_those_of_the_tables() -> None:
+    drawing = runpy.run_path(str(PICTURES / "draw_figures.py"))
+    for picture in drawing["PICTURES"]:
+        drawn = (PICTURES / picture.file).read_text(encoding="utf-8")
+        assert drawn == drawing["draw"](picture), "run docs/pictures/draw_figures.py"
+        assert drawn.count("<rect") > 3

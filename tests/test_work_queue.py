@@ -21,6 +21,7 @@ from penstock import (
     QueueStateError,
     QueueStatus,
     WorkQueue,
+    sync,
 )
 from penstock.telemetry import Telemetry
 
@@ -93,6 +94,12 @@ def test_from_config_makes_the_subclass_it_is_called_on() -> None:
         pass
 
     assert type(Uploads.from_config(QueueConfig())) is Uploads
+
+
+@pytest.mark.parametrize("kind", [WorkQueue, sync.WorkQueue])
+def test_the_type_of_results_may_be_said_or_left_out(kind: Any) -> None:
+    assert isinstance(kind[int](5), kind)
+    assert isinstance(kind[int, str](5), kind)
 
 
 def test_its_repr_shows_the_queue_inside() -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
+import math
 import textwrap
 import time
 from collections.abc import Iterable, Iterator
@@ -19,15 +20,17 @@ from typing import Any
 
 import httpx
 import matplotlib as mpl
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import EngFormatter, PercentFormatter
 
 DASHBOARD = Path(__file__).parent / "grafana" / "dashboards" / "penstock-queues.json"
 #: How the units of Grafana are written on an axis.
 UNITS = {"percentunit": PercentFormatter(1), "s": EngFormatter("s")}
-#: Inches.
-WIDTH = 18
+#: Inches; that of a row is a unit of Grafana's grid.
+WIDTH, ROW = 18, 0.52
 COLOURS = mpl.colormaps["tab20"].colors  # type: ignore[attr-defined]
 
 
@@ -60,9 +63,14 @@ class Prometheus:
         return [(moment - self._range["start"]) / 60 for moment in moments]
 
     def _ask(self, what: str, expression: str, **more: Any) -> Any:
-        for name, value in (("$__rate_interval", self._rate_interval), ("$job", ".*")):
+        for name, value in (
+            ("$__rate_interval", self._rate_interval),
+            ("$__range", f"{self.minutes * 60:.0f}s"),
+            ("$job", ".*"),
+            ("$queue", ".*"),
+        ):
             expression = expression.replace(name, value)
-        parameters = {"query": expression.replace("$queue", ".*"), **self._range, **more}
+        parameters = {"query": expression, **self._range, **more}
         return self._client.get(what, params=parameters).raise_for_status().json()["data"]
 
 
@@ -70,12 +78,12 @@ def draw(dashboard: dict[str, Any], data: Prometheus) -> Figure:
     """All panels in their places."""
     places = [panel["gridPos"] for panel in dashboard["panels"]]
     rows = max(place["y"] + place["h"] for place in places)
-    figure = Figure(figsize=(WIDTH, rows * 0.46))
+    figure = Figure(figsize=(WIDTH, rows * ROW))
     for panel, place in zip(dashboard["panels"], places, strict=True):
-        # A part of the figure, with room for the title and for the numbers at the axes.
+        # A part of the figure, with room for the title, the numbers at the axes, and the legend.
         x, y = place["x"] / 24, 1 - (place["y"] + place["h"]) / rows
         width, height = place["w"] / 24, place["h"] / rows
-        box = (x + 0.037, y + 0.035, width - 0.08, height - 0.1)
+        box = (x + 0.037, y + 0.35 * height, width - 0.08, 0.45 * height)
         axes = figure.add_axes(box)
         axes.set_xlim(0, data.minutes)
         question = panel["description"].partition("?")[0] + "?"
@@ -119,9 +127,24 @@ def draw_panel(axes: Axes, panel: dict[str, Any], data: Prometheus) -> None:
         each.set_ylim(bottom=0)
     lines = [line for each in used for line in each.get_lines()]
     named = [line for line in lines if not str(line.get_label()).startswith("_")]
-    # With a dozen queues the names take less room in two columns.
-    columns = 2 if len(named) > 8 else 1
-    axes.legend(handles=named, fontsize=7, loc="best", framealpha=0.7, ncols=columns)
+    # As in Grafana: below the lines, and the largest first.
+    named.sort(key=_last, reverse=True)
+    longest = max((len(str(line.get_label())) for line in named), default=0)
+    axes.legend(
+        handles=named,
+        fontsize=8,
+        loc="upper left",
+        bbox_to_anchor=(-0.08, -0.1),
+        frameon=False,
+        ncols=max(1, min(4, 84 // (longest + 8))),
+        columnspacing=1,
+        handlelength=1.4,
+    )
+
+
+def _last(line: Line2D) -> float:
+    values = [value for value in np.asarray(line.get_ydata(), float) if not math.isnan(value)]
+    return values[-1] if values else -math.inf
 
 
 def _special(overrides: list[dict[str, Any]], ref: str) -> dict[str, Any]:

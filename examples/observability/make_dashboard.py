@@ -63,6 +63,15 @@ def rate(metric: str, chosen: str = CHOSEN) -> str:
     return f"rate({metric}{chosen}[$__rate_interval])"
 
 
+def grown(metric: str) -> str:
+    """What a counter grew by in five minutes; all of it, if its series is younger.
+
+    That of an error is born with the first error, and its first sample may say 300 already.
+    """
+    counter = f"{metric}{CHOSEN}"
+    return f"(increase({counter}[5m]) and {counter} offset 5m) or {counter}"
+
+
 def summed(expression: str, *more: str) -> str:
     """One series for each queue, and each value of the labels in ``more``."""
     return f"sum by ({', '.join((BY, *more))}) ({expression})"
@@ -106,14 +115,20 @@ def panel(title: str, question: str, unit: str, width: int) -> Panel:
             .placement(LegendPlacement.BOTTOM)
             .show_legend(True)
             .calcs(["lastNotNull"])
+            .sort_by("Last *")
+            .sort_desc(True)
         )
         .tooltip(VizTooltipOptions().mode(TooltipDisplayMode.MULTI).sort(SortOrder.DESCENDING))
     )
 
 
 def top(expression: str, count: int = 12) -> str:
-    """The largest series only: with a dozen queues more than that cannot be read."""
-    return f"topk({count}, {expression})"
+    """The largest series only: with a dozen queues more than that cannot be read.
+
+    By the most that each was in all of the time that is shown: "topk" by itself chooses anew at
+    each moment, and in the end there would be lines of all.
+    """
+    return f"({expression}) and topk({count}, max_over_time(({expression})[$__range:] @ end()))"
 
 
 def drawn_dashed() -> list[DynamicConfigValue]:
@@ -209,7 +224,8 @@ def workers() -> Panel:
         panel(
             "What workers do",
             "Which share of the workers is busy, and which share waits for a limit (dashed)? All"
-            " busy: they are the bottleneck, or they hang. Neither: there is nothing to do.",
+            " busy: they are the bottleneck, or they hang. Neither: there is nothing to do, or the"
+            " queue is paused.",
             "percentunit",
             8,
         )
@@ -223,8 +239,10 @@ def workers() -> Panel:
 def share_of_workers(state: str) -> str:
     """The share of the workers that is in this state."""
     chosen = CHOSEN.replace("}", f', penstock_worker_state="{state}"}}')
-    workers = summed(f"penstock_worker_count{chosen}")
-    return f"{workers} / ({summed(f'penstock_worker_count{CHOSEN}')} > 0)"
+    # A worker is busy now and idle a moment later: the average of some moments says more.
+    workers = summed(f"avg_over_time(penstock_worker_count{chosen}[$__rate_interval])")
+    of = summed(f"avg_over_time(penstock_worker_count{CHOSEN}[$__rate_interval])")
+    return f"{workers} / ({of} > 0)"
 
 
 def limits() -> Panel:
@@ -288,13 +306,13 @@ def errors() -> Panel:
     """Failures of worker functions."""
     return panel(
         "Errors by type",
-        "What do worker functions and error handlers raise, how often in a second? By attempt.",
-        "ops",
+        "What do worker functions and error handlers raise, how often in five minutes? By attempt.",
+        "short",
         8,
     ).with_target(
         query(
             "A",
-            top(summed(rate("penstock_worker_errors_total"), "error_type")),
+            top(f"{summed(grown('penstock_worker_errors_total'), 'error_type')} > 0"),
             f"{QUEUE}: {{{{error_type}}}}",
         )
     )
@@ -305,16 +323,16 @@ def retries() -> Panel:
     return (
         panel(
             "Retries and dead letters",
-            "What is tried again, how often in a second, and how many items are given up and kept"
-            " (right axis)? A retry costs a call and a wait; a dead letter is an item for"
+            "What is tried again, how often in five minutes, and how many items are given up and"
+            " kept (right axis)? A retry costs a call and a wait; a dead letter is an item for"
             " redrive().",
-            "ops",
+            "short",
             8,
         )
         .with_target(
             query(
                 "A",
-                top(summed(rate("penstock_item_retries_total"), "error_type")),
+                top(f"{summed(grown('penstock_item_retries_total'), 'error_type')} > 0"),
                 f"{QUEUE}: {{{{error_type}}}} tried again",
             )
         )

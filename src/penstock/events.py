@@ -132,6 +132,10 @@ class Executor(Lifecycle, Generic[E]):
         self._unforwarded: deque[E] = deque()
         self._forwarding = LoopLocal(asyncio.Lock)
 
+    def __repr__(self) -> str:
+        kind = f"{type(self).__name__} of {self.event_type.__qualname__}"
+        return f"<{kind}: events that have not ended: {len(self._unsettled)}, {self.queue!r}>"
+
     def append(self, event: E) -> None:
         """Add an event; :meth:`forward` moves it into the queue.
 

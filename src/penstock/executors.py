@@ -69,6 +69,11 @@ class AsyncExecutor:
         self._threads: ThreadPoolExecutor | None = None
         self._closed = False
 
+    def __repr__(self) -> str:
+        state = "shut down" if self._closed else "open"
+        most = self.max_concurrency or "any number"
+        return f"<{type(self).__name__} {state}: calls: {len(self._calls)}, at once: {most}>"
+
     @overload
     async def execute(
         self, func: Callable[..., Awaitable[R]], /, *args: Any, **kwargs: Any

@@ -17,11 +17,12 @@ from collections.abc import (
 )
 from contextlib import aclosing
 from functools import partial
-from typing import Any, Literal, TypeVar, overload
+from typing import Any, Generic, Literal, TypeVar, overload
 
 from penstock._util import checks
+from penstock._util.compat import Outcome
 from penstock._util.lifecycle import Lifecycle
-from penstock._util.progress import progress_bar
+from penstock._util.progress import progress_bar, show_progress
 from penstock._util.signals import LoopSignalHandlers, check_signals
 from penstock.errors import QueueClosedError, QueueStateError
 from penstock.from_config import FromConfig
@@ -53,7 +54,7 @@ R = TypeVar("R")
 _PAUSE = 0.1
 
 
-class WorkQueue(Lifecycle, FromConfig, WorkQueueBase[T], Consumable[T]):
+class WorkQueue(Lifecycle, FromConfig, WorkQueueBase[T], Consumable[T], Generic[T, Outcome]):
     """A queue with workers, batches and results: process, batch_process, submit, map.
 
     Args:
@@ -81,6 +82,9 @@ class WorkQueue(Lifecycle, FromConfig, WorkQueueBase[T], Consumable[T]):
         order: which item is next: a :class:`penstock.Priorities`, by the ``priority`` of its put,
             or a :class:`penstock.FairShares`, each key its turn. ``None``: first come, first
             served.
+
+    For type checkers: in ``WorkQueue[int, str]`` items are ints, and worker functions return strs.
+    So futures of ``submit`` give strs. ``WorkQueue[int]`` leaves open what functions return.
 
     With any of these, when a worker function raises ``RateLimitError(retry_after=...)``, all
     workers wait for ``retry_after`` seconds.
@@ -277,7 +281,7 @@ class WorkQueue(Lifecycle, FromConfig, WorkQueueBase[T], Consumable[T]):
 
     async def process(
         self,
-        worker_func: WorkerFunc[T, Any],
+        worker_func: WorkerFunc[T, Outcome],
         num_workers: int | AdaptiveConcurrency | None = None,
         error_handler: ErrorHandler[T] | None = None,
     ) -> None:
@@ -498,7 +502,7 @@ class WorkQueue(Lifecycle, FromConfig, WorkQueueBase[T], Consumable[T]):
         timeout: float | None = None,
         priority: float = 0,
         deadline: float | None = None,
-    ) -> asyncio.Future[Any]:
+    ) -> asyncio.Future[Outcome]:
         """Put an item and return a future of what the worker function makes of it.
 
         Args:
@@ -529,6 +533,7 @@ class WorkQueue(Lifecycle, FromConfig, WorkQueueBase[T], Consumable[T]):
         *,
         num_workers: int | AdaptiveConcurrency | None = None,
         ordered: bool = True,
+        progress: bool = False,
         return_exceptions: Literal[False] = False,
     ) -> AsyncGenerator[R, None]: ...
     @overload
@@ -539,6 +544,7 @@ class WorkQueue(Lifecycle, FromConfig, WorkQueueBase[T], Consumable[T]):
         *,
         num_workers: int | AdaptiveConcurrency | None = None,
         ordered: bool = True,
+        progress: bool = False,
         return_exceptions: Literal[False] = False,
     ) -> AsyncGenerator[R, None]: ...
     @overload
@@ -549,6 +555,7 @@ class WorkQueue(Lifecycle, FromConfig, WorkQueueBase[T], Consumable[T]):
         *,
         num_workers: int | AdaptiveConcurrency | None = None,
         ordered: bool = True,
+        progress: bool = False,
         return_exceptions: bool,
     ) -> AsyncGenerator[R | BaseException, None]: ...
     @overload
@@ -559,6 +566,7 @@ class WorkQueue(Lifecycle, FromConfig, WorkQueueBase[T], Consumable[T]):
         *,
         num_workers: int | AdaptiveConcurrency | None = None,
         ordered: bool = True,
+        progress: bool = False,
         return_exceptions: bool,
     ) -> AsyncGenerator[R | BaseException, None]: ...
     def map(
@@ -568,6 +576,7 @@ class WorkQueue(Lifecycle, FromConfig, WorkQueueBase[T], Consumable[T]):
         *,
         num_workers: int | AdaptiveConcurrency | None = None,
         ordered: bool = True,
+        progress: bool = False,
         return_exceptions: bool = False,
     ) -> AsyncGenerator[Any, None]:
         """Iterate over the results of ``worker_func`` on each item.
@@ -579,6 +588,7 @@ class WorkQueue(Lifecycle, FromConfig, WorkQueueBase[T], Consumable[T]):
                 default, on a queue that has workers and no ``concurrency_limit``, the number of
                 these workers.
             ordered: yield the results in the order of the items; with False, when they are ready.
+            progress: show a bar of the results on standard error, with ``penstock[progress]``.
             return_exceptions: yield the exceptions of ``worker_func``; with False the first one is
                 raised, and ends the iteration.
 
@@ -589,6 +599,7 @@ class WorkQueue(Lifecycle, FromConfig, WorkQueueBase[T], Consumable[T]):
                 the retry policy. No more items are read. With ``return_exceptions``, it comes
                 after the results of the accepted items.
             ValueError, TypeError: at the call, for an argument that is not allowed.
+            ImportError: at the call, ``progress`` without the extra.
 
         At most ``maxsize`` items plus one for each worker are read before their results are taken.
         So if results are read slowly, ``items`` are read slowly too.
@@ -601,7 +612,8 @@ class WorkQueue(Lifecycle, FromConfig, WorkQueueBase[T], Consumable[T]):
         """
         workers = self._check_job(items, worker_func, num_workers)
         queue = self._in_process(BoundedQueue, "map")
-        return self._map(queue, worker_func, items, workers, ordered, return_exceptions)
+        results = self._map(queue, worker_func, items, workers, ordered, return_exceptions)
+        return show_progress(results, items) if progress else results
 
     @overload
     def map_batches(
@@ -613,6 +625,7 @@ class WorkQueue(Lifecycle, FromConfig, WorkQueueBase[T], Consumable[T]):
         max_wait: float = 0,
         num_workers: int | AdaptiveConcurrency | None = None,
         ordered: bool = True,
+        progress: bool = False,
         return_exceptions: Literal[False] = False,
         split: bool = True,
         per_key: bool = False,
@@ -627,6 +640,7 @@ class WorkQueue(Lifecycle, FromConfig, WorkQueueBase[T], Consumable[T]):
         max_wait: float = 0,
         num_workers: int | AdaptiveConcurrency | None = None,
         ordered: bool = True,
+        progress: bool = False,
         return_exceptions: Literal[False] = False,
         split: bool = True,
         per_key: bool = False,
@@ -641,6 +655,7 @@ class WorkQueue(Lifecycle, FromConfig, WorkQueueBase[T], Consumable[T]):
         max_wait: float = 0,
         num_workers: int | AdaptiveConcurrency | None = None,
         ordered: bool = True,
+        progress: bool = False,
         return_exceptions: bool,
         split: bool = True,
         per_key: bool = False,
@@ -655,6 +670,7 @@ class WorkQueue(Lifecycle, FromConfig, WorkQueueBase[T], Consumable[T]):
         max_wait: float = 0,
         num_workers: int | AdaptiveConcurrency | None = None,
         ordered: bool = True,
+        progress: bool = False,
         return_exceptions: bool,
         split: bool = True,
         per_key: bool = False,
@@ -668,6 +684,7 @@ class WorkQueue(Lifecycle, FromConfig, WorkQueueBase[T], Consumable[T]):
         max_wait: float = 0,
         num_workers: int | AdaptiveConcurrency | None = None,
         ordered: bool = True,
+        progress: bool = False,
         return_exceptions: bool = False,
         split: bool = True,
         per_key: bool = False,
@@ -692,7 +709,10 @@ class WorkQueue(Lifecycle, FromConfig, WorkQueueBase[T], Consumable[T]):
         batching = self._batching(
             max_size, max_wait, split=split, needs_results=True, per_key=per_key
         )
-        return self._map(queue, worker_func, items, workers, ordered, return_exceptions, batching)
+        results = self._map(
+            queue, worker_func, items, workers, ordered, return_exceptions, batching
+        )
+        return show_progress(results, items) if progress else results
 
     async def _map(
         self,

@@ -6,12 +6,12 @@ import asyncio
 import sys
 import time
 from collections.abc import AsyncIterator
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, aclosing, closing
 from typing import Any
 
 import pytest
 
-from penstock import QueueStatus, RetryPolicy, WorkQueue
+from penstock import QueueStatus, RetryPolicy, WorkQueue, sync
 
 
 class Bar(AbstractContextManager["Bar"]):
@@ -166,3 +166,40 @@ async def test_an_item_that_is_tried_again_is_one_item(bars: list[Bar]) -> None:
     )
     [bar] = bars
     assert bar.count == bar.total == 5
+
+
+async def test_the_bar_of_a_map_counts_results(bars: list[Bar]) -> None:
+    queue: WorkQueue[int] = WorkQueue()
+    counts = [bars[0].count async for _ in queue.map(work, [1, 2, 3], progress=True)]
+    assert counts == [1, 2, 3]
+    assert (bars[0].total, bars[0].closed) == (3, True)
+    doubled = queue.map_batches(
+        lambda items: [item * 2 for item in items], iter([1, 2]), max_size=2, progress=True
+    )
+    assert [number async for number in doubled] == [2, 4]
+    assert (bars[1].total, bars[1].count) == (None, 2)
+
+
+async def test_a_map_with_a_bar_that_is_closed_takes_back_its_items(bars: list[Bar]) -> None:
+    queue: WorkQueue[int] = WorkQueue()
+    async with aclosing(queue.map(work, range(9), progress=True)) as results:
+        await anext(results)
+    assert queue.status is QueueStatus.STOPPED
+    assert (bars[0].count, bars[0].closed) == (1, True)
+
+
+@pytest.mark.real_time
+def test_the_bar_of_a_map_of_threads(bars: list[Bar]) -> None:
+    queue: sync.WorkQueue[int] = sync.WorkQueue()
+    assert list(queue.map(str, range(3), progress=True)) == ["0", "1", "2"]
+    doubled = queue.map_batches(lambda items: items * 2, [1], max_size=1, progress=True)
+    with closing(doubled), pytest.raises(TypeError, match="one outcome for each item"):
+        next(doubled)
+    assert [(bar.total, bar.count, bar.closed) for bar in bars] == [(3, 3, True), (1, 0, True)]
+
+
+def test_a_map_without_tqdm_fails_at_the_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "tqdm", None)
+    for queue in (WorkQueue[int](), sync.WorkQueue[int]()):
+        with pytest.raises(ImportError, match=r"pip install 'penstock\[progress\]'"):
+            queue.map(str, [1], progress=True)

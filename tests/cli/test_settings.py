@@ -46,6 +46,14 @@ def test_all_of_it_can_stand_in_a_file_and_the_command_line_wins(
     assert len(penstock.results("other.jsonl")) == 2
 
 
+@pytest.mark.parametrize("name", ["capacity", "maxsize"])
+def test_an_option_with_two_names_has_both_in_a_file(penstock: Any, name: str) -> None:
+    penstock.lines({"n": 1})
+    (penstock.folder / "run.toml").write_text(f"{name} = 0")
+    done = penstock.run("run", "requests.jsonl", "--config", "run.toml", "--url", "http://a")
+    assert done.stderr == "penstock: --capacity must be at least 1, got 0\n"
+
+
 @pytest.mark.parametrize(
     ("text", "problem"),
     [

@@ -346,7 +346,14 @@ class TestClearOfAWorkQueue:
         queue: Any = make_queue(limits=[Limit(1, per=1000, key=key)])
         await queue.process(service, 2)
         await put_all(queue, 0, 1, 2)
-        await until(lambda: service.items == [0] and queue.limits.statistics().waiting)
+        # A worker that has looked at an item, and found no room for it, is about to put it back.
+        await until(
+            lambda: (
+                service.items == [0]
+                and queue.limits.statistics().waiting
+                and queue.unprocessed == [1, 2]
+            )
+        )
         assert queue.clear() == [1, 2]
         await until(lambda: not queue.limits.statistics().waiting)
         assert await soon(queue.stop()) is True

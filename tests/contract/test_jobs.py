@@ -16,6 +16,7 @@ from contract.conftest import BLOCKING, WORK_QUEUES, Kind
 from contract.helpers import MakeQueue, a_while
 from helpers.queues import put_all
 from helpers.tasks import until
+from helpers.versions import FROM_3_11
 from helpers.workers import Worker
 from penstock import Backoff, QueueStateError, RetryPolicy
 
@@ -280,6 +281,28 @@ class TestAStopBySomebodyElse:
                 await task
         assert found == worker.done
         assert len(worker.done) + len(batch_worker.done) == accepted
+
+    @FROM_3_11
+    async def test_the_error_says_that_it_was_stopped_and_how_far_it_was(
+        self, make_queue: MakeQueue
+    ) -> None:
+        queue = make_queue(maxsize=3)
+        worker = Worker(held=True)
+        batch = asyncio.create_task(queue.batch_process(range(100), worker))
+        mapped = asyncio.create_task(results_of(queue.map(worker, range(100))))
+        await until(lambda: queue.statistics().waiting_putters == 2)
+        stopping = asyncio.create_task(queue.stop(timeout=60))
+        await until(lambda: queue.status == "stopping")
+        worker.may_go_on.set()
+        await stopping
+        put = 0
+        for job in (batch, mapped):
+            with pytest.raises(QueueStateError) as caught:
+                await job
+            (note,) = caught.value.__notes__
+            assert note.startswith("penstock: the queue was stopped or closed before this map or")
+            put += int(note.split()[-1])
+        assert put == queue.metrics["enqueued"]
 
     async def test_what_it_leaves_is_handed_back_and_belongs_to_nobody(
         self, make_queue: MakeQueue, cancellable_workers: None

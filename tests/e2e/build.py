@@ -37,6 +37,7 @@ MODULES = {
     "receivers": {"otlp": f"{CORE}/receiver/otlpreceiver"},
     "processors": {
         "memory_limiter": f"{CORE}/processor/memorylimiterprocessor",
+        "resource": f"{CONTRIB}/processor/resourceprocessor",
         "tail_sampling": f"{CONTRIB}/processor/tailsamplingprocessor",
     },
     "exporters": {

@@ -53,6 +53,13 @@ def test_jaeger_draws_processing_below_the_put(servers: Servers, outcome: Outcom
     assert (first["traceID"], first["spanID"]) == (trace_id, spans["put orders"]["spanID"])
 
 
+def test_jaeger_warns_of_no_clock(servers: Servers, outcome: Outcome) -> None:
+    """An item is processed after its put has ended, and that is not the clock's fault."""
+    spans = [span for trace in servers.jaeger.all_as_drawn(SERVICE) for span in trace["spans"]]
+    assert len(spans) == len(outcome.traces.spans)
+    assert [span["warnings"] for span in spans if span["warnings"]] == []
+
+
 def test_with_relation_link_processing_is_a_trace_of_its_own(outcome: Outcome) -> None:
     done = outcome.traces.named("process mails")
     assert [span for span in done if span.failed]
@@ -204,16 +211,17 @@ def test_jaegers_monitor_page_has_calls_errors_and_latencies(
 ) -> None:
     """Of what was done in the last minutes. Most orders take 20 ms."""
 
-    def values(what: str, **more: Any) -> list[float]:
-        found = servers.jaeger.metrics(what, SERVICE, "consumer", **more)
-        return [value for value in found if value == value]
+    def most(what: str, **more: Any) -> float:
+        def ask() -> float:
+            found = servers.jaeger.metrics(what, SERVICE, "consumer", **more)
+            return max((value for value in found if value == value), default=0)
 
-    calls = wait_for("Jaeger to have metrics", lambda: values("calls"))
-    assert calls
-    assert max(calls) > 0
-    assert max(values("errors")) > 0
-    # Its unit is the millisecond.
-    assert 20 <= max(values("latencies", quantile=0.5)) < 1000 * outcome.happened["slow"]
+        return wait_for(f"Jaeger to have {what}", ask)
+
+    assert most("calls") > 0
+    assert most("errors") > 0
+    # Its unit is the millisecond; 20 ms are between two buckets, where it can only guess.
+    assert 10 < most("latencies", quantile=0.5) < 1000 * outcome.happened["slow"]
 
 
 def test_the_service_graph_pairs_puts_with_their_processing(

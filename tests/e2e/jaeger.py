@@ -111,6 +111,12 @@ class Jaeger:
         spans: list[dict[str, Any]] = trace["spans"]
         return spans
 
+    def all_as_drawn(self, service: str) -> list[dict[str, Any]]:
+        """The traces of a service in that form."""
+        parameters = {"service": service, "lookback": "1h", "limit": 10_000}
+        traces: list[dict[str, Any]] = get(f"{self.url}/api/traces", **parameters).json()["data"]
+        return traces
+
 
 def _spans(resource_spans: list[dict[str, Any]]) -> Iterator[Span]:
     for resource in resource_spans:

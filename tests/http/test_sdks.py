@@ -371,6 +371,8 @@ def test_the_rows_of_the_page_are_asked_once(llm: str, tmp_path: Path) -> None:
     answers = tmp_path / "answers.jsonl"
     for count in (4, 10):
         (tmp_path / "rows.jsonl").write_text("\n".join(rows[:count]), encoding="utf-8")
+        with answers.open("a", encoding="utf-8") as torn:
+            torn.write('{"id": "r0", "ans')  # killed while it wrote
         subprocess.run(
             [sys.executable, "-W", "error", "label.py"],
             cwd=tmp_path,

@@ -10,7 +10,7 @@ import asyncio
 import random
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 from penstock.queue.entry_buffer import PutOutcome
@@ -248,6 +248,11 @@ def no_extra_worker(self: WorkerPool[Any]) -> Iterator[None]:
 
 
 #: By name: the class, its method or property, and what comes in its place.
+def replace_while_others_take(self: ThreadWorkerPool) -> Any:
+    """The standing job changes in the middle of a take."""
+    return nullcontext()
+
+
 DEFECTS: dict[str, tuple[type[Any], str, Any]] = {
     "wait": (JanusBuffer, "_wait", wait_without_a_second_look),
     "loop-wait": (LoopWaiters, "wait", loop_waits_without_a_second_look),
@@ -266,6 +271,7 @@ DEFECTS: dict[str, tuple[type[Any], str, Any]] = {
     "nested-worker": (ThreadWorkerPool, "_wanted", no_worker_for_nested_jobs),
     "extra-worker": (ThreadWorkerPool, "one_more_worker", no_extra_worker),
     "look": (ThreadWorkerPool, "_take_out_holders", look_and_then_take_out),
+    "no-takes": (ThreadWorkerPool, "_no_takes", replace_while_others_take),
 }
 
 

@@ -38,7 +38,7 @@ from models.thread_notes import (
     noting_holds,
     stacks,
 )
-from penstock import QueueFullError, QueueStateError, QueueStatus
+from penstock import FairShares, Priorities, QueueFullError, QueueStateError, QueueStatus
 from penstock.sync import LoopThread, WorkQueue
 from sync.helpers import queue_threads
 
@@ -63,11 +63,16 @@ class Program:
         self.maxsize = rng.choice((1, 1, 2, 3, 10))
         self.own_timeout = rng.choice((0, 0.001, 0.02))
         self.loop_thread = LoopThread() if rng.random() < 0.2 else None
+        self.order_luck = random.Random(f"order {seed}")
+        #: The order of the queue, if it has one; and whether puts say the priority.
+        self.order_kind = self.order_luck.choice(("", "", "priorities", "fair", "both"))
+        self.says_priority = False
         self.queue: WorkQueue[Item] = WorkQueue(
             self.maxsize,
             self.own_timeout,
             logger=SILENT,
             loop_thread=self.loop_thread,
+            order=self.make_order(),
             **self.rules(),
         )
         self.started_at = time.monotonic()
@@ -116,6 +121,30 @@ class Program:
     def rules(self) -> dict[str, Any]:
         """What else the queue is to keep to."""
         return {}
+
+    def make_order(self) -> Any:
+        """The order of the queue, if it is to have one."""
+        luck = self.order_luck
+        self.says_priority = self.order_kind in ("priorities", "both") and luck.random() < 0.5
+        key = None if self.says_priority else priority_of
+        if self.order_kind == "priorities":
+            return Priorities(key=key, max_wait=luck.choice((None, None, 0.01)))
+        if not self.order_kind:
+            return None
+        return FairShares(
+            key_of,
+            weight=luck.choice((None, lambda key: 1 + key)),
+            max_per_key=luck.choice((None, None, 1, 3)),
+            within=Priorities(key=key) if self.order_kind == "both" else None,
+        )
+
+    def line_of(self, item: Item) -> Any:
+        """Which items of one producer come in their order."""
+        return {
+            "priorities": (priority_of(item),),
+            "fair": (key_of(item),),
+            "both": (key_of(item), priority_of(item)),
+        }.get(self.order_kind, ())
 
     def note(self, *what: Any) -> None:
         name = threading.current_thread().name
@@ -280,15 +309,16 @@ class Program:
         self.note(how, item, "timeout", timeout)
         context = copy_context()  # what is set in that of an item, its next turn may see
         context.run(CURRENT.set, item)
+        options = {"priority": priority_of(item)} if self.says_priority else {}
         began = time.monotonic()
         accepted = True
         try:
             if how == "submit":
-                item.future = context.run(partial(queue.submit, item, timeout=timeout))
+                item.future = context.run(partial(queue.submit, item, timeout=timeout, **options))
             elif how == "nowait":
-                context.run(queue.put_nowait, item)
+                context.run(partial(queue.put_nowait, item, **options))
             else:
-                accepted = context.run(queue.put, item, timeout)
+                accepted = context.run(partial(queue.put, item, timeout, **options))
         except QueueFullError:
             accepted = False
         except QueueStateError as error:
@@ -878,14 +908,15 @@ class Program:
 
     def check_order(self, group: WorkerGroup) -> None:
         """Nothing was given back: to each worker a producer's items come in their order."""
-        last: dict[tuple[Any, int], int] = {}
+        last: dict[tuple[Any, ...], int] = {}
         for turn in group.turns:
             item, taker = turn.item, turn.worker if group.takes_itself else group
             if not group.takes_itself and group.size > 1:
                 continue
-            before = last.get((taker, item.producer), -1)
+            line = (taker, item.producer, *self.line_of(item))
+            before = last.get(line, -1)
             assert before < item.number, f"{item} was overtaken"
-            last[taker, item.producer] = item.number
+            last[line] = item.number
 
     def may_be_retried(self, turn: Turn) -> bool:
         """Whether it failed in a way that may be followed by another turn."""
@@ -901,6 +932,16 @@ class Program:
             lambda: not queue_threads() - before,
             f"threads are left: {[*self.threads, *queue_threads() - before]}",
         )
+
+
+def priority_of(item: Item) -> int:
+    """How urgent an item is, where the queue has priorities."""
+    return item.number % 3
+
+
+def key_of(item: Item) -> int:
+    """Whose it is, where the queue has fair shares."""
+    return (item.producer + item.number // 2) % 3
 
 
 @contextmanager

@@ -17,7 +17,7 @@ RULES = FOLDER / "rules" / "penstock.yml"
 RULE_TESTS = RULES.parent / "tests" / "penstock_test.yml"
 
 #: What Grafana puts in place of its variables.
-_GRAFANA = {"$__rate_interval": "1m", "$job": ".*", "$queue": ".*"}
+_GRAFANA = {"$__rate_interval": "1m", "$__range": "5m", "$job": ".*", "$queue": ".*"}
 
 
 class Query(NamedTuple):

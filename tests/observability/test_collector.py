@@ -21,7 +21,7 @@ def test_spans_are_counted_before_any_are_dropped() -> None:
     assert {"span_metrics", "service_graph", "forward"} == set(PIPELINES["traces"]["exporters"])
     assert "tail_sampling" not in PIPELINES["traces"]["processors"]
     assert PIPELINES["traces/sampled"]["receivers"] == ["forward"]
-    assert PIPELINES["traces/sampled"]["processors"] == ["tail_sampling"]
+    assert PIPELINES["traces/sampled"]["processors"] == ["tail_sampling", "resource/jaeger"]
 
 
 def test_batches_are_made_in_the_queues_of_the_exporters() -> None:

@@ -54,7 +54,8 @@ def test_queries_heed_the_choices_at_the_top() -> None:
 def test_no_query_draws_more_lines_than_can_be_read() -> None:
     for panel in shipped.dashboard()["panels"]:
         for target in panel["targets"]:
-            assert target["expr"].startswith("topk(12, "), panel["title"]
+            drawn, _, chosen = target["expr"].partition(" and topk(12, max_over_time(")
+            assert chosen == f"{drawn}[$__range:] @ end()))", panel["title"]
 
 
 def test_percentiles_show_exemplars_once() -> None:

@@ -910,3 +910,11 @@ async def test_the_error_says_how_many_attempts() -> None:
     assert raised.value.__notes__ == [
         "penstock: given up after 3 attempts: the retry policy allows no more attempts"
     ]
+
+
+def test_limits_may_come_first_and_a_decorator_needs_parentheses() -> None:
+    assert [limit.name for limit in Policy(["5/s"]).limits.limits] == ["5 per 1 s"]
+    with pytest.raises(TypeError, match=r"got <function .*: @Policy\(limits="):
+
+        @Policy  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
+        def fetch(item: int) -> None: ...

@@ -121,6 +121,11 @@ async def test_the_repr_tells_name_state_and_how_full_it_is() -> None:
     async with BoundedQueue[int](5, name="uploads") as queue:
         await queue.put(1)
         assert repr(queue) == "<BoundedQueue 'uploads' processing 1/5>"
+        queue.pause()
+        assert repr(queue) == "<BoundedQueue 'uploads' processing 1/5, paused>"
+        queue.resume()
+        queue.close()
+        assert repr(queue) == "<BoundedQueue 'uploads' processing 1/5, closed>"
         queue.get_nowait()
 
 
@@ -161,6 +166,7 @@ async def test_statistics_tell_everything_at_one_instant() -> None:
             "gate_closures": 0,
             "breaker_state": None,
             "is_paused": False,
+            "waiting_by_key": None,
         }
         worker.may_go_on.set()
         assert await waiting

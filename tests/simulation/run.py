@@ -18,13 +18,21 @@ from simulation.batches_program import BatchesProgram
 from simulation.face_program import FaceProgram
 from simulation.jobs_program import JobsProgram
 from simulation.loops import Order, SimulatedLoop
+from simulation.orders_program import OrdersProgram
 from simulation.program import Program
 from simulation.queue_program import QueueProgram
 from simulation.rules_program import RulesProgram
 
 PROGRAMS: dict[str, type[Program]] = {
     program.name: program
-    for program in (QueueProgram, RulesProgram, FaceProgram, JobsProgram, BatchesProgram)
+    for program in (
+        QueueProgram,
+        RulesProgram,
+        FaceProgram,
+        JobsProgram,
+        BatchesProgram,
+        OrdersProgram,
+    )
 }
 ORDERS: tuple[Order, ...] = ("fifo", "shuffled")
 if hasattr(asyncio, "eager_task_factory"):

@@ -16,7 +16,11 @@ from penstock._util.wait_queue import WaitQueue
 from penstock.queue.batch_buffer import BatchStore
 from penstock.queue.buffer import Buffer
 from penstock.queue.counters import QueueCounters
+from penstock.queue.fair_ranks import ShareRanks
+from penstock.queue.overdue import OverdueFirst
+from penstock.queue.priority_lines import PriorityLines
 from penstock.queue.results import ResultStream
+from penstock.queue.shares import Shares
 from penstock.queue.store import EntryStore
 from penstock.workers.batch import BatchTicket
 from penstock.workers.worker import Worker
@@ -115,6 +119,42 @@ def wake_for_the_standing_job(self: Any) -> None:
     WaitQueue.wake(self)
 
 
+def take_the_last_of_a_priority(self: Any) -> Any:
+    entry = POP(self)
+    line = self.lines.get(entry[0][0])
+    if line is None or isinstance(line, tuple):
+        return entry
+    line.appendleft(entry)
+    return line.pop()
+
+
+POP = PriorityLines.popleft
+
+
+def let_nothing_be_overdue(self: Any) -> Any:
+    while self._ranks[0][1] not in self._entries:
+        self._ranks.sort()
+        del self._ranks[0]
+    return min(self._ranks), min(self._ranks)[1]
+
+
+def weigh_all_the_same(self: Any, key: Any) -> float:
+    return 1.0
+
+
+def save_up(self: Any, share: Any) -> None:
+    """A key that had nothing to do has what it did not use."""
+    share.busy_time = self.busy_time
+
+
+def let_keys_have_all_the_room(self: Any, share: Any) -> bool:
+    return True
+
+
+def let_a_blocked_key_wait(self: Any, share: Any) -> None:
+    pass
+
+
 @pytest.mark.parametrize(
     ("owner", "name", "defect", "program"),
     [
@@ -135,6 +175,12 @@ def wake_for_the_standing_job(self: Any) -> None:
         (Buffer, "close_lane", keep_the_lane, "jobs"),
         (Buffer, "wake", wake_for_the_standing_job, "jobs"),
         (Worker, "_is_dropped", requeue_what_is_dropped, "jobs"),
+        (PriorityLines, "popleft", take_the_last_of_a_priority, "orders"),
+        (OverdueFirst, "_next", let_nothing_be_overdue, "orders"),
+        (ShareRanks, "_step", weigh_all_the_same, "orders"),
+        (Shares, "wake", save_up, "orders"),
+        (Shares, "has_room", let_keys_have_all_the_room, "orders"),
+        (Shares, "unblock", let_a_blocked_key_wait, "orders"),
     ],
 )
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # of their queues

@@ -388,7 +388,7 @@ _JOB = {"items": NOT_ITEMS, **_WORK}
 _BATCH = {
     "max_size": [None, *NOT_COUNTS],
     "max_wait": [None, *NOT_SECONDS],
-    "per_key": [True],
+    "per_key": [True],  # a queue without keys
 }
 #: Priorities that a queue without an order refuses.
 NOT_WITHOUT_ORDER = [1, -2.5, "high", True, math.nan]

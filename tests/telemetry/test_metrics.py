@@ -925,6 +925,20 @@ async def test_every_reader_hears_the_last_counts_of_a_queue_that_is_gone() -> N
     provider.shutdown()
 
 
+async def test_a_queue_that_is_gone_is_told_though_an_error_of_it_is_kept(
+    recorder: Recorder,
+) -> None:
+    """As a BatchResult keeps those of its items, and a program that is about to end."""
+    queue = penstock.WorkQueue[Any](name="q", telemetry=recorder.telemetry())
+    errors = (await queue.batch_process([ValueError("no")], work)).errors
+    gone = weakref.ref(queue.queue)
+    del queue
+    gc.collect()
+    assert gone() is None
+    assert len(errors) == 1
+    assert recorder.values("penstock.process.items")["q", "failed"] == 1
+
+
 def test_a_queue_collected_in_the_middle_of_a_limiters_work_does_not_wait_for_it() -> None:
     """The collector may run at any line, and so within the lock of the limiter itself."""
     outcome = run_program("""

@@ -239,6 +239,7 @@ async def test_the_attempts_of_a_call_under_a_policy_say_the_same(recorder: Reco
     first, last = recorder.spans("process q")
     assert events(first) == ["retry in 0.8 s"]
     assert events(last) == ["waited for a limit", "waited for a retry"]
+    assert [link.context for link in last.links] == [first.context], "it is in another trace"
 
 
 @pytest.mark.real_time

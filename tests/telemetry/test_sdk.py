@@ -53,6 +53,7 @@ def test_arguments_say_where_to_and_what_the_program_is(protocol: str) -> None:
             assert received.resource["deployment.environment.name"] == "test"
             assert received.resource["team"] == "water"
             assert received.resource["host.name"] == "dam"
+            assert received.resource["ip"] == socket.gethostname()
         assert [headers["authorization"] for headers in receiver.headers] == ["Bearer token"] * 2
 
 

@@ -106,7 +106,7 @@ async def who_uses_it() -> None:
 
 
 def wrong_uses() -> None:
-    Policy(RetryPolicy())  # type: ignore[call-arg,arg-type] # pyright: ignore[reportCallIssue]
+    Policy(RetryPolicy())  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
     Policy(retry=3)  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
     Policy(concurrency="5")  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
     Policy(classify=lambda error: "busy")  # type: ignore[arg-type,return-value] # pyright: ignore[reportArgumentType]

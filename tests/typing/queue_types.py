@@ -204,6 +204,28 @@ async def results_and_dead_letters() -> None:
         assert_type(item + other, int)
 
 
+async def results_of_known_types(unknown: WorkQueue[int]) -> None:
+    queue = WorkQueue[int, str](maxsize=10)
+    assert_type(queue, WorkQueue[int, str])
+    assert_type(unknown, WorkQueue[int, Any])
+    await queue.process(fetch)
+    await queue.process(str)
+    future = await queue.submit(1)
+    assert_type(future, asyncio.Future[str])
+    assert_type(await future, str)
+    await results_of_known_types(queue)
+    assert_type(queue.map(compute, [1]), AsyncGenerator[float, None])  # has its own function
+    await queue.process(compute)  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
+
+
+def blocking_results_of_known_types() -> None:
+    with penstock.sync.WorkQueue[int, str]() as queue:
+        queue.process(fetch)
+        assert_type(queue.submit(1), penstock.sync.Result[str])
+        assert_type(queue.submit(1).result(timeout=5), str)
+        queue.process(compute)  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
+
+
 async def wrong_uses() -> None:
     bounded, work = BoundedQueue[int](), WorkQueue[int]()
     await bounded.put("a")  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
@@ -268,7 +290,7 @@ def blocking() -> None:
         queue.process(len, 2)
         assert_type(queue.put("a"), bool)
         assert_type(queue.get(), str)
-        assert_type(queue.submit("a"), penstock.sync.Result)
+        assert_type(queue.submit("a"), penstock.sync.Result[Any])
         assert_type(queue.join(timeout=1), bool)
         assert_type(queue.stop(), bool)
         assert_type(queue.unprocessed, list[str])

@@ -7,8 +7,11 @@ import sys
 from types import TracebackType
 from typing import Any, BinaryIO
 
+from typing_extensions import TypeVar
+
 __all__ = [
     "CountingTask",
+    "Outcome",
     "Self",
     "add_note",
     "cancel_requests",
@@ -18,6 +21,9 @@ __all__ = [
     "timeout_after",
     "uncancel",
 ]
+
+#: What the worker functions of a queue return; ``Any`` where nobody says. (Defaults: Python 3.13.)
+Outcome = TypeVar("Outcome", default=Any)
 
 if sys.version_info >= (3, 11):
     from typing import Self
@@ -33,7 +39,7 @@ if sys.version_info >= (3, 11):
         return task.cancelling() > 0
 
 else:
-    from typing_extensions import Self  # installed with pydantic
+    from typing_extensions import Self
 
     class CountingTask(asyncio.Task[Any]):
         """Counts its cancel requests, as ``cancelling()`` does from Python 3.11 on."""

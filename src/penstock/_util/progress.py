@@ -1,11 +1,11 @@
-"""The progress bar of a batch. It is tqdm's, of the extra ``progress``."""
+"""The progress bar of a batch or a map. It is tqdm's, of the extra ``progress``."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Awaitable, Callable, Iterator, Sized
-from contextlib import contextmanager
-from functools import wraps
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Iterator, Sized
+from contextlib import aclosing, closing, contextmanager
+from functools import partial, wraps
 from inspect import isawaitable
 from typing import Any, TypeVar
 
@@ -87,11 +87,48 @@ def progress_bar(wanted: bool, items: Any, *, failures_count: bool) -> Iterator[
     if not wanted:
         yield None
         return
+    with _bar_of(items)() as bar:
+        yield Progress(bar.update, failures_count=failures_count)
+
+
+def show_progress(results: AsyncGenerator[T, None], items: Any) -> AsyncGenerator[T, None]:
+    """Iterate over ``results``, those of ``items``, beside a bar.
+
+    Raises:
+        ImportError: tqdm is not installed.
+    """
+    bar_of_results = _bar_of(items)
+
+    async def shown() -> AsyncGenerator[T, None]:
+        with bar_of_results() as bar:
+            async with aclosing(results):
+                async for result in results:
+                    bar.update()
+                    yield result
+
+    return shown()
+
+
+def show_progress_blocking(
+    results: Generator[T, None, None], items: Any
+) -> Generator[T, None, None]:
+    """:func:`show_progress` for threads."""
+    bar_of_results = _bar_of(items)
+
+    def shown() -> Generator[T, None, None]:
+        with bar_of_results() as bar, closing(results):
+            for result in results:
+                bar.update()
+                yield result
+
+    return shown()
+
+
+def _bar_of(items: Any) -> Callable[[], Any]:
     try:
         from tqdm import tqdm
     except ImportError:
         raise ImportError(
             "progress=True needs the package tqdm: pip install 'penstock[progress]'"
         ) from None
-    with tqdm(total=len(items) if isinstance(items, Sized) else None, unit="item") as bar:
-        yield Progress(bar.update, failures_count=failures_count)
+    return partial(tqdm, total=len(items) if isinstance(items, Sized) else None, unit="item")

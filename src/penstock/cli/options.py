@@ -42,10 +42,13 @@ class UsageError(PenstockError):
         self.code = code
 
 
-def option(panel: str | None, name: str, metavar: str, text: str, **more: Any) -> Any:
+def option(
+    panel: str | None, name: str, metavar: str, text: str, *, alias: str = "", **more: Any
+) -> Any:
     """An option of a command, as its help shows it."""
+    names = [name, alias] if alias else [name]
     return typer.Option(
-        name, metavar=metavar, help=text, rich_help_panel=panel, show_default=False, **more
+        *names, metavar=metavar, help=text, rich_help_panel=panel, show_default=False, **more
     )
 
 
@@ -70,9 +73,10 @@ def read_config(context: typer.Context, name: str | None) -> None:
     if name is None:
         return
     options = {
-        (option.name or "").replace("_", "-"): option
+        name.lstrip("-"): option
         for option in context.command.params
         if option.name not in ("config", "help")
+        for name in option.opts  # it may have two
     }
     flags = [key for key, option in options.items() if getattr(option, "is_flag", False)]
     lists = [key for key, option in options.items() if getattr(option, "multiple", False)]
@@ -80,7 +84,7 @@ def read_config(context: typer.Context, name: str | None) -> None:
         settings = read_settings(name, options, flags, lists)
     except (OSError, ValueError) as error:
         refuse(f"cannot read --config {name}: {said(error)}")
-    context.default_map = {key.replace("-", "_"): value for key, value in settings.items()}
+    context.default_map = {options[key].name: value for key, value in settings.items()}
 
 
 def check_at_least(name: str, value: int, least: int) -> None:

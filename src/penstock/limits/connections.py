@@ -45,6 +45,7 @@ _CLASSES = frozenset(
         "requests.ChunkedEncodingError",
         "requests.ConnectionError",
         "requests.Timeout",
+        "smtplib.SMTPServerDisconnected",
         "stripe.APIConnectionError",
         "urllib3.ProtocolError",
         "urllib3.TimeoutError",

@@ -23,6 +23,7 @@ _ATTRIBUTES = frozenset(
         *("code", "type", "error_code", "reason", "message", "grpc_status_code", "details"),
         *("trailing_metadata", "body", "json_body", "data", "content", "errors", "extensions"),
         *("exceptions", "last_attempt", "__getattr__"),
+        *("smtp_code", "recipients"),
     }
 )
 

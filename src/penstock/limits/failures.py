@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from itertools import chain
 from typing import Any, TypeAlias
 
 from penstock._util import checks
@@ -25,6 +26,7 @@ from penstock.limits.error_response import (
     seconds_to_wait,
     unwrapped,
 )
+from penstock.limits.mail import failure_of_mail
 from penstock.limits.refusals import Failure, failure_of_answer, failure_of_response, may_pass
 
 __all__ = [
@@ -89,11 +91,8 @@ def failure_of(error: BaseException | Failure) -> Failure:
     inner = unwrapped(error)
     if isinstance(inner, PenstockError):
         return _failure_of_ours(inner)
-    for response in responses(inner):
-        failure = failure_of_response(response)
-        if failure is not None:
-            return failure
-    return Failure(
+    answers = chain([failure_of_mail(inner)], map(failure_of_response, responses(inner)))
+    return next((failure for failure in answers if failure is not None), None) or Failure(
         is_transient=is_broken(inner),
         is_permanent=isinstance(inner, _PERSISTENT),
         retry_after=seconds_to_wait(inner),

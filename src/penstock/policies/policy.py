@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from dataclasses import dataclass
 from typing import Any, ParamSpec, TypeVar, overload
@@ -101,8 +102,8 @@ class Policy(PolicyEngine):
 
     def __init__(
         self,
-        *,
         limits: Iterable[Limit | str] | Limiter = (),
+        *,
         retry: RetryPolicy | None = None,
         breaker: CircuitBreaker | None = None,
         deadline: float | None = None,
@@ -128,6 +129,11 @@ class Policy(PolicyEngine):
         if not longest:
             raise ValueError("max_retry_after must be above 0, got 0")
         is_own = not isinstance(limits, Limiter)
+        if inspect.isroutine(limits):
+            raise TypeError(
+                f"limits must be a list of Limit, got {checks.shown(limits)}. As a decorator, a "
+                "policy needs parentheses: @Policy(limits=['500/min'])"
+            )
         if not isinstance(limits, Limiter):
             limits = Limiter(limits)
             limits.max_retry_after = longest

@@ -117,7 +117,9 @@ class QueueBase(Generic[T]):
 
     def __repr__(self) -> str:
         name = type(self).__name__
-        return f"<{name} {self._name!r} {self._status.value} {self.size}/{self._maxsize}>"
+        state = f"{self._name!r} {self._status.value} {self.size}/{self._maxsize}"
+        more = [word for word in ("closed", "paused") if getattr(self, f"is_{word}", False)]
+        return f"<{', '.join([f'{name} {state}', *more])}>"
 
     # -- properties: readable from any thread -------------------------------------------------
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from typing import Any
 
 from penstock._util import checks
@@ -166,6 +166,11 @@ class ShareRanks(PriorityRanks):
             new: Any = (rank[0], rank[1], share, *rank[3:])
             entry = new, item, context, ticket
         return entry, share
+
+    def counts(self, entries: Callable[[], Iterable[Entry[Any]]]) -> Mapping[Any, int]:
+        """How many entries there are of each key."""
+        shares = [*self.shares.keys.values()]  # in one piece: a reader may be in another thread
+        return {share.key: share.ready + share.delayed for share in shares}
 
     # -- places ---------------------------------------------------------------------------------
 

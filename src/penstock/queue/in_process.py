@@ -148,6 +148,7 @@ class InProcessQueue(QueueControl[T]):
             waiting_putters=buffer.putters,
             retrying=buffer.delayed,
             is_paused=self.is_paused,
+            waiting_by_key=buffer.waiting_by_key,
             **policy_statistics(self._policy, self._scope, self._pool.adaptive),
         )
 

@@ -7,8 +7,9 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
-from penstock.errors import BatchError, OutageError
-from penstock.queue.bounded import BoundedQueue
+from penstock._util.compat import add_note
+from penstock.errors import BatchError, OutageError, QueueStateError
+from penstock.queue.bounded import BoundedQueue, QueueStatus
 from penstock.workers.batch import Batching
 from penstock.workers.calls import ErrorHandler, WorkerFunc
 from penstock.workers.item import JobTicket
@@ -70,6 +71,17 @@ def check_outage(job: Job[Any], error: BaseException | None = None) -> None:
         ) from (error or next(iter(result.errors), None))
 
 
+def note_stop(job: Job[Any], queue: Any, error: object) -> None:
+    """Note on ``error``, with which a job ends, that somebody has stopped its queue."""
+    is_open = queue.status is QueueStatus.PROCESSING and not queue.is_closed
+    if isinstance(error, QueueStateError) and not is_open:
+        add_note(
+            error,
+            "penstock: the queue was stopped or closed before this map or batch had put all of its "
+            f"items; it had put {job.accepted}",
+        )
+
+
 class RunningJob(Generic[T]):
     """``async with``: in the block a job puts its items, and workers process them.
 
@@ -100,7 +112,8 @@ class RunningJob(Generic[T]):
         await self._queue._open_job(self.job)
         return self
 
-    async def __aexit__(self, *error: object) -> None:
+    async def __aexit__(self, kind: object, error: object, traceback: object) -> None:
+        note_stop(self.job, self._queue, error)
         try:
             await self._queue._close_job(self.job)
         finally:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, TypeVar
 
+from penstock._util.busiest import busiest
 from penstock.queue.lane import Lane, number_of
 from penstock.queue.places import Places
 from penstock.queue.ranks import PriorityRanks
@@ -118,6 +119,16 @@ class OrderedStore(EntryStore[T]):
         """The entry that was put first of those that may start. From any thread."""
         heads = [lane.oldest for lane in self._all_lanes()]
         return min((one for one in heads if one is not None), key=put_number_of, default=None)
+
+    @property
+    def waiting_by_key(self) -> Mapping[str, int] | None:
+        """How many entries no worker holds, of the keys that have most. From any thread."""
+        return busiest(self.ranks.counts(self._unordered))
+
+    def _unordered(self) -> list[Entry[T]]:
+        lanes: list[Any] = self._all_lanes()
+        entries = [entry for lane in lanes for entry in [*lane.requeued, *lane.waiting]]
+        return [*entries, *self._all_delayed()]
 
     def snapshot(self) -> list[Entry[T]]:
         """The accepted entries that no worker holds, in their order."""

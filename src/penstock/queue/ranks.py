@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from penstock.queue.orders import Priorities, checked_priority
@@ -54,6 +55,11 @@ class PriorityRanks:
     def has_room(self, claim: Any) -> bool:
         """Whether there is room for an item, as far as the order goes."""
         return True
+
+    def counts(self, entries: Callable[[], Iterable[Entry[Any]]]) -> Mapping[Any, int]:
+        """How many of ``entries()`` there are of each priority."""
+        ranks: list[Any] = [entry[0] for entry in entries()]
+        return Counter(rank[0] for rank in ranks)
 
     def rank(self, claim: Any, number: int) -> Any:
         """The rank of an item that is put now, or of a put that begins to wait."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
 
@@ -61,6 +62,9 @@ class QueueStatistics:
     breaker_state: str | None
     #: Whether the queue is paused, by ``pause()``.
     is_paused: bool = False
+    #: With an order: how many items no worker holds, of each key, or of each priority, by its text;
+    #: of the ten that have most, and of the rest as "other". None without an order.
+    waiting_by_key: Mapping[str, int] | None = None
 
 
 class NotProcessedError(QueueStateError):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from heapq import heapify, heappop, heappush
 from typing import Any, Generic, TypeVar
 
@@ -114,6 +114,11 @@ class EntryStore(Generic[T]):
     def delayed(self) -> int:
         """How many entries were delayed and have not been taken since."""
         return len(self._delayed_ids)
+
+    @property
+    def waiting_by_key(self) -> Mapping[str, int] | None:
+        """How many entries no worker holds, of the keys that have most; None without an order."""
+        return None
 
     @property
     def is_over(self) -> bool:

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from queue import SimpleQueue
 from typing import Any, TypeVar
 
+from penstock._util.compat import Outcome
 from penstock.errors import QueueStateError
 from penstock.queue.status import NotProcessedError
 from penstock.sync.pool import ThreadWorkerPool
@@ -73,7 +74,7 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_forget_all)
 
 
-class Result(concurrent.futures.Future[Any]):
+class Result(concurrent.futures.Future[Outcome]):
     """A ``concurrent.futures.Future`` whose waits cannot deadlock in silence.
 
     ``result`` and ``exception`` raise ``QueueStateError`` where they would wait in a running event
@@ -111,7 +112,7 @@ class Result(concurrent.futures.Future[Any]):
         if self._unread is not None:
             self._unread.forget()
 
-    def result(self, timeout: float | None = None) -> Any:
+    def result(self, timeout: float | None = None) -> Outcome:
         """What the worker function returned; raises what the worker function raised.
 
         Raises:

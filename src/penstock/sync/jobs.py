@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, Generic, TypeVar
 
 from penstock._util.compat import Self
+from penstock.queue.jobs import note_stop
 from penstock.sync.futures import Result
 from penstock.sync.pool import run_to_completion
 from penstock.sync.provider import may_wait, refuse_to_wait
@@ -49,8 +50,9 @@ class BlockingJob(Generic[T]):
         self._ticket = JobTicket(self.job)
         return self
 
-    def __exit__(self, *error: object) -> None:
+    def __exit__(self, kind: object, error: object, traceback: object) -> None:
         queue = self._queue
+        note_stop(self.job, queue, error)
         self.job.is_over = True  # whatever happens to the call below
         if not may_wait():  # the iterator of a map that is collected
             queue._call_soon(self._close)

@@ -16,13 +16,13 @@ from collections.abc import (
     Sequence,
 )
 from types import TracebackType
-from typing import Any, Literal, NoReturn, TypeVar, overload
+from typing import Any, Generic, Literal, NoReturn, TypeVar, overload
 
 from penstock._util import checks
-from penstock._util.compat import Self
+from penstock._util.compat import Outcome, Self
 from penstock._util.garbage import is_collecting
 from penstock._util.loop_thread import LoopThread
-from penstock._util.progress import progress_bar
+from penstock._util.progress import progress_bar, show_progress_blocking
 from penstock._util.signals import ThreadSignalHandlers, check_signals
 from penstock.errors import QueueClosedError, QueueStateError
 from penstock.from_config import FromConfig
@@ -66,7 +66,7 @@ def _and_then(items: Iterator[T], call: Callable[[], object]) -> Iterator[T]:
         call()
 
 
-class WorkQueue(FromConfig, WorkQueueBase[T], BlockingConsumable[T]):
+class WorkQueue(FromConfig, WorkQueueBase[T], BlockingConsumable[T], Generic[T, Outcome]):
     """A work queue for threads: the blocking face of :class:`penstock.WorkQueue`.
 
     Names, meanings, arguments and errors are the same; the differences are described here. Calls
@@ -280,7 +280,7 @@ class WorkQueue(FromConfig, WorkQueueBase[T], BlockingConsumable[T]):
 
     def process(
         self,
-        worker_func: WorkerFunc[T, Any],
+        worker_func: WorkerFunc[T, Outcome],
         num_workers: int | AdaptiveConcurrency | None = None,
         error_handler: ErrorHandler[T] | None = None,
     ) -> None:
@@ -432,7 +432,7 @@ class WorkQueue(FromConfig, WorkQueueBase[T], BlockingConsumable[T]):
         timeout: float | None = None,
         priority: float = 0,
         deadline: float | None = None,
-    ) -> Result:
+    ) -> Result[Outcome]:
         """Put an item; return a ``concurrent.futures.Future`` of its result.
 
         The future of a running item cannot be cancelled, except with :meth:`cancel` if the worker
@@ -451,6 +451,7 @@ class WorkQueue(FromConfig, WorkQueueBase[T], BlockingConsumable[T]):
         *,
         num_workers: int | AdaptiveConcurrency | None = None,
         ordered: bool = True,
+        progress: bool = False,
         return_exceptions: Literal[False] = False,
     ) -> Generator[R, None, None]: ...
     @overload
@@ -461,6 +462,7 @@ class WorkQueue(FromConfig, WorkQueueBase[T], BlockingConsumable[T]):
         *,
         num_workers: int | AdaptiveConcurrency | None = None,
         ordered: bool = True,
+        progress: bool = False,
         return_exceptions: Literal[False] = False,
     ) -> Generator[R, None, None]: ...
     @overload
@@ -471,6 +473,7 @@ class WorkQueue(FromConfig, WorkQueueBase[T], BlockingConsumable[T]):
         *,
         num_workers: int | AdaptiveConcurrency | None = None,
         ordered: bool = True,
+        progress: bool = False,
         return_exceptions: bool,
     ) -> Generator[R | BaseException, None, None]: ...
     @overload
@@ -481,6 +484,7 @@ class WorkQueue(FromConfig, WorkQueueBase[T], BlockingConsumable[T]):
         *,
         num_workers: int | AdaptiveConcurrency | None = None,
         ordered: bool = True,
+        progress: bool = False,
         return_exceptions: bool,
     ) -> Generator[R | BaseException, None, None]: ...
     def map(
@@ -490,6 +494,7 @@ class WorkQueue(FromConfig, WorkQueueBase[T], BlockingConsumable[T]):
         *,
         num_workers: int | AdaptiveConcurrency | None = None,
         ordered: bool = True,
+        progress: bool = False,
         return_exceptions: bool = False,
     ) -> Generator[Any, None, None]:
         """Iterate over results, as :meth:`penstock.WorkQueue.map` does.
@@ -501,7 +506,8 @@ class WorkQueue(FromConfig, WorkQueueBase[T], BlockingConsumable[T]):
         """
         workers = self._check_blocking_job(items, worker_func, num_workers)
         queue: BlockingQueue[T] = self._in_process(BlockingQueue, "map")
-        return self._map(queue, worker_func, items, workers, ordered, return_exceptions)
+        results = self._map(queue, worker_func, items, workers, ordered, return_exceptions)
+        return show_progress_blocking(results, items) if progress else results
 
     @overload
     def map_batches(
@@ -513,6 +519,7 @@ class WorkQueue(FromConfig, WorkQueueBase[T], BlockingConsumable[T]):
         max_wait: float = 0,
         num_workers: int | AdaptiveConcurrency | None = None,
         ordered: bool = True,
+        progress: bool = False,
         return_exceptions: Literal[False] = False,
         split: bool = True,
         per_key: bool = False,
@@ -527,6 +534,7 @@ class WorkQueue(FromConfig, WorkQueueBase[T], BlockingConsumable[T]):
         max_wait: float = 0,
         num_workers: int | AdaptiveConcurrency | None = None,
         ordered: bool = True,
+        progress: bool = False,
         return_exceptions: Literal[False] = False,
         split: bool = True,
         per_key: bool = False,
@@ -541,6 +549,7 @@ class WorkQueue(FromConfig, WorkQueueBase[T], BlockingConsumable[T]):
         max_wait: float = 0,
         num_workers: int | AdaptiveConcurrency | None = None,
         ordered: bool = True,
+        progress: bool = False,
         return_exceptions: bool,
         split: bool = True,
         per_key: bool = False,
@@ -555,6 +564,7 @@ class WorkQueue(FromConfig, WorkQueueBase[T], BlockingConsumable[T]):
         max_wait: float = 0,
         num_workers: int | AdaptiveConcurrency | None = None,
         ordered: bool = True,
+        progress: bool = False,
         return_exceptions: bool,
         split: bool = True,
         per_key: bool = False,
@@ -568,6 +578,7 @@ class WorkQueue(FromConfig, WorkQueueBase[T], BlockingConsumable[T]):
         max_wait: float = 0,
         num_workers: int | AdaptiveConcurrency | None = None,
         ordered: bool = True,
+        progress: bool = False,
         return_exceptions: bool = False,
         split: bool = True,
         per_key: bool = False,
@@ -581,7 +592,10 @@ class WorkQueue(FromConfig, WorkQueueBase[T], BlockingConsumable[T]):
         batching = self._batching(
             max_size, max_wait, split=split, needs_results=True, per_key=per_key
         )
-        return self._map(queue, worker_func, items, workers, ordered, return_exceptions, batching)
+        results = self._map(
+            queue, worker_func, items, workers, ordered, return_exceptions, batching
+        )
+        return show_progress_blocking(results, items) if progress else results
 
     def _map(
         self,

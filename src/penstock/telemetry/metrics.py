@@ -13,6 +13,7 @@ from typing import Any
 
 from opentelemetry.metrics import CallbackOptions, Histogram, Meter, Observation
 
+from penstock._util.busiest import busiest
 from penstock.policies import observer as core
 from penstock.policies.observer import ObservedQueue, ReadTotals
 from penstock.telemetry import names
@@ -201,6 +202,12 @@ class Instruments:
         for name, unit, description, attribute, read, counts_stopped in _LEVELS:
             observe = self._callback(name, _sums, attribute, read, counts_stopped)
             meter.create_observable_up_down_counter(name, [observe], unit, description)
+        meter.create_observable_up_down_counter(
+            names.ORDER_ITEMS_METRIC,
+            [self._callback(names.ORDER_ITEMS_METRIC, _by_key, self._collection)],
+            "{item}",
+            "Items that no worker holds, of the keys or priorities that have most.",
+        )
         for name, unit, description, attribute, read in _GAUGES:
             observe = self._callback(name, _largest, attribute, read)
             meter.create_observable_gauge(name, [observe], unit, description)
@@ -289,6 +296,23 @@ def _sums(
             key = (queue.name, *values)
             levels[key] = levels.get(key, 0) + (level if counts else 0)
     return _observations(levels, attribute)
+
+
+def _by_key(snapshot: _Snapshot, collection: threading.local) -> Iterable[Observation]:
+    """Of each name the busiest keys; and zero, once, for those that are among them no more."""
+    counts: dict[str, dict[str, int]] = {}
+    for queue in snapshot.queues:
+        for key, count in (queue.statistics.waiting_by_key or {}).items():
+            of_name = counts.setdefault(queue.name, {})
+            of_name[key] = of_name.get(key, 0) + (0 if queue.is_stopped else count)
+    levels: dict[tuple[str, ...], float] = {
+        (name, key): count
+        for name, of_name in counts.items()
+        for key, count in busiest(of_name).items()
+    }
+    told: set[tuple[str, ...]] = getattr(collection, "keys", set())
+    collection.keys = set(levels)
+    return _observations(dict.fromkeys(told, 0.0) | levels, names.ORDER_KEY)
 
 
 def _largest(

@@ -57,6 +57,8 @@ RARE_OUTCOMES: Final = (FAILED, UNKNOWN)
 ITEM_STATE: Final = "penstock.item.state"
 READY: Final = "ready"
 DELAYED: Final = "delayed"
+#: A key of a queue's fair shares, or a priority: the text of it, which is a user's.
+ORDER_KEY: Final = "penstock.order.key"
 WAIT_CAUSE: Final = "penstock.wait.cause"
 FOR_WORKER: Final = "worker"
 FOR_LIMIT: Final = "limit"
@@ -72,6 +74,7 @@ BREAKER_STATES: Final = ("closed", "half_open", "open")
 # Metrics.
 SIZE_METRIC: Final = "penstock.queue.size"
 CAPACITY_METRIC: Final = "penstock.queue.capacity"
+ORDER_ITEMS_METRIC: Final = "penstock.order.items"
 OLDEST_AGE_METRIC: Final = "penstock.queue.oldest_item.age"
 PUT_ITEMS_METRIC: Final = "penstock.put.items"
 BACKPRESSURE_EVENTS_METRIC: Final = "penstock.backpressure.events"

@@ -87,7 +87,7 @@ class _QueueRecord:
 
 
 class Registration:
-    """Held by a queue. When both are garbage-collected, its last totals go to the registry."""
+    """Held by a queue and its items. When it is collected, the last totals go to the registry."""
 
     __slots__ = ("__weakref__", "_dead", "read_totals", "record")
 
@@ -160,7 +160,9 @@ class Registry:
         now = time.monotonic()
         with self._lock:
             self._remove_dead()
-            names = {record.name for record in self._records if record.queue() is not None}
+            # A queue may be gone while somebody keeps its registration: an exception of a worker
+            # function has it in its traceback.
+            names = {record.name for record in self._records}
             names |= {name for name, until in self._exported_until.items() if now < until}
             totals = {name: dict(self._dead_totals.get(name, {})) for name in names}
             for record in self._records:

@@ -149,13 +149,17 @@ def _set_providers(
         handle.unsent.add_url(_url_of(signal, endpoint, kind))
         return lambda: exporting.make_otlp(signal, kind, endpoint, headers)
 
-    given = os.environ.get("OTEL_RESOURCE_ATTRIBUTES", "")
+    given = os.environ.get("OTEL_RESOURCE_ATTRIBUTES", "").split(",")
+    given_names = {each.partition("=")[0].strip() for each in given}
+    host = socket.gethostname()
     # By the host, Jaeger tells spans of one machine from those of several, whose clocks may differ.
+    # Its pages, up to 2.13 at least, know the host by what Jaeger's own clients called "ip".
     for name, value in (
         ("service.instance.id", str(uuid.uuid4())),
-        ("host.name", socket.gethostname()),
+        ("host.name", host),
+        ("ip", host),
     ):
-        if name not in attributes and f"{name}=" not in given:
+        if name not in attributes and name not in given_names:
             attributes[name] = value
     made = {signal: [make(signal, name)() for name in names] for signal, names in exporters.items()}
     resource = Resource.create(attributes)

@@ -319,6 +319,9 @@ class TracedAttempt:
         attributes: dict[str, Any] = observer.process_attributes
         if number != 1:
             attributes = {**attributes, names.ATTEMPT: number}
+            if not put_context.is_valid and self._item.last_span is not None:
+                # There is no span of a put, so each attempt is a trace of its own.
+                put_context = self._item.last_span.get_span_context()
         try:
             span = observer.settings.tracer.start_span(
                 observer.process_name,

@@ -347,14 +347,17 @@ class WorkerPool(Generic[T]):
         if standing is not None:
             self._jobs[standing] = None
             standing.is_standing = True
-        self._source.standing = standing
+        with self._no_takes():  # or a worker of the one before may take for the new one
+            self._source.standing = standing
         # In one step: at no instant may other threads see a pool without workers.
         self._active = {False: {}, True: {}}
         try:
             self.resize()
         except BaseException:  # no thread can be started: all is as it was before
             new, self._active = self._active, active
-            self._jobs, self._source.standing = jobs, old
+            self._jobs = jobs
+            with self._no_takes():
+                self._source.standing = old
             self._have_ask([*new[False], *new[True]])
             self._source.wake_all()
             raise

@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
+import subprocess
 from typing import Any
 
 import pytest
@@ -166,6 +168,21 @@ def test_results_as_a_table_beside_the_rows(results: Command) -> None:
         ["c", "C", "c", "4", "404", "http_404", "404 Not Found"],
     ]
     assert [row[-2:] for row in rows] == [["/b", "[1]"], ["/a", "[1]"], ["/c", "[1]"]]
+
+
+def test_nobody_need_read_all_of_the_results(results: Command) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)  # as head does when it has its lines
+    try:
+        done = results.run(
+            *("results", "results.jsonl"),
+            capture_output=False,
+            stdout=writing,
+            stderr=subprocess.PIPE,
+        )
+    finally:
+        os.close(writing)
+    assert (done.returncode, done.stderr) == (141, "")
 
 
 def test_what_are_no_results_is_told(penstock: Command) -> None:

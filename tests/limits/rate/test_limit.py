@@ -69,6 +69,7 @@ def test_a_name_is_text() -> None:
     with pytest.raises(TypeError, match="name must be a str"):
         Limit(1, 1, name=5)  # type: ignore[arg-type]
     assert repr(Limit(500, 60, name="requests")) == "<Limit 'requests': 500 per 60 s>"
+    assert repr(Limit(500, 60)) == "<Limit '500 per 60 s'>"
 
 
 COSTS = [

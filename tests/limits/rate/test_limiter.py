@@ -641,3 +641,15 @@ async def test_who_never_pauses_gets_the_whole_rate() -> None:
     assert now() == pytest.approx(9)
     assert caller.names == list(range(70))
     assert all(a[1] <= b[1] for a, b in pairwise(caller.through))
+
+
+async def test_its_repr_tells_its_state() -> None:
+    limiter = Limiter([Limit(1, 10)], name="mail")
+    assert repr(limiter) == (
+        "<Limiter 'mail': limits=[<Limit '1 per 10 s'>], gate open, calls that wait: 0>"
+    )
+    limiter.close_for(2.5)
+    waiting = asyncio.create_task(limiter.acquire())
+    await asyncio.sleep(0)
+    assert repr(limiter).endswith("gate closed for 2.5 s, calls that wait: 1>")
+    await waiting

@@ -48,7 +48,12 @@ def worker(
     function: Annotated[str, typer.Argument(metavar="MODULE:FUNCTION", show_default=False)],
     nats: common.Servers,
     queue: common.Name,
-    workers: Annotated[int, typer.Option(metavar="N", help="Calls of the function at once.")] = 1,
+    workers: Annotated[
+        int,
+        typer.Option(
+            "--workers", "--concurrency", metavar="N", help="Calls of the function at once."
+        ),
+    ] = 1,
     attempts: Annotated[
         int | None,
         option(None, "--attempts", "N", "Attempts for each item at most (1)."),

@@ -42,6 +42,8 @@ cannot be written.
 #: Columns of a CSV file, before those of the body and after those of the input.
 _COLUMNS = ("id", "line", "status", "error", "message", "attempts", "seconds")
 _FILE_TROUBLE = 5
+#: What a shell says of a program that SIGPIPE has ended.
+_PIPE_CLOSED = 141
 
 
 class OutputKind(str, Enum):
@@ -82,6 +84,8 @@ def results(
             except OSError as error:
                 with suppress(OSError):
                     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+                if isinstance(error, BrokenPipeError):  # as in "penstock results FILE | head"
+                    return _PIPE_CLOSED
                 refuse(f"cannot write the results: {said(error)}", _FILE_TROUBLE)
     except (OSError, NotAJournalError) as error:
         refuse(f"cannot read {file}: {said(error)}")

@@ -135,7 +135,10 @@ Concurrency = Annotated[
     option(PACE, "--concurrency", "N|auto", "Requests at once (10); auto adapts it, up to 100."),
 ]
 Capacity = Annotated[
-    int, option(PACE, "--capacity", "N", "Requests that wait in memory at most (100).")
+    int,
+    option(
+        PACE, "--capacity", "N", "Requests that wait in memory at most (100).", alias="--maxsize"
+    ),
 ]
 NoFeedback = Annotated[
     bool, option(PACE, "--no-feedback", " ", "Ignore the rate-limit headers of answers.")

@@ -212,6 +212,13 @@ class LimiterBase:
         # Not under the lock: the key functions are the user's.
         return [(limit, _ALL if item is None else limit._key_of(item)) for limit in self.limits]
 
+    def __repr__(self) -> str:
+        # Without the lock: a debugger may ask while it is held.
+        seconds = self._gate.closed_for(self._clock())
+        gate = f"gate closed for {seconds:.3g} s" if seconds else "gate open"
+        what = f"{type(self).__name__} {self.name!r}: limits={list(self.limits)}"
+        return f"<{what}, {gate}, calls that wait: {self._scheduler.calls}>"
+
     def statistics(self) -> LimiterStatistics:
         """What the limiter has done so far, and how many calls wait. From any thread."""
         with self._lock:

@@ -131,7 +131,8 @@ class Limit:
         return None if self._limiter is None else self._limiter()
 
     def __repr__(self) -> str:
-        return f"<Limit {self.name!r}: {float(self.max):g} per {self.per:g} s>"
+        rate = f"{float(self.max):g} per {self.per:g} s"
+        return f"<Limit {self.name!r}>" if rate == self.name else f"<Limit {self.name!r}: {rate}>"
 
     def change(
         self,
