@@ -217,10 +217,9 @@ class WorkQueue(Lifecycle, FromConfig, WorkQueueBase[T], Consumable[T], Generic[
         and will not be, so look at the result. A cancelled put leaves no item in the queue.
         Details: :meth:`penstock.BoundedQueue.put`.
         """
-        # In one comparison: deadline and id are the same if both are None, and only then.
-        if priority or deadline is not id:  # type: ignore[comparison-overlap]
+        if deadline is not None or priority or id is not None:
             put: Any = self.queue.put  # not every kind of queue knows these
-            options = self._with_id(self._put_options(priority, deadline), id)
+            options = self._put_options(priority, deadline, id)
             accepted: bool = await put(item, timeout=timeout, **options)
             return accepted
         if timeout is None:

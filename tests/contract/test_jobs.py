@@ -289,6 +289,8 @@ class TestAStopBySomebodyElse:
         queue = make_queue(maxsize=3)
         worker = Worker(held=True)
         batch = asyncio.create_task(queue.batch_process(range(100), worker))
+        await until(lambda: queue.statistics().waiting_putters == 1)
+        # Not at once: a map that filled the queue alone would wait for its results, and not put.
         mapped = asyncio.create_task(results_of(queue.map(worker, range(100))))
         await until(lambda: queue.statistics().waiting_putters == 2)
         stopping = asyncio.create_task(queue.stop(timeout=60))

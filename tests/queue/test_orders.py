@@ -91,7 +91,7 @@ class TestQueues:
 @pytest.mark.parametrize("make", [WorkQueue, penstock.sync.WorkQueue])
 class TestQueuesThatAreElsewhere:
     def test_a_broker_has_no_order(self, make: Any) -> None:
-        with pytest.raises(TypeError, match="order is for queues in this process"):
+        with pytest.raises(TypeError, match="order needs a queue in this process"):
             make(queue=Elsewhere(), order=Priorities())
 
     def test_a_queue_that_is_given_has_its_own(self, make: Any) -> None:
@@ -102,7 +102,7 @@ class TestQueuesThatAreElsewhere:
 
     def test_it_takes_no_priority(self, make: Any) -> None:
         queue = make(queue=Elsewhere())
-        with pytest.raises(TypeError, match="priority is for queues in this process"):
+        with pytest.raises(TypeError, match="priority needs a queue in this process"):
             queue.put_nowait(1, priority=1)
 
 

@@ -67,7 +67,7 @@ class RankedEntries(Protocol):
 class ReturnedEntries(RankedEntries, Protocol):
     """Entries that come back to one lane, in any order."""
 
-    def put_back(self, entry: Any) -> None:
+    def put_back(self, entry: Any, /) -> None:
         """Add an entry that comes back, in its place."""
         ...
 

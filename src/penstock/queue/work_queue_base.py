@@ -49,7 +49,7 @@ class WorkQueueBase(Generic[T]):
             return True
         self._retries = False
         if settings["order"] is not None and not isinstance(queue, InProcessQueue):
-            raise TypeError(f"order is for queues in this process; {checks.shown(queue)} is none")
+            raise TypeError(f"order needs a queue in this process, got {checks.shown(queue)}")
         checks.members(queue, "queue", Queue)
         if any(value != _DEFAULTS.get(name) for name, value in settings.items()):
             raise ValueError(
@@ -131,22 +131,31 @@ class WorkQueueBase(Generic[T]):
         else:  # not every kind knows these
             self.queue.put_nowait(item, **self._put_options(priority, deadline))
 
-    def _put_options(self, priority: float, deadline: float | None = None) -> dict[str, Any]:
+    def _put_options(
+        self, priority: float, deadline: float | None = None, id: str | None = None
+    ) -> dict[str, Any]:
         """What a put has more than most.
 
         Raises:
-            TypeError: a priority for a queue that is not in this process.
+            TypeError: a priority for a queue that is not in this process, or an id for one that is.
         """
         options: dict[str, Any] = {}
         if priority:
             if not isinstance(self.queue, InProcessQueue):
                 raise TypeError(
-                    "priority is for queues in this process that have order=Priorities(); "
-                    f"{checks.shown(self.queue)} is none"
+                    "priority needs a queue in this process that has order=Priorities(), "
+                    f"got {checks.shown(self.queue)}"
                 )
             options["priority"] = priority
         if deadline is not None:
             options["deadline"] = deadline
+        if id is not None:
+            if isinstance(self.queue, InProcessQueue):
+                raise TypeError(
+                    f"id is for queues on a broker, and {checks.shown(self.queue)} is in this "
+                    f"process: it takes no id, got {checks.shown(id)}"
+                )
+            options["id"] = id
         return options
 
     def get_nowait(self) -> T:
@@ -172,21 +181,6 @@ class WorkQueueBase(Generic[T]):
     def is_paused(self) -> bool:
         """Whether :meth:`pause` was called, and neither ``resume`` nor a stop or close since."""
         return bool(getattr(self.queue, "is_paused", False))
-
-    def _with_id(self, options: dict[str, Any], id: str | None) -> dict[str, Any]:
-        """The options of a put, with its id if it has one.
-
-        Raises:
-            TypeError: an id for a queue in this process.
-        """
-        if id is None:
-            return options
-        if isinstance(self.queue, InProcessQueue):
-            raise TypeError(
-                f"id is for queues on a broker, and {checks.shown(self.queue)} is in this process: "
-                f"it takes no id, got {checks.shown(id)}"
-            )
-        return {**options, "id": id}
 
     def pause(self) -> None:
         """Let no worker take an item until :meth:`resume`. Running calls continue.

@@ -77,8 +77,8 @@ class WorkQueue(FromConfig, WorkQueueBase[T], BlockingConsumable[T], Generic[T, 
 
     Args:
         maxsize, timeout, concurrency_limit, logger, name: as for :class:`penstock.WorkQueue`.
-        limits, retry, breaker, deadline, attempt_timeout, policy, max_dead_letters, telemetry,
-            order: the same.
+        limits, retry, breaker, deadline, attempt_timeout, policy, max_dead_letters: the same.
+        telemetry, order: the same.
         queue: an asynchronous queue to use, one on a broker for example, instead of one in this
             process. It has its own maxsize, timeout, logger, name and telemetry.
         loop_thread: the event loop thread to use, which several queues can share; by default the
@@ -234,7 +234,7 @@ class WorkQueue(FromConfig, WorkQueueBase[T], BlockingConsumable[T], Generic[T, 
             TypeError: an ``id``, and the queue is in this process.
         """
         if priority or id is not None:
-            options = self._with_id(self._put_options(priority, deadline), id)
+            options = self._put_options(priority, deadline, id)
             return self._blocking.put(item, timeout, **options)
         return self._blocking.put(item, timeout, deadline=deadline)
 
