@@ -52,7 +52,7 @@ def wasteful(tmp_path: Path) -> str:
 
 def check_that_waste_is_seen(report: str) -> None:
     found = rows(report)
-    assert len(found) == 7
+    assert len(found) == 9
     for line, (_old, _new, ratio, _between, noise, _verdict) in found.items():
         assert float(ratio) > 0, line
         assert re.fullmatch(r"±\d+\.\d %", noise), line
