@@ -174,22 +174,24 @@ class FairEntries:
             self._now = line.at = share.start
 
     def _line_of(self, share: Share) -> _KeyLine:
-        line = share.lines.get(self)
+        line: _KeyLine | None = share.lines.get(self)
+        return self._begin(share, line) if line is None or line.at is None else line
+
+    def _begin(self, share: Share, line: _KeyLine | None) -> _KeyLine:
+        """The line of a key, which had no entries and is about to have one."""
         if line is None:
             line = share.lines[self] = _KeyLine(share, self._make_line())
-        if line.at is None:
-            if not self.lines:
-                self._shares.filled[self] = None
-            self.lines[share.key] = line
-        found: _KeyLine = line
-        return found
+        if not self.lines:
+            self._shares.filled[self] = None
+        self.lines[share.key] = line
+        return line
 
     def append(self, entry: Any, /) -> None:
         """Add an entry that was put after all others of its key."""
         share: Share = entry[0][2]
         line = share.lines.get(self)
         if line is None or line.at is None:
-            line = self._line_of(share)
+            line = self._begin(share, line)
             line.entries.append(entry)  # first: a line that is in a turn is never empty
             line.at = start = share.start
             if start == self._next:

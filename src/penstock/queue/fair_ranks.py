@@ -69,8 +69,7 @@ class ShareRanks(PriorityRanks):
         share = self._known_share(key)
         if share is None:
             return self.shares.share_of(key, 1.0, is_new_step=False)
-        if not share.ready:
-            self.shares.wake(share)
+        self.shares.wake(share)
         return share
 
     def _step(self, key: Hashable) -> float:

@@ -88,7 +88,8 @@ class Shares:
     def virtual(self) -> float:
         """The virtual time: the highest start of all entries that were taken."""
         for place in self.filled:
-            self._virtual = max(self._virtual, place.last_start)
+            if place.last_start > self._virtual:  # noqa: PLR1730 - a call would take longer
+                self._virtual = place.last_start
         return self._virtual
 
     def share_of(self, key: Hashable, step: float, *, is_new_step: bool) -> Share:
@@ -98,7 +99,7 @@ class Shares:
             if len(self.keys) >= self._sweep_at:
                 self._sweep()
             share = self.keys[key] = Share(key, step, self.virtual, self.busy_time)
-        elif not share.ready:
+        else:
             if is_new_step and not share.is_busy:
                 share.step = step
             self.wake(share)
@@ -109,7 +110,7 @@ class Shares:
         if share.busy_time != self.busy_time:
             share.busy_time = self.busy_time
             share.start = share.base = self.virtual
-        elif not share.ready and share.start < (virtual := self.virtual):
+        elif share.start < (virtual := self.virtual) and not share.ready:
             share.start = share.base = virtual
 
     def known(self, share: Share) -> Share:
