@@ -109,7 +109,7 @@ class ShareRanks(PriorityRanks):
         """The entry of a waiting put is to be added before long; return its rank."""
         rank[2].delayed += 1
         self.shares.delayed += 1
-        return super().reserved(rank, number)
+        return (rank[0], number, *rank[2:])
 
     def given_up(self, rank: Any) -> None:
         """The entry of a waiting put is not to be added after all."""

@@ -138,7 +138,9 @@ class Shares:
 
     def next_start(self, share: Share) -> float:
         """The virtual start that another entry of the key would have."""
-        ready = share.ready
+        ready = 0
+        for line in share.lines.values():
+            ready += len(line.entries)
         return share.start + ready * share.step if ready else max(share.start, self.virtual)
 
     def unblock(self, share: Share) -> None:
