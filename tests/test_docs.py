@@ -41,7 +41,8 @@ SERVERS = {"NATS_URL": "nats_server", "DATABASE_URL": "postgres_server"}
 #: Where the servers listen that pages start: another one, a free one, is put in its place.
 PORT = "8000"
 #: Where a program runs, and what is written down to be read.
-PROGRAMS, DATA = ("python", "console"), ("toml", "json", "yaml", "text")
+# SQL is run in a database, by the tests of its broker.
+PROGRAMS, DATA = ("python", "console"), ("toml", "json", "yaml", "text", "sql")
 #: Files that are found without being named in a command.
 FOUND = ("conftest.py", "pyproject.toml")
 MARKS, KINDS = ("output", "in the background"), ("file:", "not run:", "exits with", "served:")

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import psycopg
@@ -44,6 +47,13 @@ def execute(url: str, query: str, *values: Any) -> list[tuple[Any, ...]]:
     with psycopg.connect(url, autocommit=True) as connection:
         cursor = connection.execute(query.encode(), values or None)
         return cursor.fetchall() if cursor.description else []
+
+
+def documented_statements() -> list[list[str]]:
+    """The blocks of SQL in the documentation."""
+    page = (Path(__file__).parents[3] / "docs/how-to/postgresql.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"^```sql\n(.*?)^```", page, re.DOTALL | re.MULTILINE)
+    return [[one.strip() for one in block.split(";") if one.strip()] for block in blocks]
 
 
 def disconnect_all(url: str) -> None:
@@ -479,19 +489,34 @@ class TestCallersTransaction:
             queue.put_in(url, "a")
 
 
-class TestRoles:
-    async def test_one_that_may_only_put(self, make_queue: MakeQueue, url: str) -> None:
+@contextmanager
+def granted(url: str, role: str, statements: list[str]) -> Iterator[str]:
+    """A role that may do what ``statements`` of the documentation grant; its URL."""
+    own = f"{role}_{os.getpid()}"
+    execute(url, f"CREATE ROLE {own} LOGIN")
+    try:
+        for statement in statements:
+            execute(url, statement.replace(f" TO {role}", f" TO {own}"))
+        yield url.replace("tests@", f"{own}@")
+    finally:
+        execute(url, f"DROP OWNED BY {own}")
+        execute(url, f"DROP ROLE {own}")
+
+
+class TestDocumentedStatements:
+    async def test_a_put_by_any_program(self, make_queue: MakeQueue, url: str) -> None:
+        queue = make_queue(name="invoices")
+        await queue.start()
+        ((put,), _, _) = documented_statements()
+        assert [execute(url, put) for _ in range(2)] == [[("new",)], [("duplicate",)]]
+        assert await queue.get(timeout=10) == {"order": 1}
+        queue.task_done()
+        await queue.join()
+
+    async def test_a_role_that_may_only_put(self, make_queue: MakeQueue, url: str) -> None:
         await make_queue().start()  # by whom may make it
-        role = f"web_{os.getpid()}"
-        execute(url, f"CREATE ROLE {role} LOGIN")
-        try:
-            for grant in (
-                "USAGE ON SCHEMA penstock",
-                "SELECT ON penstock.schema_version, penstock.queues",
-                "EXECUTE ON FUNCTION penstock.put, penstock.put_many, penstock.size, penstock.tell",
-            ):
-                execute(url, f"GRANT {grant} TO {role}")
-            theirs = url.replace("tests@", f"{role}@")
+        (_, grants, _) = documented_statements()
+        with granted(url, "web", grants) as theirs:
             queue = make_queue(theirs)
             await queue.start()
             assert await queue.put("a") is True
@@ -504,9 +529,17 @@ class TestRoles:
             with pytest.raises(psycopg.errors.InsufficientPrivilege):
                 execute(theirs, "SELECT data FROM penstock.slots")
             await queue.stop()
-        finally:
-            execute(url, f"DROP OWNED BY {role}")
-            execute(url, f"DROP ROLE {role}")
+
+    async def test_a_worker_that_is_not_the_owner(self, make_queue: MakeQueue, url: str) -> None:
+        (_, _, grants) = documented_statements()
+        with granted(url, "worker", grants) as theirs:
+            queue = make_queue(theirs)
+            await queue.start()
+            assert await queue.put("a") is True
+            assert await queue.get(timeout=10) == "a"
+            queue.task_done()
+            await queue.join()
+            await queue.stop()
 
 
 @pytest.mark.parametrize(
