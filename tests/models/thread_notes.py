@@ -169,6 +169,8 @@ class Item:
     is_told: bool = False
     #: Whether somebody has removed it from the queue.
     is_removed: bool = False
+    #: The calls of ``remove`` that chose it and have not said yet whether it was still there.
+    removals: dict[object, None] = field(default_factory=dict)
     #: In how many items its job is nested.
     depth: int = 0
 

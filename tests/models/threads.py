@@ -368,7 +368,7 @@ class Program:
                 self.note("join:", finished)
                 if finished:
                     for item in accepted:
-                        done = item.is_done or item.unwanted or item.is_let_go
+                        done = item.is_done or item.unwanted or item.is_let_go or item.removals
                         assert done, f"join returned before {item} was done"
                 else:
                     limit = math.inf if timeout is None else timeout
@@ -430,9 +430,21 @@ class Program:
 
     def remove(self, rng: random.Random) -> None:
         count = rng.choice((2, 5, 20))
-        for item in self.queue.remove(lambda item: item.number % count == 1):
+        call = object()
+        chosen: list[Item] = []
+
+        def is_chosen(item: Item) -> bool:
+            if item.number % count != 1:
+                return False
+            item.removals[call] = None
+            chosen.append(item)
+            return True
+
+        for item in self.queue.remove(is_chosen):
             item.is_removed = True
             self.note("removed", item)
+        for item in chosen:
+            item.removals.pop(call, None)
 
     def look_at_what_is_in_hand(self, rng: random.Random) -> None:
         held = self.queue.in_hand()
