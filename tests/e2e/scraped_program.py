@@ -42,6 +42,7 @@ def limited_queue() -> penstock.WorkQueue[int]:
         limits=[penstock.Limit(50, per=1, name="requests")],
         retry=penstock.RetryPolicy(attempts=2, on=ValueError, backoff=penstock.Backoff(0.01)),
         breaker=penstock.CircuitBreaker(failure_share=1),
+        order=penstock.FairShares(key=lambda number: number % 3),
     )
 
 
