@@ -9,8 +9,9 @@ from typing import Any, Final, Generic, TypeVar
 from opentelemetry import context as otel_context
 from opentelemetry import propagate
 
+from penstock._util import checks
 from penstock._util.clock import now
-from penstock.brokers.codecs import JSON, Codec
+from penstock.brokers.codecs import JSON, Codec, JsonCodec
 from penstock.errors import BrokerError, CodecError
 from penstock.policies.item_state import PolicyScope
 from penstock.policies.observer import Observer
@@ -77,12 +78,21 @@ class MessageCodec(Generic[T]):
     """Makes messages of items, and entries of deliveries.
 
     Args:
+        codec: how items become bytes; ``None``: as JSON.
         max_item_size: the most bytes that an item may have, or None.
         max_deliveries: the most times that an item may be handed out.
+
+    Raises:
+        TypeError, ValueError: ``codec`` is none, or ``max_item_size`` is no number of bytes.
     """
 
-    def __init__(self, codec: Codec[T], max_item_size: int | None, max_deliveries: int) -> None:
-        self._codec = codec
+    def __init__(
+        self, codec: Codec[T] | None, max_item_size: int | None, max_deliveries: int
+    ) -> None:
+        self._codec: Codec[T] = JsonCodec() if codec is None else codec
+        checks.members(self._codec, "codec", Codec)
+        if max_item_size is not None:
+            checks.positive_int(max_item_size, "max_item_size", "max_item_size must be at least 1")
         self._max_item_size = max_item_size
         self._max_deliveries = max_deliveries
 

@@ -78,6 +78,18 @@ class BrokerQueue(BrokerPuts[T]):
         ready = max(0, len(self._size) - self._source.delayed)
         return QueueReadings(ready=ready, utilization=utilization_of(self._policy))
 
+    def _figures(self) -> dict[str, int]:
+        """What this process did, for others that ask."""
+        counters = self._counters
+        return {
+            "accepted": counters.accepted,
+            "refused": counters.full,
+            "processed": counters.processed,
+            "errors": counters.errors,
+            "in_flight": self._source.held,
+            "workers": self._pool.count,
+        }
+
     # -- taking by hand -----------------------------------------------------------------------
 
     async def get(self, timeout: float | None = None) -> T:

@@ -11,7 +11,8 @@ from opentelemetry import propagate
 from psycopg_pool import AsyncConnectionPool
 
 from penstock._util import checks
-from penstock.brokers.codecs import Codec, JsonCodec
+from penstock.brokers.codecs import Codec
+from penstock.brokers.deliveries import check_ack_wait, check_deliveries
 from penstock.brokers.engine import Stored
 from penstock.brokers.messages import Message, MessageCodec
 from penstock.brokers.postgres.connecting import check_dsn
@@ -20,7 +21,7 @@ from penstock.brokers.postgres.in_transaction import CallersPut
 from penstock.brokers.postgres.schema import check_schema
 from penstock.brokers.sql.queue import SqlQueue
 from penstock.brokers.sql.rows import NewItem
-from penstock.brokers.sql.settings import SqlSettings, check_ack_wait, check_deliveries
+from penstock.brokers.sql.settings import SqlSettings
 from penstock.limits.breaker import CircuitBreaker
 from penstock.limits.rate.limit import Limit
 from penstock.limits.rate.limiter import Limiter
@@ -140,10 +141,7 @@ class PostgresQueue(SqlQueue[T]):
             checks.finite_seconds(dedupe, "dedupe"),
         )
         check_deliveries(max_deliveries, None if policy is None else policy.retry)
-        if max_item_size is not None:
-            checks.positive_int(max_item_size, "max_item_size", "max_item_size must be at least 1")
-        checked: Codec[T] = JsonCodec() if codec is None else codec
-        checks.members(checked, "codec", Codec)
+        packing = MessageCodec(codec, max_item_size, max_deliveries)
         engine = PostgresEngine(
             dsn_or_pool,
             name,
@@ -155,7 +153,7 @@ class PostgresQueue(SqlQueue[T]):
         )
         super().__init__(
             engine,
-            MessageCodec(checked, max_item_size, max_deliveries),
+            packing,
             policy,
             name=name,
             maxsize=maxsize,

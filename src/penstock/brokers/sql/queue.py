@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar, cast
 
@@ -44,18 +45,6 @@ class SqlQueueInfo(BrokerQueueInfo):
 class SqlQueue(BrokerQueue[T]):
     """Looks at itself and at other processes, and puts in a transaction of its caller."""
 
-    def _figures(self) -> dict[str, int]:
-        """What this process did, for others that ask."""
-        counters = self._counters
-        return {
-            "accepted": counters.accepted,
-            "refused": counters.full,
-            "processed": counters.processed,
-            "errors": counters.errors,
-            "in_flight": self._source.held,
-            "workers": self._pool.count,
-        }
-
     def _put_in(
         self,
         put: Callable[[Message, str | None], Stored],
@@ -79,8 +68,9 @@ class SqlQueue(BrokerQueue[T]):
         is_full = stored is Stored.FULL
         count = self._counters.add_full if is_full else self._counters.add_accepted
         loop = self._loop
-        if stored is not Stored.DUPLICATE and loop is not None and not loop.is_closed():
-            loop.call_soon_threadsafe(count)  # counters belong to the thread of the loop
+        if stored is not Stored.DUPLICATE and loop is not None:
+            with suppress(RuntimeError):  # it is closed, or is about to be: the item is put
+                loop.call_soon_threadsafe(count)  # counters belong to the thread of the loop
         return not is_full
 
     async def info(self) -> SqlQueueInfo:

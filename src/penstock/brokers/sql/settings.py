@@ -5,11 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from penstock._util import checks
 from penstock.errors import BrokerError
-from penstock.limits.retry import RetryPolicy
 from penstock.policies.dead_letters import MAX_DEAD_LETTERS
-from penstock.queue.base import NO_LIMIT
 
 
 @dataclass(frozen=True)
@@ -52,31 +49,4 @@ class SqlSettings:
         raise BrokerError(
             f"Queue {name} in {where} has other settings: {told}. Give all processes the same, or "
             f"change those of the queue by SQL: {statement}"
-        )
-
-
-def check_ack_wait(ack_wait: Any) -> float:
-    """Seconds after which a silent worker is taken to be dead.
-
-    Raises:
-        TypeError, ValueError: too few, or none.
-    """
-    seconds = checks.seconds(ack_wait, "ack_wait")
-    if not 1 <= seconds <= NO_LIMIT:
-        raise ValueError(
-            f"ack_wait must be at least 1 second and finite, got {checks.shown(ack_wait)}"
-        )
-    return float(seconds)
-
-
-def check_deliveries(max_deliveries: Any, retry: RetryPolicy | None) -> None:
-    """See that an item may be handed out as often as it is tried.
-
-    Raises:
-        TypeError, ValueError: it may not.
-    """
-    most = checks.positive_int(max_deliveries, "max_deliveries", "max_deliveries must be positive")
-    if retry is not None and isinstance(retry.attempts, int) and retry.attempts >= most:
-        raise ValueError(
-            f"max_deliveries must be more than the {retry.attempts} attempts of retry, got {most}"
         )

@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Literal, TypeVar
 
 from penstock._util import checks
-from penstock.brokers.codecs import Codec, JsonCodec
+from penstock.brokers.codecs import Codec
+from penstock.brokers.deliveries import check_ack_wait, check_deliveries
 from penstock.brokers.messages import MessageCodec
 from penstock.brokers.sql.queue import SqlQueue
-from penstock.brokers.sql.settings import SqlSettings, check_ack_wait, check_deliveries
+from penstock.brokers.sql.settings import SqlSettings
 from penstock.brokers.sqlite.engine import SqliteEngine
 from penstock.brokers.sqlite.settings import checked_path
 from penstock.limits.breaker import CircuitBreaker
@@ -128,14 +129,11 @@ class SqliteQueue(SqlQueue[T]):
             checks.finite_seconds(dedupe, "dedupe"),
         )
         check_deliveries(max_deliveries, None if policy is None else policy.retry)
-        if max_item_size is not None:
-            checks.positive_int(max_item_size, "max_item_size", "max_item_size must be at least 1")
+        packing = MessageCodec(codec, max_item_size, max_deliveries)
         if synchronous not in ("FULL", "NORMAL"):
             raise ValueError(
                 f"synchronous must be 'FULL' or 'NORMAL', got {checks.shown(synchronous)}"
             )
-        checked: Codec[T] = JsonCodec() if codec is None else codec
-        checks.members(checked, "codec", Codec)
         engine = SqliteEngine(
             file,
             name,
@@ -147,7 +145,7 @@ class SqliteQueue(SqlQueue[T]):
         )
         super().__init__(
             engine,
-            MessageCodec(checked, max_item_size, max_deliveries),
+            packing,
             policy,
             name=name,
             maxsize=maxsize,

@@ -7,7 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from penstock._util import checks
-from penstock.brokers.codecs import Codec, JsonCodec
+from penstock.brokers.codecs import Codec
+from penstock.brokers.deliveries import check_ack_wait, check_deliveries
 from penstock.brokers.messages import MessageCodec
 from penstock.brokers.nats.connection.addresses import check_options, check_servers
 from penstock.brokers.nats.queue.engine import NatsEngine
@@ -119,11 +120,11 @@ class NatsQueue(BrokerQueue[T]):
         policy = policy_of(policy, parts, name)
         max_dead_letters = check_max_dead_letters(max_dead_letters)
         urls = check_servers(servers)
-        retries = None if policy is None else policy.retry
-        _check_figures(replicas, ack_wait, max_deliveries, max_item_size, retries)
+        _check_replicas(replicas)
+        check_ack_wait(ack_wait)
+        check_deliveries(max_deliveries, None if policy is None else policy.retry)
         _check_dedupe(dedupe)
-        checked: Codec[T] = JsonCodec() if codec is None else codec
-        checks.members(checked, "codec", Codec)
+        packing = MessageCodec(codec, max_item_size, max_deliveries)
         self._engine: NatsEngine = NatsEngine(
             urls,
             name,
@@ -137,7 +138,7 @@ class NatsQueue(BrokerQueue[T]):
         )
         super().__init__(
             self._engine,
-            MessageCodec(checked, max_item_size, max_deliveries),
+            packing,
             policy,
             name=name,
             maxsize=maxsize,
@@ -146,20 +147,8 @@ class NatsQueue(BrokerQueue[T]):
             telemetry=telemetry,
         )
         self._engine.processes = ProcessStats(
-            self._engine.connection, self._engine.streams.processes_subject, self._own_figures
+            self._engine.connection, self._engine.streams.processes_subject, self._figures
         )
-
-    def _own_figures(self) -> dict[str, int]:
-        """What this process did, for others who ask."""
-        counters = self._counters
-        return {
-            "accepted": counters.accepted,
-            "refused": counters.full,
-            "processed": counters.processed,
-            "errors": counters.errors,
-            "in_flight": self._source.held,
-            "workers": self._pool.count,
-        }
 
     # -- what it looks like -------------------------------------------------------------------
 
@@ -191,22 +180,9 @@ class NatsQueue(BrokerQueue[T]):
         return await self._engine.processes.ask(min(checks.seconds(wait, "wait"), NO_LIMIT))
 
 
-def _check_figures(
-    replicas: Any, ack_wait: Any, max_deliveries: Any, max_item_size: Any, retry: RetryPolicy | None
-) -> None:
+def _check_replicas(replicas: Any) -> None:
     if checks.positive_int(replicas, "replicas", "replicas must be at least 1") > _MOST_REPLICAS:
         raise ValueError(f"replicas must be at most {_MOST_REPLICAS}, got {replicas}")
-    if not 1 <= checks.seconds(ack_wait, "ack_wait") <= NO_LIMIT:
-        raise ValueError(
-            f"ack_wait must be at least 1 second and finite, got {checks.shown(ack_wait)}"
-        )
-    most = checks.positive_int(max_deliveries, "max_deliveries", "max_deliveries must be positive")
-    if retry is not None and isinstance(retry.attempts, int) and retry.attempts >= most:
-        raise ValueError(
-            f"max_deliveries must be more than the {retry.attempts} attempts of retry, got {most}"
-        )
-    if max_item_size is not None:
-        checks.positive_int(max_item_size, "max_item_size", "max_item_size must be at least 1")
 
 
 def _check_dedupe(dedupe: Any) -> None:
